@@ -1,0 +1,1 @@
+"""Circuits: strengths of heads, interventions, alignment. The same functions serve any model whose attention is known."""

@@ -1,0 +1,161 @@
+"""Claims of arXiv 2601.20796 that one training of each kind can speak to: criterion fixed in advance, paper's figure,
+verdict.
+
+A verdict here rests on the runs that it is given, often one seed: it says what these runs show, with their interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from miclab.intervals import Interval
+
+Verdict = Literal["holds", "does not hold", "not decided"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim about one number.
+
+    Arguments:
+        id: identifier in the paper's list of claims, with a letter where one claim has several figures.
+        statement: what is claimed, in words.
+        quantity: name of the number that decides.
+        paper: the paper's figure, as it stands there.
+        low: the claim holds where the whole interval is at least this.
+        high: and at most this.
+        meaning: what a verdict tells a reader.
+    """
+
+    id: str
+    statement: str
+    quantity: str
+    paper: str
+    low: float
+    high: float
+    meaning: Mapping[Verdict, str]
+
+    @property
+    def criterion(self) -> str:
+        """The criterion in words."""
+        return f"{self.quantity} from {self.low:g} to {self.high:g}"
+
+    def verdict(self, measured: Interval) -> Verdict:
+        """Holds if the interval lies within the bounds, fails if it lies outside, else is not decided."""
+        if self.low <= measured.low and measured.high <= self.high:
+            return "holds"
+        return "does not hold" if measured.high < self.low or measured.low > self.high else "not decided"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A claim with what was measured."""
+
+    claim: Claim
+    measured: Interval
+
+    @property
+    def verdict(self) -> Verdict:
+        """The claim's verdict on the measurement."""
+        return self.claim.verdict(self.measured)
+
+    @property
+    def conclusion(self) -> str:
+        """What it tells a reader."""
+        return self.claim.meaning.get(
+            self.verdict, "The interval crosses the criterion: more seeds would decide."
+        )
+
+    def row(self) -> dict[str, str]:
+        """The judgement as texts, for tables and reports."""
+        return {
+            "result": f"{self.claim.id}  {self.claim.statement}",
+            "measured": str(self.measured),
+            "paper": self.claim.paper,
+            "verdict": self.verdict,
+            "criterion": self.claim.criterion,
+            "conclusion": self.conclusion,
+        }
+
+
+_COPY = "With B = 4 and N = 8 only two classes share a context: copying any of its labels scores about 0.5."
+
+CLAIMS = {
+    claim.id: claim
+    for claim in (
+        Claim(
+            "U5a", "APE: unimodal ICL arises at K = 4096, B = 4", "ICL", "about 0.95 to 1", 0.95, 1.0,
+            {"holds": "The decoder reads its context.", "does not hold": "It does not read its context yet."},
+        ),
+        Claim(
+            "U5b", "`rope` is 10 to 20 points below APE at K = 4096, B = 4", "ICL(APE) - ICL(rope)", "0.10 to 0.20",
+            0.05, 0.3,
+            {
+                "holds": "RoPE is behind at equal steps; more steps close the gap (see the curves).",
+                "does not hold": "At this data complexity RoPE is not far behind under AdamW: the gap is one of steps.",
+            },
+        ),
+        Claim(
+            "U5c", "`rope_released`, the authors' rotary code, is as far below", "ICL(APE) - ICL(rope_released)",
+            "0.10 to 0.20", 0.05, 0.3,
+            {
+                "holds": "The released code is behind at equal steps.",
+                "does not hold": "The released code is not far behind under AdamW.",
+            },
+        ),
+        Claim(
+            "U6", "APE attends sharply, RoPE diffusely", "entropy(rope) - entropy(APE) of the induction head",
+            "by eye", 0.05, 1.0,
+            {
+                "holds": "The induction head of APE is sharper.",
+                "does not hold": "The induction head of APE is not sharper.",
+            },
+        ),
+        Claim(
+            "M1", "K2 = 256 after K1 = 8192 suffices for multimodal ICL", "multimodal ICL", "about 0.95 and more",
+            0.85, 1.0,
+            {
+                "holds": "A secondary modality with 32 times fewer classes is read from the context.",
+                "does not hold": "The second modality is not read well after this training.",
+            },
+        ),
+        Claim(
+            "M7a", "without the previous-token head ICL collapses", "accuracy / untouched", "0.199 of 0.970", 0.0, 0.6,
+            {
+                "holds": f"The head is needed. {_COPY} What is left below that is the label's own identity lost.",
+                "does not hold": "The circuit survives without it.",
+            },
+        ),
+        Claim(
+            "M7b", "without the induction head ICL falls to chance (1/16)", "accuracy", "0.062", 0.0, 0.15,
+            {
+                "holds": "No label reaches the answer without it.",
+                "does not hold": "Other paths still carry labels to the answer.",
+            },
+        ),
+        Claim(
+            "M8a", "zeroing M2's items leaves a third", "accuracy", "0.336", 0.236, 0.436,
+            {
+                "holds": "As in the paper.",
+                "does not hold": f"Not the paper's figure. {_COPY}",
+            },
+        ),
+        Claim(
+            "M8b", "zeroing M1's items falls to chance", "accuracy", "0.063", 0.0, 0.15,
+            {
+                "holds": "As in the paper: M1 carries the matching.",
+                "does not hold": "M2 alone finds the matching exemplar: the paper's 0.063 is not what its items carry.",
+            },
+        ),
+        Claim(
+            "M8c", "zeroing M1's items and the labels, which live in M1's space", "accuracy", "0.063 (our reading)",
+            0.0, 0.15,
+            {
+                "holds": "1/16 is chance among M2's labels: zeroing the whole stream explains the paper's figure.",
+                "does not hold": "Zeroing the labels too does not explain the paper's figure.",
+            },
+        ),
+    )
+}  # fmt: skip

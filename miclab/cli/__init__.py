@@ -1,0 +1,79 @@
+"""The command `miclab`: parse, call, print. Nothing heavy is imported until a command needs it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from miclab.errors import MiclabError
+
+COMMANDS = {
+    "demo": (
+        "miclab.cli.demo",
+        "train, join a second modality, find and cut the circuit, compare with the paper",
+    ),
+    "train": ("miclab.cli.train", "train a decoder: `train unimodal` or `train multimodal`"),
+    "resume": ("miclab.cli.train", "go on with a run, or extend a finished one"),
+    "runs": ("miclab.cli.inspect", "list the runs"),
+    "show": ("miclab.cli.inspect", "one run: configuration, state, metric rows, integrity of its files"),
+    "evaluate": (
+        "miclab.cli.analyse",
+        "accuracy on every split with intervals and oracles; other context lengths",
+    ),
+    "circuits": ("miclab.cli.analyse", "strength of every head, with intervals"),
+    "knockout": ("miclab.cli.analyse", "knock out heads, with random heads as control"),
+    "ablate": ("miclab.cli.analyse", "zero the items of a modality, the labels, or both"),
+    "align": ("miclab.cli.analyse", "alignment of a secondary modality with the host (CKA, with its null)"),
+    "diagnose": ("miclab.cli.analyse", "which signs of failure a run shows, and what to change"),
+    "report": ("miclab.cli.analyse", "one HTML file on one or several runs, readable without a network"),
+}
+
+
+def usage() -> str:
+    """The text of `miclab --help`."""
+    lines = [
+        "usage: miclab COMMAND [options]",
+        "",
+        "A laboratory for multimodal in-context learning.",
+        "",
+        "commands:",
+    ]
+    lines += [f"  {name:<10} {told}" for name, (_, told) in COMMANDS.items()]
+    lines += [
+        "",
+        "`miclab COMMAND --help` shows the options of a command with their defaults.",
+        "A RUN is a path, a directory's name under --runs, or the start of a hash.",
+        "exit status: 0 done; 1 a run diverged or was stopped; 2 the command could not be carried out.",
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else 2
+    name, rest = arguments[0], arguments[1:]
+    if name in ("-V", "--version"):
+        from miclab import __version__
+
+        print(f"miclab {__version__}")
+        return 0
+    try:
+        if name not in COMMANDS:
+            from miclab.errors import nearest
+
+            raise MiclabError(f"{name!r} is no command: {nearest(name, COMMANDS)}")
+        module = importlib.import_module(COMMANDS[name][0])
+        return int(getattr(module, f"run_{name}")(rest) or 0)
+    except MiclabError as error:
+        print(f"miclab: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("miclab: interrupted", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader of our output went away, as `miclab runs | head` does.
+        sys.stderr.close()
+        return 0

@@ -1,0 +1,91 @@
+"""`miclab demo`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from miclab.cli.terminal import parse, print_json, print_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """Within minutes: train three unimodal decoders and a multimodal one, knock out their circuit, zero their
+    modalities, and say for each result how it stands to the paper."""
+
+    runs: str = "runs"
+    """Directory of runs; what stands there already is not trained again."""
+    output: str = "demo.html"
+    """Report to write."""
+    json: bool = False
+    """Print the results as JSON."""
+    short: bool = False
+    """Train for a few steps only: shows that everything runs; its results mean nothing."""
+
+
+def run_demo(arguments: list[str]) -> int:
+    """`miclab demo`."""
+    options = parse(DemoOptions, "demo", arguments)
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from miclab.demo import Scale, demonstrate
+    from miclab.report import write_report
+
+    start = time.monotonic()
+    scale = (
+        Scale(unimodal_steps=40, stage_one_steps=40, stage_two_steps=40, every=20)
+        if options.short
+        else Scale()
+    )
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+               TextColumn("{task.fields[text]}"))  # fmt: skip
+    told: dict[str, int] = {}
+    with Progress(
+        *columns, console=console, refresh_per_second=4, disable=not console.is_terminal
+    ) as progress:
+        tasks: dict[str, object] = {}
+
+        def tell(name: str, step: int, steps: int, text: str) -> None:
+            if not console.is_terminal:
+                if text and (step == steps or step - told.get(name, -(10**9)) >= steps // 4):
+                    told[name] = step
+                    print(f"{name}: {step}/{steps} {text}", file=sys.stderr, flush=True)
+                return
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=steps, text="")
+            task = tasks[name]
+            progress.update(task, completed=step)  # type: ignore[arg-type]
+            if text:
+                progress.update(task, text=text)  # type: ignore[arg-type]
+
+        done = demonstrate(options.runs, scale, tell)
+    rows = [judgement.row() for judgement in done.judgements]
+    command = "miclab demo" + "".join(f" {argument}" for argument in arguments)
+    path = write_report(list(done.runs.values()), Path(options.output), command=command, verdicts=rows)
+    seconds = time.monotonic() - start
+    if options.json:
+        runs = {name: str(run.path) for name, run in done.runs.items()}
+        print_json({"results": rows, "runs": runs, "emergence": done.emergence, "report": str(path),
+                    "seconds": round(seconds, 1)})  # fmt: skip
+        return 0
+    for name, step in done.emergence.items():
+        when = "not reached" if step is None else f"reached at step {step}"
+        print(f"{name:<14} ICL 0.9 {when}; {done.runs[name].path}")
+    print()
+    cells = [[r["result"], r["measured"], r["paper"], r["verdict"], r["conclusion"]] for r in rows]
+    print_table(
+        "quick profile (AdamW), one seed; accuracy on novel classes, mean of 8 sets [95 % interval]",
+        ["result", "measured", "paper", "verdict", "what we conclude"],
+        cells,
+    )
+    cells = [[e.name, e.accuracy, f"{e.in_context:.3f}"] for e in done.effects]
+    print()
+    print_table(
+        "interventions on the multimodal decoder", ["intervention", "accuracy", "answers in context"], cells
+    )
+    print(f"\nreport: {path.resolve()}   ({seconds:.0f} s)")
+    return 0

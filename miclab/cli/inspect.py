@@ -1,0 +1,105 @@
+"""`miclab runs` and `miclab show`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tyro
+
+from miclab.cli.terminal import parse, print_json, print_table, warn
+from miclab.errors import MiclabError
+from miclab.runs import find, list_runs, open_run
+from miclab.schema import to_mapping
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsOptions:
+    """List the runs with their state and last accuracies."""
+
+    runs: str = "runs"
+    """Directory of runs."""
+    json: bool = False
+    """Print as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions:
+    """Show one run."""
+
+    run: tyro.conf.Positional[str]
+    """RUN: path, name or start of a hash."""
+    runs: str = "runs"
+    """Directory of runs."""
+    json: bool = False
+    """Print as JSON, with all metric rows."""
+
+
+def run_runs(arguments: list[str]) -> int:
+    """`miclab runs`."""
+    options = parse(RunsOptions, "runs", arguments)
+    rows, status = [], 0
+    for path in list_runs(options.runs):
+        try:
+            run = open_run(path)
+        except MiclabError as error:
+            rows.append(
+                {"run": path.name, "status": "damaged", "step": None, "accuracy": {}, "note": str(error)}
+            )
+            status = 1
+            continue
+        last = (run.rows() or [{"accuracy": {}}])[-1]
+        warn(run)
+        rows.append({"run": path.name, "status": run.status, "step": run.step, "accuracy": last["accuracy"],
+                     "note": run.reason})  # fmt: skip
+    if options.json:
+        print_json(rows)
+        return status
+    if not rows:
+        print(f"No runs under {options.runs}. `miclab train unimodal` makes one.")
+        return 0
+    cells = [[r["run"], r["status"], r["step"], *[f"{r['accuracy'].get(s, float('nan')):.3f}" for s in
+              ("train", "icl", "swapped", "iwl")], r["note"]] for r in rows]  # fmt: skip
+    print_table(
+        f"runs under {options.runs}",
+        ["run", "status", "step", "train", "icl", "swapped", "iwl", "note"],
+        cells,
+    )
+    return status
+
+
+def run_show(arguments: list[str]) -> int:
+    """`miclab show RUN`; exit status 1 if a file of the run is damaged."""
+    import yaml
+
+    options = parse(ShowOptions, "show", arguments)
+    run = find(options.run, options.runs)
+    damaged = run.verify()
+    rows = run.rows()
+    warn(run)
+    content = {
+        "run": str(run.path),
+        "hash": run.hash,
+        "status": run.status,
+        "reason": run.reason,
+        "checkpoints": run.checkpoints,
+        "damaged": damaged,
+        "request": run.request,
+        "environment": run.environment,
+        "seconds": round(sum(entry["seconds"] for entry in run.timing), 1),
+        "config": to_mapping(run.config),
+    }
+    if options.json:
+        print_json({**content, "rows": rows})
+        return 1 if damaged else 0
+    print(yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110), end="")
+    cells = [
+        [
+            row["step"],
+            "-" if row["loss"] is None else f"{row['loss']:.4f}",
+            *[f"{v:.3f}" for v in row["accuracy"].values()],
+        ]
+        for row in rows
+    ]
+    if rows:
+        print_table("metric rows", ["step", "loss", *rows[0]["accuracy"]], cells)
+    return 1 if damaged else 0

@@ -1,0 +1,90 @@
+"""What commands share: reading options, tables, JSON, progress bars and warnings."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from miclab.runs import Run
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], name: str, arguments: list[str], default: T | None = None) -> T:
+    """Options of a command, typed by a dataclass; prints help or an error and exits where asked to or wrong.
+
+    Raises:
+        ConfigError: a value that the dataclass rejects.
+    """
+    import tyro
+
+    program = f"miclab {name}"
+    if default is None:
+        return tyro.cli(kind, prog=program, args=arguments)
+    return tyro.cli(kind, prog=program, args=arguments, default=default)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(value, indent=1, allow_nan=False))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*[str(cell) for cell in row])
+    Console(width=None if sys.stdout.isatty() else 160, soft_wrap=False).print(table)
+
+
+def warn(run: Run) -> None:
+    """Warnings about damaged files of a run, each once, on standard error."""
+    for line in dict.fromkeys(run.warnings):
+        print(f"miclab: warning: {line}", file=sys.stderr)
+
+
+@contextmanager
+def bar(title: str, total: int, start: int = 0) -> Iterator[Callable[[int, str], None]]:
+    """A progress bar on standard error; the function that it gives takes the steps done and a short text.
+
+    Where standard error is no terminal, a line is printed now and then instead.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        told = [start]
+
+        def plain(done: int, text: str) -> None:
+            if done >= total or done - told[0] >= max(1, (total - start) // 5):
+                told[0] = done
+                print(f"{title}: {done}/{total} {text}", file=sys.stderr, flush=True)
+
+        yield plain
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Progress(*columns, console=console, refresh_per_second=4) as progress:
+        task = progress.add_task(title, total=total, completed=start, text="compiling ...")
+        yield lambda done, text: progress.update(
+            task, completed=done, text=text or progress.tasks[0].fields["text"]
+        )
+
+
+def row_text(row: dict[str, Any]) -> str:
+    """Accuracies of a metric row, in a few characters."""
+    return " ".join(f"{name} {value:.2f}" for name, value in row["accuracy"].items())

@@ -1,0 +1,200 @@
+"""A whole run's configuration: everything that decides a result, checked across its parts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+
+from miclab.errors import ConfigError, nearest
+from miclab.settings import (
+    ABSOLUTE_POSITIONS,
+    ROTARY_POSITIONS,
+    BridgeConfig,
+    DecoderConfig,
+    ModalityConfig,
+    NumericsConfig,
+    OptimiserConfig,
+    ParentConfig,
+    SequenceConfig,
+    check_whole,
+)
+
+
+def one_modality() -> dict[str, ModalityConfig]:
+    """The primary modality with the paper's values."""
+    return {"m1": ModalityConfig()}
+
+
+def two_modalities() -> dict[str, ModalityConfig]:
+    """The primary and the secondary modality with the paper's values."""
+    return {"m1": ModalityConfig(), "m2": ModalityConfig(classes=256, dimension=32, labels=16)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A trajectory: world, sequences, model, optimiser, numerics, seed and parent."""
+
+    modalities: dict[str, ModalityConfig] = field(default_factory=one_modality)
+    """Name of each modality and its configuration."""
+    host: str = ""
+    """Modality whose embedding space the labels live in; empty: the first one."""
+    sequence: SequenceConfig = field(default_factory=SequenceConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    bridge: BridgeConfig = field(default_factory=BridgeConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    numerics: NumericsConfig = field(default_factory=NumericsConfig)
+    parent: ParentConfig = field(default_factory=ParentConfig)
+    frozen: tuple[str, ...] = ()
+    """Parts of the model that are not trained: `decoder`, `decoder.blocks`, `decoder.readout`, `bridge.m2`, ..."""
+    seed: int = 0
+    """Every random stream of the run is named and derived from this number."""
+
+    def __post_init__(self) -> None:
+        if not self.modalities:
+            raise ConfigError("modalities", self.modalities, "at least one modality")
+        for name, modality in self.modalities.items():
+            if not name.isidentifier():
+                raise ConfigError(
+                    "modalities", name, "names made of letters, digits and _, not starting with a digit"
+                )
+            modality.check(f"modalities.{name}")
+        names = tuple(self.modalities)
+        if self.host and self.host not in names:
+            raise ConfigError("host", self.host, nearest(self.host, names))
+        check_whole("", self, "seed", 0, 2**63 - 1)
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if part.name == "sequence":
+                value.check(names)
+            elif hasattr(value, "check"):
+                value.check(part.name)
+        self._check_labels()
+        self._check_shapes()
+        self._check_frozen()
+
+    # -- derived names ------------------------------------------------------------------------------------------
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Modalities in the order in which they stand inside an exemplar."""
+        return self.sequence.order or tuple(self.modalities)
+
+    @property
+    def leader(self) -> str:
+        """Modality that draws the classes."""
+        return self.sequence.leader or self.order[-1]
+
+    @property
+    def host_name(self) -> str:
+        """Modality whose space the labels live in."""
+        return self.host or next(iter(self.modalities))
+
+    @property
+    def item_width(self) -> int:
+        """Dimension of the host's items, and so of every token before positions are added."""
+        return self.modalities[self.host_name].dimension
+
+    @property
+    def label_count(self) -> int:
+        """Labels of the readout: the host's, or the product of the groups in the joint-label task."""
+        if self.sequence.task == "joint_label":
+            return math.prod(self.sequence.groups)
+        return self.modalities[self.host_name].labels
+
+    @property
+    def active_labels(self) -> int:
+        """Labels that this task's sequences can carry."""
+        return (
+            self.label_count if self.sequence.task == "joint_label" else self.modalities[self.leader].labels
+        )
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens of one sequence: M N items, N labels and M query items."""
+        modalities, context = len(self.modalities), self.sequence.context
+        return (modalities + 1) * context + modalities
+
+    @property
+    def stage(self) -> str:
+        """`unimodal`, `multimodal` (stage 2) or `early_fusion`."""
+        if len(self.modalities) == 1:
+            return "unimodal"
+        return "multimodal" if self.parent.run else "early_fusion"
+
+    # -- checks across parts ------------------------------------------------------------------------------------
+    def _check_labels(self) -> None:
+        sequence = self.sequence
+        if sequence.task == "joint_label":
+            for name, groups in zip(self.order, sequence.groups, strict=True):
+                classes = self.modalities[name].classes
+                if isinstance(groups, bool) or groups < 1 or groups > classes or classes % groups:
+                    raise ConfigError(
+                        "sequence.groups", sequence.groups, f"divisors of modalities.{name}.classes"
+                    )
+            if self.label_count < 2:
+                raise ConfigError("sequence.groups", sequence.groups, "a product of at least 2")
+        else:
+            leading = self.modalities[self.leader].labels
+            for name, modality in self.modalities.items():
+                if modality.labels < leading:
+                    raise ConfigError(
+                        f"modalities.{self.leader}.labels",
+                        leading,
+                        f"at most modalities.{name}.labels = {modality.labels}: each label of the leader needs classes"
+                        f" in every modality",
+                    )
+        if sequence.swapped_shift >= self.active_labels:
+            raise ConfigError(
+                "sequence.swapped_shift", sequence.swapped_shift, f"1 to {self.active_labels - 1}"
+            )
+        bursts = sequence.context // sequence.burstiness
+        if sequence.distinct_labels != "off" and bursts > self.active_labels:
+            raise ConfigError(
+                "sequence.distinct_labels",
+                sequence.distinct_labels,
+                f"'off', since {bursts} context classes cannot carry distinct labels among {self.active_labels}",
+            )
+
+    def _check_shapes(self) -> None:
+        decoder, length = self.decoder, self.sequence_length
+        width = decoder.residual_width(self.item_width)
+        given = decoder.input_width(self.item_width)
+        if width < given and decoder.input_map == "pad":
+            raise ConfigError(
+                "decoder.width",
+                decoder.width,
+                f"0, or at least the input's {given}, or decoder.input_map = 'linear'",
+            )
+        if width % decoder.heads:
+            divisors = [h for h in range(1, min(width, 64) + 1) if width % h == 0]
+            raise ConfigError("decoder.heads", decoder.heads, f"a divisor of the width {width}: {divisors}")
+        if decoder.positions in ROTARY_POSITIONS and (width // decoder.heads) % 2:
+            raise ConfigError(
+                "decoder.positions",
+                decoder.positions,
+                f"a head of even width, which {width} / {decoder.heads} is not: change decoder.width or .heads",
+            )
+        if decoder.positions == "sinusoidal" and width % 2:
+            raise ConfigError("decoder.positions", decoder.positions, f"an even width, which {width} is not")
+        if decoder.positions in ABSOLUTE_POSITIONS and length > decoder.slots:
+            raise ConfigError(
+                "sequence.context",
+                self.sequence.context,
+                f"a sequence of at most decoder.position_slots = {decoder.slots} tokens; this one has {length}"
+                f" (positions without slots: rope, alibi, none)",
+            )
+
+    def _check_frozen(self) -> None:
+        parts = self.parts()
+        for part in self.frozen:
+            if part not in parts:
+                raise ConfigError("frozen", part, nearest(part, parts))
+        if {"decoder", *(f"bridge.{name}" for name in self.modalities if name != self.host_name)} <= set(
+            self.frozen
+        ):
+            raise ConfigError("frozen", self.frozen, "at least one part that is trained")
+
+    def parts(self) -> tuple[str, ...]:
+        """Names that `frozen` may hold: prefixes of parameter names."""
+        blocks = tuple(f"decoder.blocks.{i}" for i in range(self.decoder.layers))
+        bridges = tuple(f"bridge.{name}" for name in self.modalities if name != self.host_name)
+        return ("decoder", "decoder.blocks", *blocks, "decoder.norm", "decoder.readout", *bridges)

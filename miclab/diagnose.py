@@ -1,0 +1,144 @@
+"""The known signs of failure, said in plain words, with the numbers that made us say so and what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from miclab.circuits.alignment import align
+from miclab.circuits.knockout import circuit_heads
+from miclab.evaluate import Evaluation, evaluate
+from miclab.request import SplitSizes
+from miclab.runs import Run, find
+from miclab.settings import ROTARY_POSITIONS
+
+HIGH = 0.8
+"""An accuracy from here on is called high."""
+NEAR = 0.1
+"""An accuracy within this distance of a floor is called near it."""
+DIFFUSE = 0.5
+"""Attention whose entropy, as a share of a uniform row's, is above this is called diffuse."""
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A sign of failure, looked for in a run.
+
+    Arguments:
+        name: what it is called.
+        shown: whether the run shows it; None where it cannot be judged.
+        evidence: the numbers.
+        advice: what to change, if it is shown.
+    """
+
+    name: str
+    shown: bool | None
+    evidence: str
+    advice: str
+
+
+def _accuracy(found: Evaluation, split: str) -> float:
+    return found.scores[split].accuracy
+
+
+def _oracle(found: Evaluation, split: str, name: str) -> float:
+    return float(found.scores[split].oracles[name].mean())
+
+
+def low_data_complexity(run: Run, found: Evaluation) -> Sign:
+    """ICL near chance though training accuracy is high."""
+    icl, train, chance = _accuracy(found, "icl"), _accuracy(found, "train"), _oracle(found, "icl", "chance")
+    return Sign(
+        "data complexity too low",
+        train >= HIGH and icl <= chance + NEAR,
+        f"accuracy on training classes {train:.2f} (high from {HIGH}), on novel classes {icl:.2f} (chance {chance:.2f})",
+        "Raise the number of classes (modalities.<name>.classes) or copies in the context (sequence.burstiness).",
+    )
+
+
+def copies_any_label(run: Run, found: Evaluation) -> Sign:
+    """Answers come from the context, but from any of its labels: the stage before the induction circuit."""
+    icl, random = _accuracy(found, "icl"), _oracle(found, "icl", "random_context_label")
+    copied = float(found.scores["icl"].in_context.mean())
+    return Sign(
+        "copies any label of the context",
+        copied >= HIGH and abs(icl - random) <= NEAR,
+        f"{copied:.2f} of the answers are labels of the context, yet accuracy on novel classes is {icl:.2f}; a random"
+        f" label of the context scores {random:.2f}",
+        "Train longer (`miclab resume RUN --request.steps ...`): this is the plateau before the induction circuit.",
+    )
+
+
+def alignment_gap(run: Run, found: Evaluation) -> Sign:
+    """Unimodal ICL strong, multimodal weak, and projected items no nearer to the host's than shuffled ones."""
+    name = "alignment gap"
+    advice = "Train stage 2 longer, enlarge the projector (bridge.projector), or put an encoder before it."
+    if not run.config.parent.run:
+        return Sign(name, None, "not judged: the run has no stage-1 parent", advice)
+    parent = find(run.config.parent.run, run.path.parent)
+    before = evaluate(
+        parent, step=run.config.parent.step, splits=("icl",), sizes=_sizes(found), measures=False
+    )
+    icl, unimodal = _accuracy(found, "icl"), before.scores["icl"].accuracy
+    gaps = align(run, step=found.step)
+    told = "; ".join(
+        f"CKA of {a.modality} {a.cka:.3f} against {a.null_high:.3f} for shuffled pairs ({a.rows} rows)"
+        for a in gaps
+    )
+    weak = unimodal >= HIGH and icl < min(HIGH, unimodal - NEAR)
+    return Sign(
+        name,
+        weak and any(not a.above_null for a in gaps),
+        f"unimodal ICL of the parent {unimodal:.2f}, multimodal {icl:.2f}; {told}",
+        advice,
+    )
+
+
+def memorising(run: Run, found: Evaluation) -> Sign:
+    """IWL high with `swapped` low."""
+    iwl, swapped = _accuracy(found, "iwl"), _accuracy(found, "swapped")
+    return Sign(
+        "memorising",
+        iwl >= HIGH and swapped <= 0.5,
+        f"accuracy without help from the context (iwl) {iwl:.2f}, with every label shifted (swapped) {swapped:.2f}",
+        "Raise the number of classes, burstiness or within-class noise, so that weights alone cannot answer.",
+    )
+
+
+def diffuse_attention(run: Run, found: Evaluation) -> Sign:
+    """The induction head's attention spread out: expected under rotary codes."""
+    measures = {name: value.mean(0) for name, value in found.scores["icl"].strengths.items()}
+    layer, head = circuit_heads(measures).induction
+    entropy = float(np.asarray(measures["entropy"])[layer, head])
+    rotary = run.config.decoder.positions in ROTARY_POSITIONS
+    return Sign(
+        "diffuse attention",
+        entropy > DIFFUSE,
+        f"the induction head {layer + 1}.{head + 1} has attention entropy {entropy:.2f} of a uniform row's"
+        f" (diffuse above {DIFFUSE}); positions: {run.config.decoder.positions}",
+        "Expected under a rotary code; a one-hot code (decoder.positions=onehot) gives sharper heads."
+        if rotary
+        else "Train longer or raise data complexity; the code is not rotary, so sharp heads can be had.",
+    )
+
+
+SIGNS: tuple[Callable[[Run, Evaluation], Sign], ...] = (
+    low_data_complexity,
+    alignment_gap,
+    memorising,
+    diffuse_attention,
+    copies_any_label,
+)
+
+
+def _sizes(found: Evaluation) -> SplitSizes:
+    sets, sequences = found.scores["icl"].correct.shape
+    return SplitSizes(sequences=sequences, novel_sets=sets)
+
+
+def diagnose(run: Run, *, step: int | None = None, sizes: SplitSizes | None = None) -> list[Sign]:
+    """Looks for every known sign in a checkpoint of a run, by default its last good one."""
+    found = evaluate(run, step=step, sizes=sizes or SplitSizes())
+    return [look(run, found) for look in SIGNS]

@@ -1,0 +1,8 @@
+"""The report: runs as one HTML file that opens from disk and asks the network for nothing.
+
+Run --collect--> plain numbers --figures--> Plotly figures --page--> HTML (template.html, report.css, report.js)
+"""
+
+from miclab.report.page import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,234 @@
+"""A run to the plain numbers of its report. What cannot be read or computed is named there, and the rest is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from miclab.circuits.knockout import CircuitHeads, Effect, Interventions, circuit_heads
+from miclab.decoder import Decoder
+from miclab.diagnose import Sign, diagnose
+from miclab.errors import MiclabError, RunError
+from miclab.intervals import Interval, clustered_interval
+from miclab.request import SplitSizes
+from miclab.roles import sequence_roles
+from miclab.runs import Run
+from miclab.splits import split_batches
+from miclab.world import world_from_tensors
+
+CURVE_ROWS = 400
+"""Most metric rows that a curve shows; rows in between are left out, evenly."""
+MEASURE_NUMBERS = 60_000
+"""Most numbers of all measures of a run; rows in between are left out, evenly."""
+ATTENTION_NUMBERS = 100_000
+"""Most numbers of a run's attention maps; checkpoints in between are left out, evenly."""
+MAP_SIZES = SplitSizes(sequences=32, novel_sets=8)
+"""Sequences whose attention is averaged."""
+INTERVENTION_SEQUENCES = 200
+"""Sequences of each set of novel classes under an intervention, for a decoder of up to `FEW_HEADS` heads."""
+FEW_HEADS = 16
+"""With more heads than this the sequences of an intervention become fewer, so that the time stays bounded."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention on the `icl` split at several checkpoints.
+
+    Arguments:
+        steps: the checkpoints.
+        names: name of every position by its role.
+        mean: mean over `sequences` sequences [checkpoint, layer, head, query position, key position].
+        example: the same of one sequence.
+        example_labels: labels of that sequence's context.
+        example_target: label of its query.
+        sequences: how many the mean is over.
+    """
+
+    steps: list[int]
+    names: list[str]
+    mean: NDArray[np.floating]
+    example: NDArray[np.floating]
+    example_labels: list[int]
+    example_target: int
+    sequences: int
+
+
+@dataclass(frozen=True)
+class Tests:
+    """The causal tests of one checkpoint.
+
+    Arguments:
+        step: the checkpoint.
+        sizes: sequences looked at.
+        untouched: accuracy of the decoder as it is.
+        knockouts: by baseline, `zero` and `mean`; empty for a decoder with a single head.
+        ablations: of modalities and labels.
+        heads: the heads of the induction circuit, or None where there are not two heads.
+        strengths: of every head, by name [layer, head].
+    """
+
+    step: int
+    sizes: SplitSizes
+    untouched: Interval
+    knockouts: dict[str, list[Effect]]
+    ablations: list[Effect]
+    heads: CircuitHeads | None
+    strengths: Mapping[str, NDArray[np.floating]]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Everything that the report says about a run.
+
+    Arguments:
+        rows: metric rows, of which at most `CURVE_ROWS` are kept.
+        rows_in_all: how many the run has.
+        icl_intervals: interval of `icl` in each row, clustered by set of novel classes.
+        attention: maps, or None where no checkpoint can be read.
+        tests: interventions, or None where they cannot be made.
+        signs: signs of failure, or None where they cannot be looked for.
+        parameters: number of weights.
+        problems: what could not be read or computed, in words, each once.
+    """
+
+    run: Run
+    rows: list[dict[str, Any]]
+    rows_in_all: int
+    icl_intervals: list[Interval | None]
+    attention: Attention | None
+    tests: Tests | None
+    signs: list[Sign] | None
+    parameters: int
+    problems: list[str] = field(default_factory=list)
+
+
+def evenly(values: Sequence[T], count: int) -> list[T]:
+    """At most `count` of `values`, the first and the last among them, evenly by their place."""
+    if len(values) <= count:
+        return list(values)
+    places = np.unique(np.linspace(0, len(values) - 1, max(count, 1)).round().astype(int))
+    # One place alone is the last: the state at the end of training matters most.
+    return [values[int(i)] for i in places] if count > 1 else [values[-1]]
+
+
+def rows_for_measures(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows whose measures fit into `MEASURE_NUMBERS`."""
+    numbers = max((sum(np.size(v) for v in row["measures"].values()) for row in rows), default=0)
+    return evenly(rows, max(2, MEASURE_NUMBERS // max(numbers, 1)))
+
+
+def _icl_interval(row: Mapping[str, Any]) -> Interval | None:
+    values = [v for v in row.get("icl_sets", []) if v is not None]
+    return clustered_interval([np.array(values)[:, None]]) if len(values) > 1 else None
+
+
+def readable_checkpoints(run: Run) -> list[int]:
+    """Steps of the checkpoints whose bytes are good; the others are named in `run.warnings`."""
+    good = []
+    for step in run.checkpoints:
+        try:
+            run.parameters(step)
+        except MiclabError as error:
+            run.warnings.append(str(error))
+        else:
+            good.append(step)
+    return good
+
+
+@torch.no_grad()
+def attention_maps(run: Run, sizes: SplitSizes = MAP_SIZES) -> Attention:
+    """Attention of every layer and head at the run's good checkpoints, on sequences of novel classes.
+
+    Raises:
+        DamagedError: the world is damaged.
+        RunError: no checkpoint can be read.
+    """
+    config, length = run.config, run.config.sequence_length
+    world = world_from_tensors(config, run.world_tensors())
+    decoder, layers = Decoder(config), config.decoder.layers
+    batches = [batch for _, batch in split_batches(config, world, "icl", sizes)]
+    count = sum(len(batch) for batch in batches)
+    patterns = tuple(f"blocks.{i}.attention.pattern" for i in range(layers))
+    # The lower triangle, once for the mean and once for the example.
+    numbers = layers * config.decoder.heads * length * (length + 1)
+    steps = evenly(readable_checkpoints(run), max(1, ATTENTION_NUMBERS // numbers))
+    if not steps:
+        raise RunError("No checkpoint of the run can be read.")
+    shape = (len(steps), layers, config.decoder.heads, length, length)
+    mean, example = torch.zeros(shape), torch.zeros(shape)
+    for place, step in enumerate(steps):
+        _, parameters = run.parameters(step)
+        for index, batch in enumerate(batches):
+            found = decoder.trace(parameters, batch, capture=patterns).activations
+            for layer, name in enumerate(patterns):
+                mean[place, layer] += found[name].sum(0) / count
+                if index == 0:
+                    example[place, layer] = found[name][0]
+    names = sequence_roles(config.order, config.sequence.context).axis_names()
+    labels, target = batches[0].labels[0].tolist(), int(batches[0].target[0])
+    return Attention(steps, names, mean.numpy(), example.numpy(), labels, target, count)
+
+
+def causal_tests(run: Run) -> Tests:
+    """Interventions on the last good checkpoint.
+
+    Raises:
+        DamagedError: the world is damaged.
+        RunError: no checkpoint can be read.
+    """
+    heads = run.config.decoder.layers * run.config.decoder.heads
+    sequences = max(25, INTERVENTION_SEQUENCES * FEW_HEADS // max(heads, FEW_HEADS))
+    sizes = SplitSizes(sequences=sequences, novel_sets=8)
+    made = Interventions(run, sizes=sizes)
+    knockouts = {baseline: made.knockouts(baseline) for baseline in ("zero", "mean")} if heads > 1 else {}
+    circuit = circuit_heads(made.measures) if heads > 1 else None
+    untouched = made.untouched.interval()
+    return Tests(made.step, sizes, untouched, knockouts, made.ablations(), circuit, made.measures)
+
+
+def collect(run: Run) -> Collected:
+    """Reads and computes all that a run's section of the report says. Never raises for damage to rows, checkpoints or
+    a parent run: it names them in `problems`."""
+    problems: list[str] = []
+
+    def attempt(what: str, make: Callable[[Run], T]) -> T | None:
+        try:
+            return make(run)
+        except MiclabError as error:
+            problems.append(f"{what}: {error}")
+            return None
+
+    rows = run.rows()
+    kept = evenly(rows, CURVE_ROWS)
+    attention = attempt("Attention maps could not be made", attention_maps)
+    tests = attempt("Interventions could not be made", causal_tests)
+    sizes = SplitSizes(sequences=INTERVENTION_SEQUENCES, novel_sets=8)
+    signs = attempt("Signs of failure were not looked for", lambda r: diagnose(r, sizes=sizes))
+    # A file is read several times, and each reading warns; every file is told once, by what the first reading said.
+    told = list(
+        {warning.split(" is damaged")[0]: warning.strip() for warning in reversed(run.warnings)}.values()
+    )
+    run.warnings[:] = told[::-1]
+    return Collected(
+        run,
+        kept,
+        len(rows),
+        [_icl_interval(row) for row in kept],
+        attention,
+        tests,
+        signs,
+        Decoder(run.config).parameter_count(),
+        [*run.warnings, *problems],
+    )
+
+
+def split_values(rows: list[dict[str, Any]], split: str) -> list[float | None]:
+    """Accuracy on a split at every row; None where a row lacks it."""
+    return [row.get("accuracy", {}).get(split) for row in rows]

@@ -1,0 +1,392 @@
+"""Plain numbers to Plotly figures, as plain dictionaries {data, layout}. Nothing here reads a run.
+
+In figures over training, `x` is the step; the page shows it on a log-like axis, log(1 + step), or a linear one.
+Colours are those of Okabe and Ito, which readers with any colour vision can tell apart; dashes tell lines apart too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from miclab.circuits.interventions import Head
+from miclab.circuits.knockout import CircuitHeads, Effect
+from miclab.intervals import Interval
+from miclab.report.measures import head_name
+
+Figure = dict[str, Any]
+
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#333333",
+)
+LINES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+SPLIT_STYLES = {
+    "icl": (BLUE, "solid", "icl (novel classes)"),
+    "train": (BLACK, "dot", "train"),
+    "swapped": (VERMILLION, "dash", "swapped (labels shifted)"),
+    "iwl": (GREEN, "dashdot", "iwl (not in the context)"),
+}
+BAND = "rgba(0,114,178,0.16)"
+ATTENTION_SCALE = [[0, "#ffffff"], [0.25, "#cfe3f1"], [0.5, "#7db4d8"], [0.75, "#1f7ab8"], [1, "#062a4a"]]
+ATTENTION_TOPS = (0.1, 0.25, 0.5, 1.0)
+"""Ends of the attention maps' colour scale that a reader can choose."""
+FEWEST_PER_LAYER = 12
+"""With more heads than this the attention maps are shown one layer at a time."""
+MOST_BARS = 24
+"""Single heads that the bars of the knockouts show."""
+FONT = {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": "#2b2b2b"}
+
+
+def rounded(value: float | None, digits: int = 4) -> float | None:
+    """A number with so many decimals; None stays None."""
+    return None if value is None else round(float(value), digits)
+
+
+def _axis(title: str, **more: Any) -> dict[str, Any]:
+    axis = {
+        "title": {"text": title, "standoff": 8},
+        "gridcolor": "#ececec",
+        "zeroline": False,
+        "linecolor": "#b5b5b5",
+    }
+    return {**axis, "ticks": "outside", "ticklen": 4, "tickcolor": "#b5b5b5", "automargin": True, **more}
+
+
+def _layout(height: int, x: dict[str, Any], y: dict[str, Any], **more: Any) -> dict[str, Any]:
+    legend = {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"}
+    return {
+        "height": height,
+        "font": FONT,
+        "margin": {"l": 60, "r": 16, "t": 40, "b": 52},
+        "paper_bgcolor": "#ffffff",
+        "plot_bgcolor": "#ffffff",
+        "legend": legend,
+        "xaxis": x,
+        "yaxis": y,
+        **more,
+    }
+
+
+def _steps_layout(height: int, y: dict[str, Any], guides: Sequence[tuple[float, str]] = ()) -> dict[str, Any]:
+    shapes, notes = zip(*[guide(value, text) for value, text in guides], strict=True) if guides else ((), ())
+    return _layout(
+        height,
+        _axis("training step"),
+        y,
+        hovermode="x unified",
+        shapes=list(shapes),
+        annotations=list(notes),
+        meta={"steps": True},
+    )
+
+
+def guide(value: float, text: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A horizontal guide line and its name, as a shape and an annotation."""
+    line = {"color": "#8a8a8a", "width": 1, "dash": "dot"}
+    shape = {
+        "type": "line",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "y0": value,
+        "y1": value,
+        "line": line,
+        "layer": "below",
+    }
+    note = {"xref": "paper", "x": 1, "xanchor": "right", "y": value, "yanchor": "bottom", "text": text}
+    return shape, {**note, "showarrow": False, "font": {"size": 11, "color": "#6b6b6b"}}
+
+
+def _line(
+    name: str, steps: list[int], values: list[float | None], colour: str, dash: str = "solid"
+) -> Figure:
+    line = {"color": colour, "width": 2, "dash": dash}
+    mode = "lines+markers" if len(steps) <= 60 else "lines"
+    return {
+        "type": "scatter",
+        "mode": mode,
+        "name": name,
+        "x": steps,
+        "y": values,
+        "line": line,
+        "marker": {"size": 4},
+        "hovertemplate": "%{y:.3f}",
+    }
+
+
+def _band(steps: list[int], intervals: Sequence[Interval | None], colour: str) -> list[Figure]:
+    kept = [(step, i) for step, i in zip(steps, intervals, strict=True) if i is not None]
+    common = {
+        "type": "scatter",
+        "mode": "lines",
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+    x = [step for step, _ in kept]
+    low = {**common, "x": x, "y": [rounded(i.low) for _, i in kept]}
+    high = {**common, "x": x, "y": [rounded(i.high) for _, i in kept], "fill": "tonexty", "fillcolor": colour}
+    return [low, high] if kept else []
+
+
+def accuracy_figure(
+    steps: list[int],
+    splits: Mapping[str, list[float | None]],
+    intervals: Sequence[Interval | None],
+    chance: float,
+    random_label: float,
+) -> Figure:
+    """Accuracy of every split over training, with the interval of `icl` and two floors.
+
+    Arguments:
+        splits: accuracy at each step, by split.
+        intervals: of `icl`, at each step.
+        chance: accuracy of a guess among all labels.
+        random_label: accuracy of copying any label of the context.
+    """
+    data = _band(steps, intervals, BAND)
+    for split, (colour, dash, name) in SPLIT_STYLES.items():
+        if split in splits:
+            data.append(_line(name, steps, [rounded(v) for v in splits[split]], colour, dash))
+    guides = [
+        (chance, f"chance {chance:.3f}"),
+        (random_label, f"any label of the context {random_label:.2f}"),
+    ]
+    layout = _steps_layout(400, _axis("accuracy", range=[-0.02, 1.04], dtick=0.2), guides)
+    return {"data": data, "layout": layout}
+
+
+def loss_figure(steps: list[int], losses: list[float | None], chance_loss: float) -> Figure:
+    """Mean training loss since the row before, in nats. `chance_loss` is that of a uniform guess over the readout."""
+    shown = [(step, rounded(v)) for step, v in zip(steps, losses, strict=True) if v is not None]
+    data = [_line("loss", [step for step, _ in shown], [v for _, v in shown], BLACK)]
+    guides = [(chance_loss, f"uniform guess {chance_loss:.2f}")]
+    layout = _steps_layout(400, _axis("training loss (nats)", rangemode="tozero"), guides)
+    return {"data": data, "layout": {**layout, "showlegend": False}}
+
+
+def overview_figure(
+    curves: Sequence[tuple[str, list[int], list[float | None], Sequence[Interval | None]]],
+) -> Figure:
+    """`icl` of several runs over training. A curve is (name, steps, accuracy, intervals)."""
+    data: list[Figure] = []
+    for index, (name, steps, values, intervals) in enumerate(curves):
+        colour, dash = LINES[index % len(LINES)], DASHES[index // len(LINES) % len(DASHES)]
+        red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+        data += _band(steps, intervals, f"rgba({red},{green},{blue},0.12)")
+        data.append(_line(name, steps, [rounded(v) for v in values], colour, dash))
+    y = _axis("accuracy on novel classes (icl)", range=[-0.02, 1.04], dtick=0.2)
+    return {"data": data, "layout": {**_steps_layout(420, y), "hovermode": "closest"}}
+
+
+def measure_figure(steps: list[int], layers: int, heads: int) -> Figure:
+    """The frame of the measures' figure: a line per head; the page fills in the measure that the reader chooses."""
+    data = []
+    for layer in range(layers):
+        for head in range(heads):
+            if heads == 1:
+                colour, dash = LINES[layer % len(LINES)], DASHES[layer // len(LINES) % len(DASHES)]
+            else:
+                colour, dash = LINES[layer % len(LINES)], DASHES[head % len(DASHES)]
+            line = _line(f"head {head_name((layer, head))}", steps, [], colour, dash)
+            data.append({**line, "meta": [layer, head]})
+    layout = _steps_layout(400, _axis("strength"))
+    # Dozens of lines in one box would cover the figure.
+    many = layers * heads > FEWEST_PER_LAYER
+    return {
+        "data": data,
+        "layout": {**layout, "hovermode": "closest" if many else "x unified", "showlegend": not many},
+    }
+
+
+def attention_groups(layers: int, heads: int) -> list[list[Head]]:
+    """The heads whose maps stand together: all, or those of one layer where there are many."""
+    if layers * heads <= FEWEST_PER_LAYER:
+        return [[(i, j) for i in range(layers) for j in range(heads)]]
+    return [[(i, j) for j in range(heads)] for i in range(layers)]
+
+
+def _columns(group: list[Head]) -> int:
+    heads = len({head for _, head in group})
+    if heads in (2, 3):
+        return heads
+    return {1: 1, 2: 2, 4: 2}.get(len(group), 3)
+
+
+def attention_figure(names: list[str], group: list[Head], size: int = 1120) -> Figure:
+    """The frame of the attention maps of some heads; the page fills in the checkpoint and the titles.
+
+    Arguments:
+        names: names of the positions.
+        group: the heads.
+        size: width in pixels of all maps together.
+    """
+    columns, length = _columns(group), len(names)
+    rows = -(-len(group) // columns)
+    cell = {1: 620, 2: 540}.get(columns, size // columns)
+    inner = cell - 62
+    width, height = columns * cell + 60, rows * (inner + 84) + 20
+    # Letters need about 11 pixels; where the positions are closer, only some are named.
+    every = max(1, -(-11 * length // inner))
+    font = {"size": 12 if inner / length > 18 else 10.5 if inner / length > 12 else 9}
+    ticks = {"tickvals": list(range(0, length, every)), "ticktext": names[::every], "tickfont": font}
+    plain = {"showgrid": False, "zeroline": False, "ticks": "", "fixedrange": False, **ticks}
+    data, layout = [], _layout(height, {}, {}, width=width, margin={"l": 0, "r": 0, "t": 0, "b": 0})
+    layout["annotations"] = []
+    for place, (layer, head) in enumerate(group):
+        row, column = divmod(place, columns)
+        left, top = column * cell + 46, row * (inner + 84) + 34
+        number = "" if place == 0 else str(place + 1)
+        across = [left / width, (left + inner) / width]
+        upright = [max(0.0, 1 - (top + inner) / height), 1 - top / height]
+        layout[f"xaxis{number}"] = {**plain, "domain": across, "anchor": f"y{number}", "tickangle": -90}
+        layout[f"yaxis{number}"] = {
+            **plain,
+            "domain": upright,
+            "anchor": f"x{number}",
+            "autorange": "reversed",
+        }
+        common = {"xref": "paper", "yref": "paper", "showarrow": False}
+        title = {
+            **common,
+            "x": across[0],
+            "y": upright[1],
+            "xanchor": "left",
+            "yanchor": "bottom",
+            "text": "",
+        }
+        layout["annotations"].append({**title, "font": {"size": 13}, "yshift": 3, "align": "left"})
+        hover = "%{y} looks at %{x}: %{z:.3f}<extra></extra>"
+        trace = {"type": "heatmap", "coloraxis": "coloraxis", "xaxis": f"x{number}", "yaxis": f"y{number}"}
+        data.append({**trace, "meta": [layer, head], "z": [], "hovertemplate": hover, "hoverongaps": False})
+    bar = {
+        "thickness": 12,
+        "len": min(1.0, 380 / height),
+        "y": 1,
+        "yanchor": "top",
+        "x": 1,
+        "xanchor": "right",
+    }
+    bar |= {
+        "title": {"text": "attention", "side": "right"},
+        "tickfont": {"size": 11},
+        "outlinewidth": 0,
+        "ypad": 34,
+    }
+    layout["coloraxis"] = {"colorscale": ATTENTION_SCALE, "cmin": 0, "cmax": 1, "colorbar": bar}
+    layout["plot_bgcolor"] = "#f3f3f3"
+    return {"data": data, "layout": layout}
+
+
+def _bars(name: str, effects: list[Effect], labels: list[str], colour: str) -> Figure:
+    means = [e.accuracy.mean for e in effects]
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": name,
+        "y": labels,
+        "x": [rounded(m) for m in means],
+        "marker": {"color": colour},
+        "error_x": {
+            "type": "data",
+            "symmetric": False,
+            "array": [rounded(e.accuracy.high - m) for e, m in zip(effects, means, strict=True)],
+            "arrayminus": [rounded(m - e.accuracy.low) for e, m in zip(effects, means, strict=True)],
+            "color": "#333333",
+            "thickness": 1.2,
+            "width": 3,
+        },
+        "customdata": [f"{e.accuracy}, change {e.change}" for e in effects],
+        "hovertemplate": "%{y}: %{customdata}<extra>" + name + "</extra>",
+    }
+
+
+def _bars_layout(labels: list[str], values: list[str], untouched: Interval, groups: int) -> dict[str, Any]:
+    line = {"color": BLACK, "width": 1.5}
+    vertical = {"yref": "paper", "y0": 0, "y1": 1}
+    shapes = [
+        {"type": "line", "x0": untouched.mean, "x1": untouched.mean, "line": line, **vertical},
+        {
+            "type": "rect",
+            "x0": untouched.low,
+            "x1": untouched.high,
+            "fillcolor": "rgba(0,0,0,0.08)",
+            "line": {"width": 0},
+            "layer": "below",
+            **vertical,
+        },
+    ]
+    small = {"showarrow": False, "font": {"size": 12, "color": "#444444"}}
+    notes = [
+        {"xref": "paper", "x": 1.015, "xanchor": "left", "y": label, "text": value, **small}
+        for label, value in zip(labels, values, strict=True)
+    ]
+    notes.append(
+        {
+            "x": untouched.mean,
+            "yref": "paper",
+            "y": 0,
+            "yanchor": "top",
+            "yshift": -36,
+            "text": f"untouched {untouched.mean:.3f}",
+            **small,
+        }
+    )
+    y = {"autorange": "reversed", "automargin": True, "ticks": "", "fixedrange": True}
+    layout = _layout(104 + len(labels) * (26 + 12 * (groups - 1)), _axis("", range=[0, 1.03], dtick=0.2), y)
+    margin = {"l": 60, "r": 60 + 36 * (groups - 1), "t": 40, "b": 56}
+    more = {
+        "shapes": shapes,
+        "annotations": notes,
+        "bargap": 0.35,
+        "showlegend": groups > 1,
+        "margin": margin,
+    }
+    return {**layout, **more, "hovermode": "closest"}
+
+
+def _knockout_order(effects: list[Effect], circuit: CircuitHeads) -> list[tuple[int, str]]:
+    """Which effects are shown, and by which name. The circuit's two heads stand among the single heads already, so they
+    are named there; of very many heads those are shown that matter most."""
+    named = {circuit.previous_token: "previous-token head", circuit.induction: "induction head"}
+    singles = [i for i, e in enumerate(effects) if e.name.startswith("head ")]
+    if len(singles) > MOST_BARS:
+        singles.sort(key=lambda i: (effects[i].heads[0] not in named, effects[i].change.mean))
+        singles = sorted(singles[:MOST_BARS])
+    order = []
+    for i in singles:
+        head = effects[i].heads[0]
+        order.append((i, f"{named[head]} {head_name(head)}" if head in named else f"head {head_name(head)}"))
+    for i, effect in enumerate(effects):
+        if len(effect.heads) > 1 or "random" in effect.name:
+            listed = ", ".join(head_name(head) for head in effect.heads)
+            order.append((i, f"{effect.name.replace(' (control)', ', control')} ({listed})"))
+    return order
+
+
+def knockout_figure(
+    by_baseline: Mapping[str, list[Effect]], circuit: CircuitHeads, untouched: Interval
+) -> Figure:
+    """Accuracy with heads knocked out, with intervals; a bar for each baseline (`zero`, `mean`)."""
+    order = _knockout_order(next(iter(by_baseline.values())), circuit)
+    labels = [name for _, name in order]
+    styles = {"zero": ("output set to zero", BLUE), "mean": ("output set to its mean", ORANGE)}
+    chosen = {baseline: [effects[i] for i, _ in order] for baseline, effects in by_baseline.items()}
+    data = [_bars(styles[b][0], effects, labels, styles[b][1]) for b, effects in chosen.items()]
+    values = [" · ".join(f"{e.accuracy.mean:.3f}" for e in row) for row in zip(*chosen.values(), strict=True)]
+    return {"data": data, "layout": _bars_layout(labels, values, untouched, len(data))}
+
+
+def ablation_figure(effects: list[Effect], untouched: Interval) -> Figure:
+    """Accuracy with items or labels zeroed, with intervals."""
+    shown = [e for e in effects if e.name != "untouched"]
+    labels, values = [e.name for e in shown], [f"{e.accuracy.mean:.3f}" for e in shown]
+    layout = _bars_layout(labels, values, untouched, 1)
+    return {"data": [_bars("zeroed", shown, labels, BLUE)], "layout": layout}

@@ -1,0 +1,225 @@
+"use strict";
+// Draws the figures of the report from the numbers in #report-data. A figure is drawn when its tab is first shown.
+(() => {
+  const report = JSON.parse(document.getElementById("report-data").textContent);
+  const settings = {
+    displaylogo: false,
+    responsive: true,
+    plotlyServerURL: "",
+    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+    toImageButtonOptions: { format: "svg", filename: "miclab" },
+  };
+  const copy = (value) => JSON.parse(JSON.stringify(value));
+  const drawn = new Set();
+  let logLike = true;
+
+  // -- curves over training ----------------------------------------------------------------------------------
+  const shortNumber = (v) => (v >= 1e6 ? `${v / 1e6}M` : v >= 1000 ? `${v / 1000}k` : String(v));
+
+  // Step 0 has a place on this axis: the axis is linear in log10(1 + step), and its ticks are named by the step.
+  function placeSteps(figure) {
+    const axis = figure.layout.xaxis;
+    let last = 1;
+    for (const trace of figure.data) {
+      const steps = trace.x;
+      last = Math.max(last, ...steps);
+      trace.customdata = steps;
+      if (logLike) trace.x = steps.map((step) => Math.log10(1 + step));
+    }
+    axis.unifiedhovertitle = { text: "step %{customdata}" };
+    if (!logLike) {
+      Object.assign(axis, { range: [-0.015 * last, 1.015 * last], tickformat: "~s" });
+      return figure;
+    }
+    const end = Math.log10(1 + last);
+    const ticks = [0];
+    for (let power = 0; 10 ** power <= last; power += 1) {
+      ticks.push(10 ** power);
+      if (end < 5 && 3 * 10 ** power <= last) ticks.push(3 * 10 ** power);
+    }
+    axis.tickvals = ticks.map((step) => Math.log10(1 + step));
+    axis.ticktext = ticks.map(shortNumber);
+    axis.range = [-0.015 * end, 1.015 * end];
+    return figure;
+  }
+
+  // -- measures ----------------------------------------------------------------------------------------------
+  function measureFigure(number) {
+    const run = report.runs[number];
+    const name = panel(number).querySelector("select[data-choose=measure]").value;
+    const measure = run.measures[name];
+    const figure = copy(report.figures[`run${number}-measures`]);
+    let low = 0;
+    let high = 0;
+    for (const trace of figure.data) {
+      const [layer, head] = trace.meta;
+      trace.y = measure.values.map((row) => (row === null ? null : row[layer][head]));
+      for (const value of trace.y) {
+        low = Math.min(low, value ?? 0);
+        high = Math.max(high, value ?? 0);
+      }
+    }
+    for (const guide of measure.guides) {
+      low = Math.min(low, guide.shape.y0);
+      high = Math.max(high, guide.shape.y0);
+      figure.layout.shapes.push(guide.shape);
+      figure.layout.annotations.push(guide.note);
+    }
+    const room = 0.06 * (high - low || 1);
+    figure.layout.yaxis.range = [low - (low < 0 ? room : room / 3), high + room];
+    figure.layout.yaxis.title.text = measure.title;
+    panel(number).querySelector("[data-text=measure]").textContent = measure.text;
+    return figure;
+  }
+
+  // -- attention ---------------------------------------------------------------------------------------------
+  // Maps travel as the lower triangle, row by row, in thousandths: the rest is what a causal decoder cannot see.
+  function unpack(triangle, length) {
+    const rows = [];
+    let place = 0;
+    for (let i = 0; i < length; i += 1) {
+      const row = new Array(length).fill(null);
+      for (let j = 0; j <= i; j += 1) row[j] = triangle[place++] / 1000;
+      rows.push(row);
+    }
+    return rows;
+  }
+
+  function strengthsAt(run, step, layer, head) {
+    const row = run.measure_steps.indexOf(step);
+    const parts = [];
+    for (const [name, short] of run.circuit.subtitles) {
+      const value = run.measures[name]?.values[row]?.[layer][head];
+      if (value !== undefined && value !== null) parts.push(`${short} ${value.toFixed(2)}`);
+    }
+    return parts.join(" · ");
+  }
+
+  function attentionFigure(number) {
+    const run = report.runs[number];
+    const controls = panel(number).querySelector(".attention-controls");
+    const value = (name) => controls.querySelector(`[data-choose=${name}]`)?.value;
+    const place = Number(value("checkpoint"));
+    const kind = value("sequences");
+    const step = run.attention.steps[place];
+    const figure = copy(report.figures[`run${number}-attention-${value("layer") ?? 0}`]);
+    const names = run.attention.names;
+    const shown = kind === "example" ? run.attention.example_names : names;
+    figure.data.forEach((trace, index) => {
+      const [layer, head] = trace.meta;
+      trace.x = trace.y = names.map((_, i) => i);
+      trace.z = unpack(run.attention[kind][place][layer][head], names.length);
+      trace.text = names.map((_, i) => names.map((__, j) => [shown[i], shown[j]]));
+      trace.hovertemplate = "%{text[0]} looks at %{text[1]}: %{z:.3f}<extra></extra>";
+      const key = `${layer + 1}.${head + 1}`;
+      const part = run.circuit.heads[key];
+      const strengths = strengthsAt(run, step, layer, head);
+      const small = strengths ? `<br><span style="font-size:11px;color:#666">${strengths}</span>` : "";
+      figure.layout.annotations[index].text = `<b>head ${key}</b>${part ? ` · ${part}` : ""}${small}`;
+      const suffix = index ? String(index + 1) : "";
+      for (const axis of [figure.layout[`xaxis${suffix}`], figure.layout[`yaxis${suffix}`]]) {
+        axis.ticktext = axis.tickvals.map((i) => shown[i]);
+      }
+    });
+    figure.layout.coloraxis.cmax = Number(value("top"));
+    const accuracy = run.icl_at[String(step)];
+    const told = accuracy === undefined ? "" : ` · icl ${accuracy.toFixed(3)}`;
+    controls.querySelector("output").textContent = `step ${step.toLocaleString("en")}${told}`;
+    return figure;
+  }
+
+  // -- drawing -----------------------------------------------------------------------------------------------
+  const panel = (number) => document.getElementById(`run${number}`);
+
+  function figureOf(place) {
+    const [kind, number] = [place.dataset.kind, place.dataset.run];
+    if (kind === "attention") return attentionFigure(number);
+    const figure = kind === "measures" ? measureFigure(number) : copy(report.figures[place.dataset.figure]);
+    return figure.layout.meta?.steps ? placeSteps(figure) : figure;
+  }
+
+  function draw(place) {
+    const { data, layout } = figureOf(place);
+    drawn.add(place);
+    return Plotly.react(place, data, layout, settings);
+  }
+
+  function drawAll(root) {
+    for (const place of root.querySelectorAll("[data-figure], [data-kind]")) if (!drawn.has(place)) draw(place);
+  }
+
+  const redraw = (number, kind) => draw(panel(number).querySelector(`[data-kind=${kind}]`));
+
+  // -- tabs --------------------------------------------------------------------------------------------------
+  const tabs = [...document.querySelectorAll("[role=tab]")];
+
+  function show(tab) {
+    for (const other of tabs) {
+      const chosen = other === tab;
+      other.setAttribute("aria-selected", String(chosen));
+      other.tabIndex = chosen ? 0 : -1;
+      document.getElementById(other.getAttribute("aria-controls")).hidden = !chosen;
+    }
+    const shown = document.getElementById(tab.getAttribute("aria-controls"));
+    drawAll(shown);
+    // A figure that was drawn at another width of the window learns of the present one.
+    for (const place of shown.querySelectorAll(".js-plotly-plot:not([data-kind=attention])")) Plotly.Plots.resize(place);
+  }
+
+  tabs.forEach((tab, index) => {
+    tab.addEventListener("click", () => show(tab));
+    tab.addEventListener("keydown", (event) => {
+      const move = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!move) return;
+      const next = tabs[(index + move + tabs.length) % tabs.length];
+      next.focus();
+      show(next);
+    });
+  });
+
+  // -- controls ----------------------------------------------------------------------------------------------
+  for (const choose of document.querySelectorAll("[data-choose=axis]")) {
+    choose.addEventListener("change", () => {
+      logLike = choose.value === "log";
+      for (const other of document.querySelectorAll("[data-choose=axis]")) other.value = choose.value;
+      for (const place of drawn) {
+        const { data, layout } = figureOf(place);
+        if (layout.meta?.steps) Plotly.react(place, data, layout, settings);
+      }
+    });
+  }
+
+  report.runs.forEach((run, number) => {
+    panel(number).querySelector("[data-choose=measure]")?.addEventListener("change", () => redraw(number, "measures"));
+    const controls = panel(number).querySelector(".attention-controls");
+    if (!controls) return;
+    const slider = controls.querySelector("[data-choose=checkpoint]");
+    for (const control of controls.querySelectorAll("select, input")) {
+      control.addEventListener("input", () => redraw(number, "attention"));
+    }
+    const play = controls.querySelector("button");
+    let timer = 0;
+    const stop = () => {
+      clearInterval(timer);
+      timer = 0;
+      play.textContent = "Play";
+    };
+    play.addEventListener("click", () => {
+      if (timer) return stop();
+      if (slider.value === slider.max) slider.value = "0";
+      play.textContent = "Stop";
+      redraw(number, "attention");
+      timer = setInterval(() => {
+        slider.value = String(Number(slider.value) + 1);
+        redraw(number, "attention");
+        if (slider.value === slider.max) stop();
+      }, 700);
+    });
+  });
+
+  document.documentElement.classList.add("ready");
+  const overview = document.getElementById("overview");
+  if (overview) drawAll(overview);
+  if (tabs.length) show(tabs[0]);
+  else report.runs.forEach((_, number) => drawAll(panel(number)));
+})();

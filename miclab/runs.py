@@ -1,0 +1,366 @@
+"""A run directory: the only place that knows how a run lies on disk.
+
+    runs/unimodal-rope-1a2b3c4d5e6f/
+        config.json                        what was trained; its hash is the run's name
+        world.safetensors                  prototypes and label embeddings
+        checkpoints/000001000.safetensors  parameters (and `.optimiser.safetensors` for the last two)
+        rows/000001000.jsonl               metric rows since the checkpoint before, sealed with this one
+        manifest.json                      SHA-256 of every file above, the state, and a checksum of itself
+        lock                               empty; held while a process trains the run
+
+A checkpoint exists once the manifest names it, and the manifest is replaced as one: whatever the instant of a crash,
+the directory is the one before or the one after. Times and speeds live in the manifest, so rows can be equal to the bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from miclab import schema, storage
+from miclab.config import RunConfig
+from miclab.errors import ConfigError, DamagedError, RunError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1
+REFUSED = "The run cannot be trusted any more: delete it and train again."
+
+
+def _sealed(content: Mapping[str, Any]) -> bytes:
+    body = storage.json_bytes(content)
+    return storage.json_bytes({"manifest": json.loads(body), "sha256": storage.digest(body)})
+
+
+class Run:
+    """A run on disk. Use `create`, `open_run` or `find`.
+
+    Arguments:
+        path: the run's directory.
+        config: its configuration.
+        manifest: its verified manifest.
+    """
+
+    def __init__(self, path: Path, config: RunConfig, manifest: dict[str, Any]):
+        self.path, self.config, self._manifest = path, config, manifest
+        self.warnings: list[str] = []
+
+    # -- what it is ---------------------------------------------------------------------------------------------
+    @property
+    def hash(self) -> str:
+        """Trajectory hash."""
+        return self._manifest["hash"]
+
+    @property
+    def status(self) -> str:
+        """`new`, `running`, `stopped`, `finished` or `diverged`."""
+        return self._manifest["status"]
+
+    @property
+    def reason(self) -> str:
+        """Why it has this status, in words."""
+        return self._manifest["reason"]
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What was last asked of it: steps, schedule of evaluations and checkpoints, when to stop."""
+        return self._manifest["request"]
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions and numeric mode that were really used."""
+        return self._manifest["environment"]
+
+    @property
+    def timing(self) -> list[dict[str, Any]]:
+        """For each checkpoint its step, the seconds of training before it, and the time of day."""
+        return self._manifest["timing"]
+
+    @property
+    def checkpoints(self) -> list[int]:
+        """Steps whose parameters are kept."""
+        names = [n for n in self._files if n.startswith("checkpoints/") and ".optimiser." not in n]
+        return sorted(int(Path(n).name.split(".")[0]) for n in names)
+
+    @property
+    def step(self) -> int:
+        """The last checkpoint's step; -1 before the first."""
+        return max(self.checkpoints, default=-1)
+
+    @property
+    def _files(self) -> dict[str, str]:
+        return self._manifest["files"]
+
+    # -- reading ------------------------------------------------------------------------------------------------
+    def _read(self, name: str, remedy: str) -> bytes:
+        return storage.read_checked(self.path / name, self._files[name], remedy)
+
+    def world_tensors(self) -> dict[str, Tensor]:
+        """Tensors of the world. Raises DamagedError."""
+        return storage.tensors_from(self._read("world.safetensors", REFUSED))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Metric rows by step. At a damaged segment reading ends, and `warnings` names it."""
+        rows: list[dict[str, Any]] = []
+        for name in sorted(n for n in self._files if n.startswith("rows/")):
+            try:
+                content = self._read(
+                    name, "The rows before it are used; `miclab resume` makes the others again."
+                )
+            except DamagedError as error:
+                self.warnings.append(str(error))
+                break
+            rows += [json.loads(line) for line in content.splitlines()]
+        return rows
+
+    def parameters(self, step: int | None = None) -> tuple[int, dict[str, Tensor]]:
+        """Step and parameters of a checkpoint; by default of the last one whose bytes are good.
+
+        Raises:
+            ConfigError: there is no checkpoint at `step`.
+            DamagedError: the one at `step` is damaged.
+            RunError: no checkpoint is left.
+        """
+        if step is not None:
+            if step not in self.checkpoints:
+                raise ConfigError("step", step, f"a checkpoint of {self.path.name}: {self.checkpoints}")
+            return step, storage.tensors_from(self._read(_weights(step), f"Others: {self.checkpoints}."))
+        for candidate in reversed(self.checkpoints):
+            try:
+                return candidate, storage.tensors_from(
+                    self._read(_weights(candidate), "The one before is used.")
+                )
+            except DamagedError as error:
+                self.warnings.append(str(error))
+        raise RunError(f"{self.path} has no good checkpoint. Train it with `miclab resume {self.path}`.")
+
+    def resume_state(self) -> tuple[int, dict[str, Tensor], dict[str, Tensor]] | None:
+        """Step, parameters and optimiser state of the last checkpoint that is good in weights, optimiser and rows; None
+        where training has to begin anew. What was passed over is named in `warnings`."""
+        intact = self._rows_intact_until()
+        for step in reversed([s for s in self.checkpoints if s <= intact]):
+            if _optimiser(step) not in self._files:
+                break
+            try:
+                weights = self._read(_weights(step), "The checkpoint before is used.")
+                state = self._read(_optimiser(step), "The checkpoint before is used.")
+            except DamagedError as error:
+                self.warnings.append(str(error))
+                continue
+            return step, storage.tensors_from(weights), storage.tensors_from(state)
+        return None
+
+    def _rows_intact_until(self) -> int:
+        until = -1
+        for name in sorted(n for n in self._files if n.startswith("rows/")):
+            try:
+                self._read(name, "The checkpoint before it is used and these rows are made again.")
+            except DamagedError as error:
+                self.warnings.append(str(error))
+                return until
+            until = int(Path(name).stem)
+        return until
+
+    def verify(self) -> list[str]:
+        """Reads every file; what is damaged, in words."""
+        found = []
+        for name in self._files:
+            try:
+                self._read(name, "")
+            except DamagedError as error:
+                found.append(str(error).strip())
+        return found
+
+    # -- writing ------------------------------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the run for this process, and drops what an earlier one left half-written.
+
+        Raises:
+            RunError: another process holds it.
+        """
+        with storage.explained(self.path / "lock"):
+            handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(
+                    f"{self.path} is being trained by another process. Wait for it, or stop it with SIGTERM"
+                    " (it saves a checkpoint)."
+                ) from error
+            self._manifest = _read_manifest(self.path)
+            known = {*self._files, "manifest.json", "lock"}
+            for path in self.path.rglob("*"):
+                if path.is_file() and str(path.relative_to(self.path)) not in known:
+                    path.unlink()
+            yield
+        finally:
+            os.close(handle)
+
+    def _commit(self, **changes: Any) -> None:
+        manifest = {**self._manifest, **changes}
+        storage.write_bytes(self.path / "manifest.json", _sealed(manifest))
+        self._manifest = manifest
+
+    def note(self, status: str, reason: str, **changes: Any) -> None:
+        """Records a status, in words why, and other entries of the manifest (`request`, `environment`)."""
+        self._commit(status=status, reason=reason, **changes)
+
+    def rewind(self, step: int) -> None:
+        """Forgets checkpoints, rows and timing after `step`; -1 forgets all."""
+        files = {
+            n: s for n, s in self._files.items() if "/" not in n or int(Path(n).name.split(".")[0]) <= step
+        }
+        if files != self._files:
+            self._commit(files=files, timing=[t for t in self.timing if t["step"] <= step])
+
+    def save_checkpoint(
+        self,
+        step: int,
+        parameters: Mapping[str, Tensor],
+        optimiser_state: Mapping[str, Tensor],
+        rows: list[dict[str, Any]],
+        timing: dict[str, Any],
+        keep: set[int],
+    ) -> None:
+        """Seals a checkpoint and the rows since the last one, then drops old checkpoints that are not in `keep`.
+
+        The last two are kept whatever `keep` says, with their optimiser state.
+        """
+        files = dict(self._files)
+        for name, content in (
+            (_weights(step), storage.tensor_bytes(parameters)),
+            (_optimiser(step), storage.tensor_bytes(optimiser_state)),
+            (f"rows/{step:09d}.jsonl", b"".join(storage.json_bytes(row) for row in rows)),
+        ):
+            files[name] = storage.write_bytes(self.path / name, content)
+        last = sorted({*self.checkpoints, step})[-2:]
+        for old in self.checkpoints:
+            if old not in last:
+                files.pop(_optimiser(old), None)
+                if old not in keep:
+                    files.pop(_weights(old), None)
+        gone = set(self._files) - set(files)
+        self._commit(files=files, timing=[*self.timing, {"step": step, **timing}])
+        for name in gone:
+            (self.path / name).unlink(missing_ok=True)
+
+
+def _weights(step: int) -> str:
+    return f"checkpoints/{step:09d}.safetensors"
+
+
+def _optimiser(step: int) -> str:
+    return f"checkpoints/{step:09d}.optimiser.safetensors"
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / "manifest.json"
+    if not file.is_file():
+        raise RunError(f"{path} is not a run: it has no manifest.json. `miclab runs` lists the runs.")
+    content = file.read_bytes()
+    try:
+        manifest = json.loads(content)["manifest"]
+        good = content == _sealed(manifest)
+    except (ValueError, KeyError, TypeError):
+        manifest, good = {}, False
+    if not good:
+        raise DamagedError(file, REFUSED)
+    if manifest["format"] != FORMAT:
+        raise RunError(
+            f"{path} has format {manifest['format']}; this version of miclab reads format {FORMAT}."
+        )
+    return manifest
+
+
+def open_run(path: Path | str) -> Run:
+    """Opens a run for reading.
+
+    Raises:
+        RunError: there is none at `path`.
+        DamagedError: its manifest, configuration or world is damaged; the message names the file.
+    """
+    path = Path(path)
+    manifest = _read_manifest(path)
+    content = storage.read_checked(path / "config.json", manifest["files"]["config.json"], REFUSED)
+    storage.read_checked(path / "world.safetensors", manifest["files"]["world.safetensors"], REFUSED)
+    return Run(path, schema.from_mapping(RunConfig, json.loads(content)), manifest)
+
+
+def run_name(config: RunConfig) -> str:
+    """Directory name of a run: stage, position code and the start of the trajectory hash."""
+    return f"{config.stage}-{config.decoder.positions}-{schema.trajectory_hash(config)[:12]}"
+
+
+def create(root: Path | str, config: RunConfig, world: Mapping[str, Tensor]) -> Run:
+    """The run of `config` under `root`: a new directory, or the one that stands already.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    path = Path(root) / run_name(config)
+    if (path / "manifest.json").exists():
+        return open_run(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with storage.explained(path):
+        temporary.mkdir(parents=True, exist_ok=True)
+    try:
+        files = {
+            "config.json": storage.write_bytes(
+                temporary / "config.json", json.dumps(schema.to_mapping(config), indent=1).encode()
+            ),
+            "world.safetensors": storage.write_bytes(
+                temporary / "world.safetensors", storage.tensor_bytes(world)
+            ),
+        }
+        manifest = {
+            "format": FORMAT,
+            "hash": schema.trajectory_hash(config),
+            "status": "new",
+            "reason": "not trained yet",
+            "request": {},
+            "environment": {},
+            "timing": [],
+            "files": files,
+        }
+        storage.write_bytes(temporary / "manifest.json", _sealed(manifest))
+        with storage.explained(path), contextlib.suppress(FileExistsError):
+            try:
+                os.rename(temporary, path)
+            except OSError:
+                # Another process was first; its directory is the same run.
+                if not (path / "manifest.json").exists():
+                    raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return open_run(path)
+
+
+def list_runs(root: Path | str) -> list[Path]:
+    """Directories of the runs under `root`, sorted by name."""
+    root = Path(root)
+    return sorted(p.parent for p in root.glob("*/manifest.json") if not p.parent.name.startswith("."))
+
+
+def find(reference: str, root: Path | str = "runs") -> Run:
+    """The run that `reference` means: a path, a directory's name under `root`, or the start of a hash.
+
+    Raises:
+        RunError: none, or several, are meant.
+    """
+    if (Path(reference) / "manifest.json").exists():
+        return open_run(reference)
+    paths = list_runs(root)
+    meant = [p for p in paths if p.name == reference or p.name.rsplit("-", 1)[-1].startswith(reference[:12])]
+    if len(meant) != 1 or not reference:
+        known = nearest(reference, [p.name for p in paths]) if paths else "none yet; `miclab train` makes one"
+        raise RunError(f"{reference!r} names {len(meant)} runs under {root}. Known: {known}")
+    return open_run(meant[0])

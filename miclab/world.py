@@ -1,0 +1,188 @@
+"""The world: classes of every modality, their frequencies, their labels, and the label embeddings.
+
+A modality's items come from a source. `GaussianSource` is the paper's: prototypes mu_k ~ Normal(0, I/D), and an item
+of class k is (mu_k + eps eta) / sqrt(1 + eps^2) with eta ~ Normal(0, I/D) (arXiv 2601.20796, section 2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from miclab.config import RunConfig
+from miclab.errors import RunError
+from miclab.seeds import stream
+
+
+@dataclass(frozen=True)
+class GaussianSource:
+    """Items of a modality around one prototype per class.
+
+    Arguments:
+        prototypes: class means, each of norm about 1.
+        noise: within-class noise epsilon, relative to the norm of a prototype.
+    """
+
+    prototypes: Float[Tensor, "classes dimension"]
+    noise: float
+
+    def draw(
+        self, classes: Int[Tensor, "*shape"], generator: torch.Generator
+    ) -> Float[Tensor, "*shape dimension"]:
+        """One fresh item for each entry of `classes`."""
+        dimension = self.prototypes.shape[1]
+        # index_select is several times as fast as indexing with a matrix.
+        items = self.prototypes.index_select(0, classes.flatten()).view(*classes.shape, dimension)
+        eta = torch.randn(items.shape, generator=generator)
+        return items.add_(eta, alpha=self.noise / math.sqrt(dimension)).div_(math.sqrt(1 + self.noise**2))
+
+
+class ClassTable:
+    """Classes of one modality grouped by label, with their frequencies: draws by inverse distribution function.
+
+    Arguments:
+        label_of: label of each class.
+        weights: frequency of each class, up to a factor.
+    """
+
+    def __init__(self, label_of: Int[Tensor, " classes"], weights: Float[Tensor, " classes"]):
+        self.label_of = label_of
+        self.by_label = torch.argsort(label_of, stable=True)
+        mass = weights.double()[self.by_label]
+        self.cumulative = torch.cumsum(mass / mass.sum(), 0)
+        labels = int(label_of.max()) + 1
+        counts = torch.bincount(label_of, minlength=labels)
+        self.ends = torch.cumsum(counts, 0)
+        edges = torch.cat([torch.zeros(1, dtype=torch.double), self.cumulative])
+        self.low, self.high = edges[self.ends - counts], edges[self.ends]
+
+    @property
+    def label_mass(self) -> Float[Tensor, " labels"]:
+        """Frequency of each label."""
+        return self.high - self.low
+
+    def _classes_at(self, levels: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        place = torch.searchsorted(self.cumulative, levels, right=True)
+        return self.by_label[place.clamp_(max=len(self.by_label) - 1)]
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Int[Tensor, "*shape"]:
+        """Classes by their frequencies."""
+        return self._classes_at(torch.rand(shape, generator=generator, dtype=torch.double))
+
+    def draw_with_label(
+        self, labels: Int[Tensor, "*shape"], generator: torch.Generator
+    ) -> Int[Tensor, "*shape"]:
+        """For each label a class that carries it, by the classes' frequencies."""
+        levels = torch.rand(labels.shape, generator=generator, dtype=torch.double)
+        low, high = self.low[labels], self.high[labels]
+        drawn = torch.searchsorted(self.cumulative, low + levels * (high - low), right=True)
+        # Rounding at a label's edge must not hand out a neighbour's class.
+        first = torch.where(labels > 0, self.ends[(labels - 1).clamp(min=0)], torch.zeros_like(labels))
+        return self.by_label[torch.minimum(torch.maximum(drawn, first), self.ends[labels] - 1)]
+
+
+def zipf_weights(classes: int, exponent: float) -> Float[Tensor, " classes"]:
+    """Class frequencies p(k) ~ k^-exponent for k = 1..classes, not normalised."""
+    return torch.arange(1, classes + 1, dtype=torch.double).pow(-exponent)
+
+
+def novel_class_count(config: RunConfig, name: str) -> int:
+    """Classes of modality `name` in one set of novel classes.
+
+    The paper's rule: 128 for the host; max(L, floor(128 K / K_host / L) L) for any other modality.
+    """
+    modality, host = config.modalities[name], config.modalities[config.host_name]
+    if modality.novel_classes:
+        return modality.novel_classes
+    labels = _labels_of(config, name)
+    wanted = 128 if name == config.host_name else 128 * modality.classes // host.classes
+    return max(labels, wanted // labels * labels)
+
+
+def _labels_of(config: RunConfig, name: str) -> int:
+    """Labels (or groups, in the joint-label task) that the classes of `name` are dealt over."""
+    if config.sequence.task == "joint_label":
+        return config.sequence.groups[config.order.index(name)]
+    return config.modalities[name].labels
+
+
+@dataclass(frozen=True)
+class World:
+    """Sources, class tables and label embeddings.
+
+    Arguments:
+        sources: where each modality's items come from.
+        tables: labels (groups, in the joint-label task) and frequencies of each modality's classes.
+        label_embeddings: one vector per label, in the space of the host.
+    """
+
+    sources: Mapping[str, GaussianSource]
+    tables: Mapping[str, ClassTable]
+    label_embeddings: Float[Tensor, "labels width"]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What must be kept to have this world again."""
+        prototypes = {f"prototypes.{name}": source.prototypes for name, source in self.sources.items()}
+        return {**prototypes, "label_embeddings": self.label_embeddings}
+
+
+def _normal(shape: tuple[int, int], seed: int, *name: str | int) -> Tensor:
+    """Rows ~ Normal(0, I / dimension)."""
+    return torch.randn(shape, generator=stream(seed, *name)) / math.sqrt(shape[1])
+
+
+def world_from_tensors(config: RunConfig, tensors: Mapping[str, Tensor]) -> World:
+    """The world of `config` made of kept tensors.
+
+    Raises:
+        RunError: a tensor is missing or has another shape than `config` says.
+    """
+    sources, tables = {}, {}
+    wanted = {"label_embeddings": (config.label_count, config.item_width)}
+    wanted |= {f"prototypes.{name}": (m.classes, m.dimension) for name, m in config.modalities.items()}
+    for name, shape in wanted.items():
+        found = tuple(tensors[name].shape) if name in tensors else None
+        if found != shape:
+            raise RunError(f"The world's tensor {name} should have shape {shape}, but it has {found}.")
+    for name, modality in config.modalities.items():
+        sources[name] = GaussianSource(tensors[f"prototypes.{name}"], modality.noise)
+        label_of = torch.arange(modality.classes) % _labels_of(config, name)
+        tables[name] = ClassTable(label_of, zipf_weights(modality.classes, modality.zipf_exponent))
+    return World(sources, tables, tensors["label_embeddings"])
+
+
+def draw_world(config: RunConfig, kept: Mapping[str, Tensor] | None = None) -> World:
+    """The world of `config`.
+
+    Arguments:
+        config: names the seed and the modalities.
+        kept: tensors of the parent's world; what is in them is taken and only the rest is drawn.
+    """
+    tensors = {
+        f"prototypes.{name}": _normal((m.classes, m.dimension), config.seed, "world", "prototypes", name)
+        for name, m in config.modalities.items()
+    }
+    shape = (config.label_count, config.item_width)
+    tensors["label_embeddings"] = _normal(shape, config.seed, "world", "labels")
+    return world_from_tensors(config, tensors | {k: v for k, v in (kept or {}).items() if k in tensors})
+
+
+def novel_world(config: RunConfig, world: World, *name: str | int) -> World:
+    """A set of novel classes: fresh prototypes, uniform frequencies, the same label embeddings.
+
+    Arguments:
+        name: name of the random stream, for example ("evaluation", 3) for the fourth set.
+    """
+    sources, tables = {}, {}
+    for modality, source in world.sources.items():
+        count = novel_class_count(config, modality)
+        shape = (count, source.prototypes.shape[1])
+        sources[modality] = replace(source, prototypes=_normal(shape, config.seed, "novel", *name, modality))
+        label_of = torch.arange(count) % _labels_of(config, modality)
+        tables[modality] = ClassTable(label_of, torch.ones(count))
+    return World(sources, tables, world.label_embeddings)
