@@ -17,9 +17,9 @@ import torch
 
 from miclab import numerics, optimiser
 from miclab.decoder import Decoder
+from miclab.gradients import TrainedParameters, gradient_function
 from miclab.profiles import run_config
 from miclab.sequences import training_batch
-from miclab.train import gradient_function
 from miclab.world import draw_world
 
 ROUNDS, REPEATS = 9, 40
@@ -68,26 +68,27 @@ def measure(positions: str) -> dict[str, float]:
     if line:
         print(line)
     world, decoder = draw_world(config), Decoder(config)
-    parameters = decoder.initial_parameters(0)
-    state = optimiser.initial_state(config.optimiser, parameters)
-    gradients = gradient_function(config)
+    trained = TrainedParameters(config, decoder.initial_parameters(0))
+    flat = {"trained": trained.flat}
+    state = optimiser.initial_state(config.optimiser, flat)
+    gradients = gradient_function(config, trained)
     batches = [training_batch(config, world, i) for i in range(REPEATS)]
     start = time.perf_counter()
-    _, slopes = gradients(parameters, batches[0])
+    _, slope = gradients(trained.flat, batches[0])
     compile_seconds = time.perf_counter() - start
     length = config.sequence_length
     bare = bare_products(decoder.width, length, config.optimiser.batch_size, config.label_count, False)
 
     def whole(i: int) -> None:
-        _, slopes = gradients(parameters, training_batch(config, world, i))
-        optimiser.update(config.optimiser, parameters, slopes, state, 1e-3)
+        _, slope = gradients(trained.flat, training_batch(config, world, i))
+        optimiser.update(config.optimiser, flat, {"trained": slope}, state, 1e-3)
 
     parts: dict[str, Callable[[int], object]] = {
         "bare": lambda i: bare(),
         "step": whole,
         "sampling": lambda i: training_batch(config, world, i),
-        "forward_backward": lambda i: gradients(parameters, batches[i]),
-        "update": lambda i: optimiser.update(config.optimiser, parameters, slopes, state, 1e-3),
+        "forward_backward": lambda i: gradients(trained.flat, batches[i]),
+        "update": lambda i: optimiser.update(config.optimiser, flat, {"trained": slope}, state, 1e-3),
     }
     times: dict[str, list[float]] = {name: [] for name in parts}
     for _ in range(ROUNDS):

@@ -53,7 +53,7 @@ def low_data_complexity(run: Run, found: Evaluation) -> Sign:
     return Sign(
         "data complexity too low",
         train >= HIGH and icl <= chance + NEAR,
-        f"accuracy on training classes {train:.2f} (high from {HIGH}), on novel classes {icl:.2f} (chance {chance:.2f})",
+        f"accuracy on training classes {train:.2f} (high: {HIGH}), on novel classes {icl:.2f} (chance {chance:.2f})",
         "Raise the number of classes (modalities.<name>.classes) or copies in the context (sequence.burstiness).",
     )
 

@@ -1,4 +1,4 @@
-"""Two profiles of every training: `quick` (AdamW, minutes on a laptop) and `paper` (the paper's optimiser and steps)."""
+"""Two profiles of every training: `quick` (AdamW, minutes) and `paper` (the paper's optimiser and steps)."""
 
 from __future__ import annotations
 

@@ -9,17 +9,17 @@
         lock                               empty; held while a process trains the run
 
 A checkpoint exists once the manifest names it, and the manifest is replaced as one: whatever the instant of a crash,
-the directory is the one before or the one after. Times and speeds live in the manifest, so rows can be equal to the bit.
+the directory is the one before or the one after. Times and speeds live in the manifest, so that rows can be equal to
+the bit.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +34,6 @@ FORMAT = 1
 REFUSED = "The run cannot be trusted any more: delete it and train again."
 
 
-def _sealed(content: Mapping[str, Any]) -> bytes:
-    body = storage.json_bytes(content)
-    return storage.json_bytes({"manifest": json.loads(body), "sha256": storage.digest(body)})
-
-
 class Run:
     """A run on disk. Use `create`, `open_run` or `find`.
 
@@ -51,6 +46,7 @@ class Run:
     def __init__(self, path: Path, config: RunConfig, manifest: dict[str, Any]):
         self.path, self.config, self._manifest = path, config, manifest
         self.warnings: list[str] = []
+        self._passed_over: set[str] = set()
 
     # -- what it is ---------------------------------------------------------------------------------------------
     @property
@@ -87,7 +83,7 @@ class Run:
     def checkpoints(self) -> list[int]:
         """Steps whose parameters are kept."""
         names = [n for n in self._files if n.startswith("checkpoints/") and ".optimiser." not in n]
-        return sorted(int(Path(n).name.split(".")[0]) for n in names)
+        return sorted(_step_of(n) for n in names)
 
     @property
     def step(self) -> int:
@@ -111,9 +107,7 @@ class Run:
         rows: list[dict[str, Any]] = []
         for name in sorted(n for n in self._files if n.startswith("rows/")):
             try:
-                content = self._read(
-                    name, "The rows before it are used; `miclab resume` makes the others again."
-                )
+                content = self._read(name, "The rows before it are used; `miclab resume` makes the others again.")
             except DamagedError as error:
                 self.warnings.append(str(error))
                 break
@@ -134,49 +128,45 @@ class Run:
             return step, storage.tensors_from(self._read(_weights(step), f"Others: {self.checkpoints}."))
         for candidate in reversed(self.checkpoints):
             try:
-                return candidate, storage.tensors_from(
-                    self._read(_weights(candidate), "The one before is used.")
-                )
+                return candidate, storage.tensors_from(self._read(_weights(candidate), "The one before is used."))
             except DamagedError as error:
                 self.warnings.append(str(error))
         raise RunError(f"{self.path} has no good checkpoint. Train it with `miclab resume {self.path}`.")
 
-    def resume_state(self) -> tuple[int, dict[str, Tensor], dict[str, Tensor]] | None:
-        """Step, parameters and optimiser state of the last checkpoint that is good in weights, optimiser and rows; None
-        where training has to begin anew. What was passed over is named in `warnings`."""
-        intact = self._rows_intact_until()
-        for step in reversed([s for s in self.checkpoints if s <= intact]):
+    def resume_state(self, keeps: Callable[[int], bool]) -> tuple[int, dict[str, Tensor], dict[str, Tensor]] | None:
+        """Step, parameters and optimiser state of the last checkpoint from which training goes on; None where it has to
+        begin anew. All that is kept up to there is good; what comes after is made again, with the same bits.
+
+        Arguments:
+            keeps: whether the checkpoint of a step is kept for good. One that is not, and is damaged, is passed over.
+        """
+        found = self._damaged("What is good is used, and the rest is made again.")
+        self.warnings += found.values()
+        damaged = self._passed_over = {name for name in found if "/" in name}
+        bad_rows = [_step_of(n) for n in damaged if n.startswith("rows/")]
+        bad_weights = [s for s in self.checkpoints if _weights(s) in damaged and keeps(s)]
+        first_bad = min([*bad_rows, *bad_weights], default=self.step + 1)
+        for step in reversed([s for s in self.checkpoints if s < first_bad]):
             if _optimiser(step) not in self._files:
                 break
-            try:
-                weights = self._read(_weights(step), "The checkpoint before is used.")
-                state = self._read(_optimiser(step), "The checkpoint before is used.")
-            except DamagedError as error:
-                self.warnings.append(str(error))
-                continue
-            return step, storage.tensors_from(weights), storage.tensors_from(state)
+            if damaged.isdisjoint((_weights(step), _optimiser(step))):
+                weights, state = self._read(_weights(step), ""), self._read(_optimiser(step), "")
+                return step, storage.tensors_from(weights), storage.tensors_from(state)
         return None
 
-    def _rows_intact_until(self) -> int:
-        until = -1
-        for name in sorted(n for n in self._files if n.startswith("rows/")):
+    def _damaged(self, remedy: str) -> dict[str, str]:
+        """For every damaged file a message."""
+        found = {}
+        for name in self._files:
             try:
-                self._read(name, "The checkpoint before it is used and these rows are made again.")
+                self._read(name, remedy)
             except DamagedError as error:
-                self.warnings.append(str(error))
-                return until
-            until = int(Path(name).stem)
-        return until
+                found[name] = str(error).strip()
+        return found
 
     def verify(self) -> list[str]:
         """Reads every file; what is damaged, in words."""
-        found = []
-        for name in self._files:
-            try:
-                self._read(name, "")
-            except DamagedError as error:
-                found.append(str(error).strip())
-        return found
+        return list(self._damaged("").values())
 
     # -- writing ------------------------------------------------------------------------------------------------
     @contextlib.contextmanager
@@ -186,28 +176,23 @@ class Run:
         Raises:
             RunError: another process holds it.
         """
-        with storage.explained(self.path / "lock"):
-            handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunError(
-                    f"{self.path} is being trained by another process. Wait for it, or stop it with SIGTERM"
-                    " (it saves a checkpoint)."
-                ) from error
+        busy = "is being trained by another process. Wait for it, or stop it with SIGTERM (it saves a checkpoint)."
+        with storage.locked(self.path / "lock", f"{self.path} {busy}"):
             self._manifest = _read_manifest(self.path)
-            known = {*self._files, "manifest.json", "lock"}
-            for path in self.path.rglob("*"):
-                if path.is_file() and str(path.relative_to(self.path)) not in known:
-                    path.unlink()
+            self._drop_leftovers()
             yield
-        finally:
-            os.close(handle)
+
+    def _drop_leftovers(self) -> None:
+        """Removes half-written files and what the manifest does not name; other people's files stay."""
+        ours = [*self.path.glob("checkpoints/*.safetensors"), *self.path.glob("rows/*.jsonl")]
+        leftovers = [path for path in ours if str(path.relative_to(self.path)) not in self._files]
+        for path in [*leftovers, *self.path.rglob(storage.TEMPORARY)]:
+            with storage.explained(path):
+                path.unlink(missing_ok=True)
 
     def _commit(self, **changes: Any) -> None:
         manifest = {**self._manifest, **changes}
-        storage.write_bytes(self.path / "manifest.json", _sealed(manifest))
+        storage.write_bytes(self.path / "manifest.json", storage.sealed(manifest))
         self._manifest = manifest
 
     def note(self, status: str, reason: str, **changes: Any) -> None:
@@ -215,12 +200,14 @@ class Run:
         self._commit(status=status, reason=reason, **changes)
 
     def rewind(self, step: int) -> None:
-        """Forgets checkpoints, rows and timing after `step`; -1 forgets all."""
-        files = {
-            n: s for n, s in self._files.items() if "/" not in n or int(Path(n).name.split(".")[0]) <= step
-        }
+        """Forgets checkpoints, rows and timing after `step`, and what `resume_state` passed over; -1 forgets all."""
+        files = {n: s for n, s in self._files.items() if "/" not in n or _step_of(n) <= step}
+        for name in self._passed_over & set(files):
+            del files[name]
+            files.pop(_optimiser(_step_of(name)), None)
         if files != self._files:
             self._commit(files=files, timing=[t for t in self.timing if t["step"] <= step])
+            self._drop_leftovers()
 
     def save_checkpoint(
         self,
@@ -254,6 +241,10 @@ class Run:
             (self.path / name).unlink(missing_ok=True)
 
 
+def _step_of(name: str) -> int:
+    return int(Path(name).name.split(".")[0])
+
+
 def _weights(step: int) -> str:
     return f"checkpoints/{step:09d}.safetensors"
 
@@ -264,20 +255,11 @@ def _optimiser(step: int) -> str:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / "manifest.json"
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise RunError(f"{path} is not a run: it has no manifest.json. `miclab runs` lists the runs.")
-    content = file.read_bytes()
-    try:
-        manifest = json.loads(content)["manifest"]
-        good = content == _sealed(manifest)
-    except (ValueError, KeyError, TypeError):
-        manifest, good = {}, False
-    if not good:
-        raise DamagedError(file, REFUSED)
+    manifest = storage.read_sealed(file, REFUSED)
     if manifest["format"] != FORMAT:
-        raise RunError(
-            f"{path} has format {manifest['format']}; this version of miclab reads format {FORMAT}."
-        )
+        raise RunError(f"{path} has format {manifest['format']}; this version of miclab reads format {FORMAT}.")
     return manifest
 
 
@@ -307,9 +289,9 @@ def create(root: Path | str, config: RunConfig, world: Mapping[str, Tensor]) -> 
         RunError: it cannot be written.
     """
     path = Path(root) / run_name(config)
-    if (path / "manifest.json").exists():
+    if os.path.exists(path / "manifest.json"):
         return open_run(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = storage.temporary_beside(path)
     with storage.explained(path):
         temporary.mkdir(parents=True, exist_ok=True)
     try:
@@ -317,9 +299,7 @@ def create(root: Path | str, config: RunConfig, world: Mapping[str, Tensor]) -> 
             "config.json": storage.write_bytes(
                 temporary / "config.json", json.dumps(schema.to_mapping(config), indent=1).encode()
             ),
-            "world.safetensors": storage.write_bytes(
-                temporary / "world.safetensors", storage.tensor_bytes(world)
-            ),
+            "world.safetensors": storage.write_bytes(temporary / "world.safetensors", storage.tensor_bytes(world)),
         }
         manifest = {
             "format": FORMAT,
@@ -331,16 +311,18 @@ def create(root: Path | str, config: RunConfig, world: Mapping[str, Tensor]) -> 
             "timing": [],
             "files": files,
         }
-        storage.write_bytes(temporary / "manifest.json", _sealed(manifest))
-        with storage.explained(path), contextlib.suppress(FileExistsError):
-            try:
-                os.rename(temporary, path)
-            except OSError:
-                # Another process was first; its directory is the same run.
-                if not (path / "manifest.json").exists():
-                    raise
+        storage.write_bytes(temporary / "manifest.json", storage.sealed(manifest))
+        with storage.explained(path):
+            os.rename(temporary, path)
+            storage.sync_directory(path.parent)
+    except RunError:
+        # Another process was first; its directory is the same run.
+        if not os.path.exists(path / "manifest.json"):
+            raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        # Also what a killed process left; one that still writes there finds this run and takes it.
+        for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
     return open_run(path)
 
 
@@ -356,7 +338,7 @@ def find(reference: str, root: Path | str = "runs") -> Run:
     Raises:
         RunError: none, or several, are meant.
     """
-    if (Path(reference) / "manifest.json").exists():
+    if os.path.exists(Path(reference) / "manifest.json"):
         return open_run(reference)
     paths = list_runs(root)
     meant = [p for p in paths if p.name == reference or p.name.rsplit("-", 1)[-1].startswith(reference[:12])]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,9 @@ from miclab.errors import DamagedError, RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+TEMPORARY = ".*.tmp"
+"""Pattern of the names of files and directories that are not yet whole; a crash leaves them behind."""
 
 
 def digest(content: bytes) -> str:
@@ -29,9 +34,7 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = (
-                "Free some space, then go on with `miclab resume`; all up to the last checkpoint is kept."
-            )
+            remedy = "Free some space, then go on with `miclab resume`; all up to the last checkpoint is kept."
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             remedy = "Choose a directory that you may write to with --runs, or change its permissions."
         else:
@@ -39,7 +42,13 @@ def explained(path: Path) -> Iterator[None]:
         raise RunError(f"Cannot write {path}: {error.strerror or error}. {remedy}") from error
 
 
-def _sync_directory(path: Path) -> None:
+def temporary_beside(path: Path) -> Path:
+    """A hidden name that no other thread, process or machine takes at the same time; `TEMPORARY` matches it."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+
+
+def sync_directory(path: Path) -> None:
+    """Makes the names in a directory survive a loss of power."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -53,7 +62,7 @@ def write_bytes(path: Path, content: bytes) -> str:
     Raises:
         RunError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     with explained(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +71,7 @@ def write_bytes(path: Path, content: bytes) -> str:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -75,14 +84,64 @@ def read_checked(path: Path, sha256: str, remedy: str) -> bytes:
 
     Raises:
         DamagedError: it is missing or is not what was written; `remedy` is the end of the message.
+        RunError: it is perhaps good but cannot be read now, for lack of a permission for example.
     """
     try:
         content = path.read_bytes()
-    except OSError:
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EIO):
+            raise RunError(f"Cannot read {path}: {error.strerror or error}.") from error
         content = None
     if content is None or digest(content) != sha256:
         raise DamagedError(path, remedy)
     return content
+
+
+def sealed(content: Mapping[str, Any]) -> bytes:
+    """A mapping as JSON that carries its own checksum."""
+    body = json_bytes(content)
+    return json_bytes({"manifest": json.loads(body), "sha256": digest(body)})
+
+
+def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
+    """The mapping that `sealed` made a file of.
+
+    Raises:
+        DamagedError: it is not what was written; `remedy` is the end of the message.
+        RunError: it cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"Cannot read {path}: {error.strerror or error}.") from error
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        found = json.loads(content)["manifest"]
+        if sealed(found) == content:
+            return found
+    raise DamagedError(path, remedy)
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Holds the lock of a file for this process; the system lets it go however the process ends.
+
+    Raises:
+        RunError: another process holds it (the message is `busy`), or it cannot be had at all.
+    """
+    with explained(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(busy) from error
+        except OSError as error:
+            raise RunError(
+                f"Cannot lock {path}: {error.strerror or error}. Choose another disk with --runs."
+            ) from error
+        yield
+    finally:
+        os.close(handle)
 
 
 def json_bytes(value: Any) -> bytes:
@@ -104,7 +163,7 @@ def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """Tensors in the safetensors format."""
     from safetensors.torch import save
 
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    return save({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()})
 
 
 def tensors_from(content: bytes) -> dict[str, Tensor]:

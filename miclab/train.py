@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import math
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from miclab import numerics, optimiser
+from miclab import numerics, optimiser, schema
 from miclab.config import RunConfig
 from miclab.decoder import Decoder
 from miclab.errors import RunError
 from miclab.evaluate import metric_row
+from miclab.gradients import TrainedParameters, gradient_function
 from miclab.request import Request
 from miclab.runs import Run, create, find
-from miclab.sequences import Batch, training_batch
+from miclab.sequences import training_batch
 from miclab.world import World, draw_world, world_from_tensors
-
-Gradients = Callable[[Mapping[str, Tensor], Batch], tuple[Tensor, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -51,39 +52,15 @@ class Outcome:
     reason: str
 
 
-def trained_names(config: RunConfig, names: list[str]) -> list[str]:
-    """The parameters that no part in `config.frozen` covers."""
-    return [n for n in names if not any(n == part or n.startswith(f"{part}.") for part in config.frozen)]
-
-
-def gradient_function(config: RunConfig) -> Gradients:
-    """Loss and gradients of the trained parameters, compiled if `config.numerics.mode` says so."""
-    decoder = Decoder(config)
-    names = trained_names(config, list(decoder.shapes()))
-
-    def loss_and_gradients(
-        parameters: Mapping[str, Tensor], batch: Batch
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        fixed = {name: value for name, value in parameters.items() if name not in names}
-
-        def loss_of(trained: dict[str, Tensor]) -> Tensor:
-            return decoder.loss({**fixed, **trained}, batch)
-
-        gradients, loss = torch.func.grad_and_value(loss_of)({name: parameters[name] for name in names})
-        return loss, gradients
-
-    if config.numerics.mode == "compiled":
-        # Shapes and types never change within a run, so the checks before every call can go.
-        options: dict = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
-        return torch.compile(loss_and_gradients, dynamic=False, fullgraph=True, options=options)
-    return loss_and_gradients
-
-
 class _Signals:
-    """Turns SIGINT and SIGTERM into a request to stop after the step in hand."""
+    """Turns SIGINT and SIGTERM into a request to stop after the step in hand.
+
+    One that comes too late to stop this run is passed on at the end, since another run may follow.
+    """
 
     def __enter__(self) -> _Signals:
         self.received = ""
+        self.heeded = False
         self._old = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -96,6 +73,8 @@ class _Signals:
     def __exit__(self, *details: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
+        if self.received and not self.heeded:
+            os.kill(os.getpid(), signal.Signals[self.received])
 
 
 def prepare(config: RunConfig, root: Path | str = "runs") -> tuple[Run, str]:
@@ -107,13 +86,17 @@ def prepare(config: RunConfig, root: Path | str = "runs") -> tuple[Run, str]:
     config, line = numerics.resolved(config)
     kept = None
     if config.parent.run:
-        parent = find(config.parent.run, root)
+        # Named by its hash, however it was asked for; it has to lie under the same root.
+        parent = find(find(config.parent.run, root).hash, root)
+        config = replace(config, parent=replace(config.parent, run=parent.hash))
         if config.parent.step not in parent.checkpoints:
             raise RunError(
                 f"The parent {parent.path} has no checkpoint at step {config.parent.step}; it has {parent.checkpoints}."
             )
-        if parent.config.decoder != config.decoder or parent.config.label_count != config.label_count:
-            raise RunError(f"The parent {parent.path} has another decoder or another number of labels.")
+        if any(
+            getattr(parent.config, part) != getattr(config, part) for part in ("decoder", "label_count", "host_name")
+        ):
+            raise RunError(f"The parent {parent.path} has another decoder, host or number of labels.")
         kept = parent.world_tensors()
     return create(root, config, draw_world(config, kept).tensors()), line
 
@@ -131,6 +114,22 @@ def _all_finite(tensors: Mapping[str, Tensor]) -> bool:
     return all(bool(value.isfinite().all()) for value in tensors.values())
 
 
+def _check_same_bits(run: Run) -> None:
+    """Raises RunError where this process would go on with other bits than the one that began the run."""
+    before, now = run.environment, numerics.environment(run.config)
+    changed = [k for k in ("mode", "threads", "device", "torch") if before and before[k] != now[k]]
+    if changed:
+        told = ", ".join(f"{k} {before[k]} (now {now[k]})" for k in changed)
+        raise RunError(f"{run.path} was trained with {told}; resuming would not give the same bits.")
+    if schema.trajectory_hash(run.config) != run.hash:
+        raise RunError(f"{run.path} was begun by a version of miclab in which its configuration meant another result.")
+    if before and before["processor"] != now["processor"]:
+        run.warnings.append(
+            f"{run.path} was begun with {before['processor']} instructions, and this processor has {now['processor']}:"
+            " the last bits may differ from those of a run that was never interrupted."
+        )
+
+
 def train(run: Run, request: Request, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
     """Trains a run until `request.steps`, from its last good checkpoint.
 
@@ -142,40 +141,42 @@ def train(run: Run, request: Request, on_progress: Callable[[Progress], None] | 
 
     Raises:
         RunError: another process trains it, it was begun in another numeric mode, or it cannot be written.
+        ConfigError: its numeric mode or device cannot be had on this machine.
     """
     config = run.config
     with run.locked(), _Signals() as signals:
         if run.status == "diverged":
             return Outcome("diverged", run.step, run.reason)
-        environment = numerics.environment(config)
-        before = run.environment
-        changed = [
-            k for k in ("mode", "threads", "device", "torch") if before and before[k] != environment[k]
-        ]
-        if changed:
-            told = ", ".join(f"{k} {before[k]} (now {environment[k]})" for k in changed)
-            raise RunError(f"{run.path} was trained with {told}; resuming would not give the same bits.")
+        _check_same_bits(run)
+        numerics.resolved(config)
         torch.set_num_threads(config.numerics.threads)
         numerics.keep_freed_memory()
         world = world_from_tensors(config, run.world_tensors())
-        found = run.resume_state()
+        # Kept for good: what the request before this one kept, and all that is older than the last two.
+        former = Request(**run.request) if run.request else request
+        kept = {step for step in run.checkpoints if step in run.checkpoints[:-2] or former.keeps(step)}
+        found = run.resume_state(kept.__contains__)
         step = -1 if found is None else found[0]
         run.rewind(step)
-        if found is not None and (
-            step >= request.steps or run.status == "finished" and request.plateau(run.rows())
-        ):
-            run.note("finished", run.reason or "all steps done")
+        reason = request.plateau(run.rows()) or ("all steps done" if step >= request.steps else "")
+        if found is not None and reason:
+            if run.status != "finished":
+                run.note("finished", reason)
             return Outcome("finished", step, run.reason)
-        run.note(
-            "running", f"training from step {max(step, 0)}", request=asdict(request), environment=environment
-        )
+        environment = numerics.environment(config)
+        run.note("running", f"training from step {max(step, 0)}", request=asdict(request), environment=environment)
         if found is None:
             parameters, state = _first_parameters(run), None
         else:
             parameters, state = found[1], found[2]
-        loop = _Loop(run, request, world, parameters, state, max(step, 0), on_progress)
-        outcome = loop.go(signals, fresh=found is None)
-        run.note(outcome.status, outcome.reason)
+        loop = _Loop(run, request, world, parameters, state, max(step, 0), kept, on_progress)
+        try:
+            outcome = loop.go(signals, fresh=found is None)
+            run.note(outcome.status, outcome.reason)
+        except Exception as error:
+            with contextlib.suppress(RunError):
+                run.note("stopped", f"stopped by an error: {error}")
+            raise
         return outcome
 
 
@@ -190,18 +191,22 @@ class _Loop:
         parameters: dict[str, Tensor],
         state: dict[str, Tensor] | None,
         step: int,
+        kept: set[int],
         on_progress: Callable[[Progress], None] | None,
     ):
         self.run, self.request, self.world, self.step = run, request, world, step
         self.config = run.config
+        self.kept = kept
+        # The rows that a run of any length has: where the mean of losses begins anew.
+        self.endless = replace(request, steps=2**62)
         self.tell = on_progress or (lambda progress: None)
-        names = trained_names(self.config, list(parameters))
-        self.parameters = parameters
+        self.trained = TrainedParameters(self.config, parameters)
+        self.parameters = self.trained.named
         self.rows_before = run.rows()
         # The sum of losses since the last row travels with the optimiser's state: a checkpoint may fall between rows.
         self.totals = {"loss.sum": torch.zeros((), dtype=torch.double), "loss.count": torch.zeros(())}
         if state is None:
-            self.optimiser = optimiser.initial_state(self.config.optimiser, {n: parameters[n] for n in names})
+            self.optimiser = optimiser.initial_state(self.config.optimiser, {"trained": self.trained.flat})
         else:
             self.totals = {name: state.pop(name) for name in self.totals}
             self.optimiser = state
@@ -211,18 +216,19 @@ class _Loop:
 
     def go(self, signals: _Signals, fresh: bool) -> Outcome:
         """Steps, rows and checkpoints until the end."""
-        gradients = gradient_function(self.config)
+        gradients = gradient_function(self.config, self.trained)
         if fresh:
             self._row()
             self._checkpoint()
         while self.step < self.request.steps:
             batch = training_batch(self.config, self.world, self.step)
-            loss, slopes = gradients(self.parameters, batch)
+            loss, slope = gradients(self.trained.flat, batch)
             value = float(loss)
             if not math.isfinite(value):
                 return self._diverged(f"the loss was {value} at step {self.step + 1}")
             rate = optimiser.learning_rate(self.config.optimiser, self.step)
-            optimiser.update(self.config.optimiser, self.parameters, slopes, self.optimiser, rate)
+            flat = {"trained": self.trained.flat}
+            optimiser.update(self.config.optimiser, flat, {"trained": slope}, self.optimiser, rate)
             self.totals["loss.sum"] += value
             self.totals["loss.count"] += 1
             self.step += 1
@@ -238,19 +244,21 @@ class _Loop:
                     return Outcome("finished", self.step, reason)
             self.tell(Progress(self.step, self.request.steps, row))
             if signals.received and self.step < self.request.steps:
+                signals.heeded = True
                 if self.step != self.saved and _all_finite(self.parameters):
                     self._checkpoint()
                 return Outcome("stopped", self.saved, f"stopped by {signals.received}")
         return Outcome("finished", self.step, "all steps done")
 
     def _diverged(self, what: str) -> Outcome:
-        return Outcome("diverged", self.step, f"{what}; the last good checkpoint is step {self.saved}")
+        return Outcome("diverged", self.saved, f"{what}; the last good checkpoint is step {self.saved}")
 
     def _row(self) -> dict:
         count = float(self.totals["loss.count"])
         row = {"step": self.step, "loss": float(self.totals["loss.sum"]) / count if count else None}
         row |= metric_row(self.config, self.world, self.parameters, self.request.sizes)
-        self.totals = {name: torch.zeros_like(value) for name, value in self.totals.items()}
+        if self.endless.evaluates(self.step):
+            self.totals = {name: torch.zeros_like(value) for name, value in self.totals.items()}
         self.rows.append(row)
         self.rows_before.append(row)
         return row
@@ -261,7 +269,7 @@ class _Loop:
             "seconds": round(now - self.since, 3),
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-        keep = {step for step in self.run.checkpoints if self.request.keeps(step)}
+        keep = {step for step in self.run.checkpoints if step in self.kept or self.request.keeps(step)}
         state = {**self.optimiser, **self.totals}
         self.run.save_checkpoint(self.step, self.parameters, state, self.rows, timing, keep)
         self.rows, self.saved, self.since = [], self.step, now

@@ -1,1 +1,1 @@
-"""Circuits: strengths of heads, interventions, alignment. The same functions serve any model whose attention is known."""
+"""Circuits: strengths of heads, interventions, alignment; the same functions for any model whose attention is known."""

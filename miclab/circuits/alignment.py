@@ -31,23 +31,38 @@ def plain_cka(x: Float[Tensor, "row a"], y: Float[Tensor, "row b"]) -> float:
     return float((y.T @ x).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm()))
 
 
-def _unbiased_hsic(k: Tensor, m: Tensor) -> Tensor:
-    """Unbiased HSIC of two kernels with zero diagonals (Song et al. 2012, equation 5), up to a common factor."""
-    n = len(k)
-    cross = k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 * (k.sum(0) @ m.sum(0)) / (n - 2)
-    return (k * m).sum() + cross
+class _Gram:
+    """The Gram matrix of features with its diagonal left out, known by sums alone: no n x n matrix is made.
+
+    Arguments:
+        features: one row per sample.
+    """
+
+    def __init__(self, features: Float[Tensor, "row column"]):
+        self.features = features.double()
+        self.squares = self.features.square().sum(1)
+        self.row_sums = self.features @ self.features.sum(0) - self.squares
+        self.total = self.row_sums.sum()
+
+    def permuted(self, order: Tensor) -> _Gram:
+        """The same with its rows in another order."""
+        new = object.__new__(_Gram)
+        new.features, new.squares = self.features[order], self.squares[order]
+        new.row_sums, new.total = self.row_sums[order], self.total
+        return new
+
+
+def _unbiased_hsic(k: _Gram, m: _Gram) -> Tensor:
+    """Unbiased HSIC (Song et al. 2012, equation 5), up to a common factor."""
+    n = len(k.squares)
+    shared = (k.features.T @ m.features).square().sum() - k.squares @ m.squares
+    return shared + k.total * m.total / ((n - 1) * (n - 2)) - 2 * (k.row_sums @ m.row_sums) / (n - 2)
 
 
 def debiased_cka(x: Float[Tensor, "row a"], y: Float[Tensor, "row b"]) -> float:
     """Linear CKA from unbiased HSIC: near 0 for unrelated rows, whatever their number; it can fall below 0."""
-    kernels = []
-    for features in (x.double(), y.double()):
-        kernel = features @ features.T
-        kernels.append(kernel.fill_diagonal_(0))
-    k, m = kernels
-    return float(
-        _unbiased_hsic(k, m) / (_unbiased_hsic(k, k) * _unbiased_hsic(m, m)).clamp(min=1e-300).sqrt()
-    )
+    k, m = _Gram(x), _Gram(y)
+    return float(_unbiased_hsic(k, m) / (_unbiased_hsic(k, k) * _unbiased_hsic(m, m)).clamp(min=1e-300).sqrt())
 
 
 @dataclass(frozen=True)
@@ -98,10 +113,13 @@ def alignment(
     prototypes = world.sources[config.host_name].prototypes[partners]
     observed = debiased_cka(features, prototypes)
     null, distances = [], []
+    k, m = _Gram(features), _Gram(prototypes)
+    # A shuffle changes neither norm, so only the shared term is computed again.
+    norms = (_unbiased_hsic(k, k) * _unbiased_hsic(m, m)).clamp(min=1e-300).sqrt()
     for _ in range(shuffles):
-        shuffled = prototypes[torch.randperm(rows, generator=generator)]
-        null.append(debiased_cka(features, shuffled))
-        distances.append(float((features - shuffled).norm(dim=1).mean()))
+        order = torch.randperm(rows, generator=generator)
+        null.append(float(_unbiased_hsic(k, m.permuted(order)) / norms))
+        distances.append(float((features - prototypes[order]).norm(dim=1).mean()))
     return Alignment(
         modality,
         rows,

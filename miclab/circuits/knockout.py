@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,7 +146,14 @@ class Interventions:
                 heads = tuple(found.rest[int(k)] for k in picks)
                 chosen.append((f"{count} random other head{'s' * (count > 1)} (control)", heads))
         effects = [self.effect("untouched", None)]
-        return effects + [self.effect(name, knock_out_heads(heads, instead), heads) for name, heads in chosen]
+        seen: dict[frozenset[Head], Effect] = {}
+        for name, heads in chosen:
+            # The circuit's heads are single heads too: the same knockout is computed once.
+            key = frozenset(heads)
+            if key not in seen:
+                seen[key] = self.effect(name, knock_out_heads(heads, instead), heads)
+            effects.append(replace(seen[key], name=name, heads=heads))
+        return effects
 
     def ablations(self) -> list[Effect]:
         """The untouched decoder, each modality's items zeroed, the labels zeroed, and both together."""

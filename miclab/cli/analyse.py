@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import tyro
 
-from miclab.cli.terminal import parse, print_json, print_table, warn
+from miclab.cli.terminal import bar, parse, print_json, print_table, warn
 from miclab.errors import RunError
 from miclab.request import SplitSizes
 from miclab.runs import find
+from miclab.schema import trajectory_hash
+from miclab.settings import ParentConfig
+
+if TYPE_CHECKING:
+    from miclab.evaluate import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Common:
-    run: tyro.conf.Positional[str]
-    """RUN: path, name or start of a hash."""
     runs: str = "runs"
     """Directory of runs."""
     step: int = -1
@@ -43,6 +47,8 @@ class _Common:
 class EvaluateOptions(_Common):
     """Accuracy on every split, with intervals (bootstrap, clustered by set of novel classes) and oracles."""
 
+    run: tyro.conf.Positional[tuple[str, ...]]
+    """RUN...: paths, names or starts of hashes. Several are taken as seeds of one experiment."""
     context: int = 0
     """Context examples; 0: as many as in training. One-hot and learned positions cannot go beyond their slots."""
 
@@ -51,6 +57,8 @@ class EvaluateOptions(_Common):
 class CircuitsOptions(_Common):
     """Strength of every head on novel classes, with intervals."""
 
+    run: tyro.conf.Positional[tuple[str, ...]]
+    """RUN...: paths, names or starts of hashes. Several are taken as seeds of one experiment."""
     split: Literal["train", "icl", "swapped", "iwl"] = "icl"
     """Split whose sequences are looked at."""
 
@@ -59,6 +67,8 @@ class CircuitsOptions(_Common):
 class KnockoutOptions(_Common):
     """Accuracy with heads knocked out: each, the circuit's, both, and random others as control."""
 
+    run: tyro.conf.Positional[str]
+    """RUN: path, name or start of a hash."""
     baseline: Literal["zero", "mean"] = "zero"
     """What takes the place of a head's output."""
     split: Literal["train", "icl", "swapped", "iwl"] = "icl"
@@ -69,6 +79,8 @@ class KnockoutOptions(_Common):
 class AblateOptions(_Common):
     """Accuracy with the items of a modality, the labels, or both zeroed."""
 
+    run: tyro.conf.Positional[str]
+    """RUN: path, name or start of a hash."""
     split: Literal["train", "icl", "swapped", "iwl"] = "icl"
     """Split whose accuracy is asked for."""
 
@@ -77,6 +89,8 @@ class AblateOptions(_Common):
 class AlignOptions(_Common):
     """Alignment of projected items with the host's prototypes of the same label, beside shuffled pairs."""
 
+    run: tyro.conf.Positional[str]
+    """RUN: path, name or start of a hash."""
     rows: int = 1024
     """Sampled pairs of classes."""
 
@@ -84,6 +98,9 @@ class AlignOptions(_Common):
 @dataclass(frozen=True, kw_only=True)
 class DiagnoseOptions(_Common):
     """Which of the known signs of failure a run shows, the numbers behind it, and what to change."""
+
+    run: tyro.conf.Positional[str]
+    """RUN: path, name or start of a hash."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,20 +119,43 @@ def _interval(value: Any) -> dict[str, Any]:
     return {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(value).items()}
 
 
-def run_evaluate(arguments: list[str]) -> int:
-    """`miclab evaluate RUN`."""
+def _evaluated(options: EvaluateOptions | CircuitsOptions, **asked: Any) -> list[Evaluation]:
+    """The evaluation of each RUN; several are clustered by seed, so they have to differ in nothing else."""
     from miclab.evaluate import evaluate
 
+    if not options.run:
+        raise RunError("Name at least one RUN. `miclab runs` lists them.")
+    runs = [find(reference, options.runs) for reference in options.run]
+    kinds = {trajectory_hash(replace(run.config, seed=0, parent=ParentConfig())) for run in runs}
+    if len(kinds) > 1:
+        raise RunError("The RUNs are not seeds of one experiment: their configurations differ in more than the seed.")
+    with bar("evaluate", len(runs)) as tell:
+        found = []
+        for done, run in enumerate(runs, 1):
+            found.append(evaluate(run, step=options.checkpoint, sizes=options.sizes, **asked))
+            tell(done, run.path.name)
+            warn(run)
+    return found
+
+
+def run_evaluate(arguments: list[str]) -> int:
+    """`miclab evaluate RUN...`."""
+    from miclab.intervals import clustered_interval
+
     options = parse(EvaluateOptions, "evaluate", arguments)
-    run = find(options.run, options.runs)
-    context = options.context or None
-    found = evaluate(run, step=options.checkpoint, context=context, sizes=options.sizes, measures=False)
-    warn(run)
-    content: dict[str, Any] = {"run": found.run, "step": found.step, "context": found.context, "splits": {}}
+    found = _evaluated(options, context=options.context or None, measures=False)
+    content: dict[str, Any] = {
+        "runs": [f.run for f in found],
+        "steps": [f.step for f in found],
+        "context": found[0].context,
+        "splits": {},
+    }
     cells = []
-    for split, scores in found.scores.items():
-        interval, oracles = scores.interval(), {k: float(v.mean()) for k, v in scores.oracles.items()}
-        copied = float(scores.in_context.mean())
+    for split in found[0].scores:
+        scores = [f.scores[split] for f in found]
+        interval = clustered_interval([s.correct for s in scores])
+        oracles = {k: float(np.mean([s.oracles[k].mean() for s in scores])) for k in scores[0].oracles}
+        copied = float(np.mean([s.in_context.mean() for s in scores]))
         content["splits"][split] = {
             "accuracy": _interval(interval),
             "context_label_accuracy": round(copied, 6),
@@ -125,50 +165,46 @@ def run_evaluate(arguments: list[str]) -> int:
     if options.json:
         print_json(content)
         return 0
-    title = f"{found.run} at step {found.step}, {found.context} context examples; accuracy [95 % interval]"
+    title = f"{_title(found)}, {found[0].context} context examples; accuracy [95 % interval]"
     columns = ["split", "accuracy", "answers in context", "nearest exemplar", "nearest prototype",
                "random context label", "chance"]  # fmt: skip
     print_table(title, columns, cells)
     return 0
 
 
+def _title(found: list[Evaluation]) -> str:
+    return ", ".join(f"{f.run} at step {f.step}" for f in found)
+
+
 def run_circuits(arguments: list[str]) -> int:
-    """`miclab circuits RUN`."""
+    """`miclab circuits RUN...`."""
     from miclab.circuits.knockout import circuit_heads
-    from miclab.evaluate import evaluate
     from miclab.intervals import clustered_interval
 
     options = parse(CircuitsOptions, "circuits", arguments)
-    run = find(options.run, options.runs)
-    found = evaluate(run, step=options.checkpoint, splits=(options.split,), sizes=options.sizes)
-    warn(run)
-    measured = found.scores[options.split].strengths
-    layers, heads = next(iter(measured.values())).shape[1:]
+    found = _evaluated(options, splits=(options.split,))
+    measured = [f.scores[options.split].strengths for f in found]
+    layers, heads = next(iter(measured[0].values())).shape[1:]
     places = [(i, j) for i in range(layers) for j in range(heads)]
     table = {
-        name: {f"{i + 1}.{j + 1}": clustered_interval([values[:, i, j]]) for i, j in places}
-        for name, values in measured.items()
+        name: {f"{i + 1}.{j + 1}": clustered_interval([m[name][:, i, j] for m in measured]) for i, j in places}
+        for name in measured[0]
     }
-    circuit = circuit_heads({name: values.mean(0) for name, values in measured.items()})
-    named = {n: ".".join(str(p + 1) for p in getattr(circuit, n)) for n in ("previous_token", "induction")}
+    circuits = [circuit_heads({name: values.mean(0) for name, values in m.items()}) for m in measured]
+    named = [
+        {n: ".".join(str(p + 1) for p in getattr(circuit, n)) for n in ("previous_token", "induction")}
+        for circuit in circuits
+    ]
     if options.json:
         content = {n: {h: _interval(v) for h, v in row.items()} for n, row in table.items()}
-        print_json(
-            {
-                "run": found.run,
-                "step": found.step,
-                "split": options.split,
-                "circuit": named,
-                "measures": content,
-            }
-        )
+        runs = {f.run: circuit for f, circuit in zip(found, named, strict=True)}
+        print_json({"steps": [f.step for f in found], "split": options.split, "circuits": runs, "measures": content})
         return 0
     columns = ["measure", *[f"head {i + 1}.{j + 1}" for i, j in places]]
     cells = [[name, *row.values()] for name, row in table.items()]
-    print_table(
-        f"{found.run} at step {found.step}, split {options.split}; heads are layer.head", columns, cells
-    )
-    print(f"previous-token head {named['previous_token']}, induction head {named['induction']}")
+    print_table(f"{_title(found)}, split {options.split}; heads are layer.head [95 % interval]", columns, cells)
+    for f, circuit in zip(found, named, strict=True):
+        print(f"{f.run}: previous-token head {circuit['previous_token']}, induction head {circuit['induction']}")
     return 0
 
 

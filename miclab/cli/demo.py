@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from miclab.cli.terminal import parse, print_json, print_table
+from miclab.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,8 @@ class DemoOptions:
     """Directory of runs; what stands there already is not trained again."""
     output: str = "demo.html"
     """Report to write."""
+    picture: str = ""
+    """Also draw the results as one figure: a file that ends in .svg, .pdf or .png."""
     json: bool = False
     """Print the results as JSON."""
     short: bool = False
@@ -28,6 +31,8 @@ class DemoOptions:
 def run_demo(arguments: list[str]) -> int:
     """`miclab demo`."""
     options = parse(DemoOptions, "demo", arguments)
+    if options.picture and Path(options.picture).suffix not in (".svg", ".pdf", ".png"):
+        raise ConfigError("picture", options.picture, "a file that ends in .svg, .pdf or .png")
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -35,18 +40,12 @@ def run_demo(arguments: list[str]) -> int:
     from miclab.report import write_report
 
     start = time.monotonic()
-    scale = (
-        Scale(unimodal_steps=40, stage_one_steps=40, stage_two_steps=40, every=20)
-        if options.short
-        else Scale()
-    )
+    scale = Scale(unimodal_steps=40, stage_one_steps=40, stage_two_steps=40, every=20) if options.short else Scale()
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TextColumn("{task.fields[text]}"))  # fmt: skip
     told: dict[str, int] = {}
-    with Progress(
-        *columns, console=console, refresh_per_second=4, disable=not console.is_terminal
-    ) as progress:
+    with Progress(*columns, console=console, refresh_per_second=4, disable=not console.is_terminal) as progress:
         tasks: dict[str, object] = {}
 
         def tell(name: str, step: int, steps: int, text: str) -> None:
@@ -66,6 +65,10 @@ def run_demo(arguments: list[str]) -> int:
     rows = [judgement.row() for judgement in done.judgements]
     command = "miclab demo" + "".join(f" {argument}" for argument in arguments)
     path = write_report(list(done.runs.values()), Path(options.output), command=command, verdicts=rows)
+    if options.picture:
+        from miclab.picture import draw
+
+        draw(done.runs, done.effects, Path(options.picture))
     seconds = time.monotonic() - start
     if options.json:
         runs = {name: str(run.path) for name, run in done.runs.items()}
@@ -84,8 +87,6 @@ def run_demo(arguments: list[str]) -> int:
     )
     cells = [[e.name, e.accuracy, f"{e.in_context:.3f}"] for e in done.effects]
     print()
-    print_table(
-        "interventions on the multimodal decoder", ["intervention", "accuracy", "answers in context"], cells
-    )
+    print_table("interventions on the multimodal decoder", ["intervention", "accuracy", "answers in context"], cells)
     print(f"\nreport: {path.resolve()}   ({seconds:.0f} s)")
     return 0

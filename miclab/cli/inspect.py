@@ -42,9 +42,7 @@ def run_runs(arguments: list[str]) -> int:
         try:
             run = open_run(path)
         except MiclabError as error:
-            rows.append(
-                {"run": path.name, "status": "damaged", "step": None, "accuracy": {}, "note": str(error)}
-            )
+            rows.append({"run": path.name, "status": "damaged", "step": None, "accuracy": {}, "note": str(error)})
             status = 1
             continue
         last = (run.rows() or [{"accuracy": {}}])[-1]

@@ -133,9 +133,7 @@ def run_train(arguments: list[str]) -> int:
     path = _early_option(rest, "--config", "")
     if path:
         config, request = _from_yaml(path, config, request)
-    options = parse(
-        TrainOptions, f"train {stage}", rest, TrainOptions(profile=profile, run=config, request=request)
-    )
+    options = parse(TrainOptions, f"train {stage}", rest, TrainOptions(profile=profile, run=config, request=request))
     config = options.run
     if kind == "unimodal" and len(config.modalities) > 1:
         raise ConfigError("modalities", list(config.modalities), "one, for `miclab train unimodal`")

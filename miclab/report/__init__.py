@@ -1,6 +1,6 @@
 """The report: runs as one HTML file that opens from disk and asks the network for nothing.
 
-Run --collect--> plain numbers --figures--> Plotly figures --page--> HTML (template.html, report.css, report.js)
+Run --collect--> plain numbers --figures, bars--> Plotly figures --page--> HTML (template.html, report.css, report.js)
 """
 
 from miclab.report.page import write_report

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from miclab.circuits.knockout import CircuitHeads, Effect, Interventions, circuit_heads
+from miclab.config import RunConfig
 from miclab.decoder import Decoder
 from miclab.diagnose import Sign, diagnose
 from miclab.errors import MiclabError, RunError
@@ -29,10 +30,13 @@ ATTENTION_NUMBERS = 100_000
 """Most numbers of a run's attention maps; checkpoints in between are left out, evenly."""
 MAP_SIZES = SplitSizes(sequences=32, novel_sets=8)
 """Sequences whose attention is averaged."""
-INTERVENTION_SEQUENCES = 200
-"""Sequences of each set of novel classes under an intervention, for a decoder of up to `FEW_HEADS` heads."""
-FEW_HEADS = 16
-"""With more heads than this the sequences of an intervention become fewer, so that the time stays bounded."""
+MOST_SEQUENCES, FEWEST_SEQUENCES = 200, 25
+"""Sequences of each set of novel classes under an intervention: the most, and the fewest for large decoders."""
+NOVEL_SETS = 8
+"""Sets of novel classes under an intervention."""
+WORK = 800
+"""Work of the interventions (see `intervention_sizes`) that still allows `MOST_SEQUENCES`; with more the sequences
+become fewer, so that the time stays bounded."""
 
 T = TypeVar("T")
 
@@ -176,6 +180,15 @@ def attention_maps(run: Run, sizes: SplitSizes = MAP_SIZES) -> Attention:
     return Attention(steps, names, mean.numpy(), example.numpy(), labels, target, count)
 
 
+def intervention_sizes(config: RunConfig) -> SplitSizes:
+    """How many sequences are looked at under each intervention: fewer for a large decoder or a long sequence."""
+    layers, length = config.decoder.layers, config.sequence_length
+    # Attention grows with the square of the length; 26 is that of the study's multimodal sequences.
+    work = (layers * config.decoder.heads + 4) * layers * length**2 / 26
+    sequences = min(MOST_SEQUENCES, max(FEWEST_SEQUENCES, int(MOST_SEQUENCES * WORK / work)))
+    return SplitSizes(sequences=sequences, novel_sets=NOVEL_SETS)
+
+
 def causal_tests(run: Run) -> Tests:
     """Interventions on the last good checkpoint.
 
@@ -183,9 +196,7 @@ def causal_tests(run: Run) -> Tests:
         DamagedError: the world is damaged.
         RunError: no checkpoint can be read.
     """
-    heads = run.config.decoder.layers * run.config.decoder.heads
-    sequences = max(25, INTERVENTION_SEQUENCES * FEW_HEADS // max(heads, FEW_HEADS))
-    sizes = SplitSizes(sequences=sequences, novel_sets=8)
+    heads, sizes = run.config.decoder.layers * run.config.decoder.heads, intervention_sizes(run.config)
     made = Interventions(run, sizes=sizes)
     knockouts = {baseline: made.knockouts(baseline) for baseline in ("zero", "mean")} if heads > 1 else {}
     circuit = circuit_heads(made.measures) if heads > 1 else None
@@ -209,12 +220,10 @@ def collect(run: Run) -> Collected:
     kept = evenly(rows, CURVE_ROWS)
     attention = attempt("Attention maps could not be made", attention_maps)
     tests = attempt("Interventions could not be made", causal_tests)
-    sizes = SplitSizes(sequences=INTERVENTION_SEQUENCES, novel_sets=8)
+    sizes = intervention_sizes(run.config)
     signs = attempt("Signs of failure were not looked for", lambda r: diagnose(r, sizes=sizes))
     # A file is read several times, and each reading warns; every file is told once, by what the first reading said.
-    told = list(
-        {warning.split(" is damaged")[0]: warning.strip() for warning in reversed(run.warnings)}.values()
-    )
+    told = list({warning.split(" is damaged")[0]: warning.strip() for warning in reversed(run.warnings)}.values())
     run.warnings[:] = told[::-1]
     return Collected(
         run,

@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 
 from miclab.report import measures
+from miclab.report.bars import ablation_figure, knockout_figure
 from miclab.report.collect import Attention, Collected, rows_for_measures, split_values
 from miclab.report.figures import (
     ATTENTION_TOPS,
     Figure,
-    ablation_figure,
     accuracy_figure,
     attention_figure,
     attention_groups,
     guide,
-    knockout_figure,
     loss_figure,
     measure_figure,
     rounded,
@@ -85,8 +84,9 @@ def _circuit(collected: Collected) -> dict[str, Any]:
     subtitles += [(f"label_to_item.{m}", f"label→{m}") for m in collected.run.config.order]
     tests, heads = collected.tests, {}
     if tests is not None and tests.heads is not None:
-        heads[measures.head_name(tests.heads.previous_token)] = "previous-token head"
-        heads[measures.head_name(tests.heads.induction)] = "induction head"
+        weak = " (weak)" if tests.strengths["induction_total"][tests.heads.induction] < WEAK else ""
+        heads[measures.head_name(tests.heads.previous_token)] = f"previous-token head{weak}"
+        heads[measures.head_name(tests.heads.induction)] = f"induction head{weak}"
     return {"heads": heads, "subtitles": subtitles}
 
 

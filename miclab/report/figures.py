@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from miclab.circuits.interventions import Head
-from miclab.circuits.knockout import CircuitHeads, Effect
 from miclab.intervals import Interval
 from miclab.report.measures import head_name
 
@@ -39,8 +38,6 @@ ATTENTION_TOPS = (0.1, 0.25, 0.5, 1.0)
 """Ends of the attention maps' colour scale that a reader can choose."""
 FEWEST_PER_LAYER = 12
 """With more heads than this the attention maps are shown one layer at a time."""
-MOST_BARS = 24
-"""Single heads that the bars of the knockouts show."""
 FONT = {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": "#2b2b2b"}
 
 
@@ -49,7 +46,8 @@ def rounded(value: float | None, digits: int = 4) -> float | None:
     return None if value is None else round(float(value), digits)
 
 
-def _axis(title: str, **more: Any) -> dict[str, Any]:
+def axis_of(title: str, **more: Any) -> dict[str, Any]:
+    """An axis in the report's style; `more` are Plotly's own settings."""
     axis = {
         "title": {"text": title, "standoff": 8},
         "gridcolor": "#ececec",
@@ -59,8 +57,9 @@ def _axis(title: str, **more: Any) -> dict[str, Any]:
     return {**axis, "ticks": "outside", "ticklen": 4, "tickcolor": "#b5b5b5", "automargin": True, **more}
 
 
-def _layout(height: int, x: dict[str, Any], y: dict[str, Any], **more: Any) -> dict[str, Any]:
-    legend = {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"}
+def layout_of(height: int, x: dict[str, Any], y: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A figure's layout in the report's style: `height` in pixels, both axes, and `more` of Plotly's own settings."""
+    legend = {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom", "traceorder": "normal"}
     return {
         "height": height,
         "font": FONT,
@@ -74,11 +73,11 @@ def _layout(height: int, x: dict[str, Any], y: dict[str, Any], **more: Any) -> d
     }
 
 
-def _steps_layout(height: int, y: dict[str, Any], guides: Sequence[tuple[float, str]] = ()) -> dict[str, Any]:
-    shapes, notes = zip(*[guide(value, text) for value, text in guides], strict=True) if guides else ((), ())
-    return _layout(
+def _steps_layout(height: int, y: dict[str, Any], guides: Sequence[tuple[Any, ...]] = ()) -> dict[str, Any]:
+    shapes, notes = zip(*[guide(*one) for one in guides], strict=True) if guides else ((), ())
+    return layout_of(
         height,
-        _axis("training step"),
+        axis_of("training step"),
         y,
         hovermode="x unified",
         shapes=list(shapes),
@@ -87,8 +86,8 @@ def _steps_layout(height: int, y: dict[str, Any], guides: Sequence[tuple[float, 
     )
 
 
-def guide(value: float, text: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A horizontal guide line and its name, as a shape and an annotation."""
+def guide(value: float, text: str, side: str = "right") -> tuple[dict[str, Any], dict[str, Any]]:
+    """A horizontal guide line and its name at one `side`, as a shape and an annotation."""
     line = {"color": "#8a8a8a", "width": 1, "dash": "dot"}
     shape = {
         "type": "line",
@@ -100,13 +99,12 @@ def guide(value: float, text: str) -> tuple[dict[str, Any], dict[str, Any]]:
         "line": line,
         "layer": "below",
     }
-    note = {"xref": "paper", "x": 1, "xanchor": "right", "y": value, "yanchor": "bottom", "text": text}
-    return shape, {**note, "showarrow": False, "font": {"size": 11, "color": "#6b6b6b"}}
+    note = {"xref": "paper", "x": int(side == "right"), "xanchor": side, "y": value, "yanchor": "bottom", "text": text}
+    small = {"size": 11, "color": "#5f5f5f"}
+    return shape, {**note, "showarrow": False, "font": small, "bgcolor": "rgba(255,255,255,0.7)", "borderpad": 1}
 
 
-def _line(
-    name: str, steps: list[int], values: list[float | None], colour: str, dash: str = "solid"
-) -> Figure:
+def _line(name: str, steps: list[int], values: list[float | None], colour: str, dash: str = "solid") -> Figure:
     line = {"color": colour, "width": 2, "dash": dash}
     mode = "lines+markers" if len(steps) <= 60 else "lines"
     return {
@@ -157,9 +155,9 @@ def accuracy_figure(
             data.append(_line(name, steps, [rounded(v) for v in splits[split]], colour, dash))
     guides = [
         (chance, f"chance {chance:.3f}"),
-        (random_label, f"any label of the context {random_label:.2f}"),
+        (random_label, f"any label of the context {random_label:.2f}", "left"),
     ]
-    layout = _steps_layout(400, _axis("accuracy", range=[-0.02, 1.04], dtick=0.2), guides)
+    layout = _steps_layout(400, axis_of("accuracy", range=[-0.02, 1.04], dtick=0.2), guides)
     return {"data": data, "layout": layout}
 
 
@@ -168,7 +166,7 @@ def loss_figure(steps: list[int], losses: list[float | None], chance_loss: float
     shown = [(step, rounded(v)) for step, v in zip(steps, losses, strict=True) if v is not None]
     data = [_line("loss", [step for step, _ in shown], [v for _, v in shown], BLACK)]
     guides = [(chance_loss, f"uniform guess {chance_loss:.2f}")]
-    layout = _steps_layout(400, _axis("training loss (nats)", rangemode="tozero"), guides)
+    layout = _steps_layout(400, axis_of("training loss (nats)", rangemode="tozero"), guides)
     return {"data": data, "layout": {**layout, "showlegend": False}}
 
 
@@ -182,7 +180,7 @@ def overview_figure(
         red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
         data += _band(steps, intervals, f"rgba({red},{green},{blue},0.12)")
         data.append(_line(name, steps, [rounded(v) for v in values], colour, dash))
-    y = _axis("accuracy on novel classes (icl)", range=[-0.02, 1.04], dtick=0.2)
+    y = axis_of("accuracy on novel classes (icl)", range=[-0.02, 1.04], dtick=0.2)
     return {"data": data, "layout": {**_steps_layout(420, y), "hovermode": "closest"}}
 
 
@@ -197,7 +195,7 @@ def measure_figure(steps: list[int], layers: int, heads: int) -> Figure:
                 colour, dash = LINES[layer % len(LINES)], DASHES[head % len(DASHES)]
             line = _line(f"head {head_name((layer, head))}", steps, [], colour, dash)
             data.append({**line, "meta": [layer, head]})
-    layout = _steps_layout(400, _axis("strength"))
+    layout = _steps_layout(400, axis_of("strength"))
     # Dozens of lines in one box would cover the figure.
     many = layers * heads > FEWEST_PER_LAYER
     return {
@@ -232,17 +230,17 @@ def attention_figure(names: list[str], group: list[Head], size: int = 1120) -> F
     rows = -(-len(group) // columns)
     cell = {1: 620, 2: 540}.get(columns, size // columns)
     inner = cell - 62
-    width, height = columns * cell + 60, rows * (inner + 84) + 20
+    width, height = columns * cell + 60, rows * (inner + 80) + 20
     # Letters need about 11 pixels; where the positions are closer, only some are named.
     every = max(1, -(-11 * length // inner))
     font = {"size": 12 if inner / length > 18 else 10.5 if inner / length > 12 else 9}
     ticks = {"tickvals": list(range(0, length, every)), "ticktext": names[::every], "tickfont": font}
     plain = {"showgrid": False, "zeroline": False, "ticks": "", "fixedrange": False, **ticks}
-    data, layout = [], _layout(height, {}, {}, width=width, margin={"l": 0, "r": 0, "t": 0, "b": 0})
+    data, layout = [], layout_of(height, {}, {}, width=width, margin={"l": 0, "r": 0, "t": 0, "b": 0})
     layout["annotations"] = []
     for place, (layer, head) in enumerate(group):
         row, column = divmod(place, columns)
-        left, top = column * cell + 46, row * (inner + 84) + 34
+        left, top = column * cell + 46, row * (inner + 80) + 44
         number = "" if place == 0 else str(place + 1)
         across = [left / width, (left + inner) / width]
         upright = [max(0.0, 1 - (top + inner) / height), 1 - top / height]
@@ -262,7 +260,7 @@ def attention_figure(names: list[str], group: list[Head], size: int = 1120) -> F
             "yanchor": "bottom",
             "text": "",
         }
-        layout["annotations"].append({**title, "font": {"size": 13}, "yshift": 3, "align": "left"})
+        layout["annotations"].append({**title, "font": {"size": 13}, "yshift": 4, "align": "left"})
         hover = "%{y} looks at %{x}: %{z:.3f}<extra></extra>"
         trace = {"type": "heatmap", "coloraxis": "coloraxis", "xaxis": f"x{number}", "yaxis": f"y{number}"}
         data.append({**trace, "meta": [layer, head], "z": [], "hovertemplate": hover, "hoverongaps": False})
@@ -278,115 +276,8 @@ def attention_figure(names: list[str], group: list[Head], size: int = 1120) -> F
         "title": {"text": "attention", "side": "right"},
         "tickfont": {"size": 11},
         "outlinewidth": 0,
-        "ypad": 34,
+        "ypad": 44,
     }
     layout["coloraxis"] = {"colorscale": ATTENTION_SCALE, "cmin": 0, "cmax": 1, "colorbar": bar}
     layout["plot_bgcolor"] = "#f3f3f3"
     return {"data": data, "layout": layout}
-
-
-def _bars(name: str, effects: list[Effect], labels: list[str], colour: str) -> Figure:
-    means = [e.accuracy.mean for e in effects]
-    return {
-        "type": "bar",
-        "orientation": "h",
-        "name": name,
-        "y": labels,
-        "x": [rounded(m) for m in means],
-        "marker": {"color": colour},
-        "error_x": {
-            "type": "data",
-            "symmetric": False,
-            "array": [rounded(e.accuracy.high - m) for e, m in zip(effects, means, strict=True)],
-            "arrayminus": [rounded(m - e.accuracy.low) for e, m in zip(effects, means, strict=True)],
-            "color": "#333333",
-            "thickness": 1.2,
-            "width": 3,
-        },
-        "customdata": [f"{e.accuracy}, change {e.change}" for e in effects],
-        "hovertemplate": "%{y}: %{customdata}<extra>" + name + "</extra>",
-    }
-
-
-def _bars_layout(labels: list[str], values: list[str], untouched: Interval, groups: int) -> dict[str, Any]:
-    line = {"color": BLACK, "width": 1.5}
-    vertical = {"yref": "paper", "y0": 0, "y1": 1}
-    shapes = [
-        {"type": "line", "x0": untouched.mean, "x1": untouched.mean, "line": line, **vertical},
-        {
-            "type": "rect",
-            "x0": untouched.low,
-            "x1": untouched.high,
-            "fillcolor": "rgba(0,0,0,0.08)",
-            "line": {"width": 0},
-            "layer": "below",
-            **vertical,
-        },
-    ]
-    small = {"showarrow": False, "font": {"size": 12, "color": "#444444"}}
-    notes = [
-        {"xref": "paper", "x": 1.015, "xanchor": "left", "y": label, "text": value, **small}
-        for label, value in zip(labels, values, strict=True)
-    ]
-    notes.append(
-        {
-            "x": untouched.mean,
-            "yref": "paper",
-            "y": 0,
-            "yanchor": "top",
-            "yshift": -36,
-            "text": f"untouched {untouched.mean:.3f}",
-            **small,
-        }
-    )
-    y = {"autorange": "reversed", "automargin": True, "ticks": "", "fixedrange": True}
-    layout = _layout(104 + len(labels) * (26 + 12 * (groups - 1)), _axis("", range=[0, 1.03], dtick=0.2), y)
-    margin = {"l": 60, "r": 60 + 36 * (groups - 1), "t": 40, "b": 56}
-    more = {
-        "shapes": shapes,
-        "annotations": notes,
-        "bargap": 0.35,
-        "showlegend": groups > 1,
-        "margin": margin,
-    }
-    return {**layout, **more, "hovermode": "closest"}
-
-
-def _knockout_order(effects: list[Effect], circuit: CircuitHeads) -> list[tuple[int, str]]:
-    """Which effects are shown, and by which name. The circuit's two heads stand among the single heads already, so they
-    are named there; of very many heads those are shown that matter most."""
-    named = {circuit.previous_token: "previous-token head", circuit.induction: "induction head"}
-    singles = [i for i, e in enumerate(effects) if e.name.startswith("head ")]
-    if len(singles) > MOST_BARS:
-        singles.sort(key=lambda i: (effects[i].heads[0] not in named, effects[i].change.mean))
-        singles = sorted(singles[:MOST_BARS])
-    order = []
-    for i in singles:
-        head = effects[i].heads[0]
-        order.append((i, f"{named[head]} {head_name(head)}" if head in named else f"head {head_name(head)}"))
-    for i, effect in enumerate(effects):
-        if len(effect.heads) > 1 or "random" in effect.name:
-            listed = ", ".join(head_name(head) for head in effect.heads)
-            order.append((i, f"{effect.name.replace(' (control)', ', control')} ({listed})"))
-    return order
-
-
-def knockout_figure(
-    by_baseline: Mapping[str, list[Effect]], circuit: CircuitHeads, untouched: Interval
-) -> Figure:
-    """Accuracy with heads knocked out, with intervals; a bar for each baseline (`zero`, `mean`)."""
-    order = _knockout_order(next(iter(by_baseline.values())), circuit)
-    labels = [name for _, name in order]
-    styles = {"zero": ("output set to zero", BLUE), "mean": ("output set to its mean", ORANGE)}
-    chosen = {baseline: [effects[i] for i, _ in order] for baseline, effects in by_baseline.items()}
-    data = [_bars(styles[b][0], effects, labels, styles[b][1]) for b, effects in chosen.items()]
-    values = [" · ".join(f"{e.accuracy.mean:.3f}" for e in row) for row in zip(*chosen.values(), strict=True)]
-    return {"data": data, "layout": _bars_layout(labels, values, untouched, len(data))}
-
-
-def ablation_figure(effects: list[Effect], untouched: Interval) -> Figure:
-    """Accuracy with items or labels zeroed, with intervals."""
-    shown = [e for e in effects if e.name != "untouched"]
-    labels, values = [e.name for e in shown], [f"{e.accuracy.mean:.3f}" for e in shown]
-    layout = _bars_layout(labels, values, untouched, 1)
-    return {"data": [_bars("zeroed", shown, labels, BLUE)], "layout": layout}

@@ -27,9 +27,7 @@ def _resource(name: str) -> str:
 
 def embedded_json(value: Any) -> str:
     """JSON that can stand inside a script element: no `<`, so nothing in it can close the element."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=True).replace(
-        "<", "\\u003c"
-    )
+    return json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=True).replace("<", "\\u003c")
 
 
 def short_names(runs: Sequence[Run]) -> list[str]:

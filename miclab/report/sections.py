@@ -27,9 +27,7 @@ def escape(value: object) -> str:
     return html.escape(str(value))
 
 
-def table(
-    head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = (), kind: str = ""
-) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = (), kind: str = "") -> str:
     """A table of cells that are HTML already; `numbers` are the columns set to the right."""
 
     def cell(tag: str, place: int, content: str) -> str:
@@ -114,17 +112,21 @@ def overview_table(collected: Sequence[Collected], names: Sequence[str]) -> str:
     return table(head, rows, numbers=(5, 7, 8, 9, 10, 11))
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _facts(collected: Collected) -> str:
     config = collected.run.config
     modalities = "; ".join(
-        f"{name} {part.classes:,} classes in {part.dimension} dimensions"
-        for name, part in config.modalities.items()
+        f"{name} {part.classes:,} classes in {part.dimension} dimensions" for name, part in config.modalities.items()
     )
     items = {
         "modalities": modalities,
         "labels": config.active_labels,
         "context": f"{config.sequence.context} examples, {config.sequence.burstiness} copies of each class",
-        "decoder": f"{config.decoder.layers} layers × {config.decoder.heads} heads, {config.decoder.positions}",
+        "decoder": f"{_count(config.decoder.layers, 'layer')} × {_count(config.decoder.heads, 'head')},"
+        f" {config.decoder.positions}",
         "weights": f"{collected.parameters:,}",
         "training": f"{config.optimiser.name}, learning rate {config.optimiser.learning_rate:g}",
         "seed": config.seed,
@@ -147,14 +149,8 @@ def _curves(number: int, collected: Collected, axis_control: str) -> str:
     thinned = f" {kept} of {collected.rows_in_all} rows are shown." if kept < collected.rows_in_all else ""
     sizes = f"{request.get('sequences', '?')} sequences a split; icl: for each of {request.get('novel_sets', '?')} sets"
     rows = rows_for_measures(collected.rows)
-    fewer = (
-        f" {len(rows)} of {collected.rows_in_all} rows are shown."
-        if len(rows) < collected.rows_in_all
-        else ""
-    )
-    names = sorted(
-        {name for row in rows for name in row["measures"]}, key=lambda n: (n != FIRST, describe(n)[0])
-    )
+    fewer = f" {len(rows)} of {collected.rows_in_all} rows are shown." if len(rows) < collected.rows_in_all else ""
+    names = sorted({name for row in rows for name in row["measures"]}, key=lambda n: (n != FIRST, describe(n)[0]))
     options = "".join(f'<option value="{escape(n)}">{escape(describe(n)[0])}</option>' for n in names)
     measured = (
         "<p>No row holds measures.</p>"
@@ -183,9 +179,9 @@ def _circuit_words(tests: Tests | None) -> str:
     total = float(tests.strengths["induction_total"][induction])
     weak = " This is so weak that no head has become one yet." if total < WEAK else ""
     return (
-        f"At step {tests.step:,} the previous-token head, by which labels look at the items of their own example, is head"
-        f" {head_name(previous)} (attention {own:.2f}); the induction head, by which the query looks at the right labels,"
-        f" is head {head_name(induction)} (right minus wrong labels {total:.2f}, at most 1).{weak}"
+        f"At step {tests.step:,} the previous-token head, by which labels look at the items of their own example, is"
+        f" head {head_name(previous)} (attention {own:.2f}); the induction head, by which the query looks at the right"
+        f" labels, is head {head_name(induction)} (right minus wrong labels {total:.2f}, at most 1).{weak}"
     )
 
 
@@ -195,9 +191,7 @@ def _attention(number: int, collected: Collected) -> str:
         return "<section><h3>Attention</h3><p>No attention map could be made.</p></section>"
     config, top = collected.run.config, colour_top(attention)
     last, groups = len(attention.steps) - 1, attention_groups(config.decoder.layers, config.decoder.heads)
-    tops = "".join(
-        f'<option value="{t}"{" selected" if t == top else ""}>{t:g}</option>' for t in ATTENTION_TOPS
-    )
+    tops = "".join(f'<option value="{t}"{" selected" if t == top else ""}>{t:g}</option>' for t in ATTENTION_TOPS)
     layers = ""
     if len(groups) > 1:
         options = "".join(
@@ -268,17 +262,11 @@ def _signs(signs: Sequence[Sign] | None) -> str:
         return "<section><h3>Signs of failure</h3><p>They were not looked for.</p></section>"
     rows = []
     for sign in signs:
-        state = (
-            mark("not judged")
-            if sign.shown is None
-            else mark("shown", "bad")
-            if sign.shown
-            else mark("no", "good")
-        )
-        rows.append(
-            [escape(sign.name), state, escape(sign.evidence), escape(sign.advice) if sign.shown else ""]
-        )
-    return f'<section class="signs"><h3>Signs of failure</h3>{table(["sign", "", "evidence", "advice"], rows)}</section>'
+        state = mark("not judged") if sign.shown is None else mark("shown", "bad") if sign.shown else mark("no", "good")
+        rows.append([escape(sign.name), state, escape(sign.evidence), escape(sign.advice) if sign.shown else ""])
+    return (
+        f'<section class="signs"><h3>Signs of failure</h3>{table(["sign", "", "evidence", "advice"], rows)}</section>'
+    )
 
 
 def _timing(collected: Collected) -> str:

@@ -1,0 +1,68 @@
+"""Loss and gradients of the trained parameters, which lie in one flat tensor.
+
+One tensor in and one out keeps the compiled step free of the checks and allocations of dozens of small ones, and makes
+the optimiser's update one operation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from miclab.config import RunConfig
+from miclab.decoder import Decoder
+from miclab.sequences import Batch
+
+Flat = Float[Tensor, " weight"]
+
+
+def trained_names(config: RunConfig, names: list[str]) -> list[str]:
+    """The parameters that no part in `config.frozen` covers."""
+    return [n for n in names if not any(n == part or n.startswith(f"{part}.") for part in config.frozen)]
+
+
+def views(flat: Flat, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Named parts of a flat tensor, sharing its memory."""
+    parts = flat.split([math.prod(shape) for shape in shapes.values()])
+    return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+class TrainedParameters:
+    """Parameters of a run under training.
+
+    Arguments:
+        config: says which parts are frozen.
+        parameters: all of them; they are copied.
+    """
+
+    def __init__(self, config: RunConfig, parameters: Mapping[str, Tensor]):
+        shapes = Decoder(config).shapes()
+        self.shapes = {name: shapes[name] for name in trained_names(config, list(shapes))}
+        self.flat = torch.cat([parameters[name].flatten() for name in self.shapes])
+        self.fixed = {name: parameters[name] for name in shapes if name not in self.shapes}
+        # The views follow every update of `flat` in place.
+        self.named = {**self.fixed, **views(self.flat, self.shapes)}
+
+
+def gradient_function(
+    config: RunConfig, trained: TrainedParameters
+) -> Callable[[Flat, Batch], tuple[Float[Tensor, ""], Flat]]:
+    """A function from (flat parameters, batch) to (loss, flat gradient), compiled if `config.numerics.mode` says so."""
+    decoder = Decoder(config)
+
+    def loss_and_gradient(flat: Flat, batch: Batch) -> tuple[Tensor, Tensor]:
+        def loss_of(values: Tensor) -> Tensor:
+            return decoder.loss({**trained.fixed, **views(values, trained.shapes)}, batch)
+
+        gradient, loss = torch.func.grad_and_value(loss_of)(flat)
+        return loss, gradient
+
+    if config.numerics.mode != "compiled":
+        return loss_and_gradient
+    # All runs of a process share this function's code, and the compiler gives up after a few versions of one code.
+    torch.compiler.reset()
+    return torch.compile(loss_and_gradient, dynamic=False, fullgraph=True)

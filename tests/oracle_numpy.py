@@ -1,0 +1,162 @@
+"""The decoder once more, in NumPy and float64, one sequence and one position at a time: slow, plain, and written from
+the definitions of the study rather than from `miclab.decoder`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miclab.config import RunConfig
+
+Array = NDArray[np.floating]
+
+
+@dataclass
+class Result:
+    """Logits [batch, label] and, for each layer, attention [batch, head, query, key] and residual [batch, position,
+    width]."""
+
+    logits: Array
+    patterns: list[Array] = field(default_factory=list)
+    residuals: list[Array] = field(default_factory=list)
+
+
+def sigmoid_weighted(x: Array) -> Array:
+    """SiLU."""
+    return x / (1 + np.exp(-x))
+
+
+def gaussian_error_linear(x: Array) -> Array:
+    """GELU with the exact distribution function."""
+    return np.array([v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x.ravel()]).reshape(x.shape)
+
+
+def normalise(kind: str, x: Array, parameters: Mapping[str, Array], name: str) -> Array:
+    """RMSNorm, LayerNorm or nothing, of one vector."""
+    if kind == "none":
+        return x
+    if kind == "rmsnorm":
+        return x / np.sqrt((x**2).mean() + 1e-5) * parameters[f"{name}.gain"]
+    centred = x - x.mean()
+    return centred / np.sqrt((centred**2).mean() + 1e-5) * parameters[f"{name}.gain"] + parameters[f"{name}.bias"]
+
+
+def rotated(code: str, x: Array, position: int, theta: float) -> Array:
+    """A query or key of one head at one position."""
+    d = len(x)
+    angle = position * theta ** (-2 * np.arange(d // 2) / d)
+    if code in ("rope", "hybrid"):
+        turned = (x[: d // 2] + 1j * x[d // 2 :]) * np.exp(1j * angle)
+        return np.concatenate([turned.real, turned.imag])
+    if code == "rope_released":
+        both = np.concatenate([angle, angle])
+        return x * np.cos(both) + np.concatenate([-x[1::2], x[0::2]]) * np.sin(both)
+    return x
+
+
+def embed(config: RunConfig, p: Mapping[str, Array], items: Mapping[str, Array], labels: Array, placement: float):
+    """Tokens of one sequence: items through the bridge, labels, positions, width."""
+    options, length = config.decoder, config.sequence_length
+    slots = options.position_slots or (66 if options.positions == "hybrid" else 65)
+    host = config.host or next(iter(config.modalities))
+    order = config.sequence.order or tuple(config.modalities)
+    tokens = []
+    for exemplar in range(config.sequence.context + 1):
+        for name in order:
+            x = items[name][exemplar]
+            if name != host:
+                layers = {"linear": 1, "small": 2, "large": 3}[config.bridge.projector]
+                for layer in range(layers):
+                    x = x @ p[f"bridge.{name}.{layer}"]
+                    x = gaussian_error_linear(x) if layer < layers - 1 else x
+            tokens.append(x)
+        if exemplar < config.sequence.context:
+            tokens.append(labels[exemplar])
+    assert len(tokens) == length
+    first = int(np.float32(placement) * np.float32(slots - length + 1))
+    if options.positions in ("onehot", "hybrid"):
+        tokens = [np.concatenate([x, np.eye(slots)[first + i]]) for i, x in enumerate(tokens)]
+    width = options.width or len(tokens[0])
+    if options.input_map == "linear":
+        tokens = [x @ p["decoder.input"] for x in tokens]
+    tokens = [np.concatenate([x, np.zeros(width - len(x))]) for x in tokens]
+    if options.positions == "learned":
+        tokens = [x + p["decoder.positions.table"][first + i] for i, x in enumerate(tokens)]
+    if options.positions == "sinusoidal":
+        frequency = 10000.0 ** (-np.arange(0, width, 2) / width)
+        for i, x in enumerate(tokens):
+            code = np.concatenate([np.sin((first + i) * frequency), np.cos((first + i) * frequency)])
+            tokens[i] = x + code / np.linalg.norm(code)
+    return np.array(tokens)
+
+
+def attend(config: RunConfig, p: Mapping[str, Array], name: str, x: Array) -> tuple[Array, Array]:
+    """Causal attention over normalised tokens [position, width]: its output and its pattern [head, query, key]."""
+    options = config.decoder
+    length, width = x.shape
+    heads, size = options.heads, width // options.heads
+    pattern, output = np.zeros((heads, length, length)), np.zeros((length, width))
+    for head in range(heads):
+        columns = slice(head * size, (head + 1) * size)
+        turn = [
+            [rotated(options.positions, x[i] @ p[f"{name}.{part}"][:, columns], i, options.rope_theta) for i in range(length)]
+            for part in ("query", "key")
+        ]
+        slope = 2 ** (-8 * (head + 1) / heads) if options.positions == "alibi" else 0.0
+        for i in range(length):
+            scores = np.array([turn[0][i] @ turn[1][j] / math.sqrt(size) - slope * (i - j) for j in range(i + 1)])
+            weights = np.exp(scores - scores.max())
+            pattern[head, i, : i + 1] = weights / weights.sum()
+            output[i, columns] = pattern[head, i] @ (x @ p[f"{name}.value"][:, columns])
+    if options.output_projection == "on" or (options.output_projection == "auto" and heads > 1):
+        output = output @ p[f"{name}.output"]
+    return output, pattern
+
+
+def feed_forward(config: RunConfig, p: Mapping[str, Array], name: str, x: Array) -> Array:
+    """The MLP at one position."""
+    if config.decoder.mlp == "swiglu":
+        hidden = sigmoid_weighted(x @ p[f"{name}.gate.weight"]) * (x @ p[f"{name}.value.weight"])
+        return hidden @ p[f"{name}.out.weight"]
+    gate = x @ p[f"{name}.gate.weight"] + p[f"{name}.gate.bias"]
+    value = x @ p[f"{name}.value.weight"] + p[f"{name}.value.bias"]
+    return sigmoid_weighted(gate * value) @ p[f"{name}.out.weight"] + p[f"{name}.out.bias"]
+
+
+def forward(
+    config: RunConfig,
+    parameters: Mapping[str, Array],
+    items: Mapping[str, Array],
+    labels: Array,
+    placement: Array,
+    *,
+    attention: bool = True,
+) -> Result:
+    """The whole decoder; without attention only the embedding, the MLPs and the readout are left."""
+    p = {name: np.asarray(value, dtype=np.float64) for name, value in parameters.items()}
+    options = config.decoder
+    result = Result(np.zeros((len(labels), p["decoder.readout"].shape[1])))
+    result.patterns = [[] for _ in range(options.layers)]
+    result.residuals = [[] for _ in range(options.layers)]
+    for row in range(len(labels)):
+        mine = {name: np.asarray(value[row], dtype=np.float64) for name, value in items.items()}
+        x = embed(config, p, mine, np.asarray(labels[row], dtype=np.float64), placement[row])
+        for layer in range(options.layers):
+            block = f"decoder.blocks.{layer}"
+            normed = np.array([normalise(options.norm, v, p, f"{block}.norm1") for v in x])
+            output, pattern = attend(config, p, f"{block}.attention", normed)
+            if attention:
+                x = x + output
+            if options.mlp != "none":
+                normed = np.array([normalise(options.norm, v, p, f"{block}.norm2") for v in x])
+                x = x + np.array([feed_forward(config, p, f"{block}.mlp", v) for v in normed])
+            result.patterns[layer].append(pattern)
+            result.residuals[layer].append(x)
+        result.logits[row] = normalise(options.norm, x[-1], p, "decoder.norm") @ p["decoder.readout"]
+    result.patterns = [np.array(layer) for layer in result.patterns]
+    result.residuals = [np.array(layer) for layer in result.residuals]
+    return result

@@ -1,0 +1,245 @@
+"""The decoder: causality, the fast path, parity with other implementations, and the paper's sizes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import oracle_numpy
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import lively_parameters, tiny_config
+
+from miclab.config import RunConfig
+from miclab.decoder import Decoder
+from miclab.positions import CODES
+from miclab.profiles import run_config
+from miclab.roles import LABEL
+from miclab.sequences import Batch, training_batch
+from miclab.settings import DecoderConfig
+from miclab.world import draw_world
+
+
+def parts_of(config: RunConfig, size: int = 3, dtype: torch.dtype = torch.float32):
+    """A decoder, lively parameters and a batch of so many sequences."""
+    batch = training_batch(config, draw_world(config), 0).rows(slice(0, size))
+    batch = replace(
+        batch,
+        items={name: value.to(dtype) for name, value in batch.items.items()},
+        label_vectors=batch.label_vectors.to(dtype),
+    )
+    return Decoder(config), lively_parameters(config, dtype=dtype), batch
+
+
+def token_at(batch: Batch, position: int) -> tuple[torch.Tensor, int]:
+    """The tensor that holds a position's token, and the token's index in it."""
+    kind, exemplar = int(batch.roles.kind[position]), int(batch.roles.exemplar[position])
+    return (batch.label_vectors if kind == LABEL else batch.items[batch.roles.modalities[kind]]), exemplar
+
+
+# -- causality ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("modalities", [1, 2])
+@pytest.mark.parametrize("positions", CODES)
+def test_no_position_sees_what_comes_after_it(positions, modalities):
+    """Fails if the mask lets one later token through, in either block or by the position code: the gradient of the
+    residual at i with respect to every token at j > i is exactly zero, and with respect to each j <= i it is not."""
+    config = tiny_config(modalities, decoder={"positions": positions, "heads": 2, "initial_std": 0.3, "width": 80})
+    decoder, parameters, batch = parts_of(config, size=2)
+    for tensor in (*batch.items.values(), batch.label_vectors):
+        tensor.requires_grad_()
+    kept = decoder.trace(parameters, batch, capture=("blocks.*",)).activations
+    for block in range(2):
+        residual = kept[f"blocks.{block}.residual"]
+        for i in range(config.sequence_length):
+            tensors = (*batch.items.values(), batch.label_vectors)
+            slopes = torch.autograd.grad(residual[:, i].square().sum(), tensors, retain_graph=True)
+            slope_of = dict(zip(map(id, tensors), slopes, strict=True))
+            for j in range(config.sequence_length):
+                tensor, index = token_at(batch, j)
+                slope = slope_of[id(tensor)][:, index]
+                assert (slope != 0).any() if j <= i else (slope == 0).all(), (block, i, j)
+
+
+# -- order of the context -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("modalities", [1, 2])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_order_of_the_context_without_positions(layers, modalities):
+    """Fails if positions leak into a decoder that has none: one layer sees a bag, so permuting the examples changes
+    nothing at the query. Two causal layers see how much stands before each example, so they must notice."""
+    config = tiny_config(modalities, decoder={"positions": "none", "layers": layers, "initial_std": 0.3})
+    decoder, parameters, batch = parts_of(config, size=8)
+    order = torch.tensor([2, 0, 3, 1])
+    with_query = torch.cat([order, torch.tensor([4])])
+    permuted = replace(
+        batch,
+        items={name: value[:, with_query] for name, value in batch.items.items()},
+        label_vectors=batch.label_vectors[:, order],
+    )
+    change = (decoder.logits(parameters, permuted) - decoder.logits(parameters, batch)).abs().max()
+    assert change < 1e-5 if layers == 1 else change > 1e-3
+
+
+# -- the fast path ------------------------------------------------------------------------------------------------
+FAST_PATHS = [
+    *[(positions, heads, {}) for positions in CODES for heads in (1, 2)],
+    ("rope", 2, {"layers": 1}),
+    ("none", 1, {"layers": 1, "norm": "none", "mlp": "none"}),
+    ("alibi", 2, {"norm": "layernorm", "output_projection": "off"}),
+    ("rope", 1, {"norm": "none", "mlp": "swiglu", "output_projection": "on"}),
+]
+
+
+@pytest.mark.parametrize(("positions", "heads", "options"), FAST_PATHS)
+def test_query_only_path_has_the_logits_and_gradients_of_the_full_one(positions, heads, options):
+    """Fails if a gain, a head's share of a weight, the bias or the rotation is lost where the last block computes the
+    query alone; in float64, so that rounding cannot hide it."""
+    decoder_options = {"positions": positions, "heads": heads, "initial_std": 0.3, "width": 80, **options}
+    decoder, parameters, batch = parts_of(tiny_config(2, decoder=decoder_options), dtype=torch.float64)
+    for value in parameters.values():
+        value.requires_grad_()
+    fast, full = decoder.logits(parameters, batch), decoder.trace(parameters, batch).logits
+    torch.testing.assert_close(fast, full, rtol=0, atol=1e-10)
+    slopes = [
+        torch.autograd.grad(F.cross_entropy(logits, batch.target), list(parameters.values()), allow_unused=True)
+        for logits in (fast, full)
+    ]
+    for name, one, other in zip(parameters, *slopes, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10, msg=partial("{}: {}".format, name))
+        assert one is not None, f"{name} is no part of the logits"
+
+
+# -- parity -------------------------------------------------------------------------------------------------------
+NUMPY_CONFIGS = {
+    "paper rope": (1, {}, {}),
+    "paper one-hot": (1, {"positions": "onehot"}, {}),
+    **{f"two heads, {p}": (2, {"positions": p, "heads": 2, "width": 80}, {}) for p in CODES},
+    "one layer, layernorm, no MLP": (1, {"layers": 1, "norm": "layernorm", "mlp": "none"}, {}),
+    "three layers, swiglu, no norm": (2, {"layers": 3, "norm": "none", "mlp": "swiglu", "initial_std": 0.1}, {}),
+    "two heads, no output projection": (1, {"heads": 2, "output_projection": "off", "mlp_hidden": 5}, {}),
+    "one head, output projection": (1, {"output_projection": "on", "rope_theta": 100.0}, {}),
+    "padded width": (2, {"width": 12, "positions": "learned", "position_slots": 20}, {"projector": "linear"}),
+    "mapped narrower": (2, {"width": 6, "input_map": "linear", "positions": "onehot"}, {"projector": "large"}),
+    "mapped, three modalities": (3, {"width": 8, "input_map": "linear", "positions": "alibi", "heads": 4}, {}),
+}
+
+
+@pytest.mark.parametrize("name", NUMPY_CONFIGS)
+def test_numpy_forward_pass_agrees(name):
+    """Fails if any part of the forward pass differs from its definition: logits, attention and residuals of every
+    layer, against an implementation without torch."""
+    modalities, options, bridge = NUMPY_CONFIGS[name]
+    config = tiny_config(modalities, decoder={"initial_std": 0.3, **options}, bridge=bridge)
+    decoder, parameters, batch = parts_of(config)
+    trace = decoder.trace(parameters, batch, capture=("blocks.*",))
+    arrays = ({n: p.numpy() for n, p in parameters.items()}, {n: v.numpy() for n, v in batch.items.items()})
+    wanted = oracle_numpy.forward(config, *arrays, batch.label_vectors.numpy(), batch.placement.numpy())
+    scale = max(1.0, float(np.abs(wanted.logits).max()))
+    assert np.abs(wanted.logits).std() > 0.05
+    np.testing.assert_allclose(trace.logits.numpy(), wanted.logits, rtol=0, atol=1e-5 * scale)
+    for layer in range(config.decoder.layers):
+        pattern = trace.activations[f"blocks.{layer}.attention.pattern"].numpy()
+        np.testing.assert_allclose(pattern, wanted.patterns[layer], rtol=0, atol=1e-5)
+        residual = trace.activations[f"blocks.{layer}.residual"].numpy()
+        largest = max(1.0, float(np.abs(residual).max()))
+        np.testing.assert_allclose(residual, wanted.residuals[layer], rtol=0, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+@pytest.mark.parametrize("positions", ["none", "alibi", "rope"])
+def test_attention_is_torchs_scaled_dot_product(positions, heads):
+    """Fails if scores are scaled or masked otherwise than PyTorch does it; `torch.nn.RMSNorm` gives the input."""
+    config = tiny_config(2, decoder={"positions": positions, "heads": heads, "initial_std": 0.3})
+    decoder, parameters, batch = parts_of(config)
+    kept = decoder.trace(parameters, batch, capture=("embedding", "blocks.0.*")).activations
+    norm = torch.nn.RMSNorm(8, eps=1e-5)
+    norm.weight.data = parameters["decoder.blocks.0.norm1.gain"]
+    with torch.no_grad():
+        x = norm(kept["embedding"])
+    query, key, value = (
+        (x @ parameters[f"decoder.blocks.0.attention.{part}"]).unflatten(-1, (heads, -1)).transpose(1, 2)
+        for part in ("query", "key", "value")
+    )
+    if positions == "rope":
+        query, key = (decoder.positions.rotate(part, slice(None)) for part in (query, key))
+    if positions == "alibi":
+        place = torch.arange(config.sequence_length)
+        slope = 2.0 ** (-8 * torch.arange(1, heads + 1) / heads)
+        mask = -slope[:, None, None] * (place[:, None] - place)
+        mask = mask.masked_fill(place[:, None] < place, -math.inf)
+        wanted = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    else:
+        wanted = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    torch.testing.assert_close(kept["blocks.0.attention.heads"], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["rmsnorm", "layernorm"])
+def test_norms_are_torchs(kind):
+    """Fails if the norm's epsilon, gain or centring is wrong: `torch.nn.RMSNorm` and `torch.nn.LayerNorm` say what
+    the final residual becomes. Small residuals, where epsilon counts."""
+    config = tiny_config(decoder={"norm": kind, "mlp": "none", "initial_std": 0.01})
+    decoder, parameters, batch = parts_of(config)
+    small = {"embedding": lambda x: 0.003 * x, "blocks.1.residual": lambda x: 0.003 * x}
+    kept = decoder.trace(parameters, batch, capture=("blocks.1.residual", "final"), edits=small).activations
+    norm = {"rmsnorm": torch.nn.RMSNorm, "layernorm": torch.nn.LayerNorm}[kind](8, eps=1e-5)
+    norm.weight.data = parameters["decoder.norm.gain"]
+    if kind == "layernorm":
+        norm.bias.data = parameters["decoder.norm.bias"]
+    with torch.no_grad():
+        torch.testing.assert_close(kept["final"], norm(kept["blocks.1.residual"][:, -1]))
+
+
+def test_loss_is_the_cross_entropy_at_the_query():
+    """Fails if the loss sees another position or another target."""
+    decoder, parameters, batch = parts_of(tiny_config(2), size=16)
+    probabilities = decoder.logits(parameters, batch).double().softmax(-1).numpy()
+    wanted = -np.log(probabilities[np.arange(16), batch.target.numpy()]).mean()
+    assert float(decoder.loss(parameters, batch)) == pytest.approx(wanted, rel=1e-5)
+
+
+# -- sizes and first values ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("positions", "count"), [("rope", 51_904), ("onehot", 205_239)])
+def test_parameter_counts_are_the_papers(positions, count):
+    """Fails if a weight is missing or one too many: the paper's decoders have 52k (RoPE) and 205k (APE) weights."""
+    config = replace(run_config("unimodal", "paper"), decoder=DecoderConfig(positions=positions))
+    decoder = Decoder(config)
+    assert decoder.parameter_count() == count
+    found = decoder.initial_parameters(0)
+    assert {n: tuple(p.shape) for n, p in found.items()} == decoder.shapes()
+    assert sum(p.numel() for p in found.values()) == count
+
+
+def test_first_parameters_have_the_spread_of_the_paper():
+    """Fails if an initialisation is of another size: 0.02 for attention, readout and projector, the default of
+    `torch.nn.Linear` for the MLP, gains 1; learnt positions as large as items."""
+    config = run_config("early_fusion", "paper")
+    options = DecoderConfig(heads=2, norm="layernorm", positions="learned", mlp_hidden=256)
+    found = Decoder(replace(config, decoder=options)).initial_parameters(3)
+    for name, value in found.items():
+        if ".mlp." in name:
+            bound = 1 / math.sqrt(256 if ".out." in name else 64)
+            assert value.abs().max() <= bound
+            assert float(value.std()) == pytest.approx(bound / math.sqrt(3), rel=0.2), name
+        elif ".norm" in name:
+            assert torch.equal(value, torch.full_like(value, float(name.endswith("gain")))), name
+        elif name == "decoder.positions.table":
+            assert float(value.norm(dim=-1).mean()) == pytest.approx(1, rel=0.05)
+        else:
+            assert float(value.std()) == pytest.approx(0.02, rel=0.1), name
+            assert abs(float(value.mean())) < 0.002, name
+
+
+def test_a_parameters_first_value_does_not_depend_on_the_others():
+    """Fails if parameters share one random stream: then another layer would change the first one's weights."""
+    two = Decoder(tiny_config()).initial_parameters(0)
+    three = Decoder(tiny_config(decoder={"layers": 3, "mlp": "none", "initial_std": 0.3})).initial_parameters(0)
+    other = Decoder(tiny_config()).initial_parameters(1)
+    shared = [name for name in two if name in three and ".norm" not in name]
+    assert len(shared) == 7
+    for name in shared:
+        assert torch.equal(two[name], three[name])
+        assert not torch.equal(two[name], other[name])
+    drawn = [value.flatten()[:8] for name, value in two.items() if name in shared]
+    assert len({tuple(v.tolist()) for v in drawn}) == len(drawn)

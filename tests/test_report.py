@@ -1,0 +1,211 @@
+"""The report is one file that asks nothing of the network, agrees with the run, and survives damage."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from miclab.config import RunConfig, two_modalities
+from miclab.errors import RunError
+from miclab.report import write_report
+from miclab.report.collect import evenly
+from miclab.report.figures import attention_figure, attention_groups
+from miclab.request import Request
+from miclab.runs import Run, open_run
+from miclab.settings import DecoderConfig, ModalityConfig, NumericsConfig, OptimiserConfig
+from miclab.train import train_config
+
+EAGER = NumericsConfig(mode="eager")
+SMALL = OptimiserConfig(name="adamw", batch_size=16)
+CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
+PARTS = ("curves", "measures", "attention", "interventions", "signs", "settings")
+
+
+def _train(root: Path, config: RunConfig) -> Run:
+    request = Request(steps=8, evaluate_every=4, checkpoint_every=4, sequences=10, novel_sets=3)
+    return train_config(config, request, root)[0]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def unimodal(root) -> Run:
+    modality = ModalityConfig(classes=64, dimension=16, labels=8)
+    return _train(root, RunConfig(modalities={"m1": modality}, numerics=EAGER, optimiser=SMALL))
+
+
+@pytest.fixture(scope="module")
+def multimodal(root) -> Run:
+    modalities = {
+        name: ModalityConfig(classes=64, dimension=16 // (i + 1), labels=8) for i, name in enumerate(two_modalities())
+    }
+    decoder = DecoderConfig(layers=2, heads=2)
+    return _train(root, RunConfig(modalities=modalities, numerics=EAGER, optimiser=SMALL, decoder=decoder))
+
+
+@pytest.fixture(scope="module")
+def page(root, unimodal, multimodal) -> Path:
+    verdict = {"result": "a & <b>", "measured": "0.9", "paper": "0.8", "verdict": "agrees", "conclusion": "fine"}
+    path = root / "report.html"
+    return write_report([unimodal, multimodal], path, command="miclab report a b", verdicts=[verdict])
+
+
+def embedded(path: Path) -> dict:
+    found = re.search(r'<script type="application/json" id="report-data">(.*?)</script>', path.read_text(), re.S)
+    assert found
+    return json.loads(found[1])
+
+
+def without_plotly(path: Path) -> str:
+    from plotly.offline import get_plotlyjs
+
+    text = path.read_text()
+    assert text.count(get_plotlyjs()) == 1
+    return text.replace(get_plotlyjs(), "")
+
+
+def test_nothing_outside_is_referred_to(page):
+    text = without_plotly(page)
+    for pattern in (r"src\s*=", r'href="(?!data:)', r"url\(", "@import", r"https?://", r"\bfetch\(", "XMLHttpRequest"):
+        assert not re.search(pattern, text), pattern
+    assert "default-src 'none'" in text
+
+
+def test_the_file_is_small_and_a_function_of_its_inputs(page, root, unimodal):
+    assert len(without_plotly(page)) < 800_000
+    first, second = (write_report([unimodal], root / name).read_bytes() for name in ("one.html", "two.html"))
+    assert first == second
+
+
+def test_embedded_numbers_agree_with_the_rows(page, unimodal, multimodal):
+    for found, run in zip(embedded(page)["runs"], (unimodal, multimodal), strict=True):
+        rows = run.rows()
+        assert found["steps"] == [row["step"] for row in rows]
+        for split in ("train", "icl", "swapped", "iwl"):
+            assert found["accuracy"][split] == pytest.approx([row["accuracy"][split] for row in rows], abs=1e-4)
+        assert set(found["measures"]) == set(rows[0]["measures"])
+        values = found["measures"]["induction_total"]["values"]
+        assert values[-1][1][0] == pytest.approx(rows[-1]["measures"]["induction_total"][1][0], abs=1e-4)
+
+
+def test_attention_rows_sum_to_one_and_are_named_by_role(page, multimodal):
+    attention = embedded(page)["runs"][1]["attention"]
+    assert attention["names"][:4] == ["x1", "x'1", "l1", "x2"]
+    assert attention["names"][-2:] == ["xq", "x'q"]
+    assert attention["steps"] == multimodal.checkpoints
+    length = len(attention["names"])
+    for kind in ("mean", "example"):
+        triangle = attention[kind][-1][1][1]
+        assert len(triangle) == length * (length + 1) // 2
+        assert sum(triangle[-length:]) == pytest.approx(1000, abs=length / 2)
+
+
+def test_texts_are_escaped_and_parts_exist(page):
+    text = without_plotly(page)
+    assert "a &amp; &lt;b&gt;" in text
+    assert "miclab report a b" in text
+    for part in PARTS:
+        assert text.count(f'<section class="{part}">') == 2, part
+    for bars in ("knockouts", "ablations"):
+        assert embedded(page)["figures"][f"run1-{bars}"]["data"]
+
+
+def test_damage_is_named_and_the_rest_is_shown(tmp_path, root, unimodal):
+    path = Path(shutil.copytree(unimodal.path, tmp_path / unimodal.path.name))
+    damaged = [path / "checkpoints/000000004.safetensors", path / "rows/000000008.jsonl"]
+    for file in damaged:
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    report = write_report([open_run(path)], tmp_path / "report.html")
+    text, found = without_plotly(report), embedded(report)["runs"][0]
+    for file in damaged:
+        assert text.count(f"{file} is damaged") == 1
+    assert 4 not in found["attention"]["steps"]
+    assert found["attention"]["steps"][-1] == 8
+    assert found["steps"][-1] == 4
+
+
+def test_a_run_without_any_good_checkpoint_still_has_its_curves(tmp_path, unimodal):
+    path = Path(shutil.copytree(unimodal.path, tmp_path / unimodal.path.name))
+    for file in (path / "checkpoints").iterdir():
+        file.write_bytes(b"")
+    report = write_report([open_run(path)], tmp_path / "report.html")
+    found = embedded(report)
+    assert found["runs"][0]["attention"] is None
+    assert found["figures"]["run0-accuracy"]["data"]
+    assert "No attention map could be made" in report.read_text()
+
+
+def test_no_run_and_no_place_are_refused(tmp_path, unimodal):
+    with pytest.raises(RunError, match="no run"):
+        write_report([], tmp_path / "report.html")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="Cannot write"):
+        write_report([unimodal], tmp_path / "file" / "report.html")
+
+
+def test_evenly_keeps_both_ends():
+    assert evenly(list(range(10)), 20) == list(range(10))
+    assert evenly(list(range(10)), 4) == [0, 3, 6, 9]
+    assert evenly(list(range(10)), 1) == [9]
+
+
+@pytest.mark.parametrize(("layers", "heads"), [(1, 1), (2, 1), (3, 2), (12, 8)])
+def test_every_head_has_one_map(layers, heads):
+    names = [f"p{i}" for i in range(26)]
+    groups = attention_groups(layers, heads)
+    figures = [attention_figure(names, group) for group in groups]
+    shown = [tuple(trace["meta"]) for figure in figures for trace in figure["data"]]
+    assert sorted(shown) == [(i, j) for i in range(layers) for j in range(heads)]
+    for figure in figures:
+        for name, axis in figure["layout"].items():
+            if name[1:].startswith("axis"):
+                assert 0 <= axis["domain"][0] < axis["domain"][1] <= 1
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
+def test_it_works_in_a_browser(page, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    complaints, requests = [], []
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with playwright.sync_playwright() as tool:
+        browser = tool.chromium.launch(executable_path=CHROMIUM, args=flags)
+        tab = browser.new_page(viewport={"width": 1280, "height": 800})
+        tab.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.goto(page.as_uri())
+        tab.wait_for_selector("#run0 [data-kind=attention] .heatmaplayer")
+        assert not tab.is_visible("#run1")
+        tab.click("#tab1")
+        tab.wait_for_selector("#run1 [data-kind=attention] .heatmaplayer")
+        assert not tab.is_visible("#run0")
+        for part in PARTS:
+            assert tab.is_visible(f"#run1 section.{part}"), part
+        assert tab.locator("#run1 [data-figure] .main-svg").count() >= 4
+
+        maps = "document.querySelector('#run1 [data-kind=attention]').data"
+        assert tab.evaluate(f"{maps}.length") == 4
+        before = tab.evaluate(f"JSON.stringify({maps}[3].z)")
+        tab.locator("#run1 [data-choose=checkpoint]").fill("0")
+        assert tab.inner_text("#run1 .attention-controls output").startswith("step 0")
+        after = tab.evaluate(f"JSON.stringify({maps}[3].z)")
+        assert before != after
+        tab.select_option("#run1 [data-choose=sequences]", "example")
+        assert tab.evaluate(f"JSON.stringify({maps}[3].z)") != after
+
+        lines = "document.querySelector('#run1 [data-kind=measures]').data"
+        before = tab.evaluate(f"JSON.stringify({lines}[0].y)")
+        tab.select_option("#run1 [data-choose=measure]", "previous_token_1")
+        assert tab.evaluate(f"JSON.stringify({lines}[0].y)") != before
+        tab.select_option("#run1 [data-choose=axis]", "linear")
+        assert tab.evaluate(f"{lines}[0].x") == embedded(page)["runs"][1]["measure_steps"]
+        browser.close()
+    assert complaints == []
+    assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
