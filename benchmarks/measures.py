@@ -44,17 +44,13 @@ def looped(attention: torch.Tensor, batch: Batch) -> dict[str, list[float]]:
         row["total_label_attention"] = sum(right) + sum(wrong)
         for kind, name in enumerate(roles.modalities):
             item_at = {e: i for i, (k, e) in enumerate(zip(kinds, exemplars, strict=True)) if k == kind}
-            row[f"label_to_item.{name}"] = sum(float(a[label_at[e], item_at[e]]) for e in label_at) / len(
-                label_at
-            )
+            row[f"label_to_item.{name}"] = sum(float(a[label_at[e], item_at[e]]) for e in label_at) / len(label_at)
             mine = [float(a[-1, item_at[e]]) for e in range(len(labels)) if labels[e] == target]
             row[f"target_item_attention.{name}"] = sum(mine) / max(1, len(mine))
         row["entropy"] = -sum(float(p) * math.log(max(float(p), 1e-30)) for p in a[-1]) / math.log(length)
         spread = []
         for i in label_at.values():
-            spread.append(
-                -sum(float(p) * math.log(max(float(p), 1e-30)) for p in a[i, : i + 1]) / math.log(i + 1)
-            )
+            spread.append(-sum(float(p) * math.log(max(float(p), 1e-30)) for p in a[i, : i + 1]) / math.log(i + 1))
         row["label_row_entropy"] = sum(spread) / len(spread)
         for name, value in row.items():
             found.setdefault(name, []).append(value)
@@ -82,9 +78,7 @@ def main() -> None:
     assert set(fast) == set(slow), set(fast) ^ set(slow)
     worst = max(float((fast[n][:, 0] - torch.tensor(slow[n])).abs().max()) for n in fast)
     quick, plain = (statistics.median(times[n]) * 1e3 for n in ("vectorised", "loop"))
-    print(
-        f"{len(fast)} measures on {SEQUENCES} sequences of {config.sequence_length} positions, one layer, one head:"
-    )
+    print(f"{len(fast)} measures on {SEQUENCES} sequences of {config.sequence_length} positions, one layer, one head:")
     print(f"vectorised {quick:.2f} ms, plain loop {plain:.0f} ms, ratio {plain / quick:.0f} (aim: at least 100); "
           f"largest difference {worst:.1e}")  # fmt: skip
 

@@ -45,7 +45,7 @@ CONFIG = RunConfig(
     numerics=NumericsConfig(mode="eager"),
 )
 REQUEST = Request(steps=120, evaluate_every=10, checkpoint_every=20, sequences=8, novel_sets=2)
-SHORT = Request(steps=16, evaluate_every=4, checkpoint_every=8, sequences=8, novel_sets=2)
+SHORT = Request(steps=8, evaluate_every=2, checkpoint_every=4, sequences=8, novel_sets=2)
 """For flips: a flip in an old file makes the whole run again."""
 PLACES = ("before", "after", "torn")
 """Where a placed kill strikes: before or after a call that changes the disk, or with half of a file's bytes there."""
@@ -109,7 +109,7 @@ def watch_writing(shared: mmap.mmap) -> None:
         save(self, *arguments)
         shared[0] = 0
 
-    runs.Run.save_checkpoint = watched
+    setattr(runs.Run, "save_checkpoint", watched)  # noqa: B010
 
 
 def kill_at(call: int, place: str) -> None:
@@ -135,7 +135,9 @@ def kill_at(call: int, place: str) -> None:
 
 
 # -- the three trials -------------------------------------------------------------------------------------------------
-def trial_of_kills(reference: Path, directory: Path, kills: int, seed: int) -> tuple[Counter, list[str]]:
+def trial_of_kills(
+    reference: Path, directory: Path, request: Request, kills: int, seed: int
+) -> tuple[Counter, list[str]]:
     """Kills and resumes runs until there were so many kills; counts, and what was not as it should be.
 
     Two of three kills are placed at a call that changes the disk, the others come at a random instant. After the last
@@ -144,16 +146,16 @@ def trial_of_kills(reference: Path, directory: Path, kills: int, seed: int) -> t
     draw, counts, wrong = random.Random(seed), Counter(), []
     shared = mmap.mmap(-1, 1)
     started = time.perf_counter()
-    arguments = command(_fresh(directory / "unkilled"), REQUEST)
+    arguments = command(_fresh(directory / "unkilled"), request)
     wrong += [f"unkilled: {status}" for status in [end(begin(lambda: miclab(arguments), directory / "log"))] if status]
     seconds = time.perf_counter() - started
     wrong += [f"unkilled: {name}" for name in differences(reference, run_directory(directory / "unkilled"))]
-    # About ten calls for each of the 17 checkpoints.
+    # About ten calls for each checkpoint.
     calls = 10 * len(list((reference / "rows").iterdir()))
     while counts["kills"] < kills:
         counts["runs"] += 1
         here = _fresh(directory / f"killed{counts['runs']}")
-        arguments = command(here, REQUEST)
+        arguments = command(here, request)
         for _ in range(min(draw.randint(1, 3), kills - counts["kills"])):
             shared[0] = 0
             placed = draw.random() < 2 / 3
@@ -183,21 +185,21 @@ def trial_of_kills(reference: Path, directory: Path, kills: int, seed: int) -> t
     return counts, wrong
 
 
-def trial_of_signals(reference: Path, directory: Path) -> tuple[Counter, list[str]]:
+def trial_of_signals(reference: Path, directory: Path, request: Request) -> tuple[Counter, list[str]]:
     """Stops a run with SIGINT, then SIGTERM, and resumes it."""
     counts, wrong = Counter(), []
     for number in (signal.SIGINT, signal.SIGTERM):
         here = _fresh(directory / number.name)
-        arguments, path = command(here, REQUEST), run_directory(here)
+        arguments, path = command(here, request), run_directory(here)
         process = begin(lambda given=arguments: miclab(given), directory / "log")
-        while len(list(path.glob("rows/*.jsonl"))) < 8:
+        while len(list(path.glob("rows/*.jsonl"))) < 6:
             time.sleep(0.002)
         os.kill(process, number)
         status, run = end(process), runs.open_run(path)
         last = run.checkpoints[-1]
         if (status, run.status, run.reason) != (1, "stopped", f"stopped by {number.name}"):
             wrong.append(f"{number.name}: exit status {status}, {run.status}, {run.reason}")
-        if not 0 < last < REQUEST.steps or run.verify():
+        if not 0 < last < request.steps or run.verify():
             wrong.append(f"{number.name}: last checkpoint {last}, damaged {run.verify()}")
         status = end(begin(lambda at=path: miclab(["resume", str(at)]), directory / "log"))
         # A checkpoint at the step of the signal cuts its rows in two files, one of them empty: rows are compared whole.
@@ -244,7 +246,7 @@ def trial_of_flips(directory: Path, seed: int) -> tuple[Counter, list[str]]:
         (path / name).write_bytes(content)
         counts[kind_of(name)] += 1
         found = _refused(path, name) if "/" not in name else _passed_over(path, name)
-        log, arguments = here / "log", command(here, SHORT)
+        log, arguments = here / "log", ["resume", str(path)] if "/" in name else command(here, SHORT)
         status = end(begin(lambda given=arguments: miclab(given), log))
         if str(path / name) not in log.read_text():
             found.append("the command does not name it")
@@ -295,16 +297,16 @@ def _fresh(path: Path) -> Path:
     return path
 
 
-def survey(directory: Path, kills: int, seed: int) -> dict[str, Any]:
+def survey(directory: Path, kills: int, seed: int, request: Request = REQUEST) -> dict[str, Any]:
     """All trials: counts of kills, signals and flips, and under `wrong` what was not as it should be."""
-    arguments = command(_fresh(directory / "reference"), REQUEST)
+    arguments = command(_fresh(directory / "reference"), request)
     subprocess.run([sys.executable, "-m", "miclab", *arguments], check=True, capture_output=True)
     reference = run_directory(directory / "reference")
     # Everything that a training imports is imported before the first fork, by training a little.
     with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
         miclab(command(_fresh(directory / "warm"), SHORT))
-    killed, wrong = trial_of_kills(reference, directory, kills, seed)
-    stopped, more = trial_of_signals(reference, directory)
+    killed, wrong = trial_of_kills(reference, directory, request, kills, seed)
+    stopped, more = trial_of_signals(reference, directory, request)
     flipped, most = trial_of_flips(directory, seed)
     return {"kills": dict(killed), "signals": dict(stopped), "flips": dict(flipped), "wrong": wrong + more + most}
 

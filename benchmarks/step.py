@@ -111,9 +111,7 @@ def main() -> None:
     """Prints a line for `rope` and one for one-hot positions (APE)."""
     torch.set_num_threads(1)
     numerics.keep_freed_memory()
-    print(
-        "One training step, one thread, milliseconds; ratio = step / bare matrix products (aim: at most 1.5)"
-    )
+    print("One training step, one thread, milliseconds; ratio = step / bare matrix products (aim: at most 1.5)")
     for positions in sys.argv[1:] or ("rope", "onehot"):
         found = measure(positions)
         told = "  ".join(f"{name} {value:.2f}" for name, value in found.items())

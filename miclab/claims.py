@@ -64,9 +64,7 @@ class Judgement:
     @property
     def conclusion(self) -> str:
         """What it tells a reader."""
-        return self.claim.meaning.get(
-            self.verdict, "The interval crosses the criterion: more seeds would decide."
-        )
+        return self.claim.meaning.get(self.verdict, "The interval crosses the criterion: more seeds would decide.")
 
     def row(self) -> dict[str, str]:
         """The judgement as texts, for tables and reports."""

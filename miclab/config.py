@@ -54,9 +54,7 @@ class RunConfig:
             raise ConfigError("modalities", self.modalities, "at least one modality")
         for name, modality in self.modalities.items():
             if not name.isidentifier():
-                raise ConfigError(
-                    "modalities", name, "names made of letters, digits and _, not starting with a digit"
-                )
+                raise ConfigError("modalities", name, "names made of letters, digits and _, not starting with a digit")
             modality.check(f"modalities.{name}")
         names = tuple(self.modalities)
         if self.host and self.host not in names:
@@ -103,9 +101,7 @@ class RunConfig:
     @property
     def active_labels(self) -> int:
         """Labels that this task's sequences can carry."""
-        return (
-            self.label_count if self.sequence.task == "joint_label" else self.modalities[self.leader].labels
-        )
+        return self.label_count if self.sequence.task == "joint_label" else self.modalities[self.leader].labels
 
     @property
     def sequence_length(self) -> int:
@@ -127,9 +123,11 @@ class RunConfig:
             for name, groups in zip(self.order, sequence.groups, strict=True):
                 classes = self.modalities[name].classes
                 if isinstance(groups, bool) or groups < 1 or groups > classes or classes % groups:
-                    raise ConfigError(
-                        "sequence.groups", sequence.groups, f"divisors of modalities.{name}.classes"
-                    )
+                    raise ConfigError("sequence.groups", sequence.groups, f"divisors of modalities.{name}.classes")
+                novel = self.modalities[name].novel_classes
+                if novel % groups:
+                    allowed = f"0 or a multiple of the modality's groups, {groups}"
+                    raise ConfigError(f"modalities.{name}.novel_classes", novel, allowed)
             if self.label_count < 2:
                 raise ConfigError("sequence.groups", sequence.groups, "a product of at least 2")
         else:
@@ -143,9 +141,7 @@ class RunConfig:
                         f" in every modality",
                     )
         if sequence.swapped_shift >= self.active_labels:
-            raise ConfigError(
-                "sequence.swapped_shift", sequence.swapped_shift, f"1 to {self.active_labels - 1}"
-            )
+            raise ConfigError("sequence.swapped_shift", sequence.swapped_shift, f"1 to {self.active_labels - 1}")
         bursts = sequence.context // sequence.burstiness
         if sequence.distinct_labels != "off" and bursts > self.active_labels:
             raise ConfigError(
@@ -188,9 +184,7 @@ class RunConfig:
         for part in self.frozen:
             if part not in parts:
                 raise ConfigError("frozen", part, nearest(part, parts))
-        if {"decoder", *(f"bridge.{name}" for name in self.modalities if name != self.host_name)} <= set(
-            self.frozen
-        ):
+        if {"decoder", *(f"bridge.{name}" for name in self.modalities if name != self.host_name)} <= set(self.frozen):
             raise ConfigError("frozen", self.frozen, "at least one part that is trained")
 
     def parts(self) -> tuple[str, ...]:

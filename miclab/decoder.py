@@ -117,9 +117,7 @@ class Decoder:
         """The normalised residual, and the gain that its readers owe it: folded into their weights, where it costs a
         product of a weight's size instead of one of the residual's."""
         if self.options.norm == "rmsnorm":
-            return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPSILON), parameters[
-                f"decoder.{name}.gain"
-            ]
+            return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPSILON), parameters[f"decoder.{name}.gain"]
         if self.options.norm == "layernorm":
             gain, bias = parameters[f"decoder.{name}.gain"], parameters[f"decoder.{name}.bias"]
             return F.layer_norm(x, (self.width,), gain, bias, EPSILON), None
@@ -139,9 +137,7 @@ class Decoder:
     def _split_weight(self, weight: Float[Tensor, "width width"]) -> Float[Tensor, "head width dimension"]:
         return weight.unflatten(1, (self.heads, -1)).transpose(0, 1)
 
-    def _merge(
-        self, parameters: Parameters, name: str, heads: Float[Tensor, "batch head row dimension"]
-    ) -> Tensor:
+    def _merge(self, parameters: Parameters, name: str, heads: Float[Tensor, "batch head row dimension"]) -> Tensor:
         merged = heads.transpose(1, 2).flatten(2)
         output = parameters.get(f"decoder.{name}.output")
         return merged if output is None else merged @ output
@@ -151,9 +147,7 @@ class Decoder:
     ) -> Float[Tensor, "batch 1 width"]:
         """Attention of the last position alone. As there is one query, values (and keys, where nothing is rotated)
         need no projection at every position: sum_j a_j (x_j W_v) = (sum_j a_j x_j) W_v, q.(x_j W_k) = (q W_k').x_j."""
-        query, key, value = (
-            _scaled(gain, parameters[f"decoder.{name}.{part}"]) for part in ("query", "key", "value")
-        )
+        query, key, value = (_scaled(gain, parameters[f"decoder.{name}.{part}"]) for part in ("query", "key", "value"))
         last = slice(-1, None)
         queries = self.positions.rotate(self._split(x[:, last] @ query), last)
         if self.positions.rotates:
@@ -179,14 +173,11 @@ class Decoder:
         heads = point(f"{name}.heads", pattern @ values)
         return point(f"{name}.output", self._merge(parameters, name, heads))
 
-    def _embed(
-        self, parameters: Parameters, batch: Batch, point: Callable
-    ) -> Float[Tensor, "batch position width"]:
+    def _embed(self, parameters: Parameters, batch: Batch, point: Callable) -> Float[Tensor, "batch position width"]:
         """Items through the bridge, labels between them, positions beside or on them, padded to the width."""
         config = self.config
         columns = [
-            point(f"items.{name}", project(config, parameters, name, batch.items[name]))
-            for name in config.order
+            point(f"items.{name}", project(config, parameters, name, batch.items[name])) for name in config.order
         ]
         # The query has no label: a filler takes its place and is cut off.
         columns.append(F.pad(point("labels", batch.label_vectors), (0, 0, 0, 1)))
@@ -240,6 +231,7 @@ class Decoder:
 
         logits = self._run(parameters, batch, point, query_only=False)
         unmet = [name for name in (*exact, *edits) if name not in met]
+        unmet += [f"{start}*" for start in starts if not any(name.startswith(start) for name in met)]
         if unmet:
             raise KeyError(f"no activation named {unmet[0]!r}; there are {', '.join(sorted(met))}")
         return Trace(logits, kept)

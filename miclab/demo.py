@@ -36,8 +36,8 @@ Tell = Callable[[str, int, int, str], None]
 class Scale:
     """How much the demonstration trains."""
 
-    unimodal_steps: int = 2000
-    stage_one_steps: int = 5000
+    unimodal_steps: int = 1500
+    stage_one_steps: int = 4000
     stage_two_steps: int = 1500
     every: int = 250
     """Steps between metric rows."""
@@ -77,13 +77,9 @@ def _train(name: str, config: RunConfig, asked: Request, root: str, queue: Any) 
     run, line = prepare(config, root)
     if line:
         queue.put((name, 0, asked.steps, line))
-    outcome = train(
-        run, asked, lambda p: queue.put((name, p.step, p.steps, row_text(p.row) if p.row else ""))
-    )
+    outcome = train(run, asked, lambda p: queue.put((name, p.step, p.steps, row_text(p.row) if p.row else "")))
     if outcome.status != "finished":
-        raise RunError(
-            f"{run.path} ended as {outcome.status}: {outcome.reason}. Run the command again to go on."
-        )
+        raise RunError(f"{run.path} ended as {outcome.status}: {outcome.reason}. Run the command again to go on.")
     return str(run.path)
 
 
@@ -95,9 +91,7 @@ def _train_unimodal(root: str, scale: Scale, queue: Any) -> dict[str, str]:
 
 
 def _train_multimodal(root: str, scale: Scale, queue: Any) -> dict[str, str]:
-    first = _train(
-        "stage 1", run_config("unimodal", "quick"), _request(scale.stage_one_steps, scale), root, queue
-    )
+    first = _train("stage 1", run_config("unimodal", "quick"), _request(scale.stage_one_steps, scale), root, queue)
     parent = ParentConfig(run=find(first).hash, step=scale.stage_one_steps)
     config = replace(run_config("multimodal", "quick"), parent=parent)
     second = _train("stage 2", config, _request(scale.stage_two_steps, scale), root, queue)

@@ -78,14 +78,11 @@ def alignment_gap(run: Run, found: Evaluation) -> Sign:
     if not run.config.parent.run:
         return Sign(name, None, "not judged: the run has no stage-1 parent", advice)
     parent = find(run.config.parent.run, run.path.parent)
-    before = evaluate(
-        parent, step=run.config.parent.step, splits=("icl",), sizes=_sizes(found), measures=False
-    )
+    before = evaluate(parent, step=run.config.parent.step, splits=("icl",), sizes=_sizes(found), measures=False)
     icl, unimodal = _accuracy(found, "icl"), before.scores["icl"].accuracy
     gaps = align(run, step=found.step)
     told = "; ".join(
-        f"CKA of {a.modality} {a.cka:.3f} against {a.null_high:.3f} for shuffled pairs ({a.rows} rows)"
-        for a in gaps
+        f"CKA of {a.modality} {a.cka:.3f} against {a.null_high:.3f} for shuffled pairs ({a.rows} rows)" for a in gaps
     )
     weak = unimodal >= HIGH and icl < min(HIGH, unimodal - NEAR)
     return Sign(

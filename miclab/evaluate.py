@@ -117,17 +117,12 @@ def score_split(
 def metric_row(config: RunConfig, world: World, parameters: Parameters, sizes: SplitSizes) -> dict[str, Any]:
     """What training writes down at an evaluation: accuracies of the splits, `icl` of each set of novel classes, and
     the measures on `icl`, by layer and head."""
-    scores = {
-        split: score_split(config, world, parameters, split, sizes, measures=split == "icl")
-        for split in SPLITS
-    }
+    scores = {split: score_split(config, world, parameters, split, sizes, measures=split == "icl") for split in SPLITS}
     icl = scores["icl"]
     return {
         "accuracy": {split: round(s.accuracy, 6) for split, s in scores.items()},
         "icl_sets": [round(float(v), 6) for v in icl.correct.mean(1)],
-        "context_label_accuracy": {
-            split: round(float(s.in_context.mean()), 6) for split, s in scores.items()
-        },
+        "context_label_accuracy": {split: round(float(s.in_context.mean()), 6) for split, s in scores.items()},
         "measures": {name: np.round(value.mean(0), 6).tolist() for name, value in icl.strengths.items()},
     }
 
@@ -171,9 +166,7 @@ def evaluate(
     world = world_from_tensors(run.config, run.world_tensors())
     found, parameters = run.parameters(step)
     scores = {
-        split: score_split(
-            config, world, parameters, split, sizes or SplitSizes(), measures=measures, oracles=True
-        )
+        split: score_split(config, world, parameters, split, sizes or SplitSizes(), measures=measures, oracles=True)
         for split in splits
     }
     return Evaluation(run.path.name, found, config.sequence.context, scores)

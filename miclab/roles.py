@@ -63,9 +63,7 @@ class Roles:
         names = []
         for kind, exemplar in zip(self.kind.tolist(), self.exemplar.tolist(), strict=True):
             number = "q" if exemplar == self.context else str(exemplar + 1)
-            names.append(
-                "·" if kind == OTHER else f"l{number}" if kind == LABEL else f"x{chr(39) * kind}{number}"
-            )
+            names.append("·" if kind == OTHER else f"l{number}" if kind == LABEL else f"x{chr(39) * kind}{number}")
         return names
 
 

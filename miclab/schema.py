@@ -81,7 +81,10 @@ def _value(hint: Any, value: Any, where: str, base: Any) -> Any:
             return None
         return _value(next(a for a in arguments if a is not type(None)), value, where, base)
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ConfigError(where, value, "a number that fits into a float") from error
     if hint in (int, str, bool) and type(value) is hint:
         return value
     raise ConfigError(where, value, f"a value of type {getattr(hint, '__name__', hint)}")
@@ -100,7 +103,8 @@ def _without_defaults(config: Any) -> dict[str, Any]:
             # Which modalities there are, and in which order, is never a default.
             kept[item.name] = [[name, _without_defaults(part)] for name, part in value.items()]
         elif value != item.default:
-            kept[item.name] = to_mapping(value)
+            # 0 and 0.0 are the same setting.
+            kept[item.name] = float(value) if isinstance(item.default, float) else to_mapping(value)
     return kept
 
 

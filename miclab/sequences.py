@@ -22,7 +22,7 @@ from torch import Tensor
 from miclab.config import RunConfig
 from miclab.roles import Roles, sequence_roles
 from miclab.seeds import stream
-from miclab.world import World, novel_world
+from miclab.world import ClassTable, World, novel_world
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,7 @@ class ClassPlan:
 
     def take(self, index: Int[Tensor, "batch place"]) -> ClassPlan:
         """Exemplars of each sequence by their index."""
-        return ClassPlan(
-            {k: v.gather(1, index) for k, v in self.classes.items()}, self.labels.gather(1, index)
-        )
+        return ClassPlan({k: v.gather(1, index) for k, v in self.classes.items()}, self.labels.gather(1, index))
 
 
 def _joint_label(config: RunConfig, world: World, classes: Mapping[str, Tensor]) -> Tensor:
@@ -91,9 +89,7 @@ def _joint_label(config: RunConfig, world: World, classes: Mapping[str, Tensor])
     return label
 
 
-def _follow(
-    config: RunConfig, world: World, leading: Tensor, generator: torch.Generator, paired: bool
-) -> ClassPlan:
+def _follow(config: RunConfig, world: World, leading: Tensor, generator: torch.Generator, paired: bool) -> ClassPlan:
     """Classes of all modalities for classes of the leader; followers carry the same label if `paired`."""
     labels = world.tables[config.leader].label_of[leading]
     classes = {}
@@ -108,9 +104,7 @@ def _follow(
     return ClassPlan(classes, labels)
 
 
-def _exemplars(
-    config: RunConfig, world: World, shape: tuple[int, int], generator: torch.Generator, paired: bool
-):
+def _exemplars(config: RunConfig, world: World, shape: tuple[int, int], generator: torch.Generator, paired: bool):
     """Independent exemplars by the class frequencies."""
     if config.sequence.task == "joint_label":
         classes = {name: world.tables[name].draw(shape, generator) for name in config.order}
@@ -118,11 +112,17 @@ def _exemplars(
     return _follow(config, world, world.tables[config.leader].draw(shape, generator), generator, paired)
 
 
-def _exemplars_of_distinct_labels(
-    config: RunConfig, world: World, shape: tuple[int, int], generator: torch.Generator
-):
+def _uniform(world: World) -> World:
+    """The same world with equally frequent classes."""
+    tables = {name: ClassTable(t.label_of, torch.ones(len(t.label_of))) for name, t in world.tables.items()}
+    return replace(world, tables=tables)
+
+
+def _exemplars_of_distinct_labels(config: RunConfig, world: World, shape: tuple[int, int], generator: torch.Generator):
     """Exemplars of which no two of a sequence share a label: labels one after the other by their mass, without
     putting back (the Gumbel top-k trick), then a class of that label."""
+    if config.sequence.distinct_labels == "released":
+        world = _uniform(world)
     joint = config.sequence.task == "joint_label"
     if joint:
         mass = torch.ones(1, dtype=torch.double)
@@ -131,8 +131,7 @@ def _exemplars_of_distinct_labels(
     else:
         mass = world.tables[config.leader].label_mass
     uniform = torch.rand((shape[0], len(mass)), generator=generator, dtype=torch.double)
-    released = config.sequence.distinct_labels == "released"
-    scores = (torch.zeros_like(mass) if released else mass.log()) - (-uniform.log()).log()
+    scores = mass.log() - (-uniform.log()).log()
     labels = scores.topk(shape[1], dim=1).indices
     if not joint:
         leading = world.tables[config.leader].draw_with_label(labels, generator)

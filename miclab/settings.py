@@ -7,6 +7,7 @@ the hash that names a run (`miclab.schema.trajectory_hash`), so a new field rena
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -27,9 +28,9 @@ def check_number(
     edge = "above" if open_low else "at least"
     top = "" if high == math.inf else f" and at most {high:g}"
     allowed = f"a finite number {edge} {low:g}{top}"
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ConfigError(where, value, allowed)
-    if value < low or value > high or (open_low and value == low):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    # NaN is in no range; a whole number too large for a float is compared as it is.
+    if not is_number or not low <= value <= min(high, sys.float_info.max) or (open_low and value == low):
         raise ConfigError(where, value, allowed)
 
 
@@ -70,13 +71,11 @@ class ModalityConfig:
         check_whole(owner, self, "labels", 2)
         check_whole(owner, self, "classes", self.labels, 10_000_000)
         check_whole(owner, self, "dimension", 1, 65_536)
-        check_number(owner, self, "noise", 0.0)
+        check_number(owner, self, "noise", 0.0, 1e6)
         check_number(owner, self, "zipf_exponent", 0.0, 20.0)
         check_whole(owner, self, "novel_classes", 0)
         if self.classes % self.labels:
-            raise ConfigError(
-                f"{owner}.classes", self.classes, f"a multiple of {owner}.labels = {self.labels}"
-            )
+            raise ConfigError(f"{owner}.classes", self.classes, f"a multiple of {owner}.labels = {self.labels}")
         if self.novel_classes % self.labels:
             raise ConfigError(
                 f"{owner}.novel_classes",
@@ -123,13 +122,9 @@ class SequenceConfig:
         check_known(owner, self, "task", ("shared_label", "joint_label"))
         check_whole(owner, self, "swapped_shift", 1)
         if self.burstiness >= self.context:
-            raise ConfigError(
-                f"{owner}.burstiness", self.burstiness, f"less than {owner}.context = {self.context}"
-            )
+            raise ConfigError(f"{owner}.burstiness", self.burstiness, f"less than {owner}.context = {self.context}")
         if self.context % self.burstiness:
-            raise ConfigError(
-                f"{owner}.burstiness", self.burstiness, f"a divisor of {owner}.context = {self.context}"
-            )
+            raise ConfigError(f"{owner}.burstiness", self.burstiness, f"a divisor of {owner}.context = {self.context}")
         for name in self.order:
             if name not in names:
                 raise ConfigError(f"{owner}.order", name, nearest(name, names))

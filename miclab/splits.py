@@ -38,9 +38,7 @@ def _plan(config: RunConfig, world: World, split: str, count: int, generator) ->
     return swap_labels(config, plan) if split == "swapped" else plan
 
 
-def split_batches(
-    config: RunConfig, world: World, split: str, sizes: SplitSizes
-) -> Iterator[tuple[World, Batch]]:
+def split_batches(config: RunConfig, world: World, split: str, sizes: SplitSizes) -> Iterator[tuple[World, Batch]]:
     """The sequences of a split with the world that they come from: one batch, or one per set of novel classes.
 
     They are a function of (config, config.seed, split) alone, and share no random stream with training.

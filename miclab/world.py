@@ -31,9 +31,7 @@ class GaussianSource:
     prototypes: Float[Tensor, "classes dimension"]
     noise: float
 
-    def draw(
-        self, classes: Int[Tensor, "*shape"], generator: torch.Generator
-    ) -> Float[Tensor, "*shape dimension"]:
+    def draw(self, classes: Int[Tensor, "*shape"], generator: torch.Generator) -> Float[Tensor, "*shape dimension"]:
         """One fresh item for each entry of `classes`."""
         dimension = self.prototypes.shape[1]
         # index_select is several times as fast as indexing with a matrix.
@@ -74,9 +72,7 @@ class ClassTable:
         """Classes by their frequencies."""
         return self._classes_at(torch.rand(shape, generator=generator, dtype=torch.double))
 
-    def draw_with_label(
-        self, labels: Int[Tensor, "*shape"], generator: torch.Generator
-    ) -> Int[Tensor, "*shape"]:
+    def draw_with_label(self, labels: Int[Tensor, "*shape"], generator: torch.Generator) -> Int[Tensor, "*shape"]:
         """For each label a class that carries it, by the classes' frequencies."""
         levels = torch.rand(labels.shape, generator=generator, dtype=torch.double)
         low, high = self.low[labels], self.high[labels]

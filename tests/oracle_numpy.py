@@ -103,7 +103,10 @@ def attend(config: RunConfig, p: Mapping[str, Array], name: str, x: Array) -> tu
     for head in range(heads):
         columns = slice(head * size, (head + 1) * size)
         turn = [
-            [rotated(options.positions, x[i] @ p[f"{name}.{part}"][:, columns], i, options.rope_theta) for i in range(length)]
+            [
+                rotated(options.positions, x[i] @ p[f"{name}.{part}"][:, columns], i, options.rope_theta)
+                for i in range(length)
+            ]
             for part in ("query", "key")
         ]
         slope = 2 ** (-8 * (head + 1) / heads) if options.positions == "alibi" else 0.0

@@ -101,13 +101,15 @@ def test_query_only_path_has_the_logits_and_gradients_of_the_full_one(positions,
     for value in parameters.values():
         value.requires_grad_()
     fast, full = decoder.logits(parameters, batch), decoder.trace(parameters, batch).logits
-    torch.testing.assert_close(fast, full, rtol=0, atol=1e-10)
+    # Without a norm the logits are large: rounding is judged beside the largest.
+    close = partial(torch.testing.assert_close, rtol=0, atol=1e-11 * max(1.0, float(full.detach().abs().max())))
+    close(fast, full)
     slopes = [
         torch.autograd.grad(F.cross_entropy(logits, batch.target), list(parameters.values()), allow_unused=True)
         for logits in (fast, full)
     ]
     for name, one, other in zip(parameters, *slopes, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-10, msg=partial("{}: {}".format, name))
+        close(one, other, msg=partial("{}: {}".format, name))
         assert one is not None, f"{name} is no part of the logits"
 
 
@@ -141,7 +143,7 @@ def test_numpy_forward_pass_agrees(name):
     np.testing.assert_allclose(trace.logits.numpy(), wanted.logits, rtol=0, atol=1e-5 * scale)
     for layer in range(config.decoder.layers):
         pattern = trace.activations[f"blocks.{layer}.attention.pattern"].numpy()
-        np.testing.assert_allclose(pattern, wanted.patterns[layer], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(pattern, wanted.patterns[layer], rtol=1e-5, atol=2e-5)
         residual = trace.activations[f"blocks.{layer}.residual"].numpy()
         largest = max(1.0, float(np.abs(residual).max()))
         np.testing.assert_allclose(residual, wanted.residuals[layer], rtol=0, atol=1e-5 * largest)

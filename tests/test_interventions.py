@@ -136,6 +136,7 @@ def test_patching_some_positions_leaves_the_rest(laboratory):
     assert torch.equal(decoder.trace(parameters, batch, edits=last).logits, wanted)
 
 
+# FAULT in miclab/decoder.py, `Decoder.trace`: a pattern that meets no name is passed over in silence.
 @pytest.mark.parametrize("how", ["capture", "edits", "capture_pattern"])
 def test_unknown_activation_names_the_known_ones(laboratory, how):
     """Fails if a slip of the pen silently edits or captures nothing."""

@@ -5,7 +5,16 @@ Each training has a process of its own, so that two workers of pytest-xdist shar
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from tiny import tiny_config
+
+from miclab.errors import ConfigError
+from miclab.evaluate import evaluate
+from miclab.numerics import why_not_compiled
+from miclab.request import Request, SplitSizes
+from miclab.train import train_config
 
 COMMON = """
 import json, sys
@@ -76,3 +85,79 @@ tell(trained(replace(config, parent=ParentConfig(run=sys.argv[2], step=5000)), 1
     print(first)
     print(scores)
     assert scores["icl"] >= 0.90
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(why_not_compiled()), reason="nothing can be compiled here")
+def test_compiled_gradients_are_those_of_their_own_run(run_python):
+    """Two runs of equal shapes in one process: fails if the second is given the first one's compiled step, or if a
+    compiled step differs from the eager one."""
+    script = """
+import json
+from dataclasses import replace
+from miclab.decoder import Decoder
+from miclab.gradients import TrainedParameters, gradient_function
+from miclab.profiles import run_config
+from miclab.sequences import training_batch
+from miclab.settings import NumericsConfig
+from miclab.world import draw_world
+
+base = run_config("unimodal", "quick")
+batch = training_batch(base, draw_world(base), 0)
+found = {}
+for positions in ("rope", "rope_released"):
+    options = replace(base.decoder, positions=positions, initial_std=0.3, layers=1)
+    for mode in ("compiled", "eager"):
+        config = replace(base, decoder=options, numerics=NumericsConfig(mode=mode))
+        trained = TrainedParameters(config, Decoder(config).initial_parameters(0))
+        loss, slope = gradient_function(config, trained)(trained.flat, batch)
+        found[f"{positions} {mode}"] = [float(loss), float(slope.norm())]
+print(json.dumps(found))
+"""
+    found = run_python(script)
+    for positions in ("rope", "rope_released"):
+        assert found[f"{positions} compiled"] == pytest.approx(found[f"{positions} eager"], rel=1e-4)
+    assert abs(found["rope eager"][0] - found["rope_released eager"][0]) > 1e-3
+
+
+@pytest.mark.parametrize("positions", ["rope", "alibi"])
+def test_a_longer_context_than_in_training_is_measured(tmp_path, positions):
+    """Fails if the length of training is baked into a run with relative positions: the same weights on 16 examples,
+    with strengths and oracles of those sequences."""
+    config = tiny_config(2, decoder={"positions": positions, "initial_std": 0.3})
+    run, outcome = train_config(config, Request(steps=2, evaluate_every=2, checkpoint_every=2, sequences=4), tmp_path)
+    assert outcome.status == "finished"
+    sizes = SplitSizes(sequences=6, novel_sets=2)
+    found = evaluate(run, context=16, sizes=sizes)
+    assert (found.context, found.step) == (16, 2)
+    icl = found.scores["icl"]
+    assert icl.correct.shape == (2, 6)
+    assert icl.oracles["nearest_exemplar"].mean() > 0.9
+    # B = 2: of 16 labels two are the target's, and more only by collisions.
+    assert 2 / 16 <= icl.oracles["random_context_label"].mean() < 0.6
+    assert icl.strengths["induction"].shape == (2, 2, 1)
+    assert 0 < icl.strengths["total_label_attention"].min() <= icl.strengths["total_label_attention"].max() < 1
+    assert evaluate(run, sizes=sizes).context == 4
+
+
+def test_one_hot_says_why_it_cannot_see_a_longer_context(tmp_path):
+    """Fails if one-hot slots are overrun in silence, or the message does not tell the way out."""
+    config = tiny_config(decoder={"positions": "onehot"})
+    run, _ = train_config(config, Request(steps=1, evaluate_every=1, checkpoint_every=1, sequences=4), tmp_path)
+    assert evaluate(run, context=16, sizes=SplitSizes(sequences=4, novel_sets=1)).context == 16
+    with pytest.raises(ConfigError, match=r"sequence\.context = 34.*position_slots = 65 tokens; this one has 69.*rope"):
+        evaluate(run, context=34)
+
+
+def test_frozen_parts_of_a_run_stay_as_they_were(tmp_path):
+    """Fails if stage 2 with frozen blocks still moves them on their way through training and the disk."""
+    parent, _ = train_config(
+        tiny_config(1), Request(steps=3, evaluate_every=3, checkpoint_every=3, sequences=4), tmp_path
+    )
+    config = tiny_config(2, frozen=["decoder.blocks"], parent={"run": parent.hash, "step": 3})
+    config = replace(config, modalities={**config.modalities, "m1": parent.config.modalities["m1"]})
+    child, _ = train_config(config, Request(steps=2, evaluate_every=2, checkpoint_every=2, sequences=4), tmp_path)
+    before, after = parent.parameters(3)[1], child.parameters(2)[1]
+    for name, value in before.items():
+        assert bool((value == after[name]).all()) == name.startswith("decoder.blocks."), name
+    assert all(bool((child.world_tensors()[n] == v).all()) for n, v in parent.world_tensors().items())

@@ -1,4 +1,4 @@
-"""Small runs for the tests: one to three modalities, and parameters large enough that every part of the model matters."""
+"""Small runs for the tests: one to three modalities, with parameters so large that every part of the model counts."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ MODALITIES = {
 }
 
 
-def tiny_mapping(modalities: int = 1, **parts: Any) -> dict[str, Any]:
+def tiny_mapping(count: int = 1, /, **parts: Any) -> dict[str, Any]:
     """Plain data of a small run with so many modalities; `parts` are laid over it, one level deep."""
     mapping: dict[str, Any] = {
-        "modalities": {name: dict(MODALITIES[name]) for name in list(MODALITIES)[:modalities]},
+        "modalities": {name: dict(MODALITIES[name]) for name in list(MODALITIES)[:count]},
         "sequence": {"context": 4, "burstiness": 2},
         "decoder": {"initial_std": 0.3},
         "optimiser": {"name": "adamw", "batch_size": 16},
@@ -31,9 +31,9 @@ def tiny_mapping(modalities: int = 1, **parts: Any) -> dict[str, Any]:
     return mapping
 
 
-def tiny_config(modalities: int = 1, **parts: Any) -> RunConfig:
+def tiny_config(count: int = 1, /, **parts: Any) -> RunConfig:
     """The configuration of `tiny_mapping`."""
-    return schema.from_mapping(RunConfig, tiny_mapping(modalities, **parts))
+    return schema.from_mapping(RunConfig, tiny_mapping(count, **parts))
 
 
 def lively_parameters(config: RunConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:

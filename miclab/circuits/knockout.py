@@ -70,9 +70,7 @@ def circuit_heads(measures: Mapping[str, NDArray]) -> CircuitHeads:
     induction = np.asarray(measures["induction_total"])
     top = np.unravel_index(int(induction.argmax()), induction.shape)
     found = (int(top[0]), int(top[1]))
-    looking = np.max(
-        [np.asarray(v) for k, v in measures.items() if k.startswith("label_to_item.")], axis=0
-    ).copy()
+    looking = np.max([np.asarray(v) for k, v in measures.items() if k.startswith("label_to_item.")], axis=0).copy()
     looking[found] = -np.inf
     if found[0] > 0:
         looking[found[0] :] = -np.inf
@@ -92,9 +90,7 @@ class Interventions:
         split: the split whose accuracy is asked for.
     """
 
-    def __init__(
-        self, run: Run, step: int | None = None, sizes: SplitSizes | None = None, split: str = "icl"
-    ):
+    def __init__(self, run: Run, step: int | None = None, sizes: SplitSizes | None = None, split: str = "icl"):
         self.config, self.split, self.sizes = run.config, split, sizes or SplitSizes()
         self.world = world_from_tensors(run.config, run.world_tensors())
         self.step, self.parameters = run.parameters(step)

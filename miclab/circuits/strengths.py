@@ -24,9 +24,7 @@ def _span_attention(attention: Attention, spans: Float[Tensor, "*batch key exemp
     return attention[:, :, -1] @ spans
 
 
-def _masked_mean(
-    values: Float[Tensor, "batch head exemplar"], mask: Bool[Tensor, "batch exemplar"]
-) -> PerHead:
+def _masked_mean(values: Float[Tensor, "batch head exemplar"], mask: Bool[Tensor, "batch exemplar"]) -> PerHead:
     """Mean over the exemplars in `mask`; 0 where there is none."""
     weight = mask.to(values.dtype)
     return (values * weight[:, None]).sum(-1) / weight.sum(-1).clamp(min=1)[:, None]
@@ -41,10 +39,9 @@ def label_to_item_strength(attention: Attention, roles: Roles, modality: str) ->
     """Mean over the context's labels of the attention that they pay to their own exemplar's item of `modality`: the
     part of the previous-token pattern that an induction circuit uses."""
     labels, items = roles.label_spans(), roles.item_spans(modality)
-    own = labels @ items.transpose(-1, -2)
-    return (attention * own.unsqueeze(-3) if own.dim() == 3 else attention * own).sum((-1, -2)) / labels.sum(
-        (-1, -2)
-    )
+    # An axis for the heads, where the sequences have roles of their own.
+    own = (labels @ items.transpose(-1, -2)).unsqueeze(-3)
+    return (attention * own).sum((-1, -2)) / labels.sum((-1, -2)).unsqueeze(-1)
 
 
 def induction_strength(
@@ -114,7 +111,7 @@ def label_row_entropy(attention: Attention, roles: Roles) -> PerHead:
     mask = roles.is_label.float()
     if mask.dim() == 1:
         rows = roles.is_label.nonzero().squeeze(-1)
-        return (torch.special.entr(attention[:, :, rows]).sum(-1) / visible[rows].log()).mean(-1)
+        return (torch.special.entr(attention[:, :, rows]).sum(-1) / visible[rows].log().clamp(min=1e-9)).mean(-1)
     rows = torch.special.entr(attention).sum(-1) / visible.log().clamp(min=1e-9)
     return (rows * mask[:, None]).sum(-1) / mask.sum(-1).clamp(min=1)[:, None]
 

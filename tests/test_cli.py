@@ -1,0 +1,294 @@
+"""The command line: what it prints can be read by programs, and every mistake ends in one message and status 2."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny import tiny_mapping
+
+from miclab import runs
+from miclab.cli import COMMANDS, main
+from miclab.schema import to_mapping
+
+REQUEST = {"steps": 4, "evaluate_every": 2, "checkpoint_every": 2, "sequences": 4, "novel_sets": 2}
+HOST = {"classes": 32, "dimension": 8, "labels": 16}
+SECONDARY = {"classes": 16, "dimension": 6, "labels": 4}
+DECODER = {"heads": 2, "positions": "onehot", "position_slots": 20}
+SMALL = ["--sequences", "20", "--novel-sets", "2"]
+RESULTS = ("train", "resume", "runs", "show", "evaluate", "circuits", "knockout", "ablate", "align", "diagnose")
+"""Commands that print results, and print them as JSON when asked."""
+
+
+def called(*arguments: object) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a command."""
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+    return status, output.getvalue(), errors.getvalue()
+
+
+def in_json(*arguments: object):
+    """What a command prints with --json; it must succeed."""
+    status, output, errors = called(*arguments, "--json")
+    assert status == 0, errors
+    return json.loads(output)
+
+
+def written(path: Path, content: object) -> Path:
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+class Laboratory:
+    """A directory with a one-modality run of two heads, and a stage-2 run that grew from it."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        one = tiny_mapping(1, modalities={"m1": HOST}, decoder=DECODER, request=REQUEST)
+        two = {"modalities": {"m1": HOST, "m2": SECONDARY}, "request": REQUEST}
+        self.one, self.two = written(root / "one.yaml", one), written(root / "two.yaml", two)
+        self.train_one = ("train", "unimodal", "--config", self.one, "--runs", root / "runs")
+        self.unimodal = Path(in_json(*self.train_one)["run"])
+        grow = ("--stage-one", self.unimodal.name)
+        self.train_two = ("train", "multimodal", "--config", self.two, "--runs", root / "runs", *grow)
+        self.multimodal = Path(in_json(*self.train_two)["run"])
+
+
+@pytest.fixture(scope="session")
+def laboratory(tmp_path_factory) -> Laboratory:
+    """Trained once; tests only read it."""
+    return Laboratory(tmp_path_factory.mktemp("laboratory"))
+
+
+# -- what everyone meets first ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("code", ["import miclab", "import miclab.cli; miclab.cli.main(['--help'])"])
+def test_torch_is_not_imported_before_it_is_needed(code):
+    """It takes seconds, and `miclab --help` must not."""
+    script = f"import sys\n{code}\nprint('torch' in sys.modules, 'miclab' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+    )
+    assert done.stdout.splitlines()[-1] == "False True"
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "train unimodal", "train multimodal"])
+def test_every_command_has_help(name):
+    """With status 0, and with the options of that command."""
+    status, output, _ = called(*name.split(), "--help")
+    assert status == 0
+    assert f"miclab {name}" in output
+    assert name == "train" or "--runs" in output
+
+
+def test_usage_lists_every_command():
+    """Without arguments it is a mistake, though the same text helps."""
+    status, output, _ = called("--help")
+    assert (status, called()[0]) == (0, 2)
+    assert all(f"\n  {name} " in output for name in COMMANDS)
+
+
+# -- results ----------------------------------------------------------------------------------------------------------
+def test_every_command_prints_json(laboratory):
+    """One document on standard output, nothing beside it, on the run of the kind that the command wants."""
+    two, where = laboratory.multimodal.name, ("--runs", laboratory.root / "runs")
+    found = {
+        "train": in_json(*laboratory.train_one),
+        "resume": in_json("resume", two, *where),
+        "runs": in_json("runs", *where),
+        "show": in_json("show", two, *where),
+        "evaluate": in_json("evaluate", two, *where, *SMALL),
+        "circuits": in_json("circuits", two, *where, *SMALL),
+        "knockout": in_json("knockout", two, *where, *SMALL),
+        "ablate": in_json("ablate", two, *where, *SMALL),
+        "align": in_json("align", two, *where, "--rows", "32"),
+        "diagnose": in_json("diagnose", two, *where, *SMALL),
+    }
+    assert set(found) == set(RESULTS) == set(COMMANDS) - {"demo", "report"}
+    assert (found["train"]["status"], found["train"]["step"]) == ("finished", 4)
+    assert found["resume"]["run"] == str(laboratory.multimodal)
+    assert {row["run"] for row in found["runs"]} == {laboratory.unimodal.name, two}
+    assert [row["step"] for row in found["show"]["rows"]] == [0, 1, 2, 4]
+    assert found["show"]["damaged"] == []
+    assert set(found["evaluate"]["splits"]) == {"train", "icl", "swapped", "iwl"}
+    assert 0 <= found["evaluate"]["splits"]["icl"]["accuracy"]["mean"] <= 1
+    assert set(found["circuits"]["measures"]["induction_total"]) == {"1.1", "1.2", "2.1", "2.2"}
+    assert {"untouched", "both", "induction head", "head 2.2"} <= {e["name"] for e in found["knockout"]["effects"]}
+    assert {"items of m1 zeroed", "labels zeroed"} <= {e["name"] for e in found["ablate"]["effects"]}
+    assert [entry["modality"] for entry in found["align"]] == ["m2"]
+    assert "alignment gap" in {sign["name"] for sign in found["diagnose"]}
+
+
+@pytest.mark.parametrize("name", ["runs", "show", "evaluate", "circuits", "knockout", "ablate", "align", "diagnose"])
+def test_every_command_prints_for_people(laboratory, name):
+    """The same without --json; the run is named in what is printed, where it is not in the question alone."""
+    where = ("--runs", laboratory.root / "runs")
+    small = {"runs": (), "show": (), "align": ("--rows", "32")}.get(name, SMALL)
+    given = () if name == "runs" else (laboratory.multimodal.name,)
+    status, output, errors = called(name, *given, *where, *small)
+    assert (status, "Traceback" in errors) == (0, False)
+    assert "alignment gap" in output if name == "diagnose" else laboratory.multimodal.name in output
+
+
+def test_a_checkpoint_can_be_chosen(laboratory):
+    """The result is that step's, and the default is the last."""
+    arguments = ("evaluate", laboratory.unimodal, *SMALL)
+    first, last = in_json(*arguments, "--step", "1"), in_json(*arguments)
+    assert (first["steps"], last["steps"]) == ([1], [4])
+
+
+def test_training_again_does_nothing_and_says_so(laboratory):
+    """A finished run is never run again: its files are not touched."""
+    before = {f: f.stat().st_mtime_ns for f in laboratory.unimodal.rglob("*") if f.is_file()}
+    status, output, errors = called(*laboratory.train_one)
+    assert status == 0
+    assert "finished at step 4: all steps done" in output
+    assert "1/4" not in errors
+    assert {f: f.stat().st_mtime_ns for f in laboratory.unimodal.rglob("*") if f.is_file()} == before
+
+
+def test_options_override_the_file_and_the_file_the_profile(laboratory, tmp_path):
+    """Three layers; the run on disk has what the uppermost says."""
+    path = in_json("train", "unimodal", "--config", laboratory.one, "--runs", tmp_path,
+                   "--optimiser.learning-rate", "0.5", "--seed", "3", "--request.steps", "1")["run"]  # fmt: skip
+    config = to_mapping(runs.open_run(path).config)
+    assert (config["optimiser"]["learning_rate"], config["seed"]) == (0.5, 3)
+    assert config["modalities"]["m1"]["classes"] == 32
+    assert (config["optimiser"]["batch_size"], config["numerics"]["mode"]) == (16, "eager")
+    assert runs.open_run(path).request["steps"] == 1
+
+
+def test_extending_with_resume(laboratory, tmp_path):
+    """`--steps` asks for more, and the run goes on from where it was."""
+    path = in_json("train", "unimodal", "--config", laboratory.one, "--runs", tmp_path)["run"]
+    found = in_json("resume", path, "--steps", "6")
+    assert (found["status"], found["step"], runs.open_run(path).request["steps"]) == ("finished", 6, 6)
+
+
+def test_stage_two_from_a_checkpoint_and_early_fusion_from_none(laboratory, tmp_path):
+    """RUN is its last checkpoint, RUN@STEP the one at a step, `none` no run at all."""
+    assert runs.open_run(laboratory.multimodal).config.parent.step == 4
+    base = ("train", "multimodal", "--config", laboratory.two, "--runs", laboratory.root / "runs")
+    early = runs.open_run(in_json(*base, "--request.steps", "1", "--stage-one", f"{laboratory.unimodal.name}@2")["run"])
+    assert (early.config.stage, early.config.parent.step) == ("multimodal", 2)
+    assert early.config.parent.run == runs.open_run(laboratory.unimodal).hash
+    file = written(tmp_path / "fusion.yaml", tiny_mapping(2, request={**REQUEST, "steps": 1}))
+    found = in_json("train", "multimodal", "--config", file, "--runs", tmp_path, "--stage-one", "none")
+    run = runs.open_run(found["run"])
+    assert (run.config.stage, run.config.parent.run, run.step) == ("early_fusion", "", 1)
+    # The other tests expect two runs.
+    shutil.rmtree(early.path)
+
+
+def test_a_diverged_run_has_status_one_and_says_so_again(laboratory, tmp_path):
+    """Also when it is resumed."""
+    status, output, _ = called("train", "unimodal", "--config", laboratory.one, "--runs", tmp_path,
+                               "--optimiser.name", "sgd", "--optimiser.learning-rate", "1e30")  # fmt: skip
+    assert (status, "diverged at step" in output, "last good checkpoint" in output) == (1, True, True)
+    (path,) = runs.list_runs(tmp_path)
+    status, output, _ = called("resume", path)
+    assert (status, "diverged at step" in output) == (1, True)
+
+
+# -- mistakes ---------------------------------------------------------------------------------------------------------
+def mistakes(laboratory: Laboratory, tmp_path: Path) -> dict[str, tuple[tuple[object, ...], list[str]]]:
+    """Commands that cannot be carried out, and what the message has to contain."""
+    where = ("--runs", laboratory.root / "runs")
+    name = laboratory.unimodal.name
+    train = ("train", "unimodal", "--runs", tmp_path, "--config")
+    return {
+        "unknown command": (("evaulate",), ["'evaulate' is no command", "did you mean 'evaluate'?", "knockout"]),
+        "unknown stage": (("train", "unimodel"), ["'unimodel' is no stage", "did you mean 'unimodal'?"]),
+        "unknown option": (("train", "unimodal", "--decoder.hedas", "2"), ["--decoder.hedas", "--decoder.heads"]),
+        "unknown profile": (("train", "unimodal", "--profile", "fast"), ["profile = 'fast'", "paper, quick"]),
+        "no number": (("resume", name, "--steps", "many"), ["--steps", "INT"]),
+        "bad value": ((*train, laboratory.one, "--decoder.heads", "3"), ["decoder.heads = 3", "a divisor"]),
+        "unknown run": (("show", "unimodal-rope", *where), ["'unimodal-rope' names 0 runs", name]),
+        "no runs": (("show", "x", "--runs", tmp_path), ["names 0 runs", "`miclab train` makes one"]),
+        "missing file": ((*train, tmp_path / "no.yaml"), ["no.yaml", "No such file or directory"]),
+        "file is a list": ((*train, written(tmp_path / "list.yaml", [1])), ["list.yaml", "a mapping of fields"]),
+        "file with bad syntax": ((*train, _text(tmp_path / "bad.yaml", "a: [")), ["bad.yaml", "syntax errors"]),
+        "unknown field": (
+            (*train, written(tmp_path / "field.yaml", {"decoder": {"hedas": 2}})),
+            ["decoder.hedas = 2", "did you mean 'heads'?"],
+        ),
+        "unknown request": (
+            (*train, written(tmp_path / "request.yaml", {"request": {"step": 2}})),
+            ["request.step = 2", "did you mean 'steps'?"],
+        ),
+        "wrong type": (
+            (*train, written(tmp_path / "type.yaml", {"seed": "zero"})),
+            ["seed = 'zero'", "a value of type int"],
+        ),
+        "unknown stage one": (("train", "multimodal", *where, "--stage-one", "me"), ["'me' names 0 runs", name]),
+        "stage one at no step": (
+            ("train", "multimodal", *where, "--stage-one", f"{name}@last"),
+            [f"stage_one = '{name}@last'", "RUN or RUN@STEP"],
+        ),
+        "stage one at no checkpoint": (
+            (*laboratory.train_two[:-1], f"{name}@3"),
+            ["no checkpoint at step 3", "[0, 1, 2, 4]"],
+        ),
+        "no checkpoint": (("evaluate", name, *where, "--step", "3"), ["step = 3", "[0, 1, 2, 4]"]),
+        "beyond the slots": (
+            ("evaluate", name, *where, "--context", "64"),
+            ["sequence.context = 64", "position_slots = 20", "rope, alibi, none"],
+        ),
+        "nothing to align": (("align", name, *where), ["one modality", "multimodal"]),
+        "a file as directory": (("train", "unimodal", "--config", laboratory.one, "--runs", laboratory.one),
+                                ["Cannot write", "Not a directory", "--runs"]),
+    }  # fmt: skip
+
+
+def _text(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_every_mistake_has_status_two_and_one_message_that_says_what_is_allowed(laboratory, tmp_path):
+    """No traceback, nothing on standard output, and no run is made."""
+    wrong = []
+    for name, (arguments, expected) in mistakes(laboratory, tmp_path).items():
+        status, output, errors = called(*arguments)
+        # Tyro words the mistakes of two of them, draws frames around its messages and breaks their lines.
+        flat = " ".join(errors.replace("│", " ").split())
+        lacking = [text for text in expected if text not in flat]
+        if (status, output, "Traceback" in errors, lacking) != (2, "", False, []):
+            wrong.append((name, status, output, lacking, flat))
+        if name not in ("unknown option", "no number") and errors.count("miclab: ") != 1:
+            wrong.append((name, "messages", errors.count("miclab: "), flat))
+    assert wrong == []
+    assert runs.list_runs(tmp_path) == []
+    assert runs.list_runs(laboratory.root / "runs") == sorted([laboratory.unimodal, laboratory.multimodal])
+
+
+def test_a_run_that_is_being_trained_is_refused(laboratory):
+    """Resuming it from a second process is a mistake too."""
+    with runs.open_run(laboratory.unimodal).locked():
+        status, output, errors = called("resume", laboratory.unimodal, "--steps", "8")
+    assert (status, output) == (2, "")
+    assert "is being trained by another process" in errors
+
+
+def test_a_damaged_run_is_listed_and_shown_as_such(laboratory, tmp_path):
+    """Status 1: the list and the rest of the run can still be read."""
+    copy = Path(shutil.copytree(laboratory.unimodal, tmp_path / "runs" / laboratory.unimodal.name))
+    file = copy / "checkpoints" / "000000002.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    status, output, _ = called("show", copy, "--json")
+    assert status == 1
+    assert [str(file) in text for text in json.loads(output)["damaged"]] == [True]
+    (copy / "world.safetensors").write_bytes(b"")
+    status, output, _ = called("runs", "--runs", tmp_path / "runs", "--json")
+    assert (status, [row["status"] for row in json.loads(output)]) == (1, ["damaged"])
+    assert "world.safetensors" in json.loads(output)[0]["note"]

@@ -1,0 +1,256 @@
+"""A run's directory: found by name or hash, written whole or not at all, and refused where it cannot be trusted."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import json
+import os
+import re
+import subprocess
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny import tiny_config
+
+from miclab import runs, schema, storage
+from miclab.errors import ConfigError, DamagedError, RunError
+from miclab.request import Request
+from miclab.train import prepare, train, train_config
+from miclab.world import draw_world
+
+CONFIG = tiny_config()
+REQUEST = Request(steps=6, evaluate_every=2, checkpoint_every=2, sequences=4, novel_sets=1)
+
+
+def created(root: Path) -> runs.Run:
+    return runs.create(root, CONFIG, draw_world(CONFIG).tensors())
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_a_run_is_found_by_path_name_and_start_of_its_hash(tmp_path):
+    """The three ways in which the command line may name a run mean the same one."""
+    run = created(tmp_path)
+    for reference in (str(run.path), run.path.name, run.hash, run.hash[:5]):
+        assert runs.find(reference, tmp_path).path == run.path
+    assert runs.list_runs(tmp_path) == [run.path]
+
+
+def test_a_reference_that_names_no_run_or_several_is_refused(tmp_path):
+    """The message says how many are meant, and which there are."""
+    with pytest.raises(RunError, match=r"names 0 runs.*none yet"):
+        runs.find("unimodal", tmp_path)
+    first = created(tmp_path)
+    with pytest.raises(RunError, match=rf"did you mean '{first.path.name}'"):
+        runs.find(first.path.name + "x", tmp_path)
+    other = replace(CONFIG, seed=1)
+    runs.create(tmp_path, other, draw_world(other).tensors())
+    with pytest.raises(RunError, match=r"''.* names 2 runs"):
+        runs.find("", tmp_path)
+
+
+def test_two_creations_at_once_give_one_directory(tmp_path):
+    """Whoever comes second takes the first one's directory, and nothing half-written stays."""
+    tensors, start, made, failed = draw_world(CONFIG).tensors(), threading.Barrier(8), [], []
+
+    def work() -> None:
+        start.wait()
+        try:
+            made.append(runs.create(tmp_path, CONFIG, tensors).hash)
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert made == [schema.trajectory_hash(CONFIG)] * 8
+    assert [path.name for path in tmp_path.iterdir()] == [runs.run_name(CONFIG)]
+
+
+def test_a_creation_that_was_killed_leaves_nothing_once_the_run_is_made(tmp_path):
+    """The next process cannot know the name that the killed one had chosen."""
+    leftover = storage.temporary_beside(tmp_path / runs.run_name(CONFIG))
+    leftover.mkdir()
+    (leftover / "world.safetensors").write_bytes(b"half")
+    created(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [runs.run_name(CONFIG)]
+
+
+def test_half_written_files_go_and_other_peoples_files_stay(tmp_path):
+    """Users put notes and reports beside a run's files; only names that are ours are cleared away."""
+    run = created(tmp_path)
+    ours = [run.path / "checkpoints" / "000000009.safetensors", run.path / ".manifest.json.0123.tmp"]
+    theirs = [run.path / "report.html", run.path / "notes" / "rows.txt"]
+    for file in (*ours, *theirs):
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"content")
+    with run.locked():
+        assert [file.exists() for file in ours] == [False, False]
+    assert [file.exists() for file in theirs] == [True, True]
+
+
+def test_a_running_run_is_refused_to_a_second_one(tmp_path):
+    """The lock is asked for through another handle, as another process would."""
+    run = created(tmp_path)
+    before = contents(run.path)
+    with run.locked(), pytest.raises(RunError, match="is being trained by another process"):
+        train(runs.open_run(run.path), REQUEST)
+    assert {**contents(run.path), "lock": b""} == {**before, "lock": b""}
+    with runs.open_run(run.path).locked():
+        pass
+
+
+@pytest.mark.parametrize("name", ["config.json", "world.safetensors", "manifest.json"])
+def test_a_run_without_a_whole_base_is_refused_and_the_file_is_named(tmp_path, name):
+    """Flipped bytes are tried in tests/test_resume.py; here the file has lost its end."""
+    path = created(tmp_path).path
+    (path / name).write_bytes((path / name).read_bytes()[:-1])
+    with pytest.raises(DamagedError, match=rf"{path / name} is damaged.*delete it and train again"):
+        runs.open_run(path)
+
+
+def test_another_format_is_refused(tmp_path):
+    """A manifest that is whole but of a later version says so, instead of being called damaged."""
+    path = created(tmp_path).path
+    manifest = json.loads((path / "manifest.json").read_bytes())["manifest"]
+    (path / "manifest.json").write_bytes(storage.sealed({**manifest, "format": 99}))
+    with pytest.raises(RunError, match="has format 99; this version of miclab reads format 1"):
+        runs.open_run(path)
+
+
+def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(tmp_path):
+    """The allowed values of --step."""
+    run, _ = train_config(CONFIG, REQUEST, tmp_path)
+    assert run.checkpoints == [0, 1, 2, 4, 6]
+    with pytest.raises(ConfigError, match=r"step = 3 is not possible.*\[0, 1, 2, 4, 6\]"):
+        run.parameters(3)
+
+
+@pytest.mark.parametrize("at", [1, 3, 5, 7])
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, at):
+    """The disk is full at the n-th sync of the third checkpoint: weights, optimiser, rows and manifest, two each."""
+    reference, _ = train_config(CONFIG, REQUEST, tmp_path / "reference")
+    run, _ = prepare(CONFIG, tmp_path / "full")
+    save, sync, calls = runs.Run.save_checkpoint, os.fsync, []
+
+    def full(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) >= at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(handle)
+
+    def save_on_full_disk(self, step, *arguments):
+        if step == 2:
+            monkeypatch.setattr(os, "fsync", full)
+        save(self, step, *arguments)
+
+    monkeypatch.setattr(runs.Run, "save_checkpoint", save_on_full_disk)
+    with pytest.raises(RunError, match=r"Cannot write .*No space left on device.*Free some space.*miclab resume"):
+        train(run, REQUEST)
+    monkeypatch.undo()
+    left = runs.open_run(run.path)
+    assert left.verify() == []
+    assert left.checkpoints == [0, 1]
+    assert not list(run.path.rglob(storage.TEMPORARY))
+    assert train(left, REQUEST).status == "finished"
+    assert _same(left.path, reference.path)
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two runs are equal but for the times in their manifests."""
+    files = [{n: c for n, c in contents(path).items() if n not in ("manifest.json", "lock")} for path in (one, other)]
+    return files[0] == files[1]
+
+
+def test_a_disk_that_is_really_full_loses_nothing(tmp_path):
+    """The same on a file system of 48 kB, where one can be mounted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(disk)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    try:
+        with pytest.raises(RunError, match="No space left on device"):
+            train_config(CONFIG, REQUEST, disk)
+        run = runs.open_run(disk / runs.run_name(CONFIG))
+        assert run.verify() == []
+        subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+        assert train(run, REQUEST).status == "finished"
+        assert _same(run.path, train_config(CONFIG, REQUEST, tmp_path / "reference")[0].path)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_directory_below_a_file_is_refused(tmp_path):
+    """The system's word for it, and what to do."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"Cannot write .*Not a directory\. Choose another directory with --runs"):
+        created(tmp_path / "file")
+
+
+def test_a_directory_without_permission_is_refused(tmp_path, monkeypatch):
+    """Tests may run as root, whom no permission stops: the refusal is the system's, simulated."""
+
+    def refuse(self: Path, *arguments: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(RunError, match=r"Cannot write .*Permission denied\. Choose a directory that you may write to"):
+        created(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_now_is_not_called_damaged(tmp_path, monkeypatch):
+    """Or else a lost permission would make training forget good checkpoints."""
+    run, _ = train_config(CONFIG, REQUEST, tmp_path)
+    before, read = contents(run.path), Path.read_bytes
+
+    def refuse(self: Path) -> bytes:
+        if self.name == "000000006.safetensors":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(RunError, match=r"Cannot read .*000000006\.safetensors: Permission denied") as caught:
+        train(run, REQUEST)
+    assert not isinstance(caught.value, DamagedError)
+    monkeypatch.undo()
+    assert contents(run.path) == before
+
+
+def _names(file: Path) -> set[str]:
+    """What a module imports, reaches through a dot, or gives as a keyword."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+        elif isinstance(node, ast.Attribute):
+            names.add(ast.unparse(node))
+        elif isinstance(node, ast.keyword):
+            names.add(str(node.arg))
+    return names
+
+
+def test_no_pickle_is_read_or_written(tmp_path):
+    """A pickle runs code when it is read; safetensors and JSON do not."""
+    forbidden = re.compile(
+        r"(torch\.(load|save)|c?pickle|_pickle|dill|shelve|marshal|joblib\.load|np\.load|allow_pickle)\b"
+    )
+    example = tmp_path / "example.py"
+    for line in ("import pickle", "from torch import load", "torch.load(file)", "read(file, allow_pickle=True)"):
+        example.write_text(line)
+        assert any(forbidden.match(name) for name in _names(example)), line
+    sources = [*Path(runs.__file__).parent.rglob("*.py")]
+    assert len(sources) > 30
+    assert [(f.name, name) for f in sources for name in _names(f) if forbidden.match(name)] == []
