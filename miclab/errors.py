@@ -38,7 +38,7 @@ class DamagedError(RunError):
 
     def __init__(self, path: object, remedy: str):
         self.path = str(path)
-        super().__init__(f"{path} is damaged: its SHA-256 is not the recorded one. {remedy}")
+        super().__init__(f"{path} is damaged or missing: it is not the file whose SHA-256 was recorded. {remedy}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -39,11 +39,9 @@ def resolved(config: RunConfig) -> tuple[RunConfig, str]:
     """The configuration with the mode that will really be used, and a line to show if that is not the best one.
 
     Raises:
-        ConfigError: compiled mode or CUDA is asked for and cannot be had.
+        ConfigError: compiled mode is asked for and cannot be had.
     """
     numerics = config.numerics
-    if numerics.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("numerics.device", "cuda", "'cpu': this machine has no usable CUDA device")
     if numerics.mode == "eager":
         return config, ""
     reason = why_not_compiled()

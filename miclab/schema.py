@@ -80,10 +80,11 @@ def _value(hint: Any, value: Any, where: str, base: Any) -> Any:
         if value is None and type(None) in arguments:
             return None
         return _value(next(a for a in arguments if a is not type(None)), value, where, base)
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+    # YAML reads 1e-3, without a point, as text.
+    if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             return float(value)
-        except OverflowError as error:
+        except (OverflowError, ValueError) as error:
             raise ConfigError(where, value, "a number that fits into a float") from error
     if hint in (int, str, bool) and type(value) is hint:
         return value

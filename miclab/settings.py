@@ -265,13 +265,13 @@ class NumericsConfig:
     """`auto`: compiled where a C++ compiler works, else eager. What was used is recorded with the run."""
     threads: int = 1
     """Threads of one training process. Two processes of one thread beat one of two."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where the training step runs."""
+    device: Literal["cpu"] = "cpu"
+    """Where the training step runs; other devices are not supported yet."""
 
     def check(self, owner: str = "numerics") -> None:
         """Raises ConfigError."""
         check_known(owner, self, "mode", ("auto", "compiled", "eager"))
-        check_known(owner, self, "device", ("cpu", "cuda"))
+        check_known(owner, self, "device", ("cpu",))
         check_whole(owner, self, "threads", 1, 1024)
 
 

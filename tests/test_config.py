@@ -366,7 +366,9 @@ def leaves(kind: type, prefix: str = "") -> dict[str, Any]:
         elif name in OTHER_VALUES:
             found[name] = OTHER_VALUES[name]
         elif typing.get_origin(hint) is typing.Literal:
-            found[name] = next(v for v in typing.get_args(hint) if v != item.default)
+            others = [v for v in typing.get_args(hint) if v != item.default]
+            if others:  # a choice of one has nothing to change to
+                found[name] = others[0]
         elif hint is bool:
             found[name] = not item.default
         elif hint is int:

@@ -47,7 +47,9 @@ def run_runs(arguments: list[str]) -> int:
             continue
         last = (run.rows() or [{"accuracy": {}}])[-1]
         warn(run)
-        rows.append({"run": path.name, "status": run.status, "step": run.step, "accuracy": last["accuracy"],
+        # A killed process leaves its run so; to ask for the lock would disturb one that is alive.
+        status_text = "running, or killed" if run.status == "running" else run.status
+        rows.append({"run": path.name, "status": status_text, "step": run.step, "accuracy": last["accuracy"],
                      "note": run.reason})  # fmt: skip
     if options.json:
         print_json(rows)

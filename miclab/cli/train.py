@@ -56,8 +56,8 @@ def _from_yaml(path: str, config: RunConfig, request: Request) -> tuple[RunConfi
         data = yaml.safe_load(Path(path).read_text()) or {}
     except OSError as error:
         raise ConfigError("config", path, f"a YAML file that can be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        raise ConfigError("config", path, f"a YAML file without syntax errors ({error})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError("config", path, f"a YAML file in UTF-8 without syntax errors ({error})") from error
     if not isinstance(data, dict):
         raise ConfigError("config", path, "a YAML file that holds a mapping of fields to values")
     asked = data.pop("request", {})
@@ -128,9 +128,12 @@ def run_train(arguments: list[str]) -> int:
     kind = "unimodal" if stage == "unimodal" else "early_fusion" if stage_one == "none" else "multimodal"
     config, request = profiles.run_config(kind, profile), profiles.request(kind, profile)
     parent = None
-    if kind == "multimodal" and stage_one != "auto":
-        config, parent = _grown_from(config, stage_one, root)
     path = _early_option(rest, "--config", "")
+    if kind == "multimodal" and stage_one != "auto":
+        # The file may say what the secondary modality must be to suit the parent, so it is read before and after.
+        if path:
+            config, request = _from_yaml(path, config, request)
+        config, parent = _grown_from(config, stage_one, root)
     if path:
         config, request = _from_yaml(path, config, request)
     options = parse(TrainOptions, f"train {stage}", rest, TrainOptions(profile=profile, run=config, request=request))
