@@ -64,7 +64,7 @@ class Judgement:
     @property
     def conclusion(self) -> str:
         """What it tells a reader."""
-        return self.claim.meaning.get(self.verdict, "The interval crosses the criterion: more seeds would decide.")
+        return self.claim.meaning.get(self.verdict, "The interval crosses the criterion: these runs do not decide.")
 
     def row(self) -> dict[str, str]:
         """The judgement as texts, for tables and reports."""
@@ -80,6 +80,8 @@ class Judgement:
 
 _COPY = "With B = 4 and N = 8 only two classes share a context: copying any of its labels scores about 0.5."
 
+_NOT_FAR = "Not 5 to 30 points behind here: under AdamW both read their context."
+
 CLAIMS = {
     claim.id: claim
     for claim in (
@@ -91,8 +93,8 @@ CLAIMS = {
             "U5b", "`rope` is 10 to 20 points below APE at K = 4096, B = 4", "ICL(APE) - ICL(rope)", "0.10 to 0.20",
             0.05, 0.3,
             {
-                "holds": "RoPE is behind at equal steps; more steps close the gap (see the curves).",
-                "does not hold": "At this data complexity RoPE is not far behind under AdamW: the gap is one of steps.",
+                "holds": "RoPE is behind at equal steps.",
+                "does not hold": _NOT_FAR,
             },
         ),
         Claim(
@@ -100,7 +102,7 @@ CLAIMS = {
             "0.10 to 0.20", 0.05, 0.3,
             {
                 "holds": "The released code is behind at equal steps.",
-                "does not hold": "The released code is not far behind under AdamW.",
+                "does not hold": _NOT_FAR,
             },
         ),
         Claim(
@@ -112,7 +114,7 @@ CLAIMS = {
             },
         ),
         Claim(
-            "M1", "K2 = 256 after K1 = 8192 suffices for multimodal ICL", "multimodal ICL", "about 0.95 and more",
+            "M1", "K2 = 256 after K1 = 8192 suffices for ICL of 0.85", "multimodal ICL", "about 0.95 and more",
             0.85, 1.0,
             {
                 "holds": "A secondary modality with 32 times fewer classes is read from the context.",
@@ -120,9 +122,9 @@ CLAIMS = {
             },
         ),
         Claim(
-            "M7a", "without the previous-token head ICL collapses", "accuracy / untouched", "0.199 of 0.970", 0.0, 0.6,
+            "M7a", "no previous-token head: ICL falls by 40 %", "accuracy / untouched", "0.199 of 0.970", 0.0, 0.6,
             {
-                "holds": f"The head is needed. {_COPY} What is left below that is the label's own identity lost.",
+                "holds": f"The head is needed; the paper's share is 0.2. {_COPY}",
                 "does not hold": "The circuit survives without it.",
             },
         ),
@@ -151,7 +153,7 @@ CLAIMS = {
             "M8c", "zeroing M1's items and the labels, which live in M1's space", "accuracy", "0.063 (our reading)",
             0.0, 0.15,
             {
-                "holds": "1/16 is chance among M2's labels: zeroing the whole stream explains the paper's figure.",
+                "holds": "1/16 is chance among M2's labels: zeroing the labels alone does it as well.",
                 "does not hold": "Zeroing the labels too does not explain the paper's figure.",
             },
         ),

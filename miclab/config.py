@@ -79,7 +79,7 @@ class RunConfig:
     @property
     def leader(self) -> str:
         """Modality that draws the classes."""
-        return self.sequence.leader or self.order[-1]
+        return self.sequence.leader or tuple(self.modalities)[-1]
 
     @property
     def host_name(self) -> str:
@@ -122,7 +122,7 @@ class RunConfig:
         if sequence.task == "joint_label":
             for name, groups in zip(self.order, sequence.groups, strict=True):
                 classes = self.modalities[name].classes
-                if isinstance(groups, bool) or groups < 1 or groups > classes or classes % groups:
+                if type(groups) is not int or groups < 1 or groups > classes or classes % groups:
                     raise ConfigError("sequence.groups", sequence.groups, f"divisors of modalities.{name}.classes")
                 novel = self.modalities[name].novel_classes
                 if novel % groups:

@@ -5,12 +5,14 @@ Two processes of one thread each. The runs are ordinary runs: a second call find
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import numpy as np
@@ -29,15 +31,15 @@ from miclab.settings import ModalityConfig, ParentConfig
 UNIMODAL = ("onehot", "rope", "rope_released")
 SIZES = SplitSizes(sequences=250, novel_sets=8)
 Tell = Callable[[str, int, int, str], None]
-"""Called with the name of a training, its steps done and asked for, and a short text."""
+"""Called with the name of a training, its steps done (-1: a remark) and asked for, and a short text."""
 
 
 @dataclass(frozen=True)
 class Scale:
     """How much the demonstration trains."""
 
-    unimodal_steps: int = 1500
-    stage_one_steps: int = 4000
+    unimodal_steps: int = 1000
+    stage_one_steps: int = 3000
     stage_two_steps: int = 1500
     every: int = 250
     """Steps between metric rows."""
@@ -71,13 +73,12 @@ def _request(steps: int, scale: Scale) -> Request:
 
 
 def _train(name: str, config: RunConfig, asked: Request, root: str, queue: Any) -> str:
-    from miclab.cli.terminal import row_text
     from miclab.train import prepare, train
 
-    run, line = prepare(config, root)
+    run, line = prepare(config, root, asked.steps)
     if line:
-        queue.put((name, 0, asked.steps, line))
-    outcome = train(run, asked, lambda p: queue.put((name, p.step, p.steps, row_text(p.row) if p.row else "")))
+        queue.put((name, -1, asked.steps, line))
+    outcome = train(run, asked, lambda p: queue.put((name, p.step, p.steps, p.text)))
     if outcome.status != "finished":
         raise RunError(f"{run.path} ended as {outcome.status}: {outcome.reason}. Run the command again to go on.")
     return str(run.path)
@@ -105,11 +106,8 @@ def train_all(root: Path | str, scale: Scale, tell: Tell) -> dict[str, Run]:
         queue = manager.Queue()
         jobs = [pool.submit(job, str(root), scale, queue) for job in (_train_multimodal, _train_unimodal)]
         while not all(job.done() for job in jobs) or not queue.empty():
-            try:
+            with contextlib.suppress(Empty):
                 tell(*queue.get(timeout=0.2))
-            except Exception as error:
-                if type(error).__name__ != "Empty":
-                    raise
         paths = {name: path for job in jobs for name, path in job.result().items()}
     return {name: find(path) for name, path in paths.items()}
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from miclab.circuits.alignment import align
 from miclab.circuits.knockout import circuit_heads
+from miclab.errors import MiclabError
 from miclab.evaluate import Evaluation, evaluate
 from miclab.request import SplitSizes
 from miclab.runs import Run, find
@@ -67,7 +68,7 @@ def copies_any_label(run: Run, found: Evaluation) -> Sign:
         copied >= HIGH and abs(icl - random) <= NEAR,
         f"{copied:.2f} of the answers are labels of the context, yet accuracy on novel classes is {icl:.2f}; a random"
         f" label of the context scores {random:.2f}",
-        "Train longer (`miclab resume RUN --request.steps ...`): this is the plateau before the induction circuit.",
+        "Train longer (`miclab resume RUN --steps ...`): this is the plateau before the induction circuit.",
     )
 
 
@@ -77,8 +78,11 @@ def alignment_gap(run: Run, found: Evaluation) -> Sign:
     advice = "Train stage 2 longer, enlarge the projector (bridge.projector), or put an encoder before it."
     if not run.config.parent.run:
         return Sign(name, None, "not judged: the run has no stage-1 parent", advice)
-    parent = find(run.config.parent.run, run.path.parent)
-    before = evaluate(parent, step=run.config.parent.step, splits=("icl",), sizes=_sizes(found), measures=False)
+    try:
+        parent = find(run.config.parent.run, run.path.parent)
+        before = evaluate(parent, step=run.config.parent.step, splits=("icl",), sizes=_sizes(found), measures=False)
+    except MiclabError as error:
+        return Sign(name, None, f"not judged: {error}", advice)
     icl, unimodal = _accuracy(found, "icl"), before.scores["icl"].accuracy
     gaps = align(run, step=found.step)
     told = "; ".join(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from miclab.config import RunConfig
 from miclab.decoder import Decoder
+from miclab.errors import ConfigError
 from miclab.sequences import Batch
 
 Flat = Float[Tensor, " weight"]
@@ -37,11 +38,16 @@ class TrainedParameters:
     Arguments:
         config: says which parts are frozen.
         parameters: all of them; they are copied.
+
+    Raises:
+        ConfigError: everything is frozen.
     """
 
     def __init__(self, config: RunConfig, parameters: Mapping[str, Tensor]):
         shapes = Decoder(config).shapes()
         self.shapes = {name: shapes[name] for name in trained_names(config, list(shapes))}
+        if not self.shapes:
+            raise ConfigError("frozen", config.frozen, "parts that leave at least one to be trained")
         self.flat = torch.cat([parameters[name].flatten() for name in self.shapes])
         self.fixed = {name: parameters[name] for name in shapes if name not in self.shapes}
         # The views follow every update of `flat` in place.

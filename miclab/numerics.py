@@ -17,6 +17,9 @@ import torch
 from miclab.config import RunConfig
 from miclab.errors import ConfigError
 
+PAYS_FROM = 4000
+"""Steps from which compiling pays: it takes about a minute on one core and then saves a third of every step."""
+
 
 @lru_cache(maxsize=1)
 def why_not_compiled() -> str:
@@ -35,19 +38,22 @@ def why_not_compiled() -> str:
     return ""
 
 
-def resolved(config: RunConfig) -> tuple[RunConfig, str]:
-    """The configuration with the mode that will really be used, and a line to show if that is not the best one.
+def resolved(config: RunConfig, steps: int = PAYS_FROM) -> tuple[RunConfig, str]:
+    """The configuration with the mode that will really be used for so many steps, and a line to show if a compiler is
+    missed.
 
     Raises:
         ConfigError: compiled mode is asked for and cannot be had.
     """
     numerics = config.numerics
+    if numerics.mode == "auto" and steps < PAYS_FROM:
+        return replace(config, numerics=replace(numerics, mode="eager")), ""
     if numerics.mode == "eager":
         return config, ""
     reason = why_not_compiled()
     if reason and numerics.mode == "compiled":
         raise ConfigError("numerics.mode", "compiled", f"'eager' or 'auto' here: {reason}")
-    line = f"Training in eager mode, about half as fast: {reason}." if reason else ""
+    line = f"Training in eager mode, about a third slower: {reason}." if reason else ""
     return replace(config, numerics=replace(numerics, mode="eager" if reason else "compiled")), line
 
 

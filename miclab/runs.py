@@ -3,7 +3,7 @@
     runs/unimodal-rope-1a2b3c4d5e6f/
         config.json                        what was trained; its hash is the run's name
         world.safetensors                  prototypes and label embeddings
-        checkpoints/000001000.safetensors  parameters (and `.optimiser.safetensors` for the last two)
+        checkpoints/000001000.safetensors  parameters, and `.optimiser.safetensors` to go on from
         rows/000001000.jsonl               metric rows since the checkpoint before, sealed with this one
         manifest.json                      SHA-256 of every file above, the state, and a checksum of itself
         lock                               empty; held while a process trains the run
@@ -220,7 +220,7 @@ class Run:
     ) -> None:
         """Seals a checkpoint and the rows since the last one, then drops old checkpoints that are not in `keep`.
 
-        The last two are kept whatever `keep` says, with their optimiser state.
+        The last two are kept whatever `keep` says. Each has its optimiser state, so that training can go on from any.
         """
         files = dict(self._files)
         for name, content in (
@@ -231,10 +231,9 @@ class Run:
             files[name] = storage.write_bytes(self.path / name, content)
         last = sorted({*self.checkpoints, step})[-2:]
         for old in self.checkpoints:
-            if old not in last:
+            if old not in last and old not in keep:
+                files.pop(_weights(old), None)
                 files.pop(_optimiser(old), None)
-                if old not in keep:
-                    files.pop(_weights(old), None)
         gone = set(self._files) - set(files)
         self._commit(files=files, timing=[*self.timing, {"step": step, **timing}])
         for name in gone:

@@ -102,7 +102,7 @@ class SequenceConfig:
     order: tuple[str, ...] = ()
     """Modalities in the order in which they stand inside an exemplar; empty: the order of `modalities`."""
     leader: str = ""
-    """Modality that draws the classes; the others follow by its label. Empty: the last one of `order`."""
+    """Modality that draws the classes; the others follow by its label. Empty: the last one of `modalities`."""
     task: Literal["shared_label", "joint_label"] = "shared_label"
     """`joint_label`: the label is made of one group per modality, so that every modality is needed."""
     groups: tuple[int, ...] = ()
@@ -262,7 +262,7 @@ class NumericsConfig:
     """What else moves the last bits of a result."""
 
     mode: Literal["auto", "compiled", "eager"] = "auto"
-    """`auto`: compiled where a C++ compiler works, else eager. What was used is recorded with the run."""
+    """`auto`: compiled for 4,000 steps or more where a C++ compiler works, else eager; what was used is recorded."""
     threads: int = 1
     """Threads of one training process. Two processes of one thread beat one of two."""
     device: Literal["cpu"] = "cpu"

@@ -42,6 +42,16 @@ class Progress:
     steps: int
     row: dict | None = None
 
+    @property
+    def text(self) -> str:
+        """Accuracies of the row, in a few characters; empty without a row."""
+        return row_text(self.row) if self.row else ""
+
+
+def row_text(row: dict) -> str:
+    """Accuracies of a metric row, in a few characters."""
+    return " ".join(f"{name} {value:.2f}" for name, value in row["accuracy"].items())
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -77,13 +87,16 @@ class _Signals:
             os.kill(os.getpid(), signal.Signals[self.received])
 
 
-def prepare(config: RunConfig, root: Path | str = "runs") -> tuple[Run, str]:
+def prepare(config: RunConfig, root: Path | str = "runs", steps: int = numerics.PAYS_FROM) -> tuple[Run, str]:
     """The run directory of a configuration, made if it is new, and a line about its numeric mode (or empty).
+
+    Arguments:
+        steps: how long it will be trained, which decides whether numeric mode `auto` compiles.
 
     Raises:
         RunError: the parent run is missing, is not finished at the step named, or its decoder is another one.
     """
-    config, line = numerics.resolved(config)
+    config, line = numerics.resolved(config, steps)
     kept = None
     if config.parent.run:
         # Named by its hash, however it was asked for; it has to lie under the same root.
@@ -282,6 +295,6 @@ def train_config(
     on_progress: Callable[[Progress], None] | None = None,
 ) -> tuple[Run, Outcome]:
     """`prepare`, then `train`; returns the run as it lies on disk."""
-    run, _ = prepare(config, root)
+    run, _ = prepare(config, root, request.steps)
     outcome = train(run, request, on_progress)
     return find(str(run.path)), outcome

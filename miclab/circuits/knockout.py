@@ -113,7 +113,7 @@ class Interventions:
         return Effect(name, heads, scores.interval(), change, float(scores.in_context.mean()))
 
     def knockouts(self, baseline: str = "zero") -> list[Effect]:
-        """The untouched decoder, every single head, the circuit's two heads, both, and a random head as control.
+        """The untouched decoder, every single head, the circuit's two heads, both, and other heads as control.
 
         Arguments:
             baseline: `zero`, or `mean` (the head's mean output over a training batch).

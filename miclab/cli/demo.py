@@ -49,6 +49,9 @@ def run_demo(arguments: list[str]) -> int:
         tasks: dict[str, object] = {}
 
         def tell(name: str, step: int, steps: int, text: str) -> None:
+            if step < 0:
+                console.print(f"miclab: {text}")
+                return
             if not console.is_terminal:
                 if text and (step == steps or step - told.get(name, -(10**9)) >= steps // 4):
                     told[name] = step
@@ -79,10 +82,10 @@ def run_demo(arguments: list[str]) -> int:
         when = "not reached" if step is None else f"reached at step {step}"
         print(f"{name:<14} ICL 0.9 {when}; {done.runs[name].path}")
     print()
-    cells = [[r["result"], r["measured"], r["paper"], r["verdict"], r["conclusion"]] for r in rows]
+    cells = [[r["result"], r["measured"], r["paper"], r["criterion"], r["verdict"], r["conclusion"]] for r in rows]
     print_table(
-        "quick profile (AdamW), one seed; accuracy on novel classes, mean of 8 sets [95 % interval]",
-        ["result", "measured", "paper", "verdict", "what we conclude"],
+        "quick profile (AdamW, projection after attention), one seed; novel classes, mean of 8 sets [95 % interval]",
+        ["result", "measured", "paper", "holds where", "verdict", "what we conclude"],
         cells,
     )
     cells = [[e.name, e.accuracy, f"{e.in_context:.3f}"] for e in done.effects]

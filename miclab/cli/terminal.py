@@ -81,8 +81,3 @@ def bar(title: str, total: int, start: int = 0) -> Iterator[Callable[[int, str],
     with Progress(*columns, console=console, refresh_per_second=4) as progress:
         task = progress.add_task(title, total=total, completed=start, text="compiling ...")
         yield lambda done, text: progress.update(task, completed=done, text=text or progress.tasks[0].fields["text"])
-
-
-def row_text(row: dict[str, Any]) -> str:
-    """Accuracies of a metric row, in a few characters."""
-    return " ".join(f"{name} {value:.2f}" for name, value in row["accuracy"].items())

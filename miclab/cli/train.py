@@ -10,12 +10,12 @@ from typing import Annotated
 import tyro
 
 from miclab import profiles
-from miclab.cli.terminal import bar, parse, print_json, row_text, warn
+from miclab.cli.terminal import bar, parse, print_json, warn
 from miclab.config import RunConfig
 from miclab.errors import ConfigError, MiclabError, nearest
 from miclab.request import Request
 from miclab.schema import from_mapping
-from miclab.settings import ModalityConfig, ParentConfig, SequenceConfig
+from miclab.settings import BridgeConfig, ModalityConfig, ParentConfig, SequenceConfig
 
 STAGES = ("unimodal", "multimodal")
 
@@ -67,12 +67,21 @@ def _from_yaml(path: str, config: RunConfig, request: Request) -> tuple[RunConfi
 def stage_one_config(config: RunConfig) -> RunConfig:
     """The stage-1 run that a multimodal configuration grows from: its host alone, the same decoder and optimiser."""
     host = config.host_name
-    sequence = replace(config.sequence, order=(), leader="", task="shared_label", groups=(), swapped_shift=1)
+    sequence = replace(
+        config.sequence,
+        order=(),
+        leader="",
+        task="shared_label",
+        groups=(),
+        swapped_shift=1,
+        unpaired_independent=False,
+    )
     return replace(
         config,
         modalities={host: config.modalities[host]},
         host="",
         sequence=sequence,
+        bridge=BridgeConfig(),
         parent=ParentConfig(),
         frozen=(),
     )
@@ -81,18 +90,19 @@ def stage_one_config(config: RunConfig) -> RunConfig:
 def _execute(config: RunConfig, request: Request, root: str, title: str):
     from miclab.train import prepare, train
 
-    run, line = prepare(config, root)
+    run, line = prepare(config, root, request.steps)
     if line:
         print(f"miclab: {line}", file=sys.stderr)
     print(f"miclab: {title} -> {run.path}", file=sys.stderr)
     with bar(title, request.steps, max(run.step, 0)) as tell:
-        outcome = train(run, request, lambda p: tell(p.step, row_text(p.row) if p.row else ""))
+        outcome = train(run, request, lambda p: tell(p.step, p.text))
     warn(run)
     return run, outcome
 
 
 def _report(run, outcome, as_json: bool) -> int:
     from miclab.runs import open_run
+    from miclab.train import row_text
 
     run = open_run(run.path)
     rows = run.rows()
@@ -201,8 +211,9 @@ def run_resume(arguments: list[str]) -> int:
     stage = run.config.stage
     request = Request(**asked) if asked else profiles.request(stage, "quick")  # type: ignore[arg-type]
     if options.steps:
-        request = replace(request, steps=options.steps)
+        # More steps are an order to go on, also for a run that stopped at a plateau.
+        request = replace(request, steps=options.steps, plateau_rows=0)
     with bar("resume", request.steps, max(run.step, 0)) as tell:
-        outcome = train(run, request, lambda p: tell(p.step, row_text(p.row) if p.row else ""))
+        outcome = train(run, request, lambda p: tell(p.step, p.text))
     warn(run)
     return _report(run, outcome, options.json)

@@ -17,9 +17,9 @@ from miclab.report.figures import ATTENTION_TOPS, attention_groups
 from miclab.report.measures import FIRST, describe, head_name
 from miclab.splits import SPLITS
 
-VERDICT_COLUMNS = ("result", "measured", "paper", "verdict", "conclusion")
+VERDICT_COLUMNS = ("result", "measured", "paper", "criterion", "verdict", "conclusion")
 GOOD_VERDICTS = ("agrees", "confirmed", "yes", "reproduced", "holds")
-BAD_VERDICTS = ("differs", "failed", "no", "not reproduced", "disagrees")
+BAD_VERDICTS = ("does not hold", "differs", "failed", "no", "not reproduced", "disagrees")
 
 
 def escape(value: object) -> str:
