@@ -32,7 +32,7 @@ class TrainOptions:
     """Directory of runs."""
     stage_one: str = "auto"
     """Multimodal only. RUN or RUN@STEP to start from; `auto`: the stage-1 run of the same decoder, primary modality,
-    optimiser and seed, trained first if it is not there; `none`: early fusion, from scratch."""
+    profile and seed, trained first if it is not there; `none`: early fusion, from scratch."""
     json: bool = False
     """Print the outcome as JSON."""
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
@@ -153,7 +153,10 @@ def run_train(arguments: list[str]) -> int:
     if kind == "multimodal" and parent is None:
         first = profiles.request("unimodal", profile)
         first = replace(first, **{n: getattr(options.request, n) for n in ("sequences", "novel_sets")})
-        run, outcome = _execute(stage_one_config(config), first, root, "stage 1")
+        before = stage_one_config(config)
+        if config.optimiser == profiles.run_config("multimodal", profile).optimiser:
+            before = replace(before, optimiser=profiles.run_config("unimodal", profile).optimiser)
+        run, outcome = _execute(before, first, root, "stage 1")
         if outcome.status != "finished":
             return _report(run, outcome, options.json)
         config = replace(config, parent=ParentConfig(run=run.hash, step=first.steps))
@@ -178,7 +181,6 @@ def _grown_from(config: RunConfig, reference: str, root: str) -> tuple[RunConfig
         modalities=host | secondary,
         decoder=old.decoder,
         numerics=old.numerics,
-        optimiser=old.optimiser,
         sequence=replace(SequenceConfig(), context=old.sequence.context, burstiness=old.sequence.burstiness),
         seed=old.seed,
         parent=parent,
