@@ -40,7 +40,7 @@ class Scale:
 
     unimodal_steps: int = 1000
     stage_one_steps: int = 3000
-    stage_two_steps: int = 1500
+    stage_two_steps: int = 1000
     every: int = 250
     """Steps between metric rows."""
 
