@@ -184,11 +184,18 @@ class RunConfig:
         for part in self.frozen:
             if part not in parts:
                 raise ConfigError("frozen", part, nearest(part, parts))
-        if {"decoder", *(f"bridge.{name}" for name in self.modalities if name != self.host_name)} <= set(self.frozen):
+        # Every parameter lies under one of the leaves.
+        leaves = [part for part in parts if part not in ("decoder", "decoder.blocks")]
+        if all(any(leaf == part or leaf.startswith(f"{part}.") for part in self.frozen) for leaf in leaves):
             raise ConfigError("frozen", self.frozen, "at least one part that is trained")
 
     def parts(self) -> tuple[str, ...]:
         """Names that `frozen` may hold: prefixes of parameter names."""
-        blocks = tuple(f"decoder.blocks.{i}" for i in range(self.decoder.layers))
+        decoder = self.decoder
+        given = ("decoder.input",) * (decoder.input_map == "linear") + ("decoder.positions",) * (
+            decoder.positions == "learned"
+        )
+        blocks = tuple(f"decoder.blocks.{i}" for i in range(decoder.layers))
+        norm = ("decoder.norm",) * (decoder.norm != "none")
         bridges = tuple(f"bridge.{name}" for name in self.modalities if name != self.host_name)
-        return ("decoder", "decoder.blocks", *blocks, "decoder.norm", "decoder.readout", *bridges)
+        return ("decoder", *given, "decoder.blocks", *blocks, *norm, "decoder.readout", *bridges)

@@ -34,6 +34,8 @@ class Request:
     """Steps between metric rows; before the first of them also at 1, 2, 4, 8, ... steps."""
     checkpoint_every: int = 20_000
     """Steps between checkpoints that are kept for good; those of the early, logarithmic rows are kept too."""
+    checkpoint_at: tuple[int, ...] = ()
+    """Further steps whose checkpoints are kept for good, without a metric row."""
     sequences: int = 1000
     """Sequences of each split in a metric row; of `icl`: for each set of novel classes."""
     novel_sets: int = 8
@@ -52,6 +54,8 @@ class Request:
             check_whole("request", self, name, 1)
         for name in ("steps", "plateau_rows", "plateau_after"):
             check_whole("request", self, name, 0)
+        if any(type(step) is not int or step < 1 for step in self.checkpoint_at):
+            raise ConfigError("request.checkpoint_at", self.checkpoint_at, "whole numbers of steps, 1 or more")
         check_number("request", self, "plateau_rise", 0.0)
         check_known("request", self, "plateau_metric", ("train", "icl", "swapped", "iwl"))
         if self.checkpoint_every % self.evaluate_every:
@@ -75,7 +79,8 @@ class Request:
 
     def keeps(self, step: int) -> bool:
         """Whether the checkpoint after `step` steps is kept for good."""
-        return self._is_early(step) or step % self.checkpoint_every == 0 or step == self.steps
+        scheduled = self._is_early(step) or step % self.checkpoint_every == 0 or step == self.steps
+        return scheduled or step in self.checkpoint_at
 
     def plateau(self, rows: list[dict[str, Any]]) -> str:
         """Why training should stop, judged from its rows; empty if it should go on."""

@@ -166,7 +166,7 @@ def train(run: Run, request: Request, on_progress: Callable[[Progress], None] | 
         numerics.keep_freed_memory()
         world = world_from_tensors(config, run.world_tensors())
         # Kept for good: what the request before this one kept, and all that is older than the last two.
-        former = Request(**run.request) if run.request else request
+        former = schema.from_mapping(Request, run.request) if run.request else request
         kept = {step for step in run.checkpoints if step in run.checkpoints[:-2] or former.keeps(step)}
         found = run.resume_state(kept.__contains__)
         step = -1 if found is None else found[0]
@@ -246,12 +246,13 @@ class _Loop:
             self.totals["loss.count"] += 1
             self.step += 1
             row = None
-            if self.request.evaluates(self.step):
+            evaluates = self.request.evaluates(self.step)
+            if evaluates or self.request.keeps(self.step):
                 if not _all_finite(self.parameters):
                     return self._diverged(f"a weight was not finite at step {self.step}")
-                row = self._row()
+                row = self._row() if evaluates else None
                 self._checkpoint()
-                reason = self.request.plateau(self.rows_before)
+                reason = self.request.plateau(self.rows_before) if evaluates else ""
                 if reason:
                     self.tell(Progress(self.step, self.request.steps, row))
                     return Outcome("finished", self.step, reason)

@@ -210,6 +210,12 @@ REFUSED = {
     "order lacks one": (changed(sequence={"order": ["m1"]}), "sequence.order", "m1, m2 once"),
     "frozen unknown": (changed(frozen=["decoder.block"]), "frozen", "'decoder.blocks'", "bridge.m2"),
     "all frozen": (changed(frozen=["decoder", "bridge.m2"]), "frozen", "at least one part that is trained"),
+    "all leaves frozen": (
+        changed(frozen=["decoder.blocks.0", "decoder.blocks.1", "decoder.norm", "decoder.readout", "bridge.m2"]),
+        "frozen",
+        "at least one part that is trained",
+    ),
+    "frozen without an input map": (changed(frozen=["decoder.input"]), "frozen", "decoder.input"),
     "negative noise": (changed(modalities=modality_part(noise=-0.1)), "modalities.m1.noise", "at least 0"),
     "noise not finite": (changed(modalities=modality_part(noise=math.nan)), "modalities.m1.noise", "finite"),
     "alpha not finite": (

@@ -75,13 +75,20 @@ def test_a_cosine_falls_from_its_peak_to_zero():
         (("decoder",), "decoder."),
         (("decoder.blocks.1", "bridge.m2"), ("decoder.blocks.1.", "bridge.m2.")),
         (("decoder.readout",), "decoder.readout"),
+        (("decoder.input", "decoder.positions"), ("decoder.input", "decoder.positions.")),
+        (("decoder.norm",), "decoder.norm."),
         ((), ()),
     ],
 )
 def test_frozen_parts_do_not_move_and_all_others_do(frozen, kept):
     """Fails if a frozen weight moves (by decay as well), a prefix matches too much, or a free weight gets no
     gradient."""
-    config = tiny_config(2, frozen=list(frozen), optimiser={"name": "adamw", "weight_decay": 0.1, "batch_size": 8})
+    config = tiny_config(
+        2,
+        frozen=list(frozen),
+        optimiser={"name": "adamw", "weight_decay": 0.1, "batch_size": 8},
+        decoder={"positions": "learned", "input_map": "linear"},
+    )
     before = Decoder(config).initial_parameters(0)
     trained = TrainedParameters(config, before)
     batch = training_batch(config, draw_world(config), 0)

@@ -295,3 +295,20 @@ def test_a_parent_that_was_damaged_since_is_named(tmp_path):
         train(child, REQUEST)
     storage.write_bytes(file, content)
     assert train(child, replace(REQUEST, steps=2)).status == "finished"
+
+
+def test_checkpoints_at_chosen_steps_change_no_row_and_no_weight(tmp_path):
+    """Fails if a chosen step is not kept, brings a row, or moves the mean of losses; also over a crash between."""
+    chosen = replace(REQUEST, checkpoint_at=(3, 7), checkpoint_every=12)
+    plain, _ = train_config(CONFIG, replace(REQUEST, checkpoint_every=12), tmp_path / "plain")
+    run = crashed(CONFIG, chosen, tmp_path / "chosen", step=6)
+    assert train(run, chosen).status == "finished"
+    run = runs.open_run(run.path)
+    assert {3, 7} <= set(run.checkpoints)
+    assert not {3, 7} & set(plain.checkpoints)
+    assert run.rows() == plain.rows()
+    short, _ = train_config(CONFIG, replace(REQUEST, steps=7), tmp_path / "short")
+    for name, value in short.parameters(7)[1].items():
+        assert torch.equal(value, run.parameters(7)[1][name]), name
+    with pytest.raises(ConfigError, match=r"request\.checkpoint_at = \(0,\) is not possible"):
+        Request(checkpoint_at=(0,))

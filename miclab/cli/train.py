@@ -211,7 +211,7 @@ def run_resume(arguments: list[str]) -> int:
     run = find(options.run, options.runs)
     asked = run.request or {}
     stage = run.config.stage
-    request = Request(**asked) if asked else profiles.request(stage, "quick")  # type: ignore[arg-type]
+    request = from_mapping(Request, asked) if asked else profiles.request(stage, "quick")  # type: ignore[arg-type]
     if options.steps:
         # More steps are an order to go on, also for a run that stopped at a plateau.
         request = replace(request, steps=options.steps, plateau_rows=0)
