@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from miclab.errors import ConfigError, nearest
 
-SEMANTICS = 1
+SEMANTICS = 2
 """Raised when the same configuration comes to mean another result."""
 
 T = TypeVar("T")

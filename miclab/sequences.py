@@ -13,16 +13,18 @@ noise. Not bursty: context and query are independent draws.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from miclab.config import RunConfig
+from miclab.noise import Bits, draw_bits
 from miclab.roles import Roles, sequence_roles
 from miclab.seeds import stream
-from miclab.world import ClassTable, World, novel_world
+from miclab.world import ClassTable, World, items_around, novel_world
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,45 @@ class Batch:
             self.placement[part],
             self.roles,
         )
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A batch whose noise is still random bits: all that chance decides, and no arithmetic yet.
+
+    Arguments:
+        centres: prototype of each item's class, by modality.
+        bits: what `miclab.noise.normal` makes each item's noise of, by modality.
+
+    The others are those of `Batch`.
+    """
+
+    centres: Mapping[str, Float[Tensor, "batch exemplar dimension"]]
+    bits: Mapping[str, Bits]
+    label_vectors: Float[Tensor, "batch context width"]
+    labels: Int[Tensor, "batch context"]
+    target: Int[Tensor, " batch"]
+    classes: Mapping[str, Int[Tensor, "batch exemplar"]]
+    placement: Float[Tensor, " batch"]
+
+    def batch(self, config: RunConfig) -> Batch:
+        """The batch: a function of the tensors alone, which a training step may compile."""
+        items = {
+            name: items_around(centre, self.bits[name], config.modalities[name].noise)
+            for name, centre in self.centres.items()
+        }
+        roles = sequence_roles(config.order, config.sequence.context)
+        return Batch(items, self.label_vectors, self.labels, self.target, self.classes, self.placement, roles)
+
+    def where(self, mask: Bool[Tensor, " batch"], other: Draft) -> Draft:
+        """This draft's sequences where `mask` holds, the other's elsewhere."""
+
+        def pick(one: Any, two: Any) -> Any:
+            if isinstance(one, Tensor):
+                return torch.where(mask.view(-1, *[1] * (one.dim() - 1)), one, two)
+            return {name: pick(value, two[name]) for name, value in one.items()}
+
+        return Draft(*(pick(getattr(self, f.name), getattr(other, f.name)) for f in fields(Draft)))
 
 
 @dataclass(frozen=True)
@@ -179,39 +220,33 @@ def swap_labels(config: RunConfig, plan: ClassPlan) -> ClassPlan:
     return replace(plan, labels=(plan.labels + config.sequence.swapped_shift) % config.active_labels)
 
 
-def realise(config: RunConfig, world: World, plan: ClassPlan, generator: torch.Generator) -> Batch:
-    """Fresh items for a plan's classes."""
-    items = {name: world.sources[name].draw(plan.classes[name], generator) for name in config.order}
+def draft(config: RunConfig, world: World, plan: ClassPlan, generator: torch.Generator) -> Draft:
+    """All that chance decides of sequences with a plan's classes."""
     labels, target = plan.labels[:, :-1], plan.labels[:, -1]
     width = world.label_embeddings.shape[1]
+    centres = {name: world.sources[name].centres(plan.classes[name]) for name in config.order}
+    bits = {name: draw_bits(tuple(c.shape[:2]), c.shape[2], generator) for name, c in centres.items()}
     vectors = world.label_embeddings.index_select(0, labels.flatten()).view(*labels.shape, width)
     placement = torch.rand(len(target), generator=generator)
-    roles = sequence_roles(config.order, config.sequence.context)
-    return Batch(items, vectors, labels, target, plan.classes, placement, roles)
+    return Draft(centres, bits, vectors, labels, target, plan.classes, placement)
 
 
-def _mix(mask: Bool[Tensor, " batch"], one: Batch, other: Batch) -> Batch:
-    def pick(a: Tensor, b: Tensor) -> Tensor:
-        return torch.where(mask.view(-1, *[1] * (a.dim() - 1)), a, b)
+def realise(config: RunConfig, world: World, plan: ClassPlan, generator: torch.Generator) -> Batch:
+    """Fresh items for a plan's classes."""
+    return draft(config, world, plan, generator).batch(config)
 
-    return Batch(
-        {k: pick(v, other.items[k]) for k, v in one.items.items()},
-        pick(one.label_vectors, other.label_vectors),
-        pick(one.labels, other.labels),
-        pick(one.target, other.target),
-        {k: pick(v, other.classes[k]) for k, v in one.classes.items()},
-        pick(one.placement, other.placement),
-        one.roles,
-    )
+
+def training_draft(config: RunConfig, world: World, step: int) -> Draft:
+    """The draft of a training step's batch: a pure function of (config, config.seed, step)."""
+    generator, count = stream(config.seed, "batch", step), config.optimiser.batch_size
+    drawn = draft(config, world, plan_training(config, world, count, generator), generator)
+    if config.sequence.novel_fraction > 0:
+        mask = torch.rand(count, generator=generator) < config.sequence.novel_fraction
+        fresh = novel_world(config, world, "training", step)
+        drawn = draft(config, fresh, plan_training(config, fresh, count, generator), generator).where(mask, drawn)
+    return drawn
 
 
 def training_batch(config: RunConfig, world: World, step: int) -> Batch:
     """The batch of a training step: a pure function of (config, config.seed, step)."""
-    generator, count = stream(config.seed, "batch", step), config.optimiser.batch_size
-    batch = realise(config, world, plan_training(config, world, count, generator), generator)
-    if config.sequence.novel_fraction > 0:
-        mask = torch.rand(count, generator=generator) < config.sequence.novel_fraction
-        fresh = novel_world(config, world, "training", step)
-        novel = realise(config, fresh, plan_training(config, fresh, count, generator), generator)
-        batch = _mix(mask, novel, batch)
-    return batch
+    return training_draft(config, world, step).batch(config)

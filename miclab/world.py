@@ -16,6 +16,7 @@ from torch import Tensor
 
 from miclab.config import RunConfig
 from miclab.errors import RunError
+from miclab.noise import Bits, draw_bits, normal
 from miclab.seeds import stream
 
 
@@ -31,13 +32,24 @@ class GaussianSource:
     prototypes: Float[Tensor, "classes dimension"]
     noise: float
 
+    def centres(self, classes: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dimension"]:
+        """The prototype of each entry of `classes`."""
+        # index_select is several times as fast as indexing with a matrix.
+        return self.prototypes.index_select(0, classes.flatten()).view(*classes.shape, -1)
+
     def draw(self, classes: Int[Tensor, "*shape"], generator: torch.Generator) -> Float[Tensor, "*shape dimension"]:
         """One fresh item for each entry of `classes`."""
-        dimension = self.prototypes.shape[1]
-        # index_select is several times as fast as indexing with a matrix.
-        items = self.prototypes.index_select(0, classes.flatten()).view(*classes.shape, dimension)
-        eta = torch.randn(items.shape, generator=generator)
-        return items.add_(eta, alpha=self.noise / math.sqrt(dimension)).div_(math.sqrt(1 + self.noise**2))
+        bits = draw_bits(tuple(classes.shape), self.prototypes.shape[1], generator)
+        return items_around(self.centres(classes), bits, self.noise)
+
+
+def items_around(
+    centres: Float[Tensor, "*shape dimension"], bits: Bits, noise: float
+) -> Float[Tensor, "*shape dimension"]:
+    """Items of a Gaussian source around the prototypes of their classes, with the noise that random bits give."""
+    dimension = centres.shape[-1]
+    eta = normal(bits, dimension)
+    return (centres + eta * (noise / math.sqrt(dimension))) * (1 / math.sqrt(1 + noise**2))
 
 
 class ClassTable:

@@ -1,0 +1,41 @@
+"""Normal noise from raw random bits.
+
+Only the bits come from a generator; all else is arithmetic on tensors, which a compiled training step does together
+with its other work.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Bits = Int[Tensor, "*shape 2 pair"]
+
+
+def draw_bits(shape: tuple[int, ...], dimension: int, generator: torch.Generator) -> Bits:
+    """32 random bits for each number that `normal` makes of them.
+
+    They come from a stream of their own (SFC64, several times as fast as `generator`'s and, like every bit generator
+    of NumPy, the same in all its versions), whose seed is the next number of `generator`.
+    """
+    words = math.prod(shape) * ((dimension + 1) // 2)
+    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    bits = torch.from_numpy(np.random.SFC64(seed).random_raw(words).view(np.int32))
+    return bits.view(*shape, 2, (dimension + 1) // 2)
+
+
+def normal(bits: Bits, dimension: int) -> Float[Tensor, "*shape dimension"]:
+    """Independent Normal(0, 1) vectors, each of `dimension` numbers, by the transformation of Box and Muller (1958).
+
+    The upper 24 bits are used, so that every uniform number is exact and the largest normal one is 5.8, as in
+    PyTorch's own generator.
+    """
+    uniform = ((bits >> 8) & 0xFFFFFF).float() * 2.0**-24
+    # 1 - u lies in (0, 1]: the logarithm is finite.
+    radius = torch.sqrt(-2 * torch.log(1 - uniform[..., 0, :]))
+    angle = 2 * math.pi * uniform[..., 1, :]
+    return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], -1)[..., :dimension]
