@@ -8,11 +8,11 @@ import time
 
 import torch
 
-from miclab.circuits.strengths import strengths
 from miclab.config import RunConfig, two_modalities
 from miclab.decoder import Decoder
 from miclab.sequences import Batch, training_batch
 from miclab.settings import OptimiserConfig
+from miclab.strengths import strengths
 from miclab.world import draw_world
 
 SEQUENCES, ROUNDS = 1000, 5

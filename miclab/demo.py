@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from miclab.circuits.knockout import Effect, Interventions, circuit_heads
+from miclab.circuits.heads import circuit_heads
+from miclab.circuits.knockout import Effect, Interventions
 from miclab.claims import CLAIMS, Judgement
 from miclab.config import RunConfig
 from miclab.errors import RunError
@@ -124,12 +125,6 @@ def _induction_entropy(found: Evaluation) -> np.ndarray:
     return measured["entropy"][:, layer, head]
 
 
-def _ratio(effect: Effect, untouched: Effect) -> Interval:
-    base = untouched.accuracy.mean
-    a = effect.accuracy
-    return Interval(a.mean / base, a.low / base, a.high / base, a.unit, a.count, a.level)
-
-
 def emergence(run: Run, level: float = 0.9) -> int | None:
     """Step of the first metric row whose `icl` reaches `level`."""
     return next((row["step"] for row in run.rows() if row["accuracy"]["icl"] >= level), None)
@@ -141,7 +136,9 @@ def judge(runs: dict[str, Run]) -> tuple[list[Judgement], list[Effect]]:
     work = Interventions(runs["stage 2"], sizes=SIZES)
     knockouts, ablations = work.knockouts(), work.ablations()
     effects = {effect.name: effect for effect in [*knockouts, *ablations]}
-    untouched = effects["untouched"]
+    share = effects["previous-token head"].share
+    if share is None:
+        raise RunError("The multimodal decoder answers nothing right on novel classes: train it for longer.")
     sharpness = _induction_entropy(found["rope"]) - _induction_entropy(found["onehot"])
     measured = {
         "U5a": found["onehot"].scores["icl"].interval(),
@@ -149,7 +146,7 @@ def judge(runs: dict[str, Run]) -> tuple[list[Judgement], list[Effect]]:
         "U5c": _difference(found["onehot"], found["rope_released"]),
         "U6": clustered_interval([sharpness]),
         "M1": found["stage 2"].scores["icl"].interval(),
-        "M7a": _ratio(effects["previous-token head"], untouched),
+        "M7a": share,
         "M7b": effects["induction head"].accuracy,
         "M8a": effects["items of m2 zeroed"].accuracy,
         "M8b": effects["items of m1 zeroed"].accuracy,

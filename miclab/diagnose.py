@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from miclab.circuits.alignment import align
-from miclab.circuits.knockout import circuit_heads
+from miclab.alignment import align, aligned_modalities
+from miclab.circuits.heads import circuit_heads
 from miclab.errors import MiclabError
 from miclab.evaluate import Evaluation, evaluate
+from miclab.intervals import clustered_interval
 from miclab.request import SplitSizes
 from miclab.runs import Run, find
 from miclab.settings import ROTARY_POSITIONS
@@ -62,11 +63,11 @@ def low_data_complexity(run: Run, found: Evaluation) -> Sign:
 def copies_any_label(run: Run, found: Evaluation) -> Sign:
     """Answers come from the context, but from any of its labels: the stage before the induction circuit."""
     icl, random = _accuracy(found, "icl"), _oracle(found, "icl", "random_context_label")
-    copied = float(found.scores["icl"].in_context.mean())
+    copied = clustered_interval([found.scores["icl"].in_context])
     return Sign(
         "copies any label of the context",
-        copied >= HIGH and abs(icl - random) <= NEAR,
-        f"{copied:.2f} of the answers are labels of the context, yet accuracy on novel classes is {icl:.2f}; a random"
+        copied.mean >= HIGH and abs(icl - random) <= NEAR,
+        f"{copied} of the answers are labels of the context, yet accuracy on novel classes is {icl:.2f}; a random"
         f" label of the context scores {random:.2f}",
         "Train longer (`miclab resume RUN --steps ...`): this is the plateau before the induction circuit.",
     )
@@ -84,9 +85,14 @@ def alignment_gap(run: Run, found: Evaluation) -> Sign:
     except MiclabError as error:
         return Sign(name, None, f"not judged: {error}", advice)
     icl, unimodal = _accuracy(found, "icl"), before.scores["icl"].accuracy
+    if not aligned_modalities(run.config):
+        return Sign(
+            name, None, "not judged: in a joint-label task no class has the label of another modality's", advice
+        )
     gaps = align(run, step=found.step)
     told = "; ".join(
-        f"CKA of {a.modality} {a.cka:.3f} against {a.null_high:.3f} for shuffled pairs ({a.rows} rows)" for a in gaps
+        f"CKA of {a.modality} {a.cka} against {a.null_high:.3f} for shuffled pairs ({a.rows} rows, {a.cka.count} draws)"
+        for a in gaps
     )
     weak = unimodal >= HIGH and icl < min(HIGH, unimodal - NEAR)
     return Sign(

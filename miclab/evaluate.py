@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from miclab.circuits.strengths import context_label_predictions, strengths
+from miclab.alignment import alignment_row
 from miclab.config import RunConfig
 from miclab.decoder import Decoder, Edits, Parameters
+from miclab.errors import MiclabError, RunError
 from miclab.intervals import Interval, clustered_interval
 from miclab.oracles import oracle_scores
 from miclab.request import SplitSizes
-from miclab.runs import Run
+from miclab.runs import Run, find
+from miclab.schema import trajectory_hash
 from miclab.sequences import Batch
+from miclab.settings import ParentConfig
 from miclab.splits import SPLITS, split_batches, with_context
+from miclab.strengths import context_label_predictions, strengths
 from miclab.world import World, world_from_tensors
 
 CHUNK = 512
@@ -50,6 +54,11 @@ class SplitScores:
     def interval(self) -> Interval:
         """Accuracy with its interval, clustered by set."""
         return clustered_interval([self.correct])
+
+
+def oracle_means(scores: Sequence[SplitScores]) -> dict[str, float]:
+    """Mean score of each oracle over several runs, each of which counts alike."""
+    return {name: float(np.mean([s.oracles[name].mean() for s in scores])) for name in scores[0].oracles}
 
 
 def _chunk_strengths(decoder: Decoder, activations: Mapping[str, Tensor], chunk: Batch) -> dict[str, Tensor]:
@@ -115,16 +124,18 @@ def score_split(
 
 
 def metric_row(config: RunConfig, world: World, parameters: Parameters, sizes: SplitSizes) -> dict[str, Any]:
-    """What training writes down at an evaluation: accuracies of the splits, `icl` of each set of novel classes, and
-    the measures on `icl`, by layer and head."""
+    """What training writes down at an evaluation: accuracies of the splits, `icl` of each set of novel classes, the
+    measures on `icl`, by layer and head, and the alignment of each secondary modality, where there is one."""
     scores = {split: score_split(config, world, parameters, split, sizes, measures=split == "icl") for split in SPLITS}
     icl = scores["icl"]
-    return {
+    row: dict[str, Any] = {
         "accuracy": {split: round(s.accuracy, 6) for split, s in scores.items()},
         "icl_sets": [round(float(v), 6) for v in icl.correct.mean(1)],
         "context_label_accuracy": {split: round(float(s.in_context.mean()), 6) for split, s in scores.items()},
         "measures": {name: np.round(value.mean(0), 6).tolist() for name, value in icl.strengths.items()},
     }
+    aligned = alignment_row(config, world, parameters)
+    return row | {"alignment": aligned} if aligned else row
 
 
 @dataclass(frozen=True)
@@ -170,3 +181,39 @@ def evaluate(
         for split in splits
     }
     return Evaluation(run.path.name, found, config.sequence.context, scores)
+
+
+def _experiment(run: Run) -> tuple[str, ...]:
+    """What has to agree between seeds of one experiment: the configuration but for the seed, and the same of the
+    parent, whose name would differ anyway. A parent that is no longer there is taken on trust."""
+    parent = run.config.parent
+    own = trajectory_hash(replace(run.config, seed=0, parent=ParentConfig()))
+    if not parent.run:
+        return (own,)
+    try:
+        before = _experiment(find(parent.run, run.path.parent))
+    except MiclabError:
+        before = ()
+    return (own, str(parent.step), *before)
+
+
+def check_seeds(runs: Sequence[Run]) -> None:
+    """Makes sure that runs can be taken as seeds of one experiment, whose intervals are clustered by seed.
+
+    Raises:
+        RunError: there is no run, one is given twice, or their configurations differ in more than the seed.
+    """
+    if not runs:
+        raise RunError("Name at least one RUN. `miclab runs` lists them.")
+    names = [run.hash for run in runs]
+    twice = next((run for run in runs if names.count(run.hash) > 1), None)
+    if twice is not None:
+        raise RunError(f"{twice.path} is given twice: it would count as two seeds. Name each RUN once.")
+    found = [_experiment(run) for run in runs]
+    # Where one run's parent is gone, only what is known of both is compared.
+    known = min(map(len, found))
+    if len({one[:known] for one in found}) > 1:
+        raise RunError(
+            "The RUNs are not seeds of one experiment: their configurations, or those of their stage-1 runs, differ in"
+            " more than the seed. Name runs that differ in `seed` alone."
+        )

@@ -1,1 +1,1 @@
-"""Circuits: strengths of heads, interventions, alignment; the same functions for any model whose attention is known."""
+"""Circuits: the heads that make one, and what happens when they are cut."""

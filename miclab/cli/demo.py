@@ -88,7 +88,7 @@ def run_demo(arguments: list[str]) -> int:
         ["result", "measured", "paper", "holds where", "verdict", "what we conclude"],
         cells,
     )
-    cells = [[e.name, e.accuracy, f"{e.in_context:.3f}"] for e in done.effects]
+    cells = [[e.name, e.accuracy, e.in_context] for e in done.effects]
     print()
     print_table("interventions on the multimodal decoder", ["intervention", "accuracy", "answers in context"], cells)
     print(f"\nreport: {path.resolve()}   ({seconds:.0f} s)")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from miclab.circuits.knockout import CircuitHeads, Effect
+from miclab.circuits.heads import CircuitHeads, head_name
+from miclab.circuits.knockout import Effect
 from miclab.intervals import Interval
 from miclab.report.figures import BLACK, BLUE, ORANGE, Figure, axis_of, layout_of, rounded
-from miclab.report.measures import head_name
 
 MOST_BARS = 24
 """Single heads that the bars of the knockouts show."""
@@ -37,7 +37,9 @@ def _bars(name: str, effects: list[Effect], labels: list[str], colour: str) -> F
     }
 
 
-def _bars_layout(labels: list[str], values: list[str], untouched: Interval, groups: int) -> dict[str, Any]:
+def _bars_layout(
+    labels: list[str], values: list[str], untouched: Interval, groups: int, random_label: float | None
+) -> dict[str, Any]:
     line = {"color": BLACK, "width": 1.5}
     vertical = {"yref": "paper", "y0": 0, "y1": 1}
     shapes = [
@@ -52,6 +54,9 @@ def _bars_layout(labels: list[str], values: list[str], untouched: Interval, grou
             **vertical,
         },
     ]
+    if random_label is not None:
+        dotted = {"color": "#8a8a8a", "width": 1, "dash": "dot"}
+        shapes.append({"type": "line", "x0": random_label, "x1": random_label, "line": dotted, **vertical})
     small = {"showarrow": False, "font": {"size": 12, "color": "#444444"}}
     notes = [
         {"xref": "paper", "x": 1.015, "xanchor": "left", "y": label, "text": value, **small}
@@ -94,26 +99,30 @@ def _knockout_order(effects: list[Effect], circuit: CircuitHeads) -> list[tuple[
         head = effects[i].heads[0]
         order.append((i, f"{named[head]} {head_name(head)}" if head in named else f"head {head_name(head)}"))
     for i, effect in enumerate(effects):
-        if len(effect.heads) > 1 or "random" in effect.name:
-            listed = ", ".join(head_name(head) for head in effect.heads)
-            order.append((i, f"{effect.name.replace(' (control)', ', control')} ({listed})"))
+        if effect.draws:
+            order.append((i, f"{effect.name} (mean of {len(effect.draws)})"))
+        elif len(effect.heads) > 1:
+            order.append((i, f"{effect.name} ({effect.knocked_out})"))
     return order
 
 
-def knockout_figure(by_baseline: Mapping[str, list[Effect]], circuit: CircuitHeads, untouched: Interval) -> Figure:
-    """Accuracy with heads knocked out, with intervals; a bar for each baseline (`zero`, `mean`)."""
+def knockout_figure(
+    by_baseline: Mapping[str, list[Effect]], circuit: CircuitHeads, untouched: Interval, random_label: float | None
+) -> Figure:
+    """Accuracy with heads knocked out, with intervals; a bar for each baseline (`zero`, `mean`). The dotted line is
+    `random_label`, what answering with any label of the context scores."""
     order = _knockout_order(next(iter(by_baseline.values())), circuit)
     labels = [name for _, name in order]
     styles = {"zero": ("output set to zero", BLUE), "mean": ("output set to its mean", ORANGE)}
     chosen = {baseline: [effects[i] for i, _ in order] for baseline, effects in by_baseline.items()}
     data = [_bars(styles[b][0], effects, labels, styles[b][1]) for b, effects in chosen.items()]
     values = [" · ".join(f"{e.accuracy.mean:.3f}" for e in row) for row in zip(*chosen.values(), strict=True)]
-    return {"data": data, "layout": _bars_layout(labels, values, untouched, len(data))}
+    return {"data": data, "layout": _bars_layout(labels, values, untouched, len(data), random_label)}
 
 
-def ablation_figure(effects: list[Effect], untouched: Interval) -> Figure:
+def ablation_figure(effects: list[Effect], untouched: Interval, random_label: float | None) -> Figure:
     """Accuracy with items or labels zeroed, with intervals."""
     shown = [e for e in effects if e.name != "untouched"]
     labels, values = [e.name for e in shown], [f"{e.accuracy.mean:.3f}" for e in shown]
-    layout = _bars_layout(labels, values, untouched, 1)
+    layout = _bars_layout(labels, values, untouched, 1, random_label)
     return {"data": [_bars("zeroed", shown, labels, BLUE)], "layout": layout}

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from miclab.circuits.knockout import CircuitHeads, Effect, Interventions, circuit_heads
+from miclab.circuits.heads import CircuitHeads
+from miclab.circuits.knockout import Effect, Interventions
 from miclab.config import RunConfig
 from miclab.decoder import Decoder
 from miclab.diagnose import Sign, diagnose
 from miclab.errors import MiclabError, RunError
 from miclab.intervals import Interval, clustered_interval
+from miclab.oracles import oracle_scores
 from miclab.request import SplitSizes
 from miclab.roles import sequence_roles
 from miclab.runs import Run
@@ -76,6 +78,7 @@ class Tests:
         ablations: of modalities and labels.
         heads: the heads of the induction circuit, or None where there are not two heads.
         strengths: of every head, by name [layer, head].
+        notes: remarks on controls, such as why there is none.
     """
 
     step: int
@@ -85,6 +88,7 @@ class Tests:
     ablations: list[Effect]
     heads: CircuitHeads | None
     strengths: Mapping[str, NDArray[np.floating]]
+    notes: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,8 @@ class Collected:
         icl_intervals: interval of `icl` in each row, clustered by set of novel classes.
         attention: maps, or None where no checkpoint can be read.
         tests: interventions, or None where they cannot be made.
+        oracles: what can be reached on `icl` without a network, measured on the sequences of the interventions, or
+            None where they cannot be made.
         signs: signs of failure, or None where they cannot be looked for.
         parameters: number of weights.
         problems: what could not be read or computed, in words, each once.
@@ -108,6 +114,7 @@ class Collected:
     icl_intervals: list[Interval | None]
     attention: Attention | None
     tests: Tests | None
+    oracles: dict[str, float] | None
     signs: list[Sign] | None
     parameters: int
     problems: list[str] = field(default_factory=list)
@@ -196,12 +203,26 @@ def causal_tests(run: Run) -> Tests:
         DamagedError: the world is damaged.
         RunError: no checkpoint can be read.
     """
-    heads, sizes = run.config.decoder.layers * run.config.decoder.heads, intervention_sizes(run.config)
+    sizes = intervention_sizes(run.config)
     made = Interventions(run, sizes=sizes)
-    knockouts = {baseline: made.knockouts(baseline) for baseline in ("zero", "mean")} if heads > 1 else {}
-    circuit = circuit_heads(made.measures) if heads > 1 else None
+    knockouts = {baseline: made.knockouts(baseline) for baseline in ("zero", "mean")} if made.circuit else {}
     untouched = made.untouched.interval()
-    return Tests(made.step, sizes, untouched, knockouts, made.ablations(), circuit, made.measures)
+    notes = {name: chosen.note for name, chosen in made.controls.items() if chosen.note}
+    return Tests(made.step, sizes, untouched, knockouts, made.ablations(), made.circuit, made.measures, notes)
+
+
+def measured_oracles(run: Run) -> dict[str, float]:
+    """What can be reached on `icl` without a network; no checkpoint is needed.
+
+    Raises:
+        DamagedError: the world is damaged.
+    """
+    world = world_from_tensors(run.config, run.world_tensors())
+    found: dict[str, list[float]] = {}
+    for _, batch in split_batches(run.config, world, "icl", intervention_sizes(run.config)):
+        for name, scores in oracle_scores(run.config, world, batch).items():
+            found.setdefault(name, []).append(float(scores.mean()))
+    return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def collect(run: Run) -> Collected:
@@ -220,6 +241,7 @@ def collect(run: Run) -> Collected:
     kept = evenly(rows, CURVE_ROWS)
     attention = attempt("Attention maps could not be made", attention_maps)
     tests = attempt("Interventions could not be made", causal_tests)
+    oracles = attempt("Oracles could not be measured", measured_oracles)
     sizes = intervention_sizes(run.config)
     signs = attempt("Signs of failure were not looked for", lambda r: diagnose(r, sizes=sizes))
     # A file is read several times, and each reading warns; every file is told once, by what the first reading said.
@@ -232,10 +254,17 @@ def collect(run: Run) -> Collected:
         [_icl_interval(row) for row in kept],
         attention,
         tests,
+        oracles,
         signs,
         Decoder(run.config).parameter_count(),
         [*run.warnings, *problems],
     )
+
+
+def alignment_values(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any] | None]]:
+    """What the rows hold of the alignment of each secondary modality; None where a row lacks it."""
+    names = dict.fromkeys(name for row in rows for name in row.get("alignment", {}))
+    return {name: [row.get("alignment", {}).get(name) for row in rows] for name in names}
 
 
 def split_values(rows: list[dict[str, Any]], split: str) -> list[float | None]:

@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from miclab.circuits.heads import head_name
 from miclab.report import measures
 from miclab.report.bars import ablation_figure, knockout_figure
-from miclab.report.collect import Attention, Collected, rows_for_measures, split_values
+from miclab.report.collect import Attention, Collected, alignment_values, rows_for_measures, split_values
 from miclab.report.figures import (
     ATTENTION_TOPS,
     Figure,
     accuracy_figure,
+    alignment_figure,
     attention_figure,
     attention_groups,
+    distance_figure,
     guide,
     loss_figure,
     measure_figure,
@@ -85,8 +88,8 @@ def _circuit(collected: Collected) -> dict[str, Any]:
     tests, heads = collected.tests, {}
     if tests is not None and tests.heads is not None:
         weak = " (weak)" if tests.strengths["induction_total"][tests.heads.induction] < WEAK else ""
-        heads[measures.head_name(tests.heads.previous_token)] = f"previous-token head{weak}"
-        heads[measures.head_name(tests.heads.induction)] = f"induction head{weak}"
+        heads[head_name(tests.heads.previous_token)] = f"previous-token head{weak}"
+        heads[head_name(tests.heads.induction)] = f"induction head{weak}"
     return {"heads": heads, "subtitles": subtitles}
 
 
@@ -104,6 +107,7 @@ def numbers_of(name: str, collected: Collected) -> dict[str, Any]:
         "accuracy": {split: [rounded(v) for v in split_values(rows, split)] for split in SPLITS},
         "icl_sets": [[rounded(v) for v in row.get("icl_sets", [])] for row in rows],
         "icl_at": {str(row["step"]): rounded(row["accuracy"].get("icl")) for row in rows},
+        "alignment": alignment_values(rows),
         "measure_steps": [row["step"] for row in few],
         "measures": _measures(collected, few),
         "circuit": _circuit(collected),
@@ -125,13 +129,17 @@ def figures_of(collected: Collected) -> dict[str, Figure]:
     config, rows = collected.run.config, collected.rows
     layers, heads = config.decoder.layers, config.decoder.heads
     figures: dict[str, Figure] = {}
+    random_label = None if collected.oracles is None else collected.oracles["random_context_label"]
     if rows:
         steps = [row["step"] for row in rows]
         splits = {split: split_values(rows, split) for split in SPLITS}
-        random_label = config.sequence.burstiness / config.sequence.context
         figures["accuracy"] = accuracy_figure(
             steps, splits, collected.icl_intervals, 1 / config.active_labels, random_label
         )
+        aligned = alignment_values(rows)
+        if aligned:
+            figures["alignment"] = alignment_figure(steps, aligned)
+            figures["distance"] = distance_figure(steps, aligned)
         losses = [row.get("loss") for row in rows]
         figures["loss"] = loss_figure(steps, losses, math.log(config.label_count))
         few = [row["step"] for row in rows_for_measures(rows)]
@@ -141,7 +149,7 @@ def figures_of(collected: Collected) -> dict[str, Figure]:
             figures[f"attention-{index}"] = attention_figure(collected.attention.names, group)
     tests = collected.tests
     if tests is not None:
-        figures["ablations"] = ablation_figure(tests.ablations, tests.untouched)
+        figures["ablations"] = ablation_figure(tests.ablations, tests.untouched, random_label)
         if tests.heads is not None:
-            figures["knockouts"] = knockout_figure(tests.knockouts, tests.heads, tests.untouched)
+            figures["knockouts"] = knockout_figure(tests.knockouts, tests.heads, tests.untouched, random_label)
     return figures

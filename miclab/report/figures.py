@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from miclab.circuits.heads import head_name
 from miclab.circuits.interventions import Head
 from miclab.intervals import Interval
-from miclab.report.measures import head_name
 
 Figure = dict[str, Any]
 
@@ -139,7 +139,7 @@ def accuracy_figure(
     splits: Mapping[str, list[float | None]],
     intervals: Sequence[Interval | None],
     chance: float,
-    random_label: float,
+    random_label: float | None,
 ) -> Figure:
     """Accuracy of every split over training, with the interval of `icl` and two floors.
 
@@ -147,16 +147,15 @@ def accuracy_figure(
         splits: accuracy at each step, by split.
         intervals: of `icl`, at each step.
         chance: accuracy of a guess among all labels.
-        random_label: accuracy of copying any label of the context.
+        random_label: measured accuracy on `icl` of answering with any label of the context, or None.
     """
     data = _band(steps, intervals, BAND)
     for split, (colour, dash, name) in SPLIT_STYLES.items():
         if split in splits:
             data.append(_line(name, steps, [rounded(v) for v in splits[split]], colour, dash))
-    guides = [
-        (chance, f"chance {chance:.3f}"),
-        (random_label, f"any label of the context {random_label:.2f}", "left"),
-    ]
+    guides: list[tuple[Any, ...]] = [(chance, f"chance {chance:.3f}")]
+    if random_label is not None:
+        guides.append((random_label, f"icl: any label of the context {random_label:.3f}", "left"))
     layout = _steps_layout(400, axis_of("accuracy", range=[-0.02, 1.04], dtick=0.2), guides)
     return {"data": data, "layout": layout}
 
@@ -168,6 +167,33 @@ def loss_figure(steps: list[int], losses: list[float | None], chance_loss: float
     guides = [(chance_loss, f"uniform guess {chance_loss:.2f}")]
     layout = _steps_layout(400, axis_of("training loss (nats)", rangemode="tozero"), guides)
     return {"data": data, "layout": {**layout, "showlegend": False}}
+
+
+def alignment_figure(steps: list[int], values: Mapping[str, Sequence[Mapping[str, float] | None]]) -> Figure:
+    """Debiased CKA of each secondary modality over training, with the 95 % point of its shuffled pairs, dotted.
+
+    Arguments:
+        values: by modality, what each metric row holds of it; None where it holds nothing.
+    """
+    data = []
+    for index, (name, entries) in enumerate(values.items()):
+        colour = LINES[index % len(LINES)]
+        for key, words, dash in (("cka", "CKA", "solid"), ("null_high", "95 % of shuffled pairs,", "dot")):
+            numbers = [None if e is None else rounded(e[key], 5) for e in entries]
+            line = _line(f"{words} {name}", steps, numbers, colour, dash)
+            data.append({**line, "hovertemplate": "%{y:.4f}"})
+    return {"data": data, "layout": _steps_layout(360, axis_of("CKA (debiased)"), [(0.0, "")])}
+
+
+def distance_figure(steps: list[int], values: Mapping[str, Sequence[Mapping[str, float] | None]]) -> Figure:
+    """Mean L2 distance between projected items and their host prototypes over training; arguments as above."""
+    data = [
+        _line(f"L2 distance {name}", steps, [None if e is None else rounded(e["distance"]) for e in entries],
+              LINES[index % len(LINES)])
+        for index, (name, entries) in enumerate(values.items())
+    ]  # fmt: skip
+    layout = _steps_layout(360, axis_of("L2 distance to the host's prototype"))
+    return {"data": data, "layout": {**layout, "showlegend": True}}
 
 
 def overview_figure(

@@ -1,8 +1,7 @@
-"""What the measures of a head are, in words, for the readers of a report (see `miclab.circuits.strengths`)."""
+"""What the measures of a head are, in words, for the readers of a report (see `miclab.strengths`)."""
 
 from __future__ import annotations
 
-from miclab.circuits.interventions import Head
 from miclab.config import RunConfig
 
 _WORDS = {
@@ -38,11 +37,6 @@ _WORDS = {
 }
 FIRST = "induction_total"
 """The measure that a report shows first."""
-
-
-def head_name(head: Head) -> str:
-    """Layer and head, counted from 1: `2.1` is the first head of the second layer."""
-    return f"{head[0] + 1}.{head[1] + 1}"
 
 
 def describe(name: str) -> tuple[str, str]:

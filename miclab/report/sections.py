@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 import yaml
 
 from miclab import schema
+from miclab.circuits.heads import head_name
 from miclab.circuits.knockout import Effect
 from miclab.diagnose import Sign
 from miclab.intervals import Interval
-from miclab.report.collect import Collected, Tests, rows_for_measures
+from miclab.report.collect import Collected, Tests, alignment_values, rows_for_measures
 from miclab.report.data import WEAK, colour_top
 from miclab.report.figures import ATTENTION_TOPS, attention_groups
-from miclab.report.measures import FIRST, describe, head_name
+from miclab.report.measures import FIRST, describe
 from miclab.splits import SPLITS
 
 VERDICT_COLUMNS = ("result", "measured", "paper", "criterion", "verdict", "conclusion")
@@ -142,6 +143,32 @@ def _problems(collected: Collected) -> str:
     return f'<div class="problems" role="note"><b>Not everything could be read or computed</b><ul>{listed}</ul></div>'
 
 
+def _any_label(collected: Collected) -> str:
+    """What copying scores, measured: B/N leaves out that two classes of a context may carry the same label."""
+    if collected.oracles is None:
+        return ""
+    found = collected.oracles["random_context_label"]
+    return f" An answer that copies any label of the context scores {found:.3f} on icl (measured)."
+
+
+def _alignment(number: int, collected: Collected) -> str:
+    found = alignment_values(collected.rows)
+    if not found:
+        return ""
+    pairs = max((e["rows"] for entries in found.values() for e in entries if e), default=0)
+    return (
+        f'<h4>Alignment of projected items with the host</h4><p class="note">{pairs:,} sampled pairs of a class and a'
+        " host class of the same label, the same in every row; CKA is debiased, and what is below the dotted line is"
+        f' what shuffled pairs reach by chance in 95 % of cases.</p><div class="pair"><div'
+        f' data-figure="run{number}-alignment"></div><div data-figure="run{number}-distance"></div></div>'
+    )
+
+
+def _oracle_table(oracles: Mapping[str, float]) -> str:
+    rows = [[escape(name.replace("_", " ")), f"{value:.3f}"] for name, value in oracles.items()]
+    return table(["without a network, inputs untouched", "accuracy"], rows, numbers=(1,))
+
+
 def _curves(number: int, collected: Collected, axis_control: str) -> str:
     if not collected.rows:
         return "<section><h3>Training</h3><p>The run has no metric row that can be read.</p></section>"
@@ -160,10 +187,11 @@ def _curves(number: int, collected: Collected, axis_control: str) -> str:
     )
     return (
         f'<section class="curves"><h3>Accuracy and loss over training</h3>'
-        f'<p class="note">{escape(sizes)} of novel classes, whose 95 % interval is the band. An answer that copies any'
-        f" label of the context scores about B/N.{thinned}</p>{axis_control}"
+        f'<p class="note">{escape(sizes)} of novel classes, whose 95 % interval is the band.'
+        f"{_any_label(collected)}{thinned}</p>{axis_control}"
         f'<div class="pair"><div data-figure="run{number}-accuracy"></div><div data-figure="run{number}-loss"></div>'
-        f'</div></section><section class="measures"><h3>Strength of every head over training</h3>'
+        f"</div>{_alignment(number, collected)}</section>"
+        '<section class="measures"><h3>Strength of every head over training</h3>'
         f'<p class="note">Measured on the icl split; head 2.1 is the first head of the second layer.{fewer}</p>'
         f"{measured}</section>"
     )
@@ -221,13 +249,27 @@ def _effect_table(effects: Sequence[Effect]) -> str:
     rows = [
         [
             escape(e.name),
+            escape(e.knocked_out),
             escape(e.accuracy),
             "" if e.name == "untouched" else escape(e.change),
-            f"{e.in_context:.3f}",
+            escape(e.share or ""),
+            escape(e.in_context),
         ]
         for e in effects
     ]
-    return table(["intervention", "accuracy", "change", "answers from the context"], rows, numbers=(1, 2, 3))
+    head = ["intervention", "heads", "accuracy", "change", "share of untouched", "answers from the context"]
+    return table(head, rows, numbers=(2, 3, 4, 5))
+
+
+def _control_words(tests: Tests) -> str:
+    """What the controls are, or why there is none."""
+    if tests.heads is None:
+        return ""
+    told = " A control is the mean over several draws of other heads of the same layers."
+    for note in dict.fromkeys(tests.notes.values()):
+        names = ", ".join(name for name, text in tests.notes.items() if text == note)
+        told += f" {names.capitalize()}: {note}."
+    return told
 
 
 def _interventions(number: int, collected: Collected) -> str:
@@ -249,11 +291,13 @@ def _interventions(number: int, collected: Collected) -> str:
     return (
         '<section class="interventions"><h3>Interventions</h3>'
         f'<p class="note">Accuracy on novel classes (icl) at step {tests.step:,} while something is taken out; {unit},'
-        " with 95 % intervals resampled by set. The line is the untouched decoder. Zeroing the items of a modality"
-        f' leaves the labels in place.</p><div class="pair even">{knockouts}<div><h4>Inputs zeroed</h4>'
+        " with 95 % intervals resampled by set. The line is the untouched decoder, the dotted one answering with any"
+        " label of the context. Zeroing the items of a modality leaves the labels in place."
+        f"{escape(_control_words(tests))}</p>"
+        f'<div class="pair even">{knockouts}<div><h4>Inputs zeroed</h4>'
         f'<div data-figure="run{number}-ablations"></div></div></div>'
         f"<details><summary>All numbers</summary>{tables}<p><b>Inputs zeroed</b></p>{_effect_table(tests.ablations)}"
-        "</details></section>"
+        f"{_oracle_table(collected.oracles or {})}</details></section>"
     )
 
 

@@ -1,0 +1,164 @@
+"""The heads of the induction circuit, found by their strengths, and other heads as a control for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miclab.circuits.interventions import Head
+from miclab.evaluate import check_seeds, evaluate
+from miclab.intervals import Interval, clustered_interval
+from miclab.request import SplitSizes
+from miclab.runs import Run
+from miclab.seeds import stream_seed
+
+CONTROL_DRAWS = 5
+"""Draws of random other heads that a control averages, where there are so many."""
+
+Tell = Callable[[int, str], None]
+"""Called with the number of runs done and what is or was done."""
+
+
+def head_name(head: Head) -> str:
+    """Layer and head, counted from 1: `2.1` is the first head of the second layer."""
+    return f"{head[0] + 1}.{head[1] + 1}"
+
+
+@dataclass(frozen=True)
+class CircuitHeads:
+    """The heads of the induction circuit by their strength.
+
+    Arguments:
+        induction: the head with the highest summed induction strength.
+        previous_token: the head, in a layer before it if there is one, whose labels look most at their own items.
+        rest: all other heads.
+    """
+
+    induction: Head
+    previous_token: Head
+    rest: tuple[Head, ...]
+
+    def members(self) -> dict[str, tuple[Head, ...]]:
+        """What is knocked out of the circuit, by name."""
+        return {
+            "previous-token head": (self.previous_token,),
+            "induction head": (self.induction,),
+            "both": (self.previous_token, self.induction),
+        }
+
+
+def circuit_heads(measures: Mapping[str, NDArray]) -> CircuitHeads:
+    """Finds the circuit's heads in strengths by name [layer, head].
+
+    A plain previous-token strength would also count heads of the last layer, which feed no later head; so the
+    previous-token head is sought in the layers before the induction head, by `label_to_item`.
+    """
+    induction = np.asarray(measures["induction_total"])
+    top = np.unravel_index(int(induction.argmax()), induction.shape)
+    found = (int(top[0]), int(top[1]))
+    looking = np.max([np.asarray(v) for k, v in measures.items() if k.startswith("label_to_item.")], axis=0).copy()
+    looking[found] = -np.inf
+    if found[0] > 0:
+        looking[found[0] :] = -np.inf
+    place = np.unravel_index(int(looking.argmax()), looking.shape)
+    previous = (int(place[0]), int(place[1]))
+    rest = [(i, j) for i in range(induction.shape[0]) for j in range(induction.shape[1])]
+    return CircuitHeads(found, previous, tuple(h for h in rest if h not in (found, previous)))
+
+
+@dataclass(frozen=True)
+class Control:
+    """Random other heads, knocked out in the place of some of the circuit's.
+
+    Arguments:
+        draws: sets of heads, none of them the circuit's, each as many as are replaced; empty where there is no such
+            set.
+        note: why there is no draw, or that layers could not be matched; else empty.
+    """
+
+    draws: tuple[tuple[Head, ...], ...]
+    note: str = ""
+
+
+def control(circuit: CircuitHeads, heads: tuple[Head, ...], seed: int) -> Control:
+    """Up to `CONTROL_DRAWS` different sets of other heads, each with as many heads as `heads` in each layer where the
+    layers have so many, else of any layer.
+
+    Arguments:
+        circuit: the heads that are left alone.
+        heads: of the circuit, what the control is for.
+        seed: of the run; the draws are a function of it, of `circuit` and of `heads`.
+    """
+    pools = [[other for other in circuit.rest if other[0] == head[0]] for head in heads]
+    sets = {tuple(sorted(chosen)) for chosen in product(*pools) if len(set(chosen)) == len(heads)}
+    note = ""
+    if not sets:
+        sets = set(combinations(sorted(circuit.rest), len(heads)))
+        note = "drawn from any layer: their own layers have too few other heads"
+    if not sets:
+        needed, there = len(heads), len(circuit.rest) or "no"
+        return Control((), f"none, since it takes {needed} of the decoder's other heads, and it has {there} other head")
+    ordered = sorted(sets)
+    generator = np.random.default_rng(stream_seed(seed, "control", *map(head_name, heads)))
+    places = generator.permutation(len(ordered))[:CONTROL_DRAWS]
+    return Control(tuple(ordered[place] for place in sorted(places.tolist())), note)
+
+
+@dataclass(frozen=True)
+class Circuits:
+    """Strengths of every head over one or several runs, seeds of one experiment, and the circuit of each.
+
+    Arguments:
+        runs: names of the runs.
+        steps: the checkpoint of each.
+        split: whose sequences were looked at.
+        measures: each strength by name, layer and head; clustered by set of novel classes, then by seed.
+        heads: the circuit's heads in each run; None for a decoder with a single head, which has no circuit of two.
+    """
+
+    runs: tuple[str, ...]
+    steps: tuple[int, ...]
+    split: str
+    measures: dict[str, dict[Head, Interval]]
+    heads: tuple[CircuitHeads | None, ...]
+
+
+def circuits(
+    runs: Sequence[Run],
+    *,
+    step: int | None = None,
+    sizes: SplitSizes | None = None,
+    split: str = "icl",
+    tell: Tell | None = None,
+) -> Circuits:
+    """Strengths of every head, and the heads of the induction circuit.
+
+    Arguments:
+        runs: seeds of one experiment.
+        step: the checkpoint of each; None: its last good one.
+        sizes: sequences looked at.
+
+    Raises:
+        RunError: the runs differ in more than the seed, or there is none.
+        ConfigError: there is no such checkpoint or split.
+    """
+    check_seeds(runs)
+    found = []
+    for done, run in enumerate(runs, 1):
+        found.append(evaluate(run, step=step, sizes=sizes, splits=(split,)))
+        if tell:
+            tell(done, run.path.name)
+    measured = [one.scores[split].strengths for one in found]
+    options = runs[0].config.decoder
+    places = [(i, j) for i in range(options.layers) for j in range(options.heads)]
+    table = {
+        name: {(i, j): clustered_interval([m[name][:, i, j] for m in measured]) for i, j in places}
+        for name in measured[0]
+    }
+    means = [{name: values.mean(0) for name, values in m.items()} for m in measured]
+    heads = tuple(circuit_heads(m) if len(places) > 1 else None for m in means)
+    return Circuits(tuple(one.run for one in found), tuple(one.step for one in found), split, table, heads)
