@@ -22,8 +22,8 @@ class Condition:
         measured: its interval; None where the rows do not suffice.
         low: the whole interval has to lie above it.
         high: and below it.
-        runs: finished runs that went in.
-        missing: runs of the study that it needs and that have no finished row.
+        used: names of the planned runs that went in.
+        absent: names of those that it needs and that have no finished row.
     """
 
     clause: str
@@ -31,8 +31,8 @@ class Condition:
     measured: Interval | None
     low: float = -math.inf
     high: float = math.inf
-    runs: int = 0
-    missing: int = 0
+    used: frozenset[str] = frozenset()
+    absent: frozenset[str] = frozenset()
 
     @property
     def verdict(self) -> Verdict:
@@ -59,12 +59,12 @@ class Apart:
     Arguments:
         quantity: what is measured, in words.
         measured: its interval; None where the rows do not suffice.
-        paper: lowest and highest value that the paper gives; None: it gives none.
+        paper: the paper's value, or its lowest and highest; None: it gives none.
     """
 
     quantity: str
     measured: Interval | None
-    paper: tuple[float, float] | None = None
+    paper: float | tuple[float, float] | None = None
 
     @property
     def distance(self) -> float | None:
@@ -76,15 +76,14 @@ class Apart:
     @property
     def paper_text(self) -> str:
         """The paper's figure as text."""
-        if self.paper is None:
-            return "none"
-        low, high = self.paper
-        return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        if isinstance(self.paper, tuple):
+            return f"{self.paper[0]:g} to {self.paper[1]:g}"
+        return "none" if self.paper is None else f"{self.paper:g}"
 
 
-def distance(value: float, target: tuple[float, float]) -> float:
-    """`value` minus the nearest point of the range `target`."""
-    low, high = target
+def distance(value: float, target: float | tuple[float, float]) -> float:
+    """`value` minus `target`, or minus the nearest point of a range."""
+    low, high = target if isinstance(target, tuple) else (target, target)
     return value - min(max(value, low), high)
 
 

@@ -1,0 +1,245 @@
+"""The rows of studies as evidence: cells of a grid, their seeds, and bootstrap intervals of any statistic over them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from miclab.errors import MiclabError
+from miclab.intervals import RESAMPLES, Interval
+
+Key = tuple[Any, ...]
+Means = Mapping[str, NDArray[np.floating]]
+Statistic = Callable[[Means], NDArray[np.floating]]
+"""From the means of each quantity [..., cell] to a number [...]."""
+Quantity = str | Callable[[Mapping[str, Any]], Any]
+"""A column, or a function of a row that gives a number or a list of one number for each set of novel classes."""
+
+
+def field_of(config: Mapping[str, Any], axis: str) -> Any:
+    """Value of a dotted field of a configuration as plain data; None where it has no such field."""
+    value: Any = config
+    for part in axis.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def column_values(row: Mapping[str, Any], name: str) -> Any:
+    """A row's value of a column, by set of novel classes where the row has it so."""
+    sets = "icl_sets" if name == "icl" else f"{name}.sets"
+    return row[sets] if row.get(sets) else row.get(name)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Values of quantities by cell of a grid, seed, and set of novel classes.
+
+    Arguments:
+        keys: the planned cells, in grid order.
+        values: for each cell that has rows, each quantity's values by seed [set].
+        planned: for each cell, the name of the planned run of each seed.
+        step: training step of the rows; -1: each run's last.
+    """
+
+    keys: tuple[Key, ...]
+    values: Mapping[Key, Mapping[int, Mapping[str, NDArray[np.floating]]]]
+    planned: Mapping[Key, Mapping[int, str]]
+    step: int = -1
+
+    @cached_property
+    def used(self) -> frozenset[str]:
+        """Planned runs that have values."""
+        return frozenset(
+            name for key in self.keys for seed, name in self.planned[key].items() if seed in self.values.get(key, ())
+        )
+
+    @cached_property
+    def absent(self) -> frozenset[str]:
+        """Planned runs that have none."""
+        return frozenset(name for key in self.keys for name in self.planned[key].values()) - self.used
+
+    def column(self, index: int) -> NDArray[np.floating]:
+        """One axis of the cells as numbers."""
+        return np.array([key[index] for key in self.keys], dtype=float)
+
+    def where(self, keep: Callable[[Key], bool]) -> Cells:
+        """The cells that `keep` accepts."""
+        keys = tuple(key for key in self.keys if keep(key))
+        values = {key: self.values[key] for key in keys if key in self.values}
+        return Cells(keys, values, {key: self.planned[key] for key in keys}, self.step)
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds that every cell has: statistics compare cells seed by seed."""
+        found = [set(self.values.get(key, ())) for key in self.keys]
+        return tuple(sorted(set.intersection(*found))) if found else ()
+
+    @property
+    def decidable(self) -> bool:
+        """Whether every cell has the same two seeds, at least."""
+        return len(self.seeds) >= 2
+
+    @cached_property
+    def draws(self) -> tuple[dict[str, NDArray], dict[str, NDArray]]:
+        """Means over seeds of each quantity [cell], and the same under resampling [resample, cell].
+
+        Seeds are resampled, for all cells alike, and within a seed its sets of novel classes, for all quantities alike.
+        """
+        generator = np.random.default_rng(0)
+        count = len(self.seeds)
+        chosen = generator.integers(count, size=(RESAMPLES, count))
+        sets: dict[int, NDArray] = {}
+        means: dict[str, NDArray] = {}
+        draws: dict[str, NDArray] = {}
+        for name in next(iter(self.values[self.keys[0]].values())):
+            columns, again = [], []
+            for key in self.keys:
+                values = [self.values[key][seed][name] for seed in self.seeds]
+                size = len(values[0])
+                if any(len(v) != size for v in values):
+                    values, size = [v.mean(keepdims=True) for v in values], 1
+                table = np.stack(values)
+                if size not in sets:
+                    sets[size] = generator.integers(size, size=(RESAMPLES, count, size))
+                columns.append(table.mean())
+                again.append(table[chosen[:, :, None], sets[size]].mean((1, 2)))
+            means[name], draws[name] = np.array(columns), np.stack(again, -1)
+        return means, draws
+
+    def interval(self, statistic: Statistic, level: float = 0.95) -> Interval | None:
+        """A statistic of the cells' means with its percentile bootstrap; None with fewer than two seeds in a cell."""
+        if not self.decidable:
+            return None
+        means, draws = self.draws
+        estimate, values = float(statistic(means)), np.asarray(statistic(draws), dtype=float)
+        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+        return Interval(estimate, float(low), float(high), "seed", len(self.seeds), level)
+
+
+class Evidence:
+    """Rows and plans of the studies of one directory, in one profile.
+
+    Arguments:
+        directory: where the study files lie, and their rows under `rows/PROFILE`.
+        profile: `quick` or `paper`.
+    """
+
+    def __init__(self, directory: Path | str, profile: str):
+        self.directory, self.profile = Path(directory), profile
+        self._rows: dict[str, pl.DataFrame | None] = {}
+        self._plans: dict[str, list[tuple[dict[str, Any], int, str]]] = {}
+        self._configs: dict[str, dict[str, Any]] = {}
+        if not self.directory.is_dir():
+            raise MiclabError(f"There is no directory {str(directory)!r} of studies: name it with --studies.")
+
+    def names(self, *stages: str) -> tuple[str, ...]:
+        """Studies of the directory, of some stages."""
+        from miclab.studies.study import load_study
+
+        files = sorted(self.directory.glob("*.yaml"))
+        return tuple(f.stem for f in files if not stages or load_study(f, self.profile).stage in stages)
+
+    def rows(self, study: str) -> pl.DataFrame | None:
+        """Rows of a study's finished runs; None if there are none."""
+        if study not in self._rows:
+            path = self.directory / "rows" / self.profile / f"{study}.parquet"
+            frame = None
+            if path.is_file():
+                try:
+                    frame = pl.read_parquet(path)
+                except (OSError, pl.exceptions.PolarsError) as error:
+                    raise MiclabError(f"{path} cannot be read as a table of rows ({error}).") from error
+                frame = frame.filter(pl.col("step").is_not_null() & (pl.col("status") == "finished"))
+            self._rows[study] = frame if frame is not None and len(frame) else None
+        return self._rows[study]
+
+    def failed(self, study: str) -> int:
+        """Runs of a study that ended badly."""
+        path = self.directory / "rows" / self.profile / f"{study}.parquet"
+        if not path.is_file():
+            return 0
+        return pl.read_parquet(path, columns=["run", "status"]).filter(pl.col("status") == "failed")["run"].n_unique()
+
+    def plan(self, study: str) -> list[tuple[dict[str, Any], int, str]]:
+        """Configuration as plain data, seed and trajectory hash of every run that a study asks for."""
+        if study not in self._plans:
+            from miclab.schema import to_mapping
+            from miclab.studies.plan import Plan
+            from miclab.studies.study import load_study
+
+            path = self.directory / f"{study}.yaml"
+            if not path.is_file():
+                raise MiclabError(f"There is no study {str(path)!r}; the claims need it.")
+            planned = Plan([load_study(path, self.profile)], "compiled")
+            runs = [planned.runs[identity] for identity in planned.members[study]]
+            self._plans[study] = [(to_mapping(run.config), run.seed, run.hash) for run in runs]
+        return self._plans[study]
+
+    def config(self, text: str) -> dict[str, Any]:
+        """A configuration from its JSON, kept."""
+        if text not in self._configs:
+            self._configs[text] = json.loads(text)
+        return self._configs[text]
+
+    def cells(
+        self,
+        studies: Sequence[str],
+        axes: Sequence[str],
+        quantities: Mapping[str, Quantity] | Sequence[str],
+        *,
+        at: Literal["last", "common"] = "last",
+        where: Callable[[Key], bool] = lambda key: True,
+    ) -> Cells:
+        """Cells of a grid: the planned ones, with the values of the rows that are there.
+
+        Arguments:
+            axes: dotted fields of the configuration that name a cell.
+            at: which row of a run; `common`: at the largest step at which all runs have one.
+            where: the cells wanted, by their key.
+        """
+        if not isinstance(quantities, Mapping):
+            quantities = {name: name for name in quantities}
+        planned: dict[Key, dict[int, str]] = {}
+        for study in studies:
+            for config, seed, name in self.plan(study):
+                key = tuple(field_of(config, axis) for axis in axes)
+                if where(key):
+                    planned.setdefault(key, {})[seed] = name
+        frames = [frame for study in studies if (frame := self.rows(study)) is not None]
+        chosen = []
+        for frame in frames:
+            texts = frame.select("run", "config").unique("run")
+            mine = [
+                run for run, text in texts.iter_rows()
+                if tuple(field_of(self.config(text), axis) for axis in axes) in planned
+            ]  # fmt: skip
+            chosen.append(frame.filter(pl.col("run").is_in(mine)))
+        frame = pl.concat(chosen, how="diagonal_relaxed") if chosen else pl.DataFrame()
+        step = -1
+        if at == "common" and len(frame):
+            steps = (
+                frame.group_by("step").agg(pl.col("run").n_unique()).filter(pl.col("run") == frame["run"].n_unique())
+            )
+            step = int(steps["step"].max() or -1) if len(steps) else -1  # type: ignore[arg-type]
+            # Runs without a step in common cannot be compared: none is left then.
+            frame = frame.filter(pl.col("step") == step)
+        elif len(frame):
+            frame = frame.filter(pl.col("last"))
+        values: dict[Key, dict[int, dict[str, NDArray]]] = {}
+        for row in frame.unique("run", maintain_order=True).iter_rows(named=True) if len(frame) else ():
+            key = tuple(field_of(self.config(row["config"]), axis) for axis in axes)
+            found = {n: column_values(row, q) if isinstance(q, str) else q(row) for n, q in quantities.items()}
+            # A row without a probe's columns says nothing yet.
+            if all(value is not None for value in found.values()) and row["seed"] in planned[key]:
+                values.setdefault(key, {})[row["seed"]] = {
+                    n: np.atleast_1d(np.asarray(v, dtype=float)) for n, v in found.items()
+                }
+        return Cells(tuple(planned), values, planned, step)

@@ -1,0 +1,97 @@
+"""The ledger: every claim, judged from the rows of its studies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from miclab.claims import multimodal, prediction, unimodal
+from miclab.claims.evidence import Evidence
+from miclab.claims.verdict import Entry, Findings
+from miclab.errors import MiclabError, nearest
+from miclab.intervals import Interval
+
+LEDGER: dict[str, Entry] = {entry.id: entry for entry in (*unimodal.ENTRIES, *multimodal.ENTRIES, *prediction.ENTRIES)}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A claim with its findings in one profile."""
+
+    entry: Entry
+    profile: str
+    findings: Findings
+
+    @property
+    def runs(self) -> int:
+        """Runs that went into its conditions."""
+        return len(frozenset[str]().union(*(condition.used for condition in self.findings.conditions)))
+
+    @property
+    def missing(self) -> int:
+        """Planned runs that its conditions lack."""
+        return len(frozenset[str]().union(*(condition.absent for condition in self.findings.conditions)))
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in words, with the conditions or with what is missing."""
+        found = self.findings.verdict
+        if found == "holds only if":
+            return f"{found} {'; '.join(self.findings.clauses)}"
+        if found == "not decided":
+            told = {"holds": "hold", "does not hold": "fail", "not decided": "undecided"}
+            counts = [
+                f"{n} {word}" for key, word in told.items()
+                if (n := sum(c.verdict == key for c in self.findings.conditions))
+            ]  # fmt: skip
+            if self.missing:
+                return f"{found}: {self.missing} run{'s' * (self.missing > 1)} missing"
+            return f"{found}: of {len(self.findings.conditions)} conditions {', '.join(counts)}"
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """The line as plain data."""
+
+        def plain(interval: Interval | None) -> dict[str, Any] | None:
+            return None if interval is None else asdict(interval)
+
+        return {
+            "id": self.entry.id,
+            "statement": self.entry.statement,
+            "profile": self.profile,
+            "criterion": self.entry.criterion,
+            "paper": self.entry.paper,
+            "studies": list(self.entry.studies),
+            "verdict": self.findings.verdict,
+            "verdict_text": self.verdict,
+            "runs": self.runs,
+            "missing": self.missing,
+            "conditions": [
+                {"clause": c.clause, "quantity": c.quantity, "bound": c.bound, "measured": plain(c.measured),
+                 "verdict": c.verdict, "runs": len(c.used), "missing": len(c.absent)}
+                for c in self.findings.conditions
+            ],
+            "apart": [
+                {"quantity": a.quantity, "measured": plain(a.measured), "paper": a.paper, "distance": a.distance}
+                for a in self.findings.apart
+            ],
+            "notes": list(self.findings.notes),
+        }  # fmt: skip
+
+
+def chosen(ids: Sequence[str]) -> list[Entry]:
+    """Entries by their ids, in the ledger's order; all of them if none is named.
+
+    Raises:
+        MiclabError: there is no such claim.
+    """
+    for name in ids:
+        if name not in LEDGER:
+            raise MiclabError(f"{name!r} is no claim of the ledger: {nearest(name, LEDGER)}")
+    return [entry for entry in LEDGER.values() if not ids or entry.id in ids]
+
+
+def judged(evidence: Evidence, entries: Sequence[Entry]) -> list[Line]:
+    """Every entry with its findings."""
+    return [Line(entry, evidence.profile, entry.judge(evidence)) for entry in entries]
