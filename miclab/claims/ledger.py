@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from miclab.claims import multimodal, prediction, unimodal
+from miclab.claims import multimodal, positions, prediction, unimodal
 from miclab.claims.evidence import Evidence
 from miclab.claims.verdict import Entry, Findings
 from miclab.errors import MiclabError, nearest
 from miclab.intervals import Interval
 
-LEDGER: dict[str, Entry] = {entry.id: entry for entry in (*unimodal.ENTRIES, *multimodal.ENTRIES, *prediction.ENTRIES)}
+LEDGER: dict[str, Entry] = {
+    entry.id: entry for entry in (*unimodal.ENTRIES, *positions.ENTRIES, *multimodal.ENTRIES, *prediction.ENTRIES)
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,9 @@ class Line:
         """The line as plain data."""
 
         def plain(interval: Interval | None) -> dict[str, Any] | None:
-            return None if interval is None else asdict(interval)
+            if interval is None or math.isnan(interval.mean + interval.low + interval.high):
+                return None
+            return asdict(interval)
 
         return {
             "id": self.entry.id,

@@ -209,13 +209,6 @@ ENTRIES = (
         criterion="ICL at K2 = 256, B = 4 above 0.90 with its whole 95 % interval.",
         studies=("multimodal",),
         judge=judge_m1,
-        figure={
-            "kind": "curves",
-            "studies": ("secondary_complexity",),
-            "x": SECONDARY,
-            "by": BURSTS,
-            "scores": ("icl",),
-        },
     ),
     Entry(
         id="M2",
@@ -227,13 +220,6 @@ ENTRIES = (
         ),
         studies=("secondary_complexity",),
         judge=judge_m2,
-        figure={
-            "kind": "heatmap",
-            "studies": ("secondary_complexity",),
-            "x": SECONDARY,
-            "y": BURSTS,
-            "scores": ("icl", "iwl"),
-        },
     ),
     Entry(
         id="M3",
@@ -245,7 +231,6 @@ ENTRIES = (
         ),
         studies=("secondary_noise",),
         judge=judge_m3,
-        figure={"kind": "paired", "studies": ("secondary_noise",), "x": (NOISE1, NOISE2), "scores": ("icl",)},
     ),
     Entry(
         id="M4",
@@ -257,7 +242,6 @@ ENTRIES = (
         ),
         studies=("secondary_zipf",),
         judge=judge_m4,
-        figure={"kind": "curves", "studies": ("secondary_zipf",), "x": ZIPF2, "by": ZIPF1, "scores": ("icl", "iwl")},
     ),
     Entry(
         id="M5",
@@ -271,7 +255,6 @@ ENTRIES = (
         ),
         studies=("secondary_size",),
         judge=judge_m5,
-        figure={"kind": "curves", "studies": ("secondary_size",), "x": SECONDARY, "by": LAYERS, "scores": ("icl",)},
     ),
     Entry(
         id="M6",
@@ -285,13 +268,6 @@ ENTRIES = (
         ),
         studies=("early_fusion", "diversity"),
         judge=judge_m6,
-        figure={
-            "kind": "fusion",
-            "studies": ("early_fusion", "diversity"),
-            "x": PRIMARY,
-            "y": SECONDARY,
-            "scores": ("icl",),
-        },
     ),
     Entry(
         id="M7",
@@ -306,12 +282,6 @@ ENTRIES = (
         ),
         studies=("multimodal",),
         judge=judge_m7,
-        figure={
-            "kind": "bars",
-            "studies": ("multimodal",),
-            "columns": (UNTOUCHED, *WITHOUT.values()),
-            "paper": (0.970, 0.199, 0.062),
-        },
     ),
     Entry(
         id="M8",
@@ -324,12 +294,6 @@ ENTRIES = (
         ),
         studies=("multimodal",),
         judge=judge_m8,
-        figure={
-            "kind": "bars",
-            "studies": ("multimodal",),
-            "columns": (INTACT, *ZEROED.values()),
-            "paper": (0.970, 0.336, 0.063, 0.063),
-        },
     ),
     Entry(
         id="J1",
@@ -341,6 +305,5 @@ ENTRIES = (
         ),
         studies=("joint_label",),
         judge=judge_j1,
-        figure={"kind": "training", "studies": ("joint_label",), "by": SECONDARY, "scores": ("icl", "iwl")},
     ),
 )

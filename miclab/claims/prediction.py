@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -68,20 +69,23 @@ class Table:
         """Whether every planned configuration has two seeds at least, and there are enough of them."""
         return not self.short and self.configurations >= LEAST_CONFIGURATIONS
 
+    @cached_property
+    def _resamples(self) -> list[NDArray[np.integer]]:
+        """Runs of resampled configurations, by index."""
+        generator = np.random.default_rng(0)
+        members = [np.flatnonzero(self.groups == group) for group in np.unique(self.groups)]
+        count = len(members)
+        return [np.concatenate([members[i] for i in generator.integers(count, size=count)]) for _ in range(RESAMPLES)]
+
     def interval(self, statistic: Callable[[NDArray[np.integer]], float], level: float = 0.95) -> Interval | None:
         """A statistic of runs (given by index) with its percentile bootstrap over configurations; None where the rows
         do not suffice."""
         if not self.decidable:
             return None
-        generator = np.random.default_rng(0)
-        members = [np.flatnonzero(self.groups == group) for group in np.unique(self.groups)]
-        draws = [
-            statistic(np.concatenate([members[i] for i in generator.integers(len(members), size=len(members))]))
-            for _ in range(RESAMPLES)
-        ]
+        draws = [statistic(chosen) for chosen in self._resamples]
         low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
         estimate = statistic(np.arange(self.runs))
-        return Interval(float(estimate), float(low), float(high), "configuration", len(members), level)
+        return Interval(float(estimate), float(low), float(high), "configuration", self.configurations, level)
 
 
 def _strongest(row: Mapping[str, Any], name: str, layer: int) -> float | None:
@@ -94,14 +98,17 @@ def _strongest(row: Mapping[str, Any], name: str, layer: int) -> float | None:
 
 
 def _seedless(config: Mapping[str, Any]) -> str:
-    """A configuration's identity without its seed and its parent's name."""
-    return repr({k: v for k, v in config.items() if k not in ("seed", "parent")}) + str(field_of(config, "parent.step"))
+    """A configuration's identity, whatever its seed, its parent's name and the numeric mode."""
+    kept = {name: part for name, part in config.items() if name not in ("seed", "parent", "numerics")}
+    return json.dumps([kept, field_of(config, "parent.step")], sort_keys=True)
 
 
+@lru_cache(maxsize=4)
 def table(evidence: Evidence, stage: str) -> Table:
     """Last rows of all runs of all studies of a stage, of decoders with two layers."""
     wanted: dict[tuple[str, int], str] = {}
     found: dict[tuple[str, int], dict[str, float]] = {}
+    steps: dict[tuple[str, int], int] = {}
     for study in evidence.names(stage):
         wanted |= {
             (_seedless(config), seed): name
@@ -118,7 +125,10 @@ def table(evidence: Evidence, stage: str) -> Table:
             values = {name: _strongest(row, *column) for name, column in COLUMNS.items()}
             values |= {"CLA": row["cla.icl"], "icl": row["icl"]}
             if all(value is not None for value in values.values()):
-                found[_seedless(config), row["seed"]] = values  # type: ignore[assignment]
+                identity = _seedless(config), row["seed"]
+                # A run of several studies counts once, with the row that was trained longest.
+                if row["step"] >= steps.get(identity, 0):
+                    found[identity], steps[identity] = values, row["step"]  # type: ignore[assignment]
     order = {text: i for i, text in enumerate(dict.fromkeys(text for text, _ in found))}
     columns = {name: np.array([v[name] for v in found.values()], dtype=float) for name in (*COLUMNS, "CLA", "icl")}
     icl = columns.pop("icl")
@@ -263,7 +273,6 @@ ENTRIES = (
         ),
         studies=UNIMODAL_STUDIES,
         judge=judge_c1,
-        figure={"kind": "scatter", "stage": "unimodal", "measures": tuple(UNIMODAL)},
     ),
     Entry(
         id="C2",
@@ -276,7 +285,6 @@ ENTRIES = (
         ),
         studies=MULTIMODAL_STUDIES,
         judge=judge_c2,
-        figure={"kind": "scatter", "stage": "multimodal", "measures": (*MULTIMODAL, "CLA")},
     ),
     Entry(
         id="C3",
@@ -290,6 +298,5 @@ ENTRIES = (
         ),
         studies=UNIMODAL_STUDIES + MULTIMODAL_STUDIES,
         judge=judge_c3,
-        figure={"kind": "prediction"},
     ),
 )

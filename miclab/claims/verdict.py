@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from miclab.intervals import Interval
@@ -123,7 +123,6 @@ class Entry:
         criterion: when it holds; written down before its studies run.
         studies: names of the study files that it needs.
         judge: from the studies' rows to findings.
-        figure: name of the kind of picture (see `miclab.claims.figures`) and what it shows.
     """
 
     id: str
@@ -132,4 +131,3 @@ class Entry:
     criterion: str
     studies: tuple[str, ...]
     judge: Callable[[Any], Findings]
-    figure: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,114 @@
+"""`miclab claims`, `miclab reproduce` and `miclab figure`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tyro
+
+from miclab import profiles
+from miclab.claims.evidence import Evidence
+from miclab.claims.ledger import Line, chosen, judged
+from miclab.cli.terminal import parse, print_json, print_table
+from miclab.errors import MiclabError
+
+SHOWN = 4
+"""Conditions that the ledger shows one by one; more are counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimsOptions:
+    """The ledger of claims, from the rows of the studies. Nothing is trained."""
+
+    ids: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Claims, for example U1 M7; none: all of them."""
+    profile: profiles.Profile = "quick"
+    """Whose rows."""
+    studies: str = "studies"
+    """Directory of study files, with their rows under rows/PROFILE."""
+    explain: bool = False
+    """Statement, criterion, studies, the paper's figure, and every condition with its numbers."""
+    json: bool = False
+    """Print the ledger as JSON."""
+
+
+def _measured(line: Line) -> str:
+    conditions = line.findings.conditions
+    if all(condition.measured is None for condition in conditions):
+        return "no rows yet" if not line.runs else "too few rows"
+    if len(conditions) > SHOWN:
+        held = sum(condition.verdict == "holds" for condition in conditions)
+        return f"{held} of {len(conditions)} conditions hold (--explain)"
+    return "\n".join(f"{c.clause}: {c.measured or 'no rows'}" for c in conditions)
+
+
+def _print_ledger(lines: Sequence[Line], profile: str) -> None:
+    cells = [
+        [line.entry.id, line.entry.statement, _measured(line), line.entry.paper, line.runs, line.verdict]
+        for line in lines
+    ]
+    print_table(
+        f"ledger of claims, profile {profile}: estimates with 95 % intervals over seeds (C: configurations)",
+        ["claim", "statement", "measured", "paper", "runs", "verdict"],
+        cells,
+    )
+    found = [line.findings.verdict for line in lines]
+    counts = [f"{found.count(v)} {v}" for v in ("holds", "holds only if", "does not hold", "not decided") if v in found]
+    print(f"\n{len(lines)} claims: {', '.join(counts)}. `miclab claims ID --explain` shows what a verdict rests on.")
+
+
+def _explain(line: Line, directory: str) -> None:
+    entry, findings = line.entry, line.findings
+    print(f"{entry.id}  {entry.statement}\n")
+    print(f"paper:      {entry.paper}")
+    print(f"criterion:  {entry.criterion}")
+    print(f"studies:    {', '.join(f'{directory}/{name}.yaml' for name in entry.studies)}")
+    print(f"profile:    {line.profile}; {line.runs} runs, {line.missing} missing")
+    print(f"verdict:    {line.verdict}\n")
+    cells = [
+        [c.clause, c.quantity, c.measured or "no rows", _unit(c.measured), c.bound, c.verdict]
+        for c in findings.conditions
+    ]
+    print_table(
+        "conditions, with 95 % intervals",
+        ["condition", "quantity", "measured", "resampled", "holds if", "verdict"],
+        cells,
+    )
+    if findings.apart:
+        cells = [
+            [a.quantity, a.measured or "no rows", a.paper_text, "" if a.distance is None else f"{a.distance:+.3f}"]
+            for a in findings.apart
+        ]
+        print()
+        print_table(
+            "reported apart: decides nothing", ["quantity", "measured", "paper", "ours minus the paper's"], cells
+        )
+    for note in findings.notes:
+        print(f"\nnote: {note}")
+
+
+def _unit(interval) -> str:
+    return "" if interval is None else f"{interval.count} {interval.unit}s"
+
+
+def _show(ids: Sequence[str], profile: str, directory: str, explain: bool, json: bool) -> None:
+    entries = chosen(ids)
+    if explain and not ids:
+        raise MiclabError("--explain needs the claims to explain, for example `miclab claims U5 --explain`.")
+    lines = judged(Evidence(directory, profile), entries)
+    if json:
+        print_json([line.as_json() for line in lines])
+    elif explain:
+        for number, line in enumerate(lines):
+            print("\n" * bool(number), end="")
+            _explain(line, directory)
+    else:
+        _print_ledger(lines, profile)
+
+
+def run_claims(arguments: list[str]) -> int:
+    """`miclab claims [ID ...]`."""
+    options = parse(ClaimsOptions, "claims", arguments)
+    _show(options.ids, options.profile, options.studies, options.explain, options.json)
+    return 0
