@@ -28,6 +28,10 @@ class RunError(MiclabError):
     """A run directory that is missing, damaged, busy or unfit for what was asked of it."""
 
 
+class BusyError(RunError):
+    """A run that another process holds."""
+
+
 class DamagedError(RunError):
     """A file of a run whose bytes are not those that were written.
 

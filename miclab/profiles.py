@@ -7,7 +7,7 @@ from typing import Literal
 
 from miclab.config import RunConfig, one_modality, two_modalities
 from miclab.request import Request
-from miclab.settings import DecoderConfig, OptimiserConfig
+from miclab.settings import BridgeConfig, DecoderConfig, OptimiserConfig, ParentConfig
 
 Profile = Literal["quick", "paper"]
 Stage = Literal["unimodal", "multimodal", "early_fusion"]
@@ -35,3 +35,34 @@ def request(stage: Stage, profile: Profile) -> Request:
         return Request(steps=steps)
     steps = {"unimodal": 5000, "multimodal": 1500, "early_fusion": 5000}[stage]
     return Request(steps=steps, evaluate_every=250, checkpoint_every=500, sequences=100)
+
+
+def stage_one_config(config: RunConfig) -> RunConfig:
+    """The stage-1 run that a multimodal configuration grows from: its host alone, the same decoder and optimiser."""
+    host = config.host_name
+    sequence = replace(
+        config.sequence,
+        order=(),
+        leader="",
+        task="shared_label",
+        groups=(),
+        swapped_shift=1,
+        unpaired_independent=False,
+    )
+    return replace(
+        config,
+        modalities={host: config.modalities[host]},
+        host="",
+        sequence=sequence,
+        bridge=BridgeConfig(),
+        parent=ParentConfig(),
+        frozen=(),
+    )
+
+
+def first_stage(config: RunConfig, profile: Profile) -> RunConfig:
+    """`stage_one_config`, with the profile's optimiser of stage 1 where `config` has the profile's of stage 2."""
+    before = stage_one_config(config)
+    if config.optimiser == run_config("multimodal", profile).optimiser:
+        before = replace(before, optimiser=run_config("unimodal", profile).optimiser)
+    return before

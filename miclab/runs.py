@@ -5,6 +5,7 @@
         world.safetensors                  prototypes and label embeddings
         checkpoints/000001000.safetensors  parameters, and `.optimiser.safetensors` to go on from
         rows/000001000.jsonl               metric rows since the checkpoint before, sealed with this one
+        analyses/000001000.NAME.json       what was found out about a checkpoint after training
         manifest.json                      SHA-256 of every file above, the state, and a checksum of itself
         lock                               empty; held while a process trains the run
 
@@ -89,6 +90,12 @@ class Run:
     def step(self) -> int:
         """The last checkpoint's step; -1 before the first."""
         return max(self.checkpoints, default=-1)
+
+    @property
+    def analyses(self) -> list[tuple[int, str]]:
+        """Step and name of the stored analyses."""
+        names = [n.removeprefix("analyses/") for n in self._files if n.startswith("analyses/")]
+        return sorted((_step_of(n), n.removesuffix(".json").partition(".")[2]) for n in names)
 
     @property
     def _files(self) -> dict[str, str]:
@@ -184,7 +191,8 @@ class Run:
 
     def _drop_leftovers(self) -> None:
         """Removes half-written files and what the manifest does not name; other people's files stay."""
-        ours = [*self.path.glob("checkpoints/*.safetensors"), *self.path.glob("rows/*.jsonl")]
+        patterns = ("checkpoints/*.safetensors", "rows/*.jsonl", "analyses/*.json")
+        ours = [path for pattern in patterns for path in self.path.glob(pattern)]
         leftovers = [path for path in ours if str(path.relative_to(self.path)) not in self._files]
         for path in [*leftovers, *self.path.rglob(storage.TEMPORARY)]:
             with storage.explained(path):
@@ -199,12 +207,39 @@ class Run:
         """Records a status, in words why, and other entries of the manifest (`request`, `environment`)."""
         self._commit(status=status, reason=reason, **changes)
 
+    def save_analysis(self, step: int, name: str, content: Mapping[str, Any]) -> None:
+        """Stores what was found out about the checkpoint of `step`, in the place of an older analysis of this name.
+
+        Arguments:
+            name: letters, digits, `.`, `-` and `_`.
+            content: plain values; NaN becomes null.
+
+        Raises:
+            RunError: another process trains the run, or it cannot be written.
+        """
+        with self.locked():
+            file = _analysis(step, name)
+            sha256 = storage.write_bytes(self.path / file, storage.json_bytes(content))
+            self._commit(files={**self._files, file: sha256})
+
+    def analysis(self, step: int, name: str) -> dict[str, Any] | None:
+        """What `save_analysis` stored; None where there is nothing, or it is damaged (`warnings` names it)."""
+        file = _analysis(step, name)
+        if file not in self._files:
+            return None
+        try:
+            return json.loads(self._read(file, "`miclab study run` makes it again."))
+        except DamagedError as error:
+            self.warnings.append(str(error))
+            return None
+
     def rewind(self, step: int) -> None:
         """Forgets checkpoints, rows and timing after `step`, and what `resume_state` passed over; -1 forgets all."""
         files = {n: s for n, s in self._files.items() if "/" not in n or _step_of(n) <= step}
         for name in self._passed_over & set(files):
             del files[name]
-            files.pop(_optimiser(_step_of(name)), None)
+            if name.startswith("checkpoints/"):
+                files.pop(_optimiser(_step_of(name)), None)
         if files != self._files:
             self._commit(files=files, timing=[t for t in self.timing if t["step"] <= step])
             self._drop_leftovers()
@@ -252,6 +287,10 @@ def _optimiser(step: int) -> str:
     return f"checkpoints/{step:09d}.optimiser.safetensors"
 
 
+def _analysis(step: int, name: str) -> str:
+    return f"analyses/{step:09d}.{name}.json"
+
+
 def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / "manifest.json"
     if not os.path.isfile(file):
@@ -276,9 +315,20 @@ def open_run(path: Path | str) -> Run:
     return Run(path, schema.from_mapping(RunConfig, json.loads(content)), manifest)
 
 
-def run_name(config: RunConfig) -> str:
-    """Directory name of a run: stage, position code and the start of the trajectory hash."""
-    return f"{config.stage}-{config.decoder.positions}-{schema.trajectory_hash(config)[:12]}"
+def run_name(config: RunConfig, identity: str = "") -> str:
+    """Directory name of a run: stage, position code and the start of the trajectory hash (`identity`, where known)."""
+    return f"{config.stage}-{config.decoder.positions}-{(identity or schema.trajectory_hash(config))[:12]}"
+
+
+def glance(root: Path | str, name: str, config: RunConfig) -> Run | None:
+    """The run of `config`, which is known to have this name, or None where there is none under `root`. Only its
+    manifest is read.
+
+    Raises:
+        DamagedError: the manifest is damaged.
+    """
+    path = Path(root) / name
+    return Run(path, config, _read_manifest(path)) if os.path.isfile(path / "manifest.json") else None
 
 
 def create(root: Path | str, config: RunConfig, world: Mapping[str, Tensor]) -> Run:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miclab.errors import DamagedError, RunError
+from miclab.errors import BusyError, DamagedError, RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,7 +126,8 @@ def locked(path: Path, busy: str) -> Iterator[None]:
     """Holds the lock of a file for this process; the system lets it go however the process ends.
 
     Raises:
-        RunError: another process holds it (the message is `busy`), or it cannot be had at all.
+        BusyError: another process holds it (the message is `busy`).
+        RunError: it cannot be had at all.
     """
     with explained(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -134,7 +135,7 @@ def locked(path: Path, busy: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunError(busy) from error
+            raise BusyError(busy) from error
         except OSError as error:
             raise RunError(
                 f"Cannot lock {path}: {error.strerror or error}. Choose another disk with --runs."

@@ -16,6 +16,7 @@ COMMANDS = {
     "resume": ("miclab.cli.train", "go on with a run, or extend a finished one"),
     "runs": ("miclab.cli.inspect", "list the runs"),
     "show": ("miclab.cli.inspect", "one run: configuration, state, metric rows, integrity of its files"),
+    "study": ("miclab.cli.study", "a grid of runs from a file: `study run`, `status`, `plan`, `rows`"),
     "evaluate": (
         "miclab.cli.analyse",
         "accuracy on every split with intervals and oracles; other context lengths",

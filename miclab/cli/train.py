@@ -15,7 +15,7 @@ from miclab.config import RunConfig
 from miclab.errors import ConfigError, MiclabError, nearest
 from miclab.request import Request
 from miclab.schema import from_mapping
-from miclab.settings import BridgeConfig, ModalityConfig, ParentConfig, SequenceConfig
+from miclab.settings import ModalityConfig, ParentConfig, SequenceConfig
 
 STAGES = ("unimodal", "multimodal")
 
@@ -62,29 +62,6 @@ def _from_yaml(path: str, config: RunConfig, request: Request) -> tuple[RunConfi
         raise ConfigError("config", path, "a YAML file that holds a mapping of fields to values")
     asked = data.pop("request", {})
     return from_mapping(RunConfig, data, "", config), from_mapping(Request, asked, "request", request)
-
-
-def stage_one_config(config: RunConfig) -> RunConfig:
-    """The stage-1 run that a multimodal configuration grows from: its host alone, the same decoder and optimiser."""
-    host = config.host_name
-    sequence = replace(
-        config.sequence,
-        order=(),
-        leader="",
-        task="shared_label",
-        groups=(),
-        swapped_shift=1,
-        unpaired_independent=False,
-    )
-    return replace(
-        config,
-        modalities={host: config.modalities[host]},
-        host="",
-        sequence=sequence,
-        bridge=BridgeConfig(),
-        parent=ParentConfig(),
-        frozen=(),
-    )
 
 
 def _execute(config: RunConfig, request: Request, root: str, title: str):
@@ -153,9 +130,7 @@ def run_train(arguments: list[str]) -> int:
     if kind == "multimodal" and parent is None:
         first = profiles.request("unimodal", profile)
         first = replace(first, **{n: getattr(options.request, n) for n in ("sequences", "novel_sets")})
-        before = stage_one_config(config)
-        if config.optimiser == profiles.run_config("multimodal", profile).optimiser:
-            before = replace(before, optimiser=profiles.run_config("unimodal", profile).optimiser)
+        before = profiles.first_stage(config, profile)
         run, outcome = _execute(before, first, root, "stage 1")
         if outcome.status != "finished":
             return _report(run, outcome, options.json)

@@ -1,0 +1,252 @@
+"""`miclab study run`, `status`, `plan` and `rows`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from miclab.cli.terminal import parse, print_json
+from miclab.errors import MiclabError, nearest
+from miclab.profiles import Profile
+
+if TYPE_CHECKING:
+    from miclab.studies.plan import Plan
+    from miclab.studies.study import Study
+
+USAGE = """usage: miclab study {run,status,plan,rows} FILE [options]
+
+  run      train what is missing of a study, on this machine, a Ray cluster or Slurm
+  status   what is done, running, failed and left
+  plan     list the runs of a study and what is done, without starting any
+  rows     the table of a study: on the screen, or as CSV or parquet
+
+`miclab study run --help` shows the options of a command. docs/studies.md has the format of a study file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Common:
+    profile: Profile = "quick"
+    """Profile of the study."""
+    runs: str = "runs"
+    """Directory of runs."""
+    json: bool = False
+    """Print as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(_Common):
+    """Train what is missing of one study or several. Stopped or killed at any moment, it goes on where it was."""
+
+    file: tyro.conf.Positional[tuple[str, ...]]
+    """FILE...: study files."""
+    launcher: Literal["local", "ray", "slurm"] = "local"
+    """Where to train."""
+    workers: int = 0
+    """Processes at once, each of one thread; 0: one for each core (`local`)."""
+    retry_failed: bool = False
+    """Try failed runs again, but for those that diverged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusOptions(_Common):
+    """What of one study or several is done, running, failed and left."""
+
+    file: tyro.conf.Positional[tuple[str, ...]]
+    """FILE...: study files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(_Common):
+    """List the runs of a study in their order, and how far each is. Nothing is started or written."""
+
+    file: tyro.conf.Positional[str]
+    """FILE: a study file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsOptions(_Common):
+    """The table of a study."""
+
+    file: tyro.conf.Positional[str]
+    """FILE: a study file."""
+    output: str = ""
+    """File to write, .csv or .parquet; empty: a summary on the screen (the last row of every run)."""
+    stored: bool = False
+    """Read the table that lies beside the study, whatever runs there are."""
+
+
+def run_study(arguments: list[str]) -> int:
+    """`miclab study COMMAND FILE...`."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if arguments else 2
+    commands = {"run": _run, "status": _status, "plan": _plan, "rows": _rows}
+    if arguments[0] not in commands:
+        raise MiclabError(f"{arguments[0]!r} is no command of study: {nearest(arguments[0], commands)}")
+    return commands[arguments[0]](arguments[1:])
+
+
+def _planned(files: tuple[str, ...], options: _Common) -> tuple[list[Study], Plan]:
+    from miclab.studies.mode import long_mode
+    from miclab.studies.plan import Plan, check_axes
+    from miclab.studies.study import load_study
+
+    if not files:
+        raise MiclabError("Name at least one study file.")
+    studies = [load_study(file, options.profile) for file in files]
+    for study in studies:
+        check_axes(study)
+    return studies, Plan(studies, long_mode(Path(options.runs)))
+
+
+def _counts(plan: Plan, states: dict[str, Any], running: set[str]) -> dict[str, dict[str, int]]:
+    """Runs by status, for each study and for the stage-1 runs."""
+    from miclab.studies.state import count
+
+    groups = dict(plan.members)
+    members = {identity for group in groups.values() for identity in group}
+    parents = [identity for identity in plan.runs if identity not in members]
+    if parents:
+        groups["(stage 1)"] = parents
+    return {
+        name: {"runs": len(group), **count(states[i] for i in group), "running": sum(i in running for i in group)}
+        for name, group in groups.items()
+    }
+
+
+def _failures(plan: Plan, states: dict[str, Any]) -> list[dict[str, str]]:
+    return [
+        {"run": plan.runs[i].name, "hash": i, "reason": s.reason} for i, s in states.items() if s.status == "failed"
+    ]
+
+
+def _print_counts(counts: dict[str, dict[str, int]], failures: list[dict[str, str]]) -> None:
+    for name, group in counts.items():
+        told = ", ".join(f"{number} {status}" for status, number in group.items() if status != "runs" and number)
+        print(f"{name}: {group['runs']} runs: {told or 'nothing to do'}")
+    for failure in failures[:20]:
+        print(f"  failed: {failure['run']}: {failure['reason']}")
+    if len(failures) > 20:
+        print(f"  ... and {len(failures) - 20} more failed; --json lists them")
+
+
+def _run(arguments: list[str]) -> int:
+    options = parse(RunOptions, "study run", arguments)
+    studies, plan = _planned(options.file, options)
+    from miclab.studies.engine import Engine
+    from miclab.studies.launchers.local import LocalLauncher
+    from miclab.studies.rows import StudyTable
+
+    root = Path(options.runs)
+    root.mkdir(parents=True, exist_ok=True)
+    tables = [StudyTable(study, plan, root) for study in studies]
+    launcher = LocalLauncher(options.workers)
+    told = [-1]
+
+    def change(tally) -> None:
+        for table in tables:
+            table.write(tally.states)
+        done = sum(s.status in ("done", "failed") for s in tally.states.values())
+        if done != told[0]:
+            told[0] = done
+            print(f"miclab: {done} of {len(tally.states)} runs", file=sys.stderr, flush=True)
+
+    try:
+        tally = Engine(plan, root, launcher, retry_failed=options.retry_failed, on_change=change).go()
+    finally:
+        launcher.close()
+    for table in tables:
+        table.write(tally.states, now=True)
+    counts, failures = _counts(plan, tally.states, set()), _failures(plan, tally.states)
+    if options.json:
+        print_json({"studies": counts, "failures": failures})
+    else:
+        _print_counts(counts, failures)
+    return 0 if all(s.status == "done" for s in tally.states.values()) else 1
+
+
+def _status(arguments: list[str]) -> int:
+    from miclab.studies import state
+
+    options = parse(StatusOptions, "study status", arguments)
+    _, plan = _planned(options.file, options)
+    root = Path(options.runs)
+    states, running = state.survey(plan, root), state.held(root)
+    counts, failures = _counts(plan, states, set(running)), _failures(plan, states)
+    if options.json:
+        held = {plan.runs[i].name: f"{o.host} {o.process}" for i, o in running.items() if i in plan.runs}
+        print_json({"studies": counts, "running": held, "failures": failures})
+    else:
+        _print_counts(counts, failures)
+    return 0
+
+
+def _plan(arguments: list[str]) -> int:
+    from miclab.studies import state
+
+    options = parse(PlanOptions, "study plan", arguments)
+    _, plan = _planned((options.file,), options)
+    states = state.survey(plan, Path(options.runs))
+    rows = [(run, states[identity]) for identity, run in plan.runs.items()]
+    if options.json:
+        print_json(
+            [
+                {"run": r.name, "hash": r.hash, "parent": r.parent, "seed": r.seed, "steps": r.request.steps,
+                 "status": s.status, "step": s.step, "reason": s.reason}
+                for r, s in rows
+            ]
+        )  # fmt: skip
+        return 0
+    lines = [f"{'run':<44} {'seed':>6} {'steps':>9} {'status':<7} {'step':>9}  parent"]
+    lines += [
+        f"{r.name:<44} {r.seed:>6} {r.request.steps:>9} {s.status:<7} {s.step if s.step >= 0 else '-':>9}"
+        f"  {r.parent[:12] or '-'}"
+        for r, s in rows
+    ]
+    print("\n".join(lines))
+    _print_counts(_counts(plan, states, set()), _failures(plan, states))
+    return 0
+
+
+def _rows(arguments: list[str]) -> int:
+    from miclab.studies import state
+    from miclab.studies.rows import StudyTable, read_table, table_file, write_table
+
+    options = parse(RowsOptions, "study rows", arguments)
+    (study,), plan = _planned((options.file,), options)
+    root = Path(options.runs)
+    states = {} if options.stored else state.survey(plan, root)
+    if any(s.status == "done" for s in states.values()):
+        frame = StudyTable(study, plan, root).frame(states)
+    else:
+        frame = read_table(table_file(study))
+    if options.output:
+        write_table(frame, Path(options.output))
+        print(f"{options.output}: {len(frame)} rows", file=sys.stderr)
+        return 0
+    if options.json:
+        import json
+
+        print_json(json.loads(frame.write_json()))
+        return 0
+    _print_frame(frame, study)
+    return 0
+
+
+def _print_frame(frame, study: Study) -> None:
+    from miclab.cli.terminal import print_table
+
+    shown = ["run", "seed", *study.axes, "status", "step", "icl", "swapped", "iwl", "train"]
+    last = frame.filter(frame["last"]).select(shown)
+    cells = [
+        [
+            v[:12] if n == "run" else "-" if v is None else f"{v:.3f}" if n in ("icl", "swapped", "iwl", "train") else v
+            for n, v in row.items()
+        ]
+        for row in last.iter_rows(named=True)
+    ]
+    print_table(f"{study.name} ({study.profile}): last row of every run", shown, cells)

@@ -1,0 +1,196 @@
+"""Carries a plan out: gives ready runs to a launcher, notes how they end, until nothing is left that can be done."""
+
+from __future__ import annotations
+
+import heapq
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from miclab.studies import state
+from miclab.studies.launchers import Launcher
+from miclab.studies.plan import Plan
+from miclab.studies.state import State
+from miclab.studies.task import Answer, answer, write_task
+
+ELSEWHERE = 2.0
+"""Seconds between looks at runs that other processes hold."""
+DEATHS = 3
+"""Processes that may die under a run before it is marked as failed."""
+
+
+@dataclass
+class Tally:
+    """What the engine knows of the plan at a moment.
+
+    Arguments:
+        states: of every run, by hash.
+        running: hashes of the runs that this engine gave to its launcher.
+        elsewhere: hashes of the runs that other processes hold.
+        steps: training steps that this engine's runs did.
+        seconds: seconds that their workers took.
+    """
+
+    states: dict[str, State]
+    running: set[str] = field(default_factory=set)
+    elsewhere: set[str] = field(default_factory=set)
+    steps: int = 0
+    seconds: float = 0.0
+
+
+class _Stop:
+    """Turns SIGINT and SIGTERM into a wish to stop; a second one ends the process as usual."""
+
+    def __init__(self):
+        self.wished = False
+        self._old: dict[int, object] = {}
+
+    def __enter__(self) -> _Stop:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._old[number] = signal.signal(number, self._take)
+        return self
+
+    def _take(self, number: int, frame: object) -> None:
+        self.wished = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def __exit__(self, *details: object) -> None:
+        self._restore()
+
+
+class Engine:
+    """A plan on its way.
+
+    Arguments:
+        plan: what to do.
+        root: directory of runs.
+        launcher: where to do it.
+        retry_failed: do runs again that are marked as failed. One that diverged would diverge again and is left.
+        on_change: called with the tally after every change, and every few seconds.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        root: Path,
+        launcher: Launcher,
+        *,
+        retry_failed: bool = False,
+        on_change: Callable[[Tally], None] | None = None,
+    ):
+        self.plan, self.root, self.launcher = plan, root.resolve(), launcher
+        self.on_change = on_change or (lambda tally: None)
+        self.order = {identity: place for place, identity in enumerate(plan.runs)}
+        self.children = plan.children()
+        self.deaths: dict[str, int] = {}
+        self.ready: list[int] = []
+        self.identities = list(plan.runs)
+        self.tally = Tally(state.survey(plan, self.root))
+        if retry_failed:
+            self._forget_failures()
+        for identity, run in plan.runs.items():
+            if self._open(identity) and (not run.parent or self._is_done(run.parent)):
+                heapq.heappush(self.ready, self.order[identity])
+
+    def _forget_failures(self) -> None:
+        for identity, found in self.tally.states.items():
+            if found.status == "failed":
+                state.forget_failure(self.root, identity)
+        self.tally.states = state.survey(self.plan, self.root)
+
+    def _open(self, identity: str) -> bool:
+        return self.tally.states[identity].status in ("new", "begun")
+
+    def _is_done(self, identity: str) -> bool:
+        return self.tally.states[identity].status == "done"
+
+    def go(self) -> Tally:
+        """Works until all is done or has failed, or a signal asks to stop."""
+        asked, since = False, 0.0
+        with _Stop() as stop:
+            while True:
+                if stop.wished and not asked:
+                    asked = True
+                    self.launcher.stop()
+                if not asked:
+                    self._give()
+                if not self.tally.running and (asked or not (self.ready or self.tally.elsewhere)):
+                    return self.tally
+                self.on_change(self.tally)
+                for path, text in self.launcher.wait(0.5):
+                    self._take(path, text)
+                if time.monotonic() - since > ELSEWHERE:
+                    since = time.monotonic()
+                    self._look_elsewhere()
+
+    def _give(self) -> None:
+        room, paths = self.launcher.room(), []
+        while self.ready and len(paths) < room:
+            identity = self.identities[heapq.heappop(self.ready)]
+            self.tally.running.add(identity)
+            paths.append(str(write_task(self.root, self.plan.runs[identity])))
+        if paths:
+            self.launcher.submit(paths)
+
+    def _take(self, path: str, text: str | None) -> None:
+        identity = Path(path).stem
+        self.tally.running.discard(identity)
+        if text is None:
+            self._died(identity)
+            return
+        Path(path).unlink(missing_ok=True)
+        told = answer(text)
+        self.tally.steps += told.steps
+        self.tally.seconds += told.seconds
+        if told.status == "busy":
+            self.tally.elsewhere.add(identity)
+        else:
+            self._note(identity, told)
+
+    def _died(self, identity: str) -> None:
+        """A worker's process ended: the run goes on from its last checkpoint, unless it is what kills them."""
+        self.deaths[identity] = self.deaths.get(identity, 0) + 1
+        if self.deaths[identity] < DEATHS:
+            heapq.heappush(self.ready, self.order[identity])
+            return
+        reason = f"its process died {DEATHS} times, perhaps for lack of memory"
+        state.mark_failure(self.root, identity, reason)
+        self._settle(identity, State("failed", reason))
+
+    def _note(self, identity: str, told: Answer) -> None:
+        if told.status == "stopped":
+            # Not by us: somebody stopped the worker, or we are about to end.
+            self._settle(identity, State("begun", told.reason))
+        else:
+            self._settle(identity, state.look(self.plan.runs[identity], self.root))
+
+    def _settle(self, identity: str, found: State) -> None:
+        """Notes how a run ended, and what that means for its children."""
+        self.tally.states[identity] = found
+        for child in self.children.get(identity, ()):
+            run = self.plan.runs[child]
+            if found.status == "failed":
+                self._settle(child, state.inherited(self.tally.states[child], run, found, self.plan))
+            elif found.status == "done" and self._open(child):
+                heapq.heappush(self.ready, self.order[child])
+
+    def _look_elsewhere(self) -> None:
+        """Runs that others held: done, failed, or free again."""
+        if not self.tally.elsewhere:
+            return
+        held = state.held(self.root)
+        for identity in sorted(self.tally.elsewhere - set(held), key=self.order.__getitem__):
+            self.tally.elsewhere.discard(identity)
+            found = state.look(self.plan.runs[identity], self.root)
+            if found.status in ("done", "failed"):
+                self._settle(identity, found)
+            else:
+                heapq.heappush(self.ready, self.order[identity])

@@ -1,0 +1,107 @@
+"""This machine: processes of one thread each, which live on from run to run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+from joblib.externals import loky
+
+from miclab.studies.task import environment, perform
+
+
+def prepare_worker(owner: int) -> None:
+    """Readies a worker: an interrupt from the keyboard is the engine's to pass on, and a worker whose engine is gone
+    saves a checkpoint and ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == owner:
+            time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        # Not in training, or deaf.
+        time.sleep(60.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="watch").start()
+
+
+class LocalLauncher:
+    """Worker processes on this machine.
+
+    Arguments:
+        workers: number of processes; by default one for each core.
+    """
+
+    def __init__(self, workers: int = 0):
+        self.workers = workers or loky.cpu_count()
+        self._executor: Any = None
+        self._futures: dict[Any, str] = {}
+        self._lost: list[tuple[str, None]] = []
+
+    def room(self) -> int:
+        """Workers without a task."""
+        return self.workers - len(self._futures)
+
+    def _pool(self) -> Any:
+        if self._executor is None:
+            self._executor = loky.ProcessPoolExecutor(
+                self.workers,
+                timeout=None,
+                initializer=prepare_worker,
+                initargs=(os.getpid(),),
+                env=environment(),
+            )
+        return self._executor
+
+    def submit(self, paths: list[str]) -> None:
+        """Gives tasks to workers."""
+        for path in paths:
+            try:
+                self._futures[self._pool().submit(perform, path)] = path
+            except loky.BrokenProcessPool:
+                # A worker died since the last `wait`, which will tell of the others.
+                self._lost.append((path, None))
+
+    def wait(self, seconds: float) -> list[tuple[str, str | None]]:
+        """Answers of ended tasks. When a worker dies, all tasks in hand are lost together; the pool is made anew."""
+        found: list[tuple[str, str | None]] = list(self._lost)
+        self._lost = []
+        if not self._futures:
+            if not found:
+                time.sleep(seconds)
+            return found
+        ended, _ = loky.wait(list(self._futures), timeout=seconds, return_when=loky.FIRST_COMPLETED)
+        for future in ended:
+            path = self._futures.pop(future)
+            try:
+                found.append((path, future.result()))
+            except (loky.BrokenProcessPool, loky.CancelledError):
+                found.append((path, None))
+        if any(answer is None for _, answer in found):
+            found += [(path, None) for path in self._futures.values()]
+            self._futures = {}
+            self._shut(kill=True)
+        return found
+
+    def stop(self) -> None:
+        """Sends SIGTERM to the workers: training saves a checkpoint and ends."""
+        for process in self._processes():
+            with contextlib.suppress(OSError):
+                os.kill(process, signal.SIGTERM)
+
+    def _processes(self) -> list[int]:
+        return [] if self._executor is None else list(self._executor._processes or {})
+
+    def _shut(self, kill: bool) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, kill_workers=kill)
+            self._executor = None
+
+    def close(self) -> None:
+        """Ends the workers."""
+        self._shut(kill=bool(self._futures))

@@ -1,0 +1,41 @@
+"""The numeric mode that `auto` stands for in a study, found out once for a directory of runs."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+
+from miclab import storage
+from miclab.errors import RunError
+from miclab.studies.state import FOLDER
+
+
+def _fingerprint() -> list[str]:
+    """What decides whether a compiler works here, told without importing torch."""
+    compilers = [shutil.which(name) or "" for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++") if name]
+    return [importlib.metadata.version("torch"), sys.version, platform.node(), platform.machine(), *compilers]
+
+
+def long_mode(root: Path) -> str:
+    """`compiled` where a compiler works on this machine, else `eager`: what a long run would use, so that all runs of
+    a study share it. To try takes some seconds, so the answer is kept beside the runs until the compiler or torch
+    changes."""
+    file, here = root / FOLDER / "mode.json", _fingerprint()
+    try:
+        found = json.loads(file.read_bytes())
+        if found["here"] == here:
+            return found["mode"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    from miclab import numerics
+
+    mode = "eager" if numerics.why_not_compiled() else "compiled"
+    with contextlib.suppress(RunError):  # Who may only read asks the compiler every time.
+        storage.write_bytes(file, storage.json_bytes({"here": here, "mode": mode}))
+    return mode

@@ -1,0 +1,192 @@
+"""The table of a study: a row for each run and metric row, and one for each run that failed."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from miclab import schema, storage
+from miclab.errors import DamagedError, MiclabError
+from miclab.runs import glance
+from miclab.studies import state
+from miclab.studies.plan import Plan, PlannedRun, axis_value
+from miclab.studies.state import State
+from miclab.studies.study import Study
+
+EVERY = 30.0
+"""Seconds between two writings of a table while runs finish."""
+LEADING = {
+    "study": pl.String,
+    "profile": pl.String,
+    "run": pl.String,
+    "parent": pl.String,
+    "stage": pl.String,
+    "seed": pl.Int64,
+    "status": pl.String,
+    "reason": pl.String,
+    "step": pl.Int64,
+    "last": pl.Boolean,
+    "loss": pl.Float64,
+    "config": pl.String,
+}
+SPLITS = ("icl", "swapped", "iwl", "train")
+NUMBERS: dict[str, Any] = {
+    **dict.fromkeys(SPLITS, pl.Float64),
+    **{f"cla.{split}": pl.Float64 for split in SPLITS},
+    "icl_sets": pl.List(pl.Float64),
+}
+
+
+def table_file(study: Study) -> Path:
+    """Where a study's table is kept: `rows/PROFILE/NAME.parquet` beside the study's file."""
+    return study.file.parent / "rows" / study.profile / f"{study.name}.parquet"
+
+
+def flat(name: str, value: Any) -> dict[str, Any]:
+    """Nested numbers under dotted names; a list of numbers stays a list."""
+    if isinstance(value, dict):
+        return {k: v for key, part in value.items() for k, v in flat(f"{name}.{key}", part).items()}
+    return {name: value}
+
+
+def metric_columns(row: dict[str, Any]) -> dict[str, Any]:
+    """A run's metric row as columns."""
+    columns: dict[str, Any] = dict(row["accuracy"])
+    columns |= {f"cla.{split}": value for split, value in row["context_label_accuracy"].items()}
+    columns["icl_sets"] = row["icl_sets"]
+    for name, layers in row["measures"].items():
+        for layer, heads in enumerate(layers, 1):
+            columns |= {f"measure.{name}.{layer}.{head}": value for head, value in enumerate(heads, 1)}
+    known = ("step", "loss", "accuracy", "context_label_accuracy", "icl_sets", "measures")
+    for name, value in row.items():
+        if name not in known:
+            columns |= flat(name, value)
+    return columns
+
+
+class StudyTable:
+    """The table of one study, which grows while runs finish; a run's rows are read once.
+
+    Arguments:
+        study: the study.
+        plan: a plan that has it.
+        root: directory of runs.
+    """
+
+    def __init__(self, study: Study, plan: Plan, root: Path):
+        self.study, self.plan, self.root = study, plan, root
+        self._read: dict[str, list[dict[str, Any]]] = {}
+        self._written, self._count = 0.0, -1
+
+    def frame(self, states: dict[str, State]) -> pl.DataFrame:
+        """The table of the runs that are done or failed, in grid order."""
+        rows: list[dict[str, Any]] = []
+        for identity in self.plan.members[self.study.name]:
+            if states[identity].status in ("done", "failed"):
+                if identity not in self._read or states[identity].status == "failed":
+                    self._read[identity] = self._run_rows(self.plan.runs[identity], states[identity])
+                rows += self._read[identity]
+        return _frame(rows, self.study.axes)
+
+    def write(self, states: dict[str, State], now: bool = False) -> None:
+        """Writes the table as one, if runs ended since the last time and `EVERY` seconds are over, or `now`."""
+        ended = sum(states[i].status in ("done", "failed") for i in self.plan.members[self.study.name])
+        if ended == self._count or not (now or time.monotonic() - self._written > EVERY):
+            return
+        write_table(self.frame(states), table_file(self.study))
+        self._written, self._count = time.monotonic(), ended
+
+    def _run_rows(self, run: PlannedRun, found: State) -> list[dict[str, Any]]:
+        parent = self.plan.runs.get(run.parent)
+        shared: dict[str, Any] = {
+            "study": self.study.name,
+            "profile": self.study.profile,
+            "run": run.hash,
+            "parent": run.parent,
+            "stage": run.config.stage,
+            "seed": run.seed,
+            "config": json.dumps(schema.to_mapping(run.config), sort_keys=True),
+        } | {axis: axis_value(run, parent, axis) for axis in self.study.axes}
+        failed = {**shared, "status": "failed", "reason": found.reason, "step": None, "last": True}
+        if found.status == "failed":
+            return [failed]
+        try:
+            disk = glance(self.root, run.name, run.point)
+        except DamagedError as error:
+            return [{**failed, "reason": str(error)}]
+        if disk is None:
+            return [{**failed, "reason": "it was removed"}]
+        ended = {**shared, "status": "finished", "reason": found.reason}
+        rows = [
+            {**ended, "step": row["step"], "last": False, "loss": row["loss"], **metric_columns(row)}
+            for row in disk.rows()
+            if row["step"] <= run.request.steps and run.request.evaluates(row["step"])
+        ]
+        if not rows:
+            return [{**failed, "reason": "; ".join(disk.warnings) or "it has no metric row"}]
+        rows[-1] |= {"last": True}
+        return rows
+
+
+def study_rows(study: Study, plan: Plan, root: Path) -> pl.DataFrame:
+    """The table of a study from the runs under `root`."""
+    return StudyTable(study, plan, root).frame(state.survey(plan, root))
+
+
+def _column(name: str, values: list[Any], kind: Any) -> pl.Series:
+    if kind is not None:
+        return pl.Series(name, values, dtype=kind)
+    kinds = {type(v) for v in values if v is not None}
+    if kinds <= {int} or kinds <= {bool} or kinds <= {str}:
+        return pl.Series(name, values, dtype={int: pl.Int64, bool: pl.Boolean, str: pl.String}[next(iter(kinds), int)])
+    if kinds <= {int, float}:
+        return pl.Series(name, values, dtype=pl.Float64)
+    if kinds == {list} and all(isinstance(e, (int, float)) or e is None for v in values if v for e in v):
+        return pl.Series(name, values, dtype=pl.List(pl.Float64))
+    return pl.Series(name, [v if v is None else json.dumps(v) for v in values], dtype=pl.String)
+
+
+def _frame(rows: list[dict[str, Any]], axes: tuple[str, ...]) -> pl.DataFrame:
+    """Rows as a table whose columns stand in a fixed order: leading ones, axes, accuracies, the others by name."""
+    known = {**LEADING, **NUMBERS}
+    others = sorted({name for row in rows for name in row} - set(known) - set(axes))
+    names = [*LEADING, *axes, *NUMBERS, *others]
+    return pl.DataFrame([_column(name, [row.get(name) for row in rows], known.get(name)) for name in names])
+
+
+def write_table(frame: pl.DataFrame, file: Path) -> None:
+    """Writes a table as parquet or, by the file's ending, CSV (lists as JSON), whole or not at all.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    import io
+
+    buffer = io.BytesIO()
+    if file.suffix == ".csv":
+        lists = [n for n, kind in frame.schema.items() if kind == pl.List]
+        told = [
+            pl.Series(n, [None if v is None else json.dumps(list(v)) for v in frame[n]], dtype=pl.String) for n in lists
+        ]
+        frame.with_columns(told).write_csv(buffer)
+    elif file.suffix == ".parquet":
+        frame.write_parquet(buffer, compression="zstd")
+    else:
+        raise MiclabError(f"{file}: a table is written as .parquet or .csv.")
+    storage.write_bytes(file, buffer.getvalue())
+
+
+def read_table(file: Path) -> pl.DataFrame:
+    """A table that `write_table` wrote as parquet.
+
+    Raises:
+        MiclabError: there is none, or it cannot be read.
+    """
+    try:
+        return pl.read_parquet(file)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise MiclabError(f"{file} cannot be read as a table ({error}). `miclab study run` writes it.") from error

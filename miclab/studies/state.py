@@ -1,0 +1,168 @@
+"""What of a plan is done: one listing of the directory of runs, and a small read for each run that is there."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from miclab import storage
+from miclab.errors import DamagedError
+from miclab.runs import Run, glance
+from miclab.studies.plan import Plan, PlannedRun
+from miclab.studies.reservation import Owner, owners
+
+FOLDER = ".studies"
+"""Directory beside the runs in which studies keep claims, marks of failure and tasks in hand."""
+
+Status = Literal["done", "failed", "begun", "new"]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How far a run is, for one plan.
+
+    Arguments:
+        status: `done` (trained as long as asked, all probes stored), `failed`, `begun`, or `new`.
+        reason: why it failed, in words, or how it ended.
+        step: its last checkpoint; -1: none.
+    """
+
+    status: Status
+    reason: str = ""
+    step: int = -1
+
+
+NEW = State("new")
+
+
+def claims_folder(root: Path) -> Path:
+    """Where claims lie."""
+    return root / FOLDER / "claims"
+
+
+def failure_file(root: Path, run: str) -> Path:
+    """Where the mark of a run's failure lies."""
+    return root / FOLDER / "failures" / f"{run}.json"
+
+
+def mark_failure(root: Path, run: PlannedRun | str, reason: str, trace: str = "") -> None:
+    """Marks a run as failed, with the reason in words and a traceback."""
+    identity = run if isinstance(run, str) else run.hash
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    content = {"run": identity, "reason": reason, "traceback": trace, "time": now}
+    failure_file(root, identity).parent.mkdir(parents=True, exist_ok=True)
+    storage.write_bytes(failure_file(root, identity), storage.json_bytes(content))
+
+
+def forget_failure(root: Path, run: str) -> None:
+    """Removes the mark of a failure, if there is one."""
+    failure_file(root, run).unlink(missing_ok=True)
+
+
+def failure_reason(root: Path, run: str) -> str:
+    """Why a marked run failed; empty where it has no mark."""
+    try:
+        return json.loads(failure_file(root, run).read_bytes())["reason"]
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return "the mark of its failure cannot be read"
+
+
+def probe_step(run: PlannedRun, disk: Run) -> int:
+    """Checkpoint that the probes of a run look at: the one asked for, or the last where it ended earlier."""
+    return run.request.steps if run.request.steps in disk.checkpoints else disk.step
+
+
+def analysis_name(probe: str, run: PlannedRun) -> str:
+    """Name under which a probe of this size is stored."""
+    return f"{probe}.{run.request.sequences}x{run.request.novel_sets}"
+
+
+def missing_probes(run: PlannedRun, disk: Run) -> list[str]:
+    """Probes of a trained run that are not stored."""
+    stored, step = set(disk.analyses), probe_step(run, disk)
+    return [probe for probe in run.probes if (step, analysis_name(probe, run)) not in stored]
+
+
+def is_trained(run: PlannedRun, disk: Run) -> bool:
+    """Whether nothing is left to train: all steps are done, or the same request ended at a plateau."""
+    if disk.status == "diverged":
+        return False
+    asked: dict[str, Any] = json.loads(json.dumps(asdict(run.request)))
+    return disk.step >= run.request.steps or (disk.status == "finished" and disk.request == asked)
+
+
+def state_on_disk(run: PlannedRun, disk: Run | None, failure: str) -> State:
+    """How far a run is.
+
+    Arguments:
+        disk: the run on disk, or None.
+        failure: the reason of the mark of its failure, or empty.
+    """
+    if disk is not None and disk.status == "diverged":
+        return State("failed", f"diverged: {disk.reason}", disk.step)
+    if disk is not None and is_trained(run, disk) and not missing_probes(run, disk):
+        return State("done", disk.reason, disk.step)
+    if failure:
+        return State("failed", failure, -1 if disk is None else disk.step)
+    return NEW if disk is None else State("begun", disk.reason, disk.step)
+
+
+def look(run: PlannedRun, root: Path) -> State:
+    """How far one run is, from its own files alone."""
+    try:
+        disk = glance(root, run.name, run.point)
+    except DamagedError as error:
+        return State("failed", str(error))
+    return state_on_disk(run, disk, failure_reason(root, run.hash))
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except FileNotFoundError:
+        return set()
+
+
+def survey(plan: Plan, root: Path) -> dict[str, State]:
+    """How far each run of a plan is, by hash; a run whose stage-1 run failed has failed too, unless it is done."""
+    names, marked = _names(root), _names(root / FOLDER / "failures")
+    found: dict[str, State] = {}
+    for run in plan.runs.values():
+        known = run.name in names or f"{run.hash}.json" in marked
+        state = look(run, root) if known else NEW
+        found[run.hash] = inherited(state, run, found.get(run.parent), plan)
+    return found
+
+
+def inherited(state: State, run: PlannedRun, parent: State | None, plan: Plan) -> State:
+    """The state of a run, given that of its stage-1 run."""
+    if parent is None or parent.status != "failed" or state.status == "done":
+        return state
+    return State("failed", f"its stage-1 run {plan.runs[run.parent].name} failed: {parent.reason}", state.step)
+
+
+def held(root: Path) -> dict[str, Owner]:
+    """Who trains which run now, by hash."""
+    return owners(claims_folder(root))
+
+
+def count(states: Iterable[State]) -> dict[str, int]:
+    """Number of runs by status."""
+    counts = {"done": 0, "failed": 0, "begun": 0, "new": 0}
+    for state in states:
+        counts[state.status] += 1
+    return counts
+
+
+def clear_tasks(root: Path) -> None:
+    """Removes task files of processes that are gone; a live one has read its file long before."""
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(root / FOLDER / "tasks")

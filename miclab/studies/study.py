@@ -1,0 +1,255 @@
+"""A study file, read strictly (docs/studies.md has the format)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from miclab import profiles, schema
+from miclab.errors import ConfigError, MiclabError, nearest
+
+Probe = Literal["knockout", "ablation", "context"]
+Fields = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A block of the grid: every combination of the axes of `product`, each with every place along `zip`.
+
+    Arguments:
+        product: values by axis (dotted field of the configuration); axes vary independently, the last one fastest.
+        zip: values by axis; all of one length, they go together, and vary slower than those of `product`.
+        config: fields for this block alone.
+    """
+
+    product: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    zip: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    config: Fields = field(default_factory=dict)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the axes."""
+        return (*self.zip, *self.product)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length along `zip` (1 if there is none), then of each axis of `product`."""
+        zipped = len(next(iter(self.zip.values()))) if self.zip else 1
+        return (zipped, *(len(values) for values in self.product.values()))
+
+    def __len__(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parent:
+    """The stage-1 runs of a multimodal study.
+
+    Arguments:
+        config: fields that differ from those of the multimodal configuration.
+        request: fields of the request; `steps` is the length of stage 1 and the checkpoint that children start from.
+    """
+
+    config: Fields = field(default_factory=dict)
+    request: Fields = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A study with one of its profiles.
+
+    Arguments:
+        name: the file's name without its ending.
+        file: where it was read from.
+        profile: `quick` or `paper`.
+        title: a line.
+        answers: claims that it answers.
+        stage: whose profile `config` changes.
+        config: fields that all points share.
+        request: fields of the request that all points share.
+        grid: blocks; the study is their union.
+        seeds: every point is trained with each.
+        parent: stage 1 of a multimodal study.
+        probes: analyses after training.
+        probe_contexts: context lengths for the probe `context`.
+    """
+
+    name: str
+    file: Path
+    profile: profiles.Profile
+    title: str = ""
+    answers: tuple[str, ...] = ()
+    stage: profiles.Stage = "unimodal"
+    config: Fields = field(default_factory=dict)
+    request: Fields = field(default_factory=dict)
+    grid: tuple[Block, ...] = (Block(),)
+    seeds: tuple[int, ...] = (0,)
+    parent: Parent = field(default_factory=Parent)
+    probes: tuple[Probe, ...] = ()
+    probe_contexts: tuple[int, ...] = ()
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the axes of all blocks, in their order."""
+        return tuple(dict.fromkeys(axis for block in self.grid for axis in block.axes))
+
+
+def _mapping(value: Any, where: str, known: tuple[str, ...] | None = None) -> Fields:
+    if value is None:
+        value = {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(where, value, "a mapping of names to values")
+    for name in value:
+        if known is not None and name not in known:
+            raise ConfigError(f"{where}.{name}", value[name], f"a known key: {nearest(str(name), known)}")
+    return {str(name): part for name, part in value.items()}
+
+
+def _items(value: Any, where: str, kind: type | None = None) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise ConfigError(where, value, "a list")
+    for entry in value:
+        if kind is not None and type(entry) is not kind:
+            raise ConfigError(where, entry, f"values of type {kind.__name__}")
+    return tuple(value)
+
+
+def _block(value: Any, where: str) -> Block:
+    data = _mapping(value, where, ("product", "zip", "config"))
+    axes: dict[str, dict[str, tuple[Any, ...]]] = {}
+    for way in ("product", "zip"):
+        place = f"{where}.{way}"
+        axes[way] = {axis: _items(v, f"{place}.{axis}") for axis, v in _mapping(data.get(way), place).items()}
+        for axis, values in axes[way].items():
+            if not values:
+                raise ConfigError(f"{place}.{axis}", [], "at least one value")
+    lengths = {axis: len(values) for axis, values in axes["zip"].items()}
+    if len(set(lengths.values())) > 1:
+        raise ConfigError(f"{where}.zip", lengths, "axes of one length, since they go together")
+    both = set(axes["product"]) & set(axes["zip"])
+    if both:
+        raise ConfigError(f"{where}.zip", sorted(both), "axes that are not in the product too")
+    return Block(product=axes["product"], zip=axes["zip"], config=_mapping(data.get("config"), f"{where}.config"))
+
+
+def _grid(value: Any, where: str) -> tuple[Block, ...]:
+    if isinstance(value, Mapping):
+        value = [value]
+    return tuple(_block(block, f"{where}[{i}]") for i, block in enumerate(_items(value, where))) or (Block(),)
+
+
+def _parent(value: Any, where: str) -> Parent:
+    data = _mapping(value, where, ("config", "steps", "request"))
+    request = _mapping(data.get("request"), f"{where}.request")
+    if "steps" in data:
+        request["steps"] = data["steps"]
+    return Parent(config=_mapping(data.get("config"), f"{where}.config"), request=request)
+
+
+def laid_over(base: Fields, change: Fields) -> Fields:
+    """Nested fields with others laid over them."""
+    merged = dict(base)
+    for name, value in change.items():
+        old = merged.get(name)
+        merged[name] = laid_over(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+KEYS = ("title", "answers", "stage", "config", "grid", "parent", "probes", "probe_contexts", "profiles")
+
+
+def load_study(file: Path | str, profile: str) -> Study:
+    """A study file with one of its profiles.
+
+    Raises:
+        ConfigError: the file cannot be read, or something in it is unknown or of the wrong kind; fields of the
+            configuration are judged when the study is planned.
+    """
+    import yaml
+
+    file = Path(file)
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError("study", str(file), f"a YAML file that can be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError("study", str(file), f"a YAML file in UTF-8 without syntax errors ({error})") from error
+    try:
+        return _study(data, file, profile)
+    except ConfigError as error:
+        raise MiclabError(f"{file}: {error}") from error
+
+
+def _study(value: Any, file: Path, profile: str) -> Study:
+    data = _mapping(value, "study", KEYS)
+    stage = data.get("stage", "unimodal")
+    if stage not in get_args(profiles.Stage):
+        raise ConfigError("stage", stage, nearest(str(stage), get_args(profiles.Stage)))
+    if profile not in get_args(profiles.Profile):
+        raise ConfigError("profile", profile, nearest(profile, get_args(profiles.Profile)))
+    known = _mapping(data.get("profiles"), "profiles", get_args(profiles.Profile))
+    if profile not in known:
+        raise ConfigError("profile", profile, f"one that the study has: {', '.join(known) or 'it has none'}")
+    where = f"profiles.{profile}"
+    chosen = _mapping(known[profile], where, ("seeds", "request", "config", "grid", "parent"))
+    seeds = _items(chosen.get("seeds", [0]), f"{where}.seeds", int)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"{where}.seeds", list(seeds), "at least one seed, none twice")
+    if stage != "multimodal" and ("parent" in data or "parent" in chosen):
+        raise ConfigError("parent", data.get("parent"), "only in a study whose stage is multimodal")
+    first, second = _parent(data.get("parent"), "parent"), _parent(chosen.get("parent"), f"{where}.parent")
+    probes = _items(data.get("probes", []), "probes")
+    for probe in probes:
+        if probe not in get_args(Probe):
+            raise ConfigError("probes", probe, nearest(str(probe), get_args(Probe)))
+    contexts = _items(data.get("probe_contexts", []), "probe_contexts", int)
+    if ("context" in probes) != bool(contexts):
+        raise ConfigError("probe_contexts", list(contexts), "a list with the probe `context`, and only with it")
+    if not isinstance(data.get("title", ""), str):
+        raise ConfigError("title", data["title"], "a line of text")
+    place = f"{where}.grid" if "grid" in chosen else "grid"
+    return Study(
+        name=file.stem,
+        file=file,
+        profile=profile,  # type: ignore[arg-type]
+        title=data.get("title", ""),
+        answers=_items(data.get("answers", []), "answers", str),
+        stage=stage,
+        config=laid_over(_mapping(data.get("config"), "config"), _mapping(chosen.get("config"), f"{where}.config")),
+        request=_mapping(chosen.get("request"), f"{where}.request"),
+        grid=_grid(chosen.get("grid", data.get("grid", [])), place),
+        seeds=seeds,
+        parent=Parent(config=laid_over(first.config, second.config), request=laid_over(first.request, second.request)),
+        probes=tuple(dict.fromkeys(probes)),
+        probe_contexts=tuple(dict.fromkeys(contexts)),
+    )
+
+
+def nested(axes: Mapping[str, Any]) -> Fields:
+    """Dotted names as nested fields.
+
+    Raises:
+        ConfigError: a name lies under another one.
+    """
+    found: Fields = {}
+    for axis, value in axes.items():
+        *path, last = axis.split(".")
+        place = found
+        for part in path:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ConfigError(axis, value, "an axis that is not part of another one")
+        if last in place:
+            raise ConfigError(axis, value, "an axis that is not part of another one")
+        place[last] = value
+    return found
+
+
+def value_at(config: Any, axis: str) -> Any:
+    """The value of a dotted field of a configuration; None where it has no such field."""
+    for part in axis.split("."):
+        config = config.get(part) if isinstance(config, Mapping) else getattr(config, part, None)
+    return schema.to_mapping(config) if config is not None else None

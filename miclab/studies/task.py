@@ -1,0 +1,141 @@
+"""One run of a study in a worker process: claim it, train it, probe it, and mark it where it fails.
+
+A worker is given the path of a task file and nothing else, whatever the launcher; it answers with a line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from miclab import schema, storage
+from miclab.config import RunConfig
+from miclab.errors import BusyError, MiclabError
+from miclab.request import Request
+from miclab.runs import run_name
+from miclab.studies import state
+from miclab.studies.plan import PlannedRun
+from miclab.studies.reservation import reserve
+
+Ending = Literal["done", "failed", "stopped", "busy"]
+
+
+class LostError(MiclabError):
+    """Another process took the run over."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a task ended.
+
+    Arguments:
+        run: trajectory hash.
+        status: `done`; `failed`; `stopped` by a signal; `busy`: another process holds the run.
+        reason: in words.
+        steps: training steps that this task did.
+        seconds: time from the claim to the end.
+    """
+
+    run: str
+    status: Ending
+    reason: str
+    steps: int = 0
+    seconds: float = 0.0
+
+
+def write_task(root: Path, run: PlannedRun) -> Path:
+    """Writes what a worker has to know about a run; returns the file's path."""
+    content = {
+        "root": str(root),
+        "hash": run.hash,
+        "config": schema.to_mapping(run.config),
+        "request": schema.to_mapping(run.request),
+        "probes": list(run.probes),
+    }
+    path = root / state.FOLDER / "tasks" / f"{run.hash}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    storage.write_bytes(path, storage.json_bytes(content))
+    return path
+
+
+def read_task(path: str) -> tuple[Path, PlannedRun]:
+    """The directory of runs and the run of a task file."""
+    data = json.loads(Path(path).read_bytes())
+    config = schema.from_mapping(RunConfig, data["config"])
+    run = PlannedRun(
+        hash=data["hash"],
+        name=run_name(config, data["hash"]),
+        seed=config.seed,
+        parent=config.parent.run,
+        point=config,
+        request=schema.from_mapping(Request, data["request"]),
+        probes=tuple(data["probes"]),
+    )
+    return Path(data["root"]), run
+
+
+def perform(path: str) -> str:
+    """Does the task of a file.
+
+    Returns:
+        The fields of an `Answer` as JSON.
+    """
+    root, run = read_task(path)
+    held = reserve(state.claims_folder(root), run.hash)
+    if held is None:
+        return json.dumps(asdict(Answer(run.hash, "busy", "another process trains it")))
+    start = time.perf_counter()
+
+    def tell() -> None:
+        if held.lost:
+            raise LostError("another process took the run over")
+
+    steps = 0
+    try:
+        before = state.look(run, root)
+        status, reason, step = _train_and_probe(root, run, tell)
+        steps = max(0, step - max(before.step, 0))
+        if status != "stopped" and before.status == "failed":
+            state.forget_failure(root, run.hash)
+    except (BusyError, LostError) as error:
+        status, reason = "busy", str(error)
+    except Exception as error:
+        status, reason = "failed", _told(error)
+        state.mark_failure(root, run, reason, traceback.format_exc())
+    finally:
+        held.release()
+    return json.dumps(asdict(Answer(run.hash, status, reason, steps, time.perf_counter() - start)))
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, MiclabError) else f"{type(error).__name__}: {error}"
+
+
+def _train_and_probe(root: Path, run: PlannedRun, tell: Callable[[], None]) -> tuple[Ending, str, int]:
+    from miclab.train import prepare, train
+
+    disk, _ = prepare(run.config, root, run.request.steps)
+    if disk.hash != run.hash:
+        raise MiclabError(f"{disk.path} holds another run, {disk.hash}. Move it away.")
+    outcome = train(disk, run.request, lambda progress: tell())
+    if outcome.status == "diverged":
+        return "failed", f"diverged: {outcome.reason}", outcome.step
+    return ("done" if outcome.status == "finished" else "stopped"), outcome.reason, outcome.step
+
+
+def environment() -> dict[str, str]:
+    """Variables for a worker process of one thread."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")
+    return {name: os.environ.get(name, "1") for name in names}
+
+
+def answer(text: str) -> Answer:
+    """The answer of a worker."""
+    data: dict[str, Any] = json.loads(text)
+    return Answer(**data)
