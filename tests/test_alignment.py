@@ -9,9 +9,22 @@ import pytest
 import torch
 from tiny import tiny_config
 
-from miclab.alignment import alignment, debiased_cka, plain_cka
+from miclab.alignment import (
+    ROW_SHUFFLES,
+    ROWS,
+    align,
+    aligned_modalities,
+    alignment,
+    alignment_row,
+    debiased_cka,
+    plain_cka,
+)
 from miclab.bridge import DEPTH
 from miclab.decoder import Decoder
+from miclab.errors import RunError
+from miclab.evaluate import metric_row
+from miclab.request import Request, SplitSizes
+from miclab.train import train_config
 from miclab.world import draw_world
 
 
@@ -85,3 +98,103 @@ def test_alignment_is_above_its_null_only_where_projected_items_are_aligned():
     unrelated = alignment(config, world, parameters, "m2", rows=256, shuffles=40)
     assert abs(unrelated.cka.mean) < 0.1
     assert unrelated.distance == pytest.approx(unrelated.null_distance, rel=0.05)
+
+
+def one_class_a_label(noise: float):
+    """A world of 64 labels with one class each, at the same prototype in both modalities, and an identity projector."""
+    modality = {"classes": 64, "dimension": 16, "labels": 64, "noise": noise}
+    config = tiny_config(2, modalities={"m1": modality, "m2": modality}, bridge={"projector": "linear"})
+    world = draw_world(config)
+    sources = {
+        name: replace(source, prototypes=world.sources["m1"].prototypes) for name, source in world.sources.items()
+    }
+    return (
+        config,
+        replace(world, sources=sources),
+        Decoder(config).initial_parameters(0) | {"bridge.m2.0": torch.eye(16)},
+    )
+
+
+def test_the_interval_of_cka_covers_what_ever_more_pairs_would_give():
+    """Fails if the estimate is biased by the number of rows, or its interval too narrow or too wide: of 60 experiments
+    about 93 % have to cover (a percentile bootstrap of 20 draws). Known answer: with prototypes of covariance S and
+    noise of covariance e^2 I / d around them, CKA of all pairs is |S|^2 / (|S + e^2 I / d| |S|)."""
+    config, world, parameters = one_class_a_label(noise=1.5)
+    prototypes = world.sources["m1"].prototypes.double()
+    s = (prototypes - prototypes.mean(0)).T @ (prototypes - prototypes.mean(0)) / 64
+    wanted = float(s.norm() / (s + 1.5**2 * torch.eye(16, dtype=torch.double) / 16).norm())
+    assert 0.25 < wanted < 0.75
+    found = [
+        alignment(replace(config, seed=seed), world, parameters, "m2", rows=128, shuffles=5, draws=20)
+        for seed in range(60)
+    ]
+    assert {(one.cka.unit, one.cka.count) for one in found} == {("draw", 20)}
+    assert 0.85 <= np.mean([one.cka.low <= wanted <= one.cka.high for one in found]) <= 0.98
+    assert np.mean([one.cka.mean for one in found]) == pytest.approx(wanted, abs=0.005)
+    # The plain estimator is off by many times the interval's width.
+    assert np.mean([one.plain_cka for one in found]) > wanted + 0.03
+
+
+def test_rows_that_are_resampled_bring_the_bias_back():
+    """Why the interval is not a bootstrap over rows: of unrelated rows it would not hold the truth, 0."""
+    x, y = random_rows(128, 64, 0), random_rows(128, 64, 1)
+    generator = torch.Generator().manual_seed(2)
+    drawn = [torch.randint(128, (128,), generator=generator) for _ in range(100)]
+    values = np.array([debiased_cka(x[rows], y[rows]) for rows in drawn])
+    assert abs(debiased_cka(x, y)) < 0.1
+    assert np.quantile(values, 0.025) > 0.15
+
+
+def test_labels_without_a_counterpart_are_left_out():
+    """Fails if a class whose label the host lacks is paired with a class of another label, or raises."""
+    modalities = {
+        "m1": {"classes": 32, "dimension": 8, "labels": 8},
+        "m2": {"classes": 16, "dimension": 6, "labels": 4},
+        "m3": {"classes": 32, "dimension": 5, "labels": 16},
+    }
+    config = tiny_config(3, modalities=modalities, sequence={"context": 4, "burstiness": 2, "leader": "m2"})
+    assert aligned_modalities(config) == ("m2", "m3")
+    world = draw_world(config)
+    found = alignment(config, world, Decoder(config).initial_parameters(0), "m3", rows=64, shuffles=5, draws=2)
+    assert abs(found.cka.mean) < 0.2
+
+
+def test_metric_rows_hold_the_alignment_and_disturb_nothing():
+    """Fails if a row's numbers are not those of the first draw, change from call to call, or touch a random stream."""
+    config = tiny_config(2)
+    world, parameters = draw_world(config), Decoder(config).initial_parameters(0)
+    sizes = SplitSizes(sequences=4, novel_sets=1)
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    row = metric_row(config, world, parameters, sizes)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert metric_row(config, world, parameters, sizes) == row
+    assert set(row["alignment"]) == {"m2"}
+    wanted = alignment(config, world, parameters, "m2", rows=ROWS, shuffles=ROW_SHUFFLES, draws=1)
+    assert row["alignment"]["m2"] == {
+        "cka": pytest.approx(wanted.cka.mean, abs=1e-6),
+        "null_high": pytest.approx(wanted.null_high, abs=1e-6),
+        "distance": pytest.approx(wanted.distance, abs=1e-6),
+        "rows": ROWS,
+    }
+    louder = {**parameters, "bridge.m2.1": parameters["bridge.m2.1"] * 10}
+    assert alignment_row(config, world, louder)["m2"]["distance"] > row["alignment"]["m2"]["distance"]
+    alone = tiny_config(1)
+    assert "alignment" not in metric_row(alone, draw_world(alone), Decoder(alone).initial_parameters(0), sizes)
+
+
+def test_joint_labels_have_no_alignment_and_train_nevertheless(tmp_path):
+    """Fails if groups of different modalities are taken for the same label, or a metric row raises on them."""
+    modalities = {
+        "m1": {"classes": 32, "dimension": 8, "labels": 8},
+        "m2": {"classes": 32, "dimension": 6, "labels": 8},
+    }
+    sequence = {"context": 4, "burstiness": 2, "task": "joint_label", "groups": [2, 4]}
+    config = tiny_config(2, modalities=modalities, sequence=sequence)
+    request = Request(steps=1, evaluate_every=1, checkpoint_every=1, sequences=4, novel_sets=1)
+    run, _ = train_config(config, request, tmp_path)
+    assert all("alignment" not in row for row in run.rows())
+    with pytest.raises(RunError, match="joint-label task"):
+        align(run)
+    with pytest.raises(RunError, match="at least 4"):
+        alignment(tiny_config(2), draw_world(tiny_config(2)), {}, "m2", rows=3)

@@ -124,8 +124,18 @@ def test_every_command_prints_json(laboratory):
     assert 0 <= found["evaluate"]["splits"]["icl"]["accuracy"]["mean"] <= 1
     assert set(found["circuits"]["measures"]["induction_total"]) == {"1.1", "1.2", "2.1", "2.2"}
     assert {"untouched", "both", "induction head", "head 2.2"} <= {e["name"] for e in found["knockout"]["effects"]}
+    assert found["knockout"]["runs"] == [two]
+    assert set(found["knockout"]["circuits"][two]) == {"previous_token", "induction"}
+    (control,) = (e for e in found["knockout"]["effects"] if e["name"] == "control of both")
+    assert len(control["draws"][two]) >= 1
+    for command in ("knockout", "ablate"):
+        assert set(found[command]["oracles"]) == set(found["evaluate"]["splits"]["icl"]["oracles"])
+        for effect in found[command]["effects"]:
+            assert {"low", "mean", "high"} <= set(effect["context_label_accuracy"])
+    assert {"low", "mean", "high"} <= set(found["evaluate"]["splits"]["iwl"]["context_label_accuracy"])
     assert {"items of m1 zeroed", "labels zeroed"} <= {e["name"] for e in found["ablate"]["effects"]}
     assert [entry["modality"] for entry in found["align"]] == ["m2"]
+    assert found["align"][0]["cka"]["unit"] == "draw"
     assert "alignment gap" in {sign["name"] for sign in found["diagnose"]}
 
 
@@ -138,6 +148,32 @@ def test_every_command_prints_for_people(laboratory, name):
     status, output, errors = called(name, *given, *where, *small)
     assert (status, "Traceback" in errors) == (0, False)
     assert "alignment gap" in output if name == "diagnose" else laboratory.multimodal.name in output
+
+
+def test_seeds_are_taken_together_and_anything_else_is_refused(laboratory, tmp_path):
+    """Intervals are clustered by seed, every run's heads are told, and a control that is missing says why."""
+    one = ("train", "unimodal", "--runs", tmp_path, "--config", laboratory.one, "--decoder.heads", "1")
+    names = [Path(in_json(*one, "--seed", seed)["run"]).name for seed in (0, 1)]
+    for command in ("evaluate", "circuits", "knockout", "ablate"):
+        arguments = (command, *names, "--runs", tmp_path, *SMALL)
+        status, output, _ = called(*arguments)
+        assert status == 0
+        assert all(name in output for name in names)
+        text = json.dumps(in_json(*arguments))
+        assert '"unit": "seed"' in text
+        assert '"unit": "set"' not in text
+        other = laboratory.unimodal
+        status, output, errors = called(command, other, *arguments[1:])
+        assert (status, output, "differ in more than the seed" in " ".join(errors.split())) == (2, "", True)
+        status, output, errors = called(command, names[0], *arguments[1:])
+        assert (status, output, "given twice" in errors) == (2, "", True)
+    status, output, _ = called("knockout", *names, "--runs", tmp_path, *SMALL)
+    assert all(f"{name}: previous-token head " in output for name in names)
+    assert "control of both: none, since the decoder has no head beside" in output
+    effects = {e["name"]: e for e in in_json("knockout", *names, "--runs", tmp_path, *SMALL)["effects"]}
+    missing = effects["control of both"]
+    assert (missing["accuracy"], missing["change"], missing["context_label_accuracy"]) == (None, None, None)
+    assert "no head beside" in missing["reason"]
 
 
 def test_a_checkpoint_can_be_chosen(laboratory):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from miclab.intervals import clustered_interval
+from miclab.intervals import clustered_interval, ratio_interval
 
 
 def test_interval_of_sequences_is_the_usual_one():
@@ -63,3 +63,46 @@ def test_seeds_may_have_different_numbers_of_sets():
     found = clustered_interval([np.zeros((2, 10)), np.ones((9, 10))])
     assert found.mean == 0.5
     assert (found.low, found.high) == (0, 1)
+
+
+def test_ratio_of_means_that_move_together_is_sure():
+    """Fails if numerator and denominator are resampled apart: sets (or sequences, or seeds) differ much, yet in every
+    one 30 % is left; apart, the interval would reach from about 0.2 to 0.45."""
+    below = np.linspace(0.2, 1.0, 8)[:, None] * np.ones((8, 20))
+    for seeds in ([below], [below.reshape(1, -1)], [below, 0.5 * below, 0.1 * below]):
+        found = ratio_interval([0.3 * seed for seed in seeds], seeds)
+        assert found is not None
+        assert (found.low, found.mean, found.high) == pytest.approx((0.3, 0.3, 0.3))
+        other = clustered_interval(seeds)
+        assert (found.unit, found.count) == (other.unit, other.count)
+        assert other.high - other.low > 0.05
+
+
+def test_ratio_has_the_width_of_the_delta_method():
+    """Fails if the ratio's spread is lost or doubled: for means a and b over n units the variance of a/b is that of
+    (a_i - r b_i) / (n mean(b)^2), with r = a/b."""
+    generator = np.random.default_rng(3)
+    below = 1 + 0.1 * generator.standard_normal((200, 1))
+    above = 0.5 * below + 0.05 * generator.standard_normal((200, 1))
+    found = ratio_interval([above], [below])
+    assert found is not None
+    ratio = above.mean() / below.mean()
+    error = (above - ratio * below).std() / np.sqrt(200) / below.mean()
+    assert found.mean == pytest.approx(ratio)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+
+
+def test_a_share_of_nothing_is_none():
+    """Fails if dividing by 0 raises, or gives a number that JSON cannot hold; a set without any right answer is left
+    out only where it is all that was drawn."""
+    assert ratio_interval([np.zeros((4, 5))], [np.zeros((4, 5))]) is None
+    found = ratio_interval([np.array([[1.0], [0.0]])], [np.array([[1.0], [0.0]])])
+    assert found is not None
+    assert (found.low, found.mean, found.high) == (1, 1, 1)
+
+
+def test_an_interval_as_plain_data():
+    """Fails if a field is lost or is not rounded."""
+    found = clustered_interval([np.array([[0.0, 1.0, 1.0]])]).as_json()
+    assert found["mean"] == 0.666667
+    assert (found["unit"], found["count"], found["level"]) == ("sequence", 3, 0.95)

@@ -9,8 +9,9 @@ import pytest
 
 from miclab.config import RunConfig, two_modalities
 from miclab.errors import RunError
+from miclab.evaluate import evaluate
 from miclab.report import write_report
-from miclab.report.collect import evenly
+from miclab.report.collect import evenly, intervention_sizes, measured_oracles
 from miclab.report.figures import attention_figure, attention_groups
 from miclab.request import Request
 from miclab.runs import Run, open_run
@@ -91,6 +92,37 @@ def test_embedded_numbers_agree_with_the_rows(page, unimodal, multimodal):
         assert set(found["measures"]) == set(rows[0]["measures"])
         values = found["measures"]["induction_total"]["values"]
         assert values[-1][1][0] == pytest.approx(rows[-1]["measures"]["induction_total"][1][0], abs=1e-4)
+
+
+def test_the_line_of_copying_is_the_measured_oracle(page, root, unimodal):
+    """B/N leaves out that two classes of a context may carry the same label."""
+    scores = evaluate(unimodal, splits=("icl",), sizes=intervention_sizes(unimodal.config), measures=False).scores
+    wanted = scores["icl"].oracles["random_context_label"].mean()
+    assert measured_oracles(unimodal)["random_context_label"] == pytest.approx(wanted)
+    assert wanted > unimodal.config.sequence.burstiness / unimodal.config.sequence.context
+    figures = embedded(page)["figures"]
+    assert pytest.approx(wanted) in [shape["y0"] for shape in figures["run0-accuracy"]["layout"]["shapes"]]
+    for bars in ("knockouts", "ablations"):
+        assert pytest.approx(wanted) in [shape["x0"] for shape in figures[f"run0-{bars}"]["layout"]["shapes"]]
+    assert f"scores {wanted:.3f} on icl (measured)" in without_plotly(page)
+
+
+def test_alignment_is_drawn_over_training_where_there_is_one(page, multimodal):
+    found = embedded(page)
+    wanted = [row["alignment"]["m2"] for row in multimodal.rows()]
+    assert found["runs"][1]["alignment"]["m2"] == wanted
+    assert found["runs"][0]["alignment"] == {}
+    assert "run0-alignment" not in found["figures"]
+    cka, null = found["figures"]["run1-alignment"]["data"]
+    assert cka["y"] == pytest.approx([entry["cka"] for entry in wanted], abs=1e-5)
+    assert null["y"] == pytest.approx([entry["null_high"] for entry in wanted], abs=1e-5)
+    assert found["figures"]["run1-distance"]["data"][0]["y"] == pytest.approx([e["distance"] for e in wanted], abs=1e-4)
+
+
+def test_controls_are_shown_or_missed_in_words(page):
+    text, figures = without_plotly(page), embedded(page)["figures"]
+    assert "Control of previous-token head, control of induction head, control of both: none, since" in text
+    assert "control of both (mean of 1)" in figures["run1-knockouts"]["data"][0]["y"]
 
 
 def test_attention_rows_sum_to_one_and_are_named_by_role(page, multimodal):

@@ -100,8 +100,10 @@ def control(circuit: CircuitHeads, heads: tuple[Head, ...], seed: int) -> Contro
         sets = set(combinations(sorted(circuit.rest), len(heads)))
         note = "drawn from any layer: their own layers have too few other heads"
     if not sets:
-        needed, there = len(heads), len(circuit.rest) or "no"
-        return Control((), f"none, since it takes {needed} of the decoder's other heads, and it has {there} other head")
+        if not circuit.rest:
+            return Control((), "none, since the decoder has no head beside the circuit's two")
+        there = len(circuit.rest)
+        return Control((), f"none, since it takes {len(heads)} heads beside the circuit's, and the decoder has {there}")
     ordered = sorted(sets)
     generator = np.random.default_rng(stream_seed(seed, "control", *map(head_name, heads)))
     places = generator.permutation(len(ordered))[:CONTROL_DRAWS]

@@ -265,7 +265,8 @@ def _control_words(tests: Tests) -> str:
     """What the controls are, or why there is none."""
     if tests.heads is None:
         return ""
-    told = " A control is the mean over several draws of other heads of the same layers."
+    made = any(effect.draws for effects in tests.knockouts.values() for effect in effects)
+    told = " A control is the mean over several draws of other heads of the same layers." if made else ""
     for note in dict.fromkeys(tests.notes.values()):
         names = ", ".join(name for name, text in tests.notes.items() if text == note)
         told += f" {names.capitalize()}: {note}."
