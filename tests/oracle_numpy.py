@@ -143,8 +143,8 @@ def forward(
     p = {name: np.asarray(value, dtype=np.float64) for name, value in parameters.items()}
     options = config.decoder
     result = Result(np.zeros((len(labels), p["decoder.readout"].shape[1])))
-    result.patterns = [[] for _ in range(options.layers)]
-    result.residuals = [[] for _ in range(options.layers)]
+    patterns: list[list[Array]] = [[] for _ in range(options.layers)]
+    residuals: list[list[Array]] = [[] for _ in range(options.layers)]
     for row in range(len(labels)):
         mine = {name: np.asarray(value[row], dtype=np.float64) for name, value in items.items()}
         x = embed(config, p, mine, np.asarray(labels[row], dtype=np.float64), placement[row])
@@ -157,9 +157,9 @@ def forward(
             if options.mlp != "none":
                 normed = np.array([normalise(options.norm, v, p, f"{block}.norm2") for v in x])
                 x = x + np.array([feed_forward(config, p, f"{block}.mlp", v) for v in normed])
-            result.patterns[layer].append(pattern)
-            result.residuals[layer].append(x)
+            patterns[layer].append(pattern)
+            residuals[layer].append(x)
         result.logits[row] = normalise(options.norm, x[-1], p, "decoder.norm") @ p["decoder.readout"]
-    result.patterns = [np.array(layer) for layer in result.patterns]
-    result.residuals = [np.array(layer) for layer in result.residuals]
+    result.patterns = [np.array(layer) for layer in patterns]
+    result.residuals = [np.array(layer) for layer in residuals]
     return result

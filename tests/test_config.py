@@ -378,9 +378,9 @@ def leaves(kind: type, prefix: str = "") -> dict[str, Any]:
         elif hint is bool:
             found[name] = not item.default
         elif hint is int:
-            found[name] = item.default + 1
+            found[name] = typing.cast(int, item.default) + 1
         elif hint is float:
-            found[name] = item.default / 2 or 0.25
+            found[name] = typing.cast(float, item.default) / 2 or 0.25
         else:
             assert name in NOT_ALONE, name
     return {name: value for name, value in found.items() if name not in NOT_ALONE}
