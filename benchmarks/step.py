@@ -1,8 +1,12 @@
-"""One training step against the bare matrix products of the same step, in alternation, one thread.
+"""One training step against the bare matrix products of the same step, in alternation, one thread; and where the
+rest goes.
 
-`bare` are the products of the plain formulation: every projection, score and mixture, forward and backward, with only
-the query's position in the last block's queries, mixture and MLP. Our step may do fewer of them (see
-`Decoder._attend_query`).
+`bare` are the products of the plain formulation, each a call of PyTorch on matrices of the step's shapes: every
+projection, score and mixture, forward and backward, with only the query's position in the last block's queries,
+mixture and MLP. The step's own products differ: it joins some and needs fewer (see `Decoder._attend_query`).
+
+`step` is all that training does between two steps: drawing (`draft`), the graph (noise, tokens, forward, backward,
+update) and reading the loss. The profile is taken from the same graph compiled with a timer around every kernel.
 """
 
 from __future__ import annotations
@@ -14,15 +18,25 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from miclab import numerics, optimiser
+from miclab.config import RunConfig
 from miclab.decoder import Decoder
-from miclab.gradients import TrainedParameters, gradient_function
+from miclab.gradients import TrainedParameters
 from miclab.profiles import run_config
-from miclab.sequences import training_batch
+from miclab.sequences import training_draft
+from miclab.step import COMPILER_OPTIONS, step_function, training_step
 from miclab.world import draw_world
 
-ROUNDS, REPEATS = 9, 40
+CALLS, PROFILED = 400, 50
+KINDS = {
+    "matrix products": ("mm_out",),
+    "noise and tokens": ("rshift",),
+    "update": ("lerp",),
+    "other generated kernels": ("cpp_fused",),
+}
+"""Kinds of kernels by a part of their name; the first that fits counts."""
 
 
 def bare_products(width: int, length: int, batch: int, labels: int, projected: bool) -> Callable[[], None]:
@@ -60,62 +74,92 @@ def bare_products(width: int, length: int, batch: int, labels: int, projected: b
     return run
 
 
-def measure(positions: str) -> dict[str, float]:
-    """Milliseconds and ratios of one position code."""
+class _Run:
+    """A training process without a disk."""
+
+    def __init__(self, config: RunConfig):
+        self.config, self.world = config, draw_world(config)
+        self.trained = TrainedParameters(config, Decoder(config).initial_parameters(0))
+        self.state = optimiser.initial_state(config.optimiser, {"trained": self.trained.flat})
+        self.one = training_step(config, self.trained, self.state)
+
+    def draft(self, i: int):
+        return training_draft(self.config, self.world, i)
+
+    def step(self, i: int) -> float:
+        return float(self.one(self.draft(i), 1e-3))
+
+
+def lowest(parts: dict[str, Callable[[int], object]], calls: int = CALLS) -> dict[str, tuple[float, float]]:
+    """Milliseconds of one call of each part, called in turn: the lowest twentieth, and the median."""
+    times: dict[str, list[float]] = {name: [] for name in parts}
+    for i in range(calls):
+        for name, part in parts.items():
+            start = time.perf_counter()
+            part(i)
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: (statistics.quantiles(values, n=20)[0], statistics.median(values)) for name, values in times.items()}
+
+
+def kernels(run: _Run) -> dict[str, float]:
+    """Milliseconds of one step's kernels by kind."""
+    config, state = run.config, run.state
+    options = {**COMPILER_OPTIONS, "cpp.enable_kernel_profile": True}
+    graph = torch.compile(step_function(config, run.trained), dynamic=False, fullgraph=True, options=options)
+    numbers = optimiser.coefficients(config.optimiser, 1, 1e-3)
+    tensors = (run.trained.flat.clone(), state["mean.trained"].clone(), state["square.trained"].clone(), numbers)
+
+    def call(i: int) -> None:
+        graph(*tensors, run.trained.fixed, run.draft(i))
+
+    call(0)
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        for i in range(PROFILED):
+            call(i)
+    times = dict.fromkeys(KINDS, 0.0)
+    for event in found.key_averages():
+        kind = next((k for k, parts in KINDS.items() if any(part in event.key for part in parts)), None)
+        if kind:
+            times[kind] += event.self_cpu_time_total / PROFILED / 1e3
+    return times
+
+
+def measure(positions: str) -> None:
+    """Prints ratios and profile of one position code."""
     config = run_config("unimodal", "quick")
     config = replace(config, decoder=replace(config.decoder, positions=positions, output_projection="off"))
     config, line = numerics.resolved(config)
     if line:
         print(line)
-    world, decoder = draw_world(config), Decoder(config)
-    trained = TrainedParameters(config, decoder.initial_parameters(0))
-    flat = {"trained": trained.flat}
-    state = optimiser.initial_state(config.optimiser, flat)
-    gradients = gradient_function(config, trained)
-    batches = [training_batch(config, world, i) for i in range(REPEATS)]
+    run = _Run(config)
     start = time.perf_counter()
-    _, slope = gradients(trained.flat, batches[0])
-    compile_seconds = time.perf_counter() - start
-    length = config.sequence_length
-    bare = bare_products(decoder.width, length, config.optimiser.batch_size, config.label_count, False)
-
-    def whole(i: int) -> None:
-        _, slope = gradients(trained.flat, training_batch(config, world, i))
-        optimiser.update(config.optimiser, flat, {"trained": slope}, state, 1e-3)
-
-    parts: dict[str, Callable[[int], object]] = {
-        "bare": lambda i: bare(),
-        "step": whole,
-        "sampling": lambda i: training_batch(config, world, i),
-        "forward_backward": lambda i: gradients(trained.flat, batches[i]),
-        "update": lambda i: optimiser.update(config.optimiser, flat, {"trained": slope}, state, 1e-3),
-    }
-    times: dict[str, list[float]] = {name: [] for name in parts}
-    for _ in range(ROUNDS):
-        for name, part in parts.items():
-            start = time.perf_counter()
-            for i in range(REPEATS):
-                part(i)
-            times[name].append((time.perf_counter() - start) / REPEATS * 1e3)
-    found = {name: statistics.median(values) for name, values in times.items()}
-    ratios = [s / b for s, b in zip(times["step"], times["bare"], strict=True)]
-    quiet = min(times["step"]) / min(times["bare"])
-    return found | {
-        "ratio": statistics.median(ratios),
-        "ratio_of_minima": quiet,
-        "compile_seconds": compile_seconds,
-    }
+    run.step(0)
+    seconds = time.perf_counter() - start
+    batch, labels = config.optimiser.batch_size, config.label_count
+    bare = bare_products(Decoder(config).width, config.sequence_length, batch, labels, False)
+    found = lowest({"bare": lambda i: bare(), "step": run.step})
+    drawn = run.draft(0)
+    found |= lowest({"drawing": run.draft, "graph": lambda i: float(run.one(drawn, 1e-3))})
+    ratios = [step / products for step, products in zip(found["step"], found["bare"], strict=True)]
+    print(f"{positions}: first step {seconds:.1f} s; step / bare {ratios[0]:.2f} (medians {ratios[1]:.2f})")
+    for name, (low, middle) in found.items():
+        print(f"  {name:<26}{low:8.2f} ms   (median {middle:.2f})")
+    if config.numerics.mode == "compiled":
+        times = kernels(run)
+        for name, value in times.items():
+            print(f"    {name:<24}{value:8.2f} ms   {value / sum(times.values()):5.0%} of all kernels")
+    eager = _Run(replace(config, numerics=replace(config.numerics, mode="eager")))
+    modes = lowest({config.numerics.mode: run.step, "eager": eager.step}, calls=60)
+    print("  " + ", ".join(f"{mode} {low:.1f} ms" for mode, (low, _) in modes.items()) + " a step", flush=True)
 
 
 def main() -> None:
-    """Prints a line for `rope` and one for one-hot positions (APE)."""
+    """Tells of `rope` and of one-hot positions (APE)."""
     torch.set_num_threads(1)
     numerics.keep_freed_memory()
-    print("One training step, one thread, milliseconds; ratio = step / bare matrix products (aim: at most 1.5)")
+    print("One training step, one thread; the lowest twentieth of calls in alternation (aim: step / bare at most 1.5)")
     for positions in sys.argv[1:] or ("rope", "onehot"):
-        found = measure(positions)
-        told = "  ".join(f"{name} {value:.2f}" for name, value in found.items())
-        print(f"{positions:<8} {told}", flush=True)
+        measure(positions)
 
 
 if __name__ == "__main__":

@@ -125,11 +125,13 @@ class Decoder:
 
     def _mlp(self, parameters: Parameters, name: str, x: Tensor, gain: Tensor | None) -> Tensor:
         weights = [parameters[f"decoder.{name}.{part}.weight"] for part in ("gate", "value", "out")]
-        gate, value = x @ _scaled(gain, weights[0]), x @ _scaled(gain, weights[1])
+        both = x @ _scaled(gain, torch.cat(weights[:2], 1))
         if self.options.mlp == "swiglu":
+            gate, value = both.chunk(2, -1)
             return (F.silu(gate) * value) @ weights[2]
         biases = [parameters[f"decoder.{name}.{part}.bias"] for part in ("gate", "value", "out")]
-        return F.silu((gate + biases[0]) * (value + biases[1])) @ weights[2] + biases[2]
+        gate, value = _shifted(both, torch.cat(biases[:2])).chunk(2, -1)
+        return _shifted(F.silu(gate * value) @ weights[2], biases[2])
 
     def _split(self, x: Float[Tensor, "batch row width"]) -> Float[Tensor, "batch head row dimension"]:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -257,6 +259,13 @@ class Decoder:
 def _scaled(gain: Float[Tensor, " input"] | None, weight: Float[Tensor, "input output"]) -> Tensor:
     """A weight whose input carries a gain: (x * gain) @ W = x @ (gain * W)."""
     return weight if gain is None else gain[:, None] * weight
+
+
+def _shifted(x: Float[Tensor, "*row width"], bias: Float[Tensor, " width"]) -> Tensor:
+    """x + bias, with the bias of every row from a product with ones: its gradient, a sum over rows, is then a product
+    as well, several times as fast as the compiler's own sum."""
+    ones = torch.ones(x.shape[:-1].numel(), 1, dtype=x.dtype, device=x.device)
+    return x + (ones @ bias[None]).view(x.shape)
 
 
 def _as_it_is(name: str, value: Tensor) -> Tensor:

@@ -54,21 +54,19 @@ class TrainedParameters:
         self.named = {**self.fixed, **views(self.flat, self.shapes)}
 
 
-def gradient_function(
-    config: RunConfig, trained: TrainedParameters
-) -> Callable[[Flat, Batch], tuple[Float[Tensor, ""], Flat]]:
-    """A function from (flat parameters, batch) to (loss, flat gradient), compiled if `config.numerics.mode` says so."""
-    decoder = Decoder(config)
+def gradient_function(config: RunConfig, trained: TrainedParameters) -> Callable[..., tuple[Float[Tensor, ""], Flat]]:
+    """A function from (flat parameters, batch, fixed parameters) to (loss, flat gradient).
 
-    def loss_and_gradient(flat: Flat, batch: Batch) -> tuple[Tensor, Tensor]:
+    Arguments:
+        trained: gives names and shapes, and the fixed parameters of a call that names none.
+    """
+    decoder, shapes, usual = Decoder(config), trained.shapes, trained.fixed
+
+    def loss_and_gradient(flat: Flat, batch: Batch, fixed: Mapping[str, Tensor] = usual) -> tuple[Tensor, Tensor]:
         def loss_of(values: Tensor) -> Tensor:
-            return decoder.loss({**trained.fixed, **views(values, trained.shapes)}, batch)
+            return decoder.loss({**fixed, **views(values, shapes)}, batch)
 
         gradient, loss = torch.func.grad_and_value(loss_of)(flat)
         return loss, gradient
 
-    if config.numerics.mode != "compiled":
-        return loss_and_gradient
-    # All runs of a process share this function's code, and the compiler gives up after a few versions of one code.
-    torch.compiler.reset()
-    return torch.compile(loss_and_gradient, dynamic=False, fullgraph=True)
+    return loss_and_gradient

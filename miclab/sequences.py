@@ -83,6 +83,7 @@ class Draft:
     target: Int[Tensor, " batch"]
     classes: Mapping[str, Int[Tensor, "batch exemplar"]]
     placement: Float[Tensor, " batch"]
+    roles: Roles
 
     def batch(self, config: RunConfig) -> Batch:
         """The batch: a function of the tensors alone, which a training step may compile."""
@@ -90,8 +91,7 @@ class Draft:
             name: items_around(centre, self.bits[name], config.modalities[name].noise)
             for name, centre in self.centres.items()
         }
-        roles = sequence_roles(config.order, config.sequence.context)
-        return Batch(items, self.label_vectors, self.labels, self.target, self.classes, self.placement, roles)
+        return Batch(items, self.label_vectors, self.labels, self.target, self.classes, self.placement, self.roles)
 
     def where(self, mask: Bool[Tensor, " batch"], other: Draft) -> Draft:
         """This draft's sequences where `mask` holds, the other's elsewhere."""
@@ -99,6 +99,8 @@ class Draft:
         def pick(one: Any, two: Any) -> Any:
             if isinstance(one, Tensor):
                 return torch.where(mask.view(-1, *[1] * (one.dim() - 1)), one, two)
+            if isinstance(one, Roles):
+                return one
             return {name: pick(value, two[name]) for name, value in one.items()}
 
         return Draft(*(pick(getattr(self, f.name), getattr(other, f.name)) for f in fields(Draft)))
@@ -228,7 +230,8 @@ def draft(config: RunConfig, world: World, plan: ClassPlan, generator: torch.Gen
     bits = {name: draw_bits(tuple(c.shape[:2]), c.shape[2], generator) for name, c in centres.items()}
     vectors = world.label_embeddings.index_select(0, labels.flatten()).view(*labels.shape, width)
     placement = torch.rand(len(target), generator=generator)
-    return Draft(centres, bits, vectors, labels, target, plan.classes, placement)
+    roles = sequence_roles(config.order, config.sequence.context)
+    return Draft(centres, bits, vectors, labels, target, plan.classes, placement, roles)
 
 
 def realise(config: RunConfig, world: World, plan: ClassPlan, generator: torch.Generator) -> Batch:

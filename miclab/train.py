@@ -21,10 +21,11 @@ from miclab.config import RunConfig
 from miclab.decoder import Decoder
 from miclab.errors import RunError
 from miclab.evaluate import metric_row
-from miclab.gradients import TrainedParameters, gradient_function
+from miclab.gradients import TrainedParameters
 from miclab.request import Request
 from miclab.runs import Run, create, find
-from miclab.sequences import training_batch
+from miclab.sequences import training_draft
+from miclab.step import training_step
 from miclab.world import World, draw_world, world_from_tensors
 
 
@@ -229,19 +230,15 @@ class _Loop:
 
     def go(self, signals: _Signals, fresh: bool) -> Outcome:
         """Steps, rows and checkpoints until the end."""
-        gradients = gradient_function(self.config, self.trained)
+        step = training_step(self.config, self.trained, self.optimiser)
         if fresh:
             self._row()
             self._checkpoint()
         while self.step < self.request.steps:
-            batch = training_batch(self.config, self.world, self.step)
-            loss, slope = gradients(self.trained.flat, batch)
-            value = float(loss)
+            rate = optimiser.learning_rate(self.config.optimiser, self.step)
+            value = float(step(training_draft(self.config, self.world, self.step), rate))
             if not math.isfinite(value):
                 return self._diverged(f"the loss was {value} at step {self.step + 1}")
-            rate = optimiser.learning_rate(self.config.optimiser, self.step)
-            flat = {"trained": self.trained.flat}
-            optimiser.update(self.config.optimiser, flat, {"trained": slope}, self.optimiser, rate)
             self.totals["loss.sum"] += value
             self.totals["loss.count"] += 1
             self.step += 1

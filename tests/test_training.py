@@ -12,7 +12,6 @@ from tiny import tiny_config
 
 from miclab.errors import ConfigError
 from miclab.evaluate import evaluate
-from miclab.numerics import why_not_compiled
 from miclab.request import Request, SplitSizes
 from miclab.train import train_config
 
@@ -85,39 +84,6 @@ tell(trained(replace(config, parent=ParentConfig(run=sys.argv[2], step=5000)), 1
     print(first)
     print(scores)
     assert scores["icl"] >= 0.90
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(bool(why_not_compiled()), reason="nothing can be compiled here")
-def test_compiled_gradients_are_those_of_their_own_run(run_python):
-    """Two runs of equal shapes in one process: fails if the second is given the first one's compiled step, or if a
-    compiled step differs from the eager one."""
-    script = """
-import json
-from dataclasses import replace
-from miclab.decoder import Decoder
-from miclab.gradients import TrainedParameters, gradient_function
-from miclab.profiles import run_config
-from miclab.sequences import training_batch
-from miclab.settings import NumericsConfig
-from miclab.world import draw_world
-
-base = run_config("unimodal", "quick")
-batch = training_batch(base, draw_world(base), 0)
-found = {}
-for positions in ("rope", "rope_released"):
-    options = replace(base.decoder, positions=positions, initial_std=0.3, layers=1)
-    for mode in ("compiled", "eager"):
-        config = replace(base, decoder=options, numerics=NumericsConfig(mode=mode))
-        trained = TrainedParameters(config, Decoder(config).initial_parameters(0))
-        loss, slope = gradient_function(config, trained)(trained.flat, batch)
-        found[f"{positions} {mode}"] = [float(loss), float(slope.norm())]
-print(json.dumps(found))
-"""
-    found = run_python(script)
-    for positions in ("rope", "rope_released"):
-        assert found[f"{positions} compiled"] == pytest.approx(found[f"{positions} eager"], rel=1e-4)
-    assert abs(found["rope eager"][0] - found["rope_released eager"][0]) > 1e-3
 
 
 @pytest.mark.parametrize("positions", ["rope", "alibi"])

@@ -1,0 +1,85 @@
+"""One training step: what chance drew becomes a batch, a loss, its gradient and the optimiser's update.
+
+All of it is one function of tensors, run as it is or compiled. A process compiles it once for all runs whose steps are
+the same but for the values of tensors: what a run owns (its world, weights, averages and learning rate) is passed in.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Hashable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from miclab import optimiser
+from miclab.config import RunConfig
+from miclab.gradients import TrainedParameters, gradient_function
+from miclab.sequences import Draft
+
+Step = Callable[[Draft, float], Float[Tensor, ""]]
+COMPILER_OPTIONS: dict[str, str | int | bool | Callable] = {"cpp_wrapper": True}
+"""Matrix products are called from C++: from Python, some dozen calls would cost some percent of the step."""
+_compiled: dict[Hashable, Callable] = {}
+
+
+def graph_key(config: RunConfig) -> Hashable:
+    """All that the compiled step depends on, tensors' values aside: two configurations with the same key have the
+    same step. Classes, frequencies, seeds and rates are not part of it."""
+    rule = config.optimiser
+    return (
+        config.decoder,
+        config.bridge,
+        frozenset(config.frozen),
+        config.order,
+        config.host_name,
+        tuple((name, m.dimension, m.noise) for name, m in config.modalities.items()),
+        config.sequence.context,
+        config.label_count,
+        (rule.name, rule.weight_decay, rule.beta1, rule.beta2, rule.batch_size),
+        config.numerics.threads,
+    )
+
+
+def step_function(config: RunConfig, trained: TrainedParameters) -> Callable:
+    """The step as a function of tensors alone; it changes `flat`, `mean` and `square` in place and returns the loss.
+
+    Of `trained` only names and shapes are used.
+    """
+    loss_and_gradient = gradient_function(config, trained)
+
+    def step(flat, mean, square, numbers, fixed, draft):
+        loss, slope = loss_and_gradient(flat, draft.batch(config), fixed)
+        optimiser.move(config.optimiser, flat, slope, mean, square, numbers)
+        return loss
+
+    return step
+
+
+def _compile(config: RunConfig, trained: TrainedParameters) -> Callable:
+    key = graph_key(config)
+    if key not in _compiled:
+        step = step_function(config, trained)
+        # The compiler counts versions by code, and gives up after a few: each key gets a code of its own.
+        code = step.__code__.replace(co_name=f"step_{len(_compiled)}")
+        own = types.FunctionType(code, step.__globals__, code.co_name, None, step.__closure__)
+        _compiled[key] = torch.compile(own, dynamic=False, fullgraph=True, options=COMPILER_OPTIONS)
+    return _compiled[key]
+
+
+def training_step(config: RunConfig, trained: TrainedParameters, state: optimiser.State) -> Step:
+    """A function from (draft, learning rate) to the loss before the update; it changes `trained.flat` and `state` in
+    place. Compiled if `config.numerics.mode` says so.
+
+    Arguments:
+        state: what `optimiser.initial_state` gives for {"trained": trained.flat}.
+    """
+    function = _compile(config, trained) if config.numerics.mode == "compiled" else step_function(config, trained)
+    mean, square = state.get("mean.trained"), state.get("square.trained")
+
+    def step(draft: Draft, rate: float) -> Tensor:
+        numbers = optimiser.coefficients(config.optimiser, optimiser.next_step(state, "trained"), rate)
+        return function(trained.flat, mean, square, numbers, trained.fixed, draft)
+
+    return step
