@@ -161,13 +161,6 @@ class Evidence:
             self._rows[study] = frame if frame is not None and len(frame) else None
         return self._rows[study]
 
-    def failed(self, study: str) -> int:
-        """Runs of a study that ended badly."""
-        path = self.directory / "rows" / self.profile / f"{study}.parquet"
-        if not path.is_file():
-            return 0
-        return pl.read_parquet(path, columns=["run", "status"]).filter(pl.col("status") == "failed")["run"].n_unique()
-
     def plan(self, study: str) -> list[tuple[dict[str, Any], int, str]]:
         """Configuration as plain data, seed and trajectory hash of every run that a study asks for."""
         if study not in self._plans:
@@ -195,14 +188,14 @@ class Evidence:
         axes: Sequence[str],
         quantities: Mapping[str, Quantity] | Sequence[str],
         *,
-        at: Literal["last", "common"] = "last",
+        at: Literal["last", "common"] | int = "last",
         where: Callable[[Key], bool] = lambda key: True,
     ) -> Cells:
         """Cells of a grid: the planned ones, with the values of the rows that are there.
 
         Arguments:
             axes: dotted fields of the configuration that name a cell.
-            at: which row of a run; `common`: at the largest step at which all runs have one.
+            at: which row of a run: its last, that at a step, or (`common`) at the largest step at which all have one.
             where: the cells wanted, by their key.
         """
         if not isinstance(quantities, Mapping):
@@ -232,7 +225,7 @@ class Evidence:
             # Runs without a step in common cannot be compared: none is left then.
             frame = frame.filter(pl.col("step") == step)
         elif len(frame):
-            frame = frame.filter(pl.col("last"))
+            frame = frame.filter(pl.col("last") if at == "last" else pl.col("step") == at)
         values: dict[Key, dict[int, dict[str, NDArray]]] = {}
         for row in frame.unique("run", maintain_order=True).iter_rows(named=True) if len(frame) else ():
             key = tuple(field_of(self.config(row["config"]), axis) for axis in axes)

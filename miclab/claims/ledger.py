@@ -17,6 +17,25 @@ LEDGER: dict[str, Entry] = {
     entry.id: entry for entry in (*unimodal.ENTRIES, *positions.ENTRIES, *multimodal.ENTRIES, *prediction.ENTRIES)
 }
 
+RUN_ORDER = (
+    "multimodal",
+    "complexity",
+    "complexity_onehot",
+    "secondary_complexity",
+    "zipf",
+    "noise",
+    "decoder_size",
+    "diversity",
+    "early_fusion",
+    "secondary_zipf",
+    "secondary_noise",
+    "secondary_size",
+    "joint_label",
+    "longer_context",
+    "context",
+)
+"""Studies by what they settle for the time they take, the best first."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -100,3 +119,13 @@ def chosen(ids: Sequence[str]) -> list[Entry]:
 def judged(evidence: Evidence, entries: Sequence[Entry]) -> list[Line]:
     """Every entry with its findings."""
     return [Line(entry, evidence.profile, entry.judge(evidence)) for entry in entries]
+
+
+def studies_to_run(lines: Sequence[Line], again: bool = False) -> list[str]:
+    """Studies of the claims that lack planned runs, in the order in which they are worth running.
+
+    Arguments:
+        again: also those of claims that lack none.
+    """
+    named = {study for line in lines if again or line.missing for study in line.entry.studies}
+    return [study for study in RUN_ORDER if study in named]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from miclab.claims.evidence import Cells, Evidence
+from miclab.claims.evidence import Cells, Evidence, Statistic
 from miclab.claims.statistics import contrast, heads, slope
 from miclab.claims.verdict import Apart, Entry, Findings
 
@@ -23,7 +23,7 @@ def complexity(classes: float, bursts: float) -> float:
     return classes * math.sqrt(bursts)
 
 
-def _codes(evidence: Evidence, quantities: Any) -> Cells:
+def two_codes(evidence: Evidence, quantities: Any) -> Cells:
     """One-hot and `rope` where both are studied, at equal steps."""
     studies = ("complexity", "complexity_onehot")
     keys = evidence.cells(studies, (POSITIONS, CLASSES, BURSTS), ("icl",)).keys
@@ -31,25 +31,29 @@ def _codes(evidence: Evidence, quantities: Any) -> Cells:
     return evidence.cells(studies, (POSITIONS, CLASSES, BURSTS), quantities, at="common", where=lambda k: k[1:] in both)
 
 
+def gap_of(cells: Cells, chosen: set[float]) -> Statistic:
+    """Mean ICL of one-hot minus mean ICL of `rope` over the cells of some data complexities."""
+    sign = np.zeros(len(cells.keys))
+    for code, factor in (("onehot", 1.0), ("rope", -1.0)):
+        mine = [k[0] == code and round(complexity(*k[1:]), 6) in chosen for k in cells.keys]
+        sign[mine] = factor / max(sum(mine), 1)
+    return lambda means: means["icl"] @ sign
+
+
 def judge_u5(evidence: Evidence) -> Findings:
     """ICL of one-hot minus ICL of `rope`, by data complexity."""
-    everything = _codes(evidence, ("icl",))
+    everything = two_codes(evidence, ("icl",))
     levels = sorted({round(complexity(*key[1:]), 6) for key in everything.keys})
-
-    def gap(cells: Cells, chosen: set[float]):
-        sign = np.zeros(len(cells.keys))
-        for code, factor in (("onehot", 1.0), ("rope", -1.0)):
-            mine = [k[0] == code and round(complexity(*k[1:]), 6) in chosen for k in cells.keys]
-            sign[mine] = factor / max(sum(mine), 1)
-        return lambda means: means["icl"] @ sign
 
     conditions = []
     for level in levels:
         cells = everything.where(lambda key, level=level: round(complexity(*key[1:]), 6) == level)
         conditions.append(
-            contrast(cells, gap(cells, {level}), "ICL(APE) - ICL(rope)", clause=f"K sqrt(B) is {level:.0f}", low=0.05)
+            contrast(
+                cells, gap_of(cells, {level}), "ICL(APE) - ICL(rope)", clause=f"K sqrt(B) is {level:.0f}", low=0.05
+            )
         )
-    top, rest = gap(everything, {levels[-1]}), [gap(everything, {level}) for level in levels[:-1]]
+    top, rest = gap_of(everything, {levels[-1]}), [gap_of(everything, {level}) for level in levels[:-1]]
     conditions.append(
         contrast(
             everything, lambda m: top(m) - np.mean([g(m) for g in rest], axis=0),
@@ -61,7 +65,7 @@ def judge_u5(evidence: Evidence) -> Findings:
     apart = (
         Apart(
             quantity="ICL(APE) - ICL(rope) at K = 4096, B = 4",
-            measured=here.interval(gap(here, {8192.0})),
+            measured=here.interval(gap_of(here, {8192.0})),
             paper=(0.1, 0.2),
         ),
     )
@@ -89,10 +93,15 @@ def _sharpness(row: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
+def sharpness_cells(evidence: Evidence) -> Cells:
+    """Entropies and peak of the circuit's heads, by position code and K, at B = 4."""
+    quantities = {name: (lambda row, name=name: _sharpness(row)[name]) for name in ("query", "labels", "peak")}
+    return two_codes(evidence, quantities).where(lambda key: key[1] in SHARP_CLASSES and key[2] == 4)
+
+
 def judge_u6(evidence: Evidence) -> Findings:
     """Entropy and peak of the circuit's heads, `rope` against one-hot."""
-    quantities = {name: (lambda row, name=name: _sharpness(row)[name]) for name in ("query", "labels", "peak")}
-    cells = _codes(evidence, quantities).where(lambda key: key[1] in SHARP_CLASSES and key[2] == 4)
+    cells = sharpness_cells(evidence)
     rope = np.array([key[0] == "rope" for key in cells.keys])
 
     def difference(name: str):

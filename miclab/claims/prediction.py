@@ -53,6 +53,8 @@ class Table:
     absent: frozenset[str]
     short: int
     """Planned configurations with fewer than two seeds."""
+    labels: tuple[str, ...]
+    """Study of each run."""
 
     @property
     def runs(self) -> int:
@@ -109,6 +111,7 @@ def table(evidence: Evidence, stage: str) -> Table:
     wanted: dict[tuple[str, int], str] = {}
     found: dict[tuple[str, int], dict[str, float]] = {}
     steps: dict[tuple[str, int], int] = {}
+    studies: dict[tuple[str, int], str] = {}
     for study in evidence.names(stage):
         wanted |= {
             (_seedless(config), seed): name
@@ -129,6 +132,7 @@ def table(evidence: Evidence, stage: str) -> Table:
                 # A run of several studies counts once, with the row that was trained longest.
                 if row["step"] >= steps.get(identity, 0):
                     found[identity], steps[identity] = values, row["step"]  # type: ignore[assignment]
+                    studies[identity] = study
     order = {text: i for i, text in enumerate(dict.fromkeys(text for text, _ in found))}
     columns = {name: np.array([v[name] for v in found.values()], dtype=float) for name in (*COLUMNS, "CLA", "icl")}
     icl = columns.pop("icl")
@@ -136,7 +140,7 @@ def table(evidence: Evidence, stage: str) -> Table:
     used = frozenset(name for identity, name in wanted.items() if identity in found)
     seeds = Counter(text for text, _ in found)
     short = sum(seeds[text] < 2 for text in {text for text, _ in wanted})
-    return Table(columns, icl, groups, used, frozenset(wanted.values()) - used, short)
+    return Table(columns, icl, groups, used, frozenset(wanted.values()) - used, short, tuple(studies[i] for i in found))
 
 
 def pearson(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
@@ -146,7 +150,8 @@ def pearson(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
     return float(x @ y / norm) if norm > 0 else float("nan")
 
 
-def _correlation(data: Table, name: str) -> Callable[[NDArray[np.integer]], float]:
+def correlation(data: Table, name: str) -> Callable[[NDArray[np.integer]], float]:
+    """Correlation of a measure with final ICL, over runs given by index."""
     return lambda runs: pearson(data.measures[name][runs], data.icl[runs])
 
 
@@ -155,7 +160,7 @@ def _correlated(data: Table, names: Sequence[str]) -> tuple[Condition, ...]:
         Condition(
             clause=f"the measure is {name}",
             quantity=f"correlation of {name} with final ICL over runs",
-            measured=data.interval(_correlation(data, name)),
+            measured=data.interval(correlation(data, name)),
             low=0.0,
             used=data.used,
             absent=data.absent,
@@ -182,7 +187,7 @@ def judge_c2(evidence: Evidence) -> Findings:
     """Correlations over multimodal runs, and induction strength against CLA."""
     data = table(evidence, "multimodal")
     conditions = _correlated(data, tuple(MULTIMODAL))
-    against = _correlation(data, "Ind layer 2"), _correlation(data, "CLA")
+    against = correlation(data, "Ind layer 2"), correlation(data, "CLA")
     more = Condition(
         clause="induction strength is compared with CLA",
         quantity="correlation of Ind layer 2 minus that of CLA",
@@ -203,7 +208,8 @@ def _size(data: Table) -> tuple[str, ...]:
     return (f"{data.runs} runs of {data.configurations} configurations, two-layer decoders",)
 
 
-def _r_squared(truth: NDArray[np.floating], guess: NDArray[np.floating]) -> float:
+def r_squared(truth: NDArray[np.floating], guess: NDArray[np.floating]) -> float:
+    """Share of the variance of `truth` that `guess` explains; NaN where there is none."""
     spread = ((truth - truth.mean()) ** 2).sum()
     return float(1 - ((truth - guess) ** 2).sum() / spread) if spread > 0 else float("nan")
 
@@ -236,9 +242,9 @@ def judge_c3(evidence: Evidence) -> Findings:
         if data.decidable:
             features = np.column_stack([data.measures[name] for name in names])
             guess = held_out(features, data.icl, data.groups)
-            measured = data.interval(lambda runs, d=data, g=guess: _r_squared(d.icl[runs], g[runs]))
+            measured = data.interval(lambda runs, d=data, g=guess: r_squared(d.icl[runs], g[runs]))
             inside = _forest(TREES).fit(features, data.icl).predict(features)
-            fitted = data.interval(lambda runs, d=data, g=inside: _r_squared(d.icl[runs], g[runs]))
+            fitted = data.interval(lambda runs, d=data, g=inside: r_squared(d.icl[runs], g[runs]))
             apart.append(
                 Apart(quantity=f"{stage}, on the runs it was fitted to: {quantity}", measured=fitted, paper=(0.91, 1.0))
             )

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import tyro
 
 from miclab import profiles
 from miclab.claims.evidence import Evidence
-from miclab.claims.ledger import Line, chosen, judged
+from miclab.claims.ledger import Line, chosen, judged, studies_to_run
 from miclab.cli.terminal import parse, print_json, print_table
 from miclab.errors import MiclabError
+from miclab.intervals import Interval
 
 SHOWN = 4
 """Conditions that the ledger shows one by one; more are counted."""
@@ -88,7 +93,7 @@ def _explain(line: Line, directory: str) -> None:
         print(f"\nnote: {note}")
 
 
-def _unit(interval) -> str:
+def _unit(interval: Interval | None) -> str:
     return "" if interval is None else f"{interval.count} {interval.unit}s"
 
 
@@ -111,4 +116,86 @@ def run_claims(arguments: list[str]) -> int:
     """`miclab claims [ID ...]`."""
     options = parse(ClaimsOptions, "claims", arguments)
     _show(options.ids, options.profile, options.studies, options.explain, options.json)
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceOptions:
+    """Train what claims still need, then print the ledger. Stopped or killed at any moment, it goes on where it was."""
+
+    ids: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Claims, for example U1 M7; none: all of them (hours)."""
+    profile: profiles.Profile = "quick"
+    """`quick`: minutes to hours on 2 cores. `paper`: the paper's optimiser and steps, thousands of core-hours."""
+    studies: str = "studies"
+    """Directory of study files; their rows are written under rows/PROFILE."""
+    runs: str = "runs"
+    """Directory of runs; a finished run there is not trained again."""
+    launcher: Literal["local", "ray", "slurm"] = "local"
+    """Where to train."""
+    workers: int = 0
+    """Processes at once; 0: one for each core (`local`)."""
+    again: bool = False
+    """Also run the studies of claims whose committed rows are complete."""
+    json: bool = False
+    """Print the ledger as JSON."""
+
+
+def run_reproduce(arguments: list[str]) -> int:
+    """`miclab reproduce [ID ...]`."""
+    options = parse(ReproduceOptions, "reproduce", arguments)
+    before = judged(Evidence(options.studies, options.profile), chosen(options.ids))
+    names = studies_to_run(before, options.again)
+    status = 0
+    if names:
+        from miclab.cli.study import run_study
+
+        files = [str(Path(options.studies) / f"{name}.yaml") for name in names]
+        print(f"miclab: {len(names)} studies: {', '.join(names)}", file=sys.stderr)
+        # What the study command prints is no part of the ledger.
+        with contextlib.redirect_stdout(sys.stderr):
+            status = run_study(
+                ["run", *files, "--profile", options.profile, "--runs", options.runs,
+                 "--launcher", options.launcher, "--workers", str(options.workers)]
+            )  # fmt: skip
+    else:
+        print("miclab: no run is missing; --again trains what the committed rows have", file=sys.stderr)
+    _show(options.ids, options.profile, options.studies, False, options.json)
+    return status
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureOptions:
+    """Draw the paper's figures of claims from our rows, as PDF and SVG."""
+
+    ids: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Claims, for example U1 M7; none: all that have rows."""
+    profile: profiles.Profile = "quick"
+    """Whose rows."""
+    studies: str = "studies"
+    """Directory of study files, with their rows under rows/PROFILE."""
+    output: str = "figures"
+    """Directory to write to."""
+    json: bool = False
+    """Print the files written as JSON."""
+
+
+def run_figure(arguments: list[str]) -> int:
+    """`miclab figure [ID ...]`."""
+    options = parse(FigureOptions, "figure", arguments)
+    from miclab.claims.figures import NoRowsError, draw
+
+    evidence, entries = Evidence(options.studies, options.profile), chosen(options.ids)
+    written: list[str] = []
+    for entry in entries:
+        try:
+            written += [str(path) for path in draw(evidence, entry, Path(options.output))]
+        except NoRowsError as error:
+            if options.ids:
+                raise MiclabError(f"{entry.id}: {error}") from error
+            print(f"miclab: {entry.id}: {error}", file=sys.stderr)
+    if options.json:
+        print_json(written)
+    elif written:
+        print("\n".join(written))
     return 0

@@ -1,0 +1,124 @@
+"""Figures of the claims: drawn from rows, the same bytes each time, with every cell and the paper's figures in them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from claims_rows import make_rows, studies_directory
+from matplotlib.figure import Figure
+
+from miclab.claims import panels
+from miclab.claims.evidence import Evidence, field_of
+from miclab.claims.figures import FIGURES, NoRowsError, draw
+from miclab.claims.ledger import LEDGER
+from miclab.claims.multimodal import INTACT, UNTOUCHED, WITHOUT, ZEROED
+from miclab.claims.panels import Point
+from miclab.cli import main
+
+
+def everything(config, step):
+    """A row with every column that any figure needs, different in each configuration."""
+    size = math.log2(field_of(config, "modalities.m1.classes")) / 20 + field_of(config, "sequence.burstiness") / 20
+    m2 = math.log2(field_of(config, "modalities.m2.classes") or 2) / 40
+    value = size + m2 + 0.1 * field_of(config, "modalities.m1.noise") - 0.02 * field_of(config, "decoder.layers")
+    measures = {}
+    for layer in range(1, field_of(config, "decoder.layers") + 1):
+        for name in (
+            "induction", "induction_total", "label_to_item.m1", "entropy", "label_row_entropy", "previous_token_1",
+            "target_label_attention", "target_item_attention.m1", "total_label_attention",
+        ):  # fmt: skip
+            measures[f"measure.{name}.{layer}.1"] = value * layer / 3
+    columns = [UNTOUCHED, INTACT, *WITHOUT.values(), *ZEROED.values(), *(f"probe.context.{n}" for n in (8, 16, 32))]
+    return {"icl": value, "iwl": 1 - value, "cla.icl": value, **measures, **dict.fromkeys(columns, value)}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    found = studies_directory(tmp_path_factory.mktemp("figures"))
+    for study in Evidence(found, "quick").names():
+        make_rows(found, study, everything, steps=(1, 750, 1500))
+    return found
+
+
+@pytest.mark.parametrize("claim", LEDGER)
+def test_every_claim_has_a_figure_that_is_the_same_each_time(directory, tmp_path, claim):
+    entry = LEDGER[claim]
+    first = draw(Evidence(directory, "quick"), entry, tmp_path / "a")
+    again = draw(Evidence(directory, "quick"), entry, tmp_path / "b")
+    assert [path.name for path in first] == [f"{claim}-quick.pdf", f"{claim}-quick.svg"]
+    for one, other in zip(first, again, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    assert first[0].read_bytes().startswith(b"%PDF")
+    assert b"CreationDate" not in first[0].read_bytes()
+    assert b"<dc:date>" not in first[1].read_bytes()
+
+
+def test_figures_and_claims_are_the_same_list():
+    assert list(FIGURES) == list(LEDGER)
+
+
+@pytest.mark.parametrize("claim", LEDGER)
+def test_without_rows_there_is_no_figure(tmp_path, claim):
+    with pytest.raises(NoRowsError, match="rows"):
+        draw(Evidence(studies_directory(tmp_path), "quick"), LEDGER[claim], tmp_path)
+    assert not list(tmp_path.glob("*.pdf"))
+
+
+def test_the_command_draws_what_has_rows_and_names_what_has_none(tmp_path, capsys):
+    found = studies_directory(tmp_path)
+    make_rows(found, "multimodal", everything)
+    output = tmp_path / "out"
+    assert main(["figure", "--studies", str(found), "--output", str(output)]) == 0
+    assert {path.name for path in output.iterdir()} == {
+        f"{c}-quick.{k}" for c in ("M1", "M7", "M8", "C2") for k in ("pdf", "svg")
+    }
+    assert "U1: none of its studies has rows" in capsys.readouterr().err
+    assert main(["figure", "U1", "--studies", str(found), "--output", str(output)]) == 2
+
+
+def test_a_figure_of_few_seeds_shows_what_is_there(tmp_path):
+    found = studies_directory(tmp_path)
+    make_rows(found, "noise", everything, keep=lambda c, seed: seed == 0 and field_of(c, "modalities.m1.noise") < 0.5)
+    assert draw(Evidence(found, "quick"), LEDGER["U2"], tmp_path)
+
+
+def axes():
+    return Figure().subplots()
+
+
+def test_a_heatmap_puts_each_mean_into_its_cell():
+    place = axes()
+    found = [Point((8, 1), 0.2, 0.1, 0.3), Point((4, 1), 0.4, 0.3, 0.5), Point((8, 2), 0.9, 0.8, 1.0)]
+    image = panels.heatmap(place, found, "", "x", "y")
+    grid = np.ma.filled(image.get_array(), np.nan)
+    np.testing.assert_allclose(grid, [[0.4, 0.2], [np.nan, 0.9]])
+    assert [t.get_text() for t in place.get_xticklabels()] == ["4", "8"]
+    assert {t.get_text() for t in place.texts} == {"0.20\n[0.10, 0.30]", "0.40\n[0.30, 0.50]", "0.90\n[0.80, 1.00]"}
+
+
+def test_a_curve_is_drawn_in_the_order_of_its_axis_with_its_intervals():
+    place = axes()
+    panels.curve(place, [4, 2], [Point((4,), 0.5, 0.4, 0.7), Point((2,), 0.1, 0.0, 0.2)], "label", 1)
+    (container,) = place.containers
+    line, _, (bars,) = container.lines
+    assert line.get_xdata().tolist() == [2, 4]
+    assert line.get_ydata().tolist() == [0.1, 0.5]
+    np.testing.assert_allclose([s[:, 1] for s in bars.get_segments()], [[0.0, 0.2], [0.4, 0.7]])
+
+
+def test_bars_show_the_papers_figures_beside_ours():
+    place = axes()
+    panels.bars(place, {"a": Point((), 0.5, 0.4, 0.6), "b": Point((), 0.2, 0.1, 0.3)}, {"b": 0.062}, "accuracy")
+    assert [bar.get_width() for bar in place.patches] == [0.5, 0.2]
+    diamonds = [line for line in place.lines if line.get_marker() == "D"]
+    assert [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in diamonds] == [([0.062], [1])]
+
+
+def test_series_differ_in_colour_and_in_marker():
+    place = axes()
+    for index in range(len(panels.PALETTE)):
+        panels.curve(place, [1], [Point((1,), 0.5, 0.5, 0.5)], str(index), index)
+    lines = [container.lines[0] for container in place.containers]
+    assert len({line.get_color() for line in lines}) == len({line.get_marker() for line in lines}) == len(lines) == 7
