@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from miclab.errors import MiclabError
 from miclab.intervals import RESAMPLES, Interval
+
+if TYPE_CHECKING:
+    from miclab.studies.study import Study
 
 Key = tuple[Any, ...]
 Means = Mapping[str, NDArray[np.floating]]
@@ -134,6 +137,7 @@ class Evidence:
 
     def __init__(self, directory: Path | str, profile: str):
         self.directory, self.profile = Path(directory), profile
+        self._studies: dict[str, Study] = {}
         self._rows: dict[str, pl.DataFrame | None] = {}
         self._plans: dict[str, list[tuple[dict[str, Any], int, str]]] = {}
         self._configs: dict[str, dict[str, Any]] = {}
@@ -142,10 +146,23 @@ class Evidence:
 
     def names(self, *stages: str) -> tuple[str, ...]:
         """Studies of the directory, of some stages."""
+        files = sorted(self.directory.glob("*.yaml"))
+        return tuple(f.stem for f in files if not stages or self.study(f.stem).stage in stages)
+
+    def study(self, name: str) -> Study:
+        """A study of the directory, read once.
+
+        Raises:
+            MiclabError: there is none of this name.
+        """
         from miclab.studies.study import load_study
 
-        files = sorted(self.directory.glob("*.yaml"))
-        return tuple(f.stem for f in files if not stages or load_study(f, self.profile).stage in stages)
+        if name not in self._studies:
+            path = self.directory / f"{name}.yaml"
+            if not path.is_file():
+                raise MiclabError(f"There is no study {str(path)!r}; the claims need it.")
+            self._studies[name] = load_study(path, self.profile)
+        return self._studies[name]
 
     def rows(self, study: str) -> pl.DataFrame | None:
         """Rows of a study's finished runs; None if there are none."""
@@ -166,12 +183,8 @@ class Evidence:
         if study not in self._plans:
             from miclab.schema import to_mapping
             from miclab.studies.plan import Plan
-            from miclab.studies.study import load_study
 
-            path = self.directory / f"{study}.yaml"
-            if not path.is_file():
-                raise MiclabError(f"There is no study {str(path)!r}; the claims need it.")
-            planned = Plan([load_study(path, self.profile)], "compiled")
+            planned = Plan([self.study(study)], "compiled")
             runs = [planned.runs[identity] for identity in planned.members[study]]
             self._plans[study] = [(to_mapping(run.config), run.seed, run.hash) for run in runs]
         return self._plans[study]

@@ -52,10 +52,10 @@ def _heatmaps(
     """A heatmap for each (study, score, title)."""
 
     def draw(evidence: Evidence) -> Figure:
-        figure, axes = _figure(len(places), 3.6)
         at = "common" if common else "last"
         found = [points(evidence.cells((study,), (x, y), (score,), at=at), score) for study, score, _ in places]
         _need(any(found))
+        figure, axes = _figure(len(places), 1.4 + 0.62 * max(len({p.key[0] for p in cells}) for cells in found))
         for place, cells, (_, _, title) in zip(axes, found, places, strict=True):
             if cells:
                 image = panels.heatmap(place, cells, title, axis_name(x, alone=alone), axis_name(y, alone=alone))
@@ -128,6 +128,7 @@ def _complexity(evidence: Evidence) -> Figure:
                 mine,
                 {"onehot": "APE (one-hot)"}.get(code, code),
                 index,
+                line=False,
             )
     levels = sorted({round(complexity(*key[1:]), 6) for key in cells.keys})
     gaps = []
@@ -301,9 +302,9 @@ def draw(evidence: Evidence, entry: Entry, folder: Path) -> list[Path]:
     # Axes take some of their style when they are made, some when the file is written.
     with mpl.rc_context(STYLE):
         figure = FIGURES[entry.id](evidence)
-        figure.suptitle(
-            f"{entry.id}, profile {evidence.profile}: mean and 95 % interval over seeds", fontsize=8, x=0.01, ha="left"
-        )
+        over = "configurations" if entry.id.startswith("C") else "seeds"
+        told = f"{entry.id}, profile {evidence.profile}; 95 % intervals over {over}"
+        figure.suptitle(told, fontsize=8, x=0.01, ha="left")
         folder.mkdir(parents=True, exist_ok=True)
         written = []
         for kind, metadata in (("pdf", {"CreationDate": None}), ("svg", {"Date": None})):

@@ -92,7 +92,7 @@ def heatmap(axes: Axes, found: Sequence[Point], title: str, x: str, y: str) -> A
         place = columns.index(point.key[0]), rows.index(point.key[1])
         colour = "black" if point.mean > 0.55 else "white"
         text = f"{point.mean:.2f}\n[{point.low:.2f}, {point.high:.2f}]"
-        axes.text(*place, text, ha="center", va="center", fontsize=6, color=colour)
+        axes.text(*place, text, ha="center", va="center", fontsize=5.5, color=colour)
     axes.set_xticks(range(len(columns)), [f"{v:g}" for v in columns])
     axes.set_yticks(range(len(rows)), [f"{v:g}" for v in rows])
     axes.spines[:].set_visible(False)
@@ -101,15 +101,23 @@ def heatmap(axes: Axes, found: Sequence[Point], title: str, x: str, y: str) -> A
     return image
 
 
-def curve(axes: Axes, x: Sequence[float], found: Sequence[Point], label: str, index: int) -> None:
-    """One series with its intervals, in the colour and with the marker of its index."""
+def curve(axes: Axes, x: Sequence[float], found: Sequence[Point], label: str, index: int, line: bool = True) -> None:
+    """One series with its intervals, in the colour and with the marker of its index; `line` joins its points."""
     order = np.argsort(x)
     mean, low, high = (np.array([getattr(p, end) for p in found])[order] for end in ("mean", "low", "high"))
     axes.errorbar(
-        np.asarray(x, dtype=float)[order], mean, yerr=[np.maximum(mean - low, 0), np.maximum(high - mean, 0)],
-        color=PALETTE[index % len(PALETTE)], marker=MARKERS[index % len(MARKERS)], markersize=4, lw=1.3, capsize=2,
-        elinewidth=0.9, label=label,
-    )  # fmt: skip
+        np.asarray(x, dtype=float)[order],
+        mean,
+        yerr=[np.maximum(mean - low, 0), np.maximum(high - mean, 0)],
+        color=PALETTE[index % len(PALETTE)],
+        marker=MARKERS[index % len(MARKERS)],
+        markersize=4,
+        lw=1.3,
+        ls="-" if line else "none",
+        capsize=2,
+        elinewidth=0.9,
+        label=label,
+    )
 
 
 def band(axes: Axes, steps: Sequence[int], found: Sequence[Point], label: str, index: int) -> None:
@@ -129,7 +137,7 @@ def bars(axes: Axes, named: Mapping[str, Point], paper: Mapping[str, float], lab
     shown = [(paper[name], place) for place, name in enumerate(names) if name in paper]
     if shown:
         axes.plot(*zip(*shown, strict=True), "D", color=PALETTE[1], markersize=5, ls="none", label="paper")
-        axes.legend(frameon=False, fontsize=7)
+        axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlabel(label)
