@@ -207,6 +207,20 @@ class Run:
         """Records a status, in words why, and other entries of the manifest (`request`, `environment`)."""
         self._commit(status=status, reason=reason, **changes)
 
+    def adopt(self, other: Run, step: int) -> None:
+        """Takes the checkpoint of `step` from another directory with the same run.
+
+        Raises:
+            RunError: it is another run, another process trains one of them, or a file is damaged.
+        """
+        if other.hash != self.hash:
+            raise RunError(f"{other.path} is not the run of {self.path}.")
+        with self.locked():
+            files = dict(self._files)
+            for name in (_weights(step), _optimiser(step)):
+                files[name] = storage.write_bytes(self.path / name, other._read(name, ""))
+            self._commit(files=files)
+
     def save_analysis(self, step: int, name: str, content: Mapping[str, Any]) -> None:
         """Stores what was found out about the checkpoint of `step`, in the place of an older analysis of this name.
 

@@ -14,6 +14,7 @@ from miclab.errors import MiclabError, nearest
 from miclab.profiles import Profile
 
 if TYPE_CHECKING:
+    from miclab.studies.engine import Tally
     from miclab.studies.plan import Plan
     from miclab.studies.study import Study
 
@@ -92,14 +93,12 @@ def run_study(arguments: list[str]) -> int:
 
 def _planned(files: tuple[str, ...], options: _Common) -> tuple[list[Study], Plan]:
     from miclab.studies.mode import long_mode
-    from miclab.studies.plan import Plan, check_axes
+    from miclab.studies.plan import Plan
     from miclab.studies.study import load_study
 
     if not files:
         raise MiclabError("Name at least one study file.")
     studies = [load_study(file, options.profile) for file in files]
-    for study in studies:
-        check_axes(study)
     return studies, Plan(studies, long_mode(Path(options.runs)))
 
 
@@ -137,6 +136,7 @@ def _print_counts(counts: dict[str, dict[str, int]], failures: list[dict[str, st
 def _run(arguments: list[str]) -> int:
     options = parse(RunOptions, "study run", arguments)
     studies, plan = _planned(options.file, options)
+    from miclab.cli.watch import Watch
     from miclab.studies.engine import Engine
     from miclab.studies.launchers.local import LocalLauncher
     from miclab.studies.rows import StudyTable
@@ -145,20 +145,18 @@ def _run(arguments: list[str]) -> int:
     root.mkdir(parents=True, exist_ok=True)
     tables = [StudyTable(study, plan, root) for study in studies]
     launcher = LocalLauncher(options.workers)
-    told = [-1]
 
-    def change(tally) -> None:
-        for table in tables:
-            table.write(tally.states)
-        done = sum(s.status in ("done", "failed") for s in tally.states.values())
-        if done != told[0]:
-            told[0] = done
-            print(f"miclab: {done} of {len(tally.states)} runs", file=sys.stderr, flush=True)
+    with Watch(plan, root) as watch:
 
-    try:
-        tally = Engine(plan, root, launcher, retry_failed=options.retry_failed, on_change=change).go()
-    finally:
-        launcher.close()
+        def change(tally: Tally) -> None:
+            for table in tables:
+                table.write(tally.states)
+            watch(tally)
+
+        try:
+            tally = Engine(plan, root, launcher, retry_failed=options.retry_failed, on_change=change).go()
+        finally:
+            launcher.close()
     for table in tables:
         table.write(tally.states, now=True)
     counts, failures = _counts(plan, tally.states, set()), _failures(plan, tally.states)
@@ -221,7 +219,10 @@ def _rows(arguments: list[str]) -> int:
     root = Path(options.runs)
     states = {} if options.stored else state.survey(plan, root)
     if any(s.status == "done" for s in states.values()):
-        frame = StudyTable(study, plan, root).frame(states)
+        table = StudyTable(study, plan, root)
+        frame = table.frame(states)
+        for line in dict.fromkeys(table.warnings):
+            print(f"miclab: warning: {line}", file=sys.stderr)
     else:
         frame = read_table(table_file(study))
     if options.output:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import secrets
 import signal
 import threading
 import time
@@ -14,12 +15,12 @@ from miclab.studies import state
 from miclab.studies.launchers import Launcher
 from miclab.studies.plan import Plan
 from miclab.studies.state import State
-from miclab.studies.task import Answer, answer, write_task
+from miclab.studies.task import answer, task_run, tasks_folder, write_task
 
 ELSEWHERE = 2.0
 """Seconds between looks at runs that other processes hold."""
 DEATHS = 3
-"""Processes that may die under a run before it is marked as failed."""
+"""Processes that may die under a run before it is marked as failed. A launcher may lose several runs together."""
 
 
 @dataclass
@@ -93,6 +94,7 @@ class Engine:
         self.deaths: dict[str, int] = {}
         self.ready: list[int] = []
         self.identities = list(plan.runs)
+        self.token = secrets.token_hex(4)
         self.tally = Tally(state.survey(plan, self.root))
         if retry_failed:
             self._forget_failures()
@@ -114,34 +116,50 @@ class Engine:
 
     def go(self) -> Tally:
         """Works until all is done or has failed, or a signal asks to stop."""
-        asked, since = False, 0.0
         with _Stop() as stop:
-            while True:
-                if stop.wished and not asked:
-                    asked = True
-                    self.launcher.stop()
-                if not asked:
-                    self._give()
-                if not self.tally.running and (asked or not (self.ready or self.tally.elsewhere)):
-                    return self.tally
-                self.on_change(self.tally)
-                for path, text in self.launcher.wait(0.5):
-                    self._take(path, text)
-                if time.monotonic() - since > ELSEWHERE:
-                    since = time.monotonic()
-                    self._look_elsewhere()
+            self._work(stop)
+        self._clear_tasks()
+        return self.tally
+
+    def _work(self, stop: _Stop) -> None:
+        asked, since = False, 0.0
+        while True:
+            if stop.wished and not asked:
+                asked = True
+                self.launcher.stop()
+            if not asked:
+                self._give()
+            if not self.tally.running and (asked or not (self.ready or self.tally.elsewhere)):
+                return
+            self.on_change(self.tally)
+            for path, text in self.launcher.wait(0.5):
+                self._take(path, text)
+            if time.monotonic() - since > ELSEWHERE:
+                since = time.monotonic()
+                self._look_elsewhere()
+
+    def _is_suspect(self, identity: str) -> bool:
+        """Whether the next death is the last: such a run works alone, so that no other one can be meant."""
+        return self.deaths.get(identity, 0) >= DEATHS - 1
 
     def _give(self) -> None:
+        if any(map(self._is_suspect, self.tally.running)):
+            return
         room, paths = self.launcher.room(), []
         while self.ready and len(paths) < room:
-            identity = self.identities[heapq.heappop(self.ready)]
+            identity = self.identities[self.ready[0]]
+            if self._is_suspect(identity) and self.tally.running:
+                break
+            heapq.heappop(self.ready)
             self.tally.running.add(identity)
-            paths.append(str(write_task(self.root, self.plan.runs[identity])))
+            paths.append(str(write_task(self.root, self.plan.runs[identity], self.token)))
+            if self._is_suspect(identity):
+                break
         if paths:
             self.launcher.submit(paths)
 
     def _take(self, path: str, text: str | None) -> None:
-        identity = Path(path).stem
+        identity = task_run(path)
         self.tally.running.discard(identity)
         if text is None:
             self._died(identity)
@@ -152,8 +170,11 @@ class Engine:
         self.tally.seconds += told.seconds
         if told.status == "busy":
             self.tally.elsewhere.add(identity)
+        elif told.status == "stopped":
+            # Not by us, or we are about to end.
+            self._settle(identity, State("begun", told.reason))
         else:
-            self._note(identity, told)
+            self._settle(identity, state.look(self.plan.runs[identity], self.root))
 
     def _died(self, identity: str) -> None:
         """A worker's process ended: the run goes on from its last checkpoint, unless it is what kills them."""
@@ -165,13 +186,6 @@ class Engine:
         state.mark_failure(self.root, identity, reason)
         self._settle(identity, State("failed", reason))
 
-    def _note(self, identity: str, told: Answer) -> None:
-        if told.status == "stopped":
-            # Not by us: somebody stopped the worker, or we are about to end.
-            self._settle(identity, State("begun", told.reason))
-        else:
-            self._settle(identity, state.look(self.plan.runs[identity], self.root))
-
     def _settle(self, identity: str, found: State) -> None:
         """Notes how a run ended, and what that means for its children."""
         self.tally.states[identity] = found
@@ -181,6 +195,13 @@ class Engine:
                 self._settle(child, state.inherited(self.tally.states[child], run, found, self.plan))
             elif found.status == "done" and self._open(child):
                 heapq.heappush(self.ready, self.order[child])
+
+    def _clear_tasks(self) -> None:
+        """Removes task files of runs that are done, also those that a killed engine left."""
+        for path in tasks_folder(self.root).glob("*.json"):
+            found = self.tally.states.get(task_run(str(path)))
+            if found is not None and found.status == "done":
+                path.unlink(missing_ok=True)
 
     def _look_elsewhere(self) -> None:
         """Runs that others held: done, failed, or free again."""

@@ -28,6 +28,7 @@ class PlannedRun:
         point: configuration of its point, with any seed.
         request: what is asked of it by all studies of the plan.
         probes: names of the analyses after training (see `miclab.studies.probes`).
+        starts: checkpoints that other runs start from.
     """
 
     hash: str
@@ -37,6 +38,7 @@ class PlannedRun:
     point: RunConfig
     request: Request
     probes: tuple[str, ...] = ()
+    starts: tuple[int, ...] = ()
 
     @property
     def config(self) -> RunConfig:
@@ -74,21 +76,32 @@ class Plan:
             for seed in study.seeds:
                 parent = ""
                 if point.parent is not None and point.parent_request is not None:
-                    parent = self._add(point.parent, point.parent_request, seed, "", ())
-                yield self._add(point.config, point.request, seed, parent, probes)
+                    parent = self._add(point.parent, point.parent_request, seed, starts=(point.parent_request.steps,))
+                yield self._add(point.config, point.request, seed, parent, probes=probes)
 
-    def _add(self, point: RunConfig, request: Request, seed: int, parent: str, probes: tuple[str, ...]) -> str:
+    def _add(
+        self,
+        point: RunConfig,
+        request: Request,
+        seed: int,
+        parent: str = "",
+        *,
+        probes: tuple[str, ...] = (),
+        starts: tuple[int, ...] = (),
+    ) -> str:
         config = _seeded(point, seed, parent)
         identity = schema.trajectory_hash(config)
         old = self.runs.get(identity)
         if old is None:
+            name = run_name(config, identity)
             self.runs[identity] = PlannedRun(
-                hash=identity, name=run_name(config, identity), seed=seed, parent=parent, point=point,
-                request=request, probes=probes,
+                hash=identity, name=name, seed=seed, parent=parent, point=point, request=request, probes=probes,
+                starts=starts,
             )  # fmt: skip
         else:
             old.request = joined(old.request, request)
             old.probes = tuple(dict.fromkeys((*old.probes, *probes)))
+            old.starts = tuple(dict.fromkeys((*old.starts, *starts)))
         return identity
 
     def children(self) -> dict[str, list[str]]:
@@ -136,6 +149,7 @@ def _places(block: Block) -> Iterator[dict[str, Any]]:
 
 
 def _points(study: Study, mode: str) -> Iterator[_Point]:
+    _check_axes(study)
     base = profiles.run_config(study.stage, study.profile)
     request = schema.from_mapping(Request, study.request, "request", profiles.request(study.stage, study.profile))
     first_request = profiles.request("unimodal", study.profile)
@@ -157,8 +171,6 @@ def _point(
     study: Study, block: Block, axes: Fields, base: RunConfig, request: Request, first: Request, mode: str
 ) -> _Point:
     change = nested(axes)
-    if "seed" in change:
-        raise ConfigError("seed", change["seed"], "no axis: the profile has `seeds`")
     asked, parent = change.pop("request", {}), change.pop("parent", {})
     if parent and study.stage != "multimodal":
         raise ConfigError("parent", parent, "axes of stage 1 only in a study whose stage is multimodal")
@@ -199,9 +211,15 @@ def axis_value(run: PlannedRun, parent: PlannedRun | None, axis: str) -> Any:
     return None if parent is None else value_at(parent.point, rest)
 
 
-def check_axes(study: Study) -> None:
-    """Raises ConfigError for an axis whose first name is no part of a configuration."""
+def _check_axes(study: Study) -> None:
+    """Raises ConfigError for an axis that is no dotted field of a configuration, or is part of another one."""
     known = [f.name for f in fields(RunConfig) if f.name != "seed"] + ["request"]
-    for axis in study.axes:
-        if axis.split(".")[0] not in known:
-            raise ConfigError(axis, axis, f"a dotted field: {nearest(axis.split('.')[0], known)}")
+    for block in study.grid:
+        for axis in block.axes:
+            owner = axis.split(".")[0]
+            if owner == "seed":
+                raise ConfigError(axis, "an axis", "no axis: the profile has `seeds`")
+            if owner not in known:
+                raise ConfigError(axis, "an axis", f"a dotted field: {nearest(owner, known)}")
+            if any(other.startswith(f"{axis}.") for other in block.axes):
+                raise ConfigError(axis, "an axis", "one that is not part of another one")

@@ -14,6 +14,7 @@ from miclab.errors import DamagedError, MiclabError
 from miclab.runs import glance
 from miclab.studies import state
 from miclab.studies.plan import Plan, PlannedRun, axis_value
+from miclab.studies.probes import probe_columns
 from miclab.studies.state import State
 from miclab.studies.study import Study
 
@@ -79,6 +80,7 @@ class StudyTable:
 
     def __init__(self, study: Study, plan: Plan, root: Path):
         self.study, self.plan, self.root = study, plan, root
+        self.warnings: list[str] = []
         self._read: dict[str, list[dict[str, Any]]] = {}
         self._written, self._count = 0.0, -1
 
@@ -128,7 +130,8 @@ class StudyTable:
         ]
         if not rows:
             return [{**failed, "reason": "; ".join(disk.warnings) or "it has no metric row"}]
-        rows[-1] |= {"last": True}
+        rows[-1] |= {"last": True, **probe_columns(run, disk)}
+        self.warnings += disk.warnings
         return rows
 
 

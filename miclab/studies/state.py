@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from miclab import storage
 from miclab.errors import DamagedError
@@ -86,17 +85,27 @@ def analysis_name(probe: str, run: PlannedRun) -> str:
 
 
 def missing_probes(run: PlannedRun, disk: Run) -> list[str]:
-    """Probes of a trained run that are not stored."""
-    stored, step = set(disk.analyses), probe_step(run, disk)
-    return [probe for probe in run.probes if (step, analysis_name(probe, run)) not in stored]
+    """Probes of a trained run that are not stored, or whose file is damaged."""
+    step = probe_step(run, disk)
+    return [probe for probe in run.probes if disk.analysis(step, analysis_name(probe, run)) is None]
+
+
+def missing_starts(run: PlannedRun, disk: Run) -> list[int]:
+    """Checkpoints that other runs of the plan start from and that a trained run has not kept."""
+    return sorted(set(run.starts) - set(disk.checkpoints))
 
 
 def is_trained(run: PlannedRun, disk: Run) -> bool:
-    """Whether nothing is left to train: all steps are done, or the same request ended at a plateau."""
+    """Whether nothing is left to train: all steps are done, or training has ended at the request's plateau."""
     if disk.status == "diverged":
         return False
-    asked: dict[str, Any] = json.loads(json.dumps(asdict(run.request)))
-    return disk.step >= run.request.steps or (disk.status == "finished" and disk.request == asked)
+    ended = run.request.plateau_rows > 0 and disk.status == "finished"
+    return disk.step >= run.request.steps or (ended and bool(run.request.plateau(disk.rows())))
+
+
+def is_complete(run: PlannedRun, disk: Run) -> bool:
+    """Whether a run is trained and nothing else is missing."""
+    return is_trained(run, disk) and not missing_starts(run, disk) and not missing_probes(run, disk)
 
 
 def state_on_disk(run: PlannedRun, disk: Run | None, failure: str) -> State:
@@ -108,7 +117,7 @@ def state_on_disk(run: PlannedRun, disk: Run | None, failure: str) -> State:
     """
     if disk is not None and disk.status == "diverged":
         return State("failed", f"diverged: {disk.reason}", disk.step)
-    if disk is not None and is_trained(run, disk) and not missing_probes(run, disk):
+    if disk is not None and is_complete(run, disk):
         return State("done", disk.reason, disk.step)
     if failure:
         return State("failed", failure, -1 if disk is None else disk.step)
@@ -160,9 +169,3 @@ def count(states: Iterable[State]) -> dict[str, int]:
     for state in states:
         counts[state.status] += 1
     return counts
-
-
-def clear_tasks(root: Path) -> None:
-    """Removes task files of processes that are gone; a live one has read its file long before."""
-    with contextlib.suppress(FileNotFoundError):
-        os.rmdir(root / FOLDER / "tasks")

@@ -5,12 +5,15 @@ A worker is given the path of a task file and nothing else, whatever the launche
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+import signal
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +21,7 @@ from miclab import schema, storage
 from miclab.config import RunConfig
 from miclab.errors import BusyError, MiclabError
 from miclab.request import Request
-from miclab.runs import run_name
+from miclab.runs import Run, open_run, run_name
 from miclab.studies import state
 from miclab.studies.plan import PlannedRun
 from miclab.studies.reservation import reserve
@@ -49,19 +52,34 @@ class Answer:
     seconds: float = 0.0
 
 
-def write_task(root: Path, run: PlannedRun) -> Path:
-    """Writes what a worker has to know about a run; returns the file's path."""
+def tasks_folder(root: Path) -> Path:
+    """Where tasks in hand lie."""
+    return root / state.FOLDER / "tasks"
+
+
+def write_task(root: Path, run: PlannedRun, engine: str) -> Path:
+    """Writes what a worker has to know about a run; returns the file's path.
+
+    Arguments:
+        engine: a token of the process that gives the task, so that two of them do not share a file.
+    """
     content = {
         "root": str(root),
         "hash": run.hash,
         "config": schema.to_mapping(run.config),
         "request": schema.to_mapping(run.request),
         "probes": list(run.probes),
+        "starts": list(run.starts),
     }
-    path = root / state.FOLDER / "tasks" / f"{run.hash}.json"
+    path = tasks_folder(root) / f"{run.hash}.{engine}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     storage.write_bytes(path, storage.json_bytes(content))
     return path
+
+
+def task_run(path: str) -> str:
+    """Trajectory hash of the run of a task file."""
+    return Path(path).name.partition(".")[0]
 
 
 def read_task(path: str) -> tuple[Path, PlannedRun]:
@@ -76,8 +94,35 @@ def read_task(path: str) -> tuple[Path, PlannedRun]:
         point=config,
         request=schema.from_mapping(Request, data["request"]),
         probes=tuple(data["probes"]),
+        starts=tuple(data["starts"]),
     )
     return Path(data["root"]), run
+
+
+class Stoppable:
+    """A worker process that SIGTERM stops only while it has a task; SIGINT, from the keyboard, is its engine's."""
+
+    busy = False
+
+    @classmethod
+    def take_signals(cls) -> None:
+        """Installs the handlers. Training has its own, which saves a checkpoint first."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, cls._terminate)
+
+    @classmethod
+    def _terminate(cls, number: int, frame: object) -> None:
+        if cls.busy:
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _in_hand() -> Iterator[None]:
+    Stoppable.busy = True
+    try:
+        yield
+    finally:
+        Stoppable.busy = False
 
 
 def perform(path: str) -> str:
@@ -86,10 +131,19 @@ def perform(path: str) -> str:
     Returns:
         The fields of an `Answer` as JSON.
     """
-    root, run = read_task(path)
+    with _in_hand():
+        try:
+            root, run = read_task(path)
+        except FileNotFoundError:
+            # An engine found the run done and cleared up before this worker was at it.
+            return json.dumps(asdict(Answer(task_run(path), "busy", "its task was withdrawn")))
+        return json.dumps(asdict(_perform(root, run)))
+
+
+def _perform(root: Path, run: PlannedRun) -> Answer:
     held = reserve(state.claims_folder(root), run.hash)
     if held is None:
-        return json.dumps(asdict(Answer(run.hash, "busy", "another process trains it")))
+        return Answer(run.hash, "busy", "another process trains it")
     start = time.perf_counter()
 
     def tell() -> None:
@@ -103,6 +157,8 @@ def perform(path: str) -> str:
         steps = max(0, step - max(before.step, 0))
         if status != "stopped" and before.status == "failed":
             state.forget_failure(root, run.hash)
+    except KeyboardInterrupt:
+        status, reason = "stopped", "stopped by a signal"
     except (BusyError, LostError) as error:
         status, reason = "busy", str(error)
     except Exception as error:
@@ -110,7 +166,7 @@ def perform(path: str) -> str:
         state.mark_failure(root, run, reason, traceback.format_exc())
     finally:
         held.release()
-    return json.dumps(asdict(Answer(run.hash, status, reason, steps, time.perf_counter() - start)))
+    return Answer(run.hash, status, reason, steps, time.perf_counter() - start)
 
 
 def _told(error: Exception) -> str:
@@ -126,7 +182,35 @@ def _train_and_probe(root: Path, run: PlannedRun, tell: Callable[[], None]) -> t
     outcome = train(disk, run.request, lambda progress: tell())
     if outcome.status == "diverged":
         return "failed", f"diverged: {outcome.reason}", outcome.step
-    return ("done" if outcome.status == "finished" else "stopped"), outcome.reason, outcome.step
+    if outcome.status == "stopped":
+        return "stopped", outcome.reason, outcome.step
+    disk = open_run(disk.path)
+    if state.missing_starts(run, disk):
+        _remake_starts(root, run, disk, tell)
+    if state.missing_probes(run, disk):
+        from miclab.studies.probes import store_missing
+
+        store_missing(run, disk)
+    return "done", outcome.reason, outcome.step
+
+
+def _remake_starts(root: Path, run: PlannedRun, disk: Run, tell: Callable[[], None]) -> None:
+    """Trains a run again, beside it, up to checkpoints that others start from and that an earlier request did not
+    keep. They have the same bits, so nothing of the run is touched."""
+    from miclab.train import prepare, train
+
+    missing = state.missing_starts(run, disk)
+    former = schema.from_mapping(Request, disk.request)
+    request = replace(former, steps=missing[-1], checkpoint_at=tuple(missing), plateau_rows=0)
+    beside = root / state.FOLDER / "again" / run.hash
+    again, _ = prepare(run.config, beside, request.steps)
+    outcome = train(again, request, lambda progress: tell())
+    if outcome.status == "stopped":
+        raise KeyboardInterrupt
+    again = open_run(again.path)
+    for step in missing:
+        disk.adopt(again, step)
+    shutil.rmtree(beside, ignore_errors=True)
 
 
 def environment() -> dict[str, str]:

@@ -11,20 +11,24 @@ from typing import Any
 
 from joblib.externals import loky
 
-from miclab.studies.task import environment, perform
+from miclab.studies.task import Stoppable, environment, perform
+
+GRACE = 60.0
+"""Seconds that a worker has to save a checkpoint when its engine is gone."""
 
 
 def prepare_worker(owner: int) -> None:
-    """Readies a worker: an interrupt from the keyboard is the engine's to pass on, and a worker whose engine is gone
-    saves a checkpoint and ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Readies a worker for signals; one whose engine is gone saves a checkpoint and ends."""
+    Stoppable.take_signals()
 
     def watch() -> None:
         while os.getppid() == owner:
             time.sleep(1.0)
-        os.kill(os.getpid(), signal.SIGTERM)
-        # Not in training, or deaf.
-        time.sleep(60.0)
+        if Stoppable.busy:
+            os.kill(os.getpid(), signal.SIGTERM)
+            deadline = time.monotonic() + GRACE
+            while Stoppable.busy and time.monotonic() < deadline:
+                time.sleep(0.1)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="watch").start()

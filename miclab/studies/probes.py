@@ -1,0 +1,84 @@
+"""Analyses of a run's last checkpoint after training: knockouts, ablations, other context lengths.
+
+A probe is stored beside the run, under its name and its number of sequences, and is computed once.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from miclab.errors import ConfigError, DamagedError, RunError
+from miclab.request import SplitSizes
+from miclab.runs import Run
+from miclab.studies.plan import PlannedRun
+from miclab.studies.state import analysis_name, missing_probes, probe_step
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from miclab.circuits.knockout import Interventions
+
+REFUSED = "refused"
+"""Key of a stored probe that is not possible for its run, with the reason."""
+
+
+class _Prober:
+    """Computes the probes of one checkpoint; what they share is computed once."""
+
+    def __init__(self, disk: Run, step: int, sizes: SplitSizes):
+        self.disk, self.step, self.sizes = disk, step, sizes
+
+    @cached_property
+    def interventions(self) -> Interventions:
+        from miclab.circuits.knockout import Interventions
+
+        return Interventions(self.disk, self.step, self.sizes)
+
+    def values(self, probe: str) -> dict[str, Any]:
+        """For each quantity of a probe the mean accuracy on `icl`, and that of each set of novel classes."""
+        if probe == "knockout":
+            return {effect.name: _accuracy(effect.correct) for effect in self.interventions.knockouts()}
+        if probe == "ablation":
+            return {effect.name: _accuracy(effect.correct) for effect in self.interventions.ablations()}
+        from miclab.evaluate import evaluate
+
+        context = int(probe.removeprefix("context."))
+        found = evaluate(self.disk, step=self.step, context=context, splits=("icl",), sizes=self.sizes, measures=False)
+        return {"": _accuracy(found.scores["icl"].correct)}
+
+
+def _accuracy(correct: NDArray) -> dict[str, Any]:
+    return {"accuracy": round(float(correct.mean()), 6), "sets": [round(float(v), 6) for v in correct.mean(1)]}
+
+
+def store_missing(run: PlannedRun, disk: Run) -> None:
+    """Computes and stores what is missing of a trained run's probes. One that is impossible for the run (a single head
+    to knock out, a context that the position code cannot place) is stored with the reason.
+
+    Raises:
+        RunError: a file of the run is damaged, or it cannot be written.
+    """
+    sizes = SplitSizes(sequences=run.request.sequences, novel_sets=run.request.novel_sets)
+    step = probe_step(run, disk)
+    prober = _Prober(disk, step, sizes)
+    for probe in missing_probes(run, disk):
+        content: dict[str, Any] = {"probe": probe, "step": step, "split": "icl", **vars(sizes)}
+        try:
+            content["values"] = prober.values(probe)
+        except DamagedError:
+            raise
+        except (ConfigError, RunError) as error:
+            content[REFUSED] = str(error)
+        disk.save_analysis(step, analysis_name(probe, run), content)
+
+
+def probe_columns(run: PlannedRun, disk: Run) -> dict[str, Any]:
+    """The stored probes as columns of a table: `probe.NAME` and, by set of novel classes, `probe.NAME.sets`."""
+    columns: dict[str, Any] = {}
+    for probe in run.probes:
+        stored = disk.analysis(probe_step(run, disk), analysis_name(probe, run)) or {}
+        for name, value in stored.get("values", {}).items():
+            column = f"probe.{probe}.{name}".rstrip(".")
+            columns[column], columns[f"{column}.sets"] = value["accuracy"], value["sets"]
+    return columns
