@@ -85,7 +85,13 @@ def _print(options: Seeds, found: Effects) -> int:
                     "oracles": oracles, "effects": rows})  # fmt: skip
         return 0
     cells = [
-        [e.name, e.knocked_out, e.accuracy, "" if e.name == "untouched" else e.change, e.share or "", e.in_context]
+        [
+            e.name,
+            e.knocked_out,
+            e.accuracy,
+            *(("", "") if e.name == "untouched" else (e.change, e.share or "")),
+            e.in_context,
+        ]
         for e in found.effects
     ]
     cells += [[name.replace("_", " "), "oracle", f"{value:.3f}", "", "", ""] for name, value in found.oracles.items()]

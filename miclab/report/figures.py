@@ -192,7 +192,7 @@ def distance_figure(steps: list[int], values: Mapping[str, Sequence[Mapping[str,
               LINES[index % len(LINES)])
         for index, (name, entries) in enumerate(values.items())
     ]  # fmt: skip
-    layout = _steps_layout(360, axis_of("L2 distance to the host's prototype"))
+    layout = _steps_layout(360, axis_of("L2 distance"))
     return {"data": data, "layout": {**layout, "showlegend": True}}
 
 

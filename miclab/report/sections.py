@@ -252,7 +252,7 @@ def _effect_table(effects: Sequence[Effect]) -> str:
             escape(e.knocked_out),
             escape(e.accuracy),
             "" if e.name == "untouched" else escape(e.change),
-            escape(e.share or ""),
+            "" if e.name == "untouched" else escape(e.share or ""),
             escape(e.in_context),
         ]
         for e in effects
