@@ -1,0 +1,38 @@
+"""The demonstration's claims: the direction decides, the paper's figure stands beside."""
+
+from __future__ import annotations
+
+import pytest
+
+from miclab.claims import CLAIMS, Judgement
+from miclab.intervals import Interval
+
+
+def judged(claim, mean, low, high):
+    return Judgement(CLAIMS[claim], Interval(mean, low, high, "set", 8))
+
+
+@pytest.mark.parametrize(
+    ("claim", "interval", "verdict", "beside"),
+    [
+        ("U5b", (0.15, 0.12, 0.18), "holds", "ours: there"),
+        ("U5b", (0.03, 0.02, 0.04), "holds", "ours: 0.070 below"),
+        ("U5b", (0.01, -0.02, 0.04), "not decided", "ours: 0.090 below"),
+        ("U5b", (-0.03, -0.04, -0.02), "does not hold", "ours: 0.130 below"),
+        ("M8a", (0.56, 0.55, 0.57), "holds", "ours: 0.224 above"),
+        ("M8a", (0.95, 0.94, 0.96), "does not hold", "ours: 0.614 above"),
+        ("M1", (0.89, 0.88, 0.91), "not decided", "ours: 0.060 below"),
+    ],
+)
+def test_direction_decides_and_the_distance_stands_beside(claim, interval, verdict, beside):
+    found = judged(claim, *interval)
+    assert found.verdict == verdict
+    assert beside in found.row()["paper"]
+
+
+def test_every_row_has_texts_for_a_report():
+    for claim in CLAIMS.values():
+        row = judged(claim.id, 0.5, 0.4, 0.6).row()
+        assert set(row) == {"result", "measured", "paper", "verdict", "criterion", "conclusion"}
+        assert all(isinstance(text, str) and text for text in row.values())
+        assert row["result"].startswith(claim.id)
