@@ -17,6 +17,9 @@ COMMANDS = {
     "runs": ("miclab.cli.inspect", "list the runs"),
     "show": ("miclab.cli.inspect", "one run: configuration, state, metric rows, integrity of its files"),
     "study": ("miclab.cli.study", "a grid of runs from a file: `study run`, `status`, `plan`, `rows`"),
+    "claims": ("miclab.cli.claims", "the ledger: verdict on every claim from the committed rows, beside the paper"),
+    "reproduce": ("miclab.cli.claims", "train what claims still need, then print the ledger"),
+    "figure": ("miclab.cli.claims", "the paper's figure of a claim from our rows, as PDF and SVG"),
     "evaluate": (
         "miclab.cli.analyse",
         "accuracy on every split with intervals and oracles; other context lengths",
