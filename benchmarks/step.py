@@ -26,7 +26,7 @@ from miclab.decoder import Decoder
 from miclab.gradients import TrainedParameters
 from miclab.profiles import run_config
 from miclab.sequences import training_draft
-from miclab.step import COMPILER_OPTIONS, step_function, training_step
+from miclab.step import step_function, training_step
 from miclab.world import draw_world
 
 CALLS, PROFILED = 400, 50
@@ -91,20 +91,20 @@ class _Run:
 
 
 def lowest(parts: dict[str, Callable[[int], object]], calls: int = CALLS) -> dict[str, tuple[float, float]]:
-    """Milliseconds of one call of each part, called in turn: the lowest twentieth, and the median."""
+    """Milliseconds of the processor for one call of each part, called in turn: lowest twentieth, and median."""
     times: dict[str, list[float]] = {name: [] for name in parts}
     for i in range(calls):
         for name, part in parts.items():
-            start = time.perf_counter()
+            start = time.thread_time()
             part(i)
-            times[name].append((time.perf_counter() - start) * 1e3)
+            times[name].append((time.thread_time() - start) * 1e3)
     return {name: (statistics.quantiles(values, n=20)[0], statistics.median(values)) for name, values in times.items()}
 
 
 def kernels(run: _Run) -> dict[str, float]:
     """Milliseconds of one step's kernels by kind."""
     config, state = run.config, run.state
-    options = {**COMPILER_OPTIONS, "cpp.enable_kernel_profile": True}
+    options = {**numerics.COMPILER_OPTIONS, "cpp.enable_kernel_profile": True}
     graph = torch.compile(step_function(config, run.trained), dynamic=False, fullgraph=True, options=options)
     numbers = optimiser.coefficients(config.optimiser, 1, 1e-3)
     tensors = (run.trained.flat.clone(), state["mean.trained"].clone(), state["square.trained"].clone(), numbers)

@@ -17,8 +17,11 @@ import torch
 from miclab.config import RunConfig
 from miclab.errors import ConfigError
 
-PAYS_FROM = 4000
-"""Steps from which compiling pays: it takes about a minute on one core and then saves a third of every step."""
+PAYS_FROM = 2500
+"""Steps from which compiling pays where nothing was compiled before: it takes about a minute of one core, and a step in
+eager mode takes two to three times as long as a compiled one (`python -m benchmarks.step`)."""
+COMPILER_OPTIONS: dict[str, Any] = {"cpp_wrapper": True}
+"""Matrix products are called from C++: from Python, some dozen calls would cost some percent of a step."""
 
 
 @lru_cache(maxsize=1)
@@ -30,7 +33,7 @@ def why_not_compiled() -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.compile(lambda x: x.sin() + 1, dynamic=False)(torch.zeros(8))
+            torch.compile(lambda x: x.sin() + 1, dynamic=False, options=COMPILER_OPTIONS)(torch.zeros(8))
     except Exception as error:  # The compiler's failures have no common type.
         return f"torch.compile failed ({str(error).strip().splitlines()[0][:100]})"
     finally:
@@ -53,7 +56,7 @@ def resolved(config: RunConfig, steps: int = PAYS_FROM) -> tuple[RunConfig, str]
     reason = why_not_compiled()
     if reason and numerics.mode == "compiled":
         raise ConfigError("numerics.mode", "compiled", f"'eager' or 'auto' here: {reason}")
-    line = f"Training in eager mode, about a third slower: {reason}." if reason else ""
+    line = f"Training in eager mode, two to three times as slow: {reason}." if reason else ""
     return replace(config, numerics=replace(numerics, mode="eager" if reason else "compiled")), line
 
 

@@ -262,7 +262,7 @@ class NumericsConfig:
     """What else moves the last bits of a result."""
 
     mode: Literal["auto", "compiled", "eager"] = "auto"
-    """`auto`: compiled for 4,000 steps or more where a C++ compiler works, else eager; what was used is recorded."""
+    """`auto`: compiled for 2,500 steps or more where a C++ compiler works, else eager; what was used is recorded."""
     threads: int = 1
     """Threads of one training process. Two processes of one thread beat one of two."""
     device: Literal["cpu"] = "cpu"

@@ -13,14 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from miclab import optimiser
+from miclab import numerics, optimiser
 from miclab.config import RunConfig
 from miclab.gradients import TrainedParameters, gradient_function
 from miclab.sequences import Draft
 
 Step = Callable[[Draft, float], Float[Tensor, ""]]
-COMPILER_OPTIONS: dict[str, str | int | bool | Callable] = {"cpp_wrapper": True}
-"""Matrix products are called from C++: from Python, some dozen calls would cost some percent of the step."""
 _compiled: dict[Hashable, Callable] = {}
 
 
@@ -64,7 +62,7 @@ def _compile(config: RunConfig, trained: TrainedParameters) -> Callable:
         # The compiler counts versions by code, and gives up after a few: each key gets a code of its own.
         code = step.__code__.replace(co_name=f"step_{len(_compiled)}")
         own = types.FunctionType(code, step.__globals__, code.co_name, None, step.__closure__)
-        _compiled[key] = torch.compile(own, dynamic=False, fullgraph=True, options=COMPILER_OPTIONS)
+        _compiled[key] = torch.compile(own, dynamic=False, fullgraph=True, options=numerics.COMPILER_OPTIONS)
     return _compiled[key]
 
 
