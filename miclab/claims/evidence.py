@@ -118,11 +118,16 @@ class Cells:
         return means, draws
 
     def interval(self, statistic: Statistic, level: float = 0.95) -> Interval | None:
-        """A statistic of the cells' means with its percentile bootstrap; None with fewer than two seeds in a cell."""
+        """A statistic of the cells' means with its percentile bootstrap; None with fewer than two seeds in a cell.
+
+        Its ends are NaN where the statistic is undefined in a resample, as a share of nothing is.
+        """
         if not self.decidable:
             return None
         means, draws = self.draws
-        estimate, values = float(statistic(means)), np.asarray(statistic(draws), dtype=float)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            estimate, values = float(statistic(means)), np.asarray(statistic(draws), dtype=float)
+        values = np.where(np.isfinite(values), values, np.nan)
         low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
         return Interval(estimate, float(low), float(high), "seed", len(self.seeds), level)
 
