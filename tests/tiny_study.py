@@ -85,6 +85,7 @@ def carry_out(plan: Plan, root: Path, launcher: Any = None, **asked: Any) -> Tal
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    """Files of the runs under a directory but for times and optimiser."""
+    """Files of the runs under a directory but for times, optimiser, and segments that a signal left without a row."""
     files = (f for f in root.rglob("*") if f.is_file() and f.name not in ("manifest.json", "lock", "mode.json"))
-    return {str(f.relative_to(root)): f.read_bytes() for f in files if ".optimiser." not in f.name}
+    found = {str(f.relative_to(root)): f.read_bytes() for f in files if ".optimiser." not in f.name}
+    return {name: content for name, content in found.items() if content}

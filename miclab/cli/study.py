@@ -99,7 +99,7 @@ def _planned(files: tuple[str, ...], options: _Common) -> tuple[list[Study], Pla
     if not files:
         raise MiclabError("Name at least one study file.")
     studies = [load_study(file, options.profile) for file in files]
-    return studies, Plan(studies, long_mode(Path(options.runs)))
+    return studies, Plan(studies, lambda: long_mode(Path(options.runs)))
 
 
 def _counts(plan: Plan, states: dict[str, Any], running: set[str]) -> dict[str, dict[str, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any
@@ -51,28 +51,30 @@ class Plan:
 
     Arguments:
         studies: what to plan, all of the same profile.
-        mode: numeric mode (`compiled` or `eager`) that `auto` stands for.
+        mode: numeric mode (`compiled` or `eager`) that `auto` stands for, or a function that finds it out, called only
+            if an `auto` is met.
 
     Raises:
         MiclabError: a point's configuration cannot work; the message names the study, the point and the field.
     """
 
-    def __init__(self, studies: Iterable[Study], mode: str):
+    def __init__(self, studies: Iterable[Study], mode: str | Callable[[], str]):
+        resolve = _Resolver(mode)
         self.runs: dict[str, PlannedRun] = {}
         self.members: dict[str, list[str]] = {}
         """For each study the hashes of its points' runs, in grid order, each once; parents are not among them."""
         for study in studies:
             if study.name in self.members:
                 raise MiclabError(f"Two studies are named {study.name!r}: the table of one would replace the other's.")
-            self.members[study.name] = list(dict.fromkeys(self._study_runs(study, mode)))
+            self.members[study.name] = list(dict.fromkeys(self._study_runs(study, resolve)))
 
-    def _study_runs(self, study: Study, mode: str) -> Iterator[str]:
+    def _study_runs(self, study: Study, resolve: _Resolver) -> Iterator[str]:
         probes = tuple(
             name
             for probe in study.probes
             for name in ([f"context.{n}" for n in study.probe_contexts] if probe == "context" else [probe])
         )
-        for point in _points(study, mode):
+        for point in _points(study, resolve):
             for seed in study.seeds:
                 parent = ""
                 if point.parent is not None and point.parent_request is not None:
@@ -148,7 +150,7 @@ def _places(block: Block) -> Iterator[dict[str, Any]]:
             yield along | dict(zip(block.product, values, strict=True))
 
 
-def _points(study: Study, mode: str) -> Iterator[_Point]:
+def _points(study: Study, resolve: _Resolver) -> Iterator[_Point]:
     _check_axes(study)
     base = profiles.run_config(study.stage, study.profile)
     request = schema.from_mapping(Request, study.request, "request", profiles.request(study.stage, study.profile))
@@ -162,13 +164,13 @@ def _points(study: Study, mode: str) -> Iterator[_Point]:
         for axes in _places(block):
             told = ", ".join(f"{axis}={value}" for axis, value in axes.items()) or "its only point"
             try:
-                yield _point(study, block, axes, base, request, first_request, mode)
+                yield _point(study, block, axes, base, request, first_request, resolve)
             except ConfigError as error:
                 raise MiclabError(f"{study.file}, at {told}: {error}") from error
 
 
 def _point(
-    study: Study, block: Block, axes: Fields, base: RunConfig, request: Request, first: Request, mode: str
+    study: Study, block: Block, axes: Fields, base: RunConfig, request: Request, first: Request, resolve: _Resolver
 ) -> _Point:
     change = nested(axes)
     asked, parent = change.pop("request", {}), change.pop("parent", {})
@@ -179,24 +181,32 @@ def _point(
     for name in ("seed", "parent"):
         if name in change:
             raise ConfigError(f"config.{name}", change[name], "no such field here: the study has `seeds` and `parent`")
-    config = _resolved(schema.from_mapping(RunConfig, change, "", base), mode)
+    config = resolve(schema.from_mapping(RunConfig, change, "", base))
     if (len(config.modalities) == 1) != (study.stage == "unimodal"):
         raise ConfigError("modalities", list(config.modalities), f"as many as the stage {study.stage} has")
     if study.stage != "multimodal":
         return _Point(config, request, None, None)
     steps = parent.pop("steps", first.steps)
     before = profiles.first_stage(config, study.profile)
-    before = _resolved(schema.from_mapping(RunConfig, laid_over(study.parent.config, parent), "parent", before), mode)
+    before = resolve(schema.from_mapping(RunConfig, laid_over(study.parent.config, parent), "parent", before))
     if (before.decoder, before.label_count) != (config.decoder, config.label_count):
         raise ConfigError("parent", "another decoder or number of labels", "the decoder and labels of the children")
     first = schema.from_mapping(Request, {"steps": steps}, "parent", first)
     return _Point(replace(config, parent=ParentConfig(step=steps)), request, before, first)
 
 
-def _resolved(config: RunConfig, mode: str) -> RunConfig:
-    if config.numerics.mode != "auto":
-        return config
-    return replace(config, numerics=replace(config.numerics, mode=mode))
+class _Resolver:
+    """Puts the numeric mode that was found in the place of `auto`."""
+
+    def __init__(self, mode: str | Callable[[], str]):
+        self._mode = mode
+
+    def __call__(self, config: RunConfig) -> RunConfig:
+        if config.numerics.mode != "auto":
+            return config
+        if callable(self._mode):
+            self._mode = self._mode()
+        return replace(config, numerics=replace(config.numerics, mode=self._mode))
 
 
 def axis_value(run: PlannedRun, parent: PlannedRun | None, axis: str) -> Any:

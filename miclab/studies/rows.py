@@ -128,7 +128,8 @@ class StudyTable:
             for row in disk.rows()
             if row["step"] <= run.request.steps and run.request.evaluates(row["step"])
         ]
-        if not rows:
+        if disk.warnings or not rows:
+            # Rows that end at a damaged file would pass for a shorter run.
             return [{**failed, "reason": "; ".join(disk.warnings) or "it has no metric row"}]
         rows[-1] |= {"last": True, **probe_columns(run, disk)}
         self.warnings += disk.warnings
