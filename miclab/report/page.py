@@ -17,7 +17,8 @@ from miclab.errors import RunError
 from miclab.report.collect import Collected, collect, split_values
 from miclab.report.data import figures_of, numbers_of
 from miclab.report.figures import overview_figure
-from miclab.report.sections import escape, overview_table, run_section, verdict_table
+from miclab.report.markup import escape
+from miclab.report.sections import overview_table, run_section, verdict_table
 from miclab.runs import Run
 
 

@@ -1,49 +1,26 @@
-"""The words and tables of the report, as HTML. Every text from outside is escaped here."""
+"""The words and tables of the report, as HTML."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import yaml
 
 from miclab import schema
 from miclab.circuits.heads import head_name
-from miclab.circuits.knockout import Effect
 from miclab.diagnose import Sign
 from miclab.intervals import Interval
 from miclab.report.collect import Collected, Tests, alignment_values, rows_for_measures
 from miclab.report.data import WEAK, colour_top
 from miclab.report.figures import ATTENTION_TOPS, attention_groups
+from miclab.report.interventions import interventions_section
+from miclab.report.markup import escape, mark, table
 from miclab.report.measures import FIRST, describe
 from miclab.splits import SPLITS
 
 VERDICT_COLUMNS = ("result", "measured", "paper", "criterion", "verdict", "conclusion")
 GOOD_VERDICTS = ("agrees", "confirmed", "yes", "reproduced", "holds")
 BAD_VERDICTS = ("does not hold", "differs", "failed", "no", "not reproduced", "disagrees")
-
-
-def escape(value: object) -> str:
-    """Text that stands for itself in HTML."""
-    return html.escape(str(value))
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = (), kind: str = "") -> str:
-    """A table of cells that are HTML already; `numbers` are the columns set to the right."""
-
-    def cell(tag: str, place: int, content: str) -> str:
-        style = "number" if place in numbers else "name" if place == 0 and tag == "td" else ""
-        return f'<{tag} class="{style}">{content}</{tag}>' if style else f"<{tag}>{content}</{tag}>"
-
-    top = "".join(cell("th", i, escape(name)) for i, name in enumerate(head))
-    body = "".join("<tr>" + "".join(cell("td", i, c) for i, c in enumerate(row)) + "</tr>" for row in rows)
-    opening = f'<table class="{kind}">' if kind else "<table>"
-    return f'<div class="scroll">{opening}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def mark(text: str, kind: str = "plain") -> str:
-    """A short text in a frame: `good`, `bad` or `plain`."""
-    return f'<span class="mark {kind}">{escape(text)}</span>'
 
 
 def verdict_table(verdicts: Sequence[Mapping[str, str]]) -> str:
@@ -164,11 +141,6 @@ def _alignment(number: int, collected: Collected) -> str:
     )
 
 
-def _oracle_table(oracles: Mapping[str, float]) -> str:
-    rows = [[escape(name.replace("_", " ")), f"{value:.3f}"] for name, value in oracles.items()]
-    return table(["without a network, inputs untouched", "accuracy"], rows, numbers=(1,))
-
-
 def _curves(number: int, collected: Collected, axis_control: str) -> str:
     if not collected.rows:
         return "<section><h3>Training</h3><p>The run has no metric row that can be read.</p></section>"
@@ -245,63 +217,6 @@ def _attention(number: int, collected: Collected) -> str:
     )
 
 
-def _effect_table(effects: Sequence[Effect]) -> str:
-    rows = [
-        [
-            escape(e.name),
-            escape(e.knocked_out),
-            escape(e.accuracy),
-            "" if e.name == "untouched" else escape(e.change),
-            "" if e.name == "untouched" else escape(e.share or ""),
-            escape(e.in_context),
-        ]
-        for e in effects
-    ]
-    head = ["intervention", "heads", "accuracy", "change", "share of untouched", "answers from the context"]
-    return table(head, rows, numbers=(2, 3, 4, 5))
-
-
-def _control_words(tests: Tests) -> str:
-    """What the controls are, or why there is none."""
-    if tests.heads is None:
-        return ""
-    made = any(effect.draws for effects in tests.knockouts.values() for effect in effects)
-    told = " A control is the mean over several draws of other heads of the same layers." if made else ""
-    for note in dict.fromkeys(tests.notes.values()):
-        names = ", ".join(name for name, text in tests.notes.items() if text == note)
-        told += f" {names.capitalize()}: {note}."
-    return told
-
-
-def _interventions(number: int, collected: Collected) -> str:
-    tests = collected.tests
-    if tests is None:
-        return "<section><h3>Interventions</h3><p>No intervention could be made.</p></section>"
-    sizes = tests.sizes
-    unit = f"{sizes.sequences} sequences of each of {sizes.novel_sets} sets of novel classes"
-    tables = "".join(
-        f"<p><b>Knockout, {'output set to zero' if baseline == 'zero' else 'output set to its mean'}</b></p>"
-        f"{_effect_table(effects)}"
-        for baseline, effects in tests.knockouts.items()
-    )
-    knockouts = (
-        f'<div><h4>Heads knocked out</h4><div data-figure="run{number}-knockouts"></div></div>'
-        if tests.heads is not None
-        else "<p>A single head: there is no circuit of two heads to knock out.</p>"
-    )
-    return (
-        '<section class="interventions"><h3>Interventions</h3>'
-        f'<p class="note">Accuracy on novel classes (icl) at step {tests.step:,} while something is taken out; {unit},'
-        " with 95 % intervals resampled by set. The line is the untouched decoder, the dotted one answering with any"
-        " label of the context. Zeroing the items of a modality leaves the labels in place."
-        f"{escape(_control_words(tests))}</p>"
-        f'<div class="pair even">{knockouts}<div><h4>Inputs zeroed</h4>'
-        f'<div data-figure="run{number}-ablations"></div></div></div>'
-        f"<details><summary>All numbers</summary>{tables}<p><b>Inputs zeroed</b></p>{_effect_table(tests.ablations)}"
-        f"{_oracle_table(collected.oracles or {})}</details></section>"
-    )
-
-
 def _signs(signs: Sequence[Sign] | None) -> str:
     if signs is None:
         return "<section><h3>Signs of failure</h3><p>They were not looked for.</p></section>"
@@ -346,6 +261,6 @@ def run_section(number: int, name: str, collected: Collected, axis_control: str)
         f'<article class="run" id="run{number}" aria-label="{escape(name)}"><h2>{escape(name)}</h2>'
         f"<p>{_status_mark(run.status)} at step {max(run.step, 0):,}: {escape(run.reason)}</p>"
         f"{_facts(collected)}{_problems(collected)}{_curves(number, collected, axis_control)}"
-        f"{_attention(number, collected)}{_interventions(number, collected)}{_signs(collected.signs)}"
+        f"{_attention(number, collected)}{interventions_section(number, collected)}{_signs(collected.signs)}"
         f"{_settings(collected)}</article>"
     )

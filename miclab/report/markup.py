@@ -1,0 +1,29 @@
+"""Small pieces of HTML. Every text from outside is escaped here."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+
+
+def escape(value: object) -> str:
+    """Text that stands for itself in HTML."""
+    return html.escape(str(value))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = (), kind: str = "") -> str:
+    """A table of cells that are HTML already; `numbers` are the columns set to the right."""
+
+    def cell(tag: str, place: int, content: str) -> str:
+        style = "number" if place in numbers else "name" if place == 0 and tag == "td" else ""
+        return f'<{tag} class="{style}">{content}</{tag}>' if style else f"<{tag}>{content}</{tag}>"
+
+    top = "".join(cell("th", i, escape(name)) for i, name in enumerate(head))
+    body = "".join("<tr>" + "".join(cell("td", i, c) for i, c in enumerate(row)) + "</tr>" for row in rows)
+    opening = f'<table class="{kind}">' if kind else "<table>"
+    return f'<div class="scroll">{opening}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def mark(text: str, kind: str = "plain") -> str:
+    """A short text in a frame: `good`, `bad` or `plain`."""
+    return f'<span class="mark {kind}">{escape(text)}</span>'
