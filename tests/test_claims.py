@@ -270,6 +270,15 @@ def test_an_interval_that_crosses_the_bound_is_not_decided(tmp_path):
     assert "2 undecided" in line.verdict
 
 
+def test_why_nothing_is_decided_is_said_in_words(tmp_path):
+    level = {0: 0.85, 1: 0.95, 2: 0.9}
+    line = verdict(tmp_path, "M1", {"multimodal": lambda c, s: {"icl": level[at(c, "seed")]}})
+    assert line.verdict == "not decided: the interval crosses the bound"
+    study = tmp_path / "studies" / "multimodal.yaml"
+    study.write_text(study.read_text().replace("seeds: [0, 1, 2]", "seeds: [0]"))
+    assert line_of(tmp_path / "studies", "M1").verdict == "not decided: too few seeds"
+
+
 def test_failed_runs_are_no_evidence(tmp_path):
     directory = studies_directory(tmp_path)
     path = make_rows(directory, "multimodal", HOLDS["M1"]["multimodal"])

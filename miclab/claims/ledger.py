@@ -69,6 +69,10 @@ class Line:
             ]  # fmt: skip
             if self.missing:
                 return f"{found}: {self.missing} run{'s' * (self.missing > 1)} missing"
+            if any(condition.measured is None for condition in self.findings.conditions):
+                return f"{found}: too few seeds"
+            if len(self.findings.conditions) == 1:
+                return f"{found}: the interval crosses the bound"
             return f"{found}: of {len(self.findings.conditions)} conditions {', '.join(counts)}"
         return found
 
