@@ -14,7 +14,8 @@ import pytest
 from claims_rows import make_rows, studies_directory
 
 from miclab.claims.evidence import Cells, Evidence, field_of
-from miclab.claims.ledger import LEDGER, Line, chosen, judged
+from miclab.claims.ledger import LEDGER, RUN_ORDER, Line, chosen, judged
+from miclab.claims.prediction import STUDIES
 from miclab.claims.statistics import fit, heads
 from miclab.claims.verdict import Apart, Condition, Findings
 from miclab.cli import main
@@ -382,7 +383,16 @@ def test_every_entry_can_be_judged_on_the_studies_that_it_names(tmp_path, profil
         line = judged(evidence, [entry])[0]
         assert line.findings.conditions, entry.id
         assert line.missing > 0
-        assert entry.studies == tuple(name for name in entry.studies if name in evidence.names())
+
+
+@pytest.mark.parametrize("study", RUN_ORDER)
+def test_a_study_answers_the_claims_that_need_it(tmp_path, study):
+    evidence = Evidence(studies_directory(tmp_path), "quick")
+    answers = evidence.study(study).answers
+    assert sorted(answers) == sorted(e.id for e in LEDGER.values() if study in e.studies and e.id[0] != "C")
+    stage = evidence.study(study).stage
+    assert (study in STUDIES["unimodal"]) == (stage == "unimodal")
+    assert (study in STUDIES["multimodal"]) == (stage == "multimodal")
 
 
 def test_unknown_claims_are_named_with_the_nearest(capsys):

@@ -11,7 +11,7 @@ from claims_rows import make_rows, studies_directory
 from miclab.claims import prediction
 from miclab.claims.evidence import Evidence
 from miclab.claims.ledger import chosen, judged
-from miclab.claims.prediction import Table, held_out, pearson, r_squared
+from miclab.claims.prediction import STUDIES, Table, held_out, pearson, r_squared
 
 MEASURES = ("previous_token_1", "induction", "total_label_attention")
 
@@ -36,7 +36,7 @@ def tied(**strength):
 def lines(tmp_path, claims, formula, **options):
     directory = studies_directory(tmp_path)
     evidence = Evidence(directory, "quick")
-    for study in evidence.names("unimodal", "multimodal"):
+    for study in (name for names in STUDIES.values() for name in names):
         make_rows(directory, study, formula, **options)
     return {line.entry.id: line for line in judged(evidence, chosen(claims))}
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from miclab.claims import panels
 from miclab.claims.evidence import Evidence, field_of
 from miclab.claims.figures import FIGURES, NoRowsError, draw
-from miclab.claims.ledger import LEDGER
+from miclab.claims.ledger import LEDGER, RUN_ORDER
 from miclab.claims.multimodal import INTACT, UNTOUCHED, WITHOUT, ZEROED
 from miclab.claims.panels import Point
 from miclab.cli import main
@@ -37,7 +37,7 @@ def everything(config, step):
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     found = studies_directory(tmp_path_factory.mktemp("figures"))
-    for study in Evidence(found, "quick").names():
+    for study in RUN_ORDER:
         make_rows(found, study, everything, steps=(1, 750, 1500))
     return found
 

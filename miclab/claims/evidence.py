@@ -149,11 +149,6 @@ class Evidence:
         if not self.directory.is_dir():
             raise MiclabError(f"There is no directory {str(directory)!r} of studies: name it with --studies.")
 
-    def names(self, *stages: str) -> tuple[str, ...]:
-        """Studies of the directory, of some stages."""
-        files = sorted(self.directory.glob("*.yaml"))
-        return tuple(f.stem for f in files if not stages or self.study(f.stem).stage in stages)
-
     def study(self, name: str) -> Study:
         """A study of the directory, read once.
 

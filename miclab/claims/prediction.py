@@ -30,6 +30,18 @@ PREDICTORS = {
     "unimodal": ("PH(1) layer 1", "CLA", "Ind layer 2"),
     "multimodal": ("Ind layer 2", "PH(1) layer 1", "TLA layer 2"),
 }
+STUDIES = {
+    "unimodal": ("complexity", "complexity_onehot", "noise", "zipf", "decoder_size", "context", "longer_context"),
+    "multimodal": (
+        "multimodal",
+        "secondary_complexity",
+        "secondary_noise",
+        "secondary_zipf",
+        "secondary_size",
+        "diversity",
+        "joint_label",
+    ),
+}
 FOLDS, TREES = 5, 100
 LEAST_CONFIGURATIONS = 2 * FOLDS
 
@@ -107,12 +119,12 @@ def _seedless(config: Mapping[str, Any]) -> str:
 
 @lru_cache(maxsize=4)
 def table(evidence: Evidence, stage: str) -> Table:
-    """Last rows of all runs of all studies of a stage, of decoders with two layers."""
+    """Last rows of all runs of the studies of a stage, of decoders with two layers."""
     wanted: dict[tuple[str, int], str] = {}
     found: dict[tuple[str, int], dict[str, float]] = {}
     steps: dict[tuple[str, int], int] = {}
     studies: dict[tuple[str, int], str] = {}
-    for study in evidence.names(stage):
+    for study in STUDIES[stage]:
         wanted |= {
             (_seedless(config), seed): name
             for config, seed, name in evidence.plan(study)
@@ -256,17 +268,6 @@ def judge_c3(evidence: Evidence) -> Findings:
     return Findings(conditions=tuple(conditions), apart=tuple(apart))
 
 
-UNIMODAL_STUDIES = ("complexity", "complexity_onehot", "noise", "zipf", "decoder_size", "context", "longer_context")
-MULTIMODAL_STUDIES = (
-    "multimodal",
-    "secondary_complexity",
-    "secondary_noise",
-    "secondary_zipf",
-    "secondary_size",
-    "diversity",
-    "joint_label",
-)
-
 ENTRIES = (
     Entry(
         id="C1",
@@ -277,7 +278,7 @@ ENTRIES = (
             "several heads the strongest), above 0 with its whole 95 % interval (bootstrap over configurations); "
             "judged for each of the four measures. The distance to the paper's figures is reported apart."
         ),
-        studies=UNIMODAL_STUDIES,
+        studies=STUDIES["unimodal"],
         judge=judge_c1,
     ),
     Entry(
@@ -289,7 +290,7 @@ ENTRIES = (
             "above 0, and that of Ind layer 2 minus that of CLA above 0. Correlations alone cannot tell refined "
             "from rebuilt."
         ),
-        studies=MULTIMODAL_STUDIES,
+        studies=STUDIES["multimodal"],
         judge=judge_c2,
     ),
     Entry(
@@ -302,7 +303,7 @@ ENTRIES = (
             "unimodal runs (PH(1) layer 1, CLA, Ind layer 2) and for multimodal ones (Ind layer 2, PH(1) layer 1, "
             "TLA layer 2). R2 on the runs that it was fitted to is reported apart."
         ),
-        studies=UNIMODAL_STUDIES + MULTIMODAL_STUDIES,
+        studies=STUDIES["unimodal"] + STUDIES["multimodal"],
         judge=judge_c3,
     ),
 )
