@@ -5,12 +5,14 @@ rest goes.
 projection, score and mixture, forward and backward, with only the query's position in the last block's queries,
 mixture and MLP. The step's own products differ: it joins some and needs fewer (see `Decoder._attend_query`).
 
-`step` is all that training does between two steps: drawing (`draft`), the graph (noise, tokens, forward, backward,
-update) and reading the loss. The profile is taken from the same graph compiled with a timer around every kernel.
+`step` is all that training does for a step: `drawing`, the `graph` (noise, tokens, forward, backward, update) and
+reading the loss. Each is timed over a block of steps, blocks of all parts in turn, by the time of the processor. The
+profile is taken from the same graph compiled with a timer around every kernel.
 """
 
 from __future__ import annotations
 
+import collections
 import statistics
 import sys
 import time
@@ -25,11 +27,11 @@ from miclab.config import RunConfig
 from miclab.decoder import Decoder
 from miclab.gradients import TrainedParameters
 from miclab.profiles import run_config
-from miclab.sequences import training_draft
+from miclab.sequences import training_draft, training_drafts
 from miclab.step import step_function, training_step
 from miclab.world import draw_world
 
-CALLS, PROFILED = 400, 50
+ROUNDS, STEPS = 15, 40
 KINDS = {
     "matrix products": ("mm_out",),
     "noise and tokens": ("rshift",),
@@ -83,22 +85,23 @@ class _Run:
         self.state = optimiser.initial_state(config.optimiser, {"trained": self.trained.flat})
         self.one = training_step(config, self.trained, self.state)
 
-    def draft(self, i: int):
-        return training_draft(self.config, self.world, i)
+    def drawing(self, steps: int) -> None:
+        collections.deque(training_drafts(self.config, self.world, 0, steps), maxlen=0)
 
-    def step(self, i: int) -> float:
-        return float(self.one(self.draft(i), 1e-3))
+    def step(self, steps: int) -> None:
+        for draft in training_drafts(self.config, self.world, 0, steps):
+            float(self.one(draft, 1e-3))
 
 
-def lowest(parts: dict[str, Callable[[int], object]], calls: int = CALLS) -> dict[str, tuple[float, float]]:
-    """Milliseconds of the processor for one call of each part, called in turn: lowest twentieth, and median."""
+def timed(parts: dict[str, Callable[[int], object]], rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """Milliseconds of the processor for one step of each part, for each round."""
     times: dict[str, list[float]] = {name: [] for name in parts}
-    for i in range(calls):
+    for _ in range(rounds):
         for name, part in parts.items():
             start = time.thread_time()
-            part(i)
-            times[name].append((time.thread_time() - start) * 1e3)
-    return {name: (statistics.quantiles(values, n=20)[0], statistics.median(values)) for name, values in times.items()}
+            part(STEPS)
+            times[name].append((time.thread_time() - start) / STEPS * 1e3)
+    return times
 
 
 def kernels(run: _Run) -> dict[str, float]:
@@ -109,18 +112,18 @@ def kernels(run: _Run) -> dict[str, float]:
     numbers = optimiser.coefficients(config.optimiser, 1, 1e-3)
     tensors = (run.trained.flat.clone(), state["mean.trained"].clone(), state["square.trained"].clone(), numbers)
 
-    def call(i: int) -> None:
-        graph(*tensors, run.trained.fixed, run.draft(i))
+    def call(steps: int) -> None:
+        for draft in training_drafts(config, run.world, 0, steps):
+            graph(*tensors, run.trained.fixed, draft)
 
-    call(0)
+    call(1)
     with profile(activities=[ProfilerActivity.CPU]) as found:
-        for i in range(PROFILED):
-            call(i)
+        call(STEPS)
     times = dict.fromkeys(KINDS, 0.0)
     for event in found.key_averages():
         kind = next((k for k, parts in KINDS.items() if any(part in event.key for part in parts)), None)
         if kind:
-            times[kind] += event.self_cpu_time_total / PROFILED / 1e3
+            times[kind] += event.self_cpu_time_total / STEPS / 1e3
     return times
 
 
@@ -133,31 +136,36 @@ def measure(positions: str) -> None:
         print(line)
     run = _Run(config)
     start = time.perf_counter()
-    run.step(0)
+    run.step(1)
     seconds = time.perf_counter() - start
     batch, labels = config.optimiser.batch_size, config.label_count
     bare = bare_products(Decoder(config).width, config.sequence_length, batch, labels, False)
-    found = lowest({"bare": lambda i: bare(), "step": run.step})
-    drawn = run.draft(0)
-    found |= lowest({"drawing": run.draft, "graph": lambda i: float(run.one(drawn, 1e-3))})
+    drawn = training_draft(config, run.world, 0)
+
+    def repeated(part: Callable[[], object]) -> Callable[[int], object]:
+        return lambda steps: collections.deque((part() for _ in range(steps)), maxlen=0)
+
+    parts = {"bare": repeated(bare), "step": run.step, "drawing": run.drawing}
+    found = timed(parts | {"graph": repeated(lambda: float(run.one(drawn, 1e-3)))})
     ratios = [step / products for step, products in zip(found["step"], found["bare"], strict=True)]
-    print(f"{positions}: first step {seconds:.1f} s; step / bare {ratios[0]:.2f} (medians {ratios[1]:.2f})")
-    for name, (low, middle) in found.items():
-        print(f"  {name:<26}{low:8.2f} ms   (median {middle:.2f})")
+    low = min(found["step"]) / min(found["bare"])
+    print(f"{positions}: first step {seconds:.1f} s; step / bare {statistics.median(ratios):.2f} (of minima {low:.2f})")
+    for name, values in found.items():
+        print(f"  {name:<26}{min(values):8.2f} ms   (median {statistics.median(values):.2f})")
     if config.numerics.mode == "compiled":
         times = kernels(run)
         for name, value in times.items():
             print(f"    {name:<24}{value:8.2f} ms   {value / sum(times.values()):5.0%} of all kernels")
     eager = _Run(replace(config, numerics=replace(config.numerics, mode="eager")))
-    modes = lowest({config.numerics.mode: run.step, "eager": eager.step}, calls=60)
-    print("  " + ", ".join(f"{mode} {low:.1f} ms" for mode, (low, _) in modes.items()) + " a step", flush=True)
+    modes = timed({config.numerics.mode: run.step, "eager": eager.step}, rounds=3)
+    print("  " + ", ".join(f"{mode} {min(values):.1f} ms" for mode, values in modes.items()) + " a step", flush=True)
 
 
 def main() -> None:
     """Tells of `rope` and of one-hot positions (APE)."""
     torch.set_num_threads(1)
     numerics.keep_freed_memory()
-    print("One training step, one thread; the lowest twentieth of calls in alternation (aim: step / bare at most 1.5)")
+    print("One training step, one thread; lowest and median of blocks in turn (aim: step / bare at most 1.5)")
     for positions in sys.argv[1:] or ("rope", "onehot"):
         measure(positions)
 

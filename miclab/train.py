@@ -24,7 +24,7 @@ from miclab.evaluate import metric_row
 from miclab.gradients import TrainedParameters
 from miclab.request import Request
 from miclab.runs import Run, create, find
-from miclab.sequences import training_draft
+from miclab.sequences import training_drafts
 from miclab.step import training_step
 from miclab.world import World, draw_world, world_from_tensors
 
@@ -234,9 +234,9 @@ class _Loop:
         if fresh:
             self._row()
             self._checkpoint()
-        while self.step < self.request.steps:
+        for draft in training_drafts(self.config, self.world, self.step, self.request.steps):
             rate = optimiser.learning_rate(self.config.optimiser, self.step)
-            value = float(step(training_draft(self.config, self.world, self.step), rate))
+            value = float(step(draft, rate))
             if not math.isfinite(value):
                 return self._diverged(f"the loss was {value} at step {self.step + 1}")
             self.totals["loss.sum"] += value

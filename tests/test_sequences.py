@@ -15,7 +15,16 @@ from miclab.config import RunConfig
 from miclab.request import SplitSizes
 from miclab.roles import LABEL
 from miclab.seeds import stream
-from miclab.sequences import Batch, ClassPlan, plan_bursty, plan_independent, plan_training, swap_labels, training_batch
+from miclab.sequences import (
+    Batch,
+    ClassPlan,
+    plan_bursty,
+    plan_independent,
+    plan_training,
+    swap_labels,
+    training_batch,
+    training_drafts,
+)
 from miclab.splits import SPLITS, split_batches
 from miclab.world import World, draw_world
 
@@ -247,6 +256,17 @@ def test_a_batch_is_a_function_of_config_seed_and_step():
             assert not torch.equal(getattr(other, name), getattr(first, name))
     assert len(first.rows(slice(2, 5))) == 3
     assert torch.equal(first.rows(slice(2, 5)).items["m2"], first.items["m2"][2:5])
+
+
+@pytest.mark.parametrize(("first", "end"), [(0, 20), (5, 13), (7, 9), (4, 4)])
+def test_drafts_of_training_are_those_of_its_steps(first, end):
+    """Fails if drawing several at a time leaves one out, repeats one, or lets one decide the next."""
+    config = tiny_config(2, optimiser={"batch_size": 4}, sequence={"novel_fraction": 0.5})
+    world = draw_world(config)
+    drafts = list(training_drafts(config, world, first, end))
+    assert len(drafts) == end - first
+    for step, draft in enumerate(drafts, first):
+        assert equal(draft.batch(config), training_batch(config, world, step))
 
 
 # -- splits -------------------------------------------------------------------------------------------------------

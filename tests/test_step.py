@@ -75,7 +75,8 @@ from miclab.settings import NumericsConfig
 from miclab.world import draw_world
 
 def trained(mode, positions, seed):
-    config = tiny_config(2, decoder={"positions": positions}, numerics={"mode": mode}, frozen=["decoder.readout"])
+    decoder = {"positions": positions, "layers": 1}
+    config = tiny_config(2, decoder=decoder, numerics={"mode": mode}, frozen=["decoder.readout"])
     config = replace(config, seed=seed)
     world, run = draw_world(config), TrainedParameters(config, lively_parameters(config, seed))
     state = optimiser.initial_state(config.optimiser, {"trained": run.flat})
