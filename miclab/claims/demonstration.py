@@ -94,7 +94,7 @@ class Judgement:
 
 _COPY = "With B = 4 and N = 8 only two classes share a context: copying any of its labels scores about 0.5."
 
-_NOT_BEHIND = "Not behind here: under AdamW both read their context."
+_NOT_BEHIND = "Less than 5 points behind here: under AdamW both read their context."
 
 CLAIMS = {
     claim.id: claim
@@ -104,7 +104,8 @@ CLAIMS = {
             {"holds": "The decoder reads its context.", "does not hold": "It does not read its context yet."},
         ),
         Claim(
-            "U5b", "`rope` is below APE at K = 4096, B = 4", "ICL(APE) - ICL(rope)", "0.10 to 0.20", 0.0, 1.0,
+            "U5b", "`rope` is 5 points or more below APE at K = 4096, B = 4", "ICL(APE) - ICL(rope)", "0.10 to 0.20",
+            0.05, 1.0,
             {
                 "holds": "RoPE is behind at equal steps.",
                 "does not hold": _NOT_BEHIND,
@@ -112,8 +113,8 @@ CLAIMS = {
             figure=(0.1, 0.2),
         ),
         Claim(
-            "U5c", "`rope_released`, the authors' rotary code, is below too", "ICL(APE) - ICL(rope_released)",
-            "0.10 to 0.20", 0.0, 1.0,
+            "U5c", "`rope_released`, the authors' rotary code, is so too", "ICL(APE) - ICL(rope_released)",
+            "0.10 to 0.20", 0.05, 1.0,
             {
                 "holds": "The released code is behind at equal steps.",
                 "does not hold": _NOT_BEHIND,
@@ -122,7 +123,7 @@ CLAIMS = {
         ),
         Claim(
             "U6", "APE attends sharply, RoPE diffusely", "entropy(rope) - entropy(APE) of the induction head",
-            "by eye", 0.0, 1.0,
+            "by eye", 0.05, 1.0,
             {
                 "holds": "The induction head of APE is sharper.",
                 "does not hold": "The induction head of APE is not sharper.",
