@@ -20,6 +20,7 @@ COMMANDS = {
     "claims": ("miclab.cli.claims", "the ledger: verdict on every claim from the committed rows, beside the paper"),
     "reproduce": ("miclab.cli.claims", "train what claims still need, then print the ledger"),
     "figure": ("miclab.cli.claims", "the paper's figure of a claim from our rows, as PDF and SVG"),
+    "data": ("miclab.cli.data", "real data: `data list`, `data show`, `data check`"),
     "evaluate": (
         "miclab.cli.analyse",
         "accuracy on every split with intervals and oracles; other context lengths",

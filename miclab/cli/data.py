@@ -1,0 +1,171 @@
+"""`miclab data list`, `miclab data show` and `miclab data check`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from miclab.cli.terminal import bar, parse, print_json, print_table
+from miclab.data.catalogue import READERS, load
+from miclab.data.check import check
+from miclab.data.dataset import DataSet
+from miclab.data.folders import Progress
+from miclab.data.shipped import SHIPPED
+from miclab.errors import MiclabError, nearest
+
+USAGE = """usage: miclab data {list,show,check} [options]
+
+  list    the data sets: classes, exemplars, what is held out, licence
+  show    a picture of sampled classes with their exemplars: `data show NAME --output FILE.png`
+  check   hashes, counts and duplicates of shipped data, or whether a folder can be read: `data check [NAME ...]`
+
+NAME is concepts.pictures, concepts.words, concepts.speech, glyphs (each also with `small:` before it), omniglot:PATH,
+mini-imagenet:PATH, cifar-100:PATH or folder:PATH; PATH@SIDE resizes. `show` takes concepts too: all three side by side.
+`miclab data COMMAND --help` shows the options of each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions:
+    """List the data sets."""
+
+    json: bool = False
+    """Print as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowDataOptions:
+    """Draw sampled classes with their exemplars."""
+
+    name: tyro.conf.Positional[str]
+    """NAME of a data set, or `concepts`."""
+    output: Path
+    """File to write: .png, .pdf or .svg."""
+    classes: int = 10
+    """How many classes, 1 to 40."""
+    exemplars: int = 6
+    """How many exemplars of a class at most, 1 to 20."""
+    seed: int = 0
+    """Seed of the choice of classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """Check data sets; all that are shipped if none is named."""
+
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """NAMEs of data sets."""
+    json: bool = False
+    """Print as JSON."""
+
+
+def run_data(arguments: list[str]) -> int:
+    """`miclab data ...`; `check` has exit status 1 if something is wrong with the data."""
+    commands = {"list": _list, "show": _show, "check": _check}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if arguments else 2
+    if arguments[0] not in commands:
+        raise MiclabError(f"{arguments[0]!r} is no command of data: {nearest(arguments[0], commands)}")
+    return commands[arguments[0]](arguments[1:])
+
+
+@contextlib.contextmanager
+def _told(title: str) -> Iterator[Progress]:
+    """Progress of reading pictures, as a bar that appears once there is enough to read."""
+    with contextlib.ExitStack() as stack:
+        advance = None
+
+        def progress(done: int, total: int) -> None:
+            nonlocal advance
+            if total > 2000 and advance is None:
+                advance = stack.enter_context(bar(title, total))
+            if advance is not None:
+                advance(done, "")
+
+        yield progress
+
+
+def _load(name: str) -> DataSet:
+    with _told(f"reading {name.partition(':')[0]}") as progress:
+        return load(name, progress=progress)
+
+
+def _described(data: DataSet) -> dict[str, Any]:
+    counts = data.exemplars_per_class
+    return {
+        "name": data.name,
+        "kind": data.kind,
+        "classes": len(data.class_names),
+        "held_out_classes": int(data.held_out_classes.sum()),
+        "exemplars": len(data.items),
+        "exemplars_per_class": [int(counts.min()), int(counts.max())],
+        "held_out_exemplars": len(data.indices("held-out exemplars")),
+        "item_shape": list(data.item_shape),
+        "sources": len(data.sources),
+        "licence": data.licence,
+    }
+
+
+def _list(arguments: list[str]) -> int:
+    options = parse(ListOptions, "data list", arguments)
+    rows = [_described(load(name)) for name in SHIPPED]
+    if options.json:
+        print_json(rows)
+        return 0
+    columns = ["name", "kind", "classes (held out)", "exemplars (held out)", "a class", "item", "licence"]
+    cells = [
+        [
+            row["name"],
+            row["kind"],
+            f"{row['classes']:,} ({row['held_out_classes']})",
+            f"{row['exemplars']:,} ({row['held_out_exemplars']:,})",
+            " to ".join(dict.fromkeys(map(str, row["exemplars_per_class"]))),
+            " x ".join(map(str, row["item_shape"])),
+            row["licence"],
+        ]
+        for row in rows
+    ]
+    print_table("shipped data sets", columns, cells)
+    print(f"\nRead from a folder: {', '.join(f'{reader}:PATH' for reader in READERS)}.")
+    return 0
+
+
+def _show(arguments: list[str]) -> int:
+    options = parse(ShowDataOptions, "data show", arguments)
+    endings = (".png", ".pdf", ".svg")
+    if options.output.suffix not in endings:
+        raise MiclabError(f"--output {options.output} has to end in {', '.join(endings)}.")
+    if not 1 <= options.classes <= 40 or not 1 <= options.exemplars <= 20:
+        raise MiclabError("--classes may be 1 to 40 and --exemplars 1 to 20.")
+    from miclab.data.contact import CONCEPTS, draw
+
+    data = None if options.name == CONCEPTS else _load(options.name)
+    path = draw(options.name, data, options.output, classes=options.classes, exemplars=options.exemplars,
+                seed=options.seed)  # fmt: skip
+    print(f"wrote {path}")
+    return 0
+
+
+def _check(arguments: list[str]) -> int:
+    options = parse(CheckOptions, "data check", arguments)
+    reports = []
+    for name in options.names or SHIPPED:
+        try:
+            report = check(name, lambda name=name: _load(name))
+        except MiclabError as error:
+            report = {"name": name, "faults": [str(error)], "notes": []}
+        reports.append(report)
+    faults = sum(len(report["faults"]) for report in reports)
+    if options.json:
+        print_json(reports)
+        return 1 if faults else 0
+    for report in reports:
+        print(f"{report['name']}: {'good' if not report['faults'] else 'NOT good'}")
+        for line in [*report["faults"], *report["notes"]]:
+            print(f"  {line}")
+    return 1 if faults else 0

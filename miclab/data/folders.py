@@ -1,0 +1,217 @@
+"""Pictures in folders, one folder per class: Omniglot, mini-ImageNet, and any other set laid out so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from miclab.data.dataset import DataError, DataSet, reject_same_names, too_few
+from miclab.data.split import held_out_count, held_out_last, held_out_names
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm")
+PARTS = ("train", "val", "test")
+SHOWN_FAULTS = 8
+
+Progress = Callable[[int, int], None]
+"""Told the number of pictures read and their total."""
+
+
+def silent(done: int, total: int) -> None:
+    """Progress that nobody is told of."""
+
+
+def _class_folders(path: Path) -> list[Path]:
+    return sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in ENDINGS and not file.name.startswith("."))
+
+
+def require_folder(name: str, path: Path, how: str) -> None:
+    """Raises DataError, with the way to get the data, if there is no folder at `path`."""
+    if not path.is_dir():
+        raise DataError(f"{name}: there is no folder {path}. {how}")
+
+
+def read_picture(path: Path, grey: bool, size: int | None) -> np.ndarray:
+    """One picture, uint8 [height, width] if grey and [height, width, 3] otherwise.
+
+    Raises:
+        DataError: it cannot be read as a picture.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            plain = image.convert("L" if grey else "RGB")
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} is no picture that can be read ({error})") from error
+    if size is not None:
+        plain = plain.resize(
+            (size, size), Image.Resampling.BOX if min(plain.size) >= size else Image.Resampling.BILINEAR
+        )
+    return np.asarray(plain)
+
+
+def read_classes(
+    name: str, classes: dict[str, list[Path]], *, grey: bool, size: int | None, progress: Progress = silent
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every picture of every class and its class: uint8 [exemplar, channel, height, width] and int64 [exemplar].
+
+    Raises:
+        DataError: a class has fewer than two pictures, two have the same name, a picture is corrupt, or sizes differ;
+            the first faults are named and nothing is returned.
+    """
+    reject_same_names(name, list(classes))
+    few = [class_name for class_name, files in classes.items() if len(files) < 2]
+    if few:
+        raise DataError(too_few(name, few))
+    files = [(number, file) for number, of_class in enumerate(classes.values()) for file in of_class]
+    pictures: list[np.ndarray] = []
+    faults: list[str] = []
+    for done, (_, file) in enumerate(files):
+        try:
+            pictures.append(read_picture(file, grey, size))
+        except DataError as error:
+            faults.append(str(error))
+        if pictures and not faults and pictures[-1].shape != pictures[0].shape:
+            (height, width), (first_height, first_width) = pictures[-1].shape[:2], pictures[0].shape[:2]
+            raise DataError(
+                f"{name}: pictures of different sizes, {files[0][1]} is {first_width} x {first_height} and {file} is "
+                f"{width} x {height}. Ask for one size with @SIDE after the path, for example @84."
+            )
+        progress(done + 1, len(files))
+    if faults:
+        more = f"; and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
+        raise DataError(f"{name}: {'; '.join(faults[:SHOWN_FAULTS])}{more}. Put good files there or take these away.")
+    stacked = torch.from_numpy(np.stack(pictures))
+    items = stacked[:, None] if grey else stacked.permute(0, 3, 1, 2).contiguous()
+    return items, torch.tensor([number for number, _ in files])
+
+
+def _last_exemplars(class_of: torch.Tensor) -> torch.Tensor:
+    """Marks the last fifth (at least one) of the exemplars of each class."""
+    marks = torch.zeros(len(class_of), dtype=torch.bool)
+    for number in class_of.unique():
+        rows = (class_of == number).nonzero()[:, 0]
+        marks[rows[-held_out_last(len(rows)) :]] = True
+    return marks
+
+
+def _data_set(
+    name: str,
+    classes: dict[str, list[Path]],
+    held_out: frozenset[str],
+    licence: str,
+    *,
+    grey: bool = False,
+    size: int | None = None,
+    progress: Progress = silent,
+) -> DataSet:
+    items, class_of = read_classes(name, classes, grey=grey, size=size, progress=progress)
+    return DataSet(
+        name=name,
+        kind="glyph" if grey else "picture",
+        class_names=tuple(classes),
+        # Omniglot is black ink on white paper.
+        items=(items < 128).to(torch.uint8) if grey else items,
+        class_of=class_of,
+        held_out_classes=torch.tensor([class_name in held_out for class_name in classes]),
+        held_out_exemplars=_last_exemplars(class_of),
+        sources=(name,),
+        source_of=torch.zeros(len(class_of), dtype=torch.long),
+        licence=licence,
+    )
+
+
+def _by_folder(name: str, path: Path) -> dict[str, list[Path]]:
+    folders = _class_folders(path)
+    if not folders:
+        raise DataError(
+            f"{name}: {path} holds no folder. It needs one folder per class, with that class's pictures inside."
+        )
+    return {folder.name: _pictures(folder) for folder in folders}
+
+
+def load_folder(name: str, path: Path, size: int | None = None, progress: Progress = silent) -> DataSet:
+    """PATH/CLASS/PICTURE. A fifth of the classes is held out (smallest SHA-256 of the name), and of each class the last
+    fifth of its pictures in the order of their names.
+
+    Raises:
+        DataError: the folder is missing, empty, or holds what cannot be used.
+    """
+    require_folder(name, path, "Give the folder that holds one folder per class.")
+    classes = _by_folder(name, path)
+    held_out = held_out_names(list(classes), held_out_count(len(classes), len(classes)))
+    return _data_set(name, classes, held_out, "not known to miclab", size=size, progress=progress)
+
+
+OMNIGLOT = (
+    "Omniglot (Lake, Salakhutdinov and Tenenbaum 2015) is in the repository `omniglot` of its first author, Brenden "
+    "Lake, on GitHub: unpack images_background.zip, and images_evaluation.zip if wanted, from its folder `python` into "
+    "one folder and give that folder."
+)
+
+
+def load_omniglot(name: str, path: Path, size: int | None = None, progress: Progress = silent) -> DataSet:
+    """PATH/images_background/ALPHABET/CHARACTER/PICTURE, and images_evaluation where it is there.
+
+    A class is a character, named ALPHABET/CHARACTER. 128 classes are held out, as in the study (smallest SHA-256 of the
+    name; a fifth where there are fewer than 640), and of each class the last fifth of its drawers (17 to 20 of 20).
+
+    Raises:
+        DataError: the folder is missing, empty, or holds what cannot be used.
+    """
+    require_folder(name, path, OMNIGLOT)
+    halves = [path / half for half in ("images_background", "images_evaluation") if (path / half).is_dir()]
+    if not halves:
+        raise DataError(f"{name}: {path} has no folder images_background. {OMNIGLOT}")
+    folders = [
+        (f"{alphabet.name}/{character.name}", character)
+        for half in halves
+        for alphabet in _class_folders(half)
+        for character in _class_folders(alphabet)
+    ]
+    if not folders:
+        raise DataError(f"{name}: {halves[0]} holds no ALPHABET/CHARACTER folder. {OMNIGLOT}")
+    reject_same_names(name, [class_name for class_name, _ in folders])
+    classes = {class_name: _pictures(folder) for class_name, folder in folders}
+    held_out = held_out_names(list(classes), held_out_count(len(classes), 128))
+    return _data_set(name, classes, held_out, "MIT (Omniglot)", grey=True, size=size, progress=progress)
+
+
+MINI_IMAGENET = (
+    "mini-ImageNet (Vinyals and others 2016) is a choice of 100 classes of ImageNet, 600 pictures each; ImageNet's "
+    "page gives the pictures to those who agree to its terms, and the lists of Ravi and Larochelle (2017) say which "
+    "belong to it. Lay them out as PATH/CLASS/PICTURE, or PATH/train, PATH/val and PATH/test with such folders inside."
+)
+
+
+def load_mini_imagenet(name: str, path: Path, size: int | None = None, progress: Progress = silent) -> DataSet:
+    """PATH/CLASS/PICTURE, or PATH/{train,val,test}/CLASS/PICTURE.
+
+    Held out are the classes of `test` where there are such folders, else 20 (smallest SHA-256 of the name; a fifth
+    where there are fewer than 100); and of each class the last fifth of its pictures in the order of their names.
+
+    Raises:
+        DataError: the folder is missing, empty, or holds what cannot be used.
+    """
+    require_folder(name, path, MINI_IMAGENET)
+    parts = [path / part for part in PARTS if (path / part).is_dir()]
+    if not parts:
+        classes = _by_folder(name, path)
+        held_out = held_out_names(list(classes), held_out_count(len(classes), 20))
+    else:
+        if [part.name for part in parts] not in (["train", "test"], ["train", "val", "test"]):
+            raise DataError(
+                f"{name}: {path} has {', '.join(p.name for p in parts)} but needs train, test and perhaps val."
+            )
+        split = [(part.name, _by_folder(name, part)) for part in parts]
+        reject_same_names(name, [class_name for _, of_part in split for class_name in of_part])
+        classes = {class_name: files for _, of_part in split for class_name, files in of_part.items()}
+        held_out = frozenset(split[-1][1])
+    return _data_set(name, classes, held_out, "ImageNet's terms: research only", size=size, progress=progress)
