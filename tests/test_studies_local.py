@@ -21,13 +21,12 @@ from miclab.studies import mode, state
 from miclab.studies.reservation import started
 from miclab.studies.rows import read_table, study_rows
 
-GRID = [{"product": {"sequence.burstiness": [1, 2]}}]
 PROFILES = {"quick": {"seeds": [0], "request": {**REQUEST, "steps": 48, "evaluate_every": 8, "checkpoint_every": 24}}}
 
 
-def start(file: Path, root: Path, workers: int, *more: str) -> subprocess.Popen:
+def start(file: Path, root: Path, *more: str) -> subprocess.Popen:
     """`miclab study run` in a process of its own."""
-    asked = ("--runs", str(root), "--workers", str(workers), *more)
+    asked = ("--runs", str(root), "--workers", "1", *more)
     command = [sys.executable, "-m", "miclab", "study", "run", str(file), *asked]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
@@ -48,9 +47,9 @@ def steps(root: Path) -> int:
 @pytest.mark.slow
 def test_a_study_whose_processes_are_killed_and_stopped_ends_with_the_bits_of_one_left_alone(tmp_path):
     """The engine is killed, then one of its workers, then the engine gets a SIGTERM; nothing is lost or repeated."""
-    study = tiny_study(tmp_path, 2, grid=GRID, profiles=PROFILES, probes=["ablation"])
+    study = tiny_study(tmp_path, 2, profiles=PROFILES, probes=["ablation"])
     root = tmp_path / "runs"
-    engine = start(study.file, root, 2)
+    engine = start(study.file, root)
     wait_for(lambda: steps(root) >= 16)
     workers = [owner.process for owner in state.held(root).values()]
     engine.kill()
@@ -61,7 +60,7 @@ def test_a_study_whose_processes_are_killed_and_stopped_ends_with_the_bits_of_on
     assert before >= 16
     assert all(open_run(path).verify() == [] for path in list_runs(root))
 
-    engine = start(study.file, root, 1)
+    engine = start(study.file, root)
     wait_for(lambda: state.held(root))
     os.kill(next(iter(state.held(root).values())).process, signal.SIGKILL)
     wait_for(lambda: steps(root) > before)
@@ -71,10 +70,10 @@ def test_a_study_whose_processes_are_killed_and_stopped_ends_with_the_bits_of_on
     assert "Traceback" not in told
     assert state.held(root) == {}
 
-    engine = start(study.file, root, 1, "--json")
+    engine = start(study.file, root, "--json")
     told, errors = engine.communicate(timeout=240)
     assert engine.returncode == 0, errors
-    counts = {"done": 4, "failed": 0, "begun": 0, "new": 0}
+    counts = {"done": 2, "failed": 0, "begun": 0, "new": 0}
     found = json.loads(told)["studies"]
     assert {name: sum(group[name] for group in found.values()) for name in counts} == counts
     carry_out(planned(study), tmp_path / "alone")

@@ -15,6 +15,7 @@ from miclab.profiles import Profile
 
 if TYPE_CHECKING:
     from miclab.studies.engine import Tally
+    from miclab.studies.launchers import Launcher
     from miclab.studies.plan import Plan
     from miclab.studies.study import Study
 
@@ -47,7 +48,13 @@ class RunOptions(_Common):
     launcher: Literal["local", "ray", "slurm"] = "local"
     """Where to train."""
     workers: int = 0
-    """Processes at once, each of one thread; 0: one for each core (`local`)."""
+    """Processes at once, each of one thread; 0: one for each core (`local`, `ray`), or as many as Slurm lets."""
+    ray_address: str = "auto"
+    """Ray cluster; `auto`: the one that this machine belongs to."""
+    array_limit: int = 1000
+    """Largest array of jobs that the Slurm site allows."""
+    slurm: tuple[str, ...] = ()
+    """Parameters of Slurm jobs as KEY=VALUE: partition=long time=600 (minutes) mem=4GB account=..."""
     retry_failed: bool = False
     """Try failed runs again, but for those that diverged."""
 
@@ -138,14 +145,12 @@ def _run(arguments: list[str]) -> int:
     studies, plan = _planned(options.file, options)
     from miclab.cli.watch import Watch
     from miclab.studies.engine import Engine
-    from miclab.studies.launchers.local import LocalLauncher
     from miclab.studies.rows import StudyTable
 
     root = Path(options.runs)
     root.mkdir(parents=True, exist_ok=True)
     tables = [StudyTable(study, plan, root) for study in studies]
-    launcher = LocalLauncher(options.workers)
-
+    launcher = _launcher(options, root)
     with Watch(plan, root) as watch:
 
         def change(tally: Tally) -> None:
@@ -165,6 +170,30 @@ def _run(arguments: list[str]) -> int:
     else:
         _print_counts(counts, failures)
     return 0 if all(s.status == "done" for s in tally.states.values()) else 1
+
+
+def _launcher(options: RunOptions, root: Path) -> Launcher:
+    if options.workers < 0 or options.array_limit < 1:
+        raise MiclabError("--workers is 0 or more, --array-limit is 1 or more.")
+    if options.launcher == "ray":
+        from miclab.studies.launchers.ray import RayLauncher
+
+        return RayLauncher(options.ray_address, options.workers)
+    if options.launcher == "slurm":
+        from miclab.studies.launchers.slurm import SlurmLauncher
+        from miclab.studies.state import FOLDER
+
+        parameters: dict[str, int | str] = {}
+        for entry in options.slurm:
+            name, equals, value = entry.partition("=")
+            if not equals:
+                raise MiclabError(f"--slurm {entry}: write KEY=VALUE, for example partition=long.")
+            parameters[name] = int(value) if value.isdigit() else value
+        folder = root.resolve() / FOLDER / "jobs"
+        return SlurmLauncher(folder, options.array_limit, options.workers, parameters)
+    from miclab.studies.launchers.local import LocalLauncher
+
+    return LocalLauncher(options.workers)
 
 
 def _status(arguments: list[str]) -> int:

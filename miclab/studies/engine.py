@@ -171,8 +171,12 @@ class Engine:
         if told.status == "busy":
             self.tally.elsewhere.add(identity)
         elif told.status == "stopped":
-            # Not by us, or we are about to end.
+            # By us, or by the end of its job's time: then it goes on in another.
             self._settle(identity, State("begun", told.reason))
+            if told.steps:
+                heapq.heappush(self.ready, self.order[identity])
+            else:
+                self._died(identity)
         else:
             self._settle(identity, state.look(self.plan.runs[identity], self.root))
 

@@ -72,8 +72,10 @@ def write_task(root: Path, run: PlannedRun, engine: str) -> Path:
         "starts": list(run.starts),
     }
     path = tasks_folder(root) / f"{run.hash}.{engine}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    storage.write_bytes(path, storage.json_bytes(content))
+    with storage.explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not made to survive a loss of power: nobody reads it before it was submitted, or after a crash.
+        path.write_bytes(storage.json_bytes(content))
     return path
 
 

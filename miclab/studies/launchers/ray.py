@@ -1,0 +1,80 @@
+"""A Ray cluster: one task for each core, on whichever node; the runs lie on a file system that all nodes share."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+from miclab.errors import MiclabError
+from miclab.studies.task import perform
+
+
+class RayLauncher:
+    """Tasks on a Ray cluster.
+
+    Arguments:
+        address: of the cluster; `auto`: the one that this machine belongs to; empty: a new one on this machine.
+        workers: tasks at once; 0: one for each core of the cluster.
+
+    Raises:
+        MiclabError: Ray is not installed, or there is no cluster at the address.
+    """
+
+    def __init__(self, address: str = "auto", workers: int = 0):
+        try:
+            import ray
+        except ImportError as error:
+            raise MiclabError("The launcher `ray` needs `pip install miclab[ray]`.") from error
+        self._ray: Any = ray
+        self.workers = workers
+        try:
+            ray.init(
+                address=address or None,
+                ignore_reinit_error=True,
+                configure_logging=False,
+                log_to_driver=False,
+                include_dashboard=None if address else False,
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            told = f"There is no Ray cluster at {address!r} ({error}). Start one with `ray start --head`, or name its "
+            raise MiclabError(f"{told}address with --ray-address.") from error
+        # A task that was lost with its node is the engine's to give again: only it knows what was done.
+        self._perform = ray.remote(num_cpus=1, max_retries=0)(perform)
+        self._tasks: dict[Any, str] = {}
+
+    def room(self) -> int:
+        """Cores of the living nodes that have no task."""
+        cores = int(self._ray.cluster_resources().get("CPU", 0))
+        return max(0, (min(cores, self.workers) if self.workers else cores) - len(self._tasks))
+
+    def submit(self, paths: list[str]) -> None:
+        """Starts tasks."""
+        for path in paths:
+            self._tasks[self._perform.remote(path)] = path
+
+    def wait(self, seconds: float) -> list[tuple[str, str | None]]:
+        """Answers of ended tasks; None for one whose process or node died."""
+        if not self._tasks:
+            time.sleep(seconds)
+            return []
+        first, _ = self._ray.wait(list(self._tasks), num_returns=1, timeout=seconds)
+        ended, _ = self._ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0) if first else ([], [])
+        found: list[tuple[str, str | None]] = []
+        for reference in ended:
+            path = self._tasks.pop(reference)
+            try:
+                found.append((path, self._ray.get(reference)))
+            except self._ray.exceptions.RayError:
+                found.append((path, None))
+        return found
+
+    def stop(self) -> None:
+        """Interrupts the tasks: training saves a checkpoint and ends."""
+        for reference in self._tasks:
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                self._ray.cancel(reference, force=False)
+
+    def close(self) -> None:
+        """Leaves the cluster."""
+        self._ray.shutdown()

@@ -1,0 +1,156 @@
+"""A cluster under Slurm, through submitit: arrays of jobs, each cut to the largest that the site allows."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from miclab.errors import MiclabError
+from miclab.studies.task import Stoppable, environment, perform
+
+GATHERED = 5.0
+"""Seconds for which tasks are gathered into one array."""
+POLL = 5.0
+"""Seconds between looks at jobs."""
+REFUSED = 60.0
+"""Seconds until an array that Slurm refused is tried again."""
+ARRAYS = 20
+"""Arrays that are filled at a time."""
+MINUTES = 24 * 60
+"""Time limit of a job where none is asked for; a run that meets it saves a checkpoint and is submitted again."""
+
+
+def answer_file(path: str) -> Path:
+    """Where a job leaves its answer."""
+    return Path(f"{path}.answer")
+
+
+def work(path: str) -> None:
+    """Does a task in a job and leaves the answer in a file. Slurm's warning before the end of a job's time, and
+    `scancel`, let training save a checkpoint first."""
+    os.environ.update(environment())
+    Stoppable.take_signals()
+    signal.signal(signal.SIGUSR2, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
+    text = perform(path)
+    file = answer_file(path)
+    temporary = file.with_suffix(f".{secrets.token_hex(4)}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, file)
+
+
+class SlurmLauncher:
+    """Jobs under Slurm.
+
+    Arguments:
+        folder: for scripts and logs of jobs; on a file system that all nodes share.
+        array_limit: tasks in an array at most (`MaxArraySize` of the site).
+        workers: jobs of an array that run at once; 0: as many as Slurm lets.
+        parameters: of the jobs, as submitit names them: `partition`, `time` (minutes), `mem`, `account`, ...
+        cluster: `slurm`; `local` starts the same jobs as processes of this machine.
+
+    Raises:
+        MiclabError: there is no Slurm here, or a parameter is unknown.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        array_limit: int = 1000,
+        workers: int = 0,
+        parameters: dict[str, Any] | None = None,
+        cluster: str = "slurm",
+    ):
+        if cluster == "slurm" and shutil.which("sbatch") is None:
+            raise MiclabError("There is no `sbatch` here: start this on a login node of the cluster, or choose another "
+                              "--launcher.")  # fmt: skip
+        try:
+            import submitit
+            from submitit.core.utils import FailedJobError
+        except ImportError as error:
+            raise MiclabError("The launcher `slurm` needs `pip install miclab[slurm]`.") from error
+        self.array_limit = array_limit
+        self._executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+        asked = {"time": MINUTES, "cpus_per_task": 1, **(parameters or {})}
+        asked["array_parallelism"] = workers or array_limit
+        try:
+            self._executor.update_parameters(
+                name="miclab", timeout_min=asked["time"], **{f"slurm_{name}": value for name, value in asked.items()}
+            )
+        except (NameError, ValueError, AssertionError) as error:
+            raise MiclabError(f"Slurm's jobs cannot have these parameters: {error}") from error
+        self._refusal = FailedJobError
+        self._refused = False
+        self._gathered: list[str] = []
+        self._since = 0.0
+        self._jobs: dict[str, Any] = {}
+
+    def room(self) -> int:
+        """Slurm keeps the queue: there is room for arrays until it refuses one."""
+        return 0 if self._refused else ARRAYS * self.array_limit
+
+    def submit(self, paths: list[str]) -> None:
+        """Gathers tasks for an array."""
+        if not self._gathered:
+            self._since = time.monotonic()
+        self._gathered += paths
+        if len(self._gathered) >= self.array_limit:
+            self._send()
+
+    def _send(self) -> None:
+        while self._gathered:
+            chunk = self._gathered[: self.array_limit]
+            try:
+                jobs = self._executor.map_array(work, chunk)
+            except self._refusal as error:
+                if not self._jobs:
+                    raise MiclabError(f"Slurm refused the first array: {str(error).strip()}") from error
+                # Most often a limit on submitted jobs: some end, then there is room.
+                self._refused, self._since = True, time.monotonic() + REFUSED
+                return
+            self._jobs.update(zip(chunk, jobs, strict=True))
+            self._gathered, self._refused = self._gathered[len(chunk) :], False
+
+    def wait(self, seconds: float) -> list[tuple[str, str | None]]:
+        """Answers of ended jobs; a job that ended without one has died."""
+        if self._gathered and time.monotonic() - self._since > GATHERED:
+            self._send()
+        found: list[tuple[str, str | None]] = []
+        for path, job in list(self._jobs.items()):
+            # The answer is looked for first: Slurm is asked about a job only where there is none.
+            if not answer_file(path).exists() and not job.done():
+                continue
+            del self._jobs[path]
+            try:
+                found.append((path, answer_file(path).read_text()))
+                answer_file(path).unlink()
+            except FileNotFoundError:
+                found.append((path, None))
+        if not found:
+            time.sleep(max(seconds, POLL) if self._jobs else seconds)
+        return found
+
+    def stop(self) -> None:
+        """Cancels the jobs: those in training save a checkpoint, those in the queue are gone."""
+        self._gathered, unsent = [], self._gathered
+        for job in self._jobs.values():
+            with contextlib.suppress(Exception):  # What submitit raises has no common type.
+                job.cancel()
+        # Nobody will answer for these.
+        self._jobs.update({path: _Never() for path in unsent})
+
+    def close(self) -> None:
+        """Nothing to let go of: jobs outlive the process that submitted them, and a study started again finds what they
+        did."""
+
+
+class _Never:
+    """A job that was not submitted."""
+
+    def done(self) -> bool:
+        return True
