@@ -24,7 +24,7 @@ from miclab.config import RunConfig
 from miclab.noise import Bits, draw_bits
 from miclab.roles import Roles, sequence_roles
 from miclab.seeds import stream
-from miclab.world import ClassTable, World, items_around, novel_world
+from miclab.world import ClassTable, World, items_around, noise_scales, novel_world
 
 DRAWN_TOGETHER = 8
 """Drafts that `training_drafts` draws at a time; which ones does not depend on it."""
@@ -75,12 +75,14 @@ class Draft:
     Arguments:
         centres: prototype of each item's class, by modality.
         bits: what `miclab.noise.normal` makes each item's noise of, by modality.
+        scales: `miclab.world.noise_scales` of each modality.
 
     The others are those of `Batch`.
     """
 
     centres: Mapping[str, Float[Tensor, "batch exemplar dimension"]]
     bits: Mapping[str, Bits]
+    scales: Mapping[str, Float[Tensor, " 2"]]
     label_vectors: Float[Tensor, "batch context width"]
     labels: Int[Tensor, "batch context"]
     target: Int[Tensor, " batch"]
@@ -88,12 +90,9 @@ class Draft:
     placement: Float[Tensor, " batch"]
     roles: Roles
 
-    def batch(self, config: RunConfig) -> Batch:
+    def batch(self) -> Batch:
         """The batch: a function of the tensors alone, which a training step may compile."""
-        items = {
-            name: items_around(centre, self.bits[name], config.modalities[name].noise)
-            for name, centre in self.centres.items()
-        }
+        items = {name: items_around(c, self.bits[name], self.scales[name]) for name, c in self.centres.items()}
         return Batch(items, self.label_vectors, self.labels, self.target, self.classes, self.placement, self.roles)
 
     def where(self, mask: Bool[Tensor, " batch"], other: Draft) -> Draft:
@@ -102,7 +101,7 @@ class Draft:
         def pick(one: Any, two: Any) -> Any:
             if isinstance(one, Tensor):
                 return torch.where(mask.view(-1, *[1] * (one.dim() - 1)), one, two)
-            if isinstance(one, Roles):
+            if isinstance(one, Roles) or one is self.scales:
                 return one
             return {name: pick(value, two[name]) for name, value in one.items()}
 
@@ -234,12 +233,13 @@ def draft(config: RunConfig, world: World, plan: ClassPlan, generator: torch.Gen
     vectors = world.label_embeddings.index_select(0, labels.flatten()).view(*labels.shape, width)
     placement = torch.rand(len(target), generator=generator)
     roles = sequence_roles(config.order, config.sequence.context)
-    return Draft(centres, bits, vectors, labels, target, plan.classes, placement, roles)
+    scales = {name: noise_scales(config.modalities[name].noise, c.shape[2]) for name, c in centres.items()}
+    return Draft(centres, bits, scales, vectors, labels, target, plan.classes, placement, roles)
 
 
 def realise(config: RunConfig, world: World, plan: ClassPlan, generator: torch.Generator) -> Batch:
     """Fresh items for a plan's classes."""
-    return draft(config, world, plan, generator).batch(config)
+    return draft(config, world, plan, generator).batch()
 
 
 def training_draft(config: RunConfig, world: World, step: int) -> Draft:
@@ -262,4 +262,4 @@ def training_drafts(config: RunConfig, world: World, first: int, end: int) -> It
 
 def training_batch(config: RunConfig, world: World, step: int) -> Batch:
     """The batch of a training step: a pure function of (config, config.seed, step)."""
-    return training_draft(config, world, step).batch(config)
+    return training_draft(config, world, step).batch()

@@ -24,7 +24,7 @@ _compiled: dict[Hashable, Callable] = {}
 
 def graph_key(config: RunConfig) -> Hashable:
     """All that the compiled step depends on, tensors' values aside: two configurations with the same key have the
-    same step. Classes, frequencies, seeds and rates are not part of it."""
+    same step. Classes, frequencies, noise, seeds and rates are not part of it."""
     rule = config.optimiser
     return (
         config.decoder,
@@ -32,7 +32,7 @@ def graph_key(config: RunConfig) -> Hashable:
         frozenset(config.frozen),
         config.order,
         config.host_name,
-        tuple((name, m.dimension, m.noise) for name, m in config.modalities.items()),
+        tuple((name, m.dimension) for name, m in config.modalities.items()),
         config.sequence.context,
         config.label_count,
         (rule.name, rule.weight_decay, rule.beta1, rule.beta2, rule.batch_size),
@@ -48,7 +48,7 @@ def step_function(config: RunConfig, trained: TrainedParameters) -> Callable:
     loss_and_gradient = gradient_function(config, trained)
 
     def step(flat, mean, square, numbers, fixed, draft):
-        loss, slope = loss_and_gradient(flat, draft.batch(config), fixed)
+        loss, slope = loss_and_gradient(flat, draft.batch(), fixed)
         optimiser.move(config.optimiser, flat, slope, mean, square, numbers)
         return loss
 

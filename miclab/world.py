@@ -40,16 +40,20 @@ class GaussianSource:
     def draw(self, classes: Int[Tensor, "*shape"], generator: torch.Generator) -> Float[Tensor, "*shape dimension"]:
         """One fresh item for each entry of `classes`."""
         bits = draw_bits(tuple(classes.shape), self.prototypes.shape[1], generator)
-        return items_around(self.centres(classes), bits, self.noise)
+        return items_around(self.centres(classes), bits, noise_scales(self.noise, self.prototypes.shape[1]))
+
+
+def noise_scales(noise: float, dimension: int) -> Float[Tensor, " 2"]:
+    """What a standard normal vector, and its sum with a prototype, are multiplied with. As a tensor, so that a compiled
+    step serves every noise."""
+    return torch.tensor([noise / math.sqrt(dimension), 1 / math.sqrt(1 + noise**2)])
 
 
 def items_around(
-    centres: Float[Tensor, "*shape dimension"], bits: Bits, noise: float
+    centres: Float[Tensor, "*shape dimension"], bits: Bits, scales: Float[Tensor, " 2"]
 ) -> Float[Tensor, "*shape dimension"]:
     """Items of a Gaussian source around the prototypes of their classes, with the noise that random bits give."""
-    dimension = centres.shape[-1]
-    eta = normal(bits, dimension)
-    return (centres + eta * (noise / math.sqrt(dimension))) * (1 / math.sqrt(1 + noise**2))
+    return (centres + normal(bits, centres.shape[-1]) * scales[0]) * scales[1]
 
 
 class ClassTable:

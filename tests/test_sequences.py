@@ -266,7 +266,7 @@ def test_drafts_of_training_are_those_of_its_steps(first, end):
     drafts = list(training_drafts(config, world, first, end))
     assert len(drafts) == end - first
     for step, draft in enumerate(drafts, first):
-        assert equal(draft.batch(config), training_batch(config, world, step))
+        assert equal(draft.batch(), training_batch(config, world, step))
 
 
 # -- splits -------------------------------------------------------------------------------------------------------
