@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -209,13 +211,46 @@ def test_a_claim_lost_in_the_middle_ends_training_without_a_mark(tmp_path, monke
     assert state.look(run, root).status == "begun"
 
 
-def test_a_task_that_a_signal_stops_is_neither_done_nor_failed(tmp_path, monkeypatch):
-    def interrupted(*arguments):
-        raise KeyboardInterrupt
+def test_a_task_that_a_signal_stops_is_given_again_as_long_as_it_gets_on(tmp_path, monkeypatch):
+    """A job's time may end in the middle of a run; one that never gets a step done is given up."""
+    go, wished = training._Loop.go, [3]
 
+    def stopped(self, signals, fresh):
+        # The signal comes in the first step.
+        signals.received = "SIGTERM" if wished[0] > 0 else ""
+        wished[0] -= 1
+        return go(self, signals, fresh)
+
+    monkeypatch.setattr(training._Loop, "go", stopped)
+    plan = planned(tiny_study(tmp_path, profiles={"quick": {"seeds": [0]}}))
+    launcher = Here()
+    assert statuses(carry_out(plan, tmp_path / "runs", launcher)) == ["done"]
+    assert len(launcher.tasks) == 4
+    monkeypatch.setattr(training, "prepare", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    plan = planned(tiny_study(tmp_path, profiles={"quick": {"seeds": [1]}}))
+    tally = carry_out(plan, tmp_path / "runs")
+    assert statuses(tally) == ["failed"]
+    assert "died" in next(iter(tally.states.values())).reason
+
+
+def test_a_study_that_is_stopped_gives_nothing_more_and_marks_nothing(tmp_path):
     plan = planned(tiny_study(tmp_path))
-    monkeypatch.setattr(training, "prepare", interrupted)
-    assert set(statuses(carry_out(plan, tmp_path / "runs"))) == {"begun"}
+
+    class Stopped(Here):
+        asked = False
+
+        def wait(self, seconds: float) -> list[tuple[str, str | None]]:
+            if not self.asked:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return []
+            return [(path, None) for path in self.hand]
+
+        def stop(self) -> None:
+            self.asked = True
+
+    launcher = Stopped()
+    assert statuses(carry_out(plan, tmp_path / "runs", launcher)) == ["new", "new"]
+    assert launcher.tasks == list(plan.runs)[:1]
     assert not (tmp_path / "runs" / state.FOLDER / "failures").exists()
 
 

@@ -94,6 +94,7 @@ class Engine:
         self.deaths: dict[str, int] = {}
         self.ready: list[int] = []
         self.identities = list(plan.runs)
+        self.stopping = False
         self.token = secrets.token_hex(4)
         self.tally = Tally(state.survey(plan, self.root))
         if retry_failed:
@@ -122,14 +123,14 @@ class Engine:
         return self.tally
 
     def _work(self, stop: _Stop) -> None:
-        asked, since = False, 0.0
+        since = 0.0
         while True:
-            if stop.wished and not asked:
-                asked = True
+            if stop.wished and not self.stopping:
+                self.stopping = True
                 self.launcher.stop()
-            if not asked:
+            if not self.stopping:
                 self._give()
-            if not self.tally.running and (asked or not (self.ready or self.tally.elsewhere)):
+            if not self.tally.running and (self.stopping or not (self.ready or self.tally.elsewhere)):
                 return
             self.on_change(self.tally)
             for path, text in self.launcher.wait(0.5):
@@ -182,7 +183,7 @@ class Engine:
 
     def _died(self, identity: str) -> None:
         """A worker's process ended: the run goes on from its last checkpoint, unless it is what kills them."""
-        self.deaths[identity] = self.deaths.get(identity, 0) + 1
+        self.deaths[identity] = self.deaths.get(identity, 0) + (not self.stopping)
         if self.deaths[identity] < DEATHS:
             heapq.heappush(self.ready, self.order[identity])
             return
