@@ -85,7 +85,7 @@ def _told(title: str) -> Iterator[Progress]:
             if total > 2000 and advance is None:
                 advance = stack.enter_context(bar(title, total))
             if advance is not None:
-                advance(done, "")
+                advance(done, "pictures")
 
         yield progress
 

@@ -39,7 +39,7 @@ def require_folder(name: str, path: Path, how: str) -> None:
 
 
 def read_picture(path: Path, grey: bool, size: int | None) -> np.ndarray:
-    """One picture, uint8 [height, width] if grey and [height, width, 3] otherwise.
+    """One picture, uint8 [channel, height, width]: one channel if grey, else red, green and blue.
 
     Raises:
         DataError: it cannot be read as a picture.
@@ -54,7 +54,8 @@ def read_picture(path: Path, grey: bool, size: int | None) -> np.ndarray:
         plain = plain.resize(
             (size, size), Image.Resampling.BOX if min(plain.size) >= size else Image.Resampling.BILINEAR
         )
-    return np.asarray(plain)
+    values = np.asarray(plain)
+    return values[None] if grey else values.transpose(2, 0, 1)
 
 
 def read_classes(
@@ -71,26 +72,28 @@ def read_classes(
     if few:
         raise DataError(too_few(name, few))
     files = [(number, file) for number, of_class in enumerate(classes.values()) for file in of_class]
-    pictures: list[np.ndarray] = []
+    items: np.ndarray | None = None
     faults: list[str] = []
     for done, (_, file) in enumerate(files):
         try:
-            pictures.append(read_picture(file, grey, size))
+            picture = read_picture(file, grey, size)
         except DataError as error:
             faults.append(str(error))
-        if pictures and not faults and pictures[-1].shape != pictures[0].shape:
-            (height, width), (first_height, first_width) = pictures[-1].shape[:2], pictures[0].shape[:2]
-            raise DataError(
-                f"{name}: pictures of different sizes, {files[0][1]} is {first_width} x {first_height} and {file} is "
-                f"{width} x {height}. Ask for one size with @SIDE after the path, for example @84."
-            )
+        else:
+            # One block from the start: a list of pictures and their stack would need twice the memory.
+            items = np.empty((len(files), *picture.shape), np.uint8) if items is None else items
+            if picture.shape != items.shape[1:]:
+                (_, height, width), (_, first_height, first_width) = picture.shape, items.shape[1:]
+                raise DataError(
+                    f"{name}: pictures of different sizes, the first is {first_width} x {first_height} and {file} is "
+                    f"{width} x {height}. Ask for one size with @SIDE after the path, for example @84."
+                )
+            items[done] = picture
         progress(done + 1, len(files))
-    if faults:
+    if faults or items is None:
         more = f"; and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
         raise DataError(f"{name}: {'; '.join(faults[:SHOWN_FAULTS])}{more}. Put good files there or take these away.")
-    stacked = torch.from_numpy(np.stack(pictures))
-    items = stacked[:, None] if grey else stacked.permute(0, 3, 1, 2).contiguous()
-    return items, torch.tensor([number for number, _ in files])
+    return torch.from_numpy(items), torch.tensor([number for number, _ in files])
 
 
 def _last_exemplars(class_of: torch.Tensor) -> torch.Tensor:
