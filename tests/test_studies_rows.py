@@ -197,3 +197,26 @@ def test_a_damaged_probe_is_named_and_its_columns_are_empty(carried_out):
     assert (last["status"], last["probe.ablation.untouched"]) == ("finished", None)
     assert last["probe.context.4"] is not None
     assert any("ablation.3x2.json is damaged" in line for line in table.warnings)
+
+
+def test_a_table_that_was_found_keeps_the_runs_that_are_not_here(tmp_path):
+    """Fails if going on with a study in a fresh checkout loses committed rows, keeps rows that are too short now, or
+    keeps those of runs that are no longer planned."""
+    study = tiny_study(tmp_path)
+    plan = planned(study)
+    carry_out(plan, tmp_path / "runs")
+    states = state.survey(plan, tmp_path / "runs")
+    StudyTable(study, plan, tmp_path / "runs").write(states, now=True)
+    whole = read_table(table_file(study))
+    first = plan.members["tiny"][0]
+    nothing = dict.fromkeys(states, state.NEW)
+    StudyTable(study, plan, tmp_path / "runs").write({**nothing, first: states[first]}, now=True)
+    assert read_table(table_file(study)).equals(whole)
+    fewer = tiny_study(tmp_path, profiles={"quick": {"seeds": [1]}})
+    less = planned(fewer)
+    StudyTable(fewer, less, tmp_path / "none").write(state.survey(less, tmp_path / "none"), now=True)
+    assert read_table(table_file(study))["run"].unique().to_list() == less.members["tiny"]
+    longer = tiny_study(tmp_path, profiles={"quick": {"seeds": [1], "request": {"steps": 8}}})
+    more = planned(longer)
+    StudyTable(longer, more, tmp_path / "none").write(state.survey(more, tmp_path / "none"), now=True)
+    assert read_table(table_file(study)).is_empty()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,23 +84,47 @@ class StudyTable:
         self.warnings: list[str] = []
         self._read: dict[str, list[dict[str, Any]]] = {}
         self._written, self._count = 0.0, -1
+        self._kept: dict[str, list[dict[str, Any]]] | None = None
 
-    def frame(self, states: dict[str, State]) -> pl.DataFrame:
-        """The table of the runs that are done or failed, in grid order."""
+    def frame(
+        self, states: dict[str, State], elsewhere: Mapping[str, list[dict[str, Any]]] | None = None
+    ) -> pl.DataFrame:
+        """The table of the runs that are done or failed, in grid order.
+
+        Arguments:
+            elsewhere: rows of runs that are not under `root`, by hash; they stand in where a run is not done here.
+        """
         rows: list[dict[str, Any]] = []
         for identity in self.plan.members[self.study.name]:
             if states[identity].status in ("done", "failed"):
                 if identity not in self._read or states[identity].status == "failed":
                     self._read[identity] = self._run_rows(self.plan.runs[identity], states[identity])
                 rows += self._read[identity]
+            else:
+                rows += (elsewhere or {}).get(identity, [])
         return _frame(rows, self.study.axes)
+
+    def kept(self) -> dict[str, list[dict[str, Any]]]:
+        """Rows of planned runs in the table as it was found, by hash: those that were trained as long as is asked now.
+        A table that was committed is not lost where its runs are not."""
+        if self._kept is None:
+            self._kept = {}
+            found = read_table(table_file(self.study)) if table_file(self.study).exists() else None
+            for row in found.iter_rows(named=True) if found is not None else ():
+                if row["run"] in self.plan.runs and row["status"] == "finished":
+                    self._kept.setdefault(row["run"], []).append(row)
+            for identity, rows in list(self._kept.items()):
+                asked = self.plan.runs[identity].request.steps
+                if rows[-1]["step"] != asked and not rows[-1]["reason"].startswith("plateau"):
+                    del self._kept[identity]
+        return self._kept
 
     def write(self, states: dict[str, State], now: bool = False) -> None:
         """Writes the table as one, if runs ended since the last time and `EVERY` seconds are over, or `now`."""
         ended = sum(states[i].status in ("done", "failed") for i in self.plan.members[self.study.name])
         if ended == self._count or not (now or time.monotonic() - self._written > EVERY):
             return
-        write_table(self.frame(states), table_file(self.study))
+        write_table(self.frame(states, self.kept()), table_file(self.study))
         self._written, self._count = time.monotonic(), ended
 
     def _run_rows(self, run: PlannedRun, found: State) -> list[dict[str, Any]]:
