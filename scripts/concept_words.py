@@ -49,6 +49,9 @@ def code_of(text: str) -> Code:
 def left_out(code: Code, entry: dict[str, Any], subgroup: str) -> str | None:
     """The rule by which a concept is left out, or None: what stays can be told apart by picture and by name."""
     label = entry["label"]
+    if code == ("1f4dc",):
+        # Its name in the package of OpenMoji, "scroll", is also that of a mouse's wheel, and that is what it draws.
+        return "a drawing of something else in one of the packages"
     if "gender" in entry or (len(code) > 1 and code[0] in ("1f468", "1f469")):
         return "a gendered form of a concept that has a neutral one"
     if "27a1" in code:
@@ -235,8 +238,9 @@ def add_phrases(concepts: list[Concept], found: dict[Code, Material], vectors: V
     The first is the name. Then come, nearest to the name first: synonyms (texts that belong to this concept alone),
     combinations (two texts, or three, that other concepts have too, but none has all of them; the rarest first, each
     used once), and the definition of the name. Three always, up to five while the cosine with the name reaches 0.2. No
-    two concepts share a phrase. Concepts that cannot have two phrases are taken away first, then those that cannot have
-    three, then four: what they shared with others is these others' own from then on.
+    two concepts share a phrase; of names with the same known words the first stays. Concepts that cannot have two
+    phrases are taken away first, then those that cannot have three, then four: what they shared with others is these
+    others' own from then on.
     """
     kept = [concept for concept in concepts if set(found[concept.code].named) - FUNCTION_WORDS]
     for fewest in range(2, FEWEST + 1):
@@ -247,6 +251,9 @@ def add_phrases(concepts: list[Concept], found: dict[Code, Material], vectors: V
         taken: set[bytes] = set()
         for concept in kept:
             concept.phrases = _phrases(concept.name, found[concept.code], owners, taken, vectors)
+            if _stored(concept.phrases[0][2]) in taken:
+                # The same known words as an earlier name, such as "1st place medal" and "2nd place medal".
+                concept.phrases = []
             taken |= {_stored(vector) for _, _, vector in concept.phrases}
         kept = [concept for concept in kept if len(concept.phrases) >= fewest]
     return kept

@@ -98,6 +98,15 @@ def near_duplicates(pictures: dict[str, np.ndarray]) -> set[int]:
     return dropped
 
 
+def sounding_alike(speech: dict[str, np.ndarray]) -> set[int]:
+    """Concepts whose spectrogram equals that of an earlier one in at least one voice."""
+    later: set[int] = set()
+    for cells in speech.values():
+        first: dict[bytes, int] = {}
+        later |= {i for i, cell in enumerate(cells) if first.setdefault(cell.tobytes(), i) != i}
+    return later
+
+
 def sheet(cells: np.ndarray) -> bytes:
     """Cells [n, 32, 32] or [n, 32, 32, 3] in rows of 40 as a PNG."""
     rows = -(-len(cells) // COLUMNS)
@@ -149,6 +158,12 @@ def main() -> None:
 
     icons = {artist: Icons(sources.npm_package(ARTISTS[artist][0], cache)) for artist in ARTISTS}
     concepts, pictures, counts = choose(options, icons)
+    speech = {v: concept_speech.spectrograms(v, [spoken(c.name) for c in concepts]) for v in concept_speech.VOICES}
+    alike = sounding_alike(speech)
+    counts["a name that sounds as an earlier one in some voice"] = len(alike)
+    kept = [i for i in range(len(concepts)) if i not in alike]
+    concepts = [concepts[i] for i in kept]
+    pictures, speech = ({source: cells[kept] for source, cells in of.items()} for of in (pictures, speech))
     names = [concept.name for concept in concepts]
     held_out = held_out_names(names, HELD_OUT)
     if len({name.casefold() for name in names}) != len(names):
@@ -174,7 +189,7 @@ def main() -> None:
                                    "held_out": artist == HELD_OUT_ARTIST})  # fmt: skip
     for voice, program in concept_speech.VOICES.items():
         file = f"speech-{voice}.png"
-        files[file] = sheet(concept_speech.spectrograms(voice, [spoken(name) for name in names]))
+        files[file] = sheet(speech[voice])
         sheets["speech"].append({"source": voice, "file": file, "licence": "MIT",
                                  "credit": "spoken by " + " ".join(program), "package": program[0], "classes": None,
                                  "held_out": voice == HELD_OUT_VOICE})  # fmt: skip

@@ -69,7 +69,8 @@ def _rows(name: str, sets: list[DataSet], classes: list[int], exemplars: int) ->
                 axes = figure.add_subplot(grid[row, column + place])
                 _item(axes, data, exemplar)
                 if data.texts:
-                    axes.set_title(textwrap.fill(data.texts[exemplar], 16), fontsize=5, pad=1.5)
+                    text = textwrap.shorten(data.texts[exemplar], 44, placeholder=" ...")
+                    axes.set_title(textwrap.fill(text, 17), fontsize=5, pad=1.5)
                 elif len(data.sources) > 1 and (data.kind == "glyph" or row == 0):
                     label = textwrap.shorten(data.sources[int(data.source_of[exemplar])], 24, placeholder="...")
                     axes.set_title(label, fontsize=5, pad=1.5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -14,7 +14,7 @@ from torch import Tensor
 from miclab.errors import MiclabError, nearest
 
 Kind = Literal["picture", "glyph", "spectrogram", "vector"]
-Part = Literal["training", "held-out exemplars", "held-out classes", "all"]
+PARTS = ("training", "held-out exemplars", "held-out classes", "all")
 
 
 class DataError(MiclabError):
@@ -87,11 +87,11 @@ class DataSet:
         """Number of exemplars of each class."""
         return torch.bincount(self.class_of, minlength=len(self.class_names))
 
-    def classes(self, part: Part = "all") -> Int[Tensor, " chosen"]:
+    def classes(self, part: str = "all") -> Int[Tensor, " chosen"]:
         """Indices of the classes that have exemplars in a part."""
         return self.class_of[self.indices(part)].unique()
 
-    def indices(self, part: Part = "all") -> Int[Tensor, " chosen"]:
+    def indices(self, part: str = "all") -> Int[Tensor, " chosen"]:
         """Indices of the exemplars of a part. The three parts besides `all` are disjoint and make up `all`:
 
         `training`: training classes, without their held-out exemplars; `held-out exemplars`: the others of the same
@@ -111,7 +111,7 @@ class DataSet:
             case "all":
                 chosen = torch.ones_like(of_held_out)
             case _:
-                raise DataError(f"{part!r} is no part of a data set: {nearest(str(part), get_args(Part))}.")
+                raise DataError(f"{part!r} is no part of a data set: {nearest(part, PARTS)}.")
         return chosen.nonzero()[:, 0]
 
     def floats(self, exemplars: Int[Tensor, " chosen"] | None = None) -> Float[Tensor, "chosen ..."]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from miclab.data.dataset import DataError, DataSet, Part
+from miclab.data.dataset import DataError, DataSet
 from miclab.intervals import Interval, clustered_interval
 from miclab.seeds import stream
 
 
 def nearest_exemplar_accuracy(
-    data: DataSet, ways: int, *, part: Part = "held-out classes", episodes: int = 4000, seed: int = 0
+    data: DataSet, ways: int, *, part: str = "held-out classes", episodes: int = 4000, seed: int = 0
 ) -> Interval:
     """Share of episodes in which the exemplar nearest to the query is of the query's class.
 
