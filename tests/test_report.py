@@ -212,7 +212,7 @@ def test_it_works_in_a_browser(page, tmp_path):
         tab.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on("request", lambda request: requests.append(request.url))
-        tab.goto(page.as_uri())
+        tab.goto(page.as_uri(), timeout=120_000)
         tab.wait_for_selector("#run0 [data-kind=attention] .heatmaplayer")
         assert not tab.is_visible("#run1")
         tab.click("#tab1")

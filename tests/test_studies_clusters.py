@@ -19,7 +19,7 @@ from miclab.studies.launchers.slurm import SlurmLauncher
 LONG = {"quick": {"seeds": [0], "request": {**REQUEST, "steps": 120, "evaluate_every": 8, "checkpoint_every": 80}}}
 
 RAY = """
-import json, os, sys
+import json, os, sys, time
 from pathlib import Path
 # On a busy machine Ray's own helpers take long to start.
 os.environ["RAY_agent_register_timeout_ms"] = "120000"
@@ -58,6 +58,10 @@ def watched(seconds):
 launcher.wait = watched
 try:
     tally = Engine(plan, root, launcher).go()
+    # The cluster takes a while to notice that a node is gone.
+    deadline = time.monotonic() + 60
+    while launcher.room() > 1 and time.monotonic() < deadline:
+        time.sleep(0.2)
     rooms.append(launcher.room())
 finally:
     launcher.close()

@@ -21,7 +21,9 @@ from miclab.studies import mode, state
 from miclab.studies.reservation import started
 from miclab.studies.rows import read_table, study_rows
 
-PROFILES = {"quick": {"seeds": [0], "request": {**REQUEST, "steps": 48, "evaluate_every": 8, "checkpoint_every": 24}}}
+LONG = {**REQUEST, "steps": 500, "evaluate_every": 50, "checkpoint_every": 250}
+"""So long that no run ends before its process notices, within a second or two, what happened to the engine."""
+PROFILES = {"quick": {"seeds": [0], "request": LONG}}
 
 
 def start(file: Path, root: Path, *more: str) -> subprocess.Popen:
