@@ -50,22 +50,32 @@ class RunConfig:
     """Every random stream of the run is named and derived from this number."""
 
     def __post_init__(self) -> None:
-        if not self.modalities:
-            raise ConfigError("modalities", self.modalities, "at least one modality")
-        for name, modality in self.modalities.items():
-            if not name.isidentifier():
-                raise ConfigError("modalities", name, "names made of letters, digits and _, not starting with a digit")
-            modality.check(f"modalities.{name}")
-        names = tuple(self.modalities)
-        if self.host and self.host not in names:
-            raise ConfigError("host", self.host, nearest(self.host, names))
-        check_whole("", self, "seed", 0, 2**63 - 1)
         for part in fields(self):
-            value = getattr(self, part.name)
-            if part.name == "sequence":
-                value.check(names)
-            elif hasattr(value, "check"):
-                value.check(part.name)
+            self.check_part(part.name)
+        self.check_across_parts()
+
+    def check_part(self, name: str) -> None:
+        """Raises ConfigError for a field whose value cannot be, whatever the other parts hold."""
+        value, names = getattr(self, name), tuple(self.modalities)
+        if name == "modalities":
+            if not value:
+                raise ConfigError("modalities", value, "at least one modality")
+            for modality, part in value.items():
+                if not modality.isidentifier():
+                    allowed = "names made of letters, digits and _, not starting with a digit"
+                    raise ConfigError("modalities", modality, allowed)
+                part.check(f"modalities.{modality}")
+        elif name == "host" and value and value not in names:
+            raise ConfigError("host", value, nearest(value, names))
+        elif name == "seed":
+            check_whole("", self, "seed", 0, 2**63 - 1)
+        elif name == "sequence":
+            value.check(names)
+        elif hasattr(value, "check"):
+            value.check(name)
+
+    def check_across_parts(self) -> None:
+        """Raises ConfigError for parts, each of them good, that do not go together."""
         self._check_labels()
         self._check_shapes()
         self._check_frozen()

@@ -329,9 +329,14 @@ def open_run(path: Path | str) -> Run:
     return Run(path, schema.from_mapping(RunConfig, json.loads(content)), manifest)
 
 
-def run_name(config: RunConfig, identity: str = "") -> str:
-    """Directory name of a run: stage, position code and the start of the trajectory hash (`identity`, where known)."""
-    return f"{config.stage}-{config.decoder.positions}-{(identity or schema.trajectory_hash(config))[:12]}"
+def run_name(config: RunConfig) -> str:
+    """Directory name of a run: stage, position code and the start of the trajectory hash."""
+    return directory_name(config.stage, config.decoder.positions, schema.trajectory_hash(config))
+
+
+def directory_name(stage: str, positions: str, identity: str) -> str:
+    """`run_name` where stage, position code and trajectory hash are known."""
+    return f"{stage}-{positions}-{identity[:12]}"
 
 
 def glance(root: Path | str, name: str, config: RunConfig) -> Run | None:

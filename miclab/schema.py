@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import types
@@ -47,8 +48,8 @@ def from_mapping(kind: type[T], data: Any, owner: str = "", base: T | None = Non
     """
     if not isinstance(data, Mapping):
         raise ConfigError(owner or kind.__name__, data, "a mapping of fields to values")
-    hints = typing.get_type_hints(kind)
-    names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    hints = _hints(kind)
+    names = _items(kind)
     values = {} if base is None else {name: getattr(base, name) for name in names}
     for name, value in data.items():
         if name not in names:
@@ -57,6 +58,25 @@ def from_mapping(kind: type[T], data: Any, owner: str = "", base: T | None = Non
             )
         values[name] = _value(hints[name], value, f"{owner}.{name}" if owner else name, values.get(name))
     return kind(**values)
+
+
+@functools.cache
+def _items(kind: type) -> dict[str, dataclasses.Field]:
+    return {item.name: item for item in dataclasses.fields(kind)}
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def field_value(kind: type, name: str, data: Any, base: Any = None) -> Any:
+    """The value of one field of a dataclass from plain data, as `from_mapping` reads it.
+
+    Raises:
+        ConfigError: as `from_mapping` does.
+    """
+    return _value(_hints(kind)[name], data, name, base)
 
 
 def _value(hint: Any, value: Any, where: str, base: Any) -> Any:
@@ -94,23 +114,40 @@ def _value(hint: Any, value: Any, where: str, base: Any) -> Any:
 def _without_defaults(config: Any) -> dict[str, Any]:
     """Fields that differ from their default; an empty part is left out as a whole."""
     kept: dict[str, Any] = {}
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        if dataclasses.is_dataclass(value):
-            value = _without_defaults(value)
-            if value:
-                kept[item.name] = value
-        elif isinstance(value, Mapping):
-            # Which modalities there are, and in which order, is never a default.
-            kept[item.name] = [[name, _without_defaults(part)] for name, part in value.items()]
-        elif value != item.default:
-            # 0 and 0.0 are the same setting.
-            kept[item.name] = float(value) if isinstance(item.default, float) else to_mapping(value)
+    for name, item in _items(type(config)).items():
+        _keep(kept, item, getattr(config, name))
     return kept
 
 
-def trajectory_hash(config: object) -> str:
+def _keep(kept: dict[str, Any], item: dataclasses.Field, value: Any) -> None:
+    """Adds a field to `kept`, unless it is at its default."""
+    if dataclasses.is_dataclass(type(value)):
+        value = _without_defaults(value)
+        if value:
+            kept[item.name] = value
+    elif isinstance(value, Mapping):
+        # Which modalities there are, and in which order, is never a default.
+        kept[item.name] = [[name, _without_defaults(part)] for name, part in value.items()]
+    elif value != item.default:
+        # 0 and 0.0 are the same setting.
+        kept[item.name] = float(value) if isinstance(item.default, float) else to_mapping(value)
+
+
+def field_text(kind: type, name: str, value: Any) -> str:
+    """What one field of a configuration adds to its hash, as canonical JSON; empty where it is at its default."""
+    kept: dict[str, Any] = {}
+    _keep(kept, _items(kind)[name], value)
+    return json.dumps(kept[name], sort_keys=True, separators=(",", ":")) if kept else ""
+
+
+def hash_of_texts(texts: Mapping[str, str]) -> str:
+    """The trajectory hash of a configuration whose fields have these texts (see `field_text`)."""
+    config = ",".join(f'"{name}":{texts[name]}' for name in sorted(texts) if texts[name])
+    return hashlib.sha256(f'{{"config":{{{config}}},"semantics":{SEMANTICS}}}'.encode()).hexdigest()
+
+
+def trajectory_hash(config: Any) -> str:
     """SHA-256 in hexadecimal of what decides a trajectory: the fields of `config` that differ from their default,
     and the version of our semantics."""
-    content = {"semantics": SEMANTICS, "config": _without_defaults(config)}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    kind = type(config)
+    return hash_of_texts({name: field_text(kind, name, getattr(config, name)) for name in _items(kind)})

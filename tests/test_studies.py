@@ -97,6 +97,28 @@ def test_axes_of_the_parent_and_its_length_make_other_children(tmp_path):
     assert [(p.request.steps, p.request.checkpoint_at, p.starts) for p in parents] == [(4, (2,), (2, 4))] * 2
 
 
+def test_every_name_in_a_plan_is_the_hash_of_its_configuration(tmp_path):
+    """Hashes are put together from the parts of many points; each has to be that of the whole configuration. An axis of
+    one modality leaves the others."""
+    grid = [
+        {
+            "product": {
+                "modalities.m2.noise": [0, 0.5], "parent.decoder.norm": ["rmsnorm"], "parent.steps": [2, 4],
+                "frozen": [[], ["decoder"]], "optimiser.learning_rate": [1, 0.01],
+            },
+            "zip": {"sequence.burstiness": [1, 2], "bridge.projector": ["small", "large"]},
+        },
+        {"product": {"numerics.threads": [2], "host": ["", "m1"]}, "config": {"decoder": {"rope_theta": 100}}},
+    ]  # fmt: skip
+    plan = planned(tiny_study(tmp_path, 2, grid=grid, profiles={"quick": {"seeds": [0, 7]}}))
+    assert len(plan.members["tiny"]) == 2 * (2 * 2 * 2 * 2 * 2 + 2)
+    for identity, run in plan.runs.items():
+        whole = schema.from_mapping(RunConfig, schema.to_mapping(run.config))
+        assert whole == run.config
+        assert (identity, run.name) == (schema.trajectory_hash(whole), run_name(whole))
+        assert set(whole.modalities) == ({"m1", "m2"} if run.parent else {"m1"})
+
+
 def test_a_length_of_its_own_for_a_point_is_no_other_run(tmp_path):
     """`request.steps` is part of no hash: a point asked for twice is trained to the longer end."""
     study = tiny_study(tmp_path, grid=[{"zip": {BURSTS: [1, 2, 2], "request.steps": [6, 2, 4]}}])
@@ -158,8 +180,9 @@ WRONG = {
     "twice": ({"grid": [{"zip": {BURSTS: [1]}, "product": {BURSTS: [2]}}]}, "grid[0].zip", "not in the product too"),
     "under": ({"grid": [{"product": {"sequence": [{}], BURSTS: [2]}}]}, "sequence = ", "not part of another one"),
     "seed axis": ({"grid": [{"product": {"seed": [1]}}]}, "seed", "the profile has `seeds`"),
-    "seed field": ({"config": {"seed": 1}}, "config.seed = 1", "the study has `seeds`"),
+    "seed field": ({"config": {"seed": 1}}, "config.seed = 1", "a study has `seeds`"),
     "seeds": ({"profiles": {"quick": {"seeds": [1, 1]}}}, "profiles.quick.seeds = [1, 1]", "none twice"),
+    "seed below": ({"profiles": {"quick": {"seeds": [-1]}}}, "profiles.quick.seeds = [-1]", "from 0 to 2^63 - 1"),
     "seed kind": ({"profiles": {"quick": {"seeds": [0.5]}}}, "profiles.quick.seeds = 0.5", "type int"),
     "no profile": ({"profiles": {"quick": None}, "stage": "unimodal", "title": 3}, "title = 3", "a line of text"),
     "profile key": ({"profiles": {"quick": {"step": 3}}}, "profiles.quick.step = 3", "a known key"),

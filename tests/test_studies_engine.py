@@ -375,6 +375,17 @@ def test_a_damaged_manifest_fails_its_run_alone(tmp_path):
     assert "manifest.json is damaged" in found[first.hash].reason
 
 
+def test_a_directory_of_another_run_is_not_taken_for_this_one(tmp_path):
+    """Directory names have the start of the hash only."""
+    plan = planned(tiny_study(tmp_path))
+    first, second = plan.runs.values()
+    train_config(first.config, first.request, tmp_path / "runs")
+    (tmp_path / "runs" / first.name).rename(tmp_path / "runs" / second.name)
+    found = state.survey(plan, tmp_path / "runs")
+    assert [s.status for s in found.values()] == ["new", "failed"]
+    assert "holds another run" in found[second.hash].reason
+
+
 def test_what_is_done_is_found_without_opening_what_is_not_there(tmp_path, monkeypatch):
     """One listing of the directory of runs; a run is opened only if it is in the listing."""
     plan = planned(tiny_study(tmp_path, grid=TWO_POINTS))

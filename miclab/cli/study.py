@@ -55,6 +55,8 @@ class RunOptions(_Common):
     """Largest array of jobs that the Slurm site allows."""
     slurm: tuple[str, ...] = ()
     """Parameters of Slurm jobs as KEY=VALUE: partition=long time=600 (minutes) mem=4GB account=..."""
+    mirror: tuple[str, ...] = ()
+    """Trackers that are sent a copy of every finished run's rows: wandb, mlflow, tensorboard, trackio."""
     retry_failed: bool = False
     """Try failed runs again, but for those that diverged."""
 
@@ -145,25 +147,32 @@ def _run(arguments: list[str]) -> int:
     studies, plan = _planned(options.file, options)
     from miclab.cli.watch import Watch
     from miclab.studies.engine import Engine
+    from miclab.studies.mirrors import Mirrors
     from miclab.studies.rows import StudyTable
 
     root = Path(options.runs)
     root.mkdir(parents=True, exist_ok=True)
     tables = [StudyTable(study, plan, root) for study in studies]
     launcher = _launcher(options, root)
-    with Watch(plan, root) as watch:
+    with Mirrors(options.mirror, tables, plan, root) as mirrors, Watch(plan, root) as watch:
+        mirrored = -1
 
         def change(tally: Tally) -> None:
+            nonlocal mirrored
             for table in tables:
                 table.write(tally.states)
+            if tally.ended != mirrored:
+                mirrored = tally.ended
+                mirrors(tally.states)
             watch(tally)
 
         try:
             tally = Engine(plan, root, launcher, retry_failed=options.retry_failed, on_change=change).go()
         finally:
             launcher.close()
-    for table in tables:
-        table.write(tally.states, now=True)
+        for table in tables:
+            table.write(tally.states, now=True)
+        mirrors(tally.states)
     counts, failures = _counts(plan, tally.states, set()), _failures(plan, tally.states)
     if options.json:
         print_json({"studies": counts, "failures": failures})
@@ -249,7 +258,7 @@ def _rows(arguments: list[str]) -> int:
     states = {} if options.stored else state.survey(plan, root)
     if any(s.status == "done" for s in states.values()):
         table = StudyTable(study, plan, root)
-        frame = table.frame(states)
+        frame = table.frame(states, table.kept())
         for line in dict.fromkeys(table.warnings):
             print(f"miclab: warning: {line}", file=sys.stderr)
     else:

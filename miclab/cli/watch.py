@@ -62,9 +62,10 @@ class Watch:
             self._live.stop()
 
     def __call__(self, tally: Tally) -> None:
-        """Shows the tally, at most once a second."""
+        """Shows the tally, at most once a second, and less often where there are many runs."""
         now = time.monotonic()
-        if now - self._looked < 1.0:
+        # A hundred thousand runs are not counted every second: the cores are for training.
+        if now - self._looked < max(1.0, len(tally.states) / 10_000):
             return
         self._looked = now
         self._look_at_running(tally)

@@ -33,6 +33,7 @@ class Tally:
         elsewhere: hashes of the runs that other processes hold.
         steps: training steps that this engine's runs did.
         seconds: seconds that their workers took.
+        ended: runs that this engine saw done or failed; where it is unchanged, so are the tables.
     """
 
     states: dict[str, State]
@@ -40,6 +41,7 @@ class Tally:
     elsewhere: set[str] = field(default_factory=set)
     steps: int = 0
     seconds: float = 0.0
+    ended: int = 0
 
 
 class _Stop:
@@ -194,6 +196,7 @@ class Engine:
     def _settle(self, identity: str, found: State) -> None:
         """Notes how a run ended, and what that means for its children."""
         self.tally.states[identity] = found
+        self.tally.ended += found.status in ("done", "failed")
         for child in self.children.get(identity, ()):
             run = self.plan.runs[child]
             if found.status == "failed":

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields, replace
-from itertools import product
+from dataclasses import dataclass, replace
 from typing import Any
 
-from miclab import profiles, schema
+from miclab import schema
 from miclab.config import RunConfig
-from miclab.errors import ConfigError, MiclabError, nearest
+from miclab.errors import MiclabError
 from miclab.request import Request
-from miclab.runs import run_name
-from miclab.settings import ParentConfig
-from miclab.studies.study import Block, Fields, Study, laid_over, nested, value_at
+from miclab.runs import directory_name
+from miclab.studies.points import PARTS, Mode, points
+from miclab.studies.study import Study, value_at
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,7 +42,7 @@ class PlannedRun:
     @property
     def config(self) -> RunConfig:
         """Its whole configuration."""
-        return _seeded(self.point, self.seed, self.parent)
+        return replace(self.point, seed=self.seed, parent=replace(self.point.parent, run=self.parent))
 
 
 class Plan:
@@ -59,31 +58,48 @@ class Plan:
     """
 
     def __init__(self, studies: Iterable[Study], mode: str | Callable[[], str]):
-        resolve = _Resolver(mode)
         self.runs: dict[str, PlannedRun] = {}
         self.members: dict[str, list[str]] = {}
         """For each study the hashes of its points' runs, in grid order, each once; parents are not among them."""
+        self._texts: dict[tuple[str, Any], str] = {}
         for study in studies:
             if study.name in self.members:
                 raise MiclabError(f"Two studies are named {study.name!r}: the table of one would replace the other's.")
-            self.members[study.name] = list(dict.fromkeys(self._study_runs(study, resolve)))
+            self.members[study.name] = list(dict.fromkeys(self._study_runs(study, Mode(mode))))
 
-    def _study_runs(self, study: Study, resolve: _Resolver) -> Iterator[str]:
+    def _study_runs(self, study: Study, mode: Mode) -> Iterator[str]:
         probes = tuple(
             name
             for probe in study.probes
             for name in ([f"context.{n}" for n in study.probe_contexts] if probe == "context" else [probe])
         )
-        for point in _points(study, resolve):
+        for point in points(study, mode):
+            texts = self._point_texts(point.config)
+            before, starts = {}, ()
+            if point.parent is not None and point.parent_request is not None:
+                before, starts = self._point_texts(point.parent), (point.parent_request.steps,)
             for seed in study.seeds:
                 parent = ""
                 if point.parent is not None and point.parent_request is not None:
-                    parent = self._add(point.parent, point.parent_request, seed, starts=(point.parent_request.steps,))
-                yield self._add(point.config, point.request, seed, parent, probes=probes)
+                    parent = self._add(point.parent, before, point.parent_request, seed, starts=starts)
+                yield self._add(point.config, texts, point.request, seed, parent, probes=probes)
+
+    def _point_texts(self, config: RunConfig) -> dict[str, str]:
+        """What the fields of a point, but for seed and parent, add to the hashes of its runs."""
+        found = {}
+        for name in PARTS:
+            value = getattr(config, name)
+            key = (name, tuple(value.items()) if isinstance(value, dict) else value)
+            text = self._texts.get(key)
+            if text is None:
+                text = self._texts[key] = schema.field_text(RunConfig, name, value)
+            found[name] = text
+        return found
 
     def _add(
         self,
         point: RunConfig,
+        texts: dict[str, str],
         request: Request,
         seed: int,
         parent: str = "",
@@ -91,14 +107,16 @@ class Plan:
         probes: tuple[str, ...] = (),
         starts: tuple[int, ...] = (),
     ) -> str:
-        config = _seeded(point, seed, parent)
-        identity = schema.trajectory_hash(config)
+        own = {"seed": schema.field_text(RunConfig, "seed", seed)}
+        if parent:
+            own["parent"] = schema.field_text(RunConfig, "parent", replace(point.parent, run=parent))
+        identity = schema.hash_of_texts(texts | own)
         old = self.runs.get(identity)
         if old is None:
-            name = run_name(config, identity)
+            stage = point.stage if not parent else "multimodal"
             self.runs[identity] = PlannedRun(
-                hash=identity, name=name, seed=seed, parent=parent, point=point, request=request, probes=probes,
-                starts=starts,
+                hash=identity, name=directory_name(stage, point.decoder.positions, identity), seed=seed,
+                parent=parent, point=point, request=request, probes=probes, starts=starts,
             )  # fmt: skip
         else:
             old.request = joined(old.request, request)
@@ -122,93 +140,6 @@ def joined(first: Request, second: Request) -> Request:
     return first if first == second else replace(first, steps=steps, checkpoint_at=tuple(sorted(kept)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Point:
-    config: RunConfig
-    request: Request
-    parent: RunConfig | None
-    parent_request: Request | None
-
-
-def _seeded(point: RunConfig, seed: int, parent: str) -> RunConfig:
-    if point.seed == seed and point.parent.run == parent:
-        return point
-    # Checked already but for the seed, and built a hundred thousand times.
-    config = object.__new__(RunConfig)
-    for item in fields(point):
-        object.__setattr__(config, item.name, getattr(point, item.name))
-    object.__setattr__(config, "seed", seed)
-    object.__setattr__(config, "parent", replace(point.parent, run=parent))
-    return config
-
-
-def _places(block: Block) -> Iterator[dict[str, Any]]:
-    """Values by axis, of every point of a block."""
-    zipped = [dict(zip(block.zip, values, strict=True)) for values in zip(*block.zip.values(), strict=True)] or [{}]
-    for along in zipped:
-        for values in product(*block.product.values()):
-            yield along | dict(zip(block.product, values, strict=True))
-
-
-def _points(study: Study, resolve: _Resolver) -> Iterator[_Point]:
-    _check_axes(study)
-    base = profiles.run_config(study.stage, study.profile)
-    request = schema.from_mapping(Request, study.request, "request", profiles.request(study.stage, study.profile))
-    first_request = profiles.request("unimodal", study.profile)
-    for name in ("sequences", "novel_sets"):
-        first_request = replace(first_request, **{name: getattr(request, name)})
-    first_request = schema.from_mapping(Request, study.parent.request, "parent.request", first_request)
-    if first_request.plateau_rows:
-        raise ConfigError("parent.request.plateau_rows", first_request.plateau_rows, "0: children need a known step")
-    for block in study.grid:
-        for axes in _places(block):
-            told = ", ".join(f"{axis}={value}" for axis, value in axes.items()) or "its only point"
-            try:
-                yield _point(study, block, axes, base, request, first_request, resolve)
-            except ConfigError as error:
-                raise MiclabError(f"{study.file}, at {told}: {error}") from error
-
-
-def _point(
-    study: Study, block: Block, axes: Fields, base: RunConfig, request: Request, first: Request, resolve: _Resolver
-) -> _Point:
-    change = nested(axes)
-    asked, parent = change.pop("request", {}), change.pop("parent", {})
-    if parent and study.stage != "multimodal":
-        raise ConfigError("parent", parent, "axes of stage 1 only in a study whose stage is multimodal")
-    request = schema.from_mapping(Request, asked, "request", request)
-    change = laid_over(laid_over(study.config, block.config), change)
-    for name in ("seed", "parent"):
-        if name in change:
-            raise ConfigError(f"config.{name}", change[name], "no such field here: the study has `seeds` and `parent`")
-    config = resolve(schema.from_mapping(RunConfig, change, "", base))
-    if (len(config.modalities) == 1) != (study.stage == "unimodal"):
-        raise ConfigError("modalities", list(config.modalities), f"as many as the stage {study.stage} has")
-    if study.stage != "multimodal":
-        return _Point(config, request, None, None)
-    steps = parent.pop("steps", first.steps)
-    before = profiles.first_stage(config, study.profile)
-    before = resolve(schema.from_mapping(RunConfig, laid_over(study.parent.config, parent), "parent", before))
-    if (before.decoder, before.label_count) != (config.decoder, config.label_count):
-        raise ConfigError("parent", "another decoder or number of labels", "the decoder and labels of the children")
-    first = schema.from_mapping(Request, {"steps": steps}, "parent", first)
-    return _Point(replace(config, parent=ParentConfig(step=steps)), request, before, first)
-
-
-class _Resolver:
-    """Puts the numeric mode that was found in the place of `auto`."""
-
-    def __init__(self, mode: str | Callable[[], str]):
-        self._mode = mode
-
-    def __call__(self, config: RunConfig) -> RunConfig:
-        if config.numerics.mode != "auto":
-            return config
-        if callable(self._mode):
-            self._mode = self._mode()
-        return replace(config, numerics=replace(config.numerics, mode=self._mode))
-
-
 def axis_value(run: PlannedRun, parent: PlannedRun | None, axis: str) -> Any:
     """The value of an axis for a run, from its configuration or request; None where it has no such field."""
     owner, _, rest = axis.partition(".")
@@ -219,17 +150,3 @@ def axis_value(run: PlannedRun, parent: PlannedRun | None, axis: str) -> Any:
     if rest == "steps":
         return run.point.parent.step
     return None if parent is None else value_at(parent.point, rest)
-
-
-def _check_axes(study: Study) -> None:
-    """Raises ConfigError for an axis that is no dotted field of a configuration, or is part of another one."""
-    known = [f.name for f in fields(RunConfig) if f.name != "seed"] + ["request"]
-    for block in study.grid:
-        for axis in block.axes:
-            owner = axis.split(".")[0]
-            if owner == "seed":
-                raise ConfigError(axis, "an axis", "no axis: the profile has `seeds`")
-            if owner not in known:
-                raise ConfigError(axis, "an axis", f"a dotted field: {nearest(owner, known)}")
-            if any(other.startswith(f"{axis}.") for other in block.axes):
-                raise ConfigError(axis, "an axis", "one that is not part of another one")

@@ -97,9 +97,7 @@ class StudyTable:
         rows: list[dict[str, Any]] = []
         for identity in self.plan.members[self.study.name]:
             if states[identity].status in ("done", "failed"):
-                if identity not in self._read or states[identity].status == "failed":
-                    self._read[identity] = self._run_rows(self.plan.runs[identity], states[identity])
-                rows += self._read[identity]
+                rows += self.run_rows(identity, states[identity])
             else:
                 rows += (elsewhere or {}).get(identity, [])
         return _frame(rows, self.study.axes)
@@ -119,10 +117,18 @@ class StudyTable:
                     del self._kept[identity]
         return self._kept
 
+    def run_rows(self, identity: str, found: State) -> list[dict[str, Any]]:
+        """The rows of one run that is done or failed."""
+        if identity not in self._read or found.status == "failed":
+            self._read[identity] = self._run_rows(self.plan.runs[identity], found)
+        return self._read[identity]
+
     def write(self, states: dict[str, State], now: bool = False) -> None:
         """Writes the table as one, if runs ended since the last time and `EVERY` seconds are over, or `now`."""
+        if not (now or time.monotonic() - self._written > EVERY):
+            return
         ended = sum(states[i].status in ("done", "failed") for i in self.plan.members[self.study.name])
-        if ended == self._count or not (now or time.monotonic() - self._written > EVERY):
+        if ended == self._count:
             return
         write_table(self.frame(states, self.kept()), table_file(self.study))
         self._written, self._count = time.monotonic(), ended

@@ -130,6 +130,8 @@ def look(run: PlannedRun, root: Path) -> State:
         disk = glance(root, run.name, run.point)
     except DamagedError as error:
         return State("failed", str(error))
+    if disk is not None and disk.hash != run.hash:
+        return State("failed", f"{disk.path} holds another run, {disk.hash}. Move it away.")
     return state_on_disk(run, disk, failure_reason(root, run.hash))
 
 

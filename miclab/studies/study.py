@@ -196,8 +196,8 @@ def _study(value: Any, file: Path, profile: str) -> Study:
     where = f"profiles.{profile}"
     chosen = _mapping(known[profile], where, ("seeds", "request", "config", "grid", "parent"))
     seeds = _items(chosen.get("seeds", [0]), f"{where}.seeds", int)
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ConfigError(f"{where}.seeds", list(seeds), "at least one seed, none twice")
+    if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**63 for seed in seeds):
+        raise ConfigError(f"{where}.seeds", list(seeds), "at least one seed from 0 to 2^63 - 1, none twice")
     if stage != "multimodal" and ("parent" in data or "parent" in chosen):
         raise ConfigError("parent", data.get("parent"), "only in a study whose stage is multimodal")
     first, second = _parent(data.get("parent"), "parent"), _parent(chosen.get("parent"), f"{where}.parent")

@@ -21,7 +21,7 @@ from miclab import schema, storage
 from miclab.config import RunConfig
 from miclab.errors import BusyError, MiclabError
 from miclab.request import Request
-from miclab.runs import Run, open_run, run_name
+from miclab.runs import Run, directory_name, open_run
 from miclab.studies import state
 from miclab.studies.plan import PlannedRun
 from miclab.studies.reservation import reserve
@@ -90,7 +90,7 @@ def read_task(path: str) -> tuple[Path, PlannedRun]:
     config = schema.from_mapping(RunConfig, data["config"])
     run = PlannedRun(
         hash=data["hash"],
-        name=run_name(config, data["hash"]),
+        name=directory_name(config.stage, config.decoder.positions, data["hash"]),
         seed=config.seed,
         parent=config.parent.run,
         point=config,
@@ -179,8 +179,6 @@ def _train_and_probe(root: Path, run: PlannedRun, tell: Callable[[], None]) -> t
     from miclab.train import prepare, train
 
     disk, _ = prepare(run.config, root, run.request.steps)
-    if disk.hash != run.hash:
-        raise MiclabError(f"{disk.path} holds another run, {disk.hash}. Move it away.")
     outcome = train(disk, run.request, lambda progress: tell())
     if outcome.status == "diverged":
         return "failed", f"diverged: {outcome.reason}", outcome.step

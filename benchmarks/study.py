@@ -1,0 +1,151 @@
+"""What the study engine costs: planning a hundred thousand runs, the gain of a second worker, the time between runs.
+
+    python -m benchmarks.study plan                 100,000 runs, 1,000 of them done
+    python -m benchmarks.study throughput           the same study with 1 and with 2 workers
+    python -m benchmarks.study overhead             what is not training, compiling or importing
+
+`throughput` and `overhead` time processes: run them on an idle machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+import yaml
+
+from miclab import storage
+from miclab.runs import list_runs, open_run
+from miclab.studies.plan import Plan
+from miclab.studies.study import load_study
+
+PLAN = """
+import contextlib, io, json, resource, sys, time
+start = time.perf_counter()
+from miclab.cli import main
+screen = io.StringIO()
+with contextlib.redirect_stdout(screen):
+    status = main(["study", "plan", *sys.argv[1:]])
+seconds = time.perf_counter() - start
+megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps([status, seconds, megabytes, screen.getvalue().count("\\n"), screen.getvalue()[-200:]]))
+"""
+
+
+def write_study(folder: Path, name: str, axes: dict[str, list], seeds: int, request: dict[str, int], mode: str) -> Path:
+    """A unimodal study of the quick profile."""
+    data = {
+        "title": name,
+        "stage": "unimodal",
+        "config": {"numerics": {"mode": mode}},
+        "grid": [{"product": axes}],
+        "profiles": {"quick": {"seeds": list(range(seeds)), "request": request}},
+    }
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(data))
+    return file
+
+
+def fake_done(root: Path, plan: Plan, count: int) -> None:
+    """Manifests of finished runs, without their files: what `study plan` reads."""
+    for run in list(plan.runs.values())[:count]:
+        (root / run.name).mkdir(parents=True)
+        steps = range(0, run.request.steps + 1, run.request.evaluate_every)
+        files = {f"{kind}/{s:09d}.{end}": "0" * 64 for s in steps
+                 for kind, end in (("checkpoints", "safetensors"), ("rows", "jsonl"))}  # fmt: skip
+        timing = [{"step": s, "seconds": 1.0, "time": "2026-01-01T00:00:00+00:00"} for s in steps]
+        manifest = {"format": 1, "hash": run.hash, "status": "finished", "reason": "all steps done", "request": {},
+                    "environment": {}, "timing": timing, "files": files}  # fmt: skip
+        (root / run.name / "manifest.json").write_bytes(storage.sealed(manifest))
+
+
+def measure_plan(folder: Path, points: int = 20_000, seeds: int = 5, done: int = 1000) -> dict[str, Any]:
+    """`study plan`, once with points that differ in one part, as grids mostly do, and once with every run a point."""
+    found = {}
+    across = 100
+    for name, count, per_point in (("points with seeds", points, seeds), ("every run a point", points * seeds, 1)):
+        axes = {
+            "modalities.m1.classes": [32 * (i + 1) for i in range(across)],
+            "modalities.m1.noise": [i / count for i in range(count // across)],
+        }
+        file = write_study(folder, name.replace(" ", "-"), axes, per_point, {"steps": 5000}, "eager")
+        root = folder / name.replace(" ", "-")
+        fake_done(root, Plan([load_study(file, "quick")], "eager"), done)
+        command = [sys.executable, "-c", PLAN, str(file), "--runs", str(root)]
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+        status, seconds, megabytes, lines, end = json.loads(told)
+        if status or f"{done} done" not in end:
+            raise RuntimeError(f"`study plan` did not find what is done: {end}")
+        found[name] = {"runs": count * per_point, "lines": lines, "seconds": seconds, "megabytes": megabytes}
+    return found
+
+
+def timed_study(folder: Path, name: str, runs: int, steps: int, workers: int, mode: str) -> dict[str, float]:
+    """Carries a study out in a fresh process; what its runs took by their own record, and the whole."""
+    request = {"steps": steps, "evaluate_every": max(1, steps // 2), "checkpoint_every": max(2, steps // 2 * 2),
+               "sequences": 100}  # fmt: skip
+    file = write_study(folder, name, {"sequence.burstiness": [4]}, runs, request, mode)
+    root = folder / f"{name}-{workers}"
+    command = [sys.executable, "-m", "miclab", "study", "run", str(file), "--runs", str(root)]
+    start = time.perf_counter()
+    subprocess.run([*command, "--workers", str(workers)], check=True, capture_output=True)
+    whole = time.perf_counter() - start
+    finished = [open_run(path) for path in list_runs(root)]
+    if len(finished) != runs or any(run.status != "finished" for run in finished):
+        raise RuntimeError("not every run is finished")
+    trained = sum(entry["seconds"] for run in finished for entry in run.timing)
+    return {"seconds": whole, "seconds in runs": trained}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the study engine costs."""
+
+    what: tyro.conf.Positional[str] = "plan"
+    """`plan`, `throughput` or `overhead`."""
+    points: int = 20_000
+    """`plan`: points, of 5 seeds each."""
+    runs: int = 8
+    """`throughput`, `overhead`: runs of the study."""
+    steps: int = 12_000
+    """`throughput`, `overhead`: steps of a run; 60 seconds or so."""
+    mode: str = "compiled"
+    """`throughput`, `overhead`: numeric mode."""
+
+
+def main() -> None:
+    """Prints what was measured."""
+    options = tyro.cli(Options)
+    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stderr(io.StringIO()):
+        folder = Path(name)
+        if options.what == "plan":
+            for kind, row in measure_plan(folder, options.points).items():
+                print(f"{kind:<20} {row['runs']} runs listed in {row['seconds']:.1f} s (aim: under 10),"
+                      f" {row['megabytes']:.0f} MiB (aim: under 1,024)")  # fmt: skip
+            return
+        if options.what == "throughput":
+            one, two = (timed_study(folder, "throughput", options.runs, options.steps, w, options.mode) for w in (1, 2))
+            print(f"1 worker {one['seconds']:.0f} s, 2 workers {two['seconds']:.0f} s:"
+                  f" {one['seconds'] / two['seconds']:.2f} times (aim: at least 1.85)")  # fmt: skip
+            return
+        # Imports and compiling happen once in a worker: a study of one run has them, and every further run has not.
+        first = timed_study(folder, "first", 1, options.steps, 1, options.mode)
+        all_ = timed_study(folder, "all", options.runs, options.steps, 1, options.mode)
+        start = first["seconds"] - first["seconds in runs"]
+        between = all_["seconds"] - all_["seconds in runs"] - start
+        share = between / max(1e-9, all_["seconds in runs"])
+        print(f"{options.runs} runs of {all_['seconds in runs'] / options.runs:.1f} s: {start:.1f} s to start and end,"
+              f" {between:.2f} s beside the runs, {share:.1%} (aim: under 5 %)")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

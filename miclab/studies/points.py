@@ -1,0 +1,220 @@
+"""The points of a study's grid as checked configurations: one for each place of the grid, before seeds.
+
+A study may have a hundred thousand points that differ in one field, so each part of a configuration is read and checked
+once, and a point is put together from parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from itertools import product
+from typing import Any
+
+from miclab import profiles, schema
+from miclab.config import RunConfig
+from miclab.errors import ConfigError, MiclabError, nearest
+from miclab.request import Request
+from miclab.settings import ModalityConfig, NumericsConfig, ParentConfig
+from miclab.studies.study import Block, Fields, Study, laid_over, nested
+
+Place = tuple[int, ...]
+"""Indices of the values of some axes."""
+PARTS = tuple(item.name for item in fields(RunConfig) if item.name not in ("seed", "parent"))
+"""Fields of a configuration that a study's `config` and axes may name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A point of the grid.
+
+    Arguments:
+        config: its configuration, with seed 0 and, of the parent, the step alone.
+        request: what is asked of its runs.
+        parent: configuration of its stage-1 runs, with seed 0; None without stage 1.
+        parent_request: what is asked of these.
+    """
+
+    config: RunConfig
+    request: Request
+    parent: RunConfig | None = None
+    parent_request: Request | None = None
+
+
+class Mode:
+    """Puts the numeric mode that is found on a machine in the place of `auto`.
+
+    Arguments:
+        mode: `compiled` or `eager`, or a function that finds it out; it is called once, if an `auto` is met.
+    """
+
+    def __init__(self, mode: str | Callable[[], str]):
+        self._mode = mode
+
+    def resolved(self, numerics: NumericsConfig) -> NumericsConfig:
+        """The same numerics with a mode that is not `auto`."""
+        if numerics.mode != "auto":
+            return numerics
+        if callable(self._mode):
+            self._mode = self._mode()
+        return replace(numerics, mode=self._mode)  # type: ignore[arg-type]
+
+
+def points(study: Study, mode: Mode) -> Iterator[Point]:
+    """The points of a study in grid order; equal ones come as often as the grid has them.
+
+    Raises:
+        MiclabError: a configuration cannot work; the message names file, point and field.
+    """
+    try:
+        _check_axes(study)
+        reader = _StudyReader(study, mode)
+        blocks = [_BlockReader(reader, block) for block in study.grid]
+    except ConfigError as error:
+        raise MiclabError(f"{study.file}: {error}") from error
+    for reader in blocks:
+        for place in reader.places():
+            try:
+                yield reader.point(place)
+            except ConfigError as error:
+                values = (f"{axis}={reader.values[axis][i]}" for axis, i in zip(reader.axes, place, strict=True))
+                raise MiclabError(f"{study.file}, at {', '.join(values) or 'its only point'}: {error}") from error
+
+
+def _check_axes(study: Study) -> None:
+    known = [*PARTS, "parent", "request"]
+    for block in study.grid:
+        for axis in block.axes:
+            owner = axis.split(".")[0]
+            if owner == "seed":
+                raise ConfigError(axis, "an axis", "no axis: the profile has `seeds`")
+            if owner not in known:
+                raise ConfigError(axis, "an axis", f"a dotted field: {nearest(owner, known)}")
+            if owner == "parent" and study.stage != "multimodal":
+                raise ConfigError(axis, "an axis", "axes of stage 1 only in a study whose stage is multimodal")
+            if any(other.startswith(f"{axis}.") for other in block.axes):
+                raise ConfigError(axis, "an axis", "one that is not part of another one")
+    for name in ("seed", "parent"):
+        for config in (study.config, *(block.config for block in study.grid)):
+            if name in config:
+                raise ConfigError(f"config.{name}", config[name], "no such field: a study has `seeds` and `parent`")
+
+
+class _StudyReader:
+    """What the points of a study share."""
+
+    def __init__(self, study: Study, mode: Mode):
+        self.study, self.mode = study, mode
+        self.base = profiles.run_config(study.stage, study.profile)
+        known = profiles.request(study.stage, study.profile)
+        self.request = schema.from_mapping(Request, study.request, "request", known)
+        first = profiles.request("unimodal", study.profile)
+        first = replace(first, sequences=self.request.sequences, novel_sets=self.request.novel_sets)
+        self.first = schema.from_mapping(Request, study.parent.request, "parent.request", first)
+        if self.first.plateau_rows:
+            raise ConfigError("parent.request.plateau_rows", self.first.plateau_rows, "0: children need a known step")
+        self.checked: set[tuple[Any, ...]] = set()
+        self.parents: dict[tuple[Any, ...], tuple[RunConfig, Request]] = {}
+
+    def put_together(self, parts: dict[str, Any]) -> RunConfig:
+        """A configuration; a part that was checked before is not checked again."""
+        config = object.__new__(RunConfig)
+        config.__dict__.update(parts, seed=0, parent=self.base.parent)
+        names = tuple(config.modalities)
+        for name, part in parts.items():
+            # What is good for some modalities, as an order of them, may not be for others.
+            met = (name, names, id(part))
+            if met not in self.checked:
+                config.check_part(name)
+                self.checked.add(met)
+        config.check_across_parts()
+        return config
+
+
+class _BlockReader:
+    """The points of one block."""
+
+    def __init__(self, shared: _StudyReader, block: Block):
+        self.shared, self.block, self.axes = shared, block, block.axes
+        self.values = {**block.zip, **block.product}
+        config = laid_over(shared.study.config, block.config)
+        for name in config:
+            if name not in PARTS:
+                raise ConfigError(name, config[name], f"a known field: {nearest(name, PARTS)}")
+        self.parts = {name: getattr(shared.base, name) for name in PARTS}
+        for name, data in config.items():
+            self.parts[name] = schema.field_value(RunConfig, name, data, self.parts[name])
+        self.parts["numerics"] = shared.mode.resolved(self.parts["numerics"])
+        self.groups: dict[str, list[int]] = {}
+        for index, axis in enumerate(self.axes):
+            self.groups.setdefault(axis.split(".")[0], []).append(index)
+        # Every part is kept, so that no other one can have its `id`.
+        self.read: dict[tuple[str, Place], Any] = {}
+
+    def places(self) -> Iterator[Place]:
+        """Indices of the values of every axis: first those that go together, then those of the product."""
+        zipped, *shape = self.block.shape
+        for along in range(zipped):
+            for across in product(*map(range, shape)):
+                yield (along,) * len(self.block.zip) + across
+
+    def point(self, place: Place) -> Point:
+        """The point at a place."""
+        parts = dict(self.parts)
+        for name in self.groups:
+            if name in PARTS:
+                parts[name] = self._cached(name, place, self._part)
+        config = self.shared.put_together(parts)
+        study = self.shared.study
+        if (len(config.modalities) == 1) != (study.stage == "unimodal"):
+            raise ConfigError("modalities", list(config.modalities), f"as many as the stage {study.stage} has")
+        request = self._cached("request", place, self._request) if "request" in self.groups else self.shared.request
+        if study.stage != "multimodal":
+            return Point(config, request)
+        parent, first = self._stage_one(config, place)
+        object.__setattr__(config, "parent", ParentConfig(step=first.steps))
+        return Point(config, request, parent, first)
+
+    def _cached(self, group: str, place: Place, read: Callable[[str, Fields], Any]) -> Any:
+        """What `read` makes of a group of axes, once for each combination of their values."""
+        indices = self.groups.get(group, [])
+        key = (group, tuple(place[i] for i in indices))
+        if key not in self.read:
+            self.read[key] = read(group, nested({self.axes[i]: self.values[self.axes[i]][place[i]] for i in indices}))
+        return self.read[key]
+
+    def _part(self, name: str, change: Fields) -> Any:
+        base = self.parts[name]
+        if name == "modalities" and isinstance(change[name], dict):
+            # An axis changes one modality and leaves the others.
+            return {**base, **{
+                modality: schema.from_mapping(ModalityConfig, data, f"modalities.{modality}", base.get(modality))
+                for modality, data in change[name].items()
+            }}  # fmt: skip
+        part = schema.field_value(RunConfig, name, change[name], base)
+        return self.shared.mode.resolved(part) if name == "numerics" else part
+
+    def _request(self, name: str, change: Fields) -> Request:
+        return schema.from_mapping(Request, change[name], "request", self.shared.request)
+
+    def _stage_one(self, config: RunConfig, place: Place) -> tuple[RunConfig, Request]:
+        """Configuration and request of stage 1; points that differ in the secondary modalities alone share them."""
+        host = config.modalities[config.host_name]
+        change = self._cached("parent", place, lambda name, found: found.get(name, {})) if self.groups else {}
+        rest = tuple(getattr(config, name) for name in PARTS if name not in ("modalities", "host", "bridge", "frozen"))
+        key = (id(change), config.host_name, host, rest)
+        found = self.shared.parents
+        if key not in found:
+            found[key] = self._read_stage_one(config, dict(change))
+        return found[key]
+
+    def _read_stage_one(self, config: RunConfig, change: Fields) -> tuple[RunConfig, Request]:
+        shared = self.shared
+        steps = change.pop("steps", shared.first.steps)
+        before = profiles.first_stage(config, shared.study.profile)
+        change = laid_over(shared.study.parent.config, change)
+        before = schema.from_mapping(RunConfig, change, "parent", before)
+        before = replace(before, numerics=shared.mode.resolved(before.numerics))
+        if (before.decoder, before.label_count) != (config.decoder, config.label_count):
+            raise ConfigError("parent", "another decoder or number of labels", "the decoder and labels of the children")
+        return before, schema.from_mapping(Request, {"steps": steps}, "parent", shared.first)
