@@ -190,6 +190,8 @@ class RunConfig:
             )
 
     def _check_frozen(self) -> None:
+        if not self.frozen:
+            return
         parts = self.parts()
         for part in self.frozen:
             if part not in parts:

@@ -80,6 +80,8 @@ def field_value(kind: type, name: str, data: Any, base: Any = None) -> Any:
 
 
 def _value(hint: Any, value: Any, where: str, base: Any) -> Any:
+    if hint in (int, str, bool) and type(value) is hint:
+        return value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         return from_mapping(typing.cast(type, hint), value, where, base)
@@ -106,43 +108,50 @@ def _value(hint: Any, value: Any, where: str, base: Any) -> Any:
             return float(value)
         except (OverflowError, ValueError) as error:
             raise ConfigError(where, value, "a number that fits into a float") from error
-    if hint in (int, str, bool) and type(value) is hint:
-        return value
     raise ConfigError(where, value, f"a value of type {getattr(hint, '__name__', hint)}")
 
 
-def _without_defaults(config: Any) -> dict[str, Any]:
-    """Fields that differ from their default; an empty part is left out as a whole."""
-    kept: dict[str, Any] = {}
-    for name, item in _items(type(config)).items():
-        _keep(kept, item, getattr(config, name))
-    return kept
-
-
-def _keep(kept: dict[str, Any], item: dataclasses.Field, value: Any) -> None:
-    """Adds a field to `kept`, unless it is at its default."""
-    if dataclasses.is_dataclass(type(value)):
-        value = _without_defaults(value)
-        if value:
-            kept[item.name] = value
-    elif isinstance(value, Mapping):
-        # Which modalities there are, and in which order, is never a default.
-        kept[item.name] = [[name, _without_defaults(part)] for name, part in value.items()]
-    elif value != item.default:
-        # 0 and 0.0 are the same setting.
-        kept[item.name] = float(value) if isinstance(item.default, float) else to_mapping(value)
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 def field_text(kind: type, name: str, value: Any) -> str:
     """What one field of a configuration adds to its hash, as canonical JSON; empty where it is at its default."""
-    kept: dict[str, Any] = {}
-    _keep(kept, _items(kind)[name], value)
-    return json.dumps(kept[name], sort_keys=True, separators=(",", ":")) if kept else ""
+    if isinstance(value, (int, float, str, tuple)) or value is None:
+        return _leaf_text(kind, name, value)
+    if isinstance(value, Mapping):
+        # Which modalities there are, and in which order, is never a default.
+        entries = [f"[{_CANONICAL.encode(part)},{_object_text(config) or '{}'}]" for part, config in value.items()]
+        return f"[{','.join(entries)}]"
+    return _leaf_text(kind, name, tuple(value)) if isinstance(value, list) else _object_text(value)
+
+
+def _object_text(config: Any) -> str:
+    """The fields that differ from their default; empty where none does, so that the part is left out as a whole."""
+    kind, told = type(config), []
+    for name in _sorted_names(kind):
+        text = field_text(kind, name, getattr(config, name))
+        if text:
+            told.append(f'"{name}":{text}')
+    return f"{{{','.join(told)}}}" if told else ""
+
+
+@functools.cache
+def _sorted_names(kind: type) -> tuple[str, ...]:
+    return tuple(sorted(_items(kind)))
+
+
+@functools.lru_cache(maxsize=100_000, typed=True)
+def _leaf_text(kind: type, name: str, value: Any) -> str:
+    default = _items(kind)[name].default
+    if value == default:
+        return ""
+    # 0 and 0.0 are the same setting.
+    return _CANONICAL.encode(float(value) if isinstance(default, float) else to_mapping(value))
 
 
 def hash_of_texts(texts: Mapping[str, str]) -> str:
     """The trajectory hash of a configuration whose fields have these texts (see `field_text`)."""
-    config = ",".join(f'"{name}":{texts[name]}' for name in sorted(texts) if texts[name])
+    config = ",".join([f'"{name}":{texts[name]}' for name in sorted(texts) if texts[name]])
     return hashlib.sha256(f'{{"config":{{{config}}},"semantics":{SEMANTICS}}}'.encode()).hexdigest()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -61,11 +63,11 @@ class Plan:
         self.runs: dict[str, PlannedRun] = {}
         self.members: dict[str, list[str]] = {}
         """For each study the hashes of its points' runs, in grid order, each once; parents are not among them."""
-        self._texts: dict[tuple[str, Any], str] = {}
         for study in studies:
             if study.name in self.members:
                 raise MiclabError(f"Two studies are named {study.name!r}: the table of one would replace the other's.")
-            self.members[study.name] = list(dict.fromkeys(self._study_runs(study, Mode(mode))))
+            with _uncollected():
+                self.members[study.name] = list(dict.fromkeys(self._study_runs(study, Mode(mode))))
 
     def _study_runs(self, study: Study, mode: Mode) -> Iterator[str]:
         probes = tuple(
@@ -73,28 +75,16 @@ class Plan:
             for probe in study.probes
             for name in ([f"context.{n}" for n in study.probe_contexts] if probe == "context" else [probe])
         )
+        own, first = _Texts(), _Texts()
         for point in points(study, mode):
-            texts = self._point_texts(point.config)
-            before, starts = {}, ()
-            if point.parent is not None and point.parent_request is not None:
-                before, starts = self._point_texts(point.parent), (point.parent_request.steps,)
+            texts = own.of(point.config)
+            before = first.of(point.parent) if point.parent is not None else {}
             for seed in study.seeds:
                 parent = ""
                 if point.parent is not None and point.parent_request is not None:
+                    starts = (point.parent_request.steps,)
                     parent = self._add(point.parent, before, point.parent_request, seed, starts=starts)
                 yield self._add(point.config, texts, point.request, seed, parent, probes=probes)
-
-    def _point_texts(self, config: RunConfig) -> dict[str, str]:
-        """What the fields of a point, but for seed and parent, add to the hashes of its runs."""
-        found = {}
-        for name in PARTS:
-            value = getattr(config, name)
-            key = (name, tuple(value.items()) if isinstance(value, dict) else value)
-            text = self._texts.get(key)
-            if text is None:
-                text = self._texts[key] = schema.field_text(RunConfig, name, value)
-            found[name] = text
-        return found
 
     def _add(
         self,
@@ -131,6 +121,38 @@ class Plan:
             if run.parent:
                 found.setdefault(run.parent, []).append(run.hash)
         return found
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Spares the search for cycles of objects: planning makes a million objects and no cycle."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        # What was made stays out of later searches too.
+        gc.freeze()
+        if enabled:
+            gc.enable()
+
+
+class _Texts:
+    """What the fields of points, but for seed and parent, add to the hashes of their runs."""
+
+    def __init__(self):
+        self._last: dict[str, Any] = {}
+        self._texts: dict[str, str] = {}
+
+    def of(self, config: RunConfig) -> dict[str, str]:
+        """The texts of a point by field."""
+        values, last = config.__dict__, self._last
+        for name in PARTS:
+            # Most parts of a point are those of the point before it.
+            if values[name] is not last.get(name, _Texts):
+                last[name] = values[name]
+                self._texts[name] = schema.field_text(RunConfig, name, values[name])
+        return self._texts.copy()
 
 
 def joined(first: Request, second: Request) -> Request:

@@ -7,7 +7,7 @@ once, and a point is put together from parts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -113,20 +113,22 @@ class _StudyReader:
         self.first = schema.from_mapping(Request, study.parent.request, "parent.request", first)
         if self.first.plateau_rows:
             raise ConfigError("parent.request.plateau_rows", self.first.plateau_rows, "0: children need a known step")
-        self.checked: set[tuple[Any, ...]] = set()
+        self.checked: dict[tuple[str, ...], dict[str, set[int]]] = {}
         self.parents: dict[tuple[Any, ...], tuple[RunConfig, Request]] = {}
 
     def put_together(self, parts: dict[str, Any]) -> RunConfig:
         """A configuration; a part that was checked before is not checked again."""
         config = object.__new__(RunConfig)
         config.__dict__.update(parts, seed=0, parent=self.base.parent)
+        # What is good for some modalities, as an order of them, may not be for others.
         names = tuple(config.modalities)
+        if names not in self.checked:
+            self.checked[names] = {name: set() for name in PARTS}
+        checked = self.checked[names]
         for name, part in parts.items():
-            # What is good for some modalities, as an order of them, may not be for others.
-            met = (name, names, id(part))
-            if met not in self.checked:
+            if id(part) not in checked[name]:
                 config.check_part(name)
-                self.checked.add(met)
+                checked[name].add(id(part))
         config.check_across_parts()
         return config
 
@@ -150,6 +152,7 @@ class _BlockReader:
             self.groups.setdefault(axis.split(".")[0], []).append(index)
         # Every part is kept, so that no other one can have its `id`.
         self.read: dict[tuple[str, Place], Any] = {}
+        self.fields: dict[tuple[str, str, int], Any] = {}
 
     def places(self) -> Iterator[Place]:
         """Indices of the values of every axis: first those that go together, then those of the product."""
@@ -184,15 +187,30 @@ class _BlockReader:
         return self.read[key]
 
     def _part(self, name: str, change: Fields) -> Any:
-        base = self.parts[name]
-        if name == "modalities" and isinstance(change[name], dict):
+        base, data = self.parts[name], change[name]
+        if name == "modalities" and isinstance(data, dict):
             # An axis changes one modality and leaves the others.
-            return {**base, **{
-                modality: schema.from_mapping(ModalityConfig, data, f"modalities.{modality}", base.get(modality))
-                for modality, data in change[name].items()
-            }}  # fmt: skip
-        part = schema.field_value(RunConfig, name, change[name], base)
+            found = {n: self._changed(base.get(n, ModalityConfig()), part, f"{name}.{n}") for n, part in data.items()}
+            return {**base, **found}
+        if not is_dataclass(base):
+            return schema.field_value(RunConfig, name, data, base)
+        part = self._changed(base, data, name)
         return self.shared.mode.resolved(part) if name == "numerics" else part
+
+    def _changed(self, base: Any, data: Any, owner: str) -> Any:
+        """A part with other values in some fields; each value of an axis is read once."""
+        if not isinstance(data, dict):
+            return schema.from_mapping(type(base), data, owner, base)
+        changes = {}
+        for name, value in data.items():
+            # The study keeps its values, so that no other one can have the `id`.
+            key = (owner, name, id(value))
+            if key not in self.fields:
+                self.fields[key] = getattr(schema.from_mapping(type(base), {name: value}, owner, base), name)
+            changes[name] = self.fields[key]
+        part = object.__new__(type(base))
+        part.__dict__.update(base.__dict__, **changes)
+        return part
 
     def _request(self, name: str, change: Fields) -> Request:
         return schema.from_mapping(Request, change[name], "request", self.shared.request)

@@ -232,11 +232,10 @@ def nested(axes: Mapping[str, Any]) -> Fields:
     """Dotted names, none of them part of another one, as nested fields."""
     found: Fields = {}
     for axis, value in axes.items():
-        *path, last = axis.split(".")
-        place = found
-        for part in path:
-            place = place.setdefault(part, {})
-        place[last] = value
+        place, names = found, axis.split(".")
+        for name in names[:-1]:
+            place = place.setdefault(name, {})
+        place[names[-1]] = value
     return found
 
 
