@@ -128,11 +128,9 @@ def test_trackio_is_told_each_row_at_its_step(tmp_path, monkeypatch):
 
 
 def test_tensorboard_reads_the_event_files(tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     mirrors.Tensorboard(tmp_path).send(COPY)
-    events = EventAccumulator(str(tmp_path / "study" / "run"))
+    events = reader.EventAccumulator(str(tmp_path / "study" / "run"))
     events.Reload()
     found = {tag: [(e.step, round(float(e.tensor_proto.float_val[0]), 6)) for e in events.Tensors(tag)]
              for tag in events.Tags()["tensors"]}  # fmt: skip
