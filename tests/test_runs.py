@@ -33,25 +33,37 @@ def contents(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-def test_a_run_is_found_by_path_name_and_start_of_its_hash(tmp_path):
-    """The three ways in which the command line may name a run mean the same one."""
+def test_a_run_is_found_by_path_name_and_their_starts(tmp_path):
+    """The ways in which the command line may name a run mean the same one."""
     run = created(tmp_path)
-    for reference in (str(run.path), run.path.name, run.hash, run.hash[:5]):
+    for reference in (str(run.path), run.path.name, run.path.name[:-3], "uni", run.hash, run.hash[:5]):
         assert runs.find(reference, tmp_path).path == run.path
     assert runs.list_runs(tmp_path) == [run.path]
 
 
+def test_a_name_is_its_own_run_though_another_name_begins_so(tmp_path):
+    """A directory may have been given a name by hand."""
+    run = created(tmp_path)
+    short = run.path.rename(tmp_path / "first")
+    longer = created(tmp_path).path.rename(tmp_path / "first-again")
+    assert [runs.find(name, tmp_path).path for name in ("first", "first-", "first-again")] == [short, longer, longer]
+
+
 def test_a_reference_that_names_no_run_or_several_is_refused(tmp_path):
-    """The message says how many are meant, and which there are."""
-    with pytest.raises(RunError, match=r"names 0 runs.*none yet"):
+    """The message says which are meant, at most five of them."""
+    with pytest.raises(RunError, match=r"'unimodal' names no run: there is none yet .*`miclab train` makes one"):
         runs.find("unimodal", tmp_path)
     first = created(tmp_path)
-    with pytest.raises(RunError, match=rf"did you mean '{first.path.name}'"):
+    with pytest.raises(RunError, match=rf"names no run under .*Did you mean {first.path.name}\?"):
         runs.find(first.path.name + "x", tmp_path)
-    other = replace(CONFIG, seed=1)
-    runs.create(tmp_path, other, draw_world(other).tensors())
-    with pytest.raises(RunError, match=r"''.* names 2 runs"):
-        runs.find("", tmp_path)
+    for seed in range(1, 7):
+        other = replace(CONFIG, seed=seed)
+        runs.create(tmp_path, other, draw_world(other).tensors())
+    for reference, told in (("unimodal-", "of 7 runs"), ("", "names no run"), ("nothing", "names no run")):
+        with pytest.raises(RunError, match=told) as caught:
+            runs.find(reference, tmp_path)
+        assert str(caught.value).count("unimodal-rope-") == runs.CANDIDATES
+        assert "and 2 more" in str(caught.value)
 
 
 def test_two_creations_at_once_give_one_directory(tmp_path):
