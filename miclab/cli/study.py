@@ -249,20 +249,13 @@ def _plan(arguments: list[str]) -> int:
 
 
 def _rows(arguments: list[str]) -> int:
-    from miclab.studies import state
-    from miclab.studies.rows import StudyTable, read_table, table_file, write_table
+    from miclab.studies.rows import current_rows, write_table
 
     options = parse(RowsOptions, "study rows", arguments)
     (study,), plan = _planned((options.file,), options)
-    root = Path(options.runs)
-    states = {} if options.stored else state.survey(plan, root)
-    if any(s.status == "done" for s in states.values()):
-        table = StudyTable(study, plan, root)
-        frame = table.frame(states, table.kept())
-        for line in dict.fromkeys(table.warnings):
-            print(f"miclab: warning: {line}", file=sys.stderr)
-    else:
-        frame = read_table(table_file(study))
+    frame, warnings = current_rows(study, plan, Path(options.runs), stored=options.stored)
+    for line in warnings:
+        print(f"miclab: warning: {line}", file=sys.stderr)
     if options.output:
         write_table(frame, Path(options.output))
         print(f"{options.output}: {len(frame)} rows", file=sys.stderr)

@@ -225,3 +225,26 @@ def read_table(file: Path) -> pl.DataFrame:
         return pl.read_parquet(file)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise MiclabError(f"{file} cannot be read as a table ({error}). `miclab study run` writes it.") from error
+
+
+def current_rows(study: Study, plan: Plan, root: Path, *, stored: bool = False) -> tuple[pl.DataFrame, list[str]]:
+    """The table as it stands now, and warnings about damaged files: from the runs under `root` where one of the study
+    is done, with the rows that lie beside the study for runs that are not there; else the table beside the study.
+
+    Arguments:
+        stored: the table beside the study, whatever runs there are.
+
+    Raises:
+        MiclabError: there are no rows yet, or the table cannot be read.
+    """
+    states = {} if stored else state.survey(plan, root)
+    if any(found.status == "done" for found in states.values()):
+        table = StudyTable(study, plan, root)
+        return table.frame(states, table.kept()), list(dict.fromkeys(table.warnings))
+    file = table_file(study)
+    if not file.exists():
+        raise MiclabError(
+            f"{study.name} has no rows yet in the profile {study.profile}: there is neither a run of it under {root}"
+            f" nor a table {file}. `miclab study run {study.file} --profile {study.profile}` makes them."
+        )
+    return read_table(file), []
