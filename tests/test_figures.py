@@ -10,6 +10,7 @@ from claims_rows import make_rows, studies_directory
 from matplotlib.figure import Figure
 
 from miclab.claims import panels
+from miclab.claims.controls_multimodal import CONTROLS, MEAN_UNTOUCHED, MEAN_WITHOUT
 from miclab.claims.evidence import Evidence, field_of
 from miclab.claims.figures import FIGURES, NoRowsError, draw
 from miclab.claims.ledger import LEDGER, RUN_ORDER
@@ -31,6 +32,7 @@ def everything(config, step):
         ):  # fmt: skip
             measures[f"measure.{name}.{layer}.1"] = value * layer / 3
     columns = [UNTOUCHED, INTACT, *WITHOUT.values(), *ZEROED.values(), *(f"probe.context.{n}" for n in (8, 16, 32))]
+    columns += [MEAN_UNTOUCHED, *MEAN_WITHOUT.values(), *CONTROLS.values()]
     return {"icl": value, "iwl": 1 - value, "cla.icl": value, **measures, **dict.fromkeys(columns, value)}
 
 
@@ -38,7 +40,7 @@ def everything(config, step):
 def directory(tmp_path_factory):
     found = studies_directory(tmp_path_factory.mktemp("figures"))
     for study in RUN_ORDER:
-        make_rows(found, study, everything, steps=(1, 750, 1500))
+        make_rows(found, study, everything, steps=(1, 750, 1500, 3000) if study == "transience" else (1, 750, 1500))
     return found
 
 

@@ -28,11 +28,11 @@ Quantity = str | Callable[[Mapping[str, Any]], Any]
 
 
 def field_of(config: Mapping[str, Any], axis: str) -> Any:
-    """Value of a dotted field of a configuration as plain data; None where it has no such field."""
+    """Value of a dotted field of a configuration as plain data, a list as a tuple; None where it has no such field."""
     value: Any = config
     for part in axis.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+    return tuple(value) if isinstance(value, list) else value
 
 
 def column_values(row: Mapping[str, Any], name: str) -> Any:

@@ -10,8 +10,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from miclab.claims import panels, prediction
+from miclab.claims import controls, controls_multimodal, panels, prediction
 from miclab.claims.evidence import Evidence
+from miclab.claims.forest import forest, known
 from miclab.claims.multimodal import INTACT, UNTOUCHED, WITHOUT, ZEROED
 from miclab.claims.panels import Point, axis_name, points, scale
 from miclab.claims.positions import complexity, gap_of, sharpness_cells, two_codes
@@ -267,6 +268,15 @@ def _predictions(evidence: Evidence) -> Figure:
     return figure
 
 
+def _conditions(entry: Entry) -> Drawing:
+    def draw(evidence: Evidence) -> Figure:
+        findings = entry.judge(evidence)
+        _need(any(known(item.measured) for item in (*findings.conditions, *findings.apart)))
+        return forest(findings)
+
+    return draw
+
+
 FIGURES: dict[str, Drawing] = {
     "U1": _heatmaps((("complexity", "icl", "ICL"), ("complexity", "iwl", "IWL")), K1, B, alone=True, common=True),
     "U2": _curves("noise", EPS1, K1, ("icl", "iwl"), alone=True),
@@ -290,6 +300,7 @@ FIGURES: dict[str, Drawing] = {
     "C1": _correlations("unimodal", tuple(prediction.UNIMODAL)),
     "C2": _correlations("multimodal", (*prediction.MULTIMODAL, "CLA")),
     "C3": _predictions,
+    **{entry.id: _conditions(entry) for entry in (*controls.ENTRIES, *controls_multimodal.ENTRIES)},
 }  # fmt: skip
 
 

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from miclab.claims import multimodal, positions, prediction, unimodal
+from miclab.claims import controls, controls_multimodal, multimodal, positions, prediction, unimodal
 from miclab.claims.evidence import Evidence
 from miclab.claims.verdict import Entry, Findings
 from miclab.errors import MiclabError, nearest
 from miclab.intervals import Interval
 
 LEDGER: dict[str, Entry] = {
-    entry.id: entry for entry in (*unimodal.ENTRIES, *positions.ENTRIES, *multimodal.ENTRIES, *prediction.ENTRIES)
+    entry.id: entry
+    for module in (unimodal, positions, multimodal, prediction, controls, controls_multimodal)
+    for entry in module.ENTRIES
 }
 
 RUN_ORDER = (
@@ -33,6 +35,12 @@ RUN_ORDER = (
     "joint_label",
     "longer_context",
     "context",
+    "circuit_controls",
+    "early_fusion_swapped",
+    "diversity_swapped",
+    "transience",
+    "position_width",
+    "optimiser",
 )
 """Studies by what they settle for the time they take, the best first."""
 

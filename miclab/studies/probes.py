@@ -37,8 +37,9 @@ class _Prober:
 
     def values(self, probe: str) -> dict[str, Any]:
         """For each quantity of a probe the mean accuracy on `icl`, and that of each set of novel classes."""
-        if probe == "knockout":
-            return {effect.name: _accuracy(effect.correct) for effect in self.interventions.knockouts()}
+        if probe in ("knockout", "mean_knockout"):
+            baseline = "mean" if probe == "mean_knockout" else "zero"
+            return {effect.name: _accuracy(effect.correct) for effect in self.interventions.knockouts(baseline)}
         if probe == "ablation":
             return {effect.name: _accuracy(effect.correct) for effect in self.interventions.ablations()}
         from miclab.evaluate import evaluate
