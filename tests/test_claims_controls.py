@@ -136,3 +136,10 @@ def test_the_configuration_nearest_to_the_papers_figures_is_named(tmp_path):
     found = line(tmp_path, "X8", ("circuit_controls", formula))
     assert found.verdict == "holds"
     assert "all four: nearest is B = 2, M1 next to the label" in found.findings.notes
+
+
+def test_rotary_codes_are_told_apart(tmp_path):
+    def formula(config, step):
+        return {"icl": 0.85 if field_of(config, "decoder.positions") == "rope_released" else 0.97}
+
+    assert held(line(tmp_path, "X9", ("anchors", formula))) == {"the rotary code is rope_released"}

@@ -1,5 +1,5 @@
 """Controls that the paper did not run, on one modality: X1 (position code against width), X2 (optimiser), X3 (which
-function of K and B), X4 (transience)."""
+function of K and B), X4 (transience), X9 (U5 at its own point)."""
 
 from __future__ import annotations
 
@@ -231,6 +231,23 @@ def judge_x4(evidence: Evidence) -> Findings:
     return Findings(conditions=tuple(conditions), apart=tuple(apart))
 
 
+def judge_x9(evidence: Evidence) -> Findings:
+    """ICL of one-hot positions minus that of each rotary code, at the end of the training."""
+    everything = evidence.cells(("anchors",), (POSITIONS,), ("icl",))
+    conditions, apart = [], []
+    for code in ("rope", "rope_released"):
+        cells = everything.where(lambda key, code=code: key[0] in ("onehot", code))
+        mine = np.array([key[0] == code for key in cells.keys])
+        conditions.append(
+            contrast(cells, lambda m, mine=mine: m["icl"][..., ~mine].mean(-1) - m["icl"][..., mine].mean(-1),
+                     f"ICL(APE) - ICL({code})", clause=f"the rotary code is {code}", low=GAP)
+        )  # fmt: skip
+    for (code,) in everything.keys:
+        cells = everything.where(lambda key, code=code: key[0] == code)
+        apart.append(Apart(quantity=f"ICL, {code}", measured=cells.interval(lambda m: m["icl"][..., 0])))
+    return Findings(conditions=tuple(conditions), apart=tuple(apart))
+
+
 ENTRIES = (
     Entry(
         id="X1",
@@ -280,5 +297,16 @@ ENTRIES = (
         ),
         studies=("transience",),
         judge=judge_x4,
+    ),
+    Entry(
+        id="X9",
+        statement="At K = 4096, B = 4 one-hot positions end above rotary ones, whichever rotary code is meant.",
+        paper="RoPE 10 to 20 points lower, after 300,000 steps of SGD",
+        criterion=(
+            "ICL(APE) - ICL(rope), and ICL(APE) - ICL(rope_released), at the end of the profile's training, above 0.05 "
+            "with its whole 95 % interval."
+        ),
+        studies=("anchors",),
+        judge=judge_x9,
     ),
 )

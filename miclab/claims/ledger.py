@@ -35,6 +35,7 @@ RUN_ORDER = (
     "joint_label",
     "longer_context",
     "context",
+    "anchors",
     "circuit_controls",
     "early_fusion_swapped",
     "diversity_swapped",
