@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from miclab.alignment import align, aligned_modalities
-from miclab.circuits.heads import circuit_heads
+from miclab.circuits.heads import CircuitHeads, circuit_heads, head_name, why_no_circuit, why_unformed
 from miclab.errors import MiclabError
 from miclab.evaluate import Evaluation, evaluate
 from miclab.intervals import clustered_interval
@@ -114,17 +112,44 @@ def memorising(run: Run, found: Evaluation) -> Sign:
     )
 
 
-def diffuse_attention(run: Run, found: Evaluation) -> Sign:
-    """The induction head's attention spread out: expected under rotary codes."""
+def _strongest(run: Run, found: Evaluation) -> CircuitHeads | None:
+    options = run.config.decoder
     measures = {name: value.mean(0) for name, value in found.scores["icl"].strengths.items()}
-    layer, head = circuit_heads(measures).induction
-    entropy = float(np.asarray(measures["entropy"])[layer, head])
+    return circuit_heads(measures) if options.layers * options.heads > 1 else None
+
+
+def no_induction_circuit(run: Run, found: Evaluation) -> Sign:
+    """Nothing that could be called an induction circuit: often training has only begun."""
+    icl, heads = found.scores["icl"], _strongest(run, found)
+    reason = why_no_circuit(heads, icl)
+    evidence = reason or f"accuracy on novel classes is {icl.interval()}, above that of answering with any label"
+    if heads is not None:
+        strength = clustered_interval([icl.strengths["induction_total"][:, *heads.induction]])
+        evidence += f"; the strongest induction head, {head_name(heads.induction)}, has strength {strength} of 1"
+    advice = "Train longer (`miclab resume RUN --steps ...`), or raise data complexity (classes, burstiness)."
+    if run.config.decoder.layers < 2:
+        advice = "Use two layers or more (decoder.layers): the circuit's two heads lie in different layers."
+    return Sign("no induction circuit", bool(reason), evidence, advice)
+
+
+def diffuse_attention(run: Run, found: Evaluation) -> Sign:
+    """The induction head's attention spread out: expected under rotary codes. A head that has not formed attends to all
+    alike, which says nothing about the position code, and is not judged."""
+    icl, heads = found.scores["icl"], _strongest(run, found)
+    layer, head = heads.induction if heads is not None else (0, 0)
+    entropy = float(icl.strengths["entropy"][:, layer, head].mean())
+    unformed = why_unformed((layer, head), icl)
     rotary = run.config.decoder.positions in ROTARY_POSITIONS
+    told = (
+        f"the induction head {head_name((layer, head))} has attention entropy {entropy:.2f} of a uniform row's"
+        f" (diffuse above {DIFFUSE}); positions: {run.config.decoder.positions}"
+    )
+    if unformed:
+        told = f"not judged: no induction head has formed. {unformed[:1].upper()}{unformed[1:]}"
     return Sign(
         "diffuse attention",
-        entropy > DIFFUSE,
-        f"the induction head {layer + 1}.{head + 1} has attention entropy {entropy:.2f} of a uniform row's"
-        f" (diffuse above {DIFFUSE}); positions: {run.config.decoder.positions}",
+        None if unformed else entropy > DIFFUSE,
+        told,
         "Expected under a rotary code; a one-hot code (decoder.positions=onehot) gives sharper heads."
         if rotary
         else "Train longer or raise data complexity; the code is not rotary, so sharp heads can be had.",
@@ -132,6 +157,7 @@ def diffuse_attention(run: Run, found: Evaluation) -> Sign:
 
 
 SIGNS: tuple[Callable[[Run, Evaluation], Sign], ...] = (
+    no_induction_circuit,
     low_data_complexity,
     alignment_gap,
     memorising,

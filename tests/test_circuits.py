@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from tiny import tiny_config
 
-from miclab.circuits.heads import CONTROL_DRAWS, CircuitHeads, circuit_heads, circuits, control
+from miclab.circuits.heads import CONTROL_DRAWS, CircuitHeads, circuit_heads, circuits, control, why_no_circuit
 from miclab.circuits.interventions import knock_out_heads
 from miclab.circuits.knockout import Effect, Interventions, ablate, knock_out
 from miclab.errors import RunError
-from miclab.evaluate import check_seeds, evaluate
+from miclab.evaluate import SplitScores, check_seeds, evaluate
 from miclab.intervals import clustered_interval
 from miclab.request import Request, SplitSizes
 from miclab.runs import Run
@@ -42,9 +44,26 @@ def seeds(root) -> list[Run]:
     return [trained(root, seed=seed) for seed in (0, 1)]
 
 
+@contextmanager
+def taken_for_formed(reason: Callable[..., str] = lambda heads, icl: ""):
+    """Within it a decoder passes for one with a circuit unless `reason` gives one: what is cut and pooled can be tested
+    without a long training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("miclab.circuits.knockout.why_no_circuit", reason)
+        patch.setattr("miclab.circuits.heads.why_no_circuit", reason)
+        yield
+
+
+@pytest.fixture
+def formed():
+    with taken_for_formed():
+        yield
+
+
 @pytest.fixture(scope="module")
 def knocked(seeds):
-    return knock_out(seeds, sizes=SIZES)
+    with taken_for_formed():
+        return knock_out(seeds, sizes=SIZES)
 
 
 # -- controls ---------------------------------------------------------------------------------------------------------
@@ -146,7 +165,7 @@ def test_oracles_are_those_of_the_same_sequences(seeds, knocked):
     assert ablate(seeds, sizes=SIZES).oracles == knocked.oracles
 
 
-def test_a_decoder_without_other_heads_tells_why_it_has_no_control(root):
+def test_a_decoder_without_other_heads_tells_why_it_has_no_control(root, formed):
     """Fails if controls are dropped in silence, or zeroing modalities speaks of controls."""
     run = trained(root, decoder={"heads": 1, "positions": "rope"})
     found = knock_out([run], sizes=SIZES)
@@ -154,10 +173,6 @@ def test_a_decoder_without_other_heads_tells_why_it_has_no_control(root):
     assert names[-1] == "both"
     assert set(found.notes) == {"control of previous-token head", "control of induction head", "control of both"}
     assert ablate([run], sizes=SIZES).notes == {}
-    single = trained(root, decoder={"heads": 1, "layers": 1, "positions": "rope"})
-    with pytest.raises(RunError, match="single head"):
-        knock_out([single], sizes=SIZES)
-    assert circuits([single], sizes=SIZES).heads == (None,)
 
 
 def test_tell_is_called_for_every_run_and_intervention(seeds):
@@ -169,7 +184,7 @@ def test_tell_is_called_for_every_run_and_intervention(seeds):
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
 
-def test_circuits_are_the_strengths_of_each_run_clustered_by_seed(seeds, knocked):
+def test_circuits_are_the_strengths_of_each_run_clustered_by_seed(seeds, knocked, formed):
     """Fails if layer and head are swapped, or runs are pooled as sets."""
     found = circuits(seeds, sizes=SIZES)
     measured = [evaluate(run, splits=("icl",), sizes=SIZES).scores["icl"].strengths for run in seeds]
@@ -180,6 +195,66 @@ def test_circuits_are_the_strengths_of_each_run_clustered_by_seed(seeds, knocked
             assert interval == clustered_interval([m[name][:, layer, head] for m in measured])
     assert found.heads == knocked.circuits
     assert found.steps == (2, 2)
+
+
+# -- whether there is a circuit at all --------------------------------------------------------------------------------
+def novel(correct: float, any_label: float, strength: float, spread: float = 0.01) -> SplitScores:
+    """Scores on three sets of novel classes, around these means; the head 2.1 has the strength."""
+    moved = np.array([-spread, 0, spread])[:, None]
+    strengths = np.zeros((3, 2, 1))
+    strengths[:, 1, 0] = strength + moved[:, 0]
+    rows = np.ones((3, 5))
+    return SplitScores(
+        (correct + moved) * rows, rows, {"random_context_label": any_label * rows}, {"induction_total": strengths}
+    )
+
+
+def test_heads_are_a_circuit_only_where_they_answer_from_the_context():
+    """Fails if heads of a decoder at chance are named a circuit, or two heads of one layer are."""
+    two = circuit_of(2, 1)
+    assert why_no_circuit(two, novel(0.9, 0.55, 0.6)) == ""
+    assert "not above that of answering with any label" in why_no_circuit(two, novel(0.555, 0.55, 0.6))
+    assert "0.550: there is nothing to explain" in why_no_circuit(two, novel(0.06, 0.55, 0.6))
+    assert "head, 2.1, looks no more at the right labels" in why_no_circuit(two, novel(0.9, 0.55, 0.005))
+    assert "single head" in why_no_circuit(None, novel(0.9, 0.55, 0.6))
+    flat = replace(two, previous_token=(1, 1))
+    assert "in the first layer" in why_no_circuit(flat, novel(0.9, 0.55, 0.6))
+
+
+def test_a_circuit_is_judged_on_the_same_sequences_as_its_oracle():
+    """Fails if two intervals are compared: hard sets lower both scores, and their difference is sure."""
+    icl = novel(0.6, 0.5, 0.6, spread=0.0)
+    hard = np.array([-0.3, 0.0, 0.3])[:, None]
+    moved = SplitScores(icl.correct + hard, icl.in_context, {"random_context_label": 0.5 + hard}, icl.strengths)
+    assert moved.interval().low < 0.5
+    assert why_no_circuit(circuit_of(2, 1), moved) == ""
+
+
+def test_nothing_is_called_a_circuit_at_chance(root, seeds):
+    """Fails if heads that have learnt nothing are cut as the circuit's."""
+    found = knock_out(seeds, sizes=SIZES)
+    assert found.circuits == (None, None)
+    assert all("nothing to explain" in reason for reason in found.no_circuit)
+    assert [e.name for e in found.effects] == ["untouched", *(f"head {i}.{j}" for i in (1, 2) for j in (1, 2, 3, 4))]
+    assert found.notes == {}
+    strong = circuits(seeds, sizes=SIZES, split="train")
+    assert (strong.heads, strong.no_circuit) == (found.circuits, found.no_circuit)
+    assert knock_out(seeds, sizes=SIZES, split="train").no_circuit == found.no_circuit
+    single = trained(root, decoder={"heads": 1, "layers": 1, "positions": "rope"})
+    assert [e.name for e in knock_out([single], sizes=SIZES).effects] == ["untouched", "head 1.1"]
+    for told in (knock_out([single], sizes=SIZES), circuits([single], sizes=SIZES)):
+        assert "single head" in told.no_circuit[0]
+    with pytest.raises(RunError, match="single head"):
+        Interventions(single, sizes=SIZES).knockouts()
+
+
+def test_a_circuit_that_one_seed_lacks_is_not_pooled(seeds):
+    """Fails if a mean over seeds mixes circuits with heads that are none."""
+    first = circuit_heads(Interventions(seeds[0], sizes=SIZES).measures)
+    with taken_for_formed(lambda heads, icl: "" if heads == first else "none"):
+        found = knock_out(seeds, sizes=SIZES)
+    assert found.no_circuit == ("", "none")
+    assert "induction head" not in {e.name for e in found.effects}
 
 
 # -- which runs are seeds of one experiment ---------------------------------------------------------------------------

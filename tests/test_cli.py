@@ -135,20 +135,56 @@ def test_every_command_prints_json(laboratory):
     assert set(found["evaluate"]["splits"]) == {"train", "icl", "swapped", "iwl"}
     assert 0 <= found["evaluate"]["splits"]["icl"]["accuracy"]["mean"] <= 1
     assert set(found["circuits"]["measures"]["induction_total"]) == {"1.1", "1.2", "2.1", "2.2"}
-    assert {"untouched", "both", "induction head", "head 2.2"} <= {e["name"] for e in found["knockout"]["effects"]}
+    assert {"untouched", "head 2.2"} <= {e["name"] for e in found["knockout"]["effects"]}
     assert found["knockout"]["runs"] == [two]
-    assert set(found["knockout"]["circuits"][two]) == {"previous_token", "induction"}
-    (control,) = (e for e in found["knockout"]["effects"] if e["name"] == "control of both")
-    assert len(control["draws"][two]) >= 1
+    for command in ("circuits", "knockout"):
+        assert found[command]["circuits"] == {two: None}
+        assert "there is nothing to explain" in found[command]["no_circuit"][two]
     for command in ("knockout", "ablate"):
         assert set(found[command]["oracles"]) == set(found["evaluate"]["splits"]["icl"]["oracles"])
         for effect in found[command]["effects"]:
             assert {"low", "mean", "high"} <= set(effect["context_label_accuracy"])
     assert {"low", "mean", "high"} <= set(found["evaluate"]["splits"]["iwl"]["context_label_accuracy"])
     assert {"items of m1 zeroed", "labels zeroed"} <= {e["name"] for e in found["ablate"]["effects"]}
+    assert "circuits" not in found["ablate"]
+    assert not any("heads" in effect for effect in found["ablate"]["effects"])
     assert [entry["modality"] for entry in found["align"]] == ["m2"]
     assert found["align"][0]["cka"]["unit"] == "draw"
     assert "alignment gap" in {sign["name"] for sign in found["diagnose"]}
+
+
+@pytest.fixture
+def formed(monkeypatch):
+    """Decoders pass for ones with a circuit, which takes a longer training."""
+    for module in ("heads", "knockout"):
+        monkeypatch.setattr(f"miclab.circuits.{module}.why_no_circuit", lambda heads, icl: "")
+
+
+def test_a_circuit_is_named_with_its_controls(laboratory, formed):
+    """Of a run that has one."""
+    two, where = laboratory.multimodal.name, ("--runs", laboratory.root / "runs")
+    found = in_json("knockout", two, *where, *SMALL)
+    assert {"both", "induction head", "previous-token head"} <= {e["name"] for e in found["effects"]}
+    assert set(found["circuits"][two]) == {"previous_token", "induction"}
+    assert found["no_circuit"] == {}
+    (control,) = (e for e in found["effects"] if e["name"] == "control of both")
+    assert len(control["draws"][two]) >= 1
+    assert found["circuits"] == in_json("circuits", two, *where, *SMALL)["circuits"]
+
+
+@pytest.mark.parametrize("command", ["circuits", "knockout"])
+def test_a_run_at_chance_is_not_given_a_circuit(laboratory, command):
+    """It is told why, with status 0; zeroed modalities do not speak of heads at all."""
+    arguments = (laboratory.multimodal.name, "--runs", laboratory.root / "runs", *SMALL)
+    status, output, _ = called(command, *arguments)
+    flat = " ".join(output.split())
+    assert (status, "no circuit: accuracy on novel classes is" in flat, "previous-token head" in flat) == (
+        0,
+        True,
+        False,
+    )
+    _, output, _ = called("ablate", *arguments)
+    assert not any(word in output for word in ("circuit", "head"))
 
 
 @pytest.mark.parametrize("name", ["runs", "show", "evaluate", "circuits", "knockout", "ablate", "align", "diagnose"])
@@ -162,7 +198,7 @@ def test_every_command_prints_for_people(laboratory, name):
     assert "alignment gap" in output if name == "diagnose" else laboratory.multimodal.name in output
 
 
-def test_seeds_are_taken_together_and_anything_else_is_refused(laboratory, tmp_path):
+def test_seeds_are_taken_together_and_anything_else_is_refused(laboratory, tmp_path, formed):
     """Intervals are clustered by seed, every run's heads are told, and a control that is missing says why."""
     one = ("train", "unimodal", "--runs", tmp_path, "--config", laboratory.one, "--decoder.heads", "1")
     names = [Path(in_json(*one, "--seed", seed)["run"]).name for seed in (0, 1)]
@@ -261,8 +297,8 @@ def mistakes(laboratory: Laboratory, tmp_path: Path) -> dict[str, tuple[tuple[ob
         "unknown profile": (("train", "unimodal", "--profile", "fast"), ["profile = 'fast'", "paper, quick"]),
         "no number": (("resume", name, "--steps", "many"), ["--steps", "INT"]),
         "bad value": ((*train, laboratory.one, "--decoder.heads", "3"), ["decoder.heads = 3", "a divisor"]),
-        "unknown run": (("show", "unimodal-rope", *where), ["'unimodal-rope' names 0 runs", name]),
-        "no runs": (("show", "x", "--runs", tmp_path), ["names 0 runs", "`miclab train` makes one"]),
+        "unknown run": (("show", "unimodal-rope", *where), ["'unimodal-rope' names no run", name]),
+        "no runs": (("show", "x", "--runs", tmp_path), ["'x' names no run", "`miclab train` makes one"]),
         "missing file": ((*train, tmp_path / "no.yaml"), ["no.yaml", "No such file or directory"]),
         "file is a list": ((*train, written(tmp_path / "list.yaml", [1])), ["list.yaml", "a mapping of fields"]),
         "file with bad syntax": ((*train, _text(tmp_path / "bad.yaml", "a: [")), ["bad.yaml", "syntax errors"]),
@@ -278,7 +314,7 @@ def mistakes(laboratory: Laboratory, tmp_path: Path) -> dict[str, tuple[tuple[ob
             (*train, written(tmp_path / "type.yaml", {"seed": "zero"})),
             ["seed = 'zero'", "a value of type int"],
         ),
-        "unknown stage one": (("train", "multimodal", *where, "--stage-one", "me"), ["'me' names 0 runs", name]),
+        "unknown stage one": (("train", "multimodal", *where, "--stage-one", "me"), ["'me' names no run", name]),
         "stage one at no step": (
             ("train", "multimodal", *where, "--stage-one", f"{name}@last"),
             [f"stage_one = '{name}@last'", "RUN or RUN@STEP"],

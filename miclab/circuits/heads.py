@@ -1,4 +1,5 @@
-"""The heads of the induction circuit, found by their strengths, and other heads as a control for them."""
+"""The heads of the induction circuit, found by their strengths, whether they are a circuit at all, and other heads as a
+control for them."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miclab.circuits.interventions import Head
-from miclab.evaluate import check_seeds, evaluate
+from miclab.evaluate import SplitScores, check_seeds, evaluate
 from miclab.intervals import Interval, clustered_interval
 from miclab.request import SplitSizes
 from miclab.runs import Run
@@ -30,7 +31,8 @@ def head_name(head: Head) -> str:
 
 @dataclass(frozen=True)
 class CircuitHeads:
-    """The heads of the induction circuit by their strength.
+    """The strongest heads of the two kinds that an induction circuit is made of. Every decoder of several heads has
+    them, also one that has learnt nothing: `why_no_circuit` says whether they are a circuit.
 
     Arguments:
         induction: the head with the highest summed induction strength.
@@ -68,6 +70,49 @@ def circuit_heads(measures: Mapping[str, NDArray]) -> CircuitHeads:
     previous = (int(place[0]), int(place[1]))
     rest = [(i, j) for i in range(induction.shape[0]) for j in range(induction.shape[1])]
     return CircuitHeads(found, previous, tuple(h for h in rest if h not in (found, previous)))
+
+
+def why_unformed(induction: Head, icl: SplitScores) -> str:
+    """Why the strongest induction head is none that answers from the context, in words; empty where it is one.
+
+    It is one where accuracy on novel classes is above that of answering with any label of the context, on the same
+    sequences, and where it looks more at the right labels than at the wrong ones, each with its whole 95 % interval.
+
+    Arguments:
+        induction: the strongest head.
+        icl: scores on novel classes, with oracles and strengths.
+    """
+    any_label = icl.oracles["random_context_label"]
+    if clustered_interval([icl.correct - any_label]).low <= 0:
+        return (
+            f"accuracy on novel classes is {icl.interval()}, not above that of answering with any label of the context,"
+            f" {any_label.mean():.3f}"
+        )
+    strength = clustered_interval([icl.strengths["induction_total"][:, *induction]])
+    if strength.low <= 0:
+        return (
+            f"the strongest induction head, {head_name(induction)}, looks no more at the right labels than at the wrong"
+            f" ones (right minus wrong {strength})"
+        )
+    return ""
+
+
+def why_no_circuit(heads: CircuitHeads | None, icl: SplitScores) -> str:
+    """Why a decoder has no induction circuit that could be named or cut, in words; empty where it has one.
+
+    Arguments:
+        heads: its strongest heads; None for a decoder with a single head.
+        icl: scores on novel classes, with oracles and strengths.
+    """
+    if heads is None:
+        return "the decoder has a single head, and a circuit has two"
+    unformed = why_unformed(heads.induction, icl)
+    if not unformed and heads.previous_token[0] >= heads.induction[0]:
+        return (
+            f"the strongest induction head, {head_name(heads.induction)}, is in the first layer, and the previous-token"
+            " head of a circuit lies in a layer before it"
+        )
+    return f"{unformed}: there is nothing to explain" if unformed else ""
 
 
 @dataclass(frozen=True)
@@ -119,7 +164,8 @@ class Circuits:
         steps: the checkpoint of each.
         split: whose sequences were looked at.
         measures: each strength by name, layer and head; clustered by set of novel classes, then by seed.
-        heads: the circuit's heads in each run; None for a decoder with a single head, which has no circuit of two.
+        heads: the circuit's heads in each run; None where it has no circuit.
+        no_circuit: why each run has none; empty where it has one.
     """
 
     runs: tuple[str, ...]
@@ -127,6 +173,7 @@ class Circuits:
     split: str
     measures: dict[str, dict[Head, Interval]]
     heads: tuple[CircuitHeads | None, ...]
+    no_circuit: tuple[str, ...]
 
 
 def circuits(
@@ -137,7 +184,7 @@ def circuits(
     split: str = "icl",
     tell: Tell | None = None,
 ) -> Circuits:
-    """Strengths of every head, and the heads of the induction circuit.
+    """Strengths of every head, and the heads of the induction circuit where there is one.
 
     Arguments:
         runs: seeds of one experiment.
@@ -151,7 +198,7 @@ def circuits(
     check_seeds(runs)
     found = []
     for done, run in enumerate(runs, 1):
-        found.append(evaluate(run, step=step, sizes=sizes, splits=(split,)))
+        found.append(evaluate(run, step=step, sizes=sizes, splits=tuple(dict.fromkeys((split, "icl")))))
         if tell:
             tell(done, run.path.name)
     measured = [one.scores[split].strengths for one in found]
@@ -162,5 +209,8 @@ def circuits(
         for name in measured[0]
     }
     means = [{name: values.mean(0) for name, values in m.items()} for m in measured]
-    heads = tuple(circuit_heads(m) if len(places) > 1 else None for m in means)
-    return Circuits(tuple(one.run for one in found), tuple(one.step for one in found), split, table, heads)
+    strongest = [circuit_heads(m) if len(places) > 1 else None for m in means]
+    reasons = [why_no_circuit(heads, one.scores["icl"]) for heads, one in zip(strongest, found, strict=True)]
+    heads = tuple(None if reason else top for top, reason in zip(strongest, reasons, strict=True))
+    names, steps = tuple(one.run for one in found), tuple(one.step for one in found)
+    return Circuits(names, steps, split, table, heads, tuple(reasons))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from miclab.circuits.heads import CircuitHeads, Control, Tell, circuit_heads, control, head_name
+from miclab.circuits.effects import Effect, PooledEffect
+from miclab.circuits.heads import CircuitHeads, Control, Tell, circuit_heads, control, head_name, why_no_circuit
 from miclab.circuits.interventions import (
     Edit,
     Head,
@@ -22,103 +24,10 @@ from miclab.circuits.interventions import (
 from miclab.decoder import Decoder
 from miclab.errors import RunError
 from miclab.evaluate import SplitScores, check_seeds, oracle_means, score_split
-from miclab.intervals import Interval, clustered_interval, ratio_interval
 from miclab.request import SplitSizes
 from miclab.runs import Run
 from miclab.sequences import training_batch
 from miclab.world import world_from_tensors
-
-Scores = NDArray[np.floating]
-"""Scores by set of novel classes and sequence."""
-
-
-@dataclass(frozen=True)
-class Effect:
-    """What an intervention does to one run's answers on a split.
-
-    Arguments:
-        name: the intervention, in words.
-        heads: layer and head (from 0) of what was knocked out; empty for a control, which has draws.
-        correct: 1 where the answer is the target, by set and sequence; of a control, the mean over its draws.
-        copied: 1 where the answer is a label of the context (CLA); of a control, the mean.
-        before: `correct` of the untouched decoder on the same sequences.
-        draws: of a control, the heads of each draw; else empty.
-    """
-
-    name: str
-    heads: tuple[Head, ...]
-    correct: Scores
-    copied: Scores
-    before: Scores
-    draws: tuple[tuple[Head, ...], ...] = ()
-
-    @cached_property
-    def _alone(self) -> PooledEffect:
-        return PooledEffect(self.name, (self,))
-
-    @property
-    def accuracy(self) -> Interval:
-        """Accuracy under the intervention, clustered by set. A control's is that of the mean of its draws."""
-        return self._alone.accuracy
-
-    @property
-    def change(self) -> Interval:
-        """Accuracy minus that of the untouched decoder, on the same sequences."""
-        return self._alone.change
-
-    @property
-    def share(self) -> Interval | None:
-        """Accuracy as a share of the untouched decoder's; None where that is 0."""
-        return self._alone.share
-
-    @property
-    def in_context(self) -> Interval:
-        """Share of answers that are labels of the context."""
-        return self._alone.in_context
-
-    @property
-    def knocked_out(self) -> str:
-        """The heads in words, counted from 1: `1.1, 2.1`, or `1.2 | 1.3` of a control with two draws."""
-        return " | ".join(", ".join(map(head_name, heads)) for heads in self.draws or (self.heads,))
-
-
-@dataclass(frozen=True)
-class PooledEffect:
-    """What an intervention does over one or several runs, seeds of one experiment; intervals are clustered by set of
-    novel classes, then by seed.
-
-    Arguments:
-        name: the intervention, in words.
-        by_run: the effect in each run.
-    """
-
-    name: str
-    by_run: tuple[Effect, ...]
-
-    @cached_property
-    def accuracy(self) -> Interval:
-        """Accuracy under the intervention."""
-        return clustered_interval([e.correct for e in self.by_run])
-
-    @cached_property
-    def change(self) -> Interval:
-        """Accuracy minus that of the untouched decoders, on the same sequences."""
-        return clustered_interval([e.correct - e.before for e in self.by_run])
-
-    @cached_property
-    def share(self) -> Interval | None:
-        """Accuracy as a share of the untouched decoders', both of the same resamples; None where that is 0."""
-        return ratio_interval([e.correct for e in self.by_run], [e.before for e in self.by_run])
-
-    @cached_property
-    def in_context(self) -> Interval:
-        """Share of answers that are labels of the context."""
-        return clustered_interval([e.copied for e in self.by_run])
-
-    @property
-    def knocked_out(self) -> str:
-        """The heads in words; by run, divided by slashes, where the runs differ."""
-        return " / ".join(dict.fromkeys(e.knocked_out for e in self.by_run))
 
 
 class Interventions:
@@ -145,18 +54,14 @@ class Interventions:
         self.world = world_from_tensors(run.config, run.world_tensors())
         self.step, self.parameters = run.parameters(step)
         self.untouched = self._scores(None, measured=True)
+        self._seen: dict[tuple[str | Head, ...], Effect] = {}
+        self._means: dict[str, Tensor] | None = None
 
-    def _scores(self, edits: dict[str, Edit] | None, measured: bool = False) -> SplitScores:
+    def _scores(self, edits: dict[str, Edit] | None, measured: bool = False, split: str = "") -> SplitScores:
         return score_split(
-            self.config,
-            self.world,
-            self.parameters,
-            self.split,
-            self.sizes,
-            measures=measured,
-            oracles=measured,
-            edits=edits,
-        )
+            self.config, self.world, self.parameters, split or self.split, self.sizes,
+            measures=measured, oracles=measured, edits=edits,
+        )  # fmt: skip
 
     @property
     def measures(self) -> dict[str, NDArray]:
@@ -164,20 +69,31 @@ class Interventions:
         return {name: value.mean(0) for name, value in self.untouched.strengths.items()}
 
     @cached_property
-    def circuit(self) -> CircuitHeads | None:
-        """The circuit's heads; None for a decoder with a single head, which has no circuit of two."""
+    def strongest(self) -> CircuitHeads | None:
+        """The heads that would make the circuit, by strength; None for a decoder with a single head."""
         options = self.config.decoder
         return circuit_heads(self.measures) if options.layers * options.heads > 1 else None
 
+    @cached_property
+    def no_circuit(self) -> str:
+        """Why the decoder has no induction circuit; empty where it has one."""
+        icl = self.untouched if self.split == "icl" else self._scores(None, measured=True, split="icl")
+        return why_no_circuit(self.strongest, icl)
+
+    @property
+    def circuit(self) -> CircuitHeads | None:
+        """The circuit's heads; None where there is no circuit."""
+        return None if self.no_circuit else self.strongest
+
     @property
     def controls(self) -> dict[str, Control]:
-        """The random other heads for each part of the circuit, by the name of the effect; see `Control.note` for why a
+        """The random other heads for each of the strongest, by the name of the effect; see `Control.note` for why a
         decoder has none."""
-        if self.circuit is None:
+        if self.strongest is None:
             return {}
         return {
-            f"control of {name}": control(self.circuit, heads, self.config.seed)
-            for name, heads in self.circuit.members().items()
+            f"control of {name}": control(self.strongest, heads, self.config.seed)
+            for name, heads in self.strongest.members().items()
         }
 
     def effect(self, name: str, edits: dict[str, Edit] | None, heads: tuple[Head, ...] = ()) -> Effect:
@@ -186,39 +102,48 @@ class Interventions:
         scores = self.untouched if edits is None else self._scores(edits)
         return Effect(name, heads, scores.correct, scores.in_context, self.untouched.correct)
 
-    def knockouts(self, baseline: str = "zero") -> list[Effect]:
-        """The untouched decoder, every single head, the circuit's two heads, both, and the mean of several draws of
-        other heads as control for each of these three, where the decoder has other heads (see `controls`).
+    def _baseline(self, baseline: str) -> dict[str, Tensor] | None:
+        """What takes the place of heads' outputs: None is zero."""
+        if baseline != "mean":
+            return None
+        if self._means is None:
+            # A step far beyond any training: fresh sequences of the training distribution.
+            batch = training_batch(self.config, self.world, 2**60)
+            self._means = mean_heads(Decoder(self.config), self.parameters, batch)
+        return self._means
+
+    def _knocked(self, name: str, heads: tuple[Head, ...], baseline: str) -> Effect:
+        # The circuit's heads and the controls' are single heads too: the same knockout is computed once.
+        key = (baseline, *sorted(heads))
+        if key not in self._seen:
+            self._seen[key] = self.effect(name, knock_out_heads(heads, self._baseline(baseline)), heads)
+        return replace(self._seen[key], name=name, heads=heads)
+
+    def single_knockouts(self, baseline: str = "zero") -> list[Effect]:
+        """The untouched decoder, and every single head.
 
         Arguments:
             baseline: `zero`, or `mean` (the head's mean output over a training batch).
+        """
+        options = self.config.decoder
+        every = [(i, j) for i in range(options.layers) for j in range(options.heads)]
+        singles = [self._knocked(f"head {head_name(head)}", (head,), baseline) for head in every]
+        return [self.effect("untouched", None), *singles]
+
+    def knockouts(self, baseline: str = "zero") -> list[Effect]:
+        """`single_knockouts`, the two strongest heads, both, and the mean of several draws of other heads as control
+        for each of these three, where the decoder has other heads (see `controls`). The strongest heads are cut and
+        named whether they are a circuit or not: see `no_circuit`.
 
         Raises:
             RunError: the decoder has one head only, so that there is no circuit of two.
         """
-        options = self.config.decoder
-        if self.circuit is None:
+        if self.strongest is None:
             raise RunError("A decoder with a single head has no circuit of two heads to knock out.")
-        instead = None
-        if baseline == "mean":
-            # A step far beyond any training: fresh sequences of the training distribution.
-            batch = training_batch(self.config, self.world, 2**60)
-            instead = mean_heads(Decoder(self.config), self.parameters, batch)
-        seen: dict[tuple[Head, ...], Effect] = {}
-
-        def knocked(name: str, heads: tuple[Head, ...]) -> Effect:
-            # The circuit's heads and the controls' are single heads too: the same knockout is computed once.
-            key = tuple(sorted(heads))
-            if key not in seen:
-                seen[key] = self.effect(name, knock_out_heads(heads, instead), heads)
-            return replace(seen[key], name=name, heads=heads)
-
-        every = [(i, j) for i in range(options.layers) for j in range(options.heads)]
-        effects = [self.effect("untouched", None)]
-        effects += [knocked(f"head {head_name(head)}", (head,)) for head in every]
-        effects += [knocked(name, heads) for name, heads in self.circuit.members().items()]
+        effects = self.single_knockouts(baseline)
+        effects += [self._knocked(name, heads, baseline) for name, heads in self.strongest.members().items()]
         for name, chosen in self.controls.items():
-            drawn = [knocked(name, heads) for heads in chosen.draws]
+            drawn = [self._knocked(name, heads, baseline) for heads in chosen.draws]
             if drawn:
                 correct, copied = (np.mean([getattr(e, part) for e in drawn], axis=0) for part in ("correct", "copied"))
                 effects.append(Effect(name, (), correct, copied, self.untouched.correct, chosen.draws))
@@ -244,8 +169,9 @@ class Effects:
         steps: the checkpoint of each.
         split: the split whose accuracy was asked for.
         effects: of each intervention that could be made in every run.
-        circuits: the circuit's heads in each run; None for a decoder with a single head.
         oracles: what can be reached without a network on the same sequences, untouched.
+        circuits: of knockouts, the circuit's heads in each run; None where it has no circuit.
+        no_circuit: of knockouts, why each run has none; empty where it has one.
         notes: remarks on controls, by name: why there is none, or that layers could not be matched.
     """
 
@@ -253,9 +179,10 @@ class Effects:
     steps: tuple[int, ...]
     split: str
     effects: tuple[PooledEffect, ...]
-    circuits: tuple[CircuitHeads | None, ...]
     oracles: dict[str, float]
-    notes: dict[str, str]
+    circuits: tuple[CircuitHeads | None, ...] = ()
+    no_circuit: tuple[str, ...] = ()
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 def _watching(tell: Tell | None, done: int, run: str) -> Callable[[str], None] | None:
@@ -270,10 +197,11 @@ def _pooled(
     sizes: SplitSizes | None,
     split: str,
     tell: Tell | None,
-) -> Effects:
-    """`make` over runs; an effect that one run lacks is left out."""
+) -> tuple[Effects, list[Interventions]]:
+    """`make` over runs, and what made it; an effect that one run lacks is left out."""
     check_seeds(runs)
-    works, by_name, notes = [], {}, {}
+    works: list[Interventions] = []
+    by_name: dict[str, list[Effect]] = {}
     for done, run in enumerate(runs, 1):
         work = Interventions(run, step, sizes, split, _watching(tell, done - 1, run.path.name))
         works.append(work)
@@ -281,19 +209,9 @@ def _pooled(
             by_name.setdefault(effect.name, []).append(effect)
         if tell:
             tell(done, run.path.name)
-        for name, chosen in work.controls.items():
-            if chosen.note:
-                notes.setdefault(name, f"{chosen.note} ({run.path.name})" if len(runs) > 1 else chosen.note)
     effects = tuple(PooledEffect(n, tuple(found)) for n, found in by_name.items() if len(found) == len(runs))
-    return Effects(
-        tuple(run.path.name for run in runs),
-        tuple(work.step for work in works),
-        split,
-        effects,
-        tuple(work.circuit for work in works),
-        oracle_means([work.untouched for work in works]),
-        notes,
-    )
+    names, steps = tuple(run.path.name for run in runs), tuple(work.step for work in works)
+    return Effects(names, steps, split, effects, oracle_means([work.untouched for work in works])), works
 
 
 def knock_out(
@@ -305,7 +223,8 @@ def knock_out(
     split: str = "icl",
     tell: Tell | None = None,
 ) -> Effects:
-    """`Interventions.knockouts` of each run's own circuit, over all of them.
+    """`Interventions.knockouts` of each run's own circuit, over all of them; where a run has no circuit, only
+    `Interventions.single_knockouts`.
 
     Arguments:
         runs: seeds of one experiment.
@@ -315,10 +234,25 @@ def knock_out(
         split: the split whose accuracy is asked for.
 
     Raises:
-        RunError: the runs differ in more than the seed, there is none, or their decoder has a single head.
+        RunError: the runs differ in more than the seed, or there is none.
         ConfigError: there is no such checkpoint or split.
     """
-    return _pooled(runs, lambda work: work.knockouts(baseline), step, sizes, split, tell)
+
+    def make(work: Interventions) -> list[Effect]:
+        return work.knockouts(baseline) if work.circuit else work.single_knockouts(baseline)
+
+    found, works = _pooled(runs, make, step, sizes, split, tell)
+    notes: dict[str, str] = {}
+    for run, work in zip(found.runs, works, strict=True):
+        for name, chosen in work.controls.items() if work.circuit else ():
+            if chosen.note:
+                notes.setdefault(name, f"{chosen.note} ({run})" if len(works) > 1 else chosen.note)
+    return replace(
+        found,
+        circuits=tuple(work.circuit for work in works),
+        no_circuit=tuple(work.no_circuit for work in works),
+        notes=notes,
+    )
 
 
 def ablate(
@@ -330,6 +264,4 @@ def ablate(
     tell: Tell | None = None,
 ) -> Effects:
     """`Interventions.ablations` of each run, over all of them; arguments and errors are those of `knock_out`."""
-    made = _pooled(runs, Interventions.ablations, step, sizes, split, tell)
-    # Controls belong to knockouts.
-    return replace(made, notes={})
+    return _pooled(runs, Interventions.ablations, step, sizes, split, tell)[0]

@@ -1,15 +1,11 @@
-"""`miclab evaluate`, `circuits`, `align`, `diagnose` and `report`."""
+"""`miclab evaluate`, `circuits`, `align` and `diagnose`."""
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-import tyro
-
-from miclab.cli.intervene import named_heads, print_circuits
+from miclab.cli.intervene import circuits_json, print_circuits
 from miclab.cli.options import OneRun, Seeds, at_steps, find_runs
 from miclab.cli.terminal import bar, parse, print_json, print_table, warn
 from miclab.runs import find
@@ -26,7 +22,8 @@ class EvaluateOptions(Seeds):
 
 @dataclass(frozen=True, kw_only=True)
 class CircuitsOptions(Seeds):
-    """Strength of every head on novel classes, with intervals."""
+    """Strength of every head on novel classes, with intervals, and the heads of the induction circuit where there is
+    one."""
 
     split: Literal["train", "icl", "swapped", "iwl"] = "icl"
     """Split whose sequences are looked at."""
@@ -44,18 +41,6 @@ class AlignOptions(OneRun):
 @dataclass(frozen=True, kw_only=True)
 class DiagnoseOptions(OneRun):
     """Which of the known signs of failure a run shows, the numbers behind it, and what to change."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportOptions:
-    """One HTML file on one or several runs; it opens from disk without a network."""
-
-    run: tyro.conf.Positional[tuple[str, ...]]
-    """RUN...: paths, names or starts of hashes."""
-    runs: str = "runs"
-    """Directory of runs."""
-    output: str = "report.html"
-    """File to write."""
 
 
 def run_evaluate(arguments: list[str]) -> int:
@@ -113,14 +98,14 @@ def run_circuits(arguments: list[str]) -> int:
         warn(run)
     if options.json:
         measures = {n: {head_name(h): v.as_json() for h, v in row.items()} for n, row in found.measures.items()}
-        named = {run: named_heads(heads) for run, heads in zip(found.runs, found.heads, strict=True)}
-        print_json({"steps": found.steps, "split": found.split, "circuits": named, "measures": measures})
+        told = circuits_json(found.runs, found.heads, found.no_circuit)
+        print_json({"steps": found.steps, "split": found.split, **told, "measures": measures})
         return 0
     columns = ["measure", *[f"head {head_name(head)}" for head in next(iter(found.measures.values()))]]
     cells = [[name, *row.values()] for name, row in found.measures.items()]
     title = f"{at_steps(found.runs, found.steps)}, split {found.split}; heads are layer.head [95 % interval]"
     print_table(title, columns, cells)
-    print_circuits(found.runs, found.heads)
+    print_circuits(found.runs, found.heads, found.no_circuit)
     return 0
 
 
@@ -162,18 +147,4 @@ def run_diagnose(arguments: list[str]) -> int:
         print(f"{sign.name}: {mark}\n    {sign.evidence}")
         if sign.shown:
             print(f"    What to change: {sign.advice}")
-    return 0
-
-
-def run_report(arguments: list[str]) -> int:
-    """`miclab report RUN...`."""
-    from miclab.report import write_report
-
-    options = parse(ReportOptions, "report", arguments)
-    runs = [find(reference, options.runs) for reference in options.run]
-    command = "miclab report " + " ".join(shlex.quote(a) for a in arguments)
-    path = write_report(runs, Path(options.output), command=command)
-    for run in runs:
-        warn(run)
-    print(path)
     return 0

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class KnockoutOptions(Seeds):
     """Accuracy with heads knocked out: each, the circuit's, both, and the mean of several draws of random others as
-    control, each from the layers of what it is a control for. Several RUNs are clustered by seed; the circuit's heads
-    are found in each for itself."""
+    control, each from the layers of what it is a control for. Where a run does not answer from its context better than
+    with any label of it, there is no circuit, and only single heads are cut. Several RUNs are clustered by seed; the
+    circuit's heads are found in each for itself."""
 
     baseline: Literal["zero", "mean"] = "zero"
     """What takes the place of a head's output."""
@@ -42,14 +43,26 @@ def named_heads(circuit: CircuitHeads | None) -> dict[str, str] | None:
     return {"previous_token": head_name(circuit.previous_token), "induction": head_name(circuit.induction)}
 
 
-def print_circuits(runs: tuple[str, ...], circuits: tuple[CircuitHeads | None, ...]) -> None:
-    """A line for each run: the heads of its circuit."""
-    for run, circuit in zip(runs, circuits, strict=True):
+def print_circuits(
+    runs: tuple[str, ...], circuits: tuple[CircuitHeads | None, ...], no_circuit: tuple[str, ...]
+) -> None:
+    """A line for each run: the heads of its circuit, or why it has none."""
+    for run, circuit, reason in zip(runs, circuits, no_circuit, strict=True):
         named = named_heads(circuit)
         if named is None:
-            print(f"{run}: the decoder has a single head, so it has no circuit of two")
+            print(f"{run}: no circuit: {reason}")
         else:
             print(f"{run}: previous-token head {named['previous_token']}, induction head {named['induction']}")
+
+
+def circuits_json(
+    runs: tuple[str, ...], circuits: tuple[CircuitHeads | None, ...], no_circuit: tuple[str, ...]
+) -> dict[str, Any]:
+    """By run the heads of its circuit, null where it has none, and why it has none."""
+    return {
+        "circuits": {run: named_heads(circuit) for run, circuit in zip(runs, circuits, strict=True)},
+        "no_circuit": {run: reason for run, reason in zip(runs, no_circuit, strict=True) if reason},
+    }
 
 
 def _effect_json(effect: PooledEffect, runs: tuple[str, ...], note: str) -> dict[str, Any]:
@@ -70,6 +83,9 @@ def _effect_json(effect: PooledEffect, runs: tuple[str, ...], note: str) -> dict
 
 
 def _print(options: Seeds, found: Effects) -> int:
+    """Prints effects; heads and circuit are told where heads were cut."""
+    cut = bool(found.circuits)
+    circuits = (found.runs, found.circuits, found.no_circuit)
     if options.json:
         rows = [_effect_json(e, found.runs, found.notes.get(e.name, "")) for e in found.effects]
         made = {e.name for e in found.effects}
@@ -79,25 +95,26 @@ def _print(options: Seeds, found: Effects) -> int:
              "context_label_accuracy": None, "reason": note}
             for name, note in found.notes.items() if name not in made
         ]  # fmt: skip
-        circuits = {run: named_heads(c) for run, c in zip(found.runs, found.circuits, strict=True)}
+        if not cut:
+            rows = [{key: value for key, value in row.items() if key != "heads"} for row in rows]
         oracles = {name: round(value, 6) for name, value in found.oracles.items()}
-        print_json({"runs": found.runs, "steps": found.steps, "split": found.split, "circuits": circuits,
-                    "oracles": oracles, "effects": rows})  # fmt: skip
+        print_json({"runs": found.runs, "steps": found.steps, "split": found.split,
+                    **(circuits_json(*circuits) if cut else {}), "oracles": oracles, "effects": rows})  # fmt: skip
         return 0
     cells = [
-        [
-            e.name,
-            e.knocked_out,
-            e.accuracy,
-            *(("", "") if e.name == "untouched" else (e.change, e.share or "")),
-            e.in_context,
-        ]
+        [e.name, *([e.knocked_out] if cut else []), e.accuracy,
+         *(("", "") if e.name == "untouched" else (e.change, e.share or "")), e.in_context]
         for e in found.effects
+    ]  # fmt: skip
+    cells += [
+        [f"oracle: {name.replace('_', ' ')}", *([""] if cut else []), f"{value:.3f}", "", "", ""]
+        for name, value in found.oracles.items()
     ]
-    cells += [[name.replace("_", " "), "oracle", f"{value:.3f}", "", "", ""] for name, value in found.oracles.items()]
-    columns = ["intervention", "heads", "accuracy", "change", "share of untouched", "answers in context"]
+    columns = ["intervention", *(["heads"] if cut else []), "accuracy", "change of accuracy",
+               "accuracy / untouched (share)", "answers in context"]  # fmt: skip
     print_table(f"{at_steps(found.runs, found.steps)}, split {found.split} [95 % interval]", columns, cells)
-    print_circuits(found.runs, found.circuits)
+    if cut:
+        print_circuits(*circuits)
     for note in dict.fromkeys(found.notes.values()):
         print(f"{', '.join(name for name, text in found.notes.items() if text == note)}: {note}")
     return 0

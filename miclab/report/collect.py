@@ -76,7 +76,8 @@ class Tests:
         untouched: accuracy of the decoder as it is.
         knockouts: by baseline, `zero` and `mean`; empty for a decoder with a single head.
         ablations: of modalities and labels.
-        heads: the heads of the induction circuit, or None where there are not two heads.
+        heads: the strongest heads of the induction circuit's kinds, or None where there are not two heads.
+        no_circuit: why they are no circuit; empty where they are one.
         strengths: of every head, by name [layer, head].
         notes: remarks on controls, such as why there is none.
     """
@@ -87,6 +88,7 @@ class Tests:
     knockouts: dict[str, list[Effect]]
     ablations: list[Effect]
     heads: CircuitHeads | None
+    no_circuit: str
     strengths: Mapping[str, NDArray[np.floating]]
     notes: dict[str, str]
 
@@ -205,10 +207,12 @@ def causal_tests(run: Run) -> Tests:
     """
     sizes = intervention_sizes(run.config)
     made = Interventions(run, sizes=sizes)
-    knockouts = {baseline: made.knockouts(baseline) for baseline in ("zero", "mean")} if made.circuit else {}
+    knockouts = {baseline: made.knockouts(baseline) for baseline in ("zero", "mean")} if made.strongest else {}
     untouched = made.untouched.interval()
     notes = {name: chosen.note for name, chosen in made.controls.items() if chosen.note}
-    return Tests(made.step, sizes, untouched, knockouts, made.ablations(), made.circuit, made.measures, notes)
+    return Tests(
+        made.step, sizes, untouched, knockouts, made.ablations(), made.strongest, made.no_circuit, made.measures, notes
+    )
 
 
 def measured_oracles(run: Run) -> dict[str, float]:

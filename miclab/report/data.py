@@ -26,9 +26,6 @@ from miclab.report.figures import (
 )
 from miclab.splits import SPLITS
 
-WEAK = 0.1
-"""Below this summed induction strength no head has formed that deserves the name."""
-
 
 def _triangles(maps: np.ndarray) -> list:
     """Lower triangles, row by row, in thousandths [..., place]: a causal decoder sees nothing else."""
@@ -87,7 +84,7 @@ def _circuit(collected: Collected) -> dict[str, Any]:
     subtitles += [(f"label_to_item.{m}", f"label→{m}") for m in collected.run.config.order]
     tests, heads = collected.tests, {}
     if tests is not None and tests.heads is not None:
-        weak = " (weak)" if tests.strengths["induction_total"][tests.heads.induction] < WEAK else ""
+        weak = " (no circuit)" if tests.no_circuit else ""
         heads[head_name(tests.heads.previous_token)] = f"previous-token head{weak}"
         heads[head_name(tests.heads.induction)] = f"induction head{weak}"
     return {"heads": heads, "subtitles": subtitles}

@@ -11,7 +11,7 @@ from miclab.circuits.heads import head_name
 from miclab.diagnose import Sign
 from miclab.intervals import Interval
 from miclab.report.collect import Collected, Tests, alignment_values, rows_for_measures
-from miclab.report.data import WEAK, colour_top
+from miclab.report.data import colour_top
 from miclab.report.figures import ATTENTION_TOPS, attention_groups
 from miclab.report.interventions import interventions_section
 from miclab.report.markup import escape, mark, table
@@ -177,11 +177,12 @@ def _circuit_words(tests: Tests | None) -> str:
     previous, induction = tests.heads.previous_token, tests.heads.induction
     own = max(float(v[previous]) for name, v in tests.strengths.items() if name.startswith("label_to_item."))
     total = float(tests.strengths["induction_total"][induction])
-    weak = " This is so weak that no head has become one yet." if total < WEAK else ""
+    reason = f" They are no induction circuit: {tests.no_circuit}." if tests.no_circuit else ""
     return (
-        f"At step {tests.step:,} the previous-token head, by which labels look at the items of their own example, is"
-        f" head {head_name(previous)} (attention {own:.2f}); the induction head, by which the query looks at the right"
-        f" labels, is head {head_name(induction)} (right minus wrong labels {total:.2f}, at most 1).{weak}"
+        f"At step {tests.step:,} the strongest previous-token head, by which labels look at the items of their own"
+        f" example, is head {head_name(previous)} (attention {own:.2f}); the strongest induction head, by which the"
+        f" query looks at the right labels, is head {head_name(induction)} (right minus wrong labels {total:.2f}, at"
+        f" most 1).{reason}"
     )
 
 

@@ -1,0 +1,105 @@
+"""What an intervention does to the answers of one run, and of several runs together, with intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miclab.circuits.heads import head_name
+from miclab.circuits.interventions import Head
+from miclab.intervals import Interval, clustered_interval, ratio_interval
+
+Scores = NDArray[np.floating]
+"""Scores by set of novel classes and sequence."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What an intervention does to one run's answers on a split.
+
+    Arguments:
+        name: the intervention, in words.
+        heads: layer and head (from 0) of what was knocked out; empty for a control, which has draws.
+        correct: 1 where the answer is the target, by set and sequence; of a control, the mean over its draws.
+        copied: 1 where the answer is a label of the context (CLA); of a control, the mean.
+        before: `correct` of the untouched decoder on the same sequences.
+        draws: of a control, the heads of each draw; else empty.
+    """
+
+    name: str
+    heads: tuple[Head, ...]
+    correct: Scores
+    copied: Scores
+    before: Scores
+    draws: tuple[tuple[Head, ...], ...] = ()
+
+    @cached_property
+    def _alone(self) -> PooledEffect:
+        return PooledEffect(self.name, (self,))
+
+    @property
+    def accuracy(self) -> Interval:
+        """Accuracy under the intervention, clustered by set. A control's is that of the mean of its draws."""
+        return self._alone.accuracy
+
+    @property
+    def change(self) -> Interval:
+        """Accuracy minus that of the untouched decoder, on the same sequences."""
+        return self._alone.change
+
+    @property
+    def share(self) -> Interval | None:
+        """Accuracy as a share of the untouched decoder's; None where that is 0."""
+        return self._alone.share
+
+    @property
+    def in_context(self) -> Interval:
+        """Share of answers that are labels of the context."""
+        return self._alone.in_context
+
+    @property
+    def knocked_out(self) -> str:
+        """The heads in words, counted from 1: `1.1, 2.1`, or `1.2 | 1.3` of a control with two draws."""
+        return " | ".join(", ".join(map(head_name, heads)) for heads in self.draws or (self.heads,))
+
+
+@dataclass(frozen=True)
+class PooledEffect:
+    """What an intervention does over one or several runs, seeds of one experiment; intervals are clustered by set of
+    novel classes, then by seed.
+
+    Arguments:
+        name: the intervention, in words.
+        by_run: the effect in each run.
+    """
+
+    name: str
+    by_run: tuple[Effect, ...]
+
+    @cached_property
+    def accuracy(self) -> Interval:
+        """Accuracy under the intervention."""
+        return clustered_interval([e.correct for e in self.by_run])
+
+    @cached_property
+    def change(self) -> Interval:
+        """Accuracy minus that of the untouched decoders, on the same sequences."""
+        return clustered_interval([e.correct - e.before for e in self.by_run])
+
+    @cached_property
+    def share(self) -> Interval | None:
+        """Accuracy as a share of the untouched decoders', both of the same resamples; None where that is 0."""
+        return ratio_interval([e.correct for e in self.by_run], [e.before for e in self.by_run])
+
+    @cached_property
+    def in_context(self) -> Interval:
+        """Share of answers that are labels of the context."""
+        return clustered_interval([e.copied for e in self.by_run])
+
+    @property
+    def knocked_out(self) -> str:
+        """The heads in words; by run, divided by slashes, where the runs differ."""
+        return " / ".join(dict.fromkeys(e.knocked_out for e in self.by_run))
