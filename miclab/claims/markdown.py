@@ -1,0 +1,76 @@
+"""The ledger as Markdown, for a README (`table`) and for a page with every number (`page`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from miclab.claims.ledger import Line
+from miclab.claims.verdict import Condition
+
+SHOWN = 4
+"""Conditions that a row of the table shows one by one; of more, only those that hold and fail are counted."""
+
+
+def _cell(text: object) -> str:
+    return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+def _row(cells: Sequence[object]) -> str:
+    return f"| {' | '.join(_cell(cell) for cell in cells)} |"
+
+
+def rows_of(header: Sequence[str], cells: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    return "\n".join([_row(header), "|" + "---|" * len(header), *map(_row, cells)])
+
+
+def measured(conditions: Sequence[Condition]) -> str:
+    """What was measured, on one line."""
+    if all(condition.measured is None for condition in conditions):
+        return "no rows"
+    if len(conditions) > SHOWN:
+        counts = {v: sum(c.verdict == v for c in conditions) for v in ("holds", "does not hold", "not decided")}
+        told = {"holds": "hold", "does not hold": "fail", "not decided": "undecided"}
+        return f"{len(conditions)} conditions: " + ", ".join(f"{n} {told[v]}" for v, n in counts.items() if n)
+    return "<br>".join(f"{c.clause}: {c.measured or 'no rows'} ({c.bound})" for c in conditions)
+
+
+def table(lines: Sequence[Line]) -> str:
+    """The ledger, a row for each claim."""
+    header = ("claim", "statement", "measured (holds if)", "paper", "runs", "verdict")
+    cells = [
+        (line.entry.id, line.entry.statement, measured(line.findings.conditions), line.entry.paper, line.runs,
+         f"**{line.verdict}**") for line in lines
+    ]  # fmt: skip
+    return rows_of(header, cells)
+
+
+def page(lines: Sequence[Line], figures: str = "") -> str:
+    """Every claim with its criterion, its conditions and what is reported apart.
+
+    Arguments:
+        figures: where the figures lie, relative to the page, as `ID-PROFILE.svg`; empty: none is shown.
+    """
+    return "\n\n".join(_claim(line, figures) for line in lines)
+
+
+def _claim(line: Line, figures: str) -> str:
+    entry, findings = line.entry, line.findings
+    parts = [
+        f"## {entry.id}: {line.verdict}",
+        entry.statement,
+        f"*Paper:* {entry.paper}. *Criterion:* {entry.criterion}",
+        f"Profile `{line.profile}`, {line.runs} runs of {', '.join(f'`{name}`' for name in entry.studies)}.",
+        rows_of(
+            ("holds only if", "measured", "holds if", "verdict"),
+            [(c.clause, f"{c.quantity}: {c.measured or 'no rows'}", c.bound, c.verdict) for c in findings.conditions],
+        ),
+    ]
+    if findings.apart:
+        apart = [(a.quantity, a.measured or "no rows", a.paper_text) for a in findings.apart]
+        parts.append(rows_of(("reported apart", "measured", "paper"), apart))
+    parts += [f"Note: {note}." for note in findings.notes]
+    if figures and line.runs:
+        name = f"{entry.id}-{line.profile}.svg"
+        parts.append(f"![{entry.id}]({figures}/{name})")
+    return "\n\n".join(parts)
