@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -13,10 +14,13 @@ from miclab.errors import MiclabError
 from miclab.runs import glance, open_run
 from miclab.studies import rows, state
 from miclab.studies.rows import LEADING, StudyTable, flat, read_table, study_rows, table_file, write_table
+from miclab.studies.plan import Plan
 from miclab.studies.state import State
+from miclab.studies.study import load_study
 from miclab.train import train_config
 
 BURSTS = "sequence.burstiness"
+COMMITTED = Path(__file__).parent.parent / "studies/rows"
 
 
 @pytest.fixture(scope="module")
@@ -220,3 +224,11 @@ def test_a_table_that_was_found_keeps_the_runs_that_are_not_here(tmp_path):
     more = planned(longer)
     StudyTable(longer, more, tmp_path / "none").write(state.survey(more, tmp_path / "none"), now=True)
     assert read_table(table_file(study)).is_empty()
+
+
+@pytest.mark.parametrize("table", sorted(COMMITTED.glob("*/*.parquet")), ids=lambda path: path.stem)
+def test_committed_rows_belong_to_the_runs_that_their_study_plans(table):
+    """Fails if a change to the reading of studies, to defaults or to hashes makes other runs of the same file."""
+    study = load_study(COMMITTED.parent / f"{table.stem}.yaml", table.parent.name)
+    planned = Plan([study], "compiled").members[study.name]
+    assert set(pl.read_parquet(table, columns=["run"])["run"]) <= set(planned)

@@ -189,8 +189,10 @@ class _BlockReader:
     def _part(self, name: str, change: Fields) -> Any:
         base, data = self.parts[name], change[name]
         if name == "modalities" and isinstance(data, dict):
-            # An axis changes one modality and leaves the others.
-            found = {n: self._changed(base.get(n, ModalityConfig()), part, f"{name}.{n}") for n, part in data.items()}
+            # An axis changes one modality and leaves the others; one that the study's `config` leaves out is the
+            # profile's.
+            known = {**self.shared.base.modalities, **base}
+            found = {n: self._changed(known.get(n, ModalityConfig()), part, f"{name}.{n}") for n, part in data.items()}
             return {**base, **found}
         if not is_dataclass(base):
             return schema.field_value(RunConfig, name, data, base)
