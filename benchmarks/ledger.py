@@ -1,0 +1,76 @@
+"""What the ledger's trainings took, by study and by claim, from the records of the runs themselves.
+
+    python -m benchmarks.ledger --runs runs              after `miclab reproduce --runs runs`
+
+A run's record holds the seconds between its metric rows: training, evaluation, writing. A run that several studies
+share counts for the first of them in the ledger's order; `of its own` counts all that a study or claim needs, as if it
+ran alone. Seconds are of one core (a run has one thread), as they passed on the machine: other work makes them longer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from miclab.claims.ledger import LEDGER, RUN_ORDER
+from miclab.profiles import Profile
+from miclab.runs import list_runs, open_run
+from miclab.studies.plan import Plan
+from miclab.studies.study import load_study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the ledger's trainings took, by study and by claim."""
+
+    runs: str = "runs"
+    """Directory of runs."""
+    studies: str = "studies"
+    """Directory of study files."""
+    profile: Profile = "quick"
+    """Whose runs."""
+    workers: int = 2
+    """Processes at once that the totals are divided by."""
+
+
+def recorded_seconds(root: Path) -> dict[str, list[tuple[int, float]]]:
+    """Step and seconds since the row before, of each run's rows, by its directory's name."""
+    found = {}
+    for path in list_runs(root):
+        found[path.name] = [(entry["step"], float(entry["seconds"])) for entry in open_run(path).timing]
+    return found
+
+
+def main() -> None:
+    """Prints two tables."""
+    options = tyro.cli(Options)
+    recorded = recorded_seconds(Path(options.runs))
+    needs: dict[str, dict[str, float]] = {}
+    missing: dict[str, int] = {}
+    for name in RUN_ORDER:
+        plan = Plan([load_study(Path(options.studies) / f"{name}.yaml", options.profile)], "compiled")
+        needs[name] = {
+            run.hash: sum(seconds for step, seconds in recorded[run.name] if step <= run.request.steps)
+            for run in plan.runs.values() if run.name in recorded
+        }  # fmt: skip
+        missing[name] = len(plan.runs) - len(needs[name])
+    seen: set[str] = set()
+    print("| study | runs | missing | core-minutes of its own | new after the studies above |\n|---|---|---|---|---|")
+    for name, runs in needs.items():
+        new = sum(seconds for run, seconds in runs.items() if run not in seen)
+        seen |= set(runs)
+        print(f"| `{name}` | {len(runs)} | {missing[name]} | {sum(runs.values()) / 60:.1f} | {new / 60:.1f} |")
+    every = {run: seconds for runs in needs.values() for run, seconds in runs.items()}
+    total = sum(every.values()) / 60
+    shared = f"{total:.0f}, by {options.workers} workers {total / options.workers:.0f} minutes"
+    print(f"| all | {len(every)} | | | {shared} |\n")
+    print("| claim | runs | core-minutes of its own |\n|---|---|---|")
+    for entry in LEDGER.values():
+        mine = {run: seconds for name in entry.studies for run, seconds in needs[name].items()}
+        print(f"| {entry.id} | {len(mine)} | {sum(mine.values()) / 60:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
