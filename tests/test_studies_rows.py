@@ -13,8 +13,8 @@ from miclab import schema
 from miclab.errors import MiclabError
 from miclab.runs import glance, open_run
 from miclab.studies import rows, state
-from miclab.studies.rows import LEADING, StudyTable, flat, read_table, study_rows, table_file, write_table
 from miclab.studies.plan import Plan
+from miclab.studies.rows import LEADING, StudyTable, flat, read_table, study_rows, table_file, write_table
 from miclab.studies.state import State
 from miclab.studies.study import load_study
 from miclab.train import train_config
