@@ -1,4 +1,4 @@
-"""Projectors: a secondary modality into the embedding space of the host.
+"""Projectors: a secondary modality, or its encoder's features, into the embedding space of the host.
 
 `small` is Linear(D2 -> D1) GELU Linear(D1 -> D1), `large` has one more layer, `linear` is the first layer alone;
 no biases (arXiv 2601.20796, section 3).
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from miclab.config import RunConfig
+from miclab.encoders import encode
 
 DEPTH = {"linear": 1, "small": 2, "large": 3}
 
@@ -26,7 +27,7 @@ def projector_shapes(config: RunConfig) -> dict[str, tuple[int, int]]:
     """Names and shapes of the weights of every projector."""
     shapes = {}
     for name in secondary_modalities(config):
-        given = config.modalities[name].dimension
+        given = config.bridge_width(name)
         for layer in range(DEPTH[config.bridge.projector]):
             shapes[f"bridge.{name}.{layer}"] = (given if layer == 0 else config.item_width, config.item_width)
     return shapes
@@ -35,9 +36,12 @@ def projector_shapes(config: RunConfig) -> dict[str, tuple[int, int]]:
 def project(
     config: RunConfig, parameters: Mapping[str, Tensor], name: str, items: Float[Tensor, "*batch dimension"]
 ) -> Float[Tensor, "*batch width"]:
-    """Items of modality `name` in the host's space; the host's own items as they are."""
+    """Items of modality `name` in the host's space, through its encoder where that is a part of the model; the host's
+    own items as they are."""
     if name == config.host_name:
         return items
+    if config.encodes(name):
+        items = encode(config.modalities[name], parameters, name, items)
     for layer in range(DEPTH[config.bridge.projector]):
         if layer:
             items = F.gelu(items)

@@ -76,6 +76,7 @@ class RunConfig:
 
     def check_across_parts(self) -> None:
         """Raises ConfigError for parts, each of them good, that do not go together."""
+        self._check_sources()
         self._check_labels()
         self._check_shapes()
         self._check_frozen()
@@ -99,7 +100,33 @@ class RunConfig:
     @property
     def item_width(self) -> int:
         """Dimension of the host's items, and so of every token before positions are added."""
-        return self.modalities[self.host_name].dimension
+        return self.bridge_width(self.host_name)
+
+    def bridge_width(self, name: str) -> int:
+        """Dimension of what enters a modality's projector: its items, or its encoder's features."""
+        modality = self.modalities[name]
+        return modality.dimension if modality.encoder == "none" else modality.features
+
+    def keeps_features(self, name: str) -> bool:
+        """Whether the items of a modality are its encoder's features, computed once: real items whose encoder is not
+        trained. That of the host never is, since labels and prototypes live in the space of its features."""
+        modality = self.modalities[name]
+        if not modality.source or modality.encoder == "none" or self.is_classification:
+            return False
+        return name == self.host_name or f"encoder.{name}" in self.frozen
+
+    def encodes(self, name: str) -> bool:
+        """Whether a modality's encoder is a part of the model."""
+        return self.modalities[name].encoder != "none" and not self.keeps_features(name)
+
+    def item_dimension(self, name: str) -> int:
+        """Dimension of a modality's items in a batch."""
+        return self.bridge_width(name) if self.keeps_features(name) else self.modalities[name].dimension
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether this run pretrains an encoder."""
+        return self.sequence.task == "classification"
 
     @property
     def label_count(self) -> int:
@@ -117,25 +144,57 @@ class RunConfig:
     def sequence_length(self) -> int:
         """Tokens of one sequence: M N items, N labels and M query items."""
         modalities, context = len(self.modalities), self.sequence.context
+        if self.is_classification:
+            return 1
         return (modalities + 1) * context + modalities
 
     @property
     def stage(self) -> str:
-        """`unimodal`, `multimodal` (stage 2) or `early_fusion`."""
+        """`encoder`, `unimodal`, `multimodal` (stages 2 and 3) or `early_fusion`."""
+        if self.is_classification:
+            return "encoder"
         if len(self.modalities) == 1:
             return "unimodal"
         return "multimodal" if self.parent.run else "early_fusion"
 
     # -- checks across parts ------------------------------------------------------------------------------------
+    def _check_sources(self) -> None:
+        sequence = self.sequence
+        for name, modality in self.modalities.items():
+            owner = f"modalities.{name}"
+            if modality.encoder == "vit" and len(modality.shape) < 3 and (modality.shape or not modality.source):
+                raise ConfigError(f"{owner}.encoder", "vit", f"'mlp', 'cnn' or 'transformer': {name} has no pictures")
+            if modality.source and sequence.novel_fraction:
+                allowed = f"0 with {owner}.source: real data has no fresh classes to draw"
+                raise ConfigError("sequence.novel_fraction", sequence.novel_fraction, allowed)
+            if not modality.source and sequence.pairing == "concept":
+                raise ConfigError("sequence.pairing", "concept", f"'label', or a source for {name}")
+            if modality.shift and self.keeps_features(name):
+                raise ConfigError(f"{owner}.shift", modality.shift, "0 where the encoder is not trained here")
+            is_host = name == self.host_name and not self.is_classification
+            if is_host and modality.encoder != "none" and not modality.source:
+                raise ConfigError(f"{owner}.encoder", modality.encoder, "'none' for a host without a source")
+        if sequence.pairing == "concept":
+            counts = {name: modality.labels for name, modality in self.modalities.items()}
+            if len(set(counts.values())) > 1 or sequence.task != "shared_label":
+                allowed = f"'label', or the same number of labels everywhere ({counts}) and the task 'shared_label'"
+                raise ConfigError("sequence.pairing", "concept", allowed)
+        if self.is_classification:
+            modality = next(iter(self.modalities.values()))
+            if len(self.modalities) > 1 or modality.encoder == "none" or self.parent.run or self.frozen:
+                allowed = "'shared_label', or one modality with an encoder, no parent and nothing frozen"
+                raise ConfigError("sequence.task", sequence.task, allowed)
+
     def _check_labels(self) -> None:
         sequence = self.sequence
         if sequence.task == "joint_label":
             for name, groups in zip(self.order, sequence.groups, strict=True):
                 classes = self.modalities[name].classes
-                if type(groups) is not int or groups < 1 or groups > classes or classes % groups:
+                is_real = bool(self.modalities[name].source)
+                if type(groups) is not int or not 1 <= groups <= classes or (classes % groups and not is_real):
                     raise ConfigError("sequence.groups", sequence.groups, f"divisors of modalities.{name}.classes")
                 novel = self.modalities[name].novel_classes
-                if novel % groups:
+                if novel % groups and not is_real:
                     allowed = f"0 or a multiple of the modality's groups, {groups}"
                     raise ConfigError(f"modalities.{name}.novel_classes", novel, allowed)
             if self.label_count < 2:
@@ -150,6 +209,8 @@ class RunConfig:
                         f"at most modalities.{name}.labels = {modality.labels}: each label of the leader needs classes"
                         f" in every modality",
                     )
+        if self.is_classification:
+            return
         if sequence.swapped_shift >= self.active_labels:
             raise ConfigError("sequence.swapped_shift", sequence.swapped_shift, f"1 to {self.active_labels - 1}")
         bursts = sequence.context // sequence.burstiness
@@ -161,6 +222,10 @@ class RunConfig:
             )
 
     def _check_shapes(self) -> None:
+        host = self.modalities[self.host_name]
+        if self.is_classification or (host.source and not host.content):
+            # No decoder, or an item's dimension that is not known yet.
+            return
         decoder, length = self.decoder, self.sequence_length
         width = decoder.residual_width(self.item_width)
         given = decoder.input_width(self.item_width)
@@ -209,5 +274,7 @@ class RunConfig:
         )
         blocks = tuple(f"decoder.blocks.{i}" for i in range(decoder.layers))
         norm = ("decoder.norm",) * (decoder.norm != "none")
-        bridges = tuple(f"bridge.{name}" for name in self.modalities if name != self.host_name)
-        return ("decoder", *given, "decoder.blocks", *blocks, *norm, "decoder.readout", *bridges)
+        others = tuple(name for name in self.modalities if name != self.host_name)
+        bridges = tuple(f"bridge.{name}" for name in others)
+        encoders = tuple(f"encoder.{name}" for name in others if self.modalities[name].encoder != "none")
+        return ("decoder", *given, "decoder.blocks", *blocks, *norm, "decoder.readout", *bridges, *encoders)

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from miclab.bridge import project, projector_shapes
 from miclab.config import RunConfig
+from miclab.encoders import encoder_shapes, initial_encoder
+from miclab.errors import RunError
 from miclab.positions import position_code
 from miclab.seeds import stream
 from miclab.sequences import Batch
@@ -47,9 +49,14 @@ class Decoder:
 
     Arguments:
         config: the run's configuration; `miclab.splits.with_context` gives one for another length.
+
+    Raises:
+        RunError: the run pretrains an encoder.
     """
 
     def __init__(self, config: RunConfig):
+        if config.is_classification:
+            raise RunError("This run pretrains an encoder and has no decoder: give one that has seen sequences.")
         self.config, self.options = config, config.decoder
         self.width = self.options.residual_width(config.item_width)
         self.heads = self.options.heads
@@ -87,20 +94,25 @@ class Decoder:
                     shapes[f"{block}.mlp.{part}.bias"] = shape[1:]
         shapes |= {f"decoder.norm.{part}": (width,) for part in norm}
         shapes["decoder.readout"] = (width, self.config.label_count)
-        return shapes | projector_shapes(self.config)
+        return shapes | projector_shapes(self.config) | encoder_shapes(self.config)
 
     def parameter_count(self) -> int:
-        """Number of weights, bridge included."""
+        """Number of weights, bridge and encoders included."""
         return sum(math.prod(shape) for shape in self.shapes().values())
 
     def initial_parameters(self, seed: int) -> dict[str, Tensor]:
         """Fresh parameters; each has a random stream of its own, named like it.
 
         Attention, projectors, input map and readout: Normal(0, initial_std). MLP: PyTorch's default, uniform in
-        +-1/sqrt(inputs). Learnt positions: norm about 1. Gains 1, biases of norms 0.
+        +-1/sqrt(inputs). Learnt positions: norm about 1. Gains 1, biases of norms 0. Encoders: PyTorch's own.
         """
-        parameters = {}
+        parameters: dict[str, Tensor] = {}
+        for name, modality in self.config.modalities.items():
+            if self.config.encodes(name):
+                parameters |= initial_encoder(modality, name, seed)
         for name, shape in self.shapes().items():
+            if name in parameters:
+                continue
             generator = stream(seed, "parameters", name)
             if ".mlp." in name:
                 inputs = self.width if ".out." not in name else (self.options.mlp_hidden or self.width)

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from miclab.classification import model_of
 from miclab.config import RunConfig
-from miclab.decoder import Decoder
 from miclab.errors import ConfigError
 from miclab.sequences import Batch
 
@@ -44,7 +44,7 @@ class TrainedParameters:
     """
 
     def __init__(self, config: RunConfig, parameters: Mapping[str, Tensor]):
-        shapes = Decoder(config).shapes()
+        shapes = model_of(config).shapes()
         self.shapes = {name: shapes[name] for name in trained_names(config, list(shapes))}
         if not self.shapes:
             raise ConfigError("frozen", config.frozen, "parts that leave at least one to be trained")
@@ -60,11 +60,11 @@ def gradient_function(config: RunConfig, trained: TrainedParameters) -> Callable
     Arguments:
         trained: gives names and shapes, and the fixed parameters of a call that names none.
     """
-    decoder, shapes, usual = Decoder(config), trained.shapes, trained.fixed
+    model, shapes, usual = model_of(config), trained.shapes, trained.fixed
 
     def loss_and_gradient(flat: Flat, batch: Batch, fixed: Mapping[str, Tensor] = usual) -> tuple[Tensor, Tensor]:
         def loss_of(values: Tensor) -> Tensor:
-            return decoder.loss({**fixed, **views(values, shapes)}, batch)
+            return model.loss({**fixed, **views(values, shapes)}, batch)
 
         gradient, loss = torch.func.grad_and_value(loss_of)(flat)
         return loss, gradient

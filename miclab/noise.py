@@ -39,3 +39,16 @@ def normal(bits: Bits, dimension: int) -> Float[Tensor, "*shape dimension"]:
     radius = torch.sqrt(-2 * torch.log(1 - uniform[..., 0, :]))
     angle = 2 * math.pi * uniform[..., 1, :]
     return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], -1)[..., :dimension]
+
+
+def noise_scales(noise: float, dimension: int) -> Float[Tensor, " 2"]:
+    """What a standard normal vector, and its sum with a prototype, are multiplied with. As a tensor, so that a compiled
+    step serves every noise."""
+    return torch.tensor([noise / math.sqrt(dimension), 1 / math.sqrt(1 + noise**2)])
+
+
+def items_around(
+    centres: Float[Tensor, "*shape dimension"], bits: Bits, scales: Float[Tensor, " 2"]
+) -> Float[Tensor, "*shape dimension"]:
+    """Items of a Gaussian source around the prototypes of their classes, with the noise that random bits give."""
+    return (centres + normal(bits, centres.shape[-1]) * scales[0]) * scales[1]

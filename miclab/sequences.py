@@ -21,10 +21,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from miclab.config import RunConfig
-from miclab.noise import Bits, draw_bits
+from miclab.noise import Bits, draw_bits, items_around, noise_scales
 from miclab.roles import Roles, sequence_roles
 from miclab.seeds import stream
-from miclab.world import ClassTable, World, items_around, noise_scales, novel_world
+from miclab.world import ClassTable, World, novel_world
 
 DRAWN_TOGETHER = 8
 """Drafts that `training_drafts` draws at a time; which ones does not depend on it."""
@@ -73,9 +73,9 @@ class Draft:
     """A batch whose noise is still random bits: all that chance decides, and no arithmetic yet.
 
     Arguments:
-        centres: prototype of each item's class, by modality.
-        bits: what `miclab.noise.normal` makes each item's noise of, by modality.
-        scales: `miclab.world.noise_scales` of each modality.
+        centres: prototype of each item's class, or the exemplar that stands for it, by modality.
+        bits: what `miclab.noise.normal` makes each item's noise of, by modality; lacking where exemplars get no noise.
+        scales: `miclab.noise.noise_scales` of each modality in `bits`.
 
     The others are those of `Batch`.
     """
@@ -92,7 +92,10 @@ class Draft:
 
     def batch(self) -> Batch:
         """The batch: a function of the tensors alone, which a training step may compile."""
-        items = {name: items_around(c, self.bits[name], self.scales[name]) for name, c in self.centres.items()}
+        items = {
+            name: items_around(c, self.bits[name], self.scales[name]) if name in self.bits else c
+            for name, c in self.centres.items()
+        }
         return Batch(items, self.label_vectors, self.labels, self.target, self.classes, self.placement, self.roles)
 
     def where(self, mask: Bool[Tensor, " batch"], other: Draft) -> Draft:
@@ -135,13 +138,16 @@ def _joint_label(config: RunConfig, world: World, classes: Mapping[str, Tensor])
 
 
 def _follow(config: RunConfig, world: World, leading: Tensor, generator: torch.Generator, paired: bool) -> ClassPlan:
-    """Classes of all modalities for classes of the leader; followers carry the same label if `paired`."""
+    """Classes of all modalities for classes of the leader; followers carry the same label, or are the same concept, if
+    `paired`."""
     labels = world.tables[config.leader].label_of[leading]
     classes = {}
     for name in config.order:
         table = world.tables[name]
         if name == config.leader:
             classes[name] = leading
+        elif paired and name in world.partners:
+            classes[name] = world.partners[name][leading]
         elif paired:
             classes[name] = table.draw_with_label(labels, generator)
         else:
@@ -208,7 +214,9 @@ def plan_independent(config: RunConfig, world: World, count: int, generator: tor
 
 
 def plan_training(config: RunConfig, world: World, count: int, generator: torch.Generator) -> ClassPlan:
-    """Bursty and independent sequences in the proportion p_B."""
+    """Bursty and independent sequences in the proportion p_B; in the task `classification` single items."""
+    if config.is_classification:
+        return _exemplars(config, world, (count, 1), generator, paired=True)
     fraction = config.sequence.bursty_fraction
     if fraction >= 1:
         return plan_bursty(config, world, count, generator)
@@ -226,14 +234,16 @@ def swap_labels(config: RunConfig, plan: ClassPlan) -> ClassPlan:
 
 def draft(config: RunConfig, world: World, plan: ClassPlan, generator: torch.Generator) -> Draft:
     """All that chance decides of sequences with a plan's classes."""
-    labels, target = plan.labels[:, :-1], plan.labels[:, -1]
+    shown = 0 if config.is_classification else -1
+    labels, target = plan.labels[:, :shown], plan.labels[:, -1]
     width = world.label_embeddings.shape[1]
-    centres = {name: world.sources[name].centres(plan.classes[name]) for name in config.order}
-    bits = {name: draw_bits(tuple(c.shape[:2]), c.shape[2], generator) for name, c in centres.items()}
+    centres = {name: world.sources[name].centres(plan.classes[name], generator) for name in config.order}
+    noisy = {n: c for n, c in centres.items() if config.modalities[n].noise or not config.modalities[n].source}
+    bits = {name: draw_bits(tuple(c.shape[:2]), c.shape[2], generator) for name, c in noisy.items()}
     vectors = world.label_embeddings.index_select(0, labels.flatten()).view(*labels.shape, width)
     placement = torch.rand(len(target), generator=generator)
-    roles = sequence_roles(config.order, config.sequence.context)
-    scales = {name: noise_scales(config.modalities[name].noise, c.shape[2]) for name, c in centres.items()}
+    roles = sequence_roles(config.order, labels.shape[1])
+    scales = {name: noise_scales(config.modalities[name].noise, c.shape[2]) for name, c in noisy.items()}
     return Draft(centres, bits, scales, vectors, labels, target, plan.classes, placement, roles)
 
 

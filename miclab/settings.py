@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from miclab.errors import ConfigError, nearest
 
+Encoder = Literal["none", "mlp", "cnn", "transformer", "vit"]
 Positions = Literal["none", "onehot", "learned", "sinusoidal", "rope", "rope_released", "alibi", "hybrid"]
 ABSOLUTE_POSITIONS = ("onehot", "learned", "sinusoidal", "hybrid")
 CONCATENATED_POSITIONS = ("onehot", "hybrid")
@@ -51,29 +52,60 @@ def check_known(owner: str, config: object, name: str, known: tuple[str, ...]) -
 
 @dataclass(frozen=True, kw_only=True)
 class ModalityConfig:
-    """One modality of the synthetic world: a Gaussian mixture of classes."""
+    """One modality: a Gaussian mixture of classes, or real data with its own classes and exemplars."""
 
     classes: int = 8192
-    """Number of classes, K. A multiple of `labels`."""
+    """Number of classes, K. A multiple of `labels`. With a source: as many of its training classes, or all of them
+    where it has fewer."""
     dimension: int = 64
-    """Dimension of an item, D."""
+    """Dimension of an item, D. With a source: that of its items, whatever is asked for."""
     noise: float = 0.1
-    """Within-class noise, epsilon, relative to the norm of a prototype (1)."""
+    """Within-class noise, epsilon, relative to the norm of a prototype, or to that of a source's items (1)."""
     zipf_exponent: float = 0.0
     """Exponent alpha of the class frequencies p(k) ~ k^-alpha."""
     labels: int = 32
     """Number of labels, L: label(k) = k mod L."""
     novel_classes: int = 0
     """Classes in one set of novel classes; 0: the paper's rule (see `miclab.world.novel_class_count`)."""
+    source: str = ""
+    """Real data set that the items come from (`miclab data list`); empty: the Gaussian mixture."""
+    content: str = ""
+    """SHA-256 of the source's content; filled in, so that other data under the same name is another run."""
+    shape: tuple[int, ...] = ()
+    """Shape of one item of the source; filled in."""
+    shift: int = 0
+    """Pictures of a source are shifted in training by up to so many pixels along either axis."""
+    encoder: Encoder = "none"
+    """What turns an item into features before the projector (see `miclab.encoders`)."""
+    features: int = 32
+    """Dimension of the encoder's features."""
+    encoder_run: str = ""
+    """Trajectory hash of the run that pretrained the encoder; empty: its first weights are random."""
+    encoder_step: int = 0
+    """Checkpoint of that run. In a study, without `encoder_run`: the steps of the pretraining that is planned."""
 
     def check(self, owner: str) -> None:
         """Raises ConfigError, naming the fields `owner.*`."""
         check_whole(owner, self, "labels", 2)
+        check_whole(owner, self, "shift", 0, 1000)
+        check_known(owner, self, "encoder", get_args(Encoder))
+        check_whole(owner, self, "features", 1, 65_536)
+        check_whole(owner, self, "encoder_step", 0)
+        if self.encoder == "none" and (self.encoder_run or self.encoder_step):
+            field = "encoder_run" if self.encoder_run else "encoder_step"
+            raise ConfigError(f"{owner}.{field}", getattr(self, field), f"empty or 0 without {owner}.encoder")
+        if self.shift and not self.source:
+            raise ConfigError(f"{owner}.shift", self.shift, f"0 without {owner}.source: only pictures can be shifted")
+        if any(type(size) is not int or size < 1 for size in self.shape):
+            raise ConfigError(f"{owner}.shape", self.shape, "sizes of 1 or more")
         check_whole(owner, self, "classes", self.labels, 10_000_000)
         check_whole(owner, self, "dimension", 1, 65_536)
         check_number(owner, self, "noise", 0.0, 1e6)
         check_number(owner, self, "zipf_exponent", 0.0, 20.0)
         check_whole(owner, self, "novel_classes", 0)
+        # Real data has the classes that it has.
+        if self.source:
+            return
         if self.classes % self.labels:
             raise ConfigError(f"{owner}.classes", self.classes, f"a multiple of {owner}.labels = {self.labels}")
         if self.novel_classes % self.labels:
@@ -103,8 +135,11 @@ class SequenceConfig:
     """Modalities in the order in which they stand inside an exemplar; empty: the order of `modalities`."""
     leader: str = ""
     """Modality that draws the classes; the others follow by its label. Empty: the last one of `modalities`."""
-    task: Literal["shared_label", "joint_label"] = "shared_label"
-    """`joint_label`: the label is made of one group per modality, so that every modality is needed."""
+    task: Literal["shared_label", "joint_label", "classification"] = "shared_label"
+    """`joint_label`: the label is made of one group per modality, so that every modality is needed. `classification`:
+    one item and no context, whose class is asked for: how encoders are pretrained."""
+    pairing: Literal["label", "concept"] = "label"
+    """`concept`: the items of an exemplar are of classes of the same name. Every modality needs a source for that."""
     groups: tuple[int, ...] = ()
     """Joint-label task: number of groups of each modality, in the order of `order`; class k has group k mod G."""
     unpaired_independent: bool = False
@@ -119,7 +154,8 @@ class SequenceConfig:
         check_number(owner, self, "bursty_fraction", 0.0, 1.0)
         check_number(owner, self, "novel_fraction", 0.0, 1.0)
         check_known(owner, self, "distinct_labels", ("off", "on", "released"))
-        check_known(owner, self, "task", ("shared_label", "joint_label"))
+        check_known(owner, self, "task", ("shared_label", "joint_label", "classification"))
+        check_known(owner, self, "pairing", ("label", "concept"))
         check_whole(owner, self, "swapped_shift", 1)
         if self.burstiness >= self.context:
             raise ConfigError(f"{owner}.burstiness", self.burstiness, f"less than {owner}.context = {self.context}")
@@ -134,7 +170,7 @@ class SequenceConfig:
             raise ConfigError(f"{owner}.leader", self.leader, nearest(self.leader, names))
         if self.task == "joint_label" and len(self.groups) != len(names):
             raise ConfigError(f"{owner}.groups", self.groups, f"{len(names)} numbers, one for each modality")
-        if self.task == "shared_label" and self.groups:
+        if self.task != "joint_label" and self.groups:
             raise ConfigError(f"{owner}.groups", self.groups, "empty, unless sequence.task = 'joint_label'")
 
 

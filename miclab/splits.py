@@ -4,6 +4,8 @@ train    training classes, true labels, drawn as in training
 icl      novel classes, uniform, always bursty: only the context can tell their labels
 swapped  training classes, bursty, every label and the target shifted by one
 iwl      training classes, not bursty: the query's class is in the context only by chance
+
+With real data novel classes are held-out classes, and the query of the other splits is a held-out exemplar.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ def split_batches(config: RunConfig, world: World, split: str, sizes: SplitSizes
     if split not in SPLITS:
         raise ConfigError("split", split, f"one of {', '.join(SPLITS)}")
     for index in range(sizes.novel_sets if split == "icl" else 1):
-        here = novel_world(config, world, "evaluation", index) if split == "icl" else world
+        here = novel_world(config, world, "evaluation", index) if split == "icl" else world.evaluated()
         generator = stream(config.seed, "evaluation", split, index)
         yield here, realise(config, here, _plan(config, here, split, sizes.sequences, generator), generator)
 

@@ -25,19 +25,25 @@ _compiled: dict[Hashable, Callable] = {}
 def graph_key(config: RunConfig) -> Hashable:
     """All that the compiled step depends on, tensors' values aside: two configurations with the same key have the
     same step. Classes, frequencies, noise, seeds and rates are not part of it."""
-    rule = config.optimiser
+    rule, modalities = config.optimiser, config.modalities.items()
     return (
+        config.is_classification,
         config.decoder,
         config.bridge,
         frozenset(config.frozen),
         config.order,
         config.host_name,
-        tuple((name, m.dimension) for name, m in config.modalities.items()),
+        tuple((n, config.item_dimension(n), _encoder(config, n), bool(m.noise or not m.source)) for n, m in modalities),
         config.sequence.context,
         config.label_count,
         (rule.name, rule.weight_decay, rule.beta1, rule.beta2, rule.batch_size),
         config.numerics.threads,
     )
+
+
+def _encoder(config: RunConfig, name: str) -> Hashable:
+    modality = config.modalities[name]
+    return (modality.encoder, modality.shape, modality.features) if config.encodes(name) else None
 
 
 def step_function(config: RunConfig, trained: TrainedParameters) -> Callable:

@@ -1,4 +1,4 @@
-"""The training loop, and nothing else. Stage 1, stage 2 and early fusion are configurations of it."""
+"""The training loop, and nothing else. Stages 1 to 3, early fusion and encoders are configurations of it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from miclab import numerics, optimiser, schema
+from miclab import exemplars, numerics, optimiser, schema
+from miclab.ancestors import first_parameters, kept_tensors, named
+from miclab.classification import classifier_row
 from miclab.config import RunConfig
-from miclab.decoder import Decoder
 from miclab.errors import RunError
 from miclab.evaluate import metric_row
 from miclab.gradients import TrainedParameters
@@ -95,33 +96,11 @@ def prepare(config: RunConfig, root: Path | str = "runs", steps: int = numerics.
         steps: how long it will be trained, which decides whether numeric mode `auto` compiles.
 
     Raises:
-        RunError: the parent run is missing, is not finished at the step named, or its decoder is another one.
+        RunError: a run before this one is missing, is not finished at the step named, or does not fit.
     """
-    config, line = numerics.resolved(config, steps)
-    kept = None
-    if config.parent.run:
-        # Named by its hash, however it was asked for; it has to lie under the same root.
-        parent = find(find(config.parent.run, root).hash, root)
-        config = replace(config, parent=replace(config.parent, run=parent.hash))
-        if config.parent.step not in parent.checkpoints:
-            raise RunError(
-                f"The parent {parent.path} has no checkpoint at step {config.parent.step}; it has {parent.checkpoints}."
-            )
-        if any(
-            getattr(parent.config, part) != getattr(config, part) for part in ("decoder", "label_count", "host_name")
-        ):
-            raise RunError(f"The parent {parent.path} has another decoder, host or number of labels.")
-        kept = parent.world_tensors()
+    config, line = numerics.resolved(exemplars.resolved(named(config, root)), steps)
+    kept = kept_tensors(config, root)
     return create(root, config, draw_world(config, kept).tensors()), line
-
-
-def _first_parameters(run: Run) -> dict[str, Tensor]:
-    """Parameters before the first step: fresh, with the parent's decoder in stage 2."""
-    parameters = Decoder(run.config).initial_parameters(run.config.seed)
-    if run.config.parent.run:
-        _, inherited = find(run.config.parent.run, run.path.parent).parameters(run.config.parent.step)
-        parameters |= {name: value for name, value in inherited.items() if name in parameters}
-    return parameters
 
 
 def _all_finite(tensors: Mapping[str, Tensor]) -> bool:
@@ -180,7 +159,7 @@ def train(run: Run, request: Request, on_progress: Callable[[Progress], None] | 
         environment = numerics.environment(config)
         run.note("running", f"training from step {max(step, 0)}", request=asdict(request), environment=environment)
         if found is None:
-            parameters, state = _first_parameters(run), None
+            parameters, state = first_parameters(config, run.path.parent), None
         else:
             parameters, state = found[1], found[2]
         loop = _Loop(run, request, world, parameters, state, max(step, 0), kept, on_progress)
@@ -267,7 +246,8 @@ class _Loop:
     def _row(self) -> dict:
         count = float(self.totals["loss.count"])
         row = {"step": self.step, "loss": float(self.totals["loss.sum"]) / count if count else None}
-        row |= metric_row(self.config, self.world, self.parameters, self.request.sizes)
+        measure = classifier_row if self.config.is_classification else metric_row
+        row |= measure(self.config, self.world, self.parameters, self.request.sizes)
         if self.endless.evaluates(self.step):
             self.totals = {name: torch.zeros_like(value) for name, value in self.totals.items()}
         self.rows.append(row)

@@ -343,6 +343,9 @@ OTHER_VALUES: dict[str, Any] = {
     "modalities.m1.dimension": 10,
     "modalities.m1.labels": 16,
     "modalities.m1.novel_classes": 16,
+    "modalities.m1.source": "glyphs",
+    "modalities.m1.content": "abc",
+    "modalities.m1.encoder_run": "abc",
     "sequence.context": 8,
     "sequence.burstiness": 1,
     "sequence.order": ["m2", "m1"],
@@ -356,7 +359,8 @@ OTHER_VALUES: dict[str, Any] = {
     "parent.run": "abc",
     "numerics.mode": "compiled",
 }
-NOT_ALONE = {"sequence.task", "sequence.groups", "optimiser.schedule", "host", "modalities"}
+NOT_ALONE = {"sequence.task", "sequence.groups", "optimiser.schedule", "host", "modalities", "sequence.pairing"}
+NOT_ALONE |= {f"modalities.m1.{name}" for name in ("shape", "shift", "encoder", "encoder_run", "encoder_step")}
 
 
 def leaves(kind: type, prefix: str = "") -> dict[str, Any]:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from miclab.errors import MiclabError, nearest
+from miclab.storage import digest
 
 Kind = Literal["picture", "glyph", "spectrogram", "vector"]
 PARTS = ("training", "held-out exemplars", "held-out classes", "all")
@@ -76,6 +77,14 @@ class DataSet:
         few = [self.class_names[i] for i, count in enumerate(self.exemplars_per_class.tolist()) if count < 2]
         if few or not self.class_names:
             raise DataError(too_few(self.name, few) if few else f"{self.name} has no class.")
+
+    @cached_property
+    def content(self) -> str:
+        """SHA-256 of all that a model could see of it: items, classes, their names, and what is held out."""
+        parts = [self.kind.encode(), repr(self.item_shape).encode(), *(n.encode() for n in self.class_names)]
+        tensors = (self.items, self.class_of, self.held_out_classes, self.held_out_exemplars)
+        parts += [tensor.contiguous().numpy().tobytes() for tensor in tensors]
+        return digest(b"".join(digest(part).encode() for part in parts))
 
     @property
     def item_shape(self) -> tuple[int, ...]:
