@@ -50,9 +50,9 @@ class Request:
     """No stop before this step: in-context learning often waits at one half before it rises."""
 
     def __post_init__(self) -> None:
-        for name in ("evaluate_every", "checkpoint_every", "sequences", "novel_sets"):
+        for name in ("steps", "evaluate_every", "checkpoint_every", "sequences", "novel_sets"):
             check_whole("request", self, name, 1)
-        for name in ("steps", "plateau_rows", "plateau_after"):
+        for name in ("plateau_rows", "plateau_after"):
             check_whole("request", self, name, 0)
         if any(type(step) is not int or step < 1 for step in self.checkpoint_at):
             raise ConfigError("request.checkpoint_at", self.checkpoint_at, "whole numbers of steps, 1 or more")

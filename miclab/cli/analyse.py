@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from miclab.cli.intervene import circuits_json, print_circuits
-from miclab.cli.options import OneRun, Seeds, at_steps, find_runs
+from miclab.cli.options import CheckpointOptions, RunName, Seeds, SizedOptions, at_steps, find_runs
 from miclab.cli.terminal import bar, parse, print_json, print_table, warn
 from miclab.runs import find
 
@@ -30,17 +30,22 @@ class CircuitsOptions(Seeds):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignOptions(OneRun):
+class AlignOptions(CheckpointOptions):
     """Alignment of projected items with the host's prototypes of the same label: debiased CKA, the mean over
     independent draws of pairs with its interval, beside shuffled pairs."""
 
+    run: RunName
+    """Path, name, or start of a name or hash, of a run with two modalities or more."""
     rows: int = 1024
-    """Sampled pairs of classes in a draw."""
+    """Sampled pairs of classes in a draw, which has no sequences."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiagnoseOptions(OneRun):
+class DiagnoseOptions(SizedOptions):
     """Which of the known signs of failure a run shows, the numbers behind it, and what to change."""
+
+    run: RunName
+    """Path, name, or start of a name or hash."""
 
 
 def run_evaluate(arguments: list[str]) -> int:

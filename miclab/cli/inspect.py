@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import tyro
-
+from miclab.cli.options import Directory, RunName
 from miclab.cli.terminal import parse, print_json, print_table, warn
 from miclab.errors import MiclabError
 from miclab.runs import find, list_runs, open_run
@@ -16,7 +15,7 @@ from miclab.schema import to_mapping
 class RunsOptions:
     """List the runs with their state and last accuracies."""
 
-    runs: str = "runs"
+    runs: Directory = "runs"
     """Directory of runs."""
     json: bool = False
     """Print as JSON."""
@@ -26,9 +25,9 @@ class RunsOptions:
 class ShowOptions:
     """Show one run."""
 
-    run: tyro.conf.Positional[str]
-    """RUN: path, name or start of a hash."""
-    runs: str = "runs"
+    run: RunName
+    """Path, name, or start of a name or hash."""
+    runs: Directory = "runs"
     """Directory of runs."""
     json: bool = False
     """Print as JSON, with all metric rows."""

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
 import tyro
 
-from miclab.errors import RunError
+from miclab.errors import MiclabError, RunError
 from miclab.request import SplitSizes
 from miclab.runs import Run, find
+
+Directory = Annotated[str, tyro.conf.arg(metavar="DIRECTORY")]
+File = Annotated[str, tyro.conf.arg(metavar="FILE")]
+RunName = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+RunNames = Annotated[
+    tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN ...", help_behavior_hint="(one or more)")
+]
+Claims = Annotated[
+    tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[CLAIM ...]", help_behavior_hint="(default: all)")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointOptions:
-    """Which checkpoint is looked at, and at how many sequences."""
+    """Which checkpoint is looked at."""
 
-    runs: str = "runs"
+    runs: Directory = "runs"
     """Directory of runs."""
     step: int = -1
-    """Checkpoint; -1: the last good one."""
-    sequences: int = 1000
-    """Sequences of each split; of `icl`: for each set of novel classes."""
-    novel_sets: int = 8
-    """Independent sets of novel classes."""
+    """Training step of the checkpoint; -1: the last good one."""
     json: bool = False
     """Print as JSON."""
 
@@ -32,6 +40,16 @@ class CheckpointOptions:
         """The checkpoint's step; None: the last good one."""
         return None if self.step < 0 else self.step
 
+
+@dataclass(frozen=True, kw_only=True)
+class SizedOptions(CheckpointOptions):
+    """Which checkpoint is looked at, and at how many sequences."""
+
+    sequences: int = 1000
+    """Sequences of each split; of `icl`: for each set of novel classes. More are slower, and narrow the intervals."""
+    novel_sets: int = 8
+    """Independent sets of novel classes."""
+
     @property
     def sizes(self) -> SplitSizes:
         """Sizes of the splits."""
@@ -39,19 +57,24 @@ class CheckpointOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneRun(CheckpointOptions):
-    """A command on one run."""
-
-    run: tyro.conf.Positional[str]
-    """RUN: path, name or start of a hash."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seeds(CheckpointOptions):
+class Seeds(SizedOptions):
     """A command on one or several runs."""
 
-    run: tyro.conf.Positional[tuple[str, ...]]
-    """RUN...: paths, names or starts of hashes. Several are taken as seeds of one experiment."""
+    run: RunNames
+    """Paths, names, or starts of names or hashes. Several are taken as seeds of one experiment."""
+
+
+def output_file(path: str, option: str = "output") -> Path:
+    """The file that an option names, checked before anything is computed for it.
+
+    Raises:
+        MiclabError: its directory is not there.
+    """
+    file = Path(path)
+    if not file.parent.is_dir():
+        told = f"--{option} {path}: there is no directory {file.parent}."
+        raise MiclabError(f"{told} Make it (`mkdir -p {file.parent}`), or name a file elsewhere.")
+    return file
 
 
 def find_runs(references: Iterable[str], root: str) -> list[Run]:

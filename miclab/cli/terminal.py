@@ -52,10 +52,13 @@ def warn(run: Run) -> None:
 
 
 @contextmanager
-def bar(title: str, total: int, start: int = 0) -> Iterator[Callable[[int, str], None]]:
+def bar(title: str, total: int, start: int = 0, waiting: str = "") -> Iterator[Callable[[int, str], None]]:
     """A progress bar on standard error; the function that it gives takes the steps done and a short text.
 
     Where standard error is no terminal, a line is printed now and then instead.
+
+    Arguments:
+        waiting: what is done before the first step, if that takes long.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -63,6 +66,8 @@ def bar(title: str, total: int, start: int = 0) -> Iterator[Callable[[int, str],
     console = Console(stderr=True)
     if not console.is_terminal:
         told = [start]
+        if waiting:
+            print(f"{title}: {start}/{total} {waiting}", file=sys.stderr, flush=True)
 
         def plain(done: int, text: str) -> None:
             if done >= total or done - told[0] >= max(1, (total - start) // 5):
@@ -79,5 +84,12 @@ def bar(title: str, total: int, start: int = 0) -> Iterator[Callable[[int, str],
         TextColumn("{task.fields[text]}"),
     )
     with Progress(*columns, console=console, refresh_per_second=4) as progress:
-        task = progress.add_task(title, total=total, completed=start, text="compiling ...")
-        yield lambda done, text: progress.update(task, completed=done, text=text or progress.tasks[0].fields["text"])
+        task = progress.add_task(title, total=total, completed=start, text=waiting)
+        last = ""
+
+        def update(done: int, text: str) -> None:
+            nonlocal last
+            last = text or last
+            progress.update(task, completed=done, text=last)
+
+        yield update

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from miclab import profiles
+from miclab.cli.options import Directory, File, RunName
 from miclab.cli.terminal import bar, parse, print_json, warn
 from miclab.config import RunConfig
-from miclab.errors import ConfigError, MiclabError, nearest
+from miclab.errors import ConfigError, MiclabError, RunError, nearest
 from miclab.request import Request
 from miclab.schema import from_mapping
 from miclab.settings import ModalityConfig, ParentConfig, SequenceConfig
+
+if TYPE_CHECKING:
+    from miclab.runs import Run
+    from miclab.train import Outcome
 
 STAGES = ("unimodal", "multimodal")
 
@@ -26,13 +31,15 @@ class TrainOptions:
 
     profile: profiles.Profile = "quick"
     """Where the other defaults come from. `quick`: AdamW, minutes. `paper`: the paper's SGD and steps, hours."""
-    config: str = ""
+    config: File = ""
     """YAML file with fields of the configuration, and of the request under `request:`. Options override it."""
-    runs: str = "runs"
+    runs: Directory = "runs"
     """Directory of runs."""
-    stage_one: str = "auto"
+    stage_one: Annotated[str, tyro.conf.arg(metavar="{RUN,RUN@STEP,auto,none}")] = "auto"
     """Multimodal only. RUN or RUN@STEP to start from; `auto`: the stage-1 run of the same decoder, primary modality,
     profile and seed, trained first if it is not there; `none`: early fusion, from scratch."""
+    stage_one_steps: int = 5000
+    """Multimodal with `--stage-one auto` only. Training steps of stage 1; `--request.steps` are those of stage 2."""
     json: bool = False
     """Print the outcome as JSON."""
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
@@ -42,10 +49,14 @@ class TrainOptions:
 def _early_option(arguments: list[str], name: str, default: str) -> str:
     """An option's value before the others are parsed: their defaults depend on it."""
     for index, argument in enumerate(arguments):
-        if argument == name and index + 1 < len(arguments):
+        given, equals, value = argument.partition("=")
+        # Words of an option may be joined with underscores too.
+        if given.replace("_", "-") != name:
+            continue
+        if equals:
+            return value
+        if index + 1 < len(arguments):
             return arguments[index + 1]
-        if argument.startswith(f"{name}="):
-            return argument.split("=", 1)[1]
     return default
 
 
@@ -64,31 +75,72 @@ def _from_yaml(path: str, config: RunConfig, request: Request) -> tuple[RunConfi
     return from_mapping(RunConfig, data, "", config), from_mapping(Request, asked, "request", request)
 
 
-def _execute(config: RunConfig, request: Request, root: str, title: str):
-    from miclab.train import prepare, train
+@dataclass(frozen=True)
+class _Done:
+    """A training, or one that was there already.
+
+    Arguments:
+        asked: steps that were asked for, in all.
+        made: steps that were trained now.
+    """
+
+    run: Run
+    outcome: Outcome
+    asked: int
+    made: int
+
+
+def _go(run: Run, request: Request, title: str) -> _Done:
+    """Trains a run with a progress bar, after a line on what will be done."""
+    from miclab.train import Progress, train
+
+    before, made = max(run.step, 0), 0
+    steps = f"{request.steps:,} step{'s' * (request.steps > 1)}"
+    if run.step < 0:
+        told = f"training {run.path} for {steps}"
+    elif before < request.steps:
+        told = f"{run.path} goes on from step {before:,} to {request.steps:,}"
+    else:
+        told = f"{run.path} is there already with {before:,} steps"
+    print(f"miclab: {title}: {told}", file=sys.stderr)
+    compiles = run.config.numerics.mode == "compiled" and before < request.steps
+    with bar(title, request.steps, before, "compiling (tens of seconds)" if compiles else "") as tell:
+
+        def count(progress: Progress) -> None:
+            nonlocal made
+            made += 1
+            tell(progress.step, progress.text)
+
+        outcome = train(run, request, count)
+    warn(run)
+    return _Done(run, outcome, request.steps, made)
+
+
+def _execute(config: RunConfig, request: Request, root: str, title: str) -> _Done:
+    from miclab.train import prepare
 
     run, line = prepare(config, root, request.steps)
     if line:
         print(f"miclab: {line}", file=sys.stderr)
-    print(f"miclab: {title} -> {run.path}", file=sys.stderr)
-    with bar(title, request.steps, max(run.step, 0)) as tell:
-        outcome = train(run, request, lambda p: tell(p.step, p.text))
-    warn(run)
-    return run, outcome
+    return _go(run, request, title)
 
 
-def _report(run, outcome, as_json: bool) -> int:
+def _report(done: _Done, as_json: bool, stage_one: dict[str, Any] | None = None) -> int:
     from miclab.runs import open_run
     from miclab.train import row_text
 
-    run = open_run(run.path)
+    run, outcome = open_run(done.run.path), done.outcome
     rows = run.rows()
     if as_json:
         last = rows[-1] if rows else None
         print_json({"run": str(run.path), "status": outcome.status, "step": outcome.step, "reason": outcome.reason,
-                    "row": last})  # fmt: skip
+                    "asked_steps": done.asked, "trained_steps": done.made,
+                    **({"stage_one": stage_one} if stage_one else {}), "row": last})  # fmt: skip
     else:
         print(f"{outcome.status} at step {outcome.step}: {outcome.reason}")
+        if outcome.status == "finished" and not done.made:
+            shorter = f": asked {done.asked:,} steps, the run has {outcome.step:,}" if done.asked < outcome.step else ""
+            print(f"  already there, nothing trained{shorter}")
         if rows:
             print(f"  {row_text(rows[-1])}")
         print(f"  {run.path}")
@@ -114,33 +166,83 @@ def run_train(arguments: list[str]) -> int:
     root = _early_option(rest, "--runs", "runs")
     kind = "unimodal" if stage == "unimodal" else "early_fusion" if stage_one == "none" else "multimodal"
     config, request = profiles.run_config(kind, profile), profiles.request(kind, profile)
-    parent = None
+    first = profiles.request("unimodal", profile)
+    before = None
     path = _early_option(rest, "--config", "")
     if kind == "multimodal" and stage_one != "auto":
         # The file may say what the secondary modality must be to suit the parent, so it is read before and after.
         if path:
             config, request = _from_yaml(path, config, request)
-        config, parent = _grown_from(config, stage_one, root)
+        config, before = _grown_from(config, stage_one, root)
     if path:
         config, request = _from_yaml(path, config, request)
-    options = parse(TrainOptions, f"train {stage}", rest, TrainOptions(profile=profile, run=config, request=request))
+    defaults = TrainOptions(profile=profile, stage_one_steps=first.steps, run=config, request=request)
+    options = parse(TrainOptions, f"train {stage}", rest, defaults)
     config = options.run
     if kind == "unimodal" and len(config.modalities) > 1:
         raise ConfigError("modalities", list(config.modalities), "one, for `miclab train unimodal`")
-    if kind == "multimodal" and parent is None:
-        first = profiles.request("unimodal", profile)
-        first = replace(first, **{n: getattr(options.request, n) for n in ("sequences", "novel_sets")})
-        before = profiles.first_stage(config, profile)
-        run, outcome = _execute(before, first, root, "stage 1")
-        if outcome.status != "finished":
-            return _report(run, outcome, options.json)
-        config = replace(config, parent=ParentConfig(run=run.hash, step=first.steps))
-    run, outcome = _execute(config, options.request, root, "stage 2" if kind == "multimodal" else kind)
-    return _report(run, outcome, options.json)
+    if options.stage_one_steps != first.steps and (kind != "multimodal" or before is not None):
+        told = "given only where `miclab train multimodal` trains stage 1 itself (--stage-one auto)"
+        raise ConfigError("stage_one_steps", options.stage_one_steps, told)
+    if kind != "multimodal":
+        return _report(_execute(config, options.request, root, kind.replace("_", " ")), options.json)
+    if before is not None:
+        _check_same(config, before, stage_one)
+        stage = {"run": str(before.path), "step": config.parent.step, "trained_steps": 0}
+        print(f"miclab: stage 1: {before.path} at step {config.parent.step:,} is reused", file=sys.stderr)
+    else:
+        sizes = {n: getattr(options.request, n) for n in ("sequences", "novel_sets")}
+        done = _stage_one(config, profile, replace(first, steps=options.stage_one_steps, **sizes), root)
+        if done.outcome.status != "finished":
+            return _report(done, options.json)
+        config = replace(config, parent=ParentConfig(run=done.run.hash, step=done.asked))
+        stage = {"run": str(done.run.path), "step": done.asked, "trained_steps": done.made}
+    return _report(_execute(config, options.request, root, "stage 2"), options.json, stage)
 
 
-def _grown_from(config: RunConfig, reference: str, root: str) -> tuple[RunConfig, ParentConfig]:
-    """The configuration with decoder, host, numerics and seed of the stage-1 run RUN[@STEP]."""
+def _stage_one(config: RunConfig, profile: profiles.Profile, asked: Request, root: str) -> _Done:
+    """Trains the stage-1 run of a multimodal configuration, or finds it.
+
+    Raises:
+        RunError: it is there, longer, and has not kept the checkpoint that is asked for.
+    """
+    from miclab.runs import open_run
+
+    done = _execute(profiles.first_stage(config, profile), asked, root, "stage 1")
+    kept = open_run(done.run.path).checkpoints
+    if done.outcome.status == "finished" and asked.steps not in kept:
+        told = (
+            f"Stage 1, {done.run.path}, has {done.outcome.step:,} steps already, and no checkpoint at {asked.steps:,}"
+        )
+        raise RunError(f"{told}. Give --stage-one-steps one of {[s for s in kept if s]}.")
+    return done
+
+
+def _check_same(config: RunConfig, before: Run, reference: str) -> None:
+    """Makes sure that options say nothing else than the stage-1 run on what it has decided.
+
+    Raises:
+        ConfigError: they do; the message names the field.
+    """
+    old, host = before.config, before.config.host_name
+    decides = f"the stage-1 run {before.path.name} decides it. Leave the option out, or name another --stage-one"
+    if config.host_name != host:
+        raise ConfigError("host", config.host_name, f"{host!r}: {decides}")
+    pairs = {
+        f"modalities.{host}": (config.modalities[host], old.modalities[host]),
+        "decoder": (config.decoder, old.decoder),
+    }
+    names = {f"modalities.{host}": ("classes", "dimension", "labels"), "decoder": [f.name for f in fields(old.decoder)]}
+    for owner, (mine, its) in pairs.items():
+        for name in names[owner]:
+            if getattr(mine, name) != getattr(its, name):
+                raise ConfigError(f"{owner}.{name}", getattr(mine, name), f"{getattr(its, name)!r}: {decides}")
+    if config.label_count != old.label_count:
+        raise ConfigError("labels in all", config.label_count, f"{old.label_count}: {decides}")
+
+
+def _grown_from(config: RunConfig, reference: str, root: str) -> tuple[RunConfig, Run]:
+    """The configuration with decoder, host, numerics and seed of the stage-1 run RUN[@STEP], and that run."""
     from miclab.runs import find
 
     name, _, step = reference.partition("@")
@@ -160,16 +262,16 @@ def _grown_from(config: RunConfig, reference: str, root: str) -> tuple[RunConfig
         seed=old.seed,
         parent=parent,
     )
-    return grown, parent
+    return grown, run
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeOptions:
     """Go on with a run from its last checkpoint; with more steps, a finished run is extended."""
 
-    run: tyro.conf.Positional[str]
-    """RUN: path, name or start of a hash."""
-    runs: str = "runs"
+    run: RunName
+    """Path, name, or start of a name or hash."""
+    runs: Directory = "runs"
     """Directory of runs."""
     steps: int = 0
     """Steps in all; 0: as many as were asked for before."""
@@ -180,7 +282,6 @@ class ResumeOptions:
 def run_resume(arguments: list[str]) -> int:
     """`miclab resume RUN [--steps N]`."""
     from miclab.runs import find
-    from miclab.train import train
 
     options = parse(ResumeOptions, "resume", arguments)
     run = find(options.run, options.runs)
@@ -190,7 +291,4 @@ def run_resume(arguments: list[str]) -> int:
     if options.steps:
         # More steps are an order to go on, also for a run that stopped at a plateau.
         request = replace(request, steps=options.steps, plateau_rows=0)
-    with bar("resume", request.steps, max(run.step, 0)) as tell:
-        outcome = train(run, request, lambda p: tell(p.step, p.text))
-    warn(run)
-    return _report(run, outcome, options.json)
+    return _report(_go(run, request, "resume"), options.json)
