@@ -32,7 +32,7 @@ def measured(conditions: Sequence[Condition]) -> str:
         counts = {v: sum(c.verdict == v for c in conditions) for v in ("holds", "does not hold", "not decided")}
         told = {"holds": "hold", "does not hold": "fail", "not decided": "undecided"}
         return f"{len(conditions)} conditions: " + ", ".join(f"{n} {told[v]}" for v, n in counts.items() if n)
-    return "<br>".join(f"{c.clause}: {c.measured or 'no rows'} ({c.bound})" for c in conditions)
+    return "<br>".join(f"{c.quantity}, if {c.clause}: {c.measured or 'no rows'} ({c.bound})" for c in conditions)
 
 
 def table(lines: Sequence[Line]) -> str:

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
 from miclab import profiles
 from miclab.claims.evidence import Evidence
 from miclab.claims.ledger import Line, chosen, judged, studies_to_run
+from miclab.cli.options import Claims, Directory, output_file
 from miclab.cli.terminal import parse, print_json, print_table
 from miclab.errors import MiclabError
 from miclab.intervals import Interval
@@ -26,16 +25,20 @@ SHOWN = 4
 class ClaimsOptions:
     """The ledger of claims, from the rows of the studies. Nothing is trained."""
 
-    ids: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Claims, for example U1 M7; none: all of them."""
+    ids: Claims = ()
+    """Claims, for example U1 M7."""
     profile: profiles.Profile = "quick"
     """Whose rows."""
-    studies: str = "studies"
+    studies: Directory = "studies"
     """Directory of study files, with their rows under rows/PROFILE."""
     explain: bool = False
     """Statement, criterion, studies, the paper's figure, and every condition with its numbers."""
     json: bool = False
     """Print the ledger as JSON."""
+    markdown: Literal["no", "table", "page"] = "no"
+    """Print it as Markdown: `table`, a row for each claim, or `page`, with criteria and every condition."""
+    figures: str = ""
+    """Markdown page: directory of the claims' figures, relative to the page; empty: none is shown."""
 
 
 def _measured(line: Line) -> str:
@@ -45,12 +48,19 @@ def _measured(line: Line) -> str:
     if len(conditions) > SHOWN:
         held = sum(condition.verdict == "holds" for condition in conditions)
         return f"{held} of {len(conditions)} conditions hold (--explain)"
-    return "\n".join(f"{c.clause}: {c.measured or 'no rows'}" for c in conditions)
+    return "\n".join(f"{c.quantity}, if {c.clause}: {c.measured or 'no rows'}" for c in conditions)
 
 
 def _print_ledger(lines: Sequence[Line], profile: str) -> None:
     cells = [
-        [line.entry.id, line.entry.statement, _measured(line), line.entry.paper, line.runs, line.verdict]
+        [
+            line.entry.id,
+            line.entry.statement,
+            _measured(line),
+            line.entry.paper,
+            f"{line.runs} of {line.needed}",
+            line.verdict,
+        ]
         for line in lines
     ]
     print_table(
@@ -69,7 +79,8 @@ def _explain(line: Line, directory: str) -> None:
     print(f"paper:      {entry.paper}")
     print(f"criterion:  {entry.criterion}")
     print(f"studies:    {', '.join(f'{directory}/{name}.yaml' for name in entry.studies)}")
-    print(f"profile:    {line.profile}; {line.runs} runs, {line.missing} missing")
+    print(f"profile:    {line.profile}")
+    print(f"runs:       {_runs(line)}")
     print(f"verdict:    {line.verdict}\n")
     cells = [
         [c.clause, c.quantity, c.measured or "no rows", _unit(c.measured), c.bound, c.verdict]
@@ -91,6 +102,13 @@ def _explain(line: Line, directory: str) -> None:
         )
     for note in findings.notes:
         print(f"\nnote: {note}")
+
+
+def _runs(line: Line) -> str:
+    """How many of the runs that the conditions need are there, and how many more the claim's studies have."""
+    told = f"{line.missing} of {line.needed} runs missing" if line.missing else f"all {line.needed} runs are there"
+    more = line.planned - line.needed
+    return f"{told} that the conditions need" + (f"; the studies have {more} more, for other uses" if more > 0 else "")
 
 
 def _unit(interval: Interval | None) -> str:
@@ -115,6 +133,12 @@ def _show(ids: Sequence[str], profile: str, directory: str, explain: bool, json:
 def run_claims(arguments: list[str]) -> int:
     """`miclab claims [ID ...]`."""
     options = parse(ClaimsOptions, "claims", arguments)
+    if options.markdown != "no":
+        from miclab.claims import markdown
+
+        lines = judged(Evidence(options.studies, options.profile), chosen(options.ids))
+        print(markdown.table(lines) if options.markdown == "table" else markdown.page(lines, options.figures))
+        return 0
     _show(options.ids, options.profile, options.studies, options.explain, options.json)
     return 0
 
@@ -123,13 +147,13 @@ def run_claims(arguments: list[str]) -> int:
 class ReproduceOptions:
     """Train what claims still need, then print the ledger. Stopped or killed at any moment, it goes on where it was."""
 
-    ids: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Claims, for example U1 M7; none: all of them (hours)."""
+    ids: Claims = ()
+    """Claims, for example U1 M7; all of them take hours."""
     profile: profiles.Profile = "quick"
     """`quick`: minutes to hours on 2 cores. `paper`: the paper's optimiser and steps, thousands of core-hours."""
-    studies: str = "studies"
+    studies: Directory = "studies"
     """Directory of study files; their rows are written under rows/PROFILE."""
-    runs: str = "runs"
+    runs: Directory = "runs"
     """Directory of runs; a finished run there is not trained again."""
     launcher: Literal["local", "ray", "slurm"] = "local"
     """Where to train."""
@@ -168,13 +192,13 @@ def run_reproduce(arguments: list[str]) -> int:
 class FigureOptions:
     """Draw the paper's figures of claims from our rows, as PDF and SVG."""
 
-    ids: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Claims, for example U1 M7; none: all that have rows."""
+    ids: Claims = ()
+    """Claims, for example U1 M7; those without rows are named and left out."""
     profile: profiles.Profile = "quick"
     """Whose rows."""
-    studies: str = "studies"
+    studies: Directory = "studies"
     """Directory of study files, with their rows under rows/PROFILE."""
-    output: str = "figures"
+    output: Directory = "figures"
     """Directory to write to."""
     json: bool = False
     """Print the files written as JSON."""
@@ -186,16 +210,21 @@ def run_figure(arguments: list[str]) -> int:
     from miclab.claims.figures import NoRowsError, draw
 
     evidence, entries = Evidence(options.studies, options.profile), chosen(options.ids)
+    folder = output_file(options.output)
     written: list[str] = []
+    lacking: list[str] = []
     for entry in entries:
         try:
-            written += [str(path) for path in draw(evidence, entry, Path(options.output))]
-        except NoRowsError as error:
-            if options.ids:
-                raise MiclabError(f"{entry.id}: {error}") from error
-            print(f"miclab: {entry.id}: {error}", file=sys.stderr)
+            written += [str(path) for path in draw(evidence, entry, folder)]
+        except NoRowsError:
+            lacking.append(entry.id)
+    if lacking:
+        told = f"no rows yet for {', '.join(lacking)}; `miclab reproduce {' '.join(lacking)}` makes them"
+        if not written:
+            raise MiclabError(f"{told[:1].upper()}{told[1:]}.")
+        print(f"miclab: not drawn: {told}", file=sys.stderr)
     if options.json:
         print_json(written)
-    elif written:
+    else:
         print("\n".join(written))
     return 0
