@@ -79,6 +79,8 @@ def _train(name: str, config: RunConfig, asked: Request, root: str, queue: Any) 
     run, line = prepare(config, root, asked.steps)
     if line:
         queue.put((name, -1, asked.steps, line))
+    if run.config.numerics.mode == "compiled" and run.step < asked.steps:
+        queue.put((name, max(run.step, 0), asked.steps, "compiling (tens of seconds)"))
     outcome = train(run, asked, lambda p: queue.put((name, p.step, p.steps, p.text)))
     if outcome.status != "finished":
         raise RunError(f"{run.path} ended as {outcome.status}: {outcome.reason}. Run the command again to go on.")

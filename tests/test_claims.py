@@ -239,7 +239,7 @@ def test_one_seed_decides_nothing(tmp_path, claim):
     line = verdict(tmp_path, claim, formulas, keep=lambda config, seed: seed == 0)
     assert line.findings.verdict == "not decided"
     assert line.missing == 2 * line.runs > 0
-    assert f"{line.missing} runs missing" in line.verdict
+    assert f"{line.missing} of {line.missing + line.runs} runs missing" in line.verdict
 
 
 def test_no_rows_at_all_are_not_decided_and_every_run_is_missing(tmp_path):

@@ -76,8 +76,17 @@ def test_the_command_draws_what_has_rows_and_names_what_has_none(tmp_path, capsy
     assert {path.name for path in output.iterdir()} == {
         f"{c}-quick.{k}" for c in ("M1", "M7", "M8", "C2") for k in ("pdf", "svg")
     }
-    assert "U1: none of its studies has rows" in capsys.readouterr().err
-    assert main(["figure", "U1", "--studies", str(found), "--output", str(output)]) == 2
+    told = capsys.readouterr()
+    assert told.err.count("\n") == 1
+    assert "no rows yet for U1, U2," in told.err
+    assert "M7" not in told.err
+    assert len(told.out.splitlines()) == 2 * len({path.stem for path in output.iterdir()})
+    assert main(["figure", "U1", "M7", "--studies", str(found), "--output", str(output)]) == 0
+    assert main(["figure", "U1", "U2", "--studies", str(found), "--output", str(output)]) == 2
+    assert "No rows yet for U1, U2; `miclab reproduce U1 U2` makes them." in capsys.readouterr().err
+    assert main(["figure", "M7", "--studies", str(found), "--output", str(tmp_path / "no" / "out")]) == 2
+    assert "there is no directory" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_figure_of_few_seeds_shows_what_is_there(tmp_path):

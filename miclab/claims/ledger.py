@@ -48,11 +48,16 @@ RUN_ORDER = (
 
 @dataclass(frozen=True)
 class Line:
-    """A claim with its findings in one profile."""
+    """A claim with its findings in one profile.
+
+    Arguments:
+        planned: runs of its studies, stage-1 runs aside; its conditions may need fewer of them.
+    """
 
     entry: Entry
     profile: str
     findings: Findings
+    planned: int
 
     @property
     def runs(self) -> int:
@@ -63,6 +68,11 @@ class Line:
     def missing(self) -> int:
         """Planned runs that its conditions lack."""
         return len(frozenset[str]().union(*(condition.absent for condition in self.findings.conditions)))
+
+    @property
+    def needed(self) -> int:
+        """Planned runs that its conditions need; what is only reported apart needs others."""
+        return self.runs + self.missing
 
     @property
     def verdict(self) -> str:
@@ -77,7 +87,7 @@ class Line:
                 if (n := sum(c.verdict == key for c in self.findings.conditions))
             ]  # fmt: skip
             if self.missing:
-                return f"{found}: {self.missing} run{'s' * (self.missing > 1)} missing"
+                return f"{found}: {self.missing} of {self.needed} runs missing"
             if any(condition.measured is None for condition in self.findings.conditions):
                 return f"{found}: too few seeds"
             if len(self.findings.conditions) == 1:
@@ -104,6 +114,8 @@ class Line:
             "verdict_text": self.verdict,
             "runs": self.runs,
             "missing": self.missing,
+            "needed": self.needed,
+            "planned": self.planned,
             "conditions": [
                 {"clause": c.clause, "quantity": c.quantity, "bound": c.bound, "measured": plain(c.measured),
                  "verdict": c.verdict, "runs": len(c.used), "missing": len(c.absent)}
@@ -131,7 +143,11 @@ def chosen(ids: Sequence[str]) -> list[Entry]:
 
 def judged(evidence: Evidence, entries: Sequence[Entry]) -> list[Line]:
     """Every entry with its findings."""
-    return [Line(entry, evidence.profile, entry.judge(evidence)) for entry in entries]
+    return [Line(entry, evidence.profile, entry.judge(evidence), _planned(evidence, entry)) for entry in entries]
+
+
+def _planned(evidence: Evidence, entry: Entry) -> int:
+    return len({name for study in entry.studies for *_, name in evidence.plan(study)})
 
 
 def studies_to_run(lines: Sequence[Line], again: bool = False) -> list[str]:

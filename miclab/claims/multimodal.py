@@ -153,7 +153,7 @@ def judge_m7(evidence: Evidence) -> Findings:
     cells = evidence.cells(("multimodal",), (SECONDARY,), [UNTOUCHED, *WITHOUT.values()])
     figures = {"previous-token head": 0.199, "induction head": 0.062}
     conditions = tuple(
-        contrast(cells, share(column, UNTOUCHED), "accuracy over the untouched decoder's",
+        contrast(cells, share(column, UNTOUCHED), "share left of the untouched decoder's accuracy",
                  clause=f"the {name} is cut", high=KEPT_SHARE)
         for name, column in WITHOUT.items()
     )  # fmt: skip
@@ -167,7 +167,7 @@ def judge_m8(evidence: Evidence) -> Findings:
     """Accuracy with a modality's items zeroed."""
     cells = evidence.cells(("multimodal",), (SECONDARY,), [INTACT, *ZEROED.values()])
     second, primary, _ = ZEROED.values()
-    told = "accuracy over the untouched decoder's"
+    told = "share left of the untouched decoder's accuracy"
     figures = dict(zip(ZEROED, (0.336, 0.063, 0.063), strict=True))
     return Findings(
         conditions=(

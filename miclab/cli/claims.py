@@ -48,7 +48,11 @@ def _measured(line: Line) -> str:
     if len(conditions) > SHOWN:
         held = sum(condition.verdict == "holds" for condition in conditions)
         return f"{held} of {len(conditions)} conditions hold (--explain)"
-    return "\n".join(f"{c.quantity}, if {c.clause}: {c.measured or 'no rows'}" for c in conditions)
+    # The clause is told where the quantity alone does not tell the conditions apart.
+    alone = len({c.quantity for c in conditions}) == len(conditions)
+    return "\n".join(
+        f"{c.quantity}{'' if alone else f', if {c.clause}'}: {c.measured or 'no rows'}" for c in conditions
+    )
 
 
 def _print_ledger(lines: Sequence[Line], profile: str) -> None:

@@ -6,10 +6,11 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
+from miclab.cli.options import output_file
 from miclab.cli.terminal import bar, parse, print_json, print_table
 from miclab.data.catalogue import READERS, load
 from miclab.data.check import check
@@ -41,9 +42,9 @@ class ListOptions:
 class ShowDataOptions:
     """Draw sampled classes with their exemplars."""
 
-    name: tyro.conf.Positional[str]
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
     """NAME of a data set, or `concepts`."""
-    output: Path
+    output: Annotated[Path, tyro.conf.arg(metavar="FILE")]
     """File to write: .png, .pdf or .svg."""
     classes: int = 10
     """How many classes, 1 to 40."""
@@ -57,8 +58,11 @@ class ShowDataOptions:
 class CheckOptions:
     """Check data sets; all that are shipped if none is named."""
 
-    names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """NAMEs of data sets."""
+    names: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="[NAME ...]", help_behavior_hint="(default: all that are shipped)"),
+    ] = ()
+    """Data sets."""
     json: bool = False
     """Print as JSON."""
 
@@ -142,10 +146,11 @@ def _show(arguments: list[str]) -> int:
         raise MiclabError(f"--output {options.output} has to end in {', '.join(endings)}.")
     if not 1 <= options.classes <= 40 or not 1 <= options.exemplars <= 20:
         raise MiclabError("--classes may be 1 to 40 and --exemplars 1 to 20.")
+    output = output_file(str(options.output))
     from miclab.data.contact import CONCEPTS, draw
 
     data = None if options.name == CONCEPTS else _load(options.name)
-    path = draw(options.name, data, options.output, classes=options.classes, exemplars=options.exemplars,
+    path = draw(options.name, data, output, classes=options.classes, exemplars=options.exemplars,
                 seed=options.seed)  # fmt: skip
     print(f"wrote {path}")
     return 0

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from miclab.cli.options import Directory, File, output_file
 from miclab.cli.terminal import parse, print_json, print_table
 from miclab.errors import ConfigError
 
@@ -16,11 +17,11 @@ class DemoOptions:
     """Within minutes: train three unimodal decoders and a multimodal one, knock out their circuit, zero their
     modalities, and say for each result how it stands to the paper."""
 
-    runs: str = "runs"
+    runs: Directory = "runs"
     """Directory of runs; what stands there already is not trained again."""
-    output: str = "demo.html"
+    output: File = "demo.html"
     """Report to write."""
-    picture: str = ""
+    picture: File = ""
     """Also draw the results as one figure: a file that ends in .svg, .pdf or .png."""
     json: bool = False
     """Print the results as JSON."""
@@ -33,6 +34,8 @@ def run_demo(arguments: list[str]) -> int:
     options = parse(DemoOptions, "demo", arguments)
     if options.picture and Path(options.picture).suffix not in (".svg", ".pdf", ".png"):
         raise ConfigError("picture", options.picture, "a file that ends in .svg, .pdf or .png")
+    output = output_file(options.output)
+    picture = output_file(options.picture, "picture") if options.picture else None
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -45,6 +48,7 @@ def run_demo(arguments: list[str]) -> int:
     columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TextColumn("{task.fields[text]}"))  # fmt: skip
     told: dict[str, int] = {}
+    trained: set[str] = set()
     with Progress(*columns, console=console, refresh_per_second=4, disable=not console.is_terminal) as progress:
         tasks: dict[str, object] = {}
 
@@ -52,6 +56,7 @@ def run_demo(arguments: list[str]) -> int:
             if step < 0:
                 console.print(f"miclab: {text}")
                 return
+            trained.add(name)
             if not console.is_terminal:
                 if text and (step == steps or step - told.get(name, -(10**9)) >= steps // 4):
                     told[name] = step
@@ -65,13 +70,15 @@ def run_demo(arguments: list[str]) -> int:
                 progress.update(task, text=text)  # type: ignore[arg-type]
 
         done = demonstrate(options.runs, scale, tell)
+    for name in done.runs.keys() - trained:
+        print(f"miclab: {name}: {done.runs[name].path} is there already, nothing trained", file=sys.stderr)
     rows = [judgement.row() for judgement in done.judgements]
     command = "miclab demo" + "".join(f" {argument}" for argument in arguments)
-    path = write_report(list(done.runs.values()), Path(options.output), command=command, verdicts=rows)
-    if options.picture:
+    path = write_report(list(done.runs.values()), output, command=command, verdicts=rows)
+    if picture is not None:
         from miclab.picture import draw
 
-        draw(done.runs, done.effects, Path(options.picture))
+        draw(done.runs, done.effects, picture)
     seconds = time.monotonic() - start
     if options.json:
         runs = {name: str(run.path) for name, run in done.runs.items()}

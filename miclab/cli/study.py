@@ -5,18 +5,25 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from miclab.cli.options import Directory, File, output_file
 from miclab.cli.terminal import parse, print_json
 from miclab.errors import MiclabError, nearest
 from miclab.profiles import Profile
+
+Files = Annotated[
+    tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE ...", help_behavior_hint="(one or more)")
+]
+StudyFile = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
 
 if TYPE_CHECKING:
     from miclab.studies.engine import Tally
     from miclab.studies.launchers import Launcher
     from miclab.studies.plan import Plan
+    from miclab.studies.state import State
     from miclab.studies.study import Study
 
 USAGE = """usage: miclab study {run,status,plan,rows} FILE [options]
@@ -29,11 +36,15 @@ USAGE = """usage: miclab study {run,status,plan,rows} FILE [options]
 `miclab study run --help` shows the options of a command. docs/studies.md has the format of a study file."""
 
 
+STAGE_ONE = "(stage 1)"
+"""What the stage-1 runs that no study asks for by itself are called."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Common:
     profile: Profile = "quick"
     """Profile of the study."""
-    runs: str = "runs"
+    runs: Directory = "runs"
     """Directory of runs."""
     json: bool = False
     """Print as JSON."""
@@ -43,8 +54,8 @@ class _Common:
 class RunOptions(_Common):
     """Train what is missing of one study or several. Stopped or killed at any moment, it goes on where it was."""
 
-    file: tyro.conf.Positional[tuple[str, ...]]
-    """FILE...: study files."""
+    file: Files
+    """Study files."""
     launcher: Literal["local", "ray", "slurm"] = "local"
     """Where to train."""
     workers: int = 0
@@ -65,25 +76,25 @@ class RunOptions(_Common):
 class StatusOptions(_Common):
     """What of one study or several is done, running, failed and left."""
 
-    file: tyro.conf.Positional[tuple[str, ...]]
-    """FILE...: study files."""
+    file: Files
+    """Study files."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions(_Common):
     """List the runs of a study in their order, and how far each is. Nothing is started or written."""
 
-    file: tyro.conf.Positional[str]
-    """FILE: a study file."""
+    file: StudyFile
+    """A study file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowsOptions(_Common):
     """The table of a study."""
 
-    file: tyro.conf.Positional[str]
-    """FILE: a study file."""
-    output: str = ""
+    file: StudyFile
+    """A study file."""
+    output: File = ""
     """File to write, .csv or .parquet; empty: a summary on the screen (the last row of every run)."""
     stored: bool = False
     """Read the table that lies beside the study, whatever runs there are."""
@@ -111,17 +122,32 @@ def _planned(files: tuple[str, ...], options: _Common) -> tuple[list[Study], Pla
     return studies, Plan(studies, lambda: long_mode(Path(options.runs)))
 
 
-def _counts(plan: Plan, states: dict[str, Any], running: set[str]) -> dict[str, dict[str, int]]:
-    """Runs by status, for each study and for the stage-1 runs."""
+def _kept(studies: list[Study], plan: Plan, root: Path) -> frozenset[str]:
+    """Runs whose rows lie beside the studies, trained as long as is asked, and stage-1 runs that only these need."""
+    from miclab.studies.rows import StudyTable
+
+    found = frozenset(identity for study in studies for identity in StudyTable(study, plan, root).kept())
+    return found | {before for before, runs in plan.children().items() if found.issuperset(runs)}
+
+
+def _counts(
+    plan: Plan, states: dict[str, Any], running: set[str], kept: frozenset[str] = frozenset()
+) -> dict[str, dict[str, int]]:
+    """Runs by status, for each study and for the stage-1 runs; what is not here but in committed rows is no new run."""
     from miclab.studies.state import count
+
+    def counted(group: list[str]) -> dict[str, int]:
+        found = count(states[i] for i in group)
+        stored = sum(states[i].status == "new" and i in kept for i in group)
+        return found | {"new": found["new"] - stored, "in_committed_rows": stored}
 
     groups = dict(plan.members)
     members = {identity for group in groups.values() for identity in group}
     parents = [identity for identity in plan.runs if identity not in members]
     if parents:
-        groups["(stage 1)"] = parents
+        groups[STAGE_ONE] = parents
     return {
-        name: {"runs": len(group), **count(states[i] for i in group), "running": sum(i in running for i in group)}
+        name: {"runs": len(group), **counted(group), "running": sum(i in running for i in group)}
         for name, group in groups.items()
     }
 
@@ -134,7 +160,10 @@ def _failures(plan: Plan, states: dict[str, Any]) -> list[dict[str, str]]:
 
 def _print_counts(counts: dict[str, dict[str, int]], failures: list[dict[str, str]]) -> None:
     for name, group in counts.items():
-        told = ", ".join(f"{number} {status}" for status, number in group.items() if status != "runs" and number)
+        words = {"in_committed_rows": "needed only by committed rows" if name == STAGE_ONE else "in committed rows"}
+        told = ", ".join(
+            f"{number} {words.get(status, status)}" for status, number in group.items() if status != "runs" and number
+        )
         print(f"{name}: {group['runs']} runs: {told or 'nothing to do'}")
     for failure in failures[:20]:
         print(f"  failed: {failure['run']}: {failure['reason']}")
@@ -209,10 +238,11 @@ def _status(arguments: list[str]) -> int:
     from miclab.studies import state
 
     options = parse(StatusOptions, "study status", arguments)
-    _, plan = _planned(options.file, options)
+    studies, plan = _planned(options.file, options)
     root = Path(options.runs)
     states, running = state.survey(plan, root), state.held(root)
-    counts, failures = _counts(plan, states, set(running)), _failures(plan, states)
+    counts = _counts(plan, states, set(running), _kept(studies, plan, root))
+    failures = _failures(plan, states)
     if options.json:
         held = {plan.runs[i].name: f"{o.host} {o.process}" for i, o in running.items() if i in plan.runs}
         print_json({"studies": counts, "running": held, "failures": failures})
@@ -225,27 +255,32 @@ def _plan(arguments: list[str]) -> int:
     from miclab.studies import state
 
     options = parse(PlanOptions, "study plan", arguments)
-    _, plan = _planned((options.file,), options)
-    states = state.survey(plan, Path(options.runs))
+    studies, plan = _planned((options.file,), options)
+    root = Path(options.runs)
+    states, kept = state.survey(plan, root), _kept(studies, plan, root)
     rows = [(run, states[identity]) for identity, run in plan.runs.items()]
     if options.json:
         print_json(
             [
                 {"run": r.name, "hash": r.hash, "parent": r.parent, "seed": r.seed, "steps": r.request.steps,
-                 "status": s.status, "step": s.step, "reason": s.reason}
+                 "status": s.status, "step": s.step, "reason": s.reason, "in_committed_rows": r.hash in kept}
                 for r, s in rows
             ]
         )  # fmt: skip
         return 0
     lines = [f"{'run':<44} {'seed':>6} {'steps':>9} {'status':<7} {'step':>9}  parent"]
     lines += [
-        f"{r.name:<44} {r.seed:>6} {r.request.steps:>9} {s.status:<7} {s.step if s.step >= 0 else '-':>9}"
-        f"  {r.parent[:12] or '-'}"
+        f"{r.name:<44} {r.seed:>6} {r.request.steps:>9} {_status_word(s, r.hash in kept):<7}"
+        f" {s.step if s.step >= 0 else '-':>9}  {r.parent[:12] or '-'}"
         for r, s in rows
     ]
     print("\n".join(lines))
-    _print_counts(_counts(plan, states, set()), _failures(plan, states))
+    _print_counts(_counts(plan, states, set(), kept), _failures(plan, states))
     return 0
+
+
+def _status_word(found: State, kept: bool) -> str:
+    return "in rows" if kept and found.status == "new" else found.status
 
 
 def _rows(arguments: list[str]) -> int:
@@ -257,7 +292,7 @@ def _rows(arguments: list[str]) -> int:
     for line in warnings:
         print(f"miclab: warning: {line}", file=sys.stderr)
     if options.output:
-        write_table(frame, Path(options.output))
+        write_table(frame, output_file(options.output))
         print(f"{options.output}: {len(frame)} rows", file=sys.stderr)
         return 0
     if options.json:
