@@ -46,9 +46,9 @@ def slope(cells: Cells, score: str, axis: str, axes: Mapping[str, NDArray], *, r
     """A condition on the sign of a score's slope along one of several axes."""
     weights = fit(axes, axis)
     bound = {"low": 0.0} if rises else {"high": 0.0}
-    return contrast(
-        cells, lambda means: means[score] @ weights, f"slope of {score.upper()} on {axis}", clause=clause, **bound
-    )
+    unit = f"doubling of {axis.removeprefix('log2 ')}" if axis.startswith("log2 ") else f"unit of {axis}"
+    quantity = f"slope of {score.upper()} per {unit}"
+    return contrast(cells, lambda means: means[score] @ weights, quantity, clause=clause, **bound)
 
 
 def best(cells: Cells, score: Callable[[Means], NDArray], values: NDArray, name: str, axis: str) -> tuple[str, ...]:
