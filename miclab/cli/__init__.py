@@ -30,7 +30,7 @@ COMMANDS = {
     "ablate": ("miclab.cli.intervene", "zero the items of a modality, the labels, or both"),
     "align": ("miclab.cli.analyse", "alignment of a secondary modality with the host (CKA, with its null)"),
     "diagnose": ("miclab.cli.analyse", "which signs of failure a run shows, and what to change"),
-    "report": ("miclab.cli.analyse", "one HTML file on one or several runs, readable without a network"),
+    "report": ("miclab.cli.report", "one HTML file on runs or on a study, readable without a network"),
 }
 
 

@@ -11,15 +11,30 @@ def escape(value: object) -> str:
     return html.escape(str(value))
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = (), kind: str = "") -> str:
-    """A table of cells that are HTML already; `numbers` are the columns set to the right."""
+def table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    numbers: Sequence[int] = (),
+    kind: str = "",
+    chosen_by: Sequence[str] = (),
+) -> str:
+    """A table of cells that are HTML already.
+
+    Arguments:
+        numbers: columns set to the right.
+        kind: class of the table.
+        chosen_by: an attribute for each row, by which the page's script knows it; such rows take the keyboard's focus.
+    """
 
     def cell(tag: str, place: int, content: str) -> str:
         style = "number" if place in numbers else "name" if place == 0 and tag == "td" else ""
         return f'<{tag} class="{style}">{content}</{tag}>' if style else f"<{tag}>{content}</{tag}>"
 
     top = "".join(cell("th", i, escape(name)) for i, name in enumerate(head))
-    body = "".join("<tr>" + "".join(cell("td", i, c) for i, c in enumerate(row)) + "</tr>" for row in rows)
+    body = ""
+    for place, row in enumerate(rows):
+        opened = f'<tr tabindex="0" {chosen_by[place]}>' if chosen_by else "<tr>"
+        body += opened + "".join(cell("td", i, c) for i, c in enumerate(row)) + "</tr>"
     opening = f'<table class="{kind}">' if kind else "<table>"
     return f'<div class="scroll">{opening}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 

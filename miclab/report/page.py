@@ -31,6 +31,28 @@ def embedded_json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=True).replace("<", "\\u003c")
 
 
+def render(title: str, body: Sequence[str], data: Any, script: str, kind: str = "runs") -> bytes:
+    """A whole page: style, numbers, Plotly and scripts in one file, which asks the network for nothing.
+
+    Arguments:
+        title: of the window.
+        body: parts of the page, as HTML; empty ones are left out.
+        data: what the scripts draw, as plain data.
+        script: name of the page's own script among the resources; what pages share comes before it.
+        kind: class of the document, by which the style tells pages apart.
+    """
+    page = Template(_resource("template.html")).substitute(
+        title=escape(f"miclab: {title}"),
+        kind=kind,
+        style=_resource("report.css"),
+        body="\n".join(part for part in body if part),
+        data=embedded_json(data),
+        plotly=get_plotlyjs(),
+        script=_resource("common.js") + _resource(script),
+    )
+    return page.encode("utf-8")
+
+
 def short_names(runs: Sequence[Run]) -> list[str]:
     """A name for each run, different from all others: the directory's, with its parent's where that is needed."""
     names = [run.path.name for run in runs]
@@ -125,13 +147,5 @@ def write_report(
         "runs": [numbers_of(name, one) for name, one in zip(names, collected, strict=True)],
         "figures": figures,
     }
-    page = Template(_resource("template.html")).substitute(
-        title=escape(f"miclab: {title}"),
-        style=_resource("report.css"),
-        body="\n".join(part for part in parts if part),
-        data=embedded_json(data),
-        plotly=get_plotlyjs(),
-        script=_resource("report.js"),
-    )
-    storage.write_bytes(Path(path), page.encode("utf-8"))
+    storage.write_bytes(Path(path), render(title, parts, data, "report.js"))
     return Path(path)

@@ -1,47 +1,9 @@
 "use strict";
 // Draws the figures of the report from the numbers in #report-data. A figure is drawn when its tab is first shown.
 (() => {
-  const report = JSON.parse(document.getElementById("report-data").textContent);
-  const settings = {
-    displaylogo: false,
-    responsive: true,
-    plotlyServerURL: "",
-    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
-    toImageButtonOptions: { format: "svg", filename: "miclab" },
-  };
-  const copy = (value) => JSON.parse(JSON.stringify(value));
+  const { report, settings, copy, placeSteps } = shared;
   const drawn = new Set();
   let logLike = true;
-
-  // -- curves over training ----------------------------------------------------------------------------------
-  const shortNumber = (v) => (v >= 1e6 ? `${v / 1e6}M` : v >= 1000 ? `${v / 1000}k` : String(v));
-
-  // Step 0 has a place on this axis: the axis is linear in log10(1 + step), and its ticks are named by the step.
-  function placeSteps(figure) {
-    const axis = figure.layout.xaxis;
-    let last = 1;
-    for (const trace of figure.data) {
-      const steps = trace.x;
-      last = Math.max(last, ...steps);
-      trace.customdata = steps;
-      if (logLike) trace.x = steps.map((step) => Math.log10(1 + step));
-    }
-    axis.unifiedhovertitle = { text: "step %{customdata}" };
-    if (!logLike) {
-      Object.assign(axis, { range: [-0.015 * last, 1.015 * last], tickformat: "~s" });
-      return figure;
-    }
-    const end = Math.log10(1 + last);
-    const ticks = [0];
-    for (let power = 0; 10 ** power <= last; power += 1) {
-      ticks.push(10 ** power);
-      if (end < 5 && 3 * 10 ** power <= last) ticks.push(3 * 10 ** power);
-    }
-    axis.tickvals = ticks.map((step) => Math.log10(1 + step));
-    axis.ticktext = ticks.map(shortNumber);
-    axis.range = [-0.015 * end, 1.015 * end];
-    return figure;
-  }
 
   // -- measures ----------------------------------------------------------------------------------------------
   function measureFigure(number) {
@@ -135,7 +97,7 @@
     const [kind, number] = [place.dataset.kind, place.dataset.run];
     if (kind === "attention") return attentionFigure(number);
     const figure = kind === "measures" ? measureFigure(number) : copy(report.figures[place.dataset.figure]);
-    return figure.layout.meta?.steps ? placeSteps(figure) : figure;
+    return figure.layout.meta?.steps ? placeSteps(figure, logLike) : figure;
   }
 
   function draw(place) {

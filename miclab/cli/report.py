@@ -1,0 +1,85 @@
+"""`miclab report`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from miclab.cli.terminal import bar, parse, warn
+from miclab.errors import MiclabError
+from miclab.profiles import Profile
+from miclab.runs import find, list_runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """One HTML file on one or several runs, or on a study; it opens from disk without a network."""
+
+    run: tyro.conf.Positional[tuple[str, ...]] = ()
+    """RUN...: paths, names or starts of hashes; none with --study."""
+    study: str = ""
+    """Study file: report on its rows instead, the ones that `miclab study rows` shows."""
+    profile: Profile = "quick"
+    """Profile of the study."""
+    threshold: float = 0.5
+    """Accuracy on novel classes (0 to 1) whose line is drawn in the study's phase diagram."""
+    at: Literal["common", "last"] = "common"
+    """Which row stands for a run of the study: that of the largest step that all finished runs have, or its last."""
+    runs: str = "runs"
+    """Directory of runs; a study that has none there is read from the table beside its file."""
+    output: str = "report.html"
+    """File to write; its directory has to be there."""
+
+
+def run_report(arguments: list[str]) -> int:
+    """`miclab report RUN...` and `miclab report --study FILE`."""
+    options = parse(ReportOptions, "report", arguments)
+    command = shlex.join(["miclab", "report", *arguments])
+    output = Path(options.output)
+    if not output.parent.is_dir():
+        raise MiclabError(f"--output {output}: there is no directory {output.parent}. Make it, or name another file.")
+    if options.study:
+        if options.run:
+            raise MiclabError("A report is on runs or on a study: give RUNs or --study, not both.")
+        return _report_study(options, output, command)
+    from miclab.report import write_report
+
+    runs = [find(reference, options.runs) for reference in options.run]
+    path = write_report(runs, output, command=command)
+    for run in runs:
+        warn(run)
+    print(path)
+    return 0
+
+
+def _report_study(options: ReportOptions, output: Path, command: str) -> int:
+    from miclab.studies.mode import long_mode
+    from miclab.studies.plan import Plan
+    from miclab.studies.rows import current_rows, table_file
+    from miclab.studies.study import load_study
+
+    study = load_study(options.study, options.profile)
+    root = Path(options.runs)
+    stored = not list_runs(root)
+    # Without runs the mode decides nothing: rows are told apart by their configuration.
+    plan = Plan([study], "compiled" if stored else lambda: long_mode(root))
+    frame, warnings = current_rows(study, plan, root, stored=stored)
+    for line in warnings:
+        print(f"miclab: warning: {line}", file=sys.stderr)
+    source = f"the table {table_file(study)}" if stored else f"the runs under {root} and the table {table_file(study)}"
+
+    from miclab.report.study_page import STAGES, write_study_report
+
+    with bar("report", len(STAGES)) as tell:
+        print(
+            write_study_report(
+                study, plan, frame, output, source=source, command=command, threshold=options.threshold,
+                at=options.at, tell=tell,
+            )
+        )  # fmt: skip
+    return 0
