@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
+from miclab.cli.options import RunNames, output_file
 from miclab.cli.terminal import bar, parse, warn
 from miclab.errors import MiclabError
 from miclab.profiles import Profile
@@ -20,8 +19,8 @@ from miclab.runs import find, list_runs
 class ReportOptions:
     """One HTML file on one or several runs, or on a study; it opens from disk without a network."""
 
-    run: tyro.conf.Positional[tuple[str, ...]] = ()
-    """RUN...: paths, names or starts of hashes; none with --study."""
+    run: RunNames = ()
+    """Paths, names, or starts of names or hashes; none with --study."""
     study: str = ""
     """Study file: report on its rows instead, the ones that `miclab study rows` shows."""
     profile: Profile = "quick"
@@ -40,9 +39,7 @@ def run_report(arguments: list[str]) -> int:
     """`miclab report RUN...` and `miclab report --study FILE`."""
     options = parse(ReportOptions, "report", arguments)
     command = shlex.join(["miclab", "report", *arguments])
-    output = Path(options.output)
-    if not output.parent.is_dir():
-        raise MiclabError(f"--output {output}: there is no directory {output.parent}. Make it, or name another file.")
+    output = output_file(options.output)
     if options.study:
         if options.run:
             raise MiclabError("A report is on runs or on a study: give RUNs or --study, not both.")
