@@ -9,14 +9,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
-from tiny import tiny_mapping
+from claims_rows import make_rows, studies_directory
+from tiny import tiny_config, tiny_mapping
 
 from miclab import runs
 from miclab.cli import COMMANDS, main
+from miclab.cli.train import _go
+from miclab.request import Request
 from miclab.schema import to_mapping
+from miclab.train import Outcome
 
 REQUEST = {"steps": 4, "evaluate_every": 2, "checkpoint_every": 2, "sequences": 4, "novel_sets": 2}
 HOST = {"classes": 32, "dimension": 8, "labels": 16}
@@ -97,6 +102,7 @@ def test_every_command_has_help(name):
     status, output, _ = called(*name.split(), "--help")
     assert status == 0
     assert f"miclab {name}" in output
+    assert "[[STR" not in output
     if name in GROUPS:
         assert all(second in output for second in GROUPS[name])
     else:
@@ -241,6 +247,59 @@ def test_training_again_does_nothing_and_says_so(laboratory):
     assert {f: f.stat().st_mtime_ns for f in laboratory.unimodal.rglob("*") if f.is_file()} == before
 
 
+def test_a_request_that_is_met_already_says_so(laboratory):
+    """Also a shorter one, which the run of another length answers."""
+    done = in_json(*laboratory.train_one)
+    assert (done["asked_steps"], done["trained_steps"]) == (4, 0)
+    _, output, errors = called(*laboratory.train_one, "--request.steps", "3")
+    assert "already there, nothing trained: asked 3 steps, the run has 4" in output
+    assert f"{laboratory.unimodal} is there already with 4 steps" in errors
+    _, output, _ = called("resume", laboratory.unimodal)
+    assert "already there, nothing trained\n" in output
+
+
+def test_stage_one_is_as_long_as_is_asked_and_is_reused(laboratory, tmp_path):
+    """What is trained, what goes on and what was there is told for both stages."""
+    arguments = ("train", "multimodal", "--config", laboratory.two, "--runs", tmp_path, "--request.steps", "1")
+    first = in_json(*arguments, "--stage-one-steps", "2")
+    assert (first["stage_one"]["step"], first["stage_one"]["trained_steps"], first["trained_steps"]) == (2, 2, 1)
+    status, output, errors = called(*arguments, "--stage-one-steps=2")
+    stage_one = first["stage_one"]["run"]
+    assert f"stage 1: {stage_one} is there already with 2 steps" in errors
+    assert (status, "already there, nothing trained" in output) == (0, True)
+    longer = in_json(*arguments, "--stage-one-steps", "3")
+    assert longer["stage_one"] == {"run": stage_one, "step": 3, "trained_steps": 1}
+    assert longer["run"] != first["run"]
+    in_json("resume", stage_one, "--steps", "6")
+    status, _, errors = called(*arguments, "--stage-one-steps", "5")
+    assert (status, "has 6 steps already, and no checkpoint at 5" in errors) == (2, True)
+
+
+def test_a_training_that_compiles_says_so(monkeypatch, capsys):
+    """For tens of seconds nothing else is seen."""
+    monkeypatch.setattr("miclab.train.train", lambda run, request, tell: Outcome("finished", 1, "all steps done"))
+    for mode, told in (("compiled", True), ("eager", False)):
+        run = SimpleNamespace(step=-1, path=Path("run"), warnings=[], config=tiny_config(numerics={"mode": mode}))
+        _go(run, Request(steps=1), "stage 1")
+        assert ("stage 1: 0/1 compiling" in capsys.readouterr().err) == told
+
+
+def test_runs_in_committed_rows_are_not_called_new(tmp_path, monkeypatch):
+    """A study whose table lies beside it is not left to do."""
+    directory = studies_directory(tmp_path)
+    make_rows(directory, "multimodal", lambda config, step: {"icl": 0.5}, keep=lambda config, seed: seed < 2)
+    # Where there is no compiler, the committed rows are of other runs.
+    monkeypatch.setattr("miclab.studies.mode.long_mode", lambda root: "compiled")
+    arguments = (directory / "multimodal.yaml", "--runs", tmp_path / "runs")
+    _, output, _ = called("study", "status", *arguments)
+    assert "multimodal: 3 runs: 1 new, 2 in committed rows" in output
+    assert "(stage 1): 3 runs: 1 new, 2 needed only by committed rows" in output
+    assert in_json("study", "status", *arguments)["studies"]["multimodal"]["in_committed_rows"] == 2
+    _, output, _ = called("study", "plan", *arguments)
+    assert output.count(" in rows ") == 4
+    assert [row["in_committed_rows"] for row in in_json("study", "plan", *arguments)].count(True) == 4
+
+
 def test_options_override_the_file_and_the_file_the_profile(laboratory, tmp_path):
     """Three layers; the run on disk has what the uppermost says."""
     path = in_json("train", "unimodal", "--config", laboratory.one, "--runs", tmp_path,
@@ -323,6 +382,23 @@ def mistakes(laboratory: Laboratory, tmp_path: Path) -> dict[str, tuple[tuple[ob
             (*laboratory.train_two[:-1], f"{name}@3"),
             ["no checkpoint at step 3", "[0, 1, 2, 4]"],
         ),
+        "stage one has other classes": (
+            (*laboratory.train_two, "--modalities.m1.classes", "64"),
+            ["modalities.m1.classes = 64", f"32: the stage-1 run {name} decides it. Leave the option out"],
+        ),
+        "stage one has another decoder": (
+            (*laboratory.train_two, "--decoder.layers", "3"), ["decoder.layers = 3", "2: the stage-1 run"],
+        ),
+        "stage-one steps without stage one": (
+            (*laboratory.train_one, "--stage-one-steps", "9"), ["stage_one_steps = 9", "--stage-one auto"],
+        ),
+        "no steps": ((*train, laboratory.one, "--request.steps", "0"), ["request.steps = 0", "1"]),
+        "report into no directory": (
+            ("report", name, *where, "--output", tmp_path / "no" / "x.html"), ["there is no directory", "Make it"],
+        ),
+        "demonstration into no directory": (
+            ("demo", "--output", tmp_path / "no" / "x.html"), ["--output", "there is no directory", "mkdir -p"],
+        ),
         "no checkpoint": (("evaluate", name, *where, "--step", "3"), ["step = 3", "[0, 1, 2, 4]"]),
         "beyond the slots": (
             ("evaluate", name, *where, "--context", "64"),
@@ -353,6 +429,7 @@ def test_every_mistake_has_status_two_and_one_message_that_says_what_is_allowed(
             wrong.append((name, "messages", errors.count("miclab: "), flat))
     assert wrong == []
     assert runs.list_runs(tmp_path) == []
+    assert not (tmp_path / "no").exists()
     assert runs.list_runs(laboratory.root / "runs") == sorted([laboratory.unimodal, laboratory.multimodal])
 
 
