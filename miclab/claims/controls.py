@@ -132,7 +132,7 @@ def judge_x2(evidence: Evidence) -> Findings:
     return Findings(conditions=tuple(conditions), apart=tuple(apart))
 
 
-EXPONENTS = np.round(np.arange(-1.0, 4.001, 0.05), 2)
+EXPONENTS = np.round(np.arange(-1.0, 3.001, 0.1), 2)
 """Exponents b of B that are tried in K B^b."""
 FIXED = {"K": 0.0, "K sqrt(B)": 0.5, "K B": 1.0}
 
