@@ -189,7 +189,8 @@ def run_train(arguments: list[str]) -> int:
     if before is not None:
         _check_same(config, before, stage_one)
         stage = {"run": str(before.path), "step": config.parent.step, "trained_steps": 0}
-        print(f"miclab: stage 1: {before.path} at step {config.parent.step:,} is reused", file=sys.stderr)
+        if config.parent.step in before.checkpoints:
+            print(f"miclab: stage 1: {before.path} at step {config.parent.step:,} is reused", file=sys.stderr)
     else:
         sizes = {n: getattr(options.request, n) for n in ("sequences", "novel_sets")}
         done = _stage_one(config, profile, replace(first, steps=options.stage_one_steps, **sizes), root)
