@@ -1,8 +1,9 @@
 """Alignment of a secondary modality with the host: do projected items lie where the host's prototypes of the same label
 lie?
 
-A row is a sampled pair: a class of the secondary modality and a class of the host with the same label. The number of
-rows is fixed and stated, since plain linear CKA of n random rows in d dimensions is about d / (n + d).
+A row is a sampled pair: a class of the secondary modality and a class of the host with the same label, or of the same
+name, where exemplars are paired by concept. The prototype of a class of real data is the mean of its exemplars. The
+number of rows is fixed and stated, since plain linear CKA of n random rows in d dimensions is about d / (n + d).
 
 Intervals come from independent draws of pairs, never from resampled rows: a resample holds some rows twice, the
 similarity of a row to its own copy is no longer on the diagonal that the debiased estimator leaves out, and the bias
@@ -11,6 +12,7 @@ that it was made to remove comes back.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -82,10 +84,19 @@ class _Draw:
     Arguments:
         features: projected items of the secondary modality.
         prototypes: of a host class of the same label.
+        retrieved: 1 where the host's prototype nearest to the item is of the right label (concept).
+        chance: of a prototype drawn blindly to be so.
     """
 
-    def __init__(self, features: Float[Tensor, "row width"], prototypes: Float[Tensor, "row width"]):
+    def __init__(
+        self,
+        features: Float[Tensor, "row width"],
+        prototypes: Float[Tensor, "row width"],
+        retrieved: Float[Tensor, " row"],
+        chance: Float[Tensor, " row"],
+    ):
         self.features, self.prototypes = features, prototypes
+        self.retrieved, self.chance = float(retrieved.mean()), float(chance.mean())
         self.k, self.m = _Gram(features), _Gram(prototypes)
         # A shuffle changes neither norm, so only the shared term is computed again.
         self.norms = (_unbiased_hsic(self.k, self.k) * _unbiased_hsic(self.m, self.m)).clamp(min=1e-300).sqrt()
@@ -111,11 +122,26 @@ def _draw(
     mine, host = world.tables[modality], world.tables[config.host_name]
     # Labels that only one of the two carries have no pair.
     shared = min(len(mine.label_mass), len(host.label_mass))
-    labels = torch.multinomial(mine.label_mass[:shared], rows, replacement=True, generator=generator)
-    classes = mine.draw_with_label(labels, generator)
-    partners = host.draw_with_label(labels, generator)
+    prototypes = world.sources[config.host_name].prototypes
+    candidates = (host.label_of < shared).nonzero()[:, 0]
+    if config.sequence.pairing == "concept":
+        leading = world.tables[config.leader].draw((rows,), generator)
+        classes, partners = (
+            world.partners[name][leading] if name in world.partners else leading
+            for name in (modality, config.host_name)
+        )
+        answers, right = candidates, partners
+    else:
+        labels = torch.multinomial(mine.label_mass[:shared], rows, replacement=True, generator=generator)
+        classes = mine.draw_with_label(labels, generator)
+        partners = host.draw_with_label(labels, generator)
+        answers, right = host.label_of[candidates], labels
     items = world.sources[modality].draw(classes, generator)
-    return _Draw(project(config, parameters, modality, items), world.sources[config.host_name].prototypes[partners])
+    features = project(config, parameters, modality, items)
+    nearest = torch.cdist(features, prototypes[candidates]).argmin(1)
+    counts = torch.bincount(answers, minlength=int(right.max()) + 1)
+    retrieved, chance = (answers[nearest] == right).float(), counts[right] / len(candidates)
+    return _Draw(features, prototypes[partners], retrieved, chance)
 
 
 @dataclass(frozen=True)
@@ -135,6 +161,11 @@ class Alignment:
             careful side, since a single draw scatters more than the mean that it is compared with.
         distance: mean L2 distance between a projected item and its host prototype.
         null_distance: the same for shuffled pairs.
+        null_plain: mean of the biased CKA of one draw with its pairs shuffled: what `plain_cka` is without alignment.
+        retrieval: share of projected items whose nearest prototype of the host has their label (is their concept), the
+            mean over draws, with its interval over draws.
+        retrieval_chance: the same for a prototype drawn blindly.
+        step: the checkpoint's step.
     """
 
     modality: str
@@ -145,6 +176,10 @@ class Alignment:
     p_value: float
     distance: float
     null_distance: float
+    null_plain: float
+    retrieval: Interval
+    retrieval_chance: float
+    step: int = -1
 
     @property
     def above_null(self) -> bool:
@@ -189,7 +224,15 @@ def alignment(
         (1 + sum(cka >= observed.mean for cka, _ in null)) / (1 + shuffles),
         float(np.mean([draw.distance for draw in made])),
         float(np.mean([distance for _, distance in null])),
+        float(np.mean([_shuffled_plain_cka(draw, generator) for draw in made])),
+        replace(clustered_interval([np.array([[draw.retrieved] for draw in made])]), unit="draw"),
+        float(np.mean([draw.chance for draw in made])),
     )
+
+
+def _shuffled_plain_cka(draw: _Draw, generator: torch.Generator) -> float:
+    order = torch.randperm(len(draw.features), generator=generator)
+    return plain_cka(draw.features, draw.prototypes[order])
 
 
 @torch.no_grad()
@@ -206,6 +249,8 @@ def alignment_row(config: RunConfig, world: World, parameters: Parameters) -> di
             "cka": round(one.cka, 6),
             "null_high": round(float(np.quantile(null, 0.95)), 6),
             "distance": round(one.distance, 6),
+            "retrieval": round(one.retrieved, 6),
+            "retrieval_chance": round(one.chance, 6),
             "rows": ROWS,
         }
     return found
@@ -217,6 +262,21 @@ def align(run: Run, *, step: int | None = None, rows: int = ROWS) -> list[Alignm
     Raises:
         RunError: the run has one modality, or a joint-label task, or `rows` is below 4.
     """
+    return align_over_training(run, steps=(step,), rows=rows)
+
+
+def align_over_training(
+    run: Run, *, steps: Iterable[int | None] | None = None, rows: int = ROWS, draws: int = DRAWS
+) -> list[Alignment]:
+    """Alignment of every secondary modality at several checkpoints, by step. All see the same pairs with the same
+    noise, so a change is the model's.
+
+    Arguments:
+        steps: of the checkpoints; None in it: the last good one. By default all that are kept.
+
+    Raises:
+        RunError: as `align` does.
+    """
     names = aligned_modalities(run.config)
     if not names:
         why = (
@@ -227,5 +287,10 @@ def align(run: Run, *, step: int | None = None, rows: int = ROWS) -> list[Alignm
         )
         raise RunError(f"{run.path} {why}.")
     world = world_from_tensors(run.config, run.world_tensors())
-    _, parameters = run.parameters(step)
-    return [alignment(run.config, world, parameters, name, rows) for name in names]
+    found = []
+    for wanted in run.checkpoints if steps is None else steps:
+        step, parameters = run.parameters(wanted)
+        found += [
+            replace(alignment(run.config, world, parameters, name, rows, draws=draws), step=step) for name in names
+        ]
+    return found

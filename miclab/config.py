@@ -124,6 +124,11 @@ class RunConfig:
         return self.bridge_width(name) if self.keeps_features(name) else self.modalities[name].dimension
 
     @property
+    def variety(self) -> str:
+        """What tells runs of a stage apart at a glance: the position code, or the kind of encoder."""
+        return next(iter(self.modalities.values())).encoder if self.is_classification else self.decoder.positions
+
+    @property
     def is_classification(self) -> bool:
         """Whether this run pretrains an encoder."""
         return self.sequence.task == "classification"

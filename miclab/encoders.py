@@ -12,7 +12,6 @@ variance 1 in each dimension, and features leave with length 1, as the host's it
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 
 import torch
@@ -112,14 +111,20 @@ def _build(kind: Encoder, dimension: int, shape: tuple[int, ...], features: int)
     return _Segments(dimension, features) if kind == "transformer" else _Patches(shape, features)
 
 
-@functools.lru_cache(maxsize=32)
-def _shell(kind: Encoder, dimension: int, shape: tuple[int, ...], features: int) -> nn.Module:
+_Key = tuple[Encoder, int, tuple[int, ...], int]
+_shells: dict[_Key, nn.Module] = {}
+
+
+def _shell(key: _Key) -> nn.Module:
     """An encoder without weights: a function of those that it is given."""
-    with torch.device("meta"):
-        return _build(kind, dimension, shape, features)
+    # Made before a step is compiled, since the compiler can look it up but not build it.
+    if key not in _shells:
+        with torch.device("meta"):
+            _shells[key] = _build(*key)
+    return _shells[key]
 
 
-def _key(modality: ModalityConfig) -> tuple[Encoder, int, tuple[int, ...], int]:
+def _key(modality: ModalityConfig) -> _Key:
     return modality.encoder, modality.dimension, modality.shape, modality.features
 
 
@@ -128,7 +133,7 @@ def encoder_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for name, modality in config.modalities.items():
         if config.encodes(name):
-            weights = _shell(*_key(modality)).state_dict()
+            weights = _shell(_key(modality)).state_dict()
             shapes |= {f"encoder.{name}.{part}": tuple(weight.shape) for part, weight in weights.items()}
     return shapes
 
@@ -148,5 +153,5 @@ def encode(
     start = f"encoder.{name}."
     weights = {part.removeprefix(start): value for part, value in parameters.items() if part.startswith(start)}
     flat = items.reshape(-1, items.shape[-1]) * items.shape[-1] ** 0.5
-    features = torch.func.functional_call(_shell(*_key(modality)), weights, (flat,))
+    features = torch.func.functional_call(_shell(_key(modality)), weights, (flat,))
     return F.normalize(features, dim=-1).view(*items.shape[:-1], -1)

@@ -88,28 +88,6 @@ def known_exemplars(modality: ModalityConfig) -> Exemplars:
     return found
 
 
-def resolved_modality(modality: ModalityConfig) -> ModalityConfig:
-    """The modality with what its source decides: content, shape, dimension, and as many classes as there are."""
-    if not modality.source:
-        return modality
-    data = known_exemplars(modality).data
-    classes = min(modality.classes, len(data.classes("training")))
-    dimension = data.items[0].numel()
-    found = replace(modality, content=data.content, shape=data.item_shape, dimension=dimension, classes=classes)
-    return modality if found == modality else found
-
-
-def resolved(config: RunConfig) -> RunConfig:
-    """The configuration with what the sources of its modalities decide.
-
-    Raises:
-        DataError: a source cannot be had.
-        ConfigError: what its data decide does not go with the rest.
-    """
-    found = {name: resolved_modality(modality) for name, modality in config.modalities.items()}
-    return config if found == dict(config.modalities) else replace(config, modalities=found)
-
-
 # -- which classes ------------------------------------------------------------------------------------------------
 def ordered(names: Sequence[str], seed: int, purpose: str) -> list[int]:
     """Indices of names in an order that seed and purpose decide for each name alone: a concept has the same place in

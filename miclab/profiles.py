@@ -7,13 +7,25 @@ from typing import Literal
 
 from miclab.config import RunConfig, one_modality, two_modalities
 from miclab.request import Request
-from miclab.settings import BridgeConfig, DecoderConfig, OptimiserConfig, ParentConfig
+from miclab.settings import (
+    BridgeConfig,
+    DecoderConfig,
+    ModalityConfig,
+    OptimiserConfig,
+    ParentConfig,
+    SequenceConfig,
+)
 
 Profile = Literal["quick", "paper"]
 Stage = Literal["unimodal", "multimodal", "early_fusion"]
+"""Stages of a study; stage 3 is `multimodal` with encoders."""
 
 QUICK_OPTIMISER = OptimiserConfig(name="adamw", learning_rate=2e-3, warmup_steps=200)
 """With the warm-up twice 1e-3 is stable, and the circuit is found in half the steps (docs/quick.md)."""
+ENCODER_OPTIMISER = OptimiserConfig(name="adam", learning_rate=1e-3)
+"""What encoders are pretrained with, in either profile (arXiv 2601.20796, section 3)."""
+ENCODER_STEPS = {"quick": 2000, "paper": 50_000}
+"""Steps of their pretraining."""
 QUICK_DECODER = DecoderConfig(output_projection="on")
 """With the projection after attention AdamW finds the circuit in a half to a third of the steps (docs/quick.md)."""
 
@@ -37,6 +49,45 @@ def request(stage: Stage, profile: Profile) -> Request:
     return Request(steps=steps, evaluate_every=250, checkpoint_every=500, sequences=100)
 
 
+def encoder_config(config: RunConfig, name: str) -> RunConfig:
+    """The run that pretrains the encoder of a modality as a classifier of its classes. Real items have no noise there,
+    since a run that keeps features adds it to these, and the modality's name is the same in whatever role."""
+    modality = replace(
+        config.modalities[name],
+        labels=config.modalities[name].classes,
+        zipf_exponent=0.0,
+        novel_classes=0,
+        shift=0,
+        encoder_run="",
+        encoder_step=0,
+    )
+    if modality.source:
+        name, modality = REAL, replace(modality, noise=0.0)
+    return RunConfig(
+        modalities={name: modality},
+        sequence=SequenceConfig(task="classification"),
+        optimiser=ENCODER_OPTIMISER,
+        numerics=config.numerics,
+        seed=config.seed,
+    )
+
+
+def lone_encoder_config() -> RunConfig:
+    """What `miclab train encoder` starts from: M2 with 512 dimensions."""
+    modality = ModalityConfig(classes=256, dimension=512, labels=2, encoder="mlp")
+    return encoder_config(replace(RunConfig(), modalities={"m2": modality}), "m2")
+
+
+def encoder_request(profile: Profile) -> Request:
+    """How long an encoder is pretrained, and what is written down."""
+    steps = ENCODER_STEPS[profile]
+    return Request(steps=steps, evaluate_every=steps // 4, checkpoint_every=steps // 4, sequences=100)
+
+
+REAL = "items"
+"""Name of the modality in the run of an encoder of real data."""
+
+
 def stage_one_config(config: RunConfig) -> RunConfig:
     """The stage-1 run that a multimodal configuration grows from: its host alone, the same decoder and optimiser."""
     host = config.host_name
@@ -48,6 +99,7 @@ def stage_one_config(config: RunConfig) -> RunConfig:
         groups=(),
         swapped_shift=1,
         unpaired_independent=False,
+        pairing="label",
     )
     return replace(
         config,

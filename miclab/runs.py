@@ -37,13 +37,13 @@ def open_run(path: Path | str) -> Run:
 
 
 def run_name(config: RunConfig) -> str:
-    """Directory name of a run: stage, position code and the start of the trajectory hash."""
-    return directory_name(config.stage, config.decoder.positions, schema.trajectory_hash(config))
+    """Directory name of a run: stage, position code or encoder, and the start of the trajectory hash."""
+    return directory_name(config.stage, config.variety, schema.trajectory_hash(config))
 
 
-def directory_name(stage: str, positions: str, identity: str) -> str:
-    """`run_name` where stage, position code and trajectory hash are known."""
-    return f"{stage}-{positions}-{identity[:12]}"
+def directory_name(stage: str, variety: str, identity: str) -> str:
+    """`run_name` where its parts and the trajectory hash are known."""
+    return f"{stage}-{variety}-{identity[:12]}"
 
 
 def glance(root: Path | str, name: str, config: RunConfig) -> Run | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from miclab import exemplars, numerics, optimiser, schema
+from miclab import numerics, optimiser, schema, sources
 from miclab.ancestors import first_parameters, kept_tensors, named
 from miclab.classification import classifier_row
 from miclab.config import RunConfig
@@ -98,7 +98,7 @@ def prepare(config: RunConfig, root: Path | str = "runs", steps: int = numerics.
     Raises:
         RunError: a run before this one is missing, is not finished at the step named, or does not fit.
     """
-    config, line = numerics.resolved(exemplars.resolved(named(config, root)), steps)
+    config, line = numerics.resolved(sources.resolved(named(config, root)), steps)
     kept = kept_tensors(config, root)
     return create(root, config, draw_world(config, kept).tensors()), line
 

@@ -95,9 +95,14 @@ def test_alignment_is_above_its_null_only_where_projected_items_are_aligned():
     assert found.distance < 0.4 < found.null_distance
     assert found.plain_cka > found.cka.mean - 0.05
     assert found.rows == 256
+    assert found.null_plain < 0.5 < found.plain_cka
+    # Eight classes stand around each label's point, and a blind choice hits one of eight labels.
+    assert found.retrieval.mean > 0.99
+    assert found.retrieval_chance == pytest.approx(1 / 8)
     unrelated = alignment(config, world, parameters, "m2", rows=256, shuffles=40)
     assert abs(unrelated.cka.mean) < 0.1
     assert unrelated.distance == pytest.approx(unrelated.null_distance, rel=0.05)
+    assert unrelated.retrieval.mean == pytest.approx(1 / 8, abs=0.08)
 
 
 def one_class_a_label(noise: float):
@@ -175,6 +180,8 @@ def test_metric_rows_hold_the_alignment_and_disturb_nothing():
         "cka": pytest.approx(wanted.cka.mean, abs=1e-6),
         "null_high": pytest.approx(wanted.null_high, abs=1e-6),
         "distance": pytest.approx(wanted.distance, abs=1e-6),
+        "retrieval": pytest.approx(wanted.retrieval.mean, abs=1e-6),
+        "retrieval_chance": pytest.approx(wanted.retrieval_chance, abs=1e-6),
         "rows": ROWS,
     }
     louder = {**parameters, "bridge.m2.1": parameters["bridge.m2.1"] * 10}

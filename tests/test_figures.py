@@ -16,6 +16,7 @@ from miclab.claims.figures import FIGURES, NoRowsError, draw
 from miclab.claims.ledger import LEDGER, RUN_ORDER
 from miclab.claims.multimodal import INTACT, UNTOUCHED, WITHOUT, ZEROED
 from miclab.claims.panels import Point
+from miclab.claims.real import CKA, DISTANCE, NULL
 from miclab.cli import main
 
 
@@ -33,6 +34,7 @@ def everything(config, step):
             measures[f"measure.{name}.{layer}.1"] = value * layer / 3
     columns = [UNTOUCHED, INTACT, *WITHOUT.values(), *ZEROED.values(), *(f"probe.context.{n}" for n in (8, 16, 32))]
     columns += [MEAN_UNTOUCHED, *MEAN_WITHOUT.values(), *CONTROLS.values()]
+    columns += [CKA, DISTANCE, NULL, "probe.oracles.nearest_exemplar"]
     return {"icl": value, "iwl": 1 - value, "cla.icl": value, **measures, **dict.fromkeys(columns, value)}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from miclab.claims import controls, controls_multimodal, multimodal, positions, prediction, unimodal
+from miclab.claims import controls, controls_multimodal, multimodal, positions, prediction, real, unimodal
 from miclab.claims.evidence import Evidence
 from miclab.claims.verdict import Entry, Findings
 from miclab.errors import MiclabError, nearest
@@ -15,7 +15,7 @@ from miclab.intervals import Interval
 
 LEDGER: dict[str, Entry] = {
     entry.id: entry
-    for module in (unimodal, positions, multimodal, prediction, controls, controls_multimodal)
+    for module in (unimodal, positions, multimodal, prediction, real, controls, controls_multimodal)
     for entry in module.ENTRIES
 }
 
@@ -33,6 +33,13 @@ RUN_ORDER = (
     "secondary_noise",
     "secondary_size",
     "joint_label",
+    "alignment",
+    "words_pictures",
+    "pictures_speech",
+    "speech_pictures",
+    "three_modalities",
+    "parts_trained",
+    "real_secondary",
     "longer_context",
     "context",
     "anchors",

@@ -38,6 +38,8 @@ class AlignOptions(CheckpointOptions):
     """Path, name, or start of a name or hash, of a run with two modalities or more."""
     rows: int = 1024
     """Sampled pairs of classes in a draw, which has no sequences."""
+    over_training: bool = False
+    """At every kept checkpoint instead of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,21 +120,28 @@ def run_align(arguments: list[str]) -> int:
     """`miclab align RUN`."""
     options = parse(AlignOptions, "align", arguments)
     run = find(options.run, options.runs)
-    from miclab.alignment import align
+    from miclab.alignment import align_over_training
 
-    found = align(run, step=options.checkpoint, rows=options.rows)
+    steps = run.checkpoints if options.over_training else [options.checkpoint]
+    found = []
+    with bar("align", len(steps)) as tell:
+        for done, step in enumerate(steps, 1):
+            found += align_over_training(run, steps=(step,), rows=options.rows)
+            tell(done, "")
     warn(run)
     if options.json:
-        print_json([asdict(a) | {"cka": a.cka.as_json(), "above_null": a.above_null} for a in found])
+        intervals = [{"cka": a.cka.as_json(), "retrieval": a.retrieval.as_json()} for a in found]
+        print_json([asdict(a) | told | {"above_null": a.above_null} for a, told in zip(found, intervals, strict=True)])
         return 0
     cells = [
-        [a.modality, a.rows, a.cka.count, f"{a.cka.mean:.4f} [{a.cka.low:.4f}, {a.cka.high:.4f}]", f"{a.null_high:.4f}",
-         f"{a.p_value:.3f}", f"{a.plain_cka:.3f}", f"{a.distance:.3f}", f"{a.null_distance:.3f}"]
+        [a.modality, f"{a.step:,}", f"{a.cka.mean:.4f} [{a.cka.low:.4f}, {a.cka.high:.4f}]", f"{a.null_high:.4f}",
+         f"{a.p_value:.3f}", f"{a.plain_cka:.3f} ({a.null_plain:.3f})", f"{a.distance:.3f} ({a.null_distance:.3f})",
+         f"{a.retrieval} ({a.retrieval_chance:.3f})"]
         for a in found
     ]  # fmt: skip
-    columns = ["modality", "rows", "draws", "CKA (debiased)", "95 % of shuffled", "p", "CKA (plain)", "L2",
-               "L2 shuffled"]  # fmt: skip
-    print_table(f"{run.path.name} [95 % interval over draws of pairs]", columns, cells)
+    columns = ["modality", "step", "CKA (debiased)", "95 % of shuffled", "p", "CKA (plain)", "L2", "retrieval"]
+    drawn = f"{found[0].cka.count} draws of {options.rows:,} pairs"
+    print_table(f"{run.path.name}, {drawn} [95 % interval over draws] (shuffled pairs, or chance)", columns, cells)
     return 0
 
 

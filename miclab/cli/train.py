@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from miclab import profiles
+from miclab.cli.encoder import EncoderOptions, encoder_options, with_encoders
 from miclab.cli.options import Directory, File, RunName
 from miclab.cli.terminal import bar, parse, print_json, warn
 from miclab.config import RunConfig
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from miclab.runs import Run
     from miclab.train import Outcome
 
-STAGES = ("unimodal", "multimodal")
+STAGES = ("unimodal", "multimodal", "encoder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,10 @@ class TrainOptions:
     stage_one: Annotated[str, tyro.conf.arg(metavar="{RUN,RUN@STEP,auto,none}")] = "auto"
     """Multimodal only. RUN or RUN@STEP to start from; `auto`: the stage-1 run of the same decoder, primary modality,
     profile and seed, trained first if it is not there; `none`: early fusion, from scratch."""
+    encoder: Annotated[str, tyro.conf.arg(metavar="[NAME=]RUN[@STEP],...")] = ""
+    """Runs of `miclab train encoder` whose encoders (and data, and dimensions) modalities take up, in front of their
+    projectors; NAME is the modality, by default the last one. Stage 3: `--stage-one` a stage-2 run, or `auto`.
+    `--frozen encoder.m2` leaves the encoder as it was pretrained."""
     stage_one_steps: int = 5000
     """Multimodal with `--stage-one auto` only. Training steps of stage 1; `--request.steps` are those of stage 2."""
     json: bool = False
@@ -153,7 +158,7 @@ def run_train(arguments: list[str]) -> int:
     """`miclab train STAGE [options]`."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(
-            "usage: miclab train {unimodal,multimodal} [options]\n\n`miclab train unimodal --help` shows the options."
+            f"usage: miclab train {{{','.join(STAGES)}}} [options]\n\n`miclab train unimodal --help` shows the options."
         )
         return 0 if arguments else 2
     stage, rest = arguments[0], arguments[1:]
@@ -162,6 +167,8 @@ def run_train(arguments: list[str]) -> int:
     profile = _early_option(rest, "--profile", "quick")
     if profile not in ("quick", "paper"):
         raise ConfigError("profile", profile, nearest(profile, ("quick", "paper")))
+    if stage == "encoder":
+        return _run_encoder(rest, profile)
     stage_one = _early_option(rest, "--stage-one", "auto")
     root = _early_option(rest, "--runs", "runs")
     kind = "unimodal" if stage == "unimodal" else "early_fusion" if stage_one == "none" else "multimodal"
@@ -176,6 +183,9 @@ def run_train(arguments: list[str]) -> int:
         config, before = _grown_from(config, stage_one, root)
     if path:
         config, request = _from_yaml(path, config, request)
+    encoders = _early_option(rest, "--encoder", "")
+    if encoders:
+        config = with_encoders(config, encoders, root)
     defaults = TrainOptions(profile=profile, stage_one_steps=first.steps, run=config, request=request)
     options = parse(TrainOptions, f"train {stage}", rest, defaults)
     config = options.run
@@ -199,6 +209,16 @@ def run_train(arguments: list[str]) -> int:
         config = replace(config, parent=ParentConfig(run=done.run.hash, step=done.asked))
         stage = {"run": str(done.run.path), "step": done.asked, "trained_steps": done.made}
     return _report(_execute(config, options.request, root, "stage 2"), options.json, stage)
+
+
+def _run_encoder(arguments: list[str], profile: profiles.Profile) -> int:
+    """`miclab train encoder [options]`."""
+    defaults, path = encoder_options(profile), _early_option(arguments, "--config", "")
+    if path:
+        config, request = _from_yaml(path, defaults.run, defaults.request)
+        defaults = replace(defaults, run=config, request=request)
+    options = parse(EncoderOptions, "train encoder", arguments, defaults)
+    return _report(_execute(options.run, options.request, options.runs, "encoder"), options.json)
 
 
 def _stage_one(config: RunConfig, profile: profiles.Profile, asked: Request, root: str) -> _Done:
@@ -233,7 +253,10 @@ def _check_same(config: RunConfig, before: Run, reference: str) -> None:
         f"modalities.{host}": (config.modalities[host], old.modalities[host]),
         "decoder": (config.decoder, old.decoder),
     }
-    names = {f"modalities.{host}": ("classes", "dimension", "labels"), "decoder": [f.name for f in fields(old.decoder)]}
+    names = {
+        f"modalities.{host}": ("source", "classes", "dimension", "labels"),
+        "decoder": [f.name for f in fields(old.decoder)],
+    }
     for owner, (mine, its) in pairs.items():
         for name in names[owner]:
             if getattr(mine, name) != getattr(its, name):
@@ -288,7 +311,8 @@ def run_resume(arguments: list[str]) -> int:
     run = find(options.run, options.runs)
     asked = run.request or {}
     stage = run.config.stage
-    request = from_mapping(Request, asked) if asked else profiles.request(stage, "quick")  # type: ignore[arg-type]
+    usual = profiles.encoder_request("quick") if stage == "encoder" else profiles.request(stage, "quick")  # type: ignore[arg-type]
+    request = from_mapping(Request, asked) if asked else usual
     if options.steps:
         # More steps are an order to go on, also for a run that stopped at a plateau.
         request = replace(request, steps=options.steps, plateau_rows=0)

@@ -102,7 +102,7 @@ class Engine:
         if retry_failed:
             self._forget_failures()
         for identity, run in plan.runs.items():
-            if self._open(identity) and (not run.parent or self._is_done(run.parent)):
+            if self._open(identity) and all(map(self._is_done, run.origins)):
                 heapq.heappush(self.ready, self.order[identity])
 
     def _forget_failures(self) -> None:
@@ -200,8 +200,8 @@ class Engine:
         for child in self.children.get(identity, ()):
             run = self.plan.runs[child]
             if found.status == "failed":
-                self._settle(child, state.inherited(self.tally.states[child], run, found, self.plan))
-            elif found.status == "done" and self._open(child):
+                self._settle(child, state.inherited(self.tally.states[child], run, self.tally.states, self.plan))
+            elif self._open(child) and all(map(self._is_done, run.origins)):
                 heapq.heappush(self.ready, self.order[child])
 
     def _clear_tasks(self) -> None:

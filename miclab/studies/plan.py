@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from miclab import schema
@@ -13,6 +13,7 @@ from miclab.config import RunConfig
 from miclab.errors import MiclabError
 from miclab.request import Request
 from miclab.runs import directory_name
+from miclab.settings import ModalityConfig
 from miclab.studies.points import PARTS, Mode, points
 from miclab.studies.study import Study, value_at
 
@@ -26,6 +27,7 @@ class PlannedRun:
         name: directory name.
         seed: its seed.
         parent: trajectory hash of the stage-1 run, or empty.
+        encoders: trajectory hash of the run that pretrains the encoder, by modality.
         point: configuration of its point, with any seed.
         request: what is asked of it by all studies of the plan.
         probes: names of the analyses after training (see `miclab.studies.probes`).
@@ -40,15 +42,30 @@ class PlannedRun:
     request: Request
     probes: tuple[str, ...] = ()
     starts: tuple[int, ...] = ()
+    encoders: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def config(self) -> RunConfig:
         """Its whole configuration."""
-        return replace(self.point, seed=self.seed, parent=replace(self.point.parent, run=self.parent))
+        modalities = with_encoders(self.point.modalities, self.encoders)
+        parent = replace(self.point.parent, run=self.parent)
+        return replace(self.point, seed=self.seed, parent=parent, modalities=modalities)
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Trajectory hashes of the runs that it starts from."""
+        return (self.parent, *self.encoders.values()) if self.parent else tuple(self.encoders.values())
+
+
+def with_encoders(modalities: dict[str, ModalityConfig], encoders: Mapping[str, str]) -> dict[str, ModalityConfig]:
+    """Modalities with the runs that pretrained their encoders."""
+    if not encoders:
+        return modalities
+    return {n: replace(m, encoder_run=encoders[n]) if n in encoders else m for n, m in modalities.items()}
 
 
 class Plan:
-    """The runs of one study or several, in order: a stage-1 run comes before the first that needs it.
+    """The runs of one study or several, in order: those of encoders and stage 1 before the first that needs them.
 
     Arguments:
         studies: what to plan, all of the same profile.
@@ -80,11 +97,18 @@ class Plan:
             texts = own.of(point.config)
             before = first.of(point.parent) if point.parent is not None else {}
             for seed in study.seeds:
+                encoders = {name: self._encoder(encoder, seed) for name, encoder in point.encoders.items()}
                 parent = ""
                 if point.parent is not None and point.parent_request is not None:
                     starts = (point.parent_request.steps,)
-                    parent = self._add(point.parent, before, point.parent_request, seed, starts=starts)
-                yield self._add(point.config, texts, point.request, seed, parent, probes=probes)
+                    hosts = {n: run for n, run in encoders.items() if n in point.parent.modalities}
+                    parent = self._add(point.parent, before, point.parent_request, seed, starts=starts, encoders=hosts)
+                yield self._add(point.config, texts, point.request, seed, parent, probes=probes, encoders=encoders)
+
+    def _encoder(self, encoder: tuple[RunConfig, Request], seed: int) -> str:
+        config, request = encoder
+        texts = {name: schema.field_text(RunConfig, name, getattr(config, name)) for name in PARTS}
+        return self._add(config, texts, request, seed, starts=(request.steps,))
 
     def _add(
         self,
@@ -96,17 +120,20 @@ class Plan:
         *,
         probes: tuple[str, ...] = (),
         starts: tuple[int, ...] = (),
+        encoders: Mapping[str, str] | None = None,
     ) -> str:
         own = {"seed": schema.field_text(RunConfig, "seed", seed)}
         if parent:
             own["parent"] = schema.field_text(RunConfig, "parent", replace(point.parent, run=parent))
+        if encoders:
+            own["modalities"] = schema.field_text(RunConfig, "modalities", with_encoders(point.modalities, encoders))
         identity = schema.hash_of_texts(texts | own)
         old = self.runs.get(identity)
         if old is None:
             stage = point.stage if not parent else "multimodal"
             self.runs[identity] = PlannedRun(
-                hash=identity, name=directory_name(stage, point.decoder.positions, identity), seed=seed,
-                parent=parent, point=point, request=request, probes=probes, starts=starts,
+                hash=identity, name=directory_name(stage, point.variety, identity), seed=seed,
+                parent=parent, point=point, request=request, probes=probes, starts=starts, encoders=encoders or {},
             )  # fmt: skip
         else:
             old.request = joined(old.request, request)
@@ -115,11 +142,11 @@ class Plan:
         return identity
 
     def children(self) -> dict[str, list[str]]:
-        """For each stage-1 run the runs that start from it."""
+        """For each run that others start from, these."""
         found: dict[str, list[str]] = {}
         for run in self.runs.values():
-            if run.parent:
-                found.setdefault(run.parent, []).append(run.hash)
+            for before in run.origins:
+                found.setdefault(before, []).append(run.hash)
         return found
 
 

@@ -7,7 +7,7 @@ once, and a point is put together from parts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -16,6 +16,7 @@ from miclab.config import RunConfig
 from miclab.errors import ConfigError, MiclabError, nearest
 from miclab.request import Request
 from miclab.settings import ModalityConfig, NumericsConfig, ParentConfig
+from miclab.sources import resolved_modality
 from miclab.studies.study import Block, Fields, Study, laid_over, nested
 
 Place = tuple[int, ...]
@@ -33,12 +34,14 @@ class Point:
         request: what is asked of its runs.
         parent: configuration of its stage-1 runs, with seed 0; None without stage 1.
         parent_request: what is asked of these.
+        encoders: configuration and request of the runs that pretrain encoders, by modality.
     """
 
     config: RunConfig
     request: Request
     parent: RunConfig | None = None
     parent_request: Request | None = None
+    encoders: dict[str, tuple[RunConfig, Request]] = field(default_factory=dict)
 
 
 class Mode:
@@ -100,6 +103,13 @@ def _check_axes(study: Study) -> None:
                 raise ConfigError(f"config.{name}", config[name], "no such field: a study has `seeds` and `parent`")
 
 
+def _with_content(modalities: dict[str, ModalityConfig]) -> dict[str, ModalityConfig]:
+    """Modalities with what their sources decide."""
+    if not any(modality.source for modality in modalities.values()):
+        return modalities
+    return {name: resolved_modality(modality) for name, modality in modalities.items()}
+
+
 class _StudyReader:
     """What the points of a study share."""
 
@@ -115,6 +125,7 @@ class _StudyReader:
             raise ConfigError("parent.request.plateau_rows", self.first.plateau_rows, "0: children need a known step")
         self.checked: dict[tuple[str, ...], dict[str, set[int]]] = {}
         self.parents: dict[tuple[Any, ...], tuple[RunConfig, Request]] = {}
+        self.encoders: dict[tuple[Any, ...], tuple[RunConfig, Request]] = {}
 
     def put_together(self, parts: dict[str, Any]) -> RunConfig:
         """A configuration; a part that was checked before is not checked again."""
@@ -147,6 +158,7 @@ class _BlockReader:
         for name, data in config.items():
             self.parts[name] = schema.field_value(RunConfig, name, data, self.parts[name])
         self.parts["numerics"] = shared.mode.resolved(self.parts["numerics"])
+        self.parts["modalities"] = _with_content(self.parts["modalities"])
         self.groups: dict[str, list[int]] = {}
         for index, axis in enumerate(self.axes):
             self.groups.setdefault(axis.split(".")[0], []).append(index)
@@ -172,11 +184,43 @@ class _BlockReader:
         if (len(config.modalities) == 1) != (study.stage == "unimodal"):
             raise ConfigError("modalities", list(config.modalities), f"as many as the stage {study.stage} has")
         request = self._cached("request", place, self._request) if "request" in self.groups else self.shared.request
+        encoders = self._encoders(config)
         if study.stage != "multimodal":
-            return Point(config, request)
+            return Point(config, request, encoders=encoders)
+        if self._before(place).get("steps") == 0:
+            return Point(config, request, encoders=encoders)
         parent, first = self._stage_one(config, place)
         object.__setattr__(config, "parent", ParentConfig(step=first.steps))
-        return Point(config, request, parent, first)
+        return Point(config, request, parent, first, encoders)
+
+    def _encoders(self, config: RunConfig) -> dict[str, tuple[RunConfig, Request]]:
+        """The runs that pretrain encoders; points that differ in other things share them."""
+        found = {}
+        for name, modality in config.modalities.items():
+            if modality.encoder_step and not modality.encoder_run:
+                key = (
+                    name,
+                    config.numerics,
+                    replace(modality, labels=2, noise=0.0 if modality.source else modality.noise),
+                )
+                if key not in self.shared.encoders:
+                    self.shared.encoders[key] = self._read_encoder(config, name)
+                found[name] = self.shared.encoders[key]
+        return found
+
+    def _read_encoder(self, config: RunConfig, name: str) -> tuple[RunConfig, Request]:
+        asked, profile = self.shared.study.encoder, self.shared.study.profile
+        change = dict(asked.config)
+        modality = change.pop("modality", {})
+        steps = config.modalities[name].encoder_step
+        before = profiles.encoder_config(config, name)
+        own = {
+            n: schema.from_mapping(ModalityConfig, modality, "encoder.config.modality", m)
+            for n, m in before.modalities.items()
+        }
+        found = schema.from_mapping(RunConfig, change, "encoder.config", replace(before, modalities=own))
+        request = schema.from_mapping(Request, asked.request, "encoder.request", profiles.encoder_request(profile))
+        return found, schema.from_mapping(Request, {"steps": steps}, "encoder.request", request)
 
     def _cached(self, group: str, place: Place, read: Callable[[str, Fields], Any]) -> Any:
         """What `read` makes of a group of axes, once for each combination of their values."""
@@ -193,7 +237,7 @@ class _BlockReader:
             # profile's.
             known = {**self.shared.base.modalities, **base}
             found = {n: self._changed(known.get(n, ModalityConfig()), part, f"{name}.{n}") for n, part in data.items()}
-            return {**base, **found}
+            return _with_content({**base, **found})
         if not is_dataclass(base):
             return schema.field_value(RunConfig, name, data, base)
         part = self._changed(base, data, name)
@@ -217,10 +261,13 @@ class _BlockReader:
     def _request(self, name: str, change: Fields) -> Request:
         return schema.from_mapping(Request, change[name], "request", self.shared.request)
 
+    def _before(self, place: Place) -> Fields:
+        """What the axes say of stage 1; its `steps` may be 0: from scratch."""
+        return self._cached("parent", place, lambda name, found: found.get(name, {})) if self.groups else {}
+
     def _stage_one(self, config: RunConfig, place: Place) -> tuple[RunConfig, Request]:
         """Configuration and request of stage 1; points that differ in the secondary modalities alone share them."""
-        host = config.modalities[config.host_name]
-        change = self._cached("parent", place, lambda name, found: found.get(name, {})) if self.groups else {}
+        host, change = config.modalities[config.host_name], self._before(place)
         rest = tuple(getattr(config, name) for name in PARTS if name not in ("modalities", "host", "bridge", "frozen"))
         key = (id(change), config.host_name, host, rest)
         found = self.shared.parents

@@ -44,6 +44,9 @@ class _Prober:
             return {effect.name: _accuracy(effect.correct) for effect in self.interventions.ablations()}
         from miclab.evaluate import evaluate
 
+        if probe == "oracles":
+            found = evaluate(self.disk, step=self.step, splits=("icl",), sizes=self.sizes, measures=False)
+            return {name: _accuracy(score) for name, score in found.scores["icl"].oracles.items()}
         context = int(probe.removeprefix("context."))
         found = evaluate(self.disk, step=self.step, context=context, splits=("icl",), sizes=self.sizes, measures=False)
         return {"": _accuracy(found.scores["icl"].correct)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -143,21 +143,27 @@ def _names(folder: Path) -> set[str]:
 
 
 def survey(plan: Plan, root: Path) -> dict[str, State]:
-    """How far each run of a plan is, by hash; a run whose stage-1 run failed has failed too, unless it is done."""
+    """How far each run of a plan is, by hash; a run that starts from one that failed has failed too, unless it is
+    done."""
     names, marked = _names(root), _names(root / FOLDER / "failures")
     found: dict[str, State] = {}
     for run in plan.runs.values():
         known = run.name in names or f"{run.hash}.json" in marked
         state = look(run, root) if known else NEW
-        found[run.hash] = inherited(state, run, found.get(run.parent), plan)
+        found[run.hash] = inherited(state, run, found, plan)
     return found
 
 
-def inherited(state: State, run: PlannedRun, parent: State | None, plan: Plan) -> State:
-    """The state of a run, given that of its stage-1 run."""
-    if parent is None or parent.status != "failed" or state.status == "done":
+def inherited(state: State, run: PlannedRun, states: Mapping[str, State], plan: Plan) -> State:
+    """The state of a run, given those of the runs that it starts from."""
+    if state.status == "done":
         return state
-    return State("failed", f"its stage-1 run {plan.runs[run.parent].name} failed: {parent.reason}", state.step)
+    for before in run.origins:
+        found = states.get(before)
+        if found is not None and found.status == "failed":
+            kind = "stage-1" if before == run.parent else "encoder's"
+            return State("failed", f"its {kind} run {plan.runs[before].name} failed: {found.reason}", state.step)
+    return state
 
 
 def held(root: Path) -> dict[str, Owner]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from miclab import profiles, schema
 from miclab.errors import ConfigError, MiclabError, nearest
 
-Probe = Literal["knockout", "mean_knockout", "ablation", "context"]
+Probe = Literal["knockout", "mean_knockout", "ablation", "context", "oracles"]
 Fields = dict[str, Any]
 
 
@@ -72,7 +72,9 @@ class Study:
         request: fields of the request that all points share.
         grid: blocks; the study is their union.
         seeds: every point is trained with each.
-        parent: stage 1 of a multimodal study.
+        parent: stage 1 of a multimodal study; of 0 steps: from scratch.
+        encoder: how encoders are pretrained, of modalities whose `encoder_step` says for how many steps; `modality` in
+            its `config` holds fields of the modality.
         probes: analyses after training.
         probe_contexts: context lengths for the probe `context`.
     """
@@ -88,6 +90,7 @@ class Study:
     grid: tuple[Block, ...] = (Block(),)
     seeds: tuple[int, ...] = (0,)
     parent: Parent = field(default_factory=Parent)
+    encoder: Parent = field(default_factory=Parent)
     probes: tuple[Probe, ...] = ()
     probe_contexts: tuple[int, ...] = ()
 
@@ -158,7 +161,7 @@ def laid_over(base: Fields, change: Fields) -> Fields:
     return merged
 
 
-KEYS = ("title", "answers", "stage", "config", "grid", "parent", "probes", "probe_contexts", "profiles")
+KEYS = ("title", "answers", "stage", "config", "grid", "parent", "encoder", "probes", "probe_contexts", "profiles")
 
 
 def load_study(file: Path | str, profile: str) -> Study:
@@ -194,13 +197,15 @@ def _study(value: Any, file: Path, profile: str) -> Study:
     if profile not in known:
         raise ConfigError("profile", profile, f"one that the study has: {', '.join(known) or 'it has none'}")
     where = f"profiles.{profile}"
-    chosen = _mapping(known[profile], where, ("seeds", "request", "config", "grid", "parent"))
+    chosen = _mapping(known[profile], where, ("seeds", "request", "config", "grid", "parent", "encoder"))
     seeds = _items(chosen.get("seeds", [0]), f"{where}.seeds", int)
     if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**63 for seed in seeds):
         raise ConfigError(f"{where}.seeds", list(seeds), "at least one seed from 0 to 2^63 - 1, none twice")
     if stage != "multimodal" and ("parent" in data or "parent" in chosen):
         raise ConfigError("parent", data.get("parent"), "only in a study whose stage is multimodal")
     first, second = _parent(data.get("parent"), "parent"), _parent(chosen.get("parent"), f"{where}.parent")
+    encoder = _parent(data.get("encoder"), "encoder")
+    trained = _parent(chosen.get("encoder"), f"{where}.encoder")
     probes = _items(data.get("probes", []), "probes")
     for probe in probes:
         if probe not in get_args(Probe):
@@ -223,6 +228,9 @@ def _study(value: Any, file: Path, profile: str) -> Study:
         grid=_grid(chosen.get("grid", data.get("grid", [])), place),
         seeds=seeds,
         parent=Parent(config=laid_over(first.config, second.config), request=laid_over(first.request, second.request)),
+        encoder=Parent(
+            config=laid_over(encoder.config, trained.config), request=laid_over(encoder.request, trained.request)
+        ),
         probes=tuple(dict.fromkeys(probes)),
         probe_contexts=tuple(dict.fromkeys(contexts)),
     )

@@ -90,7 +90,7 @@ def read_task(path: str) -> tuple[Path, PlannedRun]:
     config = schema.from_mapping(RunConfig, data["config"])
     run = PlannedRun(
         hash=data["hash"],
-        name=directory_name(config.stage, config.decoder.positions, data["hash"]),
+        name=directory_name(config.stage, config.variety, data["hash"]),
         seed=config.seed,
         parent=config.parent.run,
         point=config,

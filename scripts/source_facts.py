@@ -1,0 +1,21 @@
+"""Writes miclab/data/files/sources.json: content, shape and number of training classes of the shipped data.
+
+python scripts/source_facts.py
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from miclab.data.shipped import SHIPPED, SMALL
+from miclab.sources import FACTS, read_facts
+
+
+def main() -> None:
+    names = [*SHIPPED, *(f"{SMALL}{name}" for name in SHIPPED)]
+    FACTS.write_text(json.dumps({name: asdict(read_facts(name)) for name in names}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
