@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from miclab.claims.ledger import Line
 from miclab.claims.verdict import Condition
 
+OPENING, CLOSING = "<!-- ledger: python -m scripts.write_ledger -->", "<!-- end of ledger -->"
+"""Marks in a text between which the table stands."""
 SHOWN = 4
 """Conditions that a row of the table shows one by one; of more, only those that hold and fail are counted."""
 
@@ -32,7 +35,7 @@ def measured(conditions: Sequence[Condition]) -> str:
         counts = {v: sum(c.verdict == v for c in conditions) for v in ("holds", "does not hold", "not decided")}
         told = {"holds": "hold", "does not hold": "fail", "not decided": "undecided"}
         return f"{len(conditions)} conditions: " + ", ".join(f"{n} {told[v]}" for v, n in counts.items() if n)
-    return "<br>".join(f"{c.quantity}, if {c.clause}: {c.measured or 'no rows'} ({c.bound})" for c in conditions)
+    return "<br>".join(f"{c.quantity} ({c.clause}): {c.measured or 'no rows'}, {c.bound}" for c in conditions)
 
 
 def table(lines: Sequence[Line]) -> str:
@@ -43,6 +46,13 @@ def table(lines: Sequence[Line]) -> str:
          f"**{line.verdict}**") for line in lines
     ]  # fmt: skip
     return rows_of(header, cells)
+
+
+def with_table(text: str, lines: Sequence[Line]) -> str:
+    """A text with the table, of the claims of the paper that synthetic data can decide, between its two marks."""
+    chosen = [line for line in lines if line.entry.id[0] in "UMJC"]
+    found = f"{OPENING}\n\n{table(chosen)}\n\n{CLOSING}"
+    return re.sub(f"{re.escape(OPENING)}.*{re.escape(CLOSING)}", lambda match: found, text, flags=re.DOTALL)
 
 
 def page(lines: Sequence[Line], figures: str = "") -> str:
