@@ -30,6 +30,7 @@ COMMANDS = {
     "ablate": ("miclab.cli.intervene", "zero the items of a modality, the labels, or both"),
     "align": ("miclab.cli.analyse", "alignment of a secondary modality with the host (CKA, with its null)"),
     "diagnose": ("miclab.cli.analyse", "which signs of failure a run shows, and what to change"),
+    "mllm": ("miclab.cli.mllm", "the protocol on production models of Hugging Face (extra `mllm`)"),
     "report": ("miclab.cli.report", "one HTML file on runs or on a study, readable without a network"),
 }
 

@@ -1,0 +1,233 @@
+"""Options of `miclab mllm`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from miclab.errors import MiclabError
+
+if TYPE_CHECKING:
+    from miclab.mllm.loading import Production
+    from miclab.mllm.results import Results
+    from miclab.mllm.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadFlags:
+    """How a model is loaded."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the weights."""
+    four_bit: bool = False
+    """Linear maps in 4 bits (NF4; needs bitsandbytes and a GPU)."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto: a GPU where there is one."""
+    max_pixels: int = 0
+    """Pictures are shrunk to at most so many pixels; 0: the processor's own limit."""
+    prompt: Literal["auto", "chat", "plain"] = "auto"
+    """chat: by the model's chat template; plain: as it stands; auto: chat where there is a template."""
+    offline: bool = False
+    """Ask no network; take hub ids from the cache."""
+
+    def options(self) -> Any:
+        """As the loader takes them."""
+        from miclab.mllm.loading import LoadOptions
+
+        return LoadOptions(**{name: getattr(self, name) for name in LoadFlags.__dataclass_fields__})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFlags:
+    """Which episodes are asked, and how."""
+
+    task: Path
+    """Folder with N-shot.json or query.json, in VL-ICL Bench's format."""
+    shots: int = 2
+    """N of N-shot."""
+    episodes: int = 0
+    """How many of the first episodes; 0: all."""
+    view: Literal["auto", "image", "text"] = "auto"
+    """Items as pictures or in words; auto: as pictures where the model reads them."""
+    template: str = ""
+    """How an example is written, with {item}, {question} and {answer}; empty: as task.json says."""
+    batch: int = 1
+    """Episodes at a time."""
+
+    def load(self, view: Any) -> Task:
+        """The task as a model that sees `view` gets it."""
+        from miclab.mllm.task import load_task
+
+        view = view if self.view == "auto" else self.view
+        template = self.template.replace("\\n", "\n")
+        return load_task(self.task, shots=self.shots, view=view, episodes=self.episodes, template=template)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags(LoadFlags, TaskFlags):
+    """A command on one model and one task."""
+
+    name: tyro.conf.Positional[str] = ""
+    """MODEL: folder, hub id, or `tiny`."""
+    model: str = ""
+    """The same as an option: --model PATH."""
+    output: Path = Path()
+    """Folder of the results; default: mllm/COMMAND-MODEL-TASK."""
+    json: bool = False
+    """Print as JSON."""
+
+    @property
+    def model_name(self) -> str:
+        """The model, however it was given."""
+        chosen = self.model or self.name
+        if not chosen:
+            raise MiclabError("Name a MODEL: a folder, a hub id, or `tiny`.")
+        return chosen
+
+    def production(self) -> Production:
+        """The model."""
+        from miclab.mllm.loading import load_model
+
+        return load_model(self.model_name, self.options())
+
+    def results(self, command: str) -> Results:
+        """The folder of results."""
+        from miclab.mllm.results import Results
+
+        short = Path(self.model_name.rstrip("/")).name
+        folder = self.output if self.output != Path() else Path("mllm") / f"{command}-{short}-{self.task.name}"
+        asked = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()} | {"model": self.model_name}
+        return Results(folder, command, asked)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadsFlags(ModelFlags):
+    """Strength of every head over the episodes of a task, with intervals over episodes; writes heads.parquet and
+    heads.html."""
+
+    top: int = 5
+    """Heads listed of each measure."""
+    maps: int = 2
+    """Of the strongest previous-token and induction heads, how many are drawn over the tokens of one episode."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnockoutFlags(ModelFlags):
+    """Accuracy, forced choice, CLA and log-probability of the answer without the top heads, against at least 20 draws
+    of random heads of the same layers and whole layers."""
+
+    top: int = 5
+    """Heads of each kind."""
+    heads: Path = Path()
+    """Folder that `mllm heads` wrote, to rank heads by; default: the first --rank episodes of this task rank them."""
+    rank: int = 16
+    """Episodes that rank heads; those are not asked."""
+    previous_token: str = "previous_token_1"
+    """Measure that ranks previous-token heads."""
+    induction: str = "induction_all_positions"
+    """Measure that ranks induction heads; the default is the paper's."""
+    baseline: Literal["zero", "mean"] = "zero"
+    """What takes the place of a head's output."""
+    draws: int = 20
+    """Draws of random heads for each control."""
+    layers: Literal["top", "all", "none"] = "top"
+    """Whole layers that are knocked out too: those that hold top heads, all, none."""
+    seed: int = 0
+    """Seed of the draws."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneFlags(ModelFlags):
+    """LoRA on the first three quarters of a task, evaluated on the last; a killed run goes on where it was."""
+
+    steps: int = 500
+    """Optimiser's steps."""
+    every: int = 50
+    """Steps between evaluations."""
+    train_batch: int = 4
+    """Episodes of a step."""
+    rank: int = 16
+    """Rank of the adapters."""
+    alpha: int = 32
+    """Their scale times the rank."""
+    dropout: float = 0.05
+    """Dropout on their input."""
+    learning_rate: float = 2e-5
+    """AdamW's."""
+    top: int = 5
+    """Heads followed of each measure: the strongest before the first step."""
+    seed: int = 0
+    """Seed of adapters, order and dropout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareFlags:
+    """Top heads that two models share, against chance (hypergeometric), and the correlation of ranks."""
+
+    a: tyro.conf.Positional[str]
+    """Folder that `mllm heads` wrote, or paper:qwen2.5-vl-3b, paper:qwen2.5-3b."""
+    b: tyro.conf.Positional[str]
+    """The same of another model."""
+    top: int = 5
+    """Heads of A that are looked for."""
+    among: int = 10
+    """Among so many of B."""
+    measures: tuple[str, ...] = ()
+    """Which; default: all that both have."""
+    json: bool = False
+    """Print as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleFlags(LoadFlags, TaskFlags):
+    """One task over several models, with differences paired over episodes."""
+
+    models: tyro.conf.Positional[tuple[str, ...]]
+    """MODEL..., the smallest first."""
+    output: Path = Path("mllm/scale")
+    """Folder of the results."""
+    json: bool = False
+    """Print as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodesFlags:
+    """Episodes of open-ended minimal induction: classes of pictures with invented names, as VL-ICL Bench's files."""
+
+    folder: tyro.conf.Positional[Path]
+    """DIR to make."""
+    data: str = "glyphs"
+    """glyphs, concepts.pictures, or folder:PATH of yours (PATH/CLASS/PICTURE)."""
+    part: Literal["training", "held-out exemplars", "held-out classes", "all"] = "held-out classes"
+    """Which exemplars."""
+    words: Literal["training", "held-out"] = "held-out"
+    """Which invented names; the tiny model has seen those for training."""
+    ways: int = 2
+    """Classes of an episode."""
+    shots: int = 2
+    """Examples of each class."""
+    episodes: int = 200
+    """How many."""
+    side: int = 0
+    """Pictures enlarged to so many pixels; 0: as they are."""
+    seed: int = 0
+    """Seed of all draws."""
+    instruction: str = ""
+    """Text before the first example."""
+    template: str = ""
+    """How an example is written; empty: {item}, then `Answer: {answer}`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryFlags:
+    """Memory for weights and one pass, from a configuration alone."""
+
+    name: tyro.conf.Positional[str]
+    """qwen2.5-vl-3b, qwen2.5-vl-7b (published numbers), or a folder or hub id with a config.json."""
+    tokens: int = 2000
+    """Length of a sequence, pictures included."""
+    json: bool = False
+    """Print as JSON."""

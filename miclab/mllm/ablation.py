@@ -1,0 +1,103 @@
+"""Knocking out heads of production models: the columns of a layer's output projection that read them get zeros, or the
+heads' mean outputs, instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from miclab.circuits.interventions import Head
+from miclab.mllm.errors import ModelError, memory_guard
+from miclab.mllm.layers import AttentionLayer, head_text
+from miclab.mllm.loading import Production
+from miclab.mllm.prompt import Encoded
+from miclab.mllm.scoring import forward
+
+Means = Mapping[int, Float[Tensor, "head size"]]
+"""For each layer the mean output of its heads."""
+
+
+def _by_layer(layers: tuple[AttentionLayer, ...], heads: Iterable[Head]) -> dict[AttentionLayer, list[int]]:
+    known = {layer.index: layer for layer in layers}
+    found: dict[AttentionLayer, list[int]] = {}
+    for layer, head in heads:
+        if layer not in known or not 0 <= head < known[layer].heads:
+            raise ModelError(
+                f"There is no head {head_text((layer, head))}: layers {min(known)} to {max(known)} have "
+                f"{next(iter(known.values())).heads} heads each, counted from 0."
+            )
+        found.setdefault(known[layer], []).append(head)
+    return found
+
+
+@contextmanager
+def knocked_out(
+    layers: tuple[AttentionLayer, ...], heads: Iterable[Head], means: Means | None = None
+) -> Iterator[None]:
+    """While it is open, the outputs of heads are replaced before the output projection reads them.
+
+    Arguments:
+        layers: the model's.
+        heads: which, as (layer, head) from 0.
+        means: what takes their place; None: zeros.
+
+    Raises:
+        ModelError: there is no such head.
+    """
+
+    def hook(layer: AttentionLayer, chosen: list[int]) -> Any:
+        def replace(module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+            outputs = arguments[0].clone()
+            by_head = outputs.view(*outputs.shape[:-1], layer.heads, layer.head_size)
+            by_head[..., chosen, :] = 0 if means is None else means[layer.index][chosen].to(outputs)
+            return (outputs, *arguments[1:])
+
+        return replace
+
+    with ExitStack() as stack:
+        for layer, chosen in _by_layer(layers, heads).items():
+            handle = layer.output_projection.register_forward_pre_hook(hook(layer, chosen))
+            stack.callback(handle.remove)
+        yield
+
+
+class MeanOutputs:
+    """Mean output of every head over the positions of prompts: the baseline of mean ablation.
+
+    Arguments:
+        production: the model.
+    """
+
+    def __init__(self, production: Production):
+        self.production = production
+        self.sums = {layer.index: torch.zeros(layer.heads, layer.head_size) for layer in production.layers}
+        self.count = 0
+
+    @torch.no_grad()
+    def add(self, encoded: Encoded) -> None:
+        """Takes a batch in; of its readings only the positions before the answer."""
+        mask = torch.zeros(encoded.inputs["input_ids"].shape, dtype=torch.bool)
+        for row, reading in enumerate(encoded.readings):
+            mask[row, : reading.length] = True
+
+        def hook(layer: AttentionLayer) -> Any:
+            def look(module: Any, arguments: tuple[Any, ...]) -> None:
+                real = arguments[0][mask.to(arguments[0].device)].float()
+                self.sums[layer.index] += real.view(-1, layer.heads, layer.head_size).sum(0).cpu()
+
+            return look
+
+        with ExitStack() as stack, memory_guard("measuring mean outputs"):
+            for layer in self.production.layers:
+                stack.callback(layer.output_projection.register_forward_pre_hook(hook(layer)).remove)
+            forward(self.production.model, encoded.to(self.production.model))
+        self.count += int(mask.sum())
+
+    def means(self) -> Means:
+        """The means of what was taken in."""
+        return {index: total / max(self.count, 1) for index, total in self.sums.items()}

@@ -1,0 +1,195 @@
+"""Makes a task: open-ended minimal induction, two classes of pictures with invented names, in VL-ICL Bench's format."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+
+from miclab.data.catalogue import load
+from miclab.data.dataset import DataSet
+from miclab.errors import ConfigError
+from miclab.mllm.errors import TaskError
+from miclab.mllm.task import TEMPLATE, Style
+from miclab.mllm.words import SYLLABLES, WordPart, distinct_words
+from miclab.seeds import stream
+from miclab.storage import json_bytes, write_bytes
+
+Part = Literal["training", "held-out exemplars", "held-out classes", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeOptions:
+    """Which episodes are made.
+
+    Arguments:
+        data: name of a data set, as `miclab data` knows them; `folder:PATH` reads pictures of yours.
+        part: which of its exemplars.
+        words: which of the invented words.
+        ways: classes of an episode.
+        shots: examples of each class.
+        episodes: how many.
+        side: pictures are enlarged to so many pixels, without smoothing; 0: as they are.
+        seed: of all that is drawn.
+        instruction: text before the first example.
+        template: how an example is written.
+    """
+
+    data: str = "glyphs"
+    part: Part = "held-out classes"
+    words: WordPart = "held-out"
+    ways: int = 2
+    shots: int = 2
+    episodes: int = 200
+    side: int = 0
+    seed: int = 0
+    instruction: str = ""
+    template: str = TEMPLATE
+
+    def __post_init__(self) -> None:
+        for name, least in (("ways", 2), ("shots", 1), ("episodes", 1), ("side", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(name, getattr(self, name), f"{least} and more")
+        if self.ways > len(SYLLABLES) // 2:
+            raise ConfigError("ways", self.ways, f"at most {len(SYLLABLES) // 2}: names differ in their first syllable")
+        if self.seed < 0:
+            raise ConfigError("seed", self.seed, "0 and more")
+        Style(instruction=self.instruction, template=self.template)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One episode as indices: exemplars [ways, shots + 1], of which the last of class `asked` is the query's; names;
+    order of the examples as (class, shot)."""
+
+    exemplars: list[list[int]]
+    names: list[str]
+    order: list[tuple[int, int]]
+    asked: int
+
+
+class Sampler:
+    """Draws episodes from a data set.
+
+    Raises:
+        TaskError: the part has too few classes with enough exemplars.
+    """
+
+    def __init__(self, data: DataSet, options: EpisodeOptions):
+        self.options = options
+        chosen = data.indices(options.part)
+        of_class: dict[int, list[int]] = {}
+        for exemplar in chosen.tolist():
+            of_class.setdefault(int(data.class_of[exemplar]), []).append(exemplar)
+        needed = options.shots + 1
+        self.classes = [members for members in of_class.values() if len(members) >= needed]
+        if len(self.classes) < options.ways:
+            most = max((len(members) for members in of_class.values()), default=0)
+            raise TaskError(
+                f"{data.name}, {options.part}: {len(self.classes)} classes have {needed} exemplars, and an episode "
+                f"takes {options.ways}. The largest class has {most}; take fewer shots, or another part."
+            )
+
+    def draw(self, number: int) -> Drawn:
+        """The episode of a number: a function of it and of the seed."""
+        options, generator = self.options, stream(self.options.seed, "episode", number)
+        exemplars = []
+        for place in torch.randperm(len(self.classes), generator=generator)[: options.ways].tolist():
+            members = self.classes[place]
+            picked = torch.randperm(len(members), generator=generator)[: options.shots + 1].tolist()
+            exemplars.append([members[i] for i in picked])
+        names = distinct_words(options.ways, options.words, generator)
+        places = [(way, shot) for way in range(options.ways) for shot in range(options.shots)]
+        order = [places[i] for i in torch.randperm(len(places), generator=generator).tolist()]
+        return Drawn(exemplars, names, order, int(torch.randint(options.ways, (1,), generator=generator)))
+
+
+def picture(data: DataSet, exemplar: int, side: int = 0) -> Image.Image:
+    """An exemplar as a picture, red, green, blue; glyphs are black on white."""
+    item = data.items[exemplar]
+    if data.kind == "glyph":
+        item = (1 - item) * 255
+    image = Image.fromarray(item.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+    return image.resize((side, side), Image.Resampling.NEAREST) if side else image
+
+
+def _texts(data: DataSet) -> list[list[str]] | None:
+    """What each concept can be called in words, by class; None for data that has no words."""
+    if not data.name.removeprefix("small:").startswith("concepts."):
+        return None
+    words = load(data.name.split("concepts.")[0] + "concepts.words")
+    found: list[list[str]] = [[] for _ in words.class_names]
+    for exemplar, text in enumerate(words.texts):
+        found[int(words.class_of[exemplar])].append(text)
+    return found
+
+
+def make_episodes(folder: Path, options: EpisodeOptions, tell: Callable[[int, str], None] | None = None) -> Path:
+    """Writes a task: pictures, N-shot.json, query.json and task.json. Entries of concepts also say the item in words
+    (`text`), so that the same folder is a text-only task.
+
+    Arguments:
+        folder: must not exist, or be empty.
+        options: which episodes.
+        tell: called with the number of episodes made.
+
+    Raises:
+        TaskError: the folder is not empty, or the data has too few exemplars.
+        DataError: there is no such data set, or it has no pictures.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise TaskError(f"{folder} is not empty. Give a folder that does not exist yet.")
+    data = load(options.data)
+    if data.kind == "vector":
+        raise TaskError(f"{options.data} has no pictures. Take concepts.pictures, glyphs or folder:PATH.")
+    sampler, texts = Sampler(data, options), _texts(data)
+    # What lies in the folder is whole: it is renamed when all is written.
+    making = folder.with_name(f".{folder.name}.making")
+    shutil.rmtree(making, ignore_errors=True)
+    (making / "images").mkdir(parents=True)
+    written: set[int] = set()
+
+    def entry(exemplar: int, turn: int) -> dict[str, Any]:
+        name = f"images/{exemplar:06d}.png"
+        if exemplar not in written:
+            picture(data, exemplar, options.side).save(making / name)
+            written.add(exemplar)
+        found: dict[str, Any] = {"image": [name]}
+        if texts is not None:
+            phrases = texts[int(data.class_of[exemplar])]
+            found["text"] = phrases[turn % len(phrases)]
+        return found
+
+    shots, queries = [], []
+    for number in range(options.episodes):
+        drawn = sampler.draw(number)
+        label = f"{options.shots}-shot"
+        support = [entry(drawn.exemplars[w][s], s) | {"answer": drawn.names[w]} for w, s in drawn.order]
+        query = entry(drawn.exemplars[drawn.asked][options.shots], options.shots)
+        query |= {"answer": drawn.names[drawn.asked]}
+        shots.append({"query": query, "support": {label: support}})
+        by_class: dict[str, Any] = {}
+        for one in support:
+            shown = by_class.setdefault(one["answer"], {"images": []} | ({"texts": []} if texts is not None else {}))
+            shown["images"] += one["image"]
+            if texts is not None:
+                shown["texts"].append(one["text"])
+        queries.append(query | {"question": "", "classes": drawn.names, "support": by_class})
+        if tell:
+            tell(number + 1, "")
+    write_bytes(making / f"{options.shots}-shot.json", json_bytes(shots))
+    write_bytes(making / "query.json", json_bytes(queries))
+    style = {"instruction": options.instruction, "template": options.template}
+    made = {"data": options.data, "part": options.part, "words": options.words, "ways": options.ways,
+            "shots": options.shots, "seed": options.seed, "licence": data.licence}  # fmt: skip
+    write_bytes(making / "task.json", json_bytes(style | {"made": made}))
+    if folder.exists():
+        folder.rmdir()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    making.rename(folder)
+    return folder

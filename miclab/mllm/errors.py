@@ -1,0 +1,74 @@
+"""What can go wrong with a production model, in words."""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from miclab.errors import MiclabError
+
+INSTALL = "Install it with: pip install 'miclab[mllm]'"
+LOWER = (
+    "Lower it with --batch 1, --dtype bfloat16, --four-bit, --max-pixels (fewer image tokens) or fewer --shots. "
+    "`miclab mllm memory MODEL` computes what a model needs."
+)
+
+
+class ModelError(MiclabError):
+    """A model that cannot be had, or that cannot do what was asked of it."""
+
+
+class TaskError(MiclabError):
+    """A folder of episodes that cannot be used."""
+
+
+class OutOfMemoryError(ModelError):
+    """The device has too little memory."""
+
+
+def require() -> None:
+    """Raises ModelError where the extra is not installed, before anything is loaded."""
+    try:
+        import peft  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        missing = error.name or "transformers"
+        raise ModelError(
+            f"`miclab mllm` needs the extra `mllm`, of which {missing!r} is not installed. {INSTALL}"
+        ) from error
+
+
+def _asked(text: str) -> str:
+    """How much a failed allocation asked for and what was free, from the allocator's message."""
+    cuda = re.search(r"Tried to allocate ([\d.]+ [KMGT]?i?B)", text)
+    free = re.search(r"of which ([\d.]+ [KMGT]?i?B) is free", text)
+    plain = re.search(r"allocate (\d+) bytes", text)
+    if cuda:
+        return f"{cuda[1]} more were needed" + (f", {free[1]} were free" if free else "")
+    if plain:
+        return f"{int(plain[1]) / 2**30:.2f} GiB more were needed"
+    return "how much more is needed, the allocator did not say"
+
+
+@contextmanager
+def memory_guard(doing: str) -> Iterator[None]:
+    """Turns an exhausted memory into an OutOfMemoryError that says how much was asked for and which flags lower it."""
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        told = _asked(str(error))
+    except RuntimeError as error:
+        # The CPU's allocator raises no type of its own.
+        if "allocate" not in str(error) and "out of memory" not in str(error):
+            raise
+        told = _asked(str(error))
+    else:
+        return
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    raise OutOfMemoryError(f"Out of memory while {doing}: {told}. {LOWER}")

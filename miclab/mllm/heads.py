@@ -1,0 +1,152 @@
+"""Strengths of every head of a production model over a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from miclab.circuits.interventions import Head
+from miclab.errors import nearest
+from miclab.intervals import Interval, clustered_interval
+from miclab.mllm.attention import measuring
+from miclab.mllm.errors import ModelError, OutOfMemoryError, TaskError, memory_guard
+from miclab.mllm.loading import Production
+from miclab.mllm.prompt import Reading
+from miclab.mllm.scoring import forward
+from miclab.mllm.task import Episode, Task
+
+Tell = Callable[[int, str], None]
+PREVIOUS_TOKEN, INDUCTION = "previous_token_1", "induction_all_positions"
+"""The measures that the paper ranks the heads of production models by."""
+
+
+@dataclass(frozen=True)
+class Map:
+    """Attention of one head on one episode.
+
+    Arguments:
+        head: which.
+        attention: [query, key].
+        names: of the positions.
+        reading: what stands where.
+    """
+
+    head: Head
+    attention: NDArray[np.floating]
+    names: tuple[str, ...]
+    reading: Reading
+
+
+@dataclass(frozen=True)
+class HeadTable:
+    """Strengths of every head over episodes.
+
+    Arguments:
+        model: its name.
+        task: its name.
+        heads: all heads, in order.
+        values: each measure by name, [episode, head].
+        left_out: episodes whose answer is not in the context, on which induction is not defined.
+        problem: why not all episodes were measured; empty if they were.
+    """
+
+    model: str
+    task: str
+    heads: tuple[Head, ...]
+    values: dict[str, NDArray[np.floating]]
+    left_out: int = 0
+    problem: str = ""
+    maps: tuple[Map, ...] = field(default=(), repr=False)
+
+    @property
+    def episodes(self) -> int:
+        """Number of episodes that were measured."""
+        return len(next(iter(self.values.values())))
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of the measures."""
+        return tuple(self.values)
+
+    def mean(self, measure: str) -> NDArray[np.floating]:
+        """Mean of a measure over episodes [head].
+
+        Raises:
+            ModelError: there is no such measure.
+        """
+        if measure not in self.values:
+            raise ModelError(f"{measure!r} is no measure: {nearest(measure, self.values)}.")
+        return self.values[measure].mean(0)
+
+    @cached_property
+    def intervals(self) -> dict[str, list[Interval]]:
+        """Interval of every measure and head, episodes resampled."""
+        return {
+            name: [clustered_interval([of[:, i][None]]) for i in range(len(self.heads))]
+            for name, of in self.values.items()
+        }
+
+    def ranked(self, measure: str) -> list[Head]:
+        """The heads, the strongest first; of equals the earlier."""
+        order = np.argsort(-self.mean(measure), kind="stable")
+        return [self.heads[i] for i in order.tolist()]
+
+
+@torch.no_grad()
+def measure_batch(
+    production: Production, episodes: Sequence[Episode], task: Task, keep: Collection[Head] = ()
+) -> tuple[dict[str, NDArray[np.floating]], list[Map]]:
+    """Strengths of every head on a batch of episodes, by measure [episode, head], and the maps of the heads to keep on
+    its first.
+
+    Raises:
+        OutOfMemoryError: it does not fit.
+        ModelError: its attention cannot be measured.
+    """
+    prompter = production.prompter(task)
+    encoded = prompter.encode([(episode, episode.answer) for episode in episodes])
+    with (
+        memory_guard(f"measuring heads on {encoded.inputs['input_ids'].shape[1]} tokens"),
+        measuring(production.model, production.layers, encoded.readings, keep) as recorder,
+    ):
+        forward(production.model, encoded.to(production.model))
+    by_layer = [recorder.values(layer.index) for layer in production.layers]
+    values = {name: torch.cat([of[name] for of in by_layer], 1).double().numpy() for name in by_layer[0]}
+    names = tuple(prompter.names(encoded, 0)) if keep else ()
+    maps = [Map(head, recorder.maps[0, head].numpy(), names, encoded.readings[0]) for head in keep]
+    return values, maps
+
+
+def measure_heads(production: Production, task: Task, batch: int = 1, tell: Tell | None = None) -> HeadTable:
+    """Strengths of every head over the episodes of a task whose answer is in the context.
+
+    Memory does not grow with layers or episodes. Where memory runs out, or an episode cannot be read, after some were
+    measured, the table of these comes back with `problem` set.
+
+    Raises:
+        TaskError: no episode has its answer in the context, or the first cannot be read.
+        ModelError: attention cannot be measured.
+    """
+    usable = [episode for episode in task.episodes if episode.in_context]
+    if not usable:
+        raise TaskError(f"{task.name}: no episode has its answer in the context, so there is nothing to induce from.")
+    parts: list[dict[str, NDArray[np.floating]]] = []
+    problem = ""
+    for start in range(0, len(usable), batch):
+        try:
+            parts.append(measure_batch(production, usable[start : start + batch], task)[0])
+        except (OutOfMemoryError, TaskError) as error:
+            if not parts:
+                raise
+            problem = str(error)
+            break
+        if tell:
+            tell(min(start + batch, len(usable)), "")
+    values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    heads = tuple((layer.index, head) for layer in production.layers for head in range(layer.heads))
+    return HeadTable(production.name, task.name, heads, values, len(task.episodes) - len(usable), problem)

@@ -1,0 +1,271 @@
+"""Knocking out the top heads of a production model, against random heads of the same layers and whole layers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miclab.circuits.interventions import Head
+from miclab.errors import ConfigError
+from miclab.intervals import Interval, clustered_interval
+from miclab.mllm.ablation import MeanOutputs, Means, knocked_out
+from miclab.mllm.errors import OutOfMemoryError, TaskError
+from miclab.mllm.heads import INDUCTION, PREVIOUS_TOKEN, HeadTable
+from miclab.mllm.loading import Production
+from miclab.mllm.scoring import MEASURES, Answers, answers, batches, joined
+from miclab.mllm.task import Task
+from miclab.seeds import stream_seed
+
+LEAST_DRAWS = 20
+UNTOUCHED = "untouched"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnockoutOptions:
+    """What is knocked out.
+
+    Arguments:
+        top: how many of the strongest heads of a kind.
+        previous_token: measure that ranks previous-token heads.
+        induction: measure that ranks induction heads.
+        baseline: what takes the place of a head's output: zeros, or its mean over the positions of the prompts.
+        draws: draws of random heads for each control.
+        layers: whether whole layers are knocked out too: those that hold top heads, all, or none.
+        seed: of the draws.
+    """
+
+    top: int = 5
+    previous_token: str = PREVIOUS_TOKEN
+    induction: str = INDUCTION
+    baseline: Literal["zero", "mean"] = "zero"
+    draws: int = LEAST_DRAWS
+    layers: Literal["top", "all", "none"] = "top"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise ConfigError("top", self.top, "1 and more")
+        if self.draws < LEAST_DRAWS:
+            raise ConfigError("draws", self.draws, f"{LEAST_DRAWS} and more: fewer make no control")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One set of heads to knock out.
+
+    Arguments:
+        name: of the intervention; all draws of a control share it.
+        heads: which.
+        draw: number of the draw of a control; -1: no control.
+    """
+
+    name: str
+    heads: tuple[Head, ...]
+    draw: int = -1
+
+
+def matched_draws(
+    chosen: Sequence[Head], keep: Sequence[Head], heads: Sequence[Head], draws: int, seed: int
+) -> tuple[list[tuple[Head, ...]], str]:
+    """Random heads, as many of each layer as `chosen` has there, none of them in `keep`.
+
+    Returns:
+        The draws, and a remark where a layer has too few other heads, so that some had to come from other layers.
+    """
+    generator = np.random.default_rng(stream_seed(seed, "control", *(f"{layer}.{head}" for layer, head in chosen)))
+    rest = [head for head in heads if head not in set(keep)]
+    by_layer = {layer: [h for h in rest if h[0] == layer] for layer, _ in heads}
+    found, short = [], False
+    for _ in range(draws):
+        drawn: list[Head] = []
+        for layer, count in sorted(Counter(layer for layer, _ in chosen).items()):
+            pool = by_layer[layer]
+            places = generator.permutation(len(pool))[:count]
+            drawn += [pool[i] for i in places.tolist()]
+        missing = len(chosen) - len(drawn)
+        if missing:
+            short = True
+            pool = [head for head in rest if head not in drawn]
+            drawn += [pool[i] for i in generator.permutation(len(pool))[:missing].tolist()]
+        found.append(tuple(sorted(drawn)))
+    note = "some are of other layers: their own have too few other heads" if short else ""
+    different = len(set(found))
+    if different < draws:
+        note = (note + "; " if note else "") + f"{different} of the {draws} draws are different"
+    return found, note
+
+
+def conditions(table: HeadTable, options: KnockoutOptions) -> tuple[list[Condition], dict[str, str]]:
+    """All interventions, the untouched model first, and remarks on controls by name."""
+    previous = table.ranked(options.previous_token)[: options.top]
+    induction = table.ranked(options.induction)[: options.top]
+    both = list(dict.fromkeys([*previous, *induction]))
+    sets = {
+        f"top {options.top} previous-token": previous,
+        f"top {options.top} induction": induction,
+        f"both top {options.top}": both,
+    }
+    found, notes = [Condition(UNTOUCHED, ())], {}
+    for name, heads in sets.items():
+        found.append(Condition(name, tuple(heads)))
+        control = control_of(name)
+        draws, note = matched_draws(heads, both, table.heads, options.draws, options.seed)
+        found += [Condition(control, drawn, number) for number, drawn in enumerate(draws)]
+        if note:
+            notes[control] = note
+    wanted = {"top": {layer for layer, _ in both}, "all": {layer for layer, _ in table.heads}, "none": set()}
+    for layer in sorted(wanted[options.layers]):
+        found.append(Condition(f"all heads of layer {layer}", tuple(h for h in table.heads if h[0] == layer)))
+    return found, notes
+
+
+def control_of(name: str) -> str:
+    """Name of the control of an intervention."""
+    return f"{name}: random heads"
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What an intervention does, over the same episodes as the untouched model; intervals by paired bootstrap over
+    episodes.
+
+    Arguments:
+        name: the intervention.
+        heads: what was knocked out; of a control, of its draws.
+        values: each measure by name, [episode]; of a control the mean over its draws.
+        before: of the untouched model.
+        control: of this intervention's control; None for a control and for whole layers.
+        draws: a control's mean of `correct` for each draw; empty for others.
+    """
+
+    name: str
+    heads: tuple[tuple[Head, ...], ...]
+    values: Mapping[str, NDArray[np.floating]]
+    before: Mapping[str, NDArray[np.floating]]
+    control: Mapping[str, NDArray[np.floating]] | None = None
+    draws: tuple[float, ...] = ()
+
+    def interval(self, measure: str) -> Interval:
+        """Mean of a measure."""
+        return clustered_interval([self.values[measure][None]])
+
+    def change(self, measure: str) -> Interval:
+        """Difference from the untouched model."""
+        return clustered_interval([(self.values[measure] - self.before[measure])[None]])
+
+    def beyond_control(self, measure: str) -> Interval | None:
+        """Difference from the mean of the control's draws; None where there is no control."""
+        return (
+            None if self.control is None else clustered_interval([(self.values[measure] - self.control[measure])[None]])
+        )
+
+
+@dataclass(frozen=True)
+class Knockouts:
+    """Interventions on one model and task.
+
+    Arguments:
+        effects: the untouched model, then each intervention, each followed by its control.
+        notes: remarks on controls.
+        rows: one for each condition and episode, for the table on disk.
+        episodes: how many were answered.
+        problem: why not all were; empty if they were.
+    """
+
+    effects: tuple[Effect, ...]
+    notes: dict[str, str]
+    rows: list[dict[str, Any]] = field(repr=False)
+    episodes: int
+    problem: str = ""
+
+    def named(self, name: str) -> Effect:
+        """The effect of a name."""
+        return next(effect for effect in self.effects if effect.name == name)
+
+
+def _effects(asked: Sequence[Condition], found: Mapping[Condition, Answers]) -> tuple[Effect, ...]:
+    before = found[asked[0]].named()
+    by_name: dict[str, list[Condition]] = {}
+    for condition in asked:
+        by_name.setdefault(condition.name, []).append(condition)
+    means = {
+        name: {m: np.mean([found[c].named()[m] for c in of], axis=0) for m in MEASURES} for name, of in by_name.items()
+    }
+    return tuple(
+        Effect(
+            name,
+            tuple(c.heads for c in of),
+            means[name],
+            before,
+            means.get(control_of(name)),
+            tuple(float(found[c].correct.mean()) for c in of) if of[0].draw >= 0 else (),
+        )
+        for name, of in by_name.items()
+    )
+
+
+def mean_outputs(production: Production, task: Task, batch: int) -> Means:
+    """Mean output of every head over the prompts of a task."""
+    found = MeanOutputs(production)
+    prompter = production.prompter(task)
+    for start in range(0, len(task.episodes), batch):
+        found.add(prompter.encode([(e, e.answer) for e in task.episodes[start : start + batch]]))
+    return found.means()
+
+
+def knock_out(
+    production: Production,
+    table: HeadTable,
+    task: Task,
+    options: KnockoutOptions | None = None,
+    *,
+    ranked_on: Task | None = None,
+    batch: int = 1,
+    tell: Callable[[int, str], None] | None = None,
+) -> Knockouts:
+    """Knocks out the top heads of a table and their controls, and asks every episode under each.
+
+    Arguments:
+        production: the model.
+        table: strengths that rank its heads.
+        task: the episodes to answer; not those that ranked the heads, or the choice favours itself.
+        ranked_on: episodes over whose prompts the mean outputs are taken; None: `task`.
+        batch: episodes at a time.
+        tell: called with the number of episodes answered under all interventions.
+
+    Raises:
+        OutOfMemoryError, TaskError: before the first batch was answered; later the result has its `problem` set.
+    """
+    options = options or KnockoutOptions()
+    asked, notes = conditions(table, options)
+    means = mean_outputs(production, ranked_on or task, batch) if options.baseline == "mean" else None
+    parts: dict[Condition, list[Answers]] = {condition: [] for condition in asked}
+    prompter, done, problem = production.prompter(task), 0, ""
+    try:
+        for episodes, encoded in batches(prompter, batch):
+            lot = {}
+            for condition in asked:
+                with knocked_out(production.layers, condition.heads, means):
+                    lot[condition] = answers(production, episodes, encoded)
+            for condition, found in lot.items():
+                parts[condition].append(found)
+            done += len(episodes)
+            if tell:
+                tell(done, "")
+    except (OutOfMemoryError, TaskError) as error:
+        if not done:
+            raise
+        problem = str(error)
+    found = {condition: joined(lots) for condition, lots in parts.items()}
+    rows = [
+        {"intervention": c.name, "draw": c.draw, "heads": " ".join(f"{i}.{j}" for i, j in c.heads), "episode": number}
+        | {name: float(values[number]) for name, values in found[c].named().items()}
+        for c in asked
+        for number in range(done)
+    ]
+    return Knockouts(_effects(asked, found), notes, rows, done, problem)

@@ -1,0 +1,181 @@
+"""Models and processors from a folder, from the hub, or the tiny one that comes with miclab."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from miclab.errors import ConfigError
+from miclab.mllm.errors import ModelError, memory_guard, require
+from miclab.mllm.layers import AttentionLayer, attention_layers
+from miclab.mllm.prompt import Prompter, PromptForm
+from miclab.mllm.task import Task, View
+
+FILES = Path(__file__).with_name("files")
+SHIPPED = {"tiny": FILES / "tiny-qwen2.5-vl"}
+"""Models that come with miclab, by the name that stands for them."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """How a model is loaded.
+
+    Arguments:
+        dtype: of the weights.
+        four_bit: linear maps in 4 bits (NF4; needs bitsandbytes and a GPU).
+        device: `auto`: the GPU where there is one.
+        max_pixels: pictures are shrunk to at most so many pixels before they are cut into patches; 0: the processor's
+            own limit.
+        prompt: form of the prompt.
+        offline: take what is on this machine and ask no network.
+    """
+
+    dtype: Dtype = "float32"
+    four_bit: bool = False
+    device: str = "auto"
+    max_pixels: int = 0
+    prompt: PromptForm = "auto"
+    offline: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_pixels < 0:
+            raise ConfigError("max_pixels", self.max_pixels, "0 and more")
+
+    @property
+    def torch_device(self) -> str:
+        """Name of the device."""
+        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+
+
+@dataclass(frozen=True)
+class Production:
+    """A model with what is needed to use it.
+
+    Arguments:
+        name: as it was asked for.
+        model: in evaluation mode.
+        processor: processor, or tokenizer of a model that reads text alone.
+        layers: its layers of attention.
+        options: how it was loaded.
+    """
+
+    name: str
+    model: Any
+    processor: Any
+    layers: tuple[AttentionLayer, ...]
+    options: LoadOptions
+
+    @property
+    def view(self) -> View:
+        """How it can be shown items: as images, unless it reads text alone."""
+        return "image" if hasattr(self.processor, "image_processor") else "text"
+
+    def prompter(self, task: Task) -> Prompter:
+        """Writes the task's episodes for this model."""
+        return Prompter(self.processor, task, self.options.prompt, self._around())
+
+    def _around(self) -> tuple[str, str]:
+        """Tokens that the configuration puts before and after every image, as text."""
+        config, tokenizer = self.model.config, getattr(self.processor, "tokenizer", self.processor)
+        ids = [getattr(config, f"vision_{side}_token_id", None) for side in ("start", "end")]
+        if None in ids or hasattr(self.processor, "boi_token"):
+            return "", ""
+        before, after = tokenizer.convert_ids_to_tokens(ids)
+        return str(before), str(after)
+
+
+@contextlib.contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """Turns what transformers raises while it loads into a ModelError."""
+    try:
+        with memory_guard(f"loading {name}"):
+            yield
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        first = " ".join(str(error).split())[:300]
+        known = ", ".join(SHIPPED)
+        raise ModelError(
+            f"{name} cannot be loaded: {first} Give a folder that holds config.json, safetensors and a tokenizer, a "
+            f"hub id that is in the cache or can be reached, or one of {known}."
+        ) from error
+
+
+def quiet() -> None:
+    """Keeps transformers' own progress bars and advice off the terminal."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def place(name: str, model_path: str = "") -> str:
+    """Where a model is: `--model PATH` if given, the shipped folder, an existing folder, or a hub id as it stands."""
+    if model_path:
+        name = model_path
+    if name in SHIPPED and not Path(name).exists():
+        return str(SHIPPED[name])
+    if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not Path(name).expanduser().is_dir():
+        raise ModelError(f"{name} is no folder. Give the folder of a model, a hub id, or one of {', '.join(SHIPPED)}.")
+    return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+
+
+def load_model(name: str, options: LoadOptions | None = None) -> Production:
+    """A model with its processor and its attention layers.
+
+    Arguments:
+        name: folder, hub id, or one of `SHIPPED`.
+        options: how.
+
+    Raises:
+        ModelError: the extra is missing, there is no such model, its weights are no safetensors, or its attention
+            layers cannot be found.
+        OutOfMemoryError: it does not fit.
+    """
+    require()
+    options = options or LoadOptions()
+    quiet()
+    if options.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    from miclab.mllm.processors import load_processor
+
+    where = place(name)
+    more: dict[str, Any] = {}
+    if options.four_bit:
+        more["quantization_config"] = _four_bit(options)
+        more["device_map"] = {"": options.torch_device}
+    model: Any
+    with _loading(where):
+        config = AutoConfig.from_pretrained(where)
+        kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+        model = kind.from_pretrained(
+            where, config=config, dtype=DTYPES[options.dtype], use_safetensors=True, attn_implementation="sdpa", **more
+        )
+        if not options.four_bit:
+            model.to(torch.device(options.torch_device))
+        processor = load_processor(where, options.max_pixels)
+    return Production(name, model.eval(), processor, attention_layers(model), options)
+
+
+def _four_bit(options: LoadOptions) -> Any:
+    try:
+        import bitsandbytes  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ModelError(
+            "--four-bit needs bitsandbytes, which is not installed: pip install bitsandbytes. It needs a GPU."
+        ) from error
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=DTYPES[options.dtype]
+    )

@@ -1,0 +1,49 @@
+"""Processors without their video part: pictures by PIL and text by the tokenizer, which need no torchvision and give
+the same on every machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin
+from transformers.models.auto import processing_auto
+
+
+def images_only(processor_class: type[ProcessorMixin]) -> type[ProcessorMixin]:
+    """A processor's class without its video processor."""
+    kept = [name for name in processor_class.get_attributes() if name in ("image_processor", "tokenizer")]
+
+    class ImagesOnly(processor_class):
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return list(kept)
+
+    ImagesOnly.__name__ = processor_class.__name__
+    return ImagesOnly
+
+
+def load_processor(where: str, max_pixels: int = 0) -> Any:
+    """The processor of a model, or its tokenizer where it reads text alone.
+
+    Arguments:
+        where: folder or hub id.
+        max_pixels: pictures are shrunk to at most so many pixels, where the processor can; 0: its own limit.
+
+    Raises:
+        OSError, ValueError, KeyError, ImportError: as transformers does.
+    """
+    import transformers
+
+    config = AutoConfig.from_pretrained(where)
+    tokenizer = AutoTokenizer.from_pretrained(where)
+    if not hasattr(config, "vision_config"):
+        return tokenizer
+    known: Any = processing_auto
+    name = known.PROCESSOR_MAPPING_NAMES.get(config.model_type)
+    found = getattr(transformers, name, None) if name else None
+    limit: dict[str, Any] = {"max_pixels": max_pixels} if max_pixels else {}
+    if found is None or "video_processor" not in found.get_attributes():
+        return AutoProcessor.from_pretrained(where, **limit)
+    images = AutoImageProcessor.from_pretrained(where, backend="pil", **limit)
+    settings, _ = found.get_processor_dict(where)
+    return images_only(found).from_args_and_dict([images, tokenizer], settings)

@@ -1,0 +1,233 @@
+"""Production models: where things stand among tokens, strengths measured inside the layers, heads knocked out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_mllm import FAMILIES, VISUAL, Pictures, production, task, tokenizer
+from torch import nn
+
+from miclab.mllm.ablation import MeanOutputs, knocked_out
+from miclab.mllm.attention import measuring
+from miclab.mllm.errors import ModelError, TaskError
+from miclab.mllm.heads import measure_batch, measure_heads
+from miclab.mllm.layers import attention_layers
+from miclab.mllm.prompt import Prompter
+from miclab.mllm.scoring import answers, batches, forward
+from miclab.mllm.task import Style, Task
+from miclab.roles import LABEL
+from miclab.strengths import strengths
+
+FORMS = [(family, chat) for family in FAMILIES for chat in (False, True)]
+
+
+def encoded(of, folder, **more):
+    asked = task(folder, of.view, **more)
+    prompter = of.prompter(asked)
+    return asked, prompter, prompter.encode([(episode, episode.answer) for episode in asked.episodes])
+
+
+@pytest.mark.parametrize(("family", "chat"), FORMS)
+def test_strengths_equal_those_of_whole_eager_maps(family: str, chat: bool, tmp_path: Path):
+    of = production(family, chat)
+    asked, _, batch = encoded(of, tmp_path)
+    values, _ = measure_batch(of, asked.episodes, asked)
+    of.model.set_attn_implementation("eager")
+    with torch.no_grad():
+        maps = of.model(**batch.inputs, output_attentions=True, use_cache=False).attentions
+    for number, layer in enumerate(of.layers):
+        columns = slice(number * layer.heads, (number + 1) * layer.heads)
+        for row, reading in enumerate(batch.readings):
+            whole = maps[number][row : row + 1, :, : reading.length, : reading.length]
+            expected = strengths(whole, reading.roles, reading.labels[None], torch.tensor([reading.target]))
+            assert set(expected) == set(values)
+            for name, value in expected.items():
+                np.testing.assert_allclose(values[name][row, columns], value[0].numpy(), atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_measuring_does_not_change_what_the_model_says(family: str, tmp_path: Path):
+    of = production(family)
+    _, _, batch = encoded(of, tmp_path)
+    before = [m.config._attn_implementation for m in of.model.modules() if hasattr(m, "config")]
+    with torch.no_grad():
+        plain = forward(of.model, batch.to(of.model))
+        with measuring(of.model, of.layers, batch.readings):
+            measured = forward(of.model, batch.to(of.model))
+    torch.testing.assert_close(plain, measured, atol=1e-5, rtol=1e-4)
+    assert before == [m.config._attn_implementation for m in of.model.modules() if hasattr(m, "config")]
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_knockout_equals_zeroed_columns_of_the_output_projection(family: str, tmp_path: Path):
+    of = production(family)
+    _, _, batch = encoded(of, tmp_path)
+    heads = [(0, 1), (1, 3), (1, 0)]
+    with torch.no_grad():
+        plain = forward(of.model, batch.to(of.model))
+        with knocked_out(of.layers, heads):
+            hooked = forward(of.model, batch.to(of.model))
+        torch.testing.assert_close(forward(of.model, batch.to(of.model)), plain)
+        for layer, head in heads:
+            size = of.layers[layer].head_size
+            projection: Any = of.layers[layer].output_projection
+            projection.weight[:, head * size : (head + 1) * size] = 0
+        expected = forward(of.model, batch.to(of.model))
+    assert (plain - expected).abs().max() > 1e-3
+    torch.testing.assert_close(hooked, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_mean_ablation_puts_the_mean_over_prompts_in_place(tmp_path: Path):
+    of = production("qwen2.5")
+    _, _, batch = encoded(of, tmp_path)
+    found = MeanOutputs(of)
+    found.add(batch)
+    layer, seen = of.layers[1], []
+    handle = layer.output_projection.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    with torch.no_grad():
+        forward(of.model, batch.to(of.model))
+    handle.remove()
+    real = torch.cat([seen[0][row, : reading.length] for row, reading in enumerate(batch.readings)])
+    torch.testing.assert_close(found.means()[1], real.mean(0).view(layer.heads, layer.head_size))
+    with torch.no_grad(), knocked_out(of.layers, [(1, 2)], found.means()):
+        handle = layer.output_projection.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+        forward(of.model, batch.to(of.model))
+        handle.remove()
+    by_head = seen[1].view(*seen[1].shape[:2], layer.heads, layer.head_size)
+    torch.testing.assert_close(by_head[:, :, 2], found.means()[1][2].expand_as(by_head[:, :, 2]))
+    torch.testing.assert_close(by_head[:, :, :2], seen[0].view_as(by_head)[:, :, :2])
+
+
+@pytest.mark.parametrize(("family", "chat"), FORMS)
+@pytest.mark.parametrize("side", [28, 56])
+def test_positions_survive_merges_and_image_tokens(family: str, chat: bool, side: int, tmp_path: Path):
+    of = production(family, chat)
+    asked, prompter, batch = encoded(of, tmp_path, side=side)
+    for row, (episode, reading) in enumerate(zip(asked.episodes, batch.readings, strict=True)):
+        ids, kind, exemplar = batch.inputs["input_ids"][row], reading.roles.kind, reading.roles.exemplar
+        assert prompter.tokenizer.decode(ids[list(reading.answer_positions)]).strip() == episode.answer
+        assert reading.answer_positions[0] == reading.last + 1
+        for number, example in enumerate(episode.support):
+            label = ids[: reading.length][(kind == LABEL) & (exemplar == number)]
+            assert prompter.tokenizer.decode(label).strip() == example.answer
+            item = ids[: reading.length][(kind == 0) & (exemplar == number)]
+            if of.view == "text":
+                assert prompter.tokenizer.decode(item).strip() == example.item.text
+            else:
+                features = int((item == of.model.config.image_token_id).sum())
+                assert features == (side // 28) ** 2 if family == "qwen2.5-vl" else features > 0
+        assert episode.candidates[reading.target] == episode.answer
+        assert [episode.candidates[i] for i in reading.labels] == [example.answer for example in episode.support]
+
+
+def test_a_label_that_a_tokenizer_merges_with_its_neighbours_is_found(tmp_path: Path):
+    asked = task(tmp_path, "text", names=("dax", "toma"))
+    asked = Task(name="t", shots=2, episodes=asked.episodes, style=Style(template="{item}: {answer}."), view="text")
+    core = tokenizer(merges=120)
+    prompter = Prompter(core, asked)
+    batch = prompter.encode([(e, e.answer) for e in asked.episodes])
+    for row, reading in enumerate(batch.readings):
+        for number, example in enumerate(reading.episode.support):
+            mask = (reading.roles.kind == LABEL) & (reading.roles.exemplar == number)
+            text = core.decode(batch.inputs["input_ids"][row, : reading.length][mask])
+            # A space before the label is part of its first token; the full stop behind it is not.
+            assert text == f" {example.answer}"
+
+
+def test_greedy_decoding_writes_what_scoring_calls_correct(tmp_path: Path):
+    of = production("qwen2.5-vl")
+    asked = task(tmp_path)
+    episodes, batch = next(batches(of.prompter(asked), 3))
+    found = answers(of, episodes, batch)
+    # Written by hand: the prompt alone, then the likeliest token again and again.
+    reading = batch.readings[0]
+    inputs = of.prompter(asked).encode([(episodes[0], episodes[0].answer)]).inputs
+    ids = inputs["input_ids"]
+    with torch.no_grad():
+        scores = torch.log_softmax(of.model(**inputs, use_cache=False).logits[0].double(), -1)
+    places = list(reading.answer_positions)
+    own = sum(float(scores[place - 1, ids[0, place]]) for place in places)
+    assert found.log_probability[0] == pytest.approx(own, abs=1e-3)
+    assert found.correct[0] == float(all(int(scores[p - 1].argmax()) == int(ids[0, p]) for p in places))
+
+
+def test_padding_changes_nothing(tmp_path: Path):
+    of = production("llava")
+    asked = task(tmp_path)
+    together = answers(of, *next(batches(of.prompter(asked), 3)))
+    alone = [answers(of, *one) for one in batches(of.prompter(asked), 1)]
+    np.testing.assert_allclose(together.log_probability, [float(a.log_probability[0]) for a in alone], rtol=1e-4)
+    wide, _ = measure_batch(of, asked.episodes, asked)
+    table = measure_heads(of, asked, batch=1)
+    for name, value in wide.items():
+        np.testing.assert_allclose(table.values[name], value, atol=1e-5)
+
+
+def test_layers_are_read_from_the_model():
+    for family in FAMILIES:
+        layers = production(family).layers
+        assert [(layer.index, layer.heads, layer.key_value_heads, layer.head_size) for layer in layers] == [
+            (0, 4, 2, 8),
+            (1, 4, 2, 8),
+        ]
+
+
+def test_an_unknown_architecture_is_told_what_was_looked_for():
+    class OddAttention(nn.Module):
+        pass
+
+    with pytest.raises(ModelError, match=r"Looked for modules with a `layer_idx`.*OddAttention"):
+        attention_layers(nn.Sequential(nn.Linear(2, 2), OddAttention()))
+
+
+def test_a_model_without_replaceable_attention_is_refused(tmp_path: Path):
+    of = production("qwen2.5")
+    _, _, batch = encoded(of, tmp_path)
+    for layer in of.layers:
+        # As code that comes with a checkpoint may do: attention of its own.
+        layer.module.forward = lambda hidden_states, **more: (hidden_states, None)
+    with pytest.raises(ModelError, match="no eager attention"), measuring(of.model, of.layers, batch.readings):
+        forward(of.model, batch.to(of.model))
+
+
+def test_an_answer_without_tokens_is_refused(tmp_path: Path):
+    of = production("qwen2.5")
+    core = of.processor
+    core.backend_tokenizer.normalizer = __import__("tokenizers").normalizers.Replace("\u200b", "")
+    asked = task(tmp_path, "text", names=("\u200b", "dax"))
+    with pytest.raises(TaskError, match="makes nothing of it"):
+        of.prompter(asked).encode([(e, e.answer) for e in asked.episodes])
+
+
+def test_a_head_that_does_not_exist_is_refused():
+    of = production("llama")
+    with pytest.raises(ModelError, match=r"no head 0\.4: layers 0 to 1 have 4 heads"), knocked_out(of.layers, [(0, 4)]):
+        pass
+
+
+def test_a_broken_picture_is_named(tmp_path: Path):
+    of = production("qwen2.5-vl")
+    asked = task(tmp_path)
+    (tmp_path / "0-0.png").write_bytes(b"no picture")
+    with pytest.raises(TaskError, match=r"0-0\.png cannot be read"):
+        of.prompter(asked).encode([(asked.episodes[0], "dax")])
+    table = None
+    with pytest.raises(TaskError):
+        table = measure_heads(of, asked)
+    Pictures(tmp_path).paint("0-0", (0, 0, 0))
+    (tmp_path / "2-1.png").write_bytes(b"no picture")
+    table = measure_heads(of, asked)
+    assert table.episodes == 2
+    assert "2-1.png" in table.problem
+
+
+def test_every_visual_family_refuses_a_task_in_pictures_only_when_it_reads_text(tmp_path: Path):
+    for family in FAMILIES:
+        of = production(family)
+        assert (of.view == "image") == (family in VISUAL)
+    with pytest.raises(ModelError, match="--view text"):
+        production("llama").prompter(task(tmp_path, "image"))

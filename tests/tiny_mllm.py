@@ -1,0 +1,164 @@
+"""Production models of the real classes at tiny sizes with random weights, with real tokenizers and processors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    CLIPVisionConfig,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3Processor,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from miclab.mllm.layers import attention_layers
+from miclab.mllm.loading import LoadOptions, Production
+from miclab.mllm.processors import images_only
+from miclab.mllm.task import Episode, Example, Item, Style, Task
+
+TEXT = "Answer: dax blicket perpo wug toma. A picture of a red thing and a blue one.\nQuestion: what is this?\n"
+SPECIAL = ["<|endoftext|>", "<|image_pad|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>", "<image>",
+           "<fake_token_around_image>", "<end_of_utterance>", "<global-img>",
+           *(f"<row_{i}_col_{j}>" for i in range(1, 5) for j in range(1, 5))]  # fmt: skip
+CHAT = (
+    "{% for m in messages %}<user>{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}"
+    "{% if c.type == 'image' %}IMAGE{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}</user>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def tokenizer(merges: int = 40) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer trained on a few words, so that others take several tokens."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    core.train_from_iterator(
+        [TEXT] * 3,
+        trainers.BpeTrainer(vocab_size=256 + len(SPECIAL) + merges, special_tokens=SPECIAL, initial_alphabet=alphabet,
+                            show_progress=False),
+    )  # fmt: skip
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token=SPECIAL[0], pad_token=SPECIAL[0], extra_special_tokens=SPECIAL[1:]
+    )
+
+
+def _text(config: type, tokens: Any, **more: Any) -> Any:
+    ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    return config(
+        vocab_size=len(tokens), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.2, **ids, **more,
+    )  # fmt: skip
+
+
+def qwen(tokens: Any) -> tuple[Any, Any]:
+    """Qwen2.5-VL: a 28 x 28 picture is one token."""
+    number = tokens.convert_tokens_to_ids
+    text = {"vocab_size": len(tokens), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2, "bos_token_id": 0,
+            "eos_token_id": 0, "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1]}}  # fmt: skip
+    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32,
+              "fullatt_block_indexes": [1]}  # fmt: skip
+    config = Qwen2_5_VLConfig(
+        text_config=text, vision_config=vision, image_token_id=number("<|image_pad|>"),
+        video_token_id=number("<|video_pad|>"), vision_start_token_id=number("<|vision_start|>"),
+        vision_end_token_id=number("<|vision_end|>"), tie_word_embeddings=True,
+    )  # fmt: skip
+    images = Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=4 * 28 * 28)
+    return Qwen2_5_VLForConditionalGeneration(config), images_only(Qwen2_5_VLProcessor)(images, tokens, None)
+
+
+def llava(tokens: Any) -> tuple[Any, Any]:
+    """LLaVA: a picture is the four patches of CLIP's tower."""
+    vision = CLIPVisionConfig(hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+                              image_size=28, patch_size=14)  # fmt: skip
+    number = tokens.convert_tokens_to_ids("<image>")
+    config = LlavaConfig(vision_config=vision, text_config=_text(LlamaConfig, tokens), image_token_index=number,
+                         vision_feature_layer=-1)  # fmt: skip
+    images = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    processor = LlavaProcessor(images, tokens, patch_size=14, vision_feature_select_strategy="default",
+                               num_additional_image_tokens=1)  # fmt: skip
+    return LlavaForConditionalGeneration(config), processor
+
+
+def idefics(tokens: Any) -> tuple[Any, Any]:
+    """Idefics3, the class of SmolVLM's architecture: pictures are cut into tiles with row and column marks."""
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+              "image_size": 28, "patch_size": 14}  # fmt: skip
+    config = Idefics3Config(vision_config=vision, text_config=_text(LlamaConfig, tokens), scale_factor=2,
+                            image_token_id=tokens.convert_tokens_to_ids("<image>"))  # fmt: skip
+    images = Idefics3ImageProcessorPil(size={"longest_edge": 56}, max_image_size={"longest_edge": 28})
+    return Idefics3ForConditionalGeneration(config), Idefics3Processor(images, tokens, image_seq_len=1)
+
+
+def qwen_text(tokens: Any) -> tuple[Any, Any]:
+    """Qwen2.5, text alone."""
+    return Qwen2ForCausalLM(_text(Qwen2Config, tokens)), tokens
+
+
+def llama(tokens: Any) -> tuple[Any, Any]:
+    """Llama, text alone."""
+    return LlamaForCausalLM(_text(LlamaConfig, tokens)), tokens
+
+
+FAMILIES = {"qwen2.5-vl": qwen, "llava": llava, "idefics3": idefics, "qwen2.5": qwen_text, "llama": llama}
+VISUAL = ("qwen2.5-vl", "llava", "idefics3")
+
+
+def production(family: str, chat: bool = False) -> Production:
+    """A model of a family, in float32, with weights of a fixed seed."""
+    torch.manual_seed(0)
+    model, processor = FAMILIES[family](tokenizer())
+    if chat:
+        image = getattr(processor, "image_token", "")
+        processor.chat_template = CHAT.replace("IMAGE", image)
+    model = model.eval()
+    return Production(family, model, processor, attention_layers(model), LoadOptions())
+
+
+@dataclass
+class Pictures:
+    """Writes pictures of one colour.
+
+    Arguments:
+        folder: where they go.
+    """
+
+    folder: Path
+
+    def paint(self, name: str, colour: tuple[int, int, int], side: int = 28) -> Path:
+        path = self.folder / f"{name}.png"
+        Image.new("RGB", (side, side), colour).save(path)
+        return path
+
+
+def task(folder: Path, view: str = "image", names: tuple[str, str] = ("perpo", "zibbelwock"), side: int = 28) -> Task:
+    """Three episodes of two classes, the names of which take one and several tokens."""
+    pictures, episodes = Pictures(folder), []
+    for number in range(3):
+        items = [
+            Item((pictures.paint(f"{number}-{i}", (40 * i, 90 * (i % 2), 60 * number), side),), f"a red thing {i}")
+            for i in range(5)
+        ]
+        support = tuple(Example(item, names[i % 2]) for i, item in enumerate(items[:4]))
+        episodes.append(Episode(f"episode {number}", support, items[4], names[number % 2], "What is this?"))
+    return Task(name="tiny", shots=2, episodes=tuple(episodes), style=Style(instruction="Look.\n"), view=view)
