@@ -37,9 +37,13 @@ def named(config: RunConfig, root: Path | str) -> RunConfig:
     return config if found == dict(config.modalities) else replace(config, modalities=found)
 
 
-def _checkpoint(run: Run, step: int, told: str) -> dict[str, Tensor]:
+def _check_step(run: Run, step: int, told: str) -> None:
     if step not in run.checkpoints:
         raise RunError(f"The {told} {run.path} has no checkpoint at step {step}; it has {run.checkpoints}.")
+
+
+def _checkpoint(run: Run, step: int, told: str) -> dict[str, Tensor]:
+    _check_step(run, step, told)
     return run.parameters(step)[1]
 
 
@@ -52,7 +56,7 @@ def _encoder_run(config: RunConfig, name: str, root: Path | str) -> Run:
     """The run that pretrained a modality's encoder.
 
     Raises:
-        RunError: it is missing, or pretrained another one.
+        RunError: it is missing, has no checkpoint at the step named, or pretrained another encoder.
     """
     modality = config.modalities[name]
     run = find(modality.encoder_run, root)
@@ -61,6 +65,7 @@ def _encoder_run(config: RunConfig, name: str, root: Path | str) -> Run:
     wrong = _differing(next(iter(run.config.modalities.values())), modality, SAME_ENCODER)
     if wrong:
         raise RunError(f"The encoder of {run.path} does not fit modality {name}: it has {'; '.join(wrong)}.")
+    _check_step(run, modality.encoder_step, "encoder's run")
     return run
 
 
@@ -90,7 +95,7 @@ def _features(config: RunConfig, name: str, root: Path | str) -> Tensor:
 
 
 def _check_parent(config: RunConfig, parent: Run) -> None:
-    _checkpoint(parent, config.parent.step, "parent")
+    _check_step(parent, config.parent.step, "parent")
     if any(getattr(parent.config, part) != getattr(config, part) for part in ("decoder", "label_count", "host_name")):
         raise RunError(f"The parent {parent.path} has another decoder, host or number of labels.")
     wrong = _differing(

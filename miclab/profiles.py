@@ -75,7 +75,7 @@ def encoder_config(config: RunConfig, name: str) -> RunConfig:
 def lone_encoder_config() -> RunConfig:
     """What `miclab train encoder` starts from: M2 with 512 dimensions."""
     modality = ModalityConfig(classes=256, dimension=512, labels=2, encoder="mlp")
-    return encoder_config(replace(RunConfig(), modalities={"m2": modality}), "m2")
+    return encoder_config(RunConfig(modalities=one_modality() | {"m2": modality}), "m2")
 
 
 def encoder_request(profile: Profile) -> Request:
