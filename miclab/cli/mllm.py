@@ -36,8 +36,8 @@ USAGE = """usage: miclab mllm {heads,knockout,finetune,compare,scale,make-episod
   make-episodes  a task from pictures that miclab ships, or yours: `mllm make-episodes DIR`
   memory         the memory that MODEL needs, from its configuration
 
-MODEL is a folder with config.json and safetensors, a hub id, or `tiny`: a Qwen2.5-VL of 0.5 million parameters that
-comes with miclab. Heads are LAYER.HEAD, both counted from 0. `miclab mllm COMMAND --help` shows the options of each."""
+MODEL is a folder with config.json, safetensors and a tokenizer, or a hub id. Heads are LAYER.HEAD, both counted from 0.
+`miclab mllm COMMAND --help` shows the options of each."""
 
 
 def _close(results: Results, problem: str) -> int:

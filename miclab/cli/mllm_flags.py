@@ -71,7 +71,7 @@ class ModelFlags(LoadFlags, TaskFlags):
     """A command on one model and one task."""
 
     name: tyro.conf.Positional[str] = ""
-    """MODEL: folder, hub id, or `tiny`."""
+    """MODEL: folder or hub id."""
     model: str = ""
     """The same as an option: --model PATH."""
     output: Path = Path()
@@ -84,7 +84,7 @@ class ModelFlags(LoadFlags, TaskFlags):
         """The model, however it was given."""
         chosen = self.model or self.name
         if not chosen:
-            raise MiclabError("Name a MODEL: a folder, a hub id, or `tiny`.")
+            raise MiclabError("Name a MODEL: a folder or a hub id.")
         return chosen
 
     def production(self) -> Production:
@@ -204,7 +204,7 @@ class EpisodesFlags:
     part: Literal["training", "held-out exemplars", "held-out classes", "all"] = "held-out classes"
     """Which exemplars."""
     words: Literal["training", "held-out"] = "held-out"
-    """Which invented names; the tiny model has seen those for training."""
+    """Which invented names; those of the two parts differ, so that a model can be trained on one of them."""
     ways: int = 2
     """Classes of an episode."""
     shots: int = 2

@@ -1,4 +1,4 @@
-"""Models and processors from a folder, from the hub, or the tiny one that comes with miclab."""
+"""Models and processors from a folder or from the hub."""
 
 from __future__ import annotations
 
@@ -17,9 +17,6 @@ from miclab.mllm.layers import AttentionLayer, attention_layers
 from miclab.mllm.prompt import Prompter, PromptForm
 from miclab.mllm.task import Task, View
 
-FILES = Path(__file__).with_name("files")
-SHIPPED = {"tiny": FILES / "tiny-qwen2.5-vl"}
-"""Models that come with miclab, by the name that stands for them."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -102,10 +99,9 @@ def _loading(name: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         first = " ".join(str(error).split())[:300]
-        known = ", ".join(SHIPPED)
         raise ModelError(
             f"{name} cannot be loaded: {first} Give a folder that holds config.json, safetensors and a tokenizer, a "
-            f"hub id that is in the cache or can be reached, or one of {known}."
+            "hub id that is in the cache or can be reached."
         ) from error
 
 
@@ -117,14 +113,14 @@ def quiet() -> None:
     logging.disable_progress_bar()
 
 
-def place(name: str, model_path: str = "") -> str:
-    """Where a model is: `--model PATH` if given, the shipped folder, an existing folder, or a hub id as it stands."""
-    if model_path:
-        name = model_path
-    if name in SHIPPED and not Path(name).exists():
-        return str(SHIPPED[name])
+def place(name: str) -> str:
+    """Where a model is: an existing folder, or a hub id as it stands.
+
+    Raises:
+        ModelError: it is written as a folder, and there is none.
+    """
     if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not Path(name).expanduser().is_dir():
-        raise ModelError(f"{name} is no folder. Give the folder of a model, a hub id, or one of {', '.join(SHIPPED)}.")
+        raise ModelError(f"{name} is no folder. Give the folder of a model, or a hub id.")
     return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
 
 
@@ -132,7 +128,7 @@ def load_model(name: str, options: LoadOptions | None = None) -> Production:
     """A model with its processor and its attention layers.
 
     Arguments:
-        name: folder, hub id, or one of `SHIPPED`.
+        name: folder or hub id.
         options: how.
 
     Raises:
