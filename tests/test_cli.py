@@ -30,12 +30,13 @@ DECODER = {"heads": 2, "positions": "onehot", "position_slots": 20}
 SMALL = ["--sequences", "20", "--novel-sets", "2"]
 RESULTS = ("train", "resume", "runs", "show", "evaluate", "circuits", "knockout", "ablate", "align", "diagnose")
 """Commands that print results, and print them as JSON when asked."""
-ELSEWHERE = ("study", "claims", "reproduce", "figure", "data")
+ELSEWHERE = ("study", "claims", "reproduce", "figure", "data", "mllm")
 """Commands whose results are tested with their packages."""
 GROUPS = {
     "train": ("unimodal", "multimodal"),
     "study": ("run", "status", "plan", "rows"),
     "data": ("list", "show", "check"),
+    "mllm": ("heads", "knockout", "finetune", "compare", "scale", "make-episodes", "memory"),
 }
 """Commands that are named in two words."""
 NAMES = [*COMMANDS, *(f"{name} {second}" for name, seconds in GROUPS.items() for second in seconds)]

@@ -330,6 +330,9 @@ def _make_episodes(arguments: list[str]) -> int:
                            template=options.template.replace("\\n", "\n") or TEMPLATE)  # fmt: skip
     with bar("episodes", asked.episodes) as tell:
         folder = make_episodes(options.folder, asked, tell)
+    if options.json:
+        print_json({"folder": str(folder), "episodes": asked.episodes, "ways": asked.ways, "shots": asked.shots})
+        return 0
     print(f"wrote {folder}: {asked.episodes} episodes, {asked.ways} classes, {asked.shots} examples of each")
     return 0
 

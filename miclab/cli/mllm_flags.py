@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -70,7 +70,7 @@ class TaskFlags:
 class ModelFlags(LoadFlags, TaskFlags):
     """A command on one model and one task."""
 
-    name: tyro.conf.Positional[str] = ""
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[MODEL]")] = ""
     """MODEL: folder or hub id."""
     model: str = ""
     """The same as an option: --model PATH."""
@@ -167,9 +167,9 @@ class FinetuneFlags(ModelFlags):
 class CompareFlags:
     """Top heads that two models share, against chance (hypergeometric), and the correlation of ranks."""
 
-    a: tyro.conf.Positional[str]
+    a: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="A")]
     """Folder that `mllm heads` wrote, or paper:qwen2.5-vl-3b, paper:qwen2.5-3b."""
-    b: tyro.conf.Positional[str]
+    b: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="B")]
     """The same of another model."""
     top: int = 5
     """Heads of A that are looked for."""
@@ -185,7 +185,10 @@ class CompareFlags:
 class ScaleFlags(LoadFlags, TaskFlags):
     """One task over several models, with differences paired over episodes."""
 
-    models: tyro.conf.Positional[tuple[str, ...]]
+    models: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="MODEL MODEL ...", help_behavior_hint="(two or more)"),
+    ]
     """MODEL..., the smallest first."""
     output: Path = Path("mllm/scale")
     """Folder of the results."""
@@ -197,7 +200,7 @@ class ScaleFlags(LoadFlags, TaskFlags):
 class EpisodesFlags:
     """Episodes of open-ended minimal induction: classes of pictures with invented names, as VL-ICL Bench's files."""
 
-    folder: tyro.conf.Positional[Path]
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     """DIR to make."""
     data: str = "glyphs"
     """glyphs, concepts.pictures, or folder:PATH of yours (PATH/CLASS/PICTURE)."""
@@ -219,13 +222,15 @@ class EpisodesFlags:
     """Text before the first example."""
     template: str = ""
     """How an example is written; empty: {item}, then `Answer: {answer}`."""
+    json: bool = False
+    """Print as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryFlags:
     """Memory for weights and one pass, from a configuration alone."""
 
-    name: tyro.conf.Positional[str]
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """qwen2.5-vl-3b, qwen2.5-vl-7b (published numbers), or a folder or hub id with a config.json."""
     tokens: int = 2000
     """Length of a sequence, pictures included."""
