@@ -1,0 +1,107 @@
+"""Peak memory of measuring every head, beside a plain forward pass with eager attention, and the time of both:
+
+    python -m benchmarks.mllm [--tokens 1024] [--device cpu]
+
+One layer of Qwen2.5's class (the width and heads of its 3B model unless said otherwise) with random weights. Memory is
+what the pass allocates beyond weights and inputs: on a GPU as its allocator reports it, on a CPU as the profiler does,
+allocation by allocation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from miclab.mllm.attention import measuring
+from miclab.mllm.layers import attention_layers
+from miclab.mllm.prompt import Reading
+from miclab.mllm.task import Episode, Example, Item
+from miclab.roles import LABEL, OTHER, Roles
+
+
+def peak_of(run: Callable[[], Any], device: str) -> float:
+    """Bytes that a pass holds at its highest, beyond what was held before."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        run()
+    held = highest = 0
+    # Allocations and frees in their order; the profiler names them `[memory]`.
+    profiler: Any = seen.profiler
+    for event in sorted(profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            highest = max(highest, held)
+    return highest
+
+
+def reading(tokens: int) -> Reading:
+    """Four examples spread over a sequence: an item of several positions, then a label of two."""
+    kind, exemplar = torch.full((tokens,), OTHER), torch.full((tokens,), -1)
+    share = tokens // 5
+    for number in range(5):
+        kind[number * share : (number + 1) * share - 4], exemplar[number * share : (number + 1) * share - 4] = 0, number
+        if number < 4:
+            kind[(number + 1) * share - 3 : (number + 1) * share - 1] = LABEL
+            exemplar[(number + 1) * share - 3 : (number + 1) * share - 1] = number
+    item = Item(text="item")
+    episode = Episode("made up", tuple(Example(item, name) for name in "abab"), item, "a")
+    roles = Roles(("text",), 4, kind, exemplar)
+    return Reading(episode, "a", tokens - 1, (tokens,), roles, torch.tensor([0, 1, 0, 1]), 0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[512, 1024])
+    parser.add_argument("--heads", type=int, default=16)
+    parser.add_argument("--pairs", type=int, default=2)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    width = options.heads * options.size
+    config = Qwen2Config(
+        vocab_size=64, hidden_size=width, intermediate_size=width, num_hidden_layers=1, bos_token_id=0, eos_token_id=0,
+        num_attention_heads=options.heads, num_key_value_heads=options.pairs, max_position_embeddings=1 << 16,
+    )  # fmt: skip
+    model: Any = Qwen2ForCausalLM(config).eval().to(options.device, getattr(torch, options.dtype))
+    layers = attention_layers(model)
+    for tokens in options.tokens:
+        ids, one = torch.randint(64, (1, tokens), device=options.device), reading(tokens)
+
+        @torch.no_grad()
+        def plain(ids: torch.Tensor = ids) -> None:
+            model(ids, use_cache=False, logits_to_keep=1)
+
+        @torch.no_grad()
+        def measured(ids: torch.Tensor = ids, one: Reading = one) -> None:
+            with measuring(model, layers, (one,)):
+                model(ids, use_cache=False, logits_to_keep=1)
+
+        model.set_attn_implementation("eager")
+        rows = {}
+        for name, run in (("plain", plain), ("measured", measured)):
+            run()
+            started = time.perf_counter()
+            run()
+            spent = time.perf_counter() - started
+            rows[name] = {"peak_mib": peak_of(run, options.device) / 2**20, "seconds": spent}
+        ratio = rows["measured"]["peak_mib"] / rows["plain"]["peak_mib"]
+        print(json.dumps({"tokens": tokens, "heads": options.heads, **rows, "peak_ratio": round(ratio, 3)}))
+
+
+if __name__ == "__main__":
+    main()
