@@ -8,6 +8,7 @@ killed goes on from its last evaluation as if it had not been.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -111,7 +112,10 @@ class Finetuning:
         lora = LoraConfig(
             r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=targets
         )
-        model = get_peft_model(production.model, lora)
+        with warnings.catch_warnings():
+            # peft asks transformers for a property by a name that is going away.
+            warnings.simplefilter("ignore", FutureWarning)
+            model = get_peft_model(production.model, lora)
         self.production = Production(
             production.name, model, production.processor, production.layers, production.options
         )
