@@ -188,7 +188,8 @@ def test_two_secondaries_at_once_and_any_source_first(tmp_path):
         "words": {"source": "small:concepts.words", "labels": 4},
         "m3": {"classes": 12, "dimension": 5, "labels": 4},
     }
-    run, outcome = train_config(tiny_config(3, modalities=modalities), replace(REQUEST, steps=2), tmp_path)
+    plain = schema.to_mapping(tiny_config(1)) | {"modalities": modalities}
+    run, outcome = train_config(schema.from_mapping(RunConfig, plain), replace(REQUEST, steps=2), tmp_path)
     assert outcome.status == "finished"
     assert set(run.rows()[-1]["alignment"]) == {"words", "m3"}
 

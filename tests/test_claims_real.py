@@ -1,0 +1,103 @@
+"""Claims on alignment and real data: known rows come to known verdicts."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from claims_rows import make_rows, studies_directory
+
+from miclab.claims.evidence import Evidence, field_of
+from miclab.claims.ledger import LEDGER
+from miclab.claims.real import CKA, DISTANCE, NULL
+
+
+def judged_on(folder, claim, formula):
+    """Findings of a claim whose studies' rows are made by a formula."""
+    directory = studies_directory(folder)
+    for study in LEDGER[claim].studies:
+        make_rows(directory, study, formula)
+    return LEDGER[claim].judge(Evidence(directory, "quick"))
+
+
+def alignment(sign):
+    """Wide items are aligned worse by 0.2, and an encoder that was pretrained mends 0.1 of it, if `sign` is 1."""
+
+    def formula(config, step):
+        wide = field_of(config, "modalities.m2.dimension") == 512
+        mended = field_of(config, "modalities.m2.encoder_step") > 0 and not config["frozen"]
+        value = 0.5 - sign * (0.2 * wide - 0.1 * mended)
+        return {CKA: value, DISTANCE: 2 - value, NULL: 0.01, "icl": value}
+
+    return formula
+
+
+def pairing(config, step):
+    """ICL of 0.9, 0.05 less with 32 classes, 0.3 less from scratch, 0.2 less with encoders that were never trained."""
+    m2 = config["modalities"]["m2"]
+    value = 0.9 - 0.05 * (m2["classes"] == 32) - 0.3 * (config["parent"]["step"] == 0) - 0.2 * (m2["encoder_step"] == 0)
+    return {"icl": value, CKA: value / 2, DISTANCE: 1.0, NULL: 0.01, "probe.oracles.nearest_exemplar": 0.95}
+
+
+def test_alignment_by_dimension_and_encoder(tmp_path):
+    """Fails if a cell stands for another shape, or a difference has the wrong sign."""
+    for sign, verdict in ((1, "holds"), (-1, "does not hold")):
+        folder = tmp_path / verdict
+        folder.mkdir()
+        found = judged_on(folder, "A1", alignment(sign))
+        assert found.verdict == verdict
+        measured = [c.measured.mean for c in found.conditions if c.measured]
+        assert measured == pytest.approx([0.2 * sign, 0.1 * sign, -0.1 * sign], abs=1e-6)
+
+
+def test_parts_trained(tmp_path):
+    """Fails if the lead of training everything is not that over the best of the others, or its growth is not judged."""
+
+    def formula(config, step):
+        classes, frozen = field_of(config, "modalities.m2.classes"), config["frozen"]
+        return {"icl": 0.7 + (0.04 * (math.log2(classes) - 7) if not frozen else -0.01 * len(frozen))}
+
+    found = judged_on(tmp_path, "A2", formula)
+    assert found.verdict == "holds"
+    measured = [c.measured.mean for c in found.conditions if c.measured]
+    assert measured == pytest.approx([0.12 + 0.01, 0.16], abs=1e-6)
+
+
+def test_asymmetry_on_real_pictures(tmp_path):
+    """Fails if the two data sets share cells, or K1 and K2 are mixed up."""
+
+    def formula(config, step):
+        one, two = (math.log2(field_of(config, f"modalities.{name}.classes")) for name in ("m1", "m2"))
+        glyphs = field_of(config, "modalities.m2.source") == "glyphs"
+        return {"icl": (0.05 * one + 0.01 * two) if glyphs else (0.01 * one + 0.05 * two)}
+
+    found = judged_on(tmp_path, "R1", formula)
+    assert found.verdict == "holds only if"
+    assert found.clauses == ("M2 is glyphs",)
+    assert [c.measured.mean for c in found.conditions if c.measured] == pytest.approx([0.04, -0.04], abs=1e-6)
+
+
+@pytest.mark.parametrize("claim", ["D1", "D4"])
+def test_real_pairings(tmp_path, claim):
+    """Fails if points from scratch, with untrained encoders or paired by concept are taken for the full recipe."""
+    found = judged_on(tmp_path, claim, pairing)
+    assert found.verdict == "holds"
+    measured = [c.measured.mean for c in found.conditions if c.measured]
+    assert measured == pytest.approx([0.9, 0.85 / 0.9, 0.3, 0.2], abs=0.02)
+    ceiling = next(a for a in found.apart if "ceiling" in a.quantity)
+    assert ceiling.measured is not None
+    assert ceiling.measured.mean == pytest.approx(0.95, abs=0.02)
+
+
+def test_correlation_of_alignment_and_learning(tmp_path):
+    """Fails if cells of different studies fall together, or the correlation is not Pearson's: 1 on a line, and -1."""
+
+    def formula(config, step):
+        synthetic = not field_of(config, "modalities.m2.source")
+        value = math.log2(field_of(config, "modalities.m2.classes")) / 10 + 0.1 * len(config["frozen"])
+        return {"icl": value, CKA: value / 2 if synthetic else -value / 2}
+
+    found = judged_on(tmp_path, "D5", formula)
+    assert found.verdict == "holds only if"
+    measured = [c.measured.mean for c in found.conditions if c.measured]
+    assert measured == pytest.approx([1, -1], abs=0.05)
