@@ -440,3 +440,12 @@ def test_the_readme_holds_what_the_rows_say():
     lines = judged(Evidence(COMMITTED, "quick"), [e for e in LEDGER.values() if e.id[0] in "UMJC"])
     assert markdown.OPENING in readme
     assert markdown.with_table(readme, lines) == readme
+
+
+def test_rows_that_are_older_than_a_field_are_rows_of_the_same_configuration(tmp_path):
+    """Fails if a field that came later parts the rows that lack it from the runs that are planned now."""
+    evidence = Evidence(studies_directory(tmp_path), "quick")
+    planned, _, _ = evidence.plan("complexity")[0]
+    older = {name: part for name, part in planned.items() if name not in ("frozen", "bridge")}
+    older["decoder"] = {name: value for name, value in older["decoder"].items() if name != "norm"}
+    assert evidence.config(json.dumps(older)) == planned

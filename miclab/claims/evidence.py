@@ -190,9 +190,12 @@ class Evidence:
         return self._plans[study]
 
     def config(self, text: str) -> dict[str, Any]:
-        """A configuration from its JSON, kept."""
+        """A configuration from its JSON, kept; fields that came after the row was written have their defaults."""
         if text not in self._configs:
-            self._configs[text] = json.loads(text)
+            from miclab.config import RunConfig
+            from miclab.schema import from_mapping, to_mapping
+
+            self._configs[text] = to_mapping(from_mapping(RunConfig, json.loads(text)))
         return self._configs[text]
 
     def cells(
