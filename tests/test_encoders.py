@@ -261,3 +261,28 @@ def test_runs_of_before_keep_their_names():
     """Fails if a field that was added for sources or encoders renames a run of before: two hashes of that time."""
     assert schema.trajectory_hash(RunConfig()).startswith(HASHES[0])
     assert schema.trajectory_hash(tiny_config(2)).startswith(HASHES[1])
+
+
+def test_spoken_words_after_words(tmp_path):
+    """End to end on the small concepts: an encoder of spoken words, words alone, then both. Fails if real items, their
+    labels or the stages do not fit together. Queries are exemplars that no stage has seen, of 48 concepts; chance is
+    1/8 for the encoder (8 ways) and for words (8 labels), and 1/4 for both. So few concepts are learnt by heart, so
+    nothing is asked of held-out ones."""
+    adam = {"name": "adamw", "learning_rate": 2e-3, "warmup_steps": 50, "batch_size": 64}
+    shared = {"sequence": {"context": 4, "burstiness": 2}, "optimiser": adam, "numerics": {"mode": "eager"}}
+    shared["decoder"] = {"output_projection": "on"}
+    speech = {"source": "small:concepts.speech", "encoder": "mlp", "features": 32}
+    asked = Request(steps=100, evaluate_every=100, checkpoint_every=100, sequences=50)
+    encoder = classifying({**speech, "noise": 0.0}, optimiser={"name": "adam", "learning_rate": 1e-3, "batch_size": 64})
+    pretrained, _ = train_config(encoder, asked, tmp_path)
+    words = {"source": "small:concepts.words", "labels": 8, "noise": 0.5}
+    first = schema.from_mapping(RunConfig, {**shared, "modalities": {"m1": words}})
+    before, _ = train_config(first, asked, tmp_path)
+    m2 = {**speech, "labels": 4, "noise": 0.5, "encoder_run": pretrained.hash, "encoder_step": 100}
+    both = {**shared, "modalities": {"m1": words, "m2": m2}, "frozen": ["encoder.m2"]}
+    both["parent"] = {"run": before.hash, "step": 100}
+    run, _ = train_config(schema.from_mapping(RunConfig, both), asked, tmp_path)
+    scores = [one.rows()[-1]["accuracy"] for one in (pretrained, before, run)]
+    assert scores[0]["nearest"] > 0.4
+    assert scores[1]["train"] > 0.55
+    assert scores[2]["train"] > 0.6
