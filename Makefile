@@ -16,7 +16,7 @@ demo: .venv/installed
 	$(BIN)/miclab demo
 
 test: lint
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check .

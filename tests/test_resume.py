@@ -266,7 +266,7 @@ def test_frozen_parts_keep_their_bits_and_the_others_change(tmp_path):
 def test_a_parent_that_does_not_fit_is_refused(tmp_path):
     """No such run, no such checkpoint, or another decoder: said before anything is written."""
     parent, _ = train_config(STAGE_ONE, replace(REQUEST, steps=4), tmp_path)
-    with pytest.raises(RunError, match="'0123456789abcdef' names 0 runs"):
+    with pytest.raises(RunError, match="'0123456789abcdef' names no run"):
         prepare(replace(tiny_config(2), parent=ParentConfig(run="0123456789abcdef", step=4)), tmp_path)
     with pytest.raises(RunError, match=r"no checkpoint at step 3; it has \[0, 1, 2, 4\]"):
         prepare(stage_two(parent, 3), tmp_path)
