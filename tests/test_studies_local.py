@@ -13,13 +13,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from tiny_study import REQUEST, carry_out, contents, planned, tiny_study, write_study
+from tiny_study import REQUEST, Here, carry_out, contents, planned, tiny_study, write_study
 
 from miclab.cli import main, usage
 from miclab.runs import list_runs, open_run
 from miclab.studies import mode, state
 from miclab.studies.reservation import started
-from miclab.studies.rows import read_table, study_rows
+from miclab.studies.rows import read_table, study_rows, table_file
 
 LONG = {**REQUEST, "steps": 500, "evaluate_every": 50, "checkpoint_every": 250}
 """So long that no run ends before its process notices, within a second or two, what happened to the engine."""
@@ -173,6 +173,19 @@ def test_a_finished_study_needs_no_worker_and_a_failed_one_exits_with_1(done, ca
     status, out, _ = run(capsys, "run", lonely, "--runs", done / "runs")
     assert status == 1
     assert "failed: unimodal-rope-" in out
+
+
+def test_the_seeds_that_are_asked_for_are_trained_and_the_table_keeps_the_others(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("miclab.cli.study._launcher", lambda options, root: Here())
+    study = tiny_study(tmp_path, 2)
+    for folder, seed, expected in (("one", "1", [1]), ("one", "0", [0, 1]), ("two", "1", [0, 1])):
+        root = str(tmp_path / folder)
+        assert main(["study", "run", str(study.file), "--runs", root, "--seeds", seed]) == 0
+        assert "tiny: 1 runs: 1 done" in capsys.readouterr().out
+        assert sorted(read_table(table_file(study))["seed"].unique()) == expected
+    assert len(list_runs(tmp_path / "two")) == 2
+    assert main(["study", "run", str(study.file), "--runs", root, "--seeds", "7"]) == 2
+    assert "0, 1" in capsys.readouterr().err
 
 
 def test_the_numeric_mode_is_found_out_once_for_a_directory_of_runs(tmp_path, monkeypatch):

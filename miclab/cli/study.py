@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -56,6 +56,8 @@ class RunOptions(_Common):
 
     file: Files
     """Study files."""
+    seeds: tuple[int, ...] = ()
+    """Train these seeds of the profile alone; the tables keep what others have. Empty: all of them."""
     launcher: Literal["local", "ray", "slurm"] = "local"
     """Where to train."""
     workers: int = 0
@@ -82,7 +84,7 @@ class StatusOptions(_Common):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions(_Common):
-    """List the runs of a study in their order, and how far each is. Nothing is started or written."""
+    """List the runs of a study in their order, and how far each is. No run is started."""
 
     file: StudyFile
     """A study file."""
@@ -178,36 +180,60 @@ def _run(arguments: list[str]) -> int:
     from miclab.studies.engine import Engine
     from miclab.studies.mirrors import Mirrors
     from miclab.studies.rows import StudyTable
+    from miclab.studies.state import survey
 
     root = Path(options.runs)
     root.mkdir(parents=True, exist_ok=True)
     tables = [StudyTable(study, plan, root) for study in studies]
+    # A table has the runs of all seeds, whichever are trained now.
+    others = survey(plan, root) if options.seeds else {}
+    plan = _of_seeds(studies, plan, options)
     launcher = _launcher(options, root)
     with Mirrors(options.mirror, tables, plan, root) as mirrors, Watch(plan, root) as watch:
         mirrored = -1
 
         def change(tally: Tally) -> None:
             nonlocal mirrored
+            states = others | tally.states
             for table in tables:
-                table.write(tally.states)
+                table.write(states)
             if tally.ended != mirrored:
                 mirrored = tally.ended
-                mirrors(tally.states)
+                mirrors(states)
             watch(tally)
 
         try:
             tally = Engine(plan, root, launcher, retry_failed=options.retry_failed, on_change=change).go()
         finally:
             launcher.close()
+        states = others | tally.states
         for table in tables:
-            table.write(tally.states, now=True)
-        mirrors(tally.states)
+            table.write(states, now=True)
+        mirrors(states)
     counts, failures = _counts(plan, tally.states, set()), _failures(plan, tally.states)
     if options.json:
         print_json({"studies": counts, "failures": failures})
     else:
         _print_counts(counts, failures)
     return 0 if all(s.status == "done" for s in tally.states.values()) else 1
+
+
+def _of_seeds(studies: list[Study], plan: Plan, options: RunOptions) -> Plan:
+    """The part of a plan that is asked for."""
+    from miclab.studies.mode import long_mode
+    from miclab.studies.plan import Plan
+
+    if not options.seeds:
+        return plan
+    chosen = []
+    for study in studies:
+        if unknown := set(options.seeds) - set(study.seeds):
+            raise MiclabError(
+                f"--seeds {' '.join(map(str, sorted(unknown)))}: the profile {study.profile} of {study.file} has"
+                f" {', '.join(map(str, study.seeds))}."
+            )
+        chosen.append(replace(study, seeds=tuple(seed for seed in study.seeds if seed in options.seeds)))
+    return Plan(chosen, lambda: long_mode(Path(options.runs)))
 
 
 def _launcher(options: RunOptions, root: Path) -> Launcher:
