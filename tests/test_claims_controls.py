@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from claims_rows import make_rows, studies_directory
 
-from miclab.claims.controls import best_exponent, held_out_errors
+from miclab.claims.complexity import LOGISTIC, best_exponent, held_out_errors
 from miclab.claims.controls_multimodal import CONTROLS, MEAN_UNTOUCHED, MEAN_WITHOUT
 from miclab.claims.evidence import Evidence, field_of
 from miclab.claims.ledger import LEDGER, Line, judged
@@ -84,6 +84,14 @@ def test_held_out_errors_agree_with_a_plain_loop():
             guess = np.polyval(np.polyfit(x[rest], icl[draw, rest], 3), x[cell])
             assert found[draw, cell] == pytest.approx(guess - icl[draw, cell], abs=1e-9)
     assert best_exponent(classes, bursts, icl).shape == (3,)
+
+
+def test_a_logistic_curve_reaches_cells_beyond_those_it_knows():
+    classes, bursts = (v.ravel() for v in np.meshgrid(2.0 ** np.arange(9, 14), [1.0, 2.0, 4.0]))
+    icl = 1 / (1 + np.exp((13 - np.log2(classes) - 2 * np.log2(bursts)) / 2))
+    assert best_exponent(classes, bursts, icl, LOGISTIC) == 2.0
+    assert np.abs(held_out_errors(classes, bursts, icl, None, LOGISTIC)).max() < 1e-6
+    assert np.abs(held_out_errors(classes, bursts, icl, 0.5, LOGISTIC)).max() > 0.1
 
 
 def test_in_context_learning_that_fades_is_noticed(tmp_path):

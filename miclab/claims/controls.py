@@ -1,5 +1,5 @@
-"""Controls that the paper did not run, on one modality: X1 (position code against width), X2 (optimiser), X3 (which
-function of K and B), X4 (transience), X9 (U5 at its own point)."""
+"""Controls that the paper did not run, on one modality: X1 (position code against width), X2 (optimiser), X4
+(transience), X9 (U5 at its own point)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from miclab.claims.evidence import Cells, Evidence, Means, Statistic, column_values, field_of
 from miclab.claims.statistics import contrast
-from miclab.claims.verdict import Apart, Condition, Entry, Findings
+from miclab.claims.verdict import Apart, Entry, Findings
 
 POSITIONS, WIDTH, HIDDEN = "decoder.positions", "decoder.width", "decoder.mlp_hidden"
 CLASSES, BURSTS, OPTIMISER = "modalities.m1.classes", "sequence.burstiness", "optimiser.name"
@@ -132,85 +132,6 @@ def judge_x2(evidence: Evidence) -> Findings:
     return Findings(conditions=tuple(conditions), apart=tuple(apart))
 
 
-EXPONENTS = np.round(np.arange(-1.0, 3.001, 0.1), 2)
-"""Exponents b of B that are tried in K B^b."""
-FIXED = {"K": 0.0, "K sqrt(B)": 0.5, "K B": 1.0}
-
-
-def held_out_errors(classes: NDArray, bursts: NDArray, icl: NDArray, exponent: float | None) -> NDArray[np.floating]:
-    """Error of ICL in each cell, predicted from all other cells by a cubic in log2 K + b log2 B.
-
-    Arguments:
-        classes: K [cell].
-        bursts: B [cell].
-        icl: mean ICL [..., cell].
-        exponent: b; None: for each held-out cell that which fits the others best.
-
-    Returns:
-        predicted minus measured [..., cell].
-    """
-    count = len(classes)
-    exponents = EXPONENTS if exponent is None else np.array([exponent])
-    errors = np.empty(icl.shape)
-    for cell in range(count):
-        rest = np.arange(count) != cell
-        residuals, predictions = [], []
-        for b in exponents:
-            x = np.log2(classes) + b * np.log2(bursts)
-            design = np.vander((x - x.mean()) / x.std(), 4)
-            coefficients = icl[..., rest] @ np.linalg.pinv(design[rest]).T
-            residuals.append(((coefficients @ design[rest].T - icl[..., rest]) ** 2).sum(-1))
-            predictions.append(coefficients @ design[cell])
-        best = np.argmin(residuals, axis=0)
-        errors[..., cell] = np.take_along_axis(np.array(predictions), best[None], 0)[0] - icl[..., cell]
-    return errors
-
-
-def best_exponent(classes: NDArray, bursts: NDArray, icl: NDArray) -> NDArray[np.floating]:
-    """The b of `EXPONENTS` for which a cubic in log2 K + b log2 B fits all cells best [...]."""
-    residuals = []
-    for b in EXPONENTS:
-        x = np.log2(classes) + b * np.log2(bursts)
-        design = np.vander((x - x.mean()) / x.std(), 4)
-        fitted = icl @ np.linalg.pinv(design).T @ design.T
-        residuals.append(((fitted - icl) ** 2).sum(-1))
-    return EXPONENTS[np.argmin(residuals, axis=0)]
-
-
-def judge_x3(evidence: Evidence) -> Findings:
-    """The exponent of B, and held-out errors of K sqrt(B) against its rivals, for each position code."""
-    conditions: list[Condition] = []
-    apart, notes = [], []
-    for study, code in (("complexity", "rope"), ("complexity_onehot", "one-hot positions")):
-        cells = evidence.cells((study,), (CLASSES, BURSTS), ("icl",), at=1500)
-        classes, bursts = cells.column(0), cells.column(1)
-
-        def error(means: Means, b: float | None, k: NDArray = classes, bursts: NDArray = bursts) -> NDArray:
-            return np.sqrt((held_out_errors(k, bursts, means["icl"], b) ** 2).mean(-1))
-
-        def exponent(means: Means, k: NDArray = classes, bursts: NDArray = bursts) -> NDArray:
-            return best_exponent(k, bursts, means["icl"])
-
-        conditions.append(
-            contrast(cells, exponent, "exponent b of K B^b that fits best", clause=f"the code is {code}",
-                     low=0.25, high=0.75)
-        )  # fmt: skip
-        for rival, b in (("K", 0.0), ("K B", 1.0), ("K B^b with b fitted", None)):
-            conditions.append(
-                contrast(cells, lambda m, b=b, e=error: e(m, b) - e(m, 0.5),
-                         f"held-out error of {rival} minus that of K sqrt(B)",
-                         clause=f"the rival is {rival}, under {code}", low=0.0)
-            )  # fmt: skip
-        for name, b in {**FIXED, "K B^b with b fitted": None}.items():
-            apart.append(
-                Apart(quantity=f"held-out error of ICL predicted from {name}, {code}",
-                      measured=cells.interval(lambda m, b=b, e=error: e(m, b)))
-            )  # fmt: skip
-        if cells.decidable:
-            notes.append(f"{code}: {len(cells.keys)} cells at step 1500, each predicted from the others")
-    return Findings(conditions=tuple(conditions), apart=tuple(apart), notes=tuple(notes))
-
-
 def judge_x4(evidence: Evidence) -> Findings:
     """ICL at the end of the long training over ICL at `EARLY_STEPS`, by K."""
     early_steps = EARLY_STEPS if evidence.profile == "quick" else 100 * EARLY_STEPS
@@ -274,18 +195,6 @@ ENTRIES = (
         ),
         studies=("optimiser",),
         judge=judge_x2,
-    ),
-    Entry(
-        id="X3",
-        statement="In-context learning depends on K and B through K sqrt(B) alone.",
-        paper="it writes data complexity as K sqrt(B)",
-        criterion=(
-            "ICL at step 1500 as a cubic in log2 K + b log2 B: the b that fits best between 0.25 and 0.75; and, each "
-            "cell predicted from the others, root mean square error of b = 0 (K), of b = 1 (K B) and of b fitted, each "
-            "minus that of b = 0.5, above 0. Whole 95 % intervals, for rope and for one-hot positions."
-        ),
-        studies=("complexity", "complexity_onehot"),
-        judge=judge_x3,
     ),
     Entry(
         id="X4",

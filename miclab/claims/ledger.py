@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from miclab.claims import controls, controls_multimodal, multimodal, positions, prediction, real, unimodal
+from miclab.claims import complexity, controls, controls_multimodal, multimodal, positions, prediction, real, unimodal
 from miclab.claims.evidence import Evidence
 from miclab.claims.verdict import Entry, Findings
 from miclab.errors import MiclabError, nearest
 from miclab.intervals import Interval
 
+CONTROLS = sorted((*controls.ENTRIES, *complexity.ENTRIES, *controls_multimodal.ENTRIES), key=lambda entry: entry.id)
+"""What the paper did not ask."""
 LEDGER: dict[str, Entry] = {
     entry.id: entry
-    for module in (unimodal, positions, multimodal, prediction, real, controls, controls_multimodal)
-    for entry in module.ENTRIES
-}
+    for entry in (
+        *unimodal.ENTRIES, *positions.ENTRIES, *multimodal.ENTRIES, *prediction.ENTRIES, *real.ENTRIES, *CONTROLS,
+    )
+}  # fmt: skip
 
 RUN_ORDER = (
     "multimodal",
