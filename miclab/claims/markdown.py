@@ -10,7 +10,7 @@ from miclab.claims.verdict import Condition
 
 OPENING, CLOSING = "<!-- ledger: python -m scripts.write_ledger -->", "<!-- end of ledger -->"
 """Marks in a text between which the table stands."""
-SHOWN = 4
+SHOWN = 2
 """Conditions that a row of the table shows one by one; of more, only those that hold and fail are counted."""
 
 
@@ -35,22 +35,26 @@ def measured(conditions: Sequence[Condition]) -> str:
         counts = {v: sum(c.verdict == v for c in conditions) for v in ("holds", "does not hold", "not decided")}
         told = {"holds": "hold", "does not hold": "fail", "not decided": "undecided"}
         return f"{len(conditions)} conditions: " + ", ".join(f"{n} {told[v]}" for v, n in counts.items() if n)
-    return "<br>".join(f"{c.quantity} ({c.clause}): {c.measured or 'no rows'}, {c.bound}" for c in conditions)
+    alone = len({condition.quantity for condition in conditions}) == len(conditions)
+    told = [condition.quantity if alone else f"{condition.quantity}, {condition.clause}" for condition in conditions]
+    return "<br>".join(
+        f"{name}: {c.measured or 'no rows'} ({c.bound})" for name, c in zip(told, conditions, strict=True)
+    )
 
 
 def table(lines: Sequence[Line]) -> str:
     """The ledger, a row for each claim."""
-    header = ("claim", "statement", "measured (holds if)", "paper", "runs", "verdict")
+    header = ("claim", "statement", "verdict", "measured (bound)", "runs")
     cells = [
-        (line.entry.id, line.entry.statement, measured(line.findings.conditions), line.entry.paper, line.runs,
-         f"**{line.verdict}**") for line in lines
-    ]  # fmt: skip
+        (line.entry.id, line.entry.statement, f"**{line.verdict}**", measured(line.findings.conditions), line.runs)
+        for line in lines
+    ]
     return rows_of(header, cells)
 
 
 def with_table(text: str, lines: Sequence[Line]) -> str:
-    """A text with the table, of the claims of the paper that synthetic data can decide, between its two marks."""
-    chosen = [line for line in lines if line.entry.id[0] in "UMJC"]
+    """A text with the table, of the claims that have rows, between its two marks."""
+    chosen = [line for line in lines if line.runs]
     found = f"{OPENING}\n\n{table(chosen)}\n\n{CLOSING}"
     return re.sub(f"{re.escape(OPENING)}.*{re.escape(CLOSING)}", lambda match: found, text, flags=re.DOTALL)
 
