@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from miclab.config import RunConfig
-from miclab.data import DataError, DataSet, load
+from miclab.data import DataSet, load
 from miclab.errors import ConfigError, RunError
 from miclab.noise import draw_bits, items_around, noise_scales
+from miclab.pools import Pool, distinct_slots, pool
 from miclab.settings import ModalityConfig
 
 CHUNK = 2048
@@ -161,71 +162,6 @@ def novel_classes(config: RunConfig, name: str, count: int, index: int, least: i
 
 
 # -- which exemplars ----------------------------------------------------------------------------------------------
-@dataclass(frozen=True, eq=False)
-class Pool:
-    """Exemplars by class.
-
-    Arguments:
-        members: exemplars, class after class.
-        starts, counts: place of each class's first among them, and their number.
-    """
-
-    members: Int[Tensor, " exemplar"]
-    starts: Int[Tensor, " classes"]
-    counts: Int[Tensor, " classes"]
-
-    def at(self, classes: Int[Tensor, "*shape"], slots: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-        """Exemplars by class and place within it."""
-        return self.members[self.starts[classes] + slots]
-
-    def draw(self, classes: Int[Tensor, "*shape"], generator: torch.Generator) -> Int[Tensor, "*shape"]:
-        """An exemplar of each class, all alike."""
-        uniform = torch.rand(classes.shape, generator=generator, dtype=torch.double)
-        return self.at(classes, (uniform * self.counts[classes]).long())
-
-
-def pool(data: DataSet, classes: Int[Tensor, " classes"], wanted: Bool[Tensor, " exemplar"]) -> Pool:
-    """The wanted exemplars of some classes of a data set."""
-    place = torch.full((len(data.class_names),), -1)
-    place[classes] = torch.arange(len(classes))
-    members = (wanted & (place[data.class_of] >= 0)).nonzero()[:, 0]
-    members = members[place[data.class_of[members]].argsort(stable=True)]
-    counts = torch.bincount(place[data.class_of[members]], minlength=len(classes))
-    if len(classes) and int(counts.min()) < 1:
-        lacking = data.class_names[int(classes[counts.argmin()])]
-        raise DataError(f"{data.name}: {lacking!r} has no exemplar in a part that needs one.")
-    return Pool(members, counts.cumsum(0) - counts, counts)
-
-
-def distinct_slots(
-    classes: Int[Tensor, "batch place"], counts: Int[Tensor, "batch place"], generator: torch.Generator
-) -> Int[Tensor, "batch place"]:
-    """Places within a class, all alike but no two equal for entries of a row with the same class. Where a class has
-    fewer exemplars than entries, the later ones repeat others than the first entry's."""
-    uniform = torch.rand(classes.shape, generator=generator, dtype=torch.double)
-    same = classes[:, :, None] == classes[:, None, :]
-    rank, first = same.tril(-1).sum(-1), same.byte().argmax(-1)
-    batch, width = classes.shape
-    depth = int(rank.max()) + 1
-    # One more row takes what is not to be written.
-    taken = torch.zeros(batch, width + 1, depth, dtype=torch.long)
-    slots = torch.zeros_like(classes)
-    for level in range(depth):
-        before = taken.gather(1, first[:, :, None].expand(-1, -1, depth))[:, :, :level]
-        enough = counts > level
-        drawn = (uniform * torch.where(enough, counts - level, (counts - 1).clamp(min=1))).long()
-        again = drawn
-        for taken_slot in before.sort(-1).values.unbind(-1):
-            drawn = drawn + (drawn >= taken_slot)
-        if level:
-            again = torch.minimum(again + (again >= before[:, :, 0]), counts - 1)
-        drawn = torch.where(enough, drawn, again)
-        here = rank == level
-        slots = torch.where(here, drawn, slots)
-        taken[:, :, level].scatter_(1, torch.where(here, first, width), drawn)
-    return slots
-
-
 def shifted(pictures: Float[Tensor, "*shape channel height width"], by: int, generator: torch.Generator) -> Tensor:
     """Pictures moved by up to so many pixels along both axes, each by its own; edges are repeated."""
     flat = pictures.flatten(0, -4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from miclab.cli import main
 from miclab.data import DataError, load
 from miclab.data.split import held_out_names
 
@@ -95,6 +97,54 @@ def test_two_classes_of_one_name_are_rejected(tmp_path: Path) -> None:
         pytest.skip("this file system does not tell upper from lower case")
     with pytest.raises(DataError, match="two classes have the same name, 'Ant' and 'ant'"):
         load(f"folder:{tmp_path}")
+
+
+def _mixed(path: Path) -> None:
+    write_picture(path / "bee" / "9.png", 1, side=9)
+
+
+def _corrupt(path: Path) -> None:
+    (path / "bee" / "2.png").write_bytes(b"no picture")
+
+
+def _one_exemplar(path: Path) -> None:
+    write_picture(path / "dab" / "0.png", 1)
+
+
+def _same_name(path: Path) -> None:
+    make_folder(path, ["ANT"])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (None, "holds no folder"),
+        (_mixed, "pictures of different sizes"),
+        (_corrupt, "is no picture that can be read"),
+        (_one_exemplar, "'dab' with fewer than two exemplars"),
+        (_same_name, "two classes have the same name"),
+    ],
+)
+def test_bad_folders_end_the_commands_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], None] | None, message: str
+) -> None:
+    """`data show` and `train` refuse with status 2 and leave nothing behind; `data check`, asked what is wrong, tells it
+    with status 1."""
+    folder, output, runs = tmp_path / "data", tmp_path / "sheet.png", tmp_path / "runs"
+    folder.mkdir()
+    if spoil is not None:
+        spoil(make_folder(folder, ["ant", "bee", "cat"]))
+        if spoil is _same_name and len(list(folder.iterdir())) < 4:
+            pytest.skip("this file system does not tell upper from lower case")
+    name = f"folder:{folder}"
+    assert main(["data", "show", name, "--output", str(output)]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert main(["train", "unimodal", "--modalities.m1.source", name, "--runs", str(runs)]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not output.exists()
+    assert not runs.exists()
+    assert main(["data", "check", name]) == 1
+    assert message in " ".join(capsys.readouterr().out.split())
 
 
 def make_omniglot(path: Path, half: str, alphabets: int, characters: int = 3, drawers: int = 20) -> None:

@@ -15,7 +15,8 @@ from miclab import schema
 from miclab.config import RunConfig
 from miclab.data import load
 from miclab.errors import ConfigError, RunError
-from miclab.exemplars import distinct_slots, exemplars_of, known_exemplars, ordered, partners, shifted
+from miclab.exemplars import exemplars_of, known_exemplars, ordered, partners, shifted
+from miclab.pools import distinct_slots
 from miclab.request import SplitSizes
 from miclab.seeds import stream
 from miclab.sequences import Batch, training_batch
