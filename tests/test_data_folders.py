@@ -128,8 +128,8 @@ def _same_name(path: Path) -> None:
 def test_bad_folders_end_the_commands_with_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], None] | None, message: str
 ) -> None:
-    """`data show` and `train` refuse with status 2 and leave nothing behind; `data check`, asked what is wrong, tells it
-    with status 1."""
+    """`data show` and `train` refuse with status 2 and leave nothing behind; `data check`, asked what is wrong,
+    tells it with status 1."""
     folder, output, runs = tmp_path / "data", tmp_path / "sheet.png", tmp_path / "runs"
     folder.mkdir()
     if spoil is not None:
