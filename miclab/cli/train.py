@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from miclab.train import Outcome
 
 STAGES = ("unimodal", "multimodal", "encoder")
+USAGE = f"""usage: miclab train {{{",".join(STAGES)}}} [options]
+
+  unimodal     stage 1: a decoder on one modality
+  multimodal   stage 2: a second modality is wired in; with --encoder RUN stage 3, with --stage-one none early fusion
+  encoder      pretrains the encoder of a modality as a classifier of its classes, for `train multimodal --encoder RUN`
+
+`miclab train STAGE --help` shows the options of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,9 +164,7 @@ def _report(done: _Done, as_json: bool, stage_one: dict[str, Any] | None = None)
 def run_train(arguments: list[str]) -> int:
     """`miclab train STAGE [options]`."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(
-            f"usage: miclab train {{{','.join(STAGES)}}} [options]\n\n`miclab train unimodal --help` shows the options."
-        )
+        print(USAGE)
         return 0 if arguments else 2
     stage, rest = arguments[0], arguments[1:]
     if stage not in STAGES:
