@@ -135,9 +135,10 @@ def test_studies_share_runs_and_what_each_asks_of_them(tmp_path):
     )
     plan = planned(first, second)
     assert [run.seed for run in plan.runs.values()] == [0, 1, 2]
-    assert [(run.request.steps, run.probes) for run in plan.runs.values()] == [
-        (4, ("ablation",)), (8, ("ablation", "knockout")), (8, ("knockout",)),
-    ]  # fmt: skip
+    asked = [(run.request.steps, [(probe.name, probe.step) for probe in run.probes]) for run in plan.runs.values()]
+    assert asked == [(4, [("ablation", 4)]), (8, [("ablation", 4), ("knockout", 8)]), (8, [("knockout", 8)])]
+    steps = {name: [request.steps for request in found.values()] for name, found in plan.asked.items()}
+    assert steps == {"first": [4, 4], "second": [8, 8]}
     with pytest.raises(MiclabError, match="Two studies are named 'first'"):
         planned(first, first)
 

@@ -230,5 +230,27 @@ def test_a_table_that_was_found_keeps_the_runs_that_are_not_here(tmp_path):
 def test_committed_rows_belong_to_the_runs_that_their_study_plans(table):
     """Fails if a change to the reading of studies, to defaults or to hashes makes other runs of the same file."""
     study = load_study(COMMITTED.parent / f"{table.stem}.yaml", table.parent.name)
-    planned = Plan([study], "compiled").members[study.name]
-    assert set(pl.read_parquet(table, columns=["run"])["run"]) <= set(planned)
+    asked = Plan([study], "compiled").asked[study.name]
+    ends = pl.read_parquet(table, columns=["run", "step", "last"]).filter("last")
+    assert set(ends["run"]) <= set(asked)
+    assert {run: step for run, step, _ in ends.iter_rows() if step != asked[run].steps} == {}
+
+
+def test_what_another_study_asks_of_a_run_is_not_in_the_rows(tmp_path):
+    """The shorter study's table ends at its own step, with the probes of that step, whoever was planned first."""
+    root = tmp_path / "runs"
+    profiles = {"quick": {"seeds": [0], "request": {"steps": 8, "checkpoint_every": 8}}}
+    short = tiny_study(tmp_path, name="short", profiles={"quick": {"seeds": [0]}}, probes=["ablation"])
+    long = tiny_study(tmp_path, name="long", profiles=profiles, probes=["ablation"])
+    alone = planned(short)
+    carry_out(alone, tmp_path / "alone")
+    expected = study_rows(short, alone, tmp_path / "alone")
+    for order in ((short, long), (long, short)):
+        plan = planned(*order)
+        carry_out(plan, root)
+        assert study_rows(short, plan, root).equals(expected)
+        assert study_rows(long, plan, root)["step"].max() == 8
+    # Trained longer without the shorter end being kept: the checkpoint is made again.
+    carry_out(planned(long), tmp_path / "other")
+    carry_out(alone, tmp_path / "other")
+    assert study_rows(short, alone, tmp_path / "other").equals(expected)

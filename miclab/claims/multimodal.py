@@ -134,7 +134,8 @@ def judge_m6(evidence: Evidence) -> Findings:
         axes = {"log2 K1": np.log2(cells.column(0)), "log2 K2": np.log2(cells.column(1))}
         one, two = fit(axes, "log2 K1"), fit(axes, "log2 K2")
         larger, smaller = ("K2", "K1") if sign > 0 else ("K1", "K2")
-        quantity = f"slope of ICL on log2 {larger} minus slope on log2 {smaller}"
+        told = "from scratch" if sign > 0 else "after stage 1"
+        quantity = f"slope of ICL on log2 {larger} minus slope on log2 {smaller}, {told}"
         conditions.append(
             contrast(cells, lambda m, w=sign * (two - one): m["icl"] @ w, quantity, clause=clause, low=0.0)
         )

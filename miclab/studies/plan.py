@@ -6,7 +6,7 @@ import contextlib
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from miclab import schema
 from miclab.config import RunConfig
@@ -16,6 +16,32 @@ from miclab.runs import directory_name
 from miclab.settings import ModalityConfig
 from miclab.studies.points import PARTS, Mode, points
 from miclab.studies.study import Study, value_at
+
+
+class PlannedProbe(NamedTuple):
+    """An analysis after training (see `miclab.studies.probes`).
+
+    Arguments:
+        name: its name.
+        step: the checkpoint that it looks at.
+        sequences: as in the request of the study that asks for it.
+        novel_sets: likewise.
+    """
+
+    name: str
+    step: int
+    sequences: int
+    novel_sets: int
+
+    @property
+    def file(self) -> str:
+        """Name under which it is stored beside the run, by its size."""
+        return f"{self.name}.{self.sequences}x{self.novel_sets}"
+
+
+def planned_probes(study: Study, request: Request) -> tuple[PlannedProbe, ...]:
+    """The probes that a study asks for of a run, at the end of its own request."""
+    return tuple(PlannedProbe(name, request.steps, request.sequences, request.novel_sets) for name in study.probe_names)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,7 +56,7 @@ class PlannedRun:
         encoders: trajectory hash of the run that pretrains the encoder, by modality.
         point: configuration of its point, with any seed.
         request: what is asked of it by all studies of the plan.
-        probes: names of the analyses after training (see `miclab.studies.probes`).
+        probes: the analyses after training that any study asks for.
         starts: checkpoints that other runs start from.
     """
 
@@ -40,7 +66,7 @@ class PlannedRun:
     parent: str
     point: RunConfig
     request: Request
-    probes: tuple[str, ...] = ()
+    probes: tuple[PlannedProbe, ...] = ()
     starts: tuple[int, ...] = ()
     encoders: Mapping[str, str] = field(default_factory=dict)
 
@@ -80,18 +106,18 @@ class Plan:
         self.runs: dict[str, PlannedRun] = {}
         self.members: dict[str, list[str]] = {}
         """For each study the hashes of its points' runs, in grid order, each once; parents are not among them."""
+        self.asked: dict[str, dict[str, Request]] = {}
+        """For each study what it asks of each of these, whatever others ask of them: its rows are those."""
         for study in studies:
             if study.name in self.members:
                 raise MiclabError(f"Two studies are named {study.name!r}: the table of one would replace the other's.")
             with _uncollected():
-                self.members[study.name] = list(dict.fromkeys(self._study_runs(study, Mode(mode))))
+                asked: dict[str, Request] = {}
+                for identity, request in self._study_runs(study, Mode(mode)):
+                    asked[identity] = joined(asked[identity], request) if identity in asked else request
+                self.asked[study.name], self.members[study.name] = asked, list(asked)
 
-    def _study_runs(self, study: Study, mode: Mode) -> Iterator[str]:
-        probes = tuple(
-            name
-            for probe in study.probes
-            for name in ([f"context.{n}" for n in study.probe_contexts] if probe == "context" else [probe])
-        )
+    def _study_runs(self, study: Study, mode: Mode) -> Iterator[tuple[str, Request]]:
         own, first = _Texts(), _Texts()
         for point in points(study, mode):
             texts = own.of(point.config)
@@ -103,7 +129,9 @@ class Plan:
                     starts = (point.parent_request.steps,)
                     hosts = {n: run for n, run in encoders.items() if n in point.parent.modalities}
                     parent = self._add(point.parent, before, point.parent_request, seed, starts=starts, encoders=hosts)
-                yield self._add(point.config, texts, point.request, seed, parent, probes=probes, encoders=encoders)
+                probes = planned_probes(study, point.request)
+                run = self._add(point.config, texts, point.request, seed, parent, probes=probes, encoders=encoders)
+                yield run, point.request
 
     def _encoder(self, encoder: tuple[RunConfig, Request], seed: int) -> str:
         config, request = encoder
@@ -118,7 +146,7 @@ class Plan:
         seed: int,
         parent: str = "",
         *,
-        probes: tuple[str, ...] = (),
+        probes: tuple[PlannedProbe, ...] = (),
         starts: tuple[int, ...] = (),
         encoders: Mapping[str, str] | None = None,
     ) -> str:

@@ -1,18 +1,19 @@
-"""Analyses of a run's last checkpoint after training: knockouts, ablations, other context lengths.
+"""Analyses after training, of the checkpoint at which a study ends: knockouts, ablations, other context lengths.
 
 A probe is stored beside the run, under its name and its number of sequences, and is computed once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from miclab.errors import ConfigError, DamagedError, RunError
 from miclab.request import SplitSizes
 from miclab.runs import Run
-from miclab.studies.plan import PlannedRun
-from miclab.studies.state import analysis_name, missing_probes, probe_step
+from miclab.studies.plan import PlannedProbe, PlannedRun
+from miclab.studies.state import missing_probes, probe_step
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,26 +64,26 @@ def store_missing(run: PlannedRun, disk: Run) -> None:
     Raises:
         RunError: a file of the run is damaged, or it cannot be written.
     """
-    sizes = SplitSizes(sequences=run.request.sequences, novel_sets=run.request.novel_sets)
-    step = probe_step(run, disk)
-    prober = _Prober(disk, step, sizes)
+    probers: dict[tuple[int, int, int], _Prober] = {}
     for probe in missing_probes(run, disk):
-        content: dict[str, Any] = {"probe": probe, "step": step, "split": "icl", **vars(sizes)}
+        step, sizes = probe_step(probe, disk), SplitSizes(sequences=probe.sequences, novel_sets=probe.novel_sets)
+        prober = probers.setdefault((step, probe.sequences, probe.novel_sets), _Prober(disk, step, sizes))
+        content: dict[str, Any] = {"probe": probe.name, "step": step, "split": "icl", **vars(sizes)}
         try:
-            content["values"] = prober.values(probe)
+            content["values"] = prober.values(probe.name)
         except DamagedError:
             raise
         except (ConfigError, RunError) as error:
             content[REFUSED] = str(error)
-        disk.save_analysis(step, analysis_name(probe, run), content)
+        disk.save_analysis(step, probe.file, content)
 
 
-def probe_columns(run: PlannedRun, disk: Run) -> dict[str, Any]:
-    """The stored probes as columns of a table: `probe.NAME` and, by set of novel classes, `probe.NAME.sets`."""
+def probe_columns(probes: Iterable[PlannedProbe], disk: Run) -> dict[str, Any]:
+    """Stored probes as columns of a table: `probe.NAME` and, by set of novel classes, `probe.NAME.sets`."""
     columns: dict[str, Any] = {}
-    for probe in run.probes:
-        stored = disk.analysis(probe_step(run, disk), analysis_name(probe, run)) or {}
+    for probe in probes:
+        stored = disk.analysis(probe_step(probe, disk), probe.file) or {}
         for name, value in stored.get("values", {}).items():
-            column = f"probe.{probe}.{name}".rstrip(".")
+            column = f"probe.{probe.name}.{name}".rstrip(".")
             columns[column], columns[f"{column}.sets"] = value["accuracy"], value["sets"]
     return columns

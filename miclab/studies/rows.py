@@ -14,7 +14,7 @@ from miclab import schema, storage
 from miclab.errors import DamagedError, MiclabError
 from miclab.runs import glance
 from miclab.studies import state
-from miclab.studies.plan import Plan, PlannedRun, axis_value
+from miclab.studies.plan import Plan, PlannedRun, axis_value, planned_probes
 from miclab.studies.probes import probe_columns
 from miclab.studies.state import State
 from miclab.studies.study import Study
@@ -112,8 +112,8 @@ class StudyTable:
                 if row["run"] in self.plan.runs and row["status"] == "finished":
                     self._kept.setdefault(row["run"], []).append(row)
             for identity, rows in list(self._kept.items()):
-                asked = self.plan.runs[identity].request.steps
-                if rows[-1]["step"] != asked and not rows[-1]["reason"].startswith("plateau"):
+                asked = self.plan.asked[self.study.name].get(identity)
+                if asked is None or (rows[-1]["step"] != asked.steps and not rows[-1]["reason"].startswith("plateau")):
                     del self._kept[identity]
         return self._kept
 
@@ -154,15 +154,17 @@ class StudyTable:
         if disk is None:
             return [{**failed, "reason": "it was removed"}]
         ended = {**shared, "status": "finished", "reason": found.reason}
+        # Another study may ask more of the same run.
+        asked = self.plan.asked[self.study.name][run.hash]
         rows = [
             {**ended, "step": row["step"], "last": False, "loss": row["loss"], **metric_columns(row)}
             for row in disk.rows()
-            if row["step"] <= run.request.steps and run.request.evaluates(row["step"])
+            if row["step"] <= asked.steps and asked.evaluates(row["step"])
         ]
         if disk.warnings or not rows:
             # Rows that end at a damaged file would pass for a shorter run.
             return [{**failed, "reason": "; ".join(disk.warnings) or "it has no metric row"}]
-        rows[-1] |= {"last": True, **probe_columns(run, disk)}
+        rows[-1] |= {"last": True, **probe_columns(planned_probes(self.study, asked), disk)}
         self.warnings += disk.warnings
         return rows
 

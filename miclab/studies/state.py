@@ -13,7 +13,7 @@ from typing import Literal
 from miclab import storage
 from miclab.errors import DamagedError
 from miclab.runs import Run, glance
-from miclab.studies.plan import Plan, PlannedRun
+from miclab.studies.plan import Plan, PlannedProbe, PlannedRun
 from miclab.studies.reservation import Owner, owners
 
 FOLDER = ".studies"
@@ -74,25 +74,20 @@ def failure_reason(root: Path, run: str) -> str:
         return "the mark of its failure cannot be read"
 
 
-def probe_step(run: PlannedRun, disk: Run) -> int:
-    """Checkpoint that the probes of a run look at: the one asked for, or the last where it ended earlier."""
-    return run.request.steps if run.request.steps in disk.checkpoints else disk.step
+def probe_step(probe: PlannedProbe, disk: Run) -> int:
+    """Checkpoint that a probe looks at: the one asked for, or the last where training ended earlier."""
+    return min(probe.step, disk.step)
 
 
-def analysis_name(probe: str, run: PlannedRun) -> str:
-    """Name under which a probe of this size is stored."""
-    return f"{probe}.{run.request.sequences}x{run.request.novel_sets}"
-
-
-def missing_probes(run: PlannedRun, disk: Run) -> list[str]:
+def missing_probes(run: PlannedRun, disk: Run) -> list[PlannedProbe]:
     """Probes of a trained run that are not stored, or whose file is damaged."""
-    step = probe_step(run, disk)
-    return [probe for probe in run.probes if disk.analysis(step, analysis_name(probe, run)) is None]
+    return [probe for probe in run.probes if disk.analysis(probe_step(probe, disk), probe.file) is None]
 
 
-def missing_starts(run: PlannedRun, disk: Run) -> list[int]:
-    """Checkpoints that other runs of the plan start from and that a trained run has not kept."""
-    return sorted(set(run.starts) - set(disk.checkpoints))
+def missing_checkpoints(run: PlannedRun, disk: Run) -> list[int]:
+    """Checkpoints that a trained run has not kept, and that others of the plan start from or a missing probe needs."""
+    needed = {probe_step(probe, disk) for probe in missing_probes(run, disk)}
+    return sorted((needed | set(run.starts)) - set(disk.checkpoints))
 
 
 def is_trained(run: PlannedRun, disk: Run) -> bool:
@@ -105,7 +100,7 @@ def is_trained(run: PlannedRun, disk: Run) -> bool:
 
 def is_complete(run: PlannedRun, disk: Run) -> bool:
     """Whether a run is trained and nothing else is missing."""
-    return is_trained(run, disk) and not missing_starts(run, disk) and not missing_probes(run, disk)
+    return is_trained(run, disk) and not missing_checkpoints(run, disk) and not missing_probes(run, disk)
 
 
 def state_on_disk(run: PlannedRun, disk: Run | None, failure: str) -> State:

@@ -99,6 +99,12 @@ class Study:
         """Names of the axes of all blocks, in their order."""
         return tuple(dict.fromkeys(axis for block in self.grid for axis in block.axes))
 
+    @property
+    def probe_names(self) -> tuple[str, ...]:
+        """Names of the probes, `context` with each of its lengths."""
+        lengths = tuple(f"context.{n}" for n in self.probe_contexts)
+        return tuple(name for probe in self.probes for name in (lengths if probe == "context" else (probe,)))
+
 
 def _mapping(value: Any, where: str, known: tuple[str, ...] | None = None) -> Fields:
     if value is None:

@@ -23,7 +23,7 @@ from miclab.errors import BusyError, MiclabError
 from miclab.request import Request
 from miclab.runs import Run, directory_name, open_run
 from miclab.studies import state
-from miclab.studies.plan import PlannedRun
+from miclab.studies.plan import PlannedProbe, PlannedRun
 from miclab.studies.reservation import reserve
 
 Ending = Literal["done", "failed", "stopped", "busy"]
@@ -95,7 +95,7 @@ def read_task(path: str) -> tuple[Path, PlannedRun]:
         parent=config.parent.run,
         point=config,
         request=schema.from_mapping(Request, data["request"]),
-        probes=tuple(data["probes"]),
+        probes=tuple(PlannedProbe(*probe) for probe in data["probes"]),
         starts=tuple(data["starts"]),
     )
     return Path(data["root"]), run
@@ -185,8 +185,8 @@ def _train_and_probe(root: Path, run: PlannedRun, tell: Callable[[], None]) -> t
     if outcome.status == "stopped":
         return "stopped", outcome.reason, outcome.step
     disk = open_run(disk.path)
-    if state.missing_starts(run, disk):
-        _remake_starts(root, run, disk, tell)
+    if state.missing_checkpoints(run, disk):
+        _remake_checkpoints(root, run, disk, tell)
     if state.missing_probes(run, disk):
         from miclab.studies.probes import store_missing
 
@@ -194,12 +194,12 @@ def _train_and_probe(root: Path, run: PlannedRun, tell: Callable[[], None]) -> t
     return "done", outcome.reason, outcome.step
 
 
-def _remake_starts(root: Path, run: PlannedRun, disk: Run, tell: Callable[[], None]) -> None:
-    """Trains a run again, beside it, up to checkpoints that others start from and that an earlier request did not
-    keep. They have the same bits, so nothing of the run is touched."""
+def _remake_checkpoints(root: Path, run: PlannedRun, disk: Run, tell: Callable[[], None]) -> None:
+    """Trains a run again, beside it, up to checkpoints that are needed and that an earlier request did not keep.
+    They have the same bits, so nothing of the run is touched."""
     from miclab.train import prepare, train
 
-    missing = state.missing_starts(run, disk)
+    missing = state.missing_checkpoints(run, disk)
     former = schema.from_mapping(Request, disk.request)
     request = replace(former, steps=missing[-1], checkpoint_at=tuple(missing), plateau_rows=0)
     beside = root / state.FOLDER / "again" / run.hash
