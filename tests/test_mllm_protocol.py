@@ -14,13 +14,14 @@ from miclab.cli import main
 from miclab.errors import ConfigError, DamagedError
 from miclab.mllm import errors
 from miclab.mllm.compare import overlap, published, rankings
-from miclab.mllm.episodes import EpisodeOptions, make_episodes
+from miclab.mllm.episodes import make_episodes
 from miclab.mllm.errors import ModelError, OutOfMemoryError, TaskError, memory_guard
 from miclab.mllm.heads import measure_heads
-from miclab.mllm.knockout import KnockoutOptions, conditions, control_of, knock_out, matched_draws
+from miclab.mllm.knockout import conditions, control_of, knock_out, matched_draws
 from miclab.mllm.loading import load_model
 from miclab.mllm.memory import memory
-from miclab.mllm.page import heads_page, knockout_page, write_page
+from miclab.mllm.options import EpisodeOptions, KnockoutOptions
+from miclab.mllm.page import heads_page, knockout_page, page_bytes
 from miclab.mllm.results import Results, read_manifest, read_table
 from miclab.mllm.task import Style, Task, load_task
 from miclab.mllm.words import distinct_words, is_held_out
@@ -128,8 +129,7 @@ def test_knockouts_are_paired_with_the_untouched_model(baseline: str, tmp_path: 
     control = found.named(control_of("top 1 induction"))
     assert len(control.draws) == 20
     body, figures = knockout_page(found)
-    write_page(tmp_path / "page.html", "t <b>", "miclab", body, figures, "stopped")
-    page = (tmp_path / "page.html").read_text()
+    page = page_bytes("t <b>", "miclab", body, figures, "stopped").decode()
     assert "t &lt;b&gt;" in page
     assert "Partial results" in page
     assert "http" not in body
@@ -204,6 +204,23 @@ def test_results_are_partial_until_they_are_finished(tmp_path: Path):
         read_table(tmp_path / "r", "heads.parquet")
     with pytest.raises(TaskError, match="no results"):
         read_manifest(tmp_path)
+
+
+def test_the_manifest_says_why_it_stopped(episodes: Path, tmp_path: Path, capsys, monkeypatch):
+    of = production("qwen2.5")
+    of.model.save_pretrained(tmp_path / "model")
+    of.processor.save_pretrained(tmp_path / "model")
+
+    def full(*arguments, **more):
+        raise torch.OutOfMemoryError("Tried to allocate 1.50 GiB")
+
+    monkeypatch.setattr(type(of.model), "forward", full)
+    asked = ["mllm", "heads", str(tmp_path / "model"), "--task", str(episodes), "--output", str(tmp_path / "o")]
+    assert main(asked) == 2
+    assert "1.50 GiB more were needed" in capsys.readouterr().err
+    found = read_manifest(tmp_path / "o")
+    assert found["status"] == "partial"
+    assert "1.50 GiB more were needed" in found["reason"]
 
 
 def test_a_model_that_is_not_there_is_told(capsys, episodes: Path, tmp_path: Path):

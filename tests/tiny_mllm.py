@@ -31,7 +31,8 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from miclab.mllm.layers import attention_layers
-from miclab.mllm.loading import LoadOptions, Production
+from miclab.mllm.loading import Production
+from miclab.mllm.options import LoadOptions
 from miclab.mllm.processors import images_only
 from miclab.mllm.task import Episode, Example, Item, Style, Task
 

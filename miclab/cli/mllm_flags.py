@@ -9,35 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from miclab.errors import MiclabError
+from miclab.mllm.options import EpisodeOptions, FinetuneOptions, KnockoutOptions, LoadOptions, chosen
 
 if TYPE_CHECKING:
     from miclab.mllm.loading import Production
     from miclab.mllm.results import Results
     from miclab.mllm.task import Task
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadFlags:
-    """How a model is loaded."""
-
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type of the weights."""
-    four_bit: bool = False
-    """Linear maps in 4 bits (NF4; needs bitsandbytes and a GPU)."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto: a GPU where there is one."""
-    max_pixels: int = 0
-    """Pictures are shrunk to at most so many pixels; 0: the processor's own limit."""
-    prompt: Literal["auto", "chat", "plain"] = "auto"
-    """chat: by the model's chat template; plain: as it stands; auto: chat where there is a template."""
-    offline: bool = False
-    """Ask no network; take hub ids from the cache."""
-
-    def options(self) -> Any:
-        """As the loader takes them."""
-        from miclab.mllm.loading import LoadOptions
-
-        return LoadOptions(**{name: getattr(self, name) for name in LoadFlags.__dataclass_fields__})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +44,7 @@ class TaskFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFlags(LoadFlags, TaskFlags):
+class ModelFlags(LoadOptions, TaskFlags):
     """A command on one model and one task."""
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[MODEL]")] = ""
@@ -91,7 +68,7 @@ class ModelFlags(LoadFlags, TaskFlags):
         """The model."""
         from miclab.mllm.loading import load_model
 
-        return load_model(self.model_name, self.options())
+        return load_model(self.model_name, chosen(LoadOptions, self))
 
     def results(self, command: str) -> Results:
         """The folder of results."""
@@ -115,52 +92,27 @@ class HeadsFlags(ModelFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnockoutFlags(ModelFlags):
+class KnockoutFlags(KnockoutOptions, ModelFlags):
     """Accuracy, forced choice, CLA and log-probability of the answer without the top heads, against at least 20 draws
     of random heads of the same layers and whole layers."""
 
-    top: int = 5
-    """Heads of each kind."""
     heads: Path = Path()
     """Folder that `mllm heads` wrote, to rank heads by; default: the first --rank episodes of this task rank them."""
     rank: int = 16
     """Episodes that rank heads; those are not asked."""
-    previous_token: str = "previous_token_1"
-    """Measure that ranks previous-token heads."""
-    induction: str = "induction_all_positions"
-    """Measure that ranks induction heads; the default is the paper's."""
-    baseline: Literal["zero", "mean"] = "zero"
-    """What takes the place of a head's output."""
-    draws: int = 20
-    """Draws of random heads for each control."""
-    layers: Literal["top", "all", "none"] = "top"
-    """Whole layers that are knocked out too: those that hold top heads, all, none."""
-    seed: int = 0
-    """Seed of the draws."""
+
+    def __post_init__(self) -> None:
+        LoadOptions.__post_init__(self)
+        KnockoutOptions.__post_init__(self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneFlags(ModelFlags):
+class FinetuneFlags(FinetuneOptions, ModelFlags):
     """LoRA on the first three quarters of a task, evaluated on the last; a killed run goes on where it was."""
 
-    steps: int = 500
-    """Optimiser's steps."""
-    every: int = 50
-    """Steps between evaluations."""
-    train_batch: int = 4
-    """Episodes of a step."""
-    rank: int = 16
-    """Rank of the adapters."""
-    alpha: int = 32
-    """Their scale times the rank."""
-    dropout: float = 0.05
-    """Dropout on their input."""
-    learning_rate: float = 2e-5
-    """AdamW's."""
-    top: int = 5
-    """Heads followed of each measure: the strongest before the first step."""
-    seed: int = 0
-    """Seed of adapters, order and dropout."""
+    def __post_init__(self) -> None:
+        LoadOptions.__post_init__(self)
+        FinetuneOptions.__post_init__(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +134,7 @@ class CompareFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScaleFlags(LoadFlags, TaskFlags):
+class ScaleFlags(LoadOptions, TaskFlags):
     """One task over several models, with differences paired over episodes."""
 
     models: Annotated[
@@ -197,31 +149,11 @@ class ScaleFlags(LoadFlags, TaskFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpisodesFlags:
+class EpisodesFlags(EpisodeOptions):
     """Episodes of open-ended minimal induction: classes of pictures with invented names, as VL-ICL Bench's files."""
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     """DIR to make."""
-    data: str = "glyphs"
-    """glyphs, concepts.pictures, or folder:PATH of yours (PATH/CLASS/PICTURE)."""
-    part: Literal["training", "held-out exemplars", "held-out classes", "all"] = "held-out classes"
-    """Which exemplars."""
-    words: Literal["training", "held-out"] = "held-out"
-    """Which invented names; those of the two parts differ, so that a model can be trained on one of them."""
-    ways: int = 2
-    """Classes of an episode."""
-    shots: int = 2
-    """Examples of each class."""
-    episodes: int = 200
-    """How many."""
-    side: int = 0
-    """Pictures enlarged to so many pixels; 0: as they are."""
-    seed: int = 0
-    """Seed of all draws."""
-    instruction: str = ""
-    """Text before the first example."""
-    template: str = ""
-    """How an example is written; empty: {item}, then `Answer: {answer}`."""
     json: bool = False
     """Print as JSON."""
 

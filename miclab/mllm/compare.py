@@ -14,8 +14,8 @@ from scipy.stats import hypergeom, spearmanr
 from miclab.circuits.interventions import Head
 from miclab.errors import ConfigError
 from miclab.mllm.errors import ModelError
-from miclab.mllm.heads import INDUCTION, PREVIOUS_TOKEN
 from miclab.mllm.layers import parse_head
+from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN
 from miclab.mllm.results import read_manifest, read_table
 
 PAPER = "paper:"

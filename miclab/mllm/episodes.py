@@ -6,60 +6,19 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
 
 from miclab.data.catalogue import load
 from miclab.data.dataset import DataSet
-from miclab.errors import ConfigError
 from miclab.mllm.errors import TaskError
+from miclab.mllm.options import EpisodeOptions
 from miclab.mllm.task import TEMPLATE, Style
-from miclab.mllm.words import SYLLABLES, WordPart, distinct_words
+from miclab.mllm.words import distinct_words
 from miclab.seeds import stream
 from miclab.storage import json_bytes, write_bytes
-
-Part = Literal["training", "held-out exemplars", "held-out classes", "all"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpisodeOptions:
-    """Which episodes are made.
-
-    Arguments:
-        data: name of a data set, as `miclab data` knows them; `folder:PATH` reads pictures of yours.
-        part: which of its exemplars.
-        words: which of the invented words.
-        ways: classes of an episode.
-        shots: examples of each class.
-        episodes: how many.
-        side: pictures are enlarged to so many pixels, without smoothing; 0: as they are.
-        seed: of all that is drawn.
-        instruction: text before the first example.
-        template: how an example is written.
-    """
-
-    data: str = "glyphs"
-    part: Part = "held-out classes"
-    words: WordPart = "held-out"
-    ways: int = 2
-    shots: int = 2
-    episodes: int = 200
-    side: int = 0
-    seed: int = 0
-    instruction: str = ""
-    template: str = TEMPLATE
-
-    def __post_init__(self) -> None:
-        for name, least in (("ways", 2), ("shots", 1), ("episodes", 1), ("side", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(name, getattr(self, name), f"{least} and more")
-        if self.ways > len(SYLLABLES) // 2:
-            raise ConfigError("ways", self.ways, f"at most {len(SYLLABLES) // 2}: names differ in their first syllable")
-        if self.seed < 0:
-            raise ConfigError("seed", self.seed, "0 and more")
-        Style(instruction=self.instruction, template=self.template)
 
 
 @dataclass(frozen=True)
@@ -139,11 +98,12 @@ def make_episodes(folder: Path, options: EpisodeOptions, tell: Callable[[int, st
         tell: called with the number of episodes made.
 
     Raises:
-        TaskError: the folder is not empty, or the data has too few exemplars.
+        TaskError: the folder is not empty, the template cannot be used, or the data has too few exemplars.
         DataError: there is no such data set, or it has no pictures.
     """
     if folder.exists() and any(folder.iterdir()):
         raise TaskError(f"{folder} is not empty. Give a folder that does not exist yet.")
+    style = Style(instruction=options.instruction, template=options.template or TEMPLATE)
     data = load(options.data)
     if data.kind == "vector":
         raise TaskError(f"{options.data} has no pictures. Take concepts.pictures, glyphs or folder:PATH.")
@@ -184,10 +144,11 @@ def make_episodes(folder: Path, options: EpisodeOptions, tell: Callable[[int, st
             tell(number + 1, "")
     write_bytes(making / f"{options.shots}-shot.json", json_bytes(shots))
     write_bytes(making / "query.json", json_bytes(queries))
-    style = {"instruction": options.instruction, "template": options.template}
     made = {"data": options.data, "part": options.part, "words": options.words, "ways": options.ways,
             "shots": options.shots, "seed": options.seed, "licence": data.licence}  # fmt: skip
-    write_bytes(making / "task.json", json_bytes(style | {"made": made}))
+    write_bytes(
+        making / "task.json", json_bytes({"instruction": style.instruction, "template": style.template, "made": made})
+    )
     if folder.exists():
         folder.rmdir()
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 
 from miclab import storage
-from miclab.errors import ConfigError
 from miclab.intervals import clustered_interval
 from miclab.mllm.errors import ModelError, memory_guard
-from miclab.mllm.heads import INDUCTION, PREVIOUS_TOKEN, measure_heads
+from miclab.mllm.heads import measure_heads
 from miclab.mllm.layers import head_text
 from miclab.mllm.loading import Production
+from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN, FinetuneOptions
 from miclab.mllm.results import REMEDY
 from miclab.mllm.scoring import MEASURES, answers, batches, forward, joined
 from miclab.mllm.task import Task
@@ -33,42 +33,6 @@ METRICS, CHECKPOINT, RUN = "metrics.jsonl", "checkpoint.safetensors", "run.json"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 FOLLOWED = (PREVIOUS_TOKEN, "label_to_item", INDUCTION, "induction", "induction_total", "total_label_attention")
 """Measures whose heads are followed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneOptions:
-    """How the model is fine-tuned; defaults are the paper's.
-
-    Arguments:
-        steps: optimiser's steps.
-        every: steps from one evaluation to the next.
-        batch: episodes of a step.
-        rank: of the adapters.
-        alpha: their scale times the rank.
-        dropout: on their input.
-        learning_rate: of AdamW, constant.
-        top: heads whose mean strength is followed, chosen before the first step.
-        seed: of the adapters, the order of episodes and dropout.
-    """
-
-    steps: int = 500
-    every: int = 50
-    batch: int = 4
-    rank: int = 16
-    alpha: int = 32
-    dropout: float = 0.05
-    learning_rate: float = 2e-5
-    top: int = 5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "every", "batch", "rank", "alpha", "top"):
-            if getattr(self, name) < 1:
-                raise ConfigError(name, getattr(self, name), "1 and more")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError("dropout", self.dropout, "0 to below 1")
-        if not self.learning_rate > 0:
-            raise ConfigError("learning_rate", self.learning_rate, "more than 0")
 
 
 class Finetuning:
@@ -196,7 +160,9 @@ class Finetuning:
     def _loss(self, step: int) -> torch.Tensor:
         """Cross-entropy of the answers' tokens over a batch that is a function of the seed and the step."""
         episodes = self.training.episodes
-        chosen = torch.randint(len(episodes), (self.options.batch,), generator=stream(self.options.seed, "batch", step))
+        chosen = torch.randint(
+            len(episodes), (self.options.train_batch,), generator=stream(self.options.seed, "batch", step)
+        )
         some = [episodes[i] for i in chosen.tolist()]
         encoded = self.production.prompter(self.training).encode([(e, e.answer) for e in some])
         model = self.production.model

@@ -21,8 +21,6 @@ from miclab.mllm.scoring import forward
 from miclab.mllm.task import Episode, Task
 
 Tell = Callable[[int, str], None]
-PREVIOUS_TOKEN, INDUCTION = "previous_token_1", "induction_all_positions"
-"""The measures that the paper ranks the heads of production models by."""
 
 
 @dataclass(frozen=True)

@@ -5,53 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from miclab.circuits.interventions import Head
-from miclab.errors import ConfigError
 from miclab.intervals import Interval, clustered_interval
 from miclab.mllm.ablation import MeanOutputs, Means, knocked_out
 from miclab.mllm.errors import OutOfMemoryError, TaskError
-from miclab.mllm.heads import INDUCTION, PREVIOUS_TOKEN, HeadTable
+from miclab.mllm.heads import HeadTable
 from miclab.mllm.loading import Production
+from miclab.mllm.options import KnockoutOptions
 from miclab.mllm.scoring import MEASURES, Answers, answers, batches, joined
 from miclab.mllm.task import Task
 from miclab.seeds import stream_seed
 
-LEAST_DRAWS = 20
 UNTOUCHED = "untouched"
-
-
-@dataclass(frozen=True, kw_only=True)
-class KnockoutOptions:
-    """What is knocked out.
-
-    Arguments:
-        top: how many of the strongest heads of a kind.
-        previous_token: measure that ranks previous-token heads.
-        induction: measure that ranks induction heads.
-        baseline: what takes the place of a head's output: zeros, or its mean over the positions of the prompts.
-        draws: draws of random heads for each control.
-        layers: whether whole layers are knocked out too: those that hold top heads, all, or none.
-        seed: of the draws.
-    """
-
-    top: int = 5
-    previous_token: str = PREVIOUS_TOKEN
-    induction: str = INDUCTION
-    baseline: Literal["zero", "mean"] = "zero"
-    draws: int = LEAST_DRAWS
-    layers: Literal["top", "all", "none"] = "top"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.top < 1:
-            raise ConfigError("top", self.top, "1 and more")
-        if self.draws < LEAST_DRAWS:
-            raise ConfigError("draws", self.draws, f"{LEAST_DRAWS} and more: fewer make no control")
 
 
 @dataclass(frozen=True)

@@ -7,49 +7,17 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from miclab.errors import ConfigError
 from miclab.mllm.errors import ModelError, memory_guard, require
 from miclab.mllm.layers import AttentionLayer, attention_layers
-from miclab.mllm.prompt import Prompter, PromptForm
+from miclab.mllm.options import LoadOptions
+from miclab.mllm.prompt import Prompter
 from miclab.mllm.task import Task, View
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-Dtype = Literal["float32", "bfloat16", "float16"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadOptions:
-    """How a model is loaded.
-
-    Arguments:
-        dtype: of the weights.
-        four_bit: linear maps in 4 bits (NF4; needs bitsandbytes and a GPU).
-        device: `auto`: the GPU where there is one.
-        max_pixels: pictures are shrunk to at most so many pixels before they are cut into patches; 0: the processor's
-            own limit.
-        prompt: form of the prompt.
-        offline: take what is on this machine and ask no network.
-    """
-
-    dtype: Dtype = "float32"
-    four_bit: bool = False
-    device: str = "auto"
-    max_pixels: int = 0
-    prompt: PromptForm = "auto"
-    offline: bool = False
-
-    def __post_init__(self) -> None:
-        if self.max_pixels < 0:
-            raise ConfigError("max_pixels", self.max_pixels, "0 and more")
-
-    @property
-    def torch_device(self) -> str:
-        """Name of the device."""
-        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
 
 
 @dataclass(frozen=True)

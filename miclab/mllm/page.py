@@ -5,21 +5,17 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from plotly.offline import get_plotlyjs
 
-from miclab import storage
 from miclab.mllm.heads import HeadTable, Map
 from miclab.mllm.knockout import Effect, Knockouts
 from miclab.mllm.layers import head_text
 from miclab.report.markup import escape, table
-from miclab.report.page import embedded_json
+from miclab.report.page import render
 
 SHOWN = ("previous_token_1", "label_to_item", "induction_all_positions", "induction", "target_label_attention",
          "total_label_attention")  # fmt: skip
@@ -28,15 +24,10 @@ SCALE = "Blues"
 SIGNED = "RdBu"
 
 
-def _resource(package: str, name: str) -> str:
-    return files(package).joinpath(name).read_text(encoding="utf-8")
-
-
-def write_page(path: Path, title: str, command: str, body: str, figures: Mapping[str, Any], problem: str = "") -> str:
-    """Writes one self-contained page; returns its SHA-256.
+def page_bytes(title: str, command: str, body: str, figures: Mapping[str, Any], problem: str = "") -> bytes:
+    """One self-contained page.
 
     Arguments:
-        path: replaced if it exists.
         title: of the page.
         command: what made it.
         body: HTML, with `<div data-figure="NAME"></div>` where a figure goes.
@@ -48,14 +39,8 @@ def write_page(path: Path, title: str, command: str, body: str, figures: Mapping
         f'<header><h1>{escape(title)}</h1><p class="lead">Made by</p>'
         f'<pre class="command">{escape(command)}</pre></header>'
     )
-    page = Template(_resource("miclab.mllm", "page.html")).substitute(
-        title=escape(f"miclab: {title}"),
-        style=_resource("miclab.report", "report.css"),
-        body=f"{header}{partial}<section>{body}</section>",
-        data=embedded_json(dict(figures)),
-        plotly=get_plotlyjs(),
-    )
-    return storage.write_bytes(path, page.encode("utf-8"))
+    parts = [header, partial, f"<section>{body}</section>"]
+    return render(title, parts, {"figures": dict(figures)}, "plain.js", kind="mllm")
 
 
 def _layout(x: str, y: str, height: int, **more: Any) -> dict[str, Any]:

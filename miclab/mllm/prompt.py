@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from miclab.mllm.errors import ModelError, TaskError
+from miclab.mllm.options import PromptForm
 from miclab.mllm.task import Episode, Item, Task
 from miclab.roles import LABEL, OTHER, Roles
 
-PromptForm = Literal["auto", "chat", "plain"]
 Span = tuple[int, int]
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import polars as pl
 
 from miclab import __version__, storage
-from miclab.errors import RunError
+from miclab.errors import MiclabError, RunError
 from miclab.mllm.errors import ModelError, TaskError
 
 MANIFEST = "manifest.json"
@@ -33,7 +33,8 @@ def versions() -> dict[str, str]:
 
 
 class Results:
-    """A folder of results. Until `finish` its manifest says `partial`, so what is left of a killed command is marked.
+    """A folder of results. Until `finish` its manifest says `partial`, so what is left of a killed command is marked;
+    an error that leaves its `with` block is noted as the reason.
 
     Arguments:
         folder: made if it is not there.
@@ -54,6 +55,14 @@ class Results:
         with storage.explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
         self._write()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            told = str(error) if isinstance(error, MiclabError) else f"it was stopped by {type(error).__name__}"
+            self.finish(told)
 
     def _write(self) -> None:
         storage.write_bytes(self.folder / MANIFEST, storage.sealed(self.body))

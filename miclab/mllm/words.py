@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING
 
-import torch
+from miclab.mllm.options import WordPart
+
+if TYPE_CHECKING:
+    import torch
 
 CONSONANTS = "bdfgjklmnprstvwxyz"
 VOWELS = "aeiou"
 SYLLABLES = tuple(consonant + vowel for consonant in CONSONANTS for vowel in VOWELS)
 HELD_OUT_SHARE = 5
 """One word in so many is held out."""
-WordPart = Literal["training", "held-out"]
 
 
 def is_held_out(word: str) -> bool:
@@ -23,6 +25,8 @@ def is_held_out(word: str) -> bool:
 
 def invented_words(part: WordPart, generator: torch.Generator) -> Iterator[str]:
     """Two-syllable words of a part, drawn without end."""
+    import torch
+
     while True:
         first, second = torch.randint(len(SYLLABLES), (2,), generator=generator).tolist()
         word = SYLLABLES[first] + SYLLABLES[second]

@@ -1,0 +1,98 @@
+"""`miclab mllm heads` and `compare`: strengths of heads, and which of them two models share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from miclab.cli.mllm_flags import CompareFlags, HeadsFlags
+from miclab.cli.mllm_output import close, save_page
+from miclab.cli.terminal import bar, parse, print_json, print_table
+from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN
+
+if TYPE_CHECKING:
+    from miclab.mllm.heads import HeadTable
+
+
+def _head_rows(table: HeadTable) -> list[dict[str, Any]]:
+    """One row for each measure and head."""
+    rows = []
+    for measure in table.measures:
+        rank = {head: number for number, head in enumerate(table.ranked(measure), 1)}
+        for head, interval in zip(table.heads, table.intervals[measure], strict=True):
+            told = interval.as_json()
+            rows.append({"measure": measure, "layer": head[0], "head": head[1], "mean": told["mean"],
+                         "low": told["low"], "high": told["high"], "rank": rank[head],
+                         "episodes": table.episodes})  # fmt: skip
+    return rows
+
+
+def heads(arguments: list[str]) -> int:
+    """`miclab mllm heads`."""
+    options = parse(HeadsFlags, "mllm heads", arguments)
+    from miclab.mllm.errors import require
+
+    require()
+    production = options.production()
+    task = options.load(production.view)
+    from miclab.mllm.heads import measure_batch, measure_heads
+    from miclab.mllm.layers import head_text
+    from miclab.mllm.page import heads_page
+
+    with options.results("heads") as results:
+        with bar("heads", len(task.episodes)) as tell:
+            table = measure_heads(production, task, options.batch, tell)
+        results.table("heads.parquet", _head_rows(table))
+        results.note(left_out=table.left_out, episodes=table.episodes)
+        keep = list(dict.fromkeys(h for m in (PREVIOUS_TOKEN, INDUCTION) for h in table.ranked(m)[: options.maps]))
+        usable = [episode for episode in task.episodes if episode.in_context]
+        maps = measure_batch(production, usable[:1], task, keep)[1] if keep else []
+        page = heads_page(replace(table, maps=tuple(maps)), options.top)
+        save_page(results, arguments, f"Heads of {options.model_name} on {task.name}", page, table.problem)
+    ranked = {
+        measure: [
+            {"head": head_text(head), **table.intervals[measure][table.heads.index(head)].as_json()}
+            for head in table.ranked(measure)[: options.top]
+        ]
+        for measure in table.measures
+    }
+    if options.json:
+        print_json({"model": options.model_name, "task": task.name, "episodes": table.episodes,
+                    "left_out": table.left_out, "top": ranked, "folder": str(results.folder)})  # fmt: skip
+    else:
+        cells = [
+            [m.replace("_", " "), ", ".join(f"{h['head']} {h['mean']:.3f}" for h in heads)]
+            for m, heads in ranked.items()
+        ]
+        title = f"{options.model_name} on {table.episodes} episodes of {task.name}"
+        print_table(f"{title}: strongest heads (layer.head from 0)", ["measure", "heads"], cells)
+        if table.left_out:
+            print(f"{table.left_out} episodes whose answer is not in the context were left out.")
+    return close(results, table.problem)
+
+
+def compare_models(arguments: list[str]) -> int:
+    """`miclab mllm compare`."""
+    options = parse(CompareFlags, "mllm compare", arguments)
+    from miclab.mllm.errors import require
+
+    require()
+    from miclab.mllm.compare import compare
+    from miclab.mllm.layers import head_text
+
+    found = compare(options.a, options.b, options.top, options.among, options.measures)
+    if options.json:
+        print_json([{"measure": o.measure, "top": o.top, "among": o.among, "shared": list(map(head_text, o.shared)),
+                     "expected": o.expected, "chance": o.chance, "correlation": o.correlation,
+                     "correlation_chance": o.correlation_chance} for o in found])  # fmt: skip
+        return 0
+    cells = [
+        [o.measure.replace("_", " "), f"{len(o.shared)} of {o.top}", " ".join(map(head_text, o.shared)),
+         f"{o.expected:.2f}", f"{o.chance:.2g}",
+         "" if o.correlation is None else f"{o.correlation:.2f} (p {o.correlation_chance:.2g})"]
+        for o in found
+    ]  # fmt: skip
+    print_table(f"top {options.top} heads of {options.a} among the top {options.among} of {options.b}",
+                ["measure", "shared", "heads", "chance shares", "p (hypergeometric)", "rank correlation"],
+                cells)  # fmt: skip
+    return 0

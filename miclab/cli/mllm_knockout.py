@@ -1,0 +1,91 @@
+"""`miclab mllm knockout`: answers without the top heads, against random heads and whole layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from miclab.cli.mllm_flags import KnockoutFlags
+from miclab.cli.mllm_output import close, save_page
+from miclab.cli.terminal import bar, parse, print_json, print_table
+from miclab.errors import MiclabError
+from miclab.mllm.options import KnockoutOptions, chosen
+
+if TYPE_CHECKING:
+    from miclab.mllm.heads import HeadTable
+
+
+def _ranking(options: KnockoutFlags, production: Any, task: Any) -> tuple[HeadTable, Any, Any]:
+    """Strengths that rank the heads, the episodes that they are of, and those that are left to ask."""
+    import numpy as np
+
+    from miclab.mllm.heads import HeadTable, measure_heads
+    from miclab.mllm.layers import all_heads
+    from miclab.mllm.results import read_table
+
+    if options.heads != Path():
+        rows = read_table(options.heads, "heads.parquet")
+        heads = tuple(all_heads(production.layers))
+        values = {}
+        for (measure,), of in rows.group_by(["measure"], maintain_order=True):
+            means = dict(zip(zip(of["layer"], of["head"], strict=True), of["mean"], strict=True))
+            if set(means) != set(heads):
+                raise MiclabError(f"{options.heads} is of a model with other heads than {options.model_name}.")
+            values[str(measure)] = np.array([[means[head] for head in heads]])
+        return HeadTable(options.model_name, task.name, heads, values), task, task
+    if not 1 <= options.rank < len(task.episodes):
+        raise MiclabError(
+            f"rank = {options.rank} is not possible. Allowed: 1 to {len(task.episodes) - 1}, since the task has "
+            f"{len(task.episodes)} episodes and those that rank heads are not asked. Or give --heads FOLDER."
+        )
+    first = task.part(0, options.rank)
+    with bar("ranking heads", options.rank) as tell:
+        return measure_heads(production, first, options.batch, tell), first, task.part(options.rank)
+
+
+def knockout(arguments: list[str]) -> int:
+    """`miclab mllm knockout`."""
+    options = parse(KnockoutFlags, "mllm knockout", arguments)
+    from miclab.mllm.errors import require
+
+    require()
+    from miclab.mllm.knockout import knock_out
+    from miclab.mllm.page import EFFECT_COLUMNS, effect_cells, knockout_page
+
+    production = options.production()
+    task = options.load(production.view)
+    table, ranked_on, left = _ranking(options, production, task)
+    title = f"Knockouts of {options.model_name} on {task.name}"
+    with options.results("knockout") as results:
+        with bar("knockout", len(left.episodes)) as tell:
+            found = knock_out(production, table, left, chosen(KnockoutOptions, options), ranked_on=ranked_on,
+                              batch=options.batch, tell=tell)  # fmt: skip
+        results.table("answers.parquet", found.rows)
+        save_page(results, arguments, title, knockout_page(found), found.problem)
+    if options.json:
+        print_json({"model": options.model_name, "task": task.name, "episodes": found.episodes, "notes": found.notes,
+                    "folder": str(results.folder), "effects": [_effect_json(e) for e in found.effects]})  # fmt: skip
+    else:
+        print_table(
+            f"{title}: {found.episodes} episodes [95 % interval]",
+            EFFECT_COLUMNS,
+            list(map(effect_cells, found.effects)),
+        )
+        for name, note in found.notes.items():
+            print(f"{name}: {note}")
+    return close(results, found.problem)
+
+
+def _effect_json(effect: Any) -> dict[str, Any]:
+    from miclab.mllm.layers import head_text
+    from miclab.mllm.scoring import MEASURES
+
+    beyond = effect.beyond_control("correct")
+    return {
+        "name": effect.name,
+        "heads": [[head_text(head) for head in heads] for heads in effect.heads],
+        **{measure: effect.interval(measure).as_json() for measure in MEASURES},
+        "change": effect.change("correct").as_json(),
+        "beyond_control": beyond.as_json() if beyond else None,
+        "draws": list(effect.draws),
+    }

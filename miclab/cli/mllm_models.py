@@ -1,0 +1,109 @@
+"""`miclab mllm finetune` and `scale`: one model over steps of training, and models over sizes."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+from miclab.cli.mllm_flags import FinetuneFlags, ScaleFlags
+from miclab.cli.mllm_output import close, save_page
+from miclab.cli.terminal import bar, parse, print_json, print_table
+from miclab.errors import MiclabError
+from miclab.mllm.options import FinetuneOptions, LoadOptions, chosen
+
+
+def finetune(arguments: list[str]) -> int:
+    """`miclab mllm finetune`."""
+    options = parse(FinetuneFlags, "mllm finetune", arguments)
+    from miclab.mllm.errors import require
+
+    require()
+    from miclab.mllm.finetune import Finetuning
+    from miclab.mllm.page import finetune_page
+
+    asked = chosen(FinetuneOptions, options)
+    production = options.production()
+    task = options.load(production.view)
+    if len(task.episodes) < 4:
+        raise MiclabError(f"{task.name} has {len(task.episodes)} episodes; fine-tuning takes 4 and more.")
+    cut = 3 * len(task.episodes) // 4
+    title = f"Fine-tuning of {options.model_name} on {task.name}"
+    with options.results("finetune") as results:
+        work = Finetuning(production, task.part(0, cut), task.part(cut), results.folder / "run", asked, options.batch)
+        problem = ""
+        with bar("finetune", asked.steps, work.step) as tell:
+            try:
+                rows = work.run(tell)
+            except MiclabError as error:
+                rows, problem = work.rows, str(error)
+        if not rows:
+            return close(results, problem)
+        save_page(results, arguments, title, finetune_page(rows), problem)
+    if options.json:
+        print_json({"model": options.model_name, "task": task.name, "folder": str(results.folder), "rows": rows})
+    else:
+        measures = list(rows[0]["strengths"])
+        cells = [
+            [row["step"], *(f"{row[m]['mean']:.3f}" for m in ("correct", "choice", "copied")),
+             *(f"{row['strengths'][m]['top_mean']:.3f}" for m in measures)]
+            for row in rows
+        ]  # fmt: skip
+        columns = ["step", "accuracy", "forced choice", "CLA", *(m.replace("_", " ") for m in measures)]
+        told = f"{len(work.held_out.episodes)} held-out episodes; strengths of the top heads at step 0"
+        print_table(f"{title}: {told}", columns, cells)
+    return close(results, problem)
+
+
+def scale_up(arguments: list[str]) -> int:
+    """`miclab mllm scale`."""
+    options = parse(ScaleFlags, "mllm scale", arguments)
+    from miclab.mllm.errors import TaskError, require
+
+    require()
+    from miclab.mllm.results import Results
+    from miclab.mllm.scale import Size, scale
+    from miclab.mllm.scoring import MEASURES
+
+    if len(options.models) < 2:
+        raise MiclabError("Name two or more models, the smallest first.")
+    tasks = {}
+    for view in ("image", "text"):
+        try:
+            tasks[view] = options.load(view)
+        except TaskError:
+            # A task need not have both views; whether it has the one that a model needs is seen when that is known.
+            continue
+    if not tasks:
+        options.load("image")
+    rows: list[dict[str, Any]] = []
+
+    def keep(size: Size) -> None:
+        for number in range(len(size.values["correct"])):
+            rows.append({"model": size.model, "episode": number} | {m: float(size.values[m][number]) for m in MEASURES})
+        results.table("answers.parquet", rows)
+
+    episodes = len(next(iter(tasks.values())).episodes)
+    told = {"models": list(options.models), "task": str(options.task)}
+    with Results(options.output, "scale", told) as results, bar("scale", episodes * len(options.models)) as tell:
+        found, problem = scale(options.models, tasks, chosen(LoadOptions, options), options.batch, tell, keep)
+    gains = ["", *(str(size.gain(smaller, "correct")) for smaller, size in pairwise(found))]
+    if options.json:
+        print_json([{"model": s.model, "parameters": s.parameters, "layers": s.layers, "heads": s.heads,
+                     **{m: s.interval(m).as_json() for m in MEASURES},
+                     "gain": s.gain(found[i - 1], "correct").as_json() if i else None}
+                    for i, s in enumerate(found)])  # fmt: skip
+    else:
+        cells = [[s.model, f"{s.parameters:,}", f"{s.layers} x {s.heads}",
+                  *(str(s.interval(m)) for m in ("correct", "choice", "copied")), gain]
+                 for s, gain in zip(found, gains, strict=True)]  # fmt: skip
+        columns = [
+            "model",
+            "parameters",
+            "layers x heads",
+            "accuracy",
+            "forced choice",
+            "CLA",
+            "gain on the one before",
+        ]
+        print_table(f"{options.task.name}, {options.shots}-shot, {episodes} episodes [95 % interval]", columns, cells)
+    return close(results, problem)

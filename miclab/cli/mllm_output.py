@@ -1,0 +1,44 @@
+"""What the commands of `miclab mllm` leave behind: a page, a manifest, and the exit status."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from miclab.mllm.results import Results
+
+
+def save_page(
+    results: Results,
+    arguments: Sequence[str],
+    title: str,
+    page: tuple[str, Mapping[str, Any]],
+    problem: str = "",
+) -> None:
+    """Writes the page of a command, which names the command, among its results.
+
+    Arguments:
+        results: of the command.
+        arguments: what it was given.
+        title: of the page.
+        page: body and figures.
+        problem: why the results are partial.
+    """
+    from miclab.mllm.page import page_bytes
+
+    command = results.body["command"]
+    made_by = shlex.join(["miclab", "mllm", command, *arguments])
+    results.file(f"{command}.html", page_bytes(title, made_by, *page, problem))
+
+
+def close(results: Results, problem: str = "") -> int:
+    """Marks results as whole or partial, says where they are, and gives the exit status."""
+    results.finish(problem)
+    if problem:
+        print(f"miclab: {problem}\nmiclab: partial results are kept in {results.folder}", file=sys.stderr)
+        return 2
+    print(f"wrote {results.folder}", file=sys.stderr)
+    return 0

@@ -1,0 +1,146 @@
+"""What can be chosen of a model, of episodes, of knockouts and of fine-tuning: each once, for the library and for the
+command line. Nothing heavy is imported here, so that a command can show its help, or say that the extra is missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeVar
+
+from miclab.errors import ConfigError
+
+T = TypeVar("T")
+Dtype = Literal["float32", "bfloat16", "float16"]
+PromptForm = Literal["auto", "chat", "plain"]
+Part = Literal["training", "held-out exemplars", "held-out classes", "all"]
+WordPart = Literal["training", "held-out"]
+PREVIOUS_TOKEN, INDUCTION = "previous_token_1", "induction_all_positions"
+"""The measures that the paper ranks the heads of production models by."""
+LEAST_DRAWS = 20
+
+
+def chosen(kind: type[T], among: Any) -> T:
+    """The options of a kind from an object that has them among its own."""
+    return kind(**{field.name: getattr(among, field.name) for field in fields(kind)})  # pyright: ignore[reportArgumentType]
+
+
+def _at_least(options: Any, **least: int) -> None:
+    for name, lowest in least.items():
+        if getattr(options, name) < lowest:
+            raise ConfigError(name, getattr(options, name), f"{lowest} and more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """How a model is loaded."""
+
+    dtype: Dtype = "float32"
+    """Type of the weights."""
+    four_bit: bool = False
+    """Linear maps in 4 bits (NF4; needs bitsandbytes and a GPU)."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto: a GPU where there is one."""
+    max_pixels: int = 0
+    """Pictures are shrunk to at most so many pixels; 0: the processor's own limit."""
+    prompt: PromptForm = "auto"
+    """chat: by the model's chat template; plain: as it stands; auto: chat where there is a template."""
+    offline: bool = False
+    """Ask no network; take hub ids from the cache."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, max_pixels=0)
+
+    @property
+    def torch_device(self) -> str:
+        """Name of the device."""
+        import torch
+
+        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeOptions:
+    """Which episodes are made."""
+
+    data: str = "glyphs"
+    """glyphs, concepts.pictures, or folder:PATH of yours (PATH/CLASS/PICTURE)."""
+    part: Part = "held-out classes"
+    """Which exemplars."""
+    words: WordPart = "held-out"
+    """Which invented names; those of the two parts differ, so that a model can be trained on one of them."""
+    ways: int = 2
+    """Classes of an episode."""
+    shots: int = 2
+    """Examples of each class."""
+    episodes: int = 200
+    """How many."""
+    side: int = 0
+    """Pictures are enlarged to so many pixels, without smoothing; 0: as they are."""
+    seed: int = 0
+    """Seed of all draws."""
+    instruction: str = ""
+    """Text before the first example."""
+    template: str = ""
+    """How an example is written; empty: {item}, then `Answer: {answer}`."""
+
+    def __post_init__(self) -> None:
+        from miclab.mllm.words import SYLLABLES
+
+        _at_least(self, ways=2, shots=1, episodes=1, side=0, seed=0)
+        if self.ways > len(SYLLABLES) // 2:
+            raise ConfigError("ways", self.ways, f"at most {len(SYLLABLES) // 2}: names differ in their first syllable")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnockoutOptions:
+    """What is knocked out."""
+
+    top: int = 5
+    """Heads of each kind: so many of the strongest."""
+    previous_token: str = PREVIOUS_TOKEN
+    """Measure that ranks previous-token heads."""
+    induction: str = INDUCTION
+    """Measure that ranks induction heads; the default is the paper's."""
+    baseline: Literal["zero", "mean"] = "zero"
+    """What takes the place of a head's output: zeros, or its mean over the positions of the prompts."""
+    draws: int = LEAST_DRAWS
+    """Draws of random heads for each control."""
+    layers: Literal["top", "all", "none"] = "top"
+    """Whole layers that are knocked out too: those that hold top heads, all, none."""
+    seed: int = 0
+    """Seed of the draws."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, top=1)
+        if self.draws < LEAST_DRAWS:
+            raise ConfigError("draws", self.draws, f"{LEAST_DRAWS} and more: fewer make no control")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions:
+    """How a model is fine-tuned; defaults are the paper's."""
+
+    steps: int = 500
+    """Optimiser's steps."""
+    every: int = 50
+    """Steps from one evaluation to the next."""
+    train_batch: int = 4
+    """Episodes of a step."""
+    rank: int = 16
+    """Rank of the adapters."""
+    alpha: int = 32
+    """Their scale times the rank."""
+    dropout: float = 0.05
+    """Dropout on their input."""
+    learning_rate: float = 2e-5
+    """AdamW's, constant."""
+    top: int = 5
+    """Heads followed of each measure: the strongest before the first step."""
+    seed: int = 0
+    """Seed of adapters, order and dropout."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, steps=1, every=1, train_batch=1, rank=1, alpha=1, top=1)
+        if not 0 <= self.dropout < 1:
+            raise ConfigError("dropout", self.dropout, "0 to below 1")
+        if not self.learning_rate > 0:
+            raise ConfigError("learning_rate", self.learning_rate, "more than 0")
