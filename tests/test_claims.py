@@ -449,3 +449,32 @@ def test_rows_that_are_older_than_a_field_are_rows_of_the_same_configuration(tmp
     older = {name: part for name, part in planned.items() if name not in ("frozen", "bridge")}
     older["decoder"] = {name: value for name, value in older["decoder"].items() if name != "norm"}
     assert evidence.config(json.dumps(older)) == planned
+
+
+def test_rows_of_another_configuration_are_no_evidence(tmp_path):
+    """Of two runs of one cell and seed the planned one counts; one of another numeric mode does where it is alone."""
+    directory = studies_directory(tmp_path)
+    path = make_rows(directory, "noise", lambda config, step: {"icl": 0.7})
+    rows = pl.read_parquet(path)
+
+    def changed(part, **values):
+        texts = [json.loads(text) for text in rows["config"]]
+        told = [json.dumps({**c, part: {**c[part], **values}}, sort_keys=True) for c in texts]
+        names = [f"other{name}" for name in rows["run"]]
+        sets = [[0.1] * len(found) for found in rows["icl_sets"]]
+        columns = [pl.Series("config", told), pl.Series("run", names), pl.Series("icl_sets", sets)]
+        return rows.with_columns(columns)
+
+    def mean():
+        cells = Evidence(directory, "quick").cells(
+            ("noise",), ("modalities.m1.noise", "modalities.m1.classes"), ["icl"]
+        )
+        return cells.draws[0]["icl"].mean() if cells.decidable else None
+
+    assert mean() == pytest.approx(0.7, abs=0.02)
+    for more, alone in ((changed("optimiser", learning_rate=0.5), None), (changed("numerics", mode="eager"), 0.1)):
+        for both in (pl.concat([more, rows]), pl.concat([rows, more])):
+            both.write_parquet(path)
+            assert mean() == pytest.approx(0.7, abs=0.02)
+        more.write_parquet(path)
+        assert mean() == (alone if alone is None else pytest.approx(alone))

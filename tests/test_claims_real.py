@@ -47,7 +47,7 @@ def test_alignment_by_dimension_and_encoder(tmp_path):
         found = judged_on(folder, "A1", alignment(sign))
         assert found.verdict == verdict
         measured = [c.measured.mean for c in found.conditions if c.measured]
-        assert measured == pytest.approx([0.2 * sign, 0.1 * sign, -0.1 * sign], abs=1e-6)
+        assert measured == pytest.approx([0.2 * sign, 0.1 * sign, 0.1 * sign, -0.1 * sign], abs=1e-6)
 
 
 def test_parts_trained(tmp_path):

@@ -41,6 +41,15 @@ def column_values(row: Mapping[str, Any], name: str) -> Any:
     return row[sets] if row.get(sets) else row.get(name)
 
 
+def identity_of(config: Mapping[str, Any]) -> str:
+    """What decides a run, but for the numeric mode and the names of the runs that it starts from, which have a mode of
+    their own."""
+    kept = {name: part for name, part in config.items() if name not in ("numerics", "parent")}
+    kept["parent"] = field_of(config, "parent.step")
+    kept["modalities"] = {n: {**m, "encoder_run": ""} for n, m in config["modalities"].items()}
+    return json.dumps(kept, sort_keys=True)
+
+
 @dataclass(frozen=True)
 class Cells:
     """Values of quantities by cell of a grid, seed, and set of novel classes.
@@ -58,16 +67,23 @@ class Cells:
     step: int = -1
 
     @cached_property
-    def used(self) -> frozenset[str]:
+    def present(self) -> frozenset[str]:
         """Planned runs that have values."""
         return frozenset(
             name for key in self.keys for seed, name in self.planned[key].items() if seed in self.values.get(key, ())
         )
 
     @cached_property
+    def used(self) -> frozenset[str]:
+        """Those of them that statistics are made of: of the seeds that every cell has, if these suffice."""
+        if not self.decidable:
+            return self.present
+        return frozenset(self.planned[key][seed] for key in self.keys for seed in self.seeds)
+
+    @cached_property
     def absent(self) -> frozenset[str]:
         """Planned runs that have none."""
-        return frozenset(name for key in self.keys for name in self.planned[key].values()) - self.used
+        return frozenset(name for key in self.keys for name in self.planned[key].values()) - self.present
 
     def column(self, index: int) -> NDArray[np.floating]:
         """One axis of the cells as numbers."""
@@ -217,21 +233,23 @@ class Evidence:
         if not isinstance(quantities, Mapping):
             quantities = {name: name for name in quantities}
         planned: dict[Key, dict[int, str]] = {}
+        wanted: dict[str, str] = {}
         for study in studies:
             for config, seed, name in self.plan(study):
                 key = tuple(field_of(config, axis) for axis in axes)
                 if where(key):
                     planned.setdefault(key, {})[seed] = name
+                    wanted[identity_of(config)] = name
         frames = [frame for study in studies if (frame := self.rows(study)) is not None]
-        chosen = []
-        for frame in frames:
-            texts = frame.select("run", "config").unique("run")
-            mine = [
-                run for run, text in texts.iter_rows()
-                if tuple(field_of(self.config(text), axis) for axis in axes) in planned
-            ]  # fmt: skip
-            chosen.append(frame.filter(pl.col("run").is_in(mine)))
-        frame = pl.concat(chosen, how="diagonal_relaxed") if chosen else pl.DataFrame()
+        frame = pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame()
+        if len(frame):
+            # A run of the same configuration may come from a machine with another numeric mode.
+            mine: dict[str, str] = {}
+            for run, text in frame.select("run", "config").unique("run", maintain_order=True).iter_rows():
+                identity = identity_of(self.config(text))
+                if identity in wanted and (identity not in mine or run == wanted[identity]):
+                    mine[identity] = run
+            frame = frame.filter(pl.col("run").is_in(list(mine.values())))
         step = -1
         if at == "common" and len(frame):
             steps = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from miclab.claims.evidence import Evidence, field_of
+from miclab.claims.evidence import Evidence, field_of, identity_of
 from miclab.claims.statistics import MEASURE
 from miclab.claims.verdict import Apart, Condition, Entry, Findings
 from miclab.intervals import RESAMPLES, Interval
@@ -112,9 +111,8 @@ def _strongest(row: Mapping[str, Any], name: str, layer: int) -> float | None:
 
 
 def _seedless(config: Mapping[str, Any]) -> str:
-    """A configuration's identity, whatever its seed, its parent's name and the numeric mode."""
-    kept = {name: part for name, part in config.items() if name not in ("seed", "parent", "numerics")}
-    return json.dumps([kept, field_of(config, "parent.step")], sort_keys=True)
+    """A configuration's identity, whatever its seed."""
+    return identity_of({name: part for name, part in config.items() if name != "seed"})
 
 
 @lru_cache(maxsize=4)
