@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from miclab.circuits.heads import circuit_heads
 from miclab.circuits.knockout import Effect, Interventions
+from miclab.circuits.strongest import circuit_heads
 from miclab.claims import CLAIMS, Judgement
 from miclab.config import RunConfig
 from miclab.errors import RunError

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from miclab.alignment import align, aligned_modalities
-from miclab.circuits.heads import CircuitHeads, circuit_heads, head_name, why_no_circuit, why_unformed
+from miclab.circuits.heads import why_no_circuit, why_unformed
+from miclab.circuits.strongest import CircuitHeads, circuit_heads, head_name
 from miclab.errors import MiclabError
 from miclab.evaluate import Evaluation, evaluate
 from miclab.intervals import clustered_interval

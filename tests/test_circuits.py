@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from miclab.circuits.heads import CONTROL_DRAWS, CircuitHeads, circuit_heads, circuits, control, why_no_circuit
+from miclab.circuits.heads import CONTROL_DRAWS, circuits, control, why_no_circuit
 from miclab.circuits.interventions import knock_out_heads
 from miclab.circuits.knockout import Effect, Interventions, ablate, knock_out
+from miclab.circuits.strongest import CircuitHeads, circuit_heads
 from miclab.errors import RunError
 from miclab.evaluate import SplitScores, check_seeds, evaluate
 from miclab.intervals import clustered_interval

@@ -10,7 +10,6 @@ import pytest
 import torch
 from tiny import lively_parameters, tiny_config
 
-from miclab.circuits.heads import circuit_heads
 from miclab.circuits.interventions import (
     heads_point,
     knock_out_heads,
@@ -20,6 +19,7 @@ from miclab.circuits.interventions import (
     zero_labels,
     zero_modality_with_labels,
 )
+from miclab.circuits.strongest import circuit_heads
 from miclab.decoder import Decoder
 from miclab.sequences import training_batch
 from miclab.world import draw_world

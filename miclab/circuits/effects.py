@@ -8,8 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from miclab.circuits.heads import head_name
-from miclab.circuits.interventions import Head
+from miclab.circuits.strongest import Head, head_name
 from miclab.intervals import Interval, clustered_interval, ratio_interval
 
 Scores = NDArray[np.floating]

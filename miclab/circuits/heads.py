@@ -1,16 +1,14 @@
-"""The heads of the induction circuit, found by their strengths, whether they are a circuit at all, and other heads as a
-control for them."""
+"""Whether the strongest heads are an induction circuit at all, and other heads as a control for them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 
 import numpy as np
-from numpy.typing import NDArray
 
-from miclab.circuits.interventions import Head
+from miclab.circuits.strongest import CircuitHeads, Head, circuit_heads, head_name
 from miclab.evaluate import SplitScores, check_seeds, evaluate
 from miclab.intervals import Interval, clustered_interval
 from miclab.request import SplitSizes
@@ -22,54 +20,6 @@ CONTROL_DRAWS = 5
 
 Tell = Callable[[int, str], None]
 """Called with the number of runs done and what is or was done."""
-
-
-def head_name(head: Head) -> str:
-    """Layer and head, counted from 1: `2.1` is the first head of the second layer."""
-    return f"{head[0] + 1}.{head[1] + 1}"
-
-
-@dataclass(frozen=True)
-class CircuitHeads:
-    """The strongest heads of the two kinds that an induction circuit is made of. Every decoder of several heads has
-    them, also one that has learnt nothing: `why_no_circuit` says whether they are a circuit.
-
-    Arguments:
-        induction: the head with the highest summed induction strength.
-        previous_token: the head, in a layer before it if there is one, whose labels look most at their own items.
-        rest: all other heads.
-    """
-
-    induction: Head
-    previous_token: Head
-    rest: tuple[Head, ...]
-
-    def members(self) -> dict[str, tuple[Head, ...]]:
-        """What is knocked out of the circuit, by name."""
-        return {
-            "previous-token head": (self.previous_token,),
-            "induction head": (self.induction,),
-            "both": (self.previous_token, self.induction),
-        }
-
-
-def circuit_heads(measures: Mapping[str, NDArray]) -> CircuitHeads:
-    """Finds the circuit's heads in strengths by name [layer, head].
-
-    A plain previous-token strength would also count heads of the last layer, which feed no later head; so the
-    previous-token head is sought in the layers before the induction head, by `label_to_item`.
-    """
-    induction = np.asarray(measures["induction_total"])
-    top = np.unravel_index(int(induction.argmax()), induction.shape)
-    found = (int(top[0]), int(top[1]))
-    looking = np.max([np.asarray(v) for k, v in measures.items() if k.startswith("label_to_item.")], axis=0).copy()
-    looking[found] = -np.inf
-    if found[0] > 0:
-        looking[found[0] :] = -np.inf
-    place = np.unravel_index(int(looking.argmax()), looking.shape)
-    previous = (int(place[0]), int(place[1]))
-    rest = [(i, j) for i in range(induction.shape[0]) for j in range(induction.shape[1])]
-    return CircuitHeads(found, previous, tuple(h for h in rest if h not in (found, previous)))
 
 
 def why_unformed(induction: Head, icl: SplitScores) -> str:

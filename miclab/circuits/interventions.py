@@ -11,11 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from miclab.circuits.strongest import Head
 from miclab.decoder import Decoder, Parameters
 from miclab.sequences import Batch
 
-Head = tuple[int, int]
-"""Layer and head, both from 0."""
 Edit = Callable[[Tensor], Tensor]
 
 

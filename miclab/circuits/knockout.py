@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from miclab.circuits.effects import Effect, PooledEffect
-from miclab.circuits.heads import CircuitHeads, Control, Tell, circuit_heads, control, head_name, why_no_circuit
+from miclab.circuits.heads import Control, Tell, control, why_no_circuit
 from miclab.circuits.interventions import (
     Edit,
     Head,
@@ -21,6 +21,7 @@ from miclab.circuits.interventions import (
     zero_labels,
     zero_modality_with_labels,
 )
+from miclab.circuits.strongest import CircuitHeads, circuit_heads, head_name
 from miclab.decoder import Decoder
 from miclab.errors import RunError
 from miclab.evaluate import SplitScores, check_seeds, oracle_means, score_split

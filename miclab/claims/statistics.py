@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from miclab.circuits.strongest import circuit_heads
 from miclab.claims.evidence import Cells, Means, Statistic
 from miclab.claims.verdict import Condition
 from miclab.intervals import RESAMPLES, Interval
@@ -63,26 +64,20 @@ def best(cells: Cells, score: Callable[[Means], NDArray], values: NDArray, name:
 
 
 def heads(row: Mapping[str, Any]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Induction head and previous-token head, as (layer, head) from 1, by the measures of a row.
-
-    The induction head has the highest summed induction strength. The previous-token head is, in the layers before it
-    (in any, if it is in the first), the one whose labels look most at their own items.
-    """
-    totals: dict[tuple[int, int], float] = {}
-    looking: dict[tuple[int, int], float] = {}
+    """Induction head and previous-token head by the measures of a row, as (layer, head) from 1; see `circuit_heads`."""
+    values: dict[str, dict[tuple[int, int], float]] = {}
     for column, value in row.items():
         found = MEASURE.fullmatch(column)
-        if not found or value is None:
-            continue
-        place = int(found["layer"]), int(found["head"])
-        if found["name"] == "induction_total":
-            totals[place] = value
-        elif found["name"].startswith("label_to_item."):
-            looking[place] = max(value, looking.get(place, -np.inf))
-    induction = max(totals, key=lambda place: totals[place])
-    before = {place: v for place, v in looking.items() if place[0] < induction[0]}
-    before = before or {place: v for place, v in looking.items() if place != induction}
-    return induction, max(before, key=lambda place: before[place])
+        if found and value is not None:
+            values.setdefault(found["name"], {})[int(found["layer"]) - 1, int(found["head"]) - 1] = value
+    shape = tuple(max(place[i] for place in values["induction_total"]) + 1 for i in (0, 1))
+    tables = {name: np.full(shape, -np.inf) for name in values}
+    for name, table in tables.items():
+        for place, value in values[name].items():
+            table[place] = value
+    circuit = circuit_heads({n: t for n, t in tables.items() if n.startswith(("induction_total", "label_to_item."))})
+    (layer, head), (before, other) = circuit.induction, circuit.previous_token
+    return (layer + 1, head + 1), (before + 1, other + 1)
 
 
 FEWEST_RUNS = 3

@@ -97,7 +97,8 @@ def run_circuits(arguments: list[str]) -> int:
     """`miclab circuits RUN...`."""
     options = parse(CircuitsOptions, "circuits", arguments)
     runs = find_runs(options.run, options.runs)
-    from miclab.circuits.heads import circuits, head_name
+    from miclab.circuits.heads import circuits
+    from miclab.circuits.strongest import head_name
 
     with bar("circuits", len(runs)) as tell:
         found = circuits(runs, step=options.checkpoint, sizes=options.sizes, split=options.split, tell=tell)

@@ -19,7 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import AttentionInterface
 
-from miclab.circuits.interventions import Head
+from miclab.circuits.strongest import Head
 from miclab.mllm.errors import ModelError
 from miclab.mllm.layers import AttentionLayer
 from miclab.mllm.prompt import Reading

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from miclab.circuits.interventions import Head
+from miclab.circuits.strongest import Head
 from miclab.errors import nearest
 from miclab.intervals import Interval, clustered_interval
 from miclab.mllm.attention import measuring

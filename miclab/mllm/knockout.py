@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from miclab.circuits.interventions import Head
+from miclab.circuits.strongest import Head
 from miclab.intervals import Interval, clustered_interval
 from miclab.mllm.ablation import MeanOutputs, Means, knocked_out
 from miclab.mllm.errors import OutOfMemoryError, TaskError

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from miclab.circuits.interventions import Head
+from miclab.circuits.strongest import Head
 from miclab.mllm.errors import ModelError
 
 OUTPUT = "o_proj"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from miclab.circuits.heads import CircuitHeads, head_name
 from miclab.circuits.knockout import Effect
+from miclab.circuits.strongest import CircuitHeads, head_name
 from miclab.intervals import Interval
 from miclab.report.figures import BLACK, BLUE, ORANGE, Figure, axis_of, layout_of, rounded
 

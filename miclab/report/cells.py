@@ -277,20 +277,22 @@ def study_cells(study: Study, plan: Plan, frame: pl.DataFrame, at: At = "common"
     keys = list(zip(*(candidates[field] for field in kept), strict=True)) if kept else [()] * len(planned)
     cells = {key: number for number, key in enumerate(dict.fromkeys(keys))}
 
-    finished = frame.filter((pl.col("status") == "finished") & pl.col("step").is_not_null())
-    step = _common_step(finished) if at == "common" else -1
     by_hash = {run.hash: (cells[key], run.seed) for run, key in zip(planned, keys, strict=True)}
     hashes = {place: identity for identity, place in by_hash.items()}
-    most = max(20, CURVE_NUMBERS // max(1, finished["run"].n_unique()))
-    there: dict[tuple[int, int], RunOfStudy] = {}
+    chosen: dict[tuple[int, int], str] = {}
     strangers = 0
     for (identity,), part in frame.group_by("run", maintain_order=True):
-        rows = part.rows(named=True)
-        place = by_hash.get(str(identity)) or _place(rows[0], kept, study.axes, cells)
+        place = by_hash.get(str(identity)) or _place(part.row(0, named=True), kept, study.axes, cells)
         if place not in hashes:
             strangers += 1
-        elif place not in there or there[place].status != "finished":
-            there[place] = _run(str(identity), place, rows, step, most)
+        elif place not in chosen or identity in by_hash:
+            chosen[place] = str(identity)
+    frame = frame.filter(pl.col("run").is_in(list(chosen.values())))
+    finished = frame.filter((pl.col("status") == "finished") & pl.col("step").is_not_null())
+    step = _common_step(finished) if at == "common" else -1
+    most = max(20, CURVE_NUMBERS // max(1, finished["run"].n_unique()))
+    parts = {str(identity): part.rows(named=True) for (identity,), part in frame.group_by("run", maintain_order=True)}
+    there = {place: _run(identity, place, parts[identity], step, most) for place, identity in chosen.items()}
     absent = [
         RunOfStudy(hash=identity, cell=cell, seed=seed, status="missing", reason="not run yet")
         for (cell, seed), identity in hashes.items()

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from miclab.circuits.heads import CircuitHeads
 from miclab.circuits.knockout import Effect, Interventions
+from miclab.circuits.strongest import CircuitHeads
 from miclab.config import RunConfig
 from miclab.decoder import Decoder
 from miclab.diagnose import Sign, diagnose

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from miclab.circuits.heads import head_name
+from miclab.circuits.strongest import head_name
 from miclab.report import measures
 from miclab.report.bars import ablation_figure, knockout_figure
 from miclab.report.collect import Attention, Collected, alignment_values, rows_for_measures, split_values

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from miclab.circuits.heads import head_name
-from miclab.circuits.interventions import Head
+from miclab.circuits.strongest import Head, head_name
 from miclab.intervals import Interval
 
 Figure = dict[str, Any]

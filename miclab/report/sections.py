@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import yaml
 
 from miclab import schema
-from miclab.circuits.heads import head_name
+from miclab.circuits.strongest import head_name
 from miclab.diagnose import Sign
 from miclab.intervals import Interval
 from miclab.report.collect import Collected, Tests, alignment_values, rows_for_measures

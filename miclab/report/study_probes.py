@@ -17,6 +17,7 @@ TITLES = {
     "mean_knockout": "Heads knocked out (output set to its mean)",
     "ablation": "Inputs zeroed",
     "context": "Other lengths of the context",
+    "oracles": "What needs no network",
 }
 UNTOUCHED = "untouched"
 
@@ -26,7 +27,7 @@ class ProbeOfStudy:
     """One kind of probe.
 
     Arguments:
-        name: `knockout`, `mean_knockout`, `ablation` or `context`.
+        name: `knockout`, `mean_knockout`, `ablation`, `context` or `oracles`.
         quantities: what was done, in the order shown; for `context` the lengths.
         cells: for each cell that has it the accuracy on icl by quantity, with its interval.
     """
