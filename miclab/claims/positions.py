@@ -150,7 +150,7 @@ def judge_u7(evidence: Evidence) -> Findings:
     )
     mine = np.array([key[0] == "rope" for key in cells.keys])
     apart.append(
-        Apart(quantity="mean ICL over N, rope minus alibi (they cluster)",
+        Apart(quantity=f"mean ICL over N, rope minus alibi (they cluster), at step {cells.step}",
               measured=cells.interval(lambda m: m["icl"][..., mine].mean(-1) - m["icl"][..., ~mine].mean(-1)))
     )  # fmt: skip
     return Findings(conditions=tuple(conditions), apart=tuple(apart))
