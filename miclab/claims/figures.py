@@ -268,6 +268,24 @@ def _predictions(evidence: Evidence) -> Figure:
     return figure
 
 
+def _alignment(evidence: Evidence) -> Figure:
+    figure, axes = _figure(2)
+    drawn = 0
+    for place, (name, studies) in zip(axes, real.GROUPS.items(), strict=True):
+        cells = {study: evidence.cells((study,), real.CELLS, (real.CKA, "icl")) for study in studies}
+        x, y = ([p.mean for c in cells.values() for p in points(c, what)] for what in (real.CKA, "icl"))
+        groups = [study for study, c in cells.items() for _ in points(c, "icl")]
+        interval = real.aligned_correlation(evidence.cells(studies, real.CELLS, (real.CKA, "icl")))
+        panels.scatter(place, x, y, groups, "debiased CKA of M2 with M1", interval)
+        place.set_title(f"{name}: {place.get_title(loc='left') or 'r: rows are missing'}", fontsize=8, loc="left")
+        place.set(ylim=(-0.02, 1.02), ylabel="multimodal ICL")
+        if groups:
+            place.legend(frameon=False, fontsize=6)
+        drawn += len(groups)
+    _need(drawn)
+    return figure
+
+
 def _conditions(entry: Entry) -> Drawing:
     def draw(evidence: Evidence) -> Figure:
         findings = entry.judge(evidence)
@@ -301,6 +319,7 @@ FIGURES: dict[str, Drawing] = {
     "C2": _correlations("multimodal", (*prediction.MULTIMODAL, "CLA")),
     "C3": _predictions,
     **{entry.id: _conditions(entry) for entry in (*real.ENTRIES, *ledger.CONTROLS)},
+    "D5": _alignment,
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from miclab.claims.evidence import Cells, Evidence, Key, Means
 from miclab.claims.statistics import contrast, correlate, fit
 from miclab.claims.verdict import Apart, Condition, Entry, Findings
+from miclab.intervals import Interval
 
 CKA, DISTANCE, NULL = "alignment.m2.cka", "alignment.m2.distance", "alignment.m2.null_high"
 SHAPE = (
@@ -27,6 +28,24 @@ SOURCE, STEPS, PRETRAINED, PAIRING = (
     "modalities.m2.encoder_step",
     "sequence.pairing",
 )
+PAIRINGS = ("words_pictures", "pictures_speech", "speech_pictures", "three_modalities")
+GROUPS = {
+    "synthetic data": ("alignment", "parts_trained"),
+    "real data": ("real_secondary", *PAIRINGS),
+}
+"""Studies over whose cells CKA is compared with ICL."""
+CELLS = (
+    "modalities.m1.source",
+    SOURCE,
+    FIRST,
+    SECOND,
+    *SHAPE,
+    STEPS,
+    PAIRING,
+    "modalities.m3.classes",
+    "modalities.m3.encoder_step",
+)
+"""What tells their cells apart."""
 STRONG = 0.8
 """In-context accuracy on held-out concepts that counts as strong."""
 FEW = 0.9
@@ -184,32 +203,25 @@ def judge_pairing(study: str, evidence: Evidence) -> Findings:
     return Findings(conditions=conditions, apart=tuple(apart))
 
 
+def aligned_correlation(cells: Cells) -> Interval | None:
+    """Pearson's correlation of CKA and ICL over cells; cells are resampled, since they are compared, not seeds."""
+    if not cells.decidable:
+        return None
+    means = cells.draws[0]
+    return correlate(means[CKA], means["icl"], np.arange(len(cells.keys))).pearson_interval
+
+
 def judge_d5(evidence: Evidence) -> Findings:
     """Correlation of the debiased CKA of M2 with multimodal ICL over the cells of all studies."""
-    axes = (
-        "modalities.m1.source", SOURCE, FIRST, SECOND, *SHAPE, STEPS, PAIRING, "modalities.m3.classes",
-        "modalities.m3.encoder_step",
-    )  # fmt: skip
-    groups = {
-        "synthetic data": ("alignment", "parts_trained"),
-        "real data": ("real_secondary", *PAIRINGS),
-    }
     conditions = []
-    for name, studies in groups.items():
-        cells = evidence.cells(studies, axes, (CKA, "icl"))
-        measured = None
-        if cells.decidable:
-            means = cells.draws[0]
-            # The cells are what is compared: they are resampled, not the seeds.
-            measured = correlate(means[CKA], means["icl"], np.arange(len(cells.keys))).pearson_interval
+    for name, studies in GROUPS.items():
+        cells = evidence.cells(studies, CELLS, (CKA, "icl"))
+        measured = aligned_correlation(cells)
         conditions.append(
             Condition(clause=f"the runs are on {name}", quantity="Pearson correlation of M2's debiased CKA and ICL",
                       measured=measured, low=0.0, used=cells.used, absent=cells.absent)
         )  # fmt: skip
     return Findings(conditions=tuple(conditions))
-
-
-PAIRINGS = ("words_pictures", "pictures_speech", "speech_pictures", "three_modalities")
 
 
 def _pairing_entry(name: str, study: str, told: Sequence[str]) -> Entry:
