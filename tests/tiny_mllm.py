@@ -11,6 +11,10 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3Processor,
+    Gemma3TextConfig,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     Idefics3Processor,
@@ -25,10 +29,23 @@ from transformers import (
     Qwen2_5_VLProcessor,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLProcessor,
+    Qwen2VLTextConfig,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLTextConfig,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+    SmolVLMProcessor,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from miclab.mllm.layers import attention_layers
 from miclab.mllm.loading import Production
@@ -38,7 +55,7 @@ from miclab.mllm.task import Episode, Example, Item, Style, Task
 
 TEXT = "Answer: dax blicket perpo wug toma. A picture of a red thing and a blue one.\nQuestion: what is this?\n"
 SPECIAL = ["<|endoftext|>", "<|image_pad|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>", "<image>",
-           "<fake_token_around_image>", "<end_of_utterance>", "<global-img>",
+           "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", "<start_of_image>", "<end_of_image>",
            *(f"<row_{i}_col_{j}>" for i in range(1, 5) for j in range(1, 5))]  # fmt: skip
 CHAT = (
     "{% for m in messages %}<user>{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}"
@@ -61,6 +78,16 @@ def tokenizer(merges: int = 40) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=core, eos_token=SPECIAL[0], pad_token=SPECIAL[0], extra_special_tokens=SPECIAL[1:]
     )
+
+
+MROPE = {"rope_type": "default", "mrope_section": [2, 1, 1]}
+
+
+def _marks(tokens: Any) -> dict[str, Any]:
+    """Numbers of Qwen's marks around pictures."""
+    marks = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>",
+             "vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}  # fmt: skip
+    return {name: tokens.convert_tokens_to_ids(mark) for name, mark in marks.items()} | {"tie_word_embeddings": True}
 
 
 def _text(config: type, tokens: Any, **more: Any) -> Any:
@@ -111,6 +138,54 @@ def idefics(tokens: Any) -> tuple[Any, Any]:
     return Idefics3ForConditionalGeneration(config), Idefics3Processor(images, tokens, image_seq_len=1)
 
 
+def smolvlm(tokens: Any) -> tuple[Any, Any]:
+    """SmolVLM: Idefics3's decoder and marks with a class and a processor of its own."""
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+              "image_size": 28, "patch_size": 14}  # fmt: skip
+    config = SmolVLMConfig(vision_config=vision, text_config=_text(LlamaConfig, tokens), scale_factor=2,
+                           image_token_id=tokens.convert_tokens_to_ids("<image>"))  # fmt: skip
+    images = SmolVLMImageProcessorPil(size={"longest_edge": 56}, max_image_size={"longest_edge": 28})
+    return SmolVLMForConditionalGeneration(config), images_only(SmolVLMProcessor)(images, tokens, None, image_seq_len=1)
+
+
+def qwen2(tokens: Any) -> tuple[Any, Any]:
+    """Qwen2-VL: a 28 x 28 picture is one token."""
+    vision = {"depth": 2, "hidden_size": 32, "embed_dim": 32, "num_heads": 2, "mlp_ratio": 1}
+    text = vars(_text(Qwen2VLTextConfig, tokens, rope_parameters=MROPE)) | {"model_type": "qwen2_vl_text"}
+    vision["hidden_size"] = text["hidden_size"]
+    config = Qwen2VLConfig(text_config=text, vision_config=vision, **_marks(tokens))
+    images = Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=4 * 28 * 28)
+    return Qwen2VLForConditionalGeneration(config), images_only(Qwen2VLProcessor)(images, tokens, None)
+
+
+def qwen3(tokens: Any) -> tuple[Any, Any]:
+    """Qwen3-VL: patches of 14 here, so a 28 x 28 picture is one token; pictures also enter the first layer's output."""
+    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "patch_size": 14,
+              "out_hidden_size": 32, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]}  # fmt: skip
+    text = vars(_text(Qwen3VLTextConfig, tokens, head_dim=8, rope_parameters=MROPE)) | {"model_type": "qwen3_vl_text"}
+    config = Qwen3VLConfig(text_config=text, vision_config=vision, **_marks(tokens))
+    images = Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=4 * 28 * 28, patch_size=14)
+    return Qwen3VLForConditionalGeneration(config), images_only(Qwen3VLProcessor)(images, tokens, None)
+
+
+def gemma3(tokens: Any) -> tuple[Any, Any]:
+    """Gemma 3: a picture is always the same number of tokens, which see each other in both directions; one layer of two
+    looks at a window only."""
+    tokens.boi_token, tokens.eoi_token, tokens.image_token = "<start_of_image>", "<end_of_image>", "<image>"
+    for name in ("boi", "eoi", "image"):
+        setattr(tokens, f"{name}_token_id", tokens.convert_tokens_to_ids(getattr(tokens, f"{name}_token")))
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+              "image_size": 28, "patch_size": 7}  # fmt: skip
+    text = _text(Gemma3TextConfig, tokens, head_dim=8, sliding_window=16,
+                 layer_types=["sliding_attention", "full_attention"])  # fmt: skip
+    config = Gemma3Config(
+        text_config=text, vision_config=vision, mm_tokens_per_image=4, boi_token_index=tokens.boi_token_id,
+        eoi_token_index=tokens.eoi_token_id, image_token_index=tokens.image_token_id,
+    )  # fmt: skip
+    images = Gemma3ImageProcessorPil(size={"height": 28, "width": 28})
+    return Gemma3ForConditionalGeneration(config), Gemma3Processor(images, tokens, image_seq_length=4)
+
+
 def qwen_text(tokens: Any) -> tuple[Any, Any]:
     """Qwen2.5, text alone."""
     return Qwen2ForCausalLM(_text(Qwen2Config, tokens)), tokens
@@ -121,8 +196,11 @@ def llama(tokens: Any) -> tuple[Any, Any]:
     return LlamaForCausalLM(_text(LlamaConfig, tokens)), tokens
 
 
-FAMILIES = {"qwen2.5-vl": qwen, "llava": llava, "idefics3": idefics, "qwen2.5": qwen_text, "llama": llama}
-VISUAL = ("qwen2.5-vl", "llava", "idefics3")
+FAMILIES = {
+    "qwen2.5-vl": qwen, "llava": llava, "idefics3": idefics, "qwen2.5": qwen_text, "llama": llama, "smolvlm": smolvlm,
+    "qwen2-vl": qwen2, "qwen3-vl": qwen3, "gemma3": gemma3,
+}  # fmt: skip
+VISUAL = tuple(family for family in FAMILIES if family not in ("qwen2.5", "llama"))
 
 
 def production(family: str, chat: bool = False) -> Production:

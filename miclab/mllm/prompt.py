@@ -118,6 +118,7 @@ class Prompter:
         if form == "chat" and not template:
             raise ModelError("The model has no chat template. Use --prompt plain.")
         self.chat = bool(template) if form == "auto" else form == "chat"
+        self.chat_template = template
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.convert_ids_to_tokens(0)
 
@@ -167,8 +168,12 @@ class Prompter:
                     content.append({"type": "text", "text": part})
         message: Any = content if self.reads_images else "".join(part["text"] for part in content)
         # Space at the end of a turn is cut by some templates; it is looked for without it.
-        text = self.processor.apply_chat_template(
-            [{"role": "user", "content": message}], add_generation_prompt=True, tokenize=False
+        # By the tokenizer: processors' own ways to it may ask for their video part, which is left out here.
+        text: Any = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": message}],
+            chat_template=self.chat_template,
+            add_generation_prompt=True,
+            tokenize=False,
         )
         places, start = [], 0
         for kind, part in written.parts:
