@@ -23,7 +23,8 @@ USAGE = """usage: miclab mllm {heads,knockout,finetune,compare,scale,make-episod
   make-episodes  a task from pictures that miclab ships, or yours: `mllm make-episodes DIR`
   memory         the memory that MODEL needs, from its configuration
 
-MODEL is a folder with config.json, safetensors and a tokenizer, or a hub id. Heads are LAYER.HEAD, both counted from 0.
+MODEL is a folder with config.json, safetensors and a tokenizer, a hub id, or `tiny`, which comes with miclab.
+Heads are LAYER.HEAD, both counted from 0.
 `miclab mllm COMMAND --help` shows the options of each."""
 
 

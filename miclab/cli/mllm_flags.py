@@ -48,7 +48,7 @@ class ModelFlags(LoadOptions, TaskFlags):
     """A command on one model and one task."""
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[MODEL]")] = ""
-    """MODEL: folder or hub id."""
+    """MODEL: folder, hub id, or `tiny`, which comes with miclab."""
     model: str = ""
     """The same as an option: --model PATH."""
     output: Path = Path()
@@ -61,7 +61,7 @@ class ModelFlags(LoadOptions, TaskFlags):
         """The model, however it was given."""
         chosen = self.model or self.name
         if not chosen:
-            raise MiclabError("Name a MODEL: a folder or a hub id.")
+            raise MiclabError("Name a MODEL: a folder, a hub id, or `tiny`, which comes with miclab.")
         return chosen
 
     def production(self) -> Production:

@@ -15,6 +15,7 @@ from miclab.mllm.errors import ModelError, memory_guard, require
 from miclab.mllm.layers import AttentionLayer, attention_layers
 from miclab.mllm.options import LoadOptions
 from miclab.mllm.prompt import Prompter
+from miclab.mllm.shipped import MODELS, shipped
 from miclab.mllm.task import Task, View
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -69,7 +70,7 @@ def _loading(name: str) -> Iterator[None]:
         first = " ".join(str(error).split())[:300]
         raise ModelError(
             f"{name} cannot be loaded: {first} Give a folder that holds config.json, safetensors and a tokenizer, a "
-            "hub id that is in the cache or can be reached."
+            "hub id that is in the cache or can be reached, or `tiny`, which comes with miclab."
         ) from error
 
 
@@ -82,13 +83,16 @@ def quiet() -> None:
 
 
 def place(name: str) -> str:
-    """Where a model is: an existing folder, or a hub id as it stands.
+    """Where a model is: an existing folder, one that comes with miclab by its short name, or a hub id as it stands.
 
     Raises:
         ModelError: it is written as a folder, and there is none.
+        DamagedError: it comes with miclab, and a file is not the one that was made.
     """
+    if name in MODELS and not Path(name).is_dir():
+        return str(shipped(name))
     if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not Path(name).expanduser().is_dir():
-        raise ModelError(f"{name} is no folder. Give the folder of a model, or a hub id.")
+        raise ModelError(f"{name} is no folder. Give the folder of a model, a hub id, or `tiny`.")
     return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
 
 
@@ -96,7 +100,7 @@ def load_model(name: str, options: LoadOptions | None = None) -> Production:
     """A model with its processor and its attention layers.
 
     Arguments:
-        name: folder or hub id.
+        name: folder, hub id, or a short name of a model that comes with miclab.
         options: how.
 
     Raises:

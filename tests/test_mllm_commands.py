@@ -1,0 +1,136 @@
+"""The protocol as commands, on the tiny Qwen2.5-VL that comes with miclab and has learnt to induce names."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from miclab.cli import main
+from miclab.mllm import shipped
+from miclab.mllm.episodes import make_episodes
+from miclab.mllm.finetune import METRICS
+from miclab.mllm.options import EpisodeOptions
+from miclab.mllm.results import read_manifest
+
+TEMPLATE = "{item}{answer}\n"
+
+
+@pytest.fixture(scope="module")
+def novel(tmp_path_factory) -> Path:
+    """Episodes of letters and names that the tiny model was not trained on."""
+    folder = tmp_path_factory.mktemp("task") / "novel"
+    return make_episodes(folder, EpisodeOptions(episodes=56, seed=7, template=TEMPLATE))
+
+
+def test_the_tiny_model_induces_and_its_circuit_does_it(capsys, novel: Path, tmp_path: Path):
+    common = ["--task", str(novel), "--batch", "32", "--json"]
+    asked = ["mllm", "knockout", "tiny", *common, "--output", str(tmp_path / "knockout"), "--top", "2"]
+    assert main([*asked, "--rank", "8", "--layers", "none"]) == 0
+    found = {effect["name"]: effect for effect in json.loads(capsys.readouterr().out)["effects"]}
+    assert found["untouched"]["correct"]["mean"] >= 0.8
+    # What is knocked out takes far more than as many random heads of the same layers do.
+    for name in ("top 2 previous-token", "both top 2"):
+        assert found[name]["beyond_control"]["high"] < 0
+        assert found[name]["correct"]["high"] < found[f"{name}: random heads"]["correct"]["low"]
+
+
+def test_heads_compare_and_scale(capsys, novel: Path, tmp_path: Path):
+    common = ["--task", str(novel), "--episodes", "8", "--batch", "8", "--json"]
+    assert main(["mllm", "heads", "tiny", *common, "--output", str(tmp_path / "heads")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["episodes"] == 8
+    assert len(told["top"]["previous_token_1"]) == 5
+    assert read_manifest(tmp_path / "heads")["status"] == "complete"
+    page = (tmp_path / "heads" / "heads.html").read_text()
+    assert "image q" in page
+    assert "data:image/png" in page
+    assert main(["mllm", "compare", *[str(tmp_path / "heads")] * 2, "--top", "2", "--among", "2"]) == 0
+    assert "2 of 2" in capsys.readouterr().out
+    assert main(["mllm", "scale", "tiny", "tiny", *common, "--output", str(tmp_path / "scale")]) == 0
+    assert json.loads(capsys.readouterr().out)[1]["gain"]["mean"] == 0
+
+
+def test_finetuning_goes_on_after_a_kill_as_if_there_had_been_none(capsys, novel: Path, tmp_path: Path):
+    def asked(output: str) -> list[str]:
+        return ["mllm", "finetune", "tiny", "--task", str(novel), "--episodes", "8", "--batch", "8", "--json",
+                "--output", str(tmp_path / output), "--steps", "12", "--every", "2", "--train-batch", "2",
+                "--learning-rate", "1e-3"]  # fmt: skip
+
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "miclab", *asked("killed")], env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    rows = tmp_path / "killed" / "run" / METRICS
+    while not (rows.exists() and len(rows.read_bytes().splitlines()) >= 2):
+        assert killed.poll() is None, "it ended before it was killed"
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    before = rows.read_bytes().splitlines()
+    assert 2 <= len(before) < 7
+    assert read_manifest(tmp_path / "killed")["status"] == "partial"
+    assert main(asked("killed")) == 0
+    resumed = json.loads(capsys.readouterr().out)["rows"]
+    assert main(asked("whole")) == 0
+    whole = json.loads(capsys.readouterr().out)["rows"]
+    assert resumed == whole
+    assert [row["step"] for row in whole] == list(range(0, 13, 2))
+    assert read_manifest(tmp_path / "killed")["status"] == "complete"
+    assert {"previous_token_1", "induction_all_positions"} <= set(whole[0]["strengths"])
+    assert main([*asked("killed"), "--seed", "1"]) == 2
+    assert "differs in seed" in capsys.readouterr().err
+
+
+def test_a_picture_that_goes_missing_is_named_and_the_rest_is_kept(capsys, novel: Path, tmp_path: Path):
+    task = shutil.copytree(novel, tmp_path / "task")
+    entry = json.loads((task / "2-shot.json").read_text())[3]
+    (task / entry["query"]["image"][0]).write_bytes(b"no picture")
+    asked = ["mllm", "heads", "tiny", "--task", str(task), "--episodes", "8", "--output", str(tmp_path / "o")]
+    assert main(asked) == 2
+    told = capsys.readouterr().err
+    assert "cannot be read" in told
+    assert "partial results are kept" in told
+    manifest = read_manifest(tmp_path / "o")
+    assert manifest["status"] == "partial"
+    assert "cannot be read" in manifest["reason"]
+    assert 0 < manifest["episodes"] < 8
+    assert "Partial results" in (tmp_path / "o" / "heads.html").read_text()
+    (task / entry["query"]["image"][0]).unlink()
+    assert main(asked) == 2
+    assert "is missing" in capsys.readouterr().err
+
+
+def test_a_damaged_model_is_refused(capsys, novel: Path, tmp_path: Path, monkeypatch):
+    copied = shutil.copytree(shipped.FILES / shipped.MODELS["tiny"], tmp_path / shipped.MODELS["tiny"])
+    monkeypatch.setattr(shipped, "FILES", tmp_path)
+    shipped.shipped.cache_clear()
+    (copied / "config.json").write_text((copied / "config.json").read_text() + " ")
+    try:
+        assert main(["mllm", "heads", "tiny", "--task", str(novel), "--output", str(tmp_path / "o")]) == 2
+    finally:
+        shipped.shipped.cache_clear()
+    assert "config.json" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--four-bit"], "bitsandbytes"),
+        (["--view", "text"], "no `text`"),
+        (["--shots", "3"], "take fewer --shots"),
+        (["--template", "{answer}"], "the item once and before the answer"),
+    ],
+)
+def test_what_cannot_be_is_told(more: list[str], told: str, capsys, novel: Path, tmp_path: Path):
+    assert main(["mllm", "heads", "tiny", "--task", str(novel), *more, "--output", str(tmp_path / "o")]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
