@@ -279,6 +279,7 @@ def _alignment(evidence: Evidence) -> Figure:
         panels.scatter(place, x, y, groups, "debiased CKA of M2 with M1", interval)
         place.set_title(f"{name}: {place.get_title(loc='left') or 'r: rows are missing'}", fontsize=8, loc="left")
         place.set(ylim=(-0.02, 1.02), ylabel="multimodal ICL")
+        place.locator_params(axis="x", nbins=4)
         if groups:
             place.legend(frameon=False, fontsize=6)
         drawn += len(groups)
