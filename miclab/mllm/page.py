@@ -20,7 +20,8 @@ from miclab.report.page import render
 SHOWN = ("previous_token_1", "label_to_item", "induction_all_positions", "induction", "target_label_attention",
          "total_label_attention")  # fmt: skip
 """Measures that get a heatmap."""
-SCALE = "Blues"
+SCALE = [[0, "#f7fbff"], [0.5, "#6baed6"], [1, "#08306b"]]
+"""Light is little, dark is much."""
 SIGNED = "RdBu"
 
 
@@ -92,8 +93,8 @@ def map_figure(shown: Map) -> dict[str, Any]:
     axis = {"tickvals": list(range(size)), "ticktext": ticks, "tickfont": {"size": 9}} if size <= 80 else {}
     trace = {"type": "heatmap", "z": values, "colorscale": SCALE, "zmin": 0, "zmax": 1,
              "hovertemplate": "%{y} looks at %{x}: %{z:.2f}<extra></extra>"}  # fmt: skip
-    return {"data": [trace], "layout": _layout("key", "query", 640, xaxis={**axis, "tickangle": -90},
-                                               yaxis={**axis, "autorange": "reversed"})}  # fmt: skip
+    layout = _layout("key", "query", 660, xaxis={**axis, "tickangle": -90}, yaxis={**axis, "autorange": "reversed"})
+    return {"data": [trace], "layout": layout | {"margin": {"l": 90, "r": 20, "t": 10, "b": 90}}}
 
 
 def _picture(path: Path) -> str:
