@@ -7,12 +7,12 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
 
 from miclab.errors import ConfigError
+from miclab.mllm.words import SYLLABLES, WordPart
 
 T = TypeVar("T")
 Dtype = Literal["float32", "bfloat16", "float16"]
 PromptForm = Literal["auto", "chat", "plain"]
 Part = Literal["training", "held-out exemplars", "held-out classes", "all"]
-WordPart = Literal["training", "held-out"]
 PREVIOUS_TOKEN, INDUCTION = "previous_token_1", "induction_all_positions"
 """The measures that the paper ranks the heads of production models by."""
 LEAST_DRAWS = 20
@@ -83,8 +83,6 @@ class EpisodeOptions:
     """How an example is written; empty: {item}, then `Answer: {answer}`."""
 
     def __post_init__(self) -> None:
-        from miclab.mllm.words import SYLLABLES
-
         _at_least(self, ways=2, shots=1, episodes=1, side=0, seed=0)
         if self.ways > len(SYLLABLES) // 2:
             raise ConfigError("ways", self.ways, f"at most {len(SYLLABLES) // 2}: names differ in their first syllable")

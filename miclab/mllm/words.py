@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
-from miclab.mllm.options import WordPart
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import torch
 
+WordPart = Literal["training", "held-out"]
+"""Invented words that models may be trained on, or those that none may."""
 CONSONANTS = "bdfgjklmnprstvwxyz"
 VOWELS = "aeiou"
 SYLLABLES = tuple(consonant + vowel for consonant in CONSONANTS for vowel in VOWELS)
