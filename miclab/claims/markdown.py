@@ -42,11 +42,20 @@ def measured(conditions: Sequence[Condition]) -> str:
     )
 
 
+def _verdict(line: Line) -> str:
+    """A verdict that does not list more conditions than a row shows."""
+    conditions = line.findings.conditions
+    holding = sum(condition.verdict == "holds" for condition in conditions)
+    if line.findings.verdict == "holds only if" and holding > SHOWN:
+        return f"holds only under {holding} of {len(conditions)} conditions"
+    return line.verdict
+
+
 def table(lines: Sequence[Line]) -> str:
     """The ledger, a row for each claim."""
     header = ("claim", "statement", "verdict", "measured (bound)", "runs")
     cells = [
-        (line.entry.id, line.entry.statement, f"**{line.verdict}**", measured(line.findings.conditions), line.runs)
+        (line.entry.id, line.entry.statement, f"**{_verdict(line)}**", measured(line.findings.conditions), line.runs)
         for line in lines
     ]
     return rows_of(header, cells)
