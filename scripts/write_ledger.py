@@ -1,8 +1,9 @@
-"""Writes what this repository says of its rows: the table in README.md, docs/claims.md, and the figures.
+"""Writes what this repository says of its rows: the table in README.md, the pages of claims, and the figures.
 
     python -m scripts.write_ledger
 
-Run it after new rows are committed; a test compares the README's table with the rows.
+Run it after new rows are committed; a test compares the README's table with the rows. A profile without rows has no
+page.
 """
 
 from __future__ import annotations
@@ -12,32 +13,43 @@ from pathlib import Path
 from miclab.claims import markdown
 from miclab.claims.evidence import Evidence
 from miclab.claims.figures import NoRowsError, draw
-from miclab.claims.ledger import LEDGER, judged
+from miclab.claims.ledger import LEDGER, Line, judged
 
 ROOT = Path(__file__).parent.parent
-PROFILE = "quick"
-HEAD = """# Every claim with its numbers
+PAGES = {"quick": "docs/claims.md", "paper": "docs/claims-paper.md"}
+HEAD = """# Every claim with its numbers, profile `{profile}`
 
-Profile `quick`, from the rows under `studies/rows/quick`. Written by `python -m scripts.write_ledger`; one claim:
-`miclab claims ID --explain`. How a verdict comes about: [ledger.md](ledger.md). Claims that begin with X, D or L are
-ours.
+From the rows under `studies/rows/{profile}`. Written by `python -m scripts.write_ledger`; one claim:
+`miclab claims ID --profile {profile} --explain`. How a verdict comes about: [ledger.md](ledger.md). Claims that begin
+with X, D or L are ours.
 """
 
 
-def main() -> None:
-    """Writes the three."""
-    evidence = Evidence(ROOT / "studies", PROFILE)
-    lines = judged(evidence, list(LEDGER.values()))
-    readme = ROOT / "README.md"
-    readme.write_text(markdown.with_table(readme.read_text(), lines))
-    figures = ROOT / "studies/figures" / PROFILE
+def drawn(evidence: Evidence, lines: list[Line]) -> dict[str, str]:
+    """Draws the figures of claims; where each lies, seen from docs/, without those whose rows are too few."""
+    folder, found = ROOT / "studies/figures" / evidence.profile, {}
     for line in lines:
         try:
-            draw(evidence, line.entry, figures)
+            draw(evidence, line.entry, folder)
         except NoRowsError:
             continue
-    decided = [line for line in lines if line.runs]
-    (ROOT / "docs/claims.md").write_text(f"{HEAD}\n{markdown.page(decided, f'../studies/figures/{PROFILE}')}\n")
+        name = f"{line.entry.id}-{evidence.profile}.svg"
+        found[line.entry.id] = f"../studies/figures/{evidence.profile}/{name}"
+    return found
+
+
+def main() -> None:
+    """Writes them."""
+    for profile, page in PAGES.items():
+        evidence = Evidence(ROOT / "studies", profile)
+        lines = judged(evidence, list(LEDGER.values()))
+        if profile == "quick":
+            readme = ROOT / "README.md"
+            readme.write_text(markdown.with_table(readme.read_text(), lines))
+        with_runs = [line for line in lines if line.runs]
+        if with_runs:
+            body = markdown.page(with_runs, drawn(evidence, with_runs))
+            (ROOT / page).write_text(f"{HEAD.format(profile=profile)}\n{body}\n")
 
 
 if __name__ == "__main__":

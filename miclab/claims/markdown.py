@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from miclab.claims.ledger import Line
 from miclab.claims.verdict import Condition
@@ -68,16 +68,16 @@ def with_table(text: str, lines: Sequence[Line]) -> str:
     return re.sub(f"{re.escape(OPENING)}.*{re.escape(CLOSING)}", lambda match: found, text, flags=re.DOTALL)
 
 
-def page(lines: Sequence[Line], figures: str = "") -> str:
+def page(lines: Sequence[Line], figures: Mapping[str, str]) -> str:
     """Every claim with its criterion, its conditions and what is reported apart.
 
     Arguments:
-        figures: where the figures lie, relative to the page, as `ID-PROFILE.svg`; empty: none is shown.
+        figures: where the figure of a claim lies, relative to the page; a claim that is lacking shows none.
     """
-    return "\n\n".join(_claim(line, figures) for line in lines)
+    return "\n\n".join(_claim(line, figures.get(line.entry.id, "")) for line in lines)
 
 
-def _claim(line: Line, figures: str) -> str:
+def _claim(line: Line, figure: str) -> str:
     entry, findings = line.entry, line.findings
     parts = [
         f"## {entry.id}: {line.verdict}",
@@ -93,7 +93,6 @@ def _claim(line: Line, figures: str) -> str:
         apart = [(a.quantity, a.measured or "no rows", a.paper_text) for a in findings.apart]
         parts.append(rows_of(("reported apart", "measured", "paper"), apart))
     parts += [f"Note: {note}." for note in findings.notes]
-    if figures and line.runs:
-        name = f"{entry.id}-{line.profile}.svg"
-        parts.append(f"![{entry.id}]({figures}/{name})")
+    if figure:
+        parts.append(f"![{entry.id}]({figure})")
     return "\n\n".join(parts)

@@ -141,7 +141,9 @@ def run_claims(arguments: list[str]) -> int:
         from miclab.claims import markdown
 
         lines = judged(Evidence(options.studies, options.profile), chosen(options.ids))
-        print(markdown.table(lines) if options.markdown == "table" else markdown.page(lines, options.figures))
+        shown = [line for line in lines if options.figures and line.runs]
+        figures = {line.entry.id: f"{options.figures}/{line.entry.id}-{line.profile}.svg" for line in shown}
+        print(markdown.table(lines) if options.markdown == "table" else markdown.page(lines, figures))
         return 0
     _show(options.ids, options.profile, options.studies, options.explain, options.json)
     return 0
