@@ -268,7 +268,7 @@ def novel_source(source: ExemplarSource, classes: Int[Tensor, " classes"]) -> Ex
     """A source of other classes of the same data, with all their exemplars."""
     data = source.exemplars.data
     found = pool(data, classes, torch.ones(len(data.items), dtype=torch.bool))
-    return replace(source, classes=classes, shown=found, asked=found, shift=0)
+    return ExemplarSource(source.exemplars, classes, found, found, source.noise, source.shape)
 
 
 def partners(config: RunConfig, sources: Mapping[str, ExemplarSource]) -> dict[str, Int[Tensor, " classes"]]:

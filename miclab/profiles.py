@@ -58,6 +58,7 @@ def encoder_config(config: RunConfig, name: str) -> RunConfig:
         labels=config.modalities[name].classes,
         zipf_exponent=0.0,
         novel_classes=0,
+        blends=0,
         shift=0,
         encoder_run="",
         encoder_step=0,

@@ -73,6 +73,8 @@ class ModalityConfig:
     """SHA-256 of the source's content; filled in, so that other data under the same name is another run."""
     shape: tuple[int, ...] = ()
     """Shape of one item of the source; filled in."""
+    blends: int = 0
+    """Further training classes, each made of two of the source's (see `miclab.blends`)."""
     shift: int = 0
     """Pictures of a source are shifted in training by up to so many pixels along either axis."""
     encoder: Encoder = "none"
@@ -94,6 +96,9 @@ class ModalityConfig:
         if self.encoder == "none" and (self.encoder_run or self.encoder_step):
             field = "encoder_run" if self.encoder_run else "encoder_step"
             raise ConfigError(f"{owner}.{field}", getattr(self, field), f"empty or 0 without {owner}.encoder")
+        check_whole(owner, self, "blends", 0, self.classes * ((self.classes - 1) // 2))
+        if self.blends and not self.source:
+            raise ConfigError(f"{owner}.blends", self.blends, f"0 without {owner}.source")
         if self.shift and not self.source:
             raise ConfigError(f"{owner}.shift", self.shift, f"0 without {owner}.source: only pictures can be shifted")
         if any(type(size) is not int or size < 1 for size in self.shape):

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from miclab.blends import blended, blended_names
 from miclab.config import RunConfig
 from miclab.errors import RunError
 from miclab.exemplars import (
@@ -187,7 +188,7 @@ def world_from_tensors(config: RunConfig, tensors: Mapping[str, Tensor]) -> Worl
         if not m.source:
             wanted[f"prototypes.{name}"] = (m.classes, m.dimension)
             continue
-        wanted |= {f"classes.{name}": (m.classes,), f"labels.{name}": (m.classes,)}
+        wanted |= {f"classes.{name}": (m.classes,), f"labels.{name}": (m.classes + m.blends,)}
         if config.keeps_features(name):
             wanted[f"features.{name}"] = (len(known_exemplars(m).data.items), m.features)
     for name, shape in wanted.items():
@@ -197,12 +198,13 @@ def world_from_tensors(config: RunConfig, tensors: Mapping[str, Tensor]) -> Worl
     for name, modality in config.modalities.items():
         if modality.source:
             features = tensors[f"features.{name}"] if config.keeps_features(name) else None
-            sources[name] = training_source(modality, tensors[f"classes.{name}"], features)
+            source = training_source(modality, tensors[f"classes.{name}"], features)
+            sources[name] = blended(source, modality.blends)
             label_of = tensors[f"labels.{name}"]
         else:
             sources[name] = GaussianSource(tensors[f"prototypes.{name}"], modality.noise)
             label_of = torch.arange(modality.classes) % _labels_of(config, name)
-        tables[name] = ClassTable(label_of, zipf_weights(modality.classes, modality.zipf_exponent))
+        tables[name] = ClassTable(label_of, zipf_weights(len(label_of), modality.zipf_exponent))
     return World(sources, tables, tensors["label_embeddings"], _partners(config, sources))
 
 
@@ -213,12 +215,18 @@ def _partners(config: RunConfig, sources: Mapping[str, Any]) -> dict[str, Tensor
 def _dealt(config: RunConfig, name: str, classes: Tensor, host: Mapping[str, int]) -> Tensor:
     """Labels of a source's classes: in turn; where exemplars are paired by concept, those that the host gives the same
     concepts."""
-    labels = torch.arange(len(classes)) % _labels_of(config, name)
+    names = _class_names(config, name, classes)
+    labels = torch.arange(len(names)) % _labels_of(config, name)
     if host:
-        names = known_exemplars(config.modalities[name]).data.class_names
-        known = [host.get(names[c].casefold(), int(label)) for c, label in zip(classes, labels, strict=True)]
-        labels = torch.tensor(known)
+        labels = torch.tensor([host.get(n, int(label)) for n, label in zip(names, labels, strict=True)])
     return labels
+
+
+def _class_names(config: RunConfig, name: str, classes: Tensor) -> tuple[str, ...]:
+    """Names of a source's classes and their blends, without regard to case."""
+    modality = config.modalities[name]
+    known = known_exemplars(modality).data.class_names
+    return blended_names(tuple(known[i].casefold() for i in classes.tolist()), modality.blends)
 
 
 def _draw_source(
@@ -256,9 +264,8 @@ def draw_world(config: RunConfig, kept: Mapping[str, Tensor] | None = None) -> W
             continue
         tensors |= _draw_source(config, name, kept, host)
         if name == config.host_name and config.sequence.pairing == "concept":
-            names = known_exemplars(m).data.class_names
-            dealt = zip(tensors[f"classes.{name}"].tolist(), tensors[f"labels.{name}"].tolist(), strict=True)
-            host = {names[c].casefold(): label for c, label in dealt}
+            names = _class_names(config, name, tensors[f"classes.{name}"])
+            host = dict(zip(names, tensors[f"labels.{name}"].tolist(), strict=True))
     shape = (config.label_count, config.item_width)
     tensors["label_embeddings"] = _normal(shape, config.seed, "world", "labels")
     return world_from_tensors(config, tensors | {k: v for k, v in kept.items() if k in tensors})

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tiny import tiny_config
 
 from miclab import schema
+from miclab.blends import BlendedSource, blended_pairs
 from miclab.config import RunConfig
 from miclab.data import load
 from miclab.errors import ConfigError, RunError
@@ -241,6 +242,69 @@ def test_prototypes_are_the_means_of_training_exemplars():
     assert partners(replace(config, modalities=config.modalities), {"a": source}) == {}  # type: ignore[dict-item]
 
 
+def test_a_blend_is_made_of_training_exemplars_of_its_two_classes():
+    """Fails if a blend's item is not (a + b) / sqrt(2) of an exemplar of each, a held-out exemplar or concept goes into
+    one that training sees, a class of the data is changed by blends, or `icl` shows one."""
+    config = real_config({"a": {**WORDS, "classes": 20, "blends": 50}})
+    world = draw_world(config)
+    source = world.sources["a"]
+    data = known_exemplars(config.modalities["a"]).data
+    assert isinstance(source, BlendedSource)
+    assert len(source.names) == len(world.tables["a"].label_of) == 70
+    assert source.names[20:] == tuple(f"{source.names[i]} + {source.names[j]}" for i, j in source.parents[20:].tolist())
+    assert world.tables["a"].label_of.bincount().min() >= 70 // 8
+    known = known_exemplars(config.modalities["a"])
+    for here, batch in [
+        (world, training_batch(config, world, 0)),
+        *split_batches(config, world, "iwl", SplitSizes(sequences=30)),
+    ]:
+        shown = here.sources["a"]
+        kinds = set()
+        for row in range(len(batch)):
+            for place in range(5):
+                wanted = data.held_out_exemplars == (place == 4 and here is not world)
+                chosen = int(batch.classes["a"][row, place])
+                pools = [
+                    known.vectors(((data.class_of == source.classes[parent]) & wanted).nonzero()[:, 0])
+                    for parent in source.parents[chosen].tolist()
+                ]
+                made = (pools[0][:, None] + pools[1][None]).flatten(0, 1) / 2**0.5 if chosen >= 20 else pools[0]
+                assert float((made - batch.items["a"][row, place]).norm(dim=1).min()) < 1e-5
+                kinds.add(chosen >= 20)
+        assert kinds == {True, False}
+        assert torch.allclose(shown.prototypes[:20], source.unblended().prototypes)
+    first, second = source.parents[33].tolist()
+    assert torch.allclose(source.prototypes[33] * 2**0.5, source.prototypes[first] + source.prototypes[second])
+    for here, _ in split_batches(config, world, "icl", SplitSizes(sequences=4, novel_sets=2)):
+        assert not isinstance(here.sources["a"], BlendedSource)
+    assert torch.equal(world_from_tensors(config, world.tensors()).tables["a"].label_of, world.tables["a"].label_of)
+
+
+@given(st.integers(3, 40), st.data())
+def test_no_two_blends_are_of_the_same_pair(classes, data):
+    """Fails if a pair comes twice or is of one class, or classes are used unevenly."""
+    blends = data.draw(st.integers(0, classes * ((classes - 1) // 2)))
+    pairs = blended_pairs(classes, blends).tolist()
+    assert len({frozenset(pair) for pair in pairs}) == blends
+    assert all(len(set(pair)) == 2 for pair in pairs)
+    uses = torch.tensor(pairs, dtype=torch.long).flatten().bincount(minlength=classes)
+    assert int(uses.max() - uses.min()) <= 2
+
+
+def test_blends_are_paired_by_concept_and_keep_their_labels():
+    """Fails if a blend meets another blend in another modality, or carries another label there."""
+    modalities = {
+        name: {**m, "labels": 4, "classes": 20, "blends": 30} for name, m in zip("ab", (WORDS, SPEECH), strict=True)
+    }
+    config = real_config(modalities, sequence={"context": 4, "burstiness": 2, "pairing": "concept"})
+    world = draw_world(config)
+    batch = training_batch(config, world, 0)
+    assert names_of(world, batch, "a") == names_of(world, batch, "b")
+    labels = torch.cat([batch.labels, batch.target[:, None]], 1)
+    for name in "ab":
+        assert torch.equal(world.tables[name].label_of[batch.classes[name]], labels)
+
+
 def test_what_real_data_cannot_give_is_refused():
     """Fails if a run begins that asks for more labels than are held out, for fresh classes, or for shifted vectors."""
     with pytest.raises(ConfigError, match=r"novel_fraction.*no fresh classes"):
@@ -250,6 +314,10 @@ def test_what_real_data_cannot_give_is_refused():
         list(split_batches(many, draw_world(many), "icl", SplitSizes(sequences=2, novel_sets=1)))
     with pytest.raises(ConfigError, match=r"encoder.*has no pictures"):
         real_config({"a": {**WORDS, "encoder": "vit"}})
+    with pytest.raises(ConfigError, match=r"blends = 5.*0 without"):
+        real_config({"a": {"labels": 8, "classes": 16, "blends": 5}})
+    with pytest.raises(ConfigError, match=r"blends = 200.*at most 180"):
+        real_config({"a": {**WORDS, "classes": 20, "blends": 200}})
     with pytest.raises(ConfigError, match=r"shift = 1.*only pictures"):
         real_config({"a": {"labels": 8, "classes": 16, "shift": 1}})
 
