@@ -55,7 +55,7 @@ def low_data_complexity(run: Run, found: Evaluation) -> Sign:
         "data complexity too low",
         train >= HIGH and icl <= chance + NEAR,
         f"accuracy on training classes {train:.2f} (high: {HIGH}), on novel classes {icl:.2f} (chance {chance:.2f})",
-        "Raise the number of classes (modalities.<name>.classes; of real data modalities.<name>.blends) or copies in the "
+        "Raise the number of classes (modalities.<name>.classes, of real data .blends) or of copies in the "
         "context (sequence.burstiness).",
     )
 

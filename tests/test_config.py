@@ -360,7 +360,9 @@ OTHER_VALUES: dict[str, Any] = {
     "numerics.mode": "compiled",
 }
 NOT_ALONE = {"sequence.task", "sequence.groups", "optimiser.schedule", "host", "modalities", "sequence.pairing"}
-NOT_ALONE |= {f"modalities.m1.{name}" for name in ("shape", "shift", "encoder", "encoder_run", "encoder_step")}
+NOT_ALONE |= {
+    f"modalities.m1.{name}" for name in ("shape", "blends", "shift", "encoder", "encoder_run", "encoder_step")
+}
 
 
 def leaves(kind: type, prefix: str = "") -> dict[str, Any]:

@@ -246,6 +246,8 @@ def test_a_blend_is_made_of_training_exemplars_of_its_two_classes():
     """Fails if a blend's item is not (a + b) / sqrt(2) of an exemplar of each, a held-out exemplar or concept goes into
     one that training sees, a class of the data is changed by blends, or `icl` shows one."""
     config = real_config({"a": {**WORDS, "classes": 20, "blends": 50}})
+    plain = real_config({"a": {**WORDS, "classes": 20}})
+    assert schema.trajectory_hash(config) != schema.trajectory_hash(plain)
     world = draw_world(config)
     source = world.sources["a"]
     data = known_exemplars(config.modalities["a"]).data
