@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -11,11 +13,15 @@ from miclab.sequences import Batch
 from miclab.world import World
 
 
-def nearest_exemplar(batch: Batch) -> Bool[Tensor, " batch"]:
+def nearest_exemplar(batch: Batch, names: Collection[str] = ()) -> Bool[Tensor, " batch"]:
     """The ceiling of in-context learning: answer with the label of the context example nearest to the query, by the
-    squared distance summed over modalities."""
+    squared distance summed over modalities.
+
+    Arguments:
+        names: the modalities that are looked at; empty: all.
+    """
     distance = torch.zeros(batch.labels.shape)
-    for items in batch.items.values():
+    for items in (batch.items[name] for name in names or batch.items):
         distance += (items[:, :-1] - items[:, -1:]).square().sum(-1)
     found = batch.labels.gather(1, distance.argmin(1, keepdim=True)).squeeze(1)
     return found == batch.target
@@ -46,9 +52,12 @@ def random_context_label(batch: Batch) -> Float[Tensor, " batch"]:
 
 
 def oracle_scores(config: RunConfig, world: World, batch: Batch) -> dict[str, Float[Tensor, " batch"]]:
-    """Every oracle's score for each sequence; `world` is the world of training."""
+    """Every oracle's score for each sequence; `world` is the world of training. Of several modalities also the nearest
+    exemplar by each alone: the ceiling of a decoder that reads no other."""
+    alone = {f"nearest_exemplar_of_{n}": nearest_exemplar(batch, (n,)).float() for n in config.order}
     return {
         "nearest_exemplar": nearest_exemplar(batch).float(),
+        **(alone if len(alone) > 1 else {}),
         "nearest_prototype": nearest_prototype(config, world, batch).float(),
         "random_context_label": random_context_label(batch),
         "chance": torch.full((len(batch),), 1 / config.active_labels),

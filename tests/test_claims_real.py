@@ -89,6 +89,24 @@ def test_real_pairings(tmp_path, claim):
     assert ceiling.measured.mean == pytest.approx(0.95, abs=0.02)
 
 
+def test_blends_of_two_concepts(tmp_path):
+    """Fails if a cell with blends is taken for one without, or few classes of pictures for all."""
+
+    def formula(config, step):
+        value = 0.6 + 0.25 * (config["modalities"]["m1"]["blends"] > 0)
+        few = config["modalities"]["m2"]["classes"] == 32
+        zeroed = {"probe.ablation.items of m1 zeroed": value, "probe.ablation.items of m2 zeroed": 0.5}
+        ceilings = {"probe.oracles.nearest_exemplar": 0.95, "probe.oracles.nearest_exemplar_of_m2": 0.9}
+        return {"icl": value - 0.2 * few, "iwl": 0.1, **ceilings, **zeroed}
+
+    found = judged_on(tmp_path, "D6", formula)
+    assert [c.verdict for c in found.conditions] == ["holds", "holds", "does not hold"]
+    measured = [c.measured.mean for c in found.conditions if c.measured]
+    assert measured == pytest.approx([0.85, 0.25, 0.65 / 0.85], abs=0.02)
+    told = {a.quantity: a.measured.mean for a in found.apart if a.measured}
+    assert told["nearest exemplar by pictures, blends, K2 = 951"] == pytest.approx(0.9, abs=0.02)
+
+
 def test_correlation_of_alignment_and_learning(tmp_path):
     """Fails if cells of different studies fall together, or the correlation is not Pearson's: 1 on a line, and -1."""
 

@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from miclab.claims import ledger, panels, prediction, real
+from miclab.claims import blending, ledger, panels, prediction, real
 from miclab.claims.evidence import Evidence
 from miclab.claims.forest import forest, known
 from miclab.claims.multimodal import INTACT, UNTOUCHED, WITHOUT, ZEROED
@@ -319,7 +319,7 @@ FIGURES: dict[str, Drawing] = {
     "C1": _correlations("unimodal", tuple(prediction.UNIMODAL)),
     "C2": _correlations("multimodal", (*prediction.MULTIMODAL, "CLA")),
     "C3": _predictions,
-    **{entry.id: _conditions(entry) for entry in (*real.ENTRIES, *ledger.CONTROLS)},
+    **{entry.id: _conditions(entry) for entry in (*real.ENTRIES, *blending.ENTRIES, *ledger.CONTROLS)},
     "D5": _alignment,
 }  # fmt: skip
 

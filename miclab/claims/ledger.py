@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from miclab.claims import complexity, controls, controls_multimodal, multimodal, positions, prediction, real, unimodal
+from miclab.claims import (
+    blending,
+    complexity,
+    controls,
+    controls_multimodal,
+    multimodal,
+    positions,
+    prediction,
+    real,
+    unimodal,
+)
 from miclab.claims.evidence import Evidence
 from miclab.claims.verdict import Entry, Findings
 from miclab.errors import MiclabError, nearest
@@ -18,7 +28,8 @@ CONTROLS = sorted((*controls.ENTRIES, *complexity.ENTRIES, *controls_multimodal.
 LEDGER: dict[str, Entry] = {
     entry.id: entry
     for entry in (
-        *unimodal.ENTRIES, *positions.ENTRIES, *multimodal.ENTRIES, *prediction.ENTRIES, *real.ENTRIES, *CONTROLS,
+        *unimodal.ENTRIES, *positions.ENTRIES, *multimodal.ENTRIES, *prediction.ENTRIES, *real.ENTRIES,
+        *blending.ENTRIES, *CONTROLS,
     )
 }  # fmt: skip
 
@@ -37,6 +48,7 @@ RUN_ORDER = (
     "secondary_size",
     "joint_label",
     "alignment",
+    "words_pictures_blended",
     "words_pictures",
     "pictures_speech",
     "speech_pictures",
