@@ -9,7 +9,7 @@ import pytest
 from claims_rows import make_rows, studies_directory
 from matplotlib.figure import Figure
 
-from miclab.claims import panels
+from miclab.claims import blending, panels
 from miclab.claims.controls_multimodal import CONTROLS, MEAN_UNTOUCHED, MEAN_WITHOUT
 from miclab.claims.evidence import Evidence, field_of
 from miclab.claims.figures import FIGURES, NoRowsError, draw
@@ -34,7 +34,8 @@ def everything(config, step):
             measures[f"measure.{name}.{layer}.1"] = value * layer / 3
     columns = [UNTOUCHED, INTACT, *WITHOUT.values(), *ZEROED.values(), *(f"probe.context.{n}" for n in (8, 16, 32))]
     columns += [MEAN_UNTOUCHED, *MEAN_WITHOUT.values(), *CONTROLS.values()]
-    columns += [CKA, DISTANCE, NULL, "probe.oracles.nearest_exemplar"]
+    columns += [CKA, DISTANCE, NULL, *(f"probe.oracles.{name}" for name in blending.CEILINGS.values())]
+    columns += blending.ZEROED.values()
     return {"icl": value, "iwl": 1 - value, "cla.icl": value, **measures, **dict.fromkeys(columns, value)}
 
 
