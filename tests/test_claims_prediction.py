@@ -11,7 +11,8 @@ from claims_rows import make_rows, studies_directory
 from miclab.claims import prediction
 from miclab.claims.evidence import Evidence
 from miclab.claims.ledger import chosen, judged
-from miclab.claims.prediction import STUDIES, Table, held_out, pearson, r_squared
+from miclab.claims.prediction import STUDIES, Table, held_out, r_squared
+from miclab.claims.statistics import pearson
 
 MEASURES = ("previous_token_1", "induction", "total_label_attention")
 

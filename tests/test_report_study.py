@@ -18,7 +18,7 @@ from scipy import stats
 from miclab.claims import prediction
 from miclab.claims.evidence import Evidence, field_of
 from miclab.claims.panels import points
-from miclab.claims.statistics import correlate
+from miclab.claims.statistics import correlate, pearson
 from miclab.cli import main
 from miclab.errors import MiclabError
 from miclab.report.cells import Axis, StudyCells, plain_value, study_cells
@@ -230,7 +230,7 @@ def test_correlate_agrees_with_scipy_and_with_the_ledgers_bootstrap():
     for end in ("mean", "low", "high"):
         assert getattr(found.pearson_interval, end) == pytest.approx(getattr(wanted, end))
     assert (found.pearson_interval.unit, found.pearson_interval.count) == ("configuration", 12)
-    ranked = table.interval(lambda runs: prediction.pearson(stats.rankdata(x[runs]), stats.rankdata(y[runs])))
+    ranked = table.interval(lambda runs: pearson(stats.rankdata(x[runs]), stats.rankdata(y[runs])))
     assert found.spearman_interval.low == pytest.approx(ranked.low)
     assert found.spearman_interval.high == pytest.approx(ranked.high)
 

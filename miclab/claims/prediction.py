@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miclab.claims.evidence import Evidence, field_of, identity_of
-from miclab.claims.statistics import MEASURE
+from miclab.claims.statistics import MEASURE, pearson
 from miclab.claims.verdict import Apart, Condition, Entry, Findings
 from miclab.intervals import RESAMPLES, Interval
 
@@ -151,13 +151,6 @@ def table(evidence: Evidence, stage: str) -> Table:
     seeds = Counter(text for text, _ in found)
     short = sum(seeds[text] < 2 for text in {text for text, _ in wanted})
     return Table(columns, icl, groups, used, frozenset(wanted.values()) - used, short, tuple(studies[i] for i in found))
-
-
-def pearson(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
-    """Pearson's correlation; NaN where one of the two does not vary."""
-    x, y = x - x.mean(), y - y.mean()
-    norm = np.sqrt((x @ x) * (y @ y))
-    return float(x @ y / norm) if norm > 0 else float("nan")
 
 
 def correlation(data: Table, name: str) -> Callable[[NDArray[np.integer]], float]:

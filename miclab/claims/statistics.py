@@ -140,6 +140,11 @@ def correlate(x: NDArray[np.floating], y: NDArray[np.floating], groups: NDArray[
     )  # fmt: skip
 
 
+def pearson(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
+    """Pearson's correlation; NaN where one of the two does not vary."""
+    return float(_pearson(x, y, np.ones((1, len(x))), ranked=False)[0])
+
+
 def _ranks(values: NDArray, weights: NDArray) -> NDArray[np.floating]:
     """Mean ranks of values in samples that hold each of them `weights` times [sample, value]."""
     names, member = np.unique(values, return_inverse=True)
