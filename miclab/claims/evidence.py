@@ -134,18 +134,25 @@ class Cells:
         return means, draws
 
     def interval(self, statistic: Statistic, level: float = 0.95) -> Interval | None:
-        """A statistic of the cells' means with its percentile bootstrap; None with fewer than two seeds in a cell.
+        """A statistic of the cells' means with its percentile bootstrap; None where no seed has rows in every cell.
+        With one seed its sets of novel classes are resampled, which decides nothing (unit `set`).
 
         Its ends are NaN where the statistic is undefined in a resample, as a share of nothing is.
         """
-        if not self.decidable:
+        if not self.seeds:
             return None
         means, draws = self.draws
         with np.errstate(divide="ignore", invalid="ignore"):
             estimate, values = float(statistic(means)), np.asarray(statistic(draws), dtype=float)
         values = np.where(np.isfinite(values), values, np.nan)
         low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-        return Interval(estimate, float(low), float(high), "seed", len(self.seeds), level)
+        unit, count = ("seed", len(self.seeds)) if self.decidable else ("set", self._sets)
+        return Interval(estimate, float(low), float(high), unit, count, level)
+
+    @property
+    def _sets(self) -> int:
+        """Sets of novel classes in the first seed that every cell has."""
+        return max(len(value) for key in self.keys for value in self.values[key][self.seeds[0]].values())
 
 
 class Evidence:

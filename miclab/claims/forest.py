@@ -17,8 +17,10 @@ MARKERS = {"holds": "o", "does not hold": "X", "not decided": "D"}
 
 
 def known(interval: Interval | None) -> bool:
-    """Whether there is a number to draw."""
-    return interval is not None and not math.isnan(interval.mean + interval.low + interval.high)
+    """Whether there is a number to draw: the figure's intervals are over seeds, so that of one seed is not."""
+    if interval is None or interval.unit == "set":
+        return False
+    return not math.isnan(interval.mean + interval.low + interval.high)
 
 
 def forest(findings: Findings) -> Figure:

@@ -110,7 +110,7 @@ class Line:
             ]  # fmt: skip
             if self.missing:
                 return f"{found}: {self.missing} of {self.needed} runs missing"
-            if any(condition.measured is None for condition in self.findings.conditions):
+            if not all(condition.decidable for condition in self.findings.conditions):
                 return f"{found}: too few seeds"
             if len(self.findings.conditions) == 1:
                 return f"{found}: the interval crosses the bound"

@@ -37,9 +37,7 @@ def measured(conditions: Sequence[Condition]) -> str:
         return f"{len(conditions)} conditions: " + ", ".join(f"{n} {told[v]}" for v, n in counts.items() if n)
     alone = len({condition.quantity for condition in conditions}) == len(conditions)
     told = [condition.quantity if alone else f"{condition.quantity}, {condition.clause}" for condition in conditions]
-    return "<br>".join(
-        f"{name}: {c.measured or 'no rows'} ({c.bound})" for name, c in zip(told, conditions, strict=True)
-    )
+    return "<br>".join(f"{name}: {c.told} ({c.bound})" for name, c in zip(told, conditions, strict=True))
 
 
 def _verdict(line: Line) -> str:
@@ -86,11 +84,11 @@ def _claim(line: Line, figure: str) -> str:
         f"Profile `{line.profile}`, {line.runs} runs of {', '.join(f'`{name}`' for name in entry.studies)}.",
         rows_of(
             ("holds only if", "measured", "holds if", "verdict"),
-            [(c.clause, f"{c.quantity}: {c.measured or 'no rows'}", c.bound, c.verdict) for c in findings.conditions],
+            [(c.clause, f"{c.quantity}: {c.told}", c.bound, c.verdict) for c in findings.conditions],
         ),
     ]
     if findings.apart:
-        apart = [(a.quantity, a.measured or "no rows", a.paper_text) for a in findings.apart]
+        apart = [(a.quantity, a.told, a.paper_text) for a in findings.apart]
         parts.append(rows_of(("reported apart", "measured", "paper"), apart))
     parts += [f"Note: {note}." for note in findings.notes]
     if figure:

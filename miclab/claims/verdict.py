@@ -12,6 +12,13 @@ from miclab.intervals import Interval
 Verdict = Literal["holds", "holds only if", "does not hold", "not decided"]
 
 
+def told(measured: Interval | None) -> str:
+    """An estimate as text, marked where it is of one seed."""
+    if measured is None:
+        return "no rows"
+    return f"{measured} (one seed)" if measured.unit == "set" else str(measured)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Condition:
     """One number that has to lie within open bounds.
@@ -35,14 +42,25 @@ class Condition:
     absent: frozenset[str] = frozenset()
 
     @property
+    def decidable(self) -> bool:
+        """Whether there are rows, and of more than one seed."""
+        return self.measured is not None and self.measured.unit != "set"
+
+    @property
     def verdict(self) -> Verdict:
-        """Holds if the interval lies within the bounds, fails if it lies outside, else is not decided."""
-        if self.measured is None or math.isnan(self.measured.low + self.measured.high):
+        """Holds if the interval lies within the bounds, fails if it lies outside, else, and with one seed alone, is not
+        decided."""
+        if self.measured is None or not self.decidable or math.isnan(self.measured.low + self.measured.high):
             return "not decided"
         if self.low < self.measured.low and self.measured.high < self.high:
             return "holds"
         outside = self.measured.high <= self.low or self.measured.low >= self.high
         return "does not hold" if outside else "not decided"
+
+    @property
+    def told(self) -> str:
+        """What was measured, as text."""
+        return told(self.measured)
 
     @property
     def bound(self) -> str:
@@ -65,6 +83,11 @@ class Apart:
     quantity: str
     measured: Interval | None
     paper: float | tuple[float, float] | None = None
+
+    @property
+    def told(self) -> str:
+        """What was measured, as text."""
+        return told(self.measured)
 
     @property
     def distance(self) -> float | None:

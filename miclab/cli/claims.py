@@ -50,9 +50,7 @@ def _measured(line: Line) -> str:
         return f"{held} of {len(conditions)} conditions hold (--explain)"
     # The clause is told where the quantity alone does not tell the conditions apart.
     alone = len({c.quantity for c in conditions}) == len(conditions)
-    return "\n".join(
-        f"{c.quantity}{'' if alone else f', if {c.clause}'}: {c.measured or 'no rows'}" for c in conditions
-    )
+    return "\n".join(f"{c.quantity}{'' if alone else f', if {c.clause}'}: {c.told}" for c in conditions)
 
 
 def _print_ledger(lines: Sequence[Line], profile: str) -> None:
@@ -86,10 +84,7 @@ def _explain(line: Line, directory: str) -> None:
     print(f"profile:    {line.profile}")
     print(f"runs:       {_runs(line)}")
     print(f"verdict:    {line.verdict}\n")
-    cells = [
-        [c.clause, c.quantity, c.measured or "no rows", _unit(c.measured), c.bound, c.verdict]
-        for c in findings.conditions
-    ]
+    cells = [[c.clause, c.quantity, c.told, _unit(c.measured), c.bound, c.verdict] for c in findings.conditions]
     print_table(
         "conditions, with 95 % intervals",
         ["condition", "quantity", "measured", "resampled", "holds if", "verdict"],
@@ -97,7 +92,7 @@ def _explain(line: Line, directory: str) -> None:
     )
     if findings.apart:
         cells = [
-            [a.quantity, a.measured or "no rows", a.paper_text, "" if a.distance is None else f"{a.distance:+.3f}"]
+            [a.quantity, a.told, a.paper_text, "" if a.distance is None else f"{a.distance:+.3f}"]
             for a in findings.apart
         ]
         print()
