@@ -30,7 +30,6 @@ from miclab.mllm.task import Task
 from miclab.seeds import stream, stream_seed
 
 METRICS, CHECKPOINT, RUN = "metrics.jsonl", "checkpoint.safetensors", "run.json"
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 FOLLOWED = (PREVIOUS_TOKEN, "label_to_item", INDUCTION, "induction", "induction_total", "total_label_attention")
 """Measures whose heads are followed."""
 
@@ -69,10 +68,9 @@ class Finetuning:
         }  # fmt: skip
         self._claim()
         torch.manual_seed(stream_seed(options.seed, "adapters"))
-        targets = [f"{layer.path}.{name}" for layer in production.layers for name in TARGETS]
-        named = {name for name, _ in production.model.named_modules()}
-        # Paths of layers are relative to the decoder; the model's own are longer.
-        targets = [name for name in named if any(name == t or name.endswith("." + t) for t in targets)]
+        # By identity: modules of a vision tower may end in the same names.
+        own = {id(projection) for layer in production.layers for projection in layer.projections}
+        targets = [name for name, module in production.model.named_modules() if id(module) in own]
         lora = LoraConfig(
             r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=targets
         )

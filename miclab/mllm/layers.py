@@ -46,6 +46,12 @@ class AttentionLayer:
         """The projection that reads the concatenated outputs of the heads."""
         return getattr(self.module, OUTPUT)
 
+    @property
+    def projections(self) -> tuple[nn.Module, ...]:
+        """Its linear maps: those to queries, keys and values, in one where they are fused, and the output's."""
+        inputs = (FUSED,) if isinstance(getattr(self.module, FUSED, None), nn.Module) else SPLIT
+        return tuple(getattr(self.module, name) for name in (*inputs, OUTPUT))
+
 
 def head_text(head: Head) -> str:
     """`layer.head`, both from 0, as in the paper's lists for production models."""
