@@ -14,12 +14,11 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from miclab.mllm.chat import Content, Part, Span, chat
 from miclab.mllm.errors import ModelError, TaskError
 from miclab.mllm.options import PromptForm
 from miclab.mllm.task import Episode, Item, Task
 from miclab.roles import LABEL, OTHER, Roles
-
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,8 @@ class Encoded:
 class Written:
     """A text with the places of its parts, while it is written."""
 
-    parts: list[tuple[str, str]]
-    """Kind (`image`, `text`, `item`, `label`, `answer`) and content, in order."""
+    parts: list[Part]
+    """In their order."""
 
     def add(self, kind: str, content: str) -> None:
         if content:
@@ -110,6 +109,7 @@ class Prompter:
                 f"{type(self.tokenizer).__name__} gives no character offsets, by which answers are found among tokens. "
                 "Use a model with a tokenizer.json."
             )
+        self.image = ""
         if task.view == "image":
             if not self.reads_images:
                 raise ModelError("The model reads text alone, and the task shows images. Use --view text.")
@@ -155,19 +155,9 @@ class Prompter:
             text += content + (self.around[1] if kind == "image" else "")
         return text, places
 
-    def _chat(self, written: Written) -> tuple[str, list[tuple[str, Span]]]:
-        """The chat's text: everything before the answer is the user's turn. Parts are found in it in their order."""
-        content: list[dict[str, str]] = []
-        for kind, part in written.parts:
-            if kind == "image":
-                content.append({"type": "image"})
-            elif kind != "answer":
-                if content and content[-1]["type"] == "text":
-                    content[-1]["text"] += part
-                else:
-                    content.append({"type": "text", "text": part})
+    def _render(self, content: Content) -> str:
+        """A user's turn and the start of the reply, as the chat template writes them."""
         message: Any = content if self.reads_images else "".join(part["text"] for part in content)
-        # Space at the end of a turn is cut by some templates; it is looked for without it.
         # By the tokenizer: processors' own ways to it may ask for their video part, which is left out here.
         text: Any = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": message}],
@@ -175,20 +165,11 @@ class Prompter:
             add_generation_prompt=True,
             tokenize=False,
         )
-        places, start = [], 0
-        for kind, part in written.parts:
-            if kind == "answer":
-                places.append((kind, (len(text), len(text) + len(part))))
-                return text + part, places
-            sought = self.image if kind == "image" else part
-            found = text.find(sought, start)
-            if found < 0 and kind == "text":
-                continue
-            if found < 0:
-                raise ModelError(f"The chat template drops or changes {sought!r}. Use --prompt plain.")
-            places.append((kind, (found, found + len(sought))))
-            start = found + len(sought)
-        return text, places
+        return text
+
+    def _text(self, episode: Episode, answer: str) -> tuple[str, list[tuple[str, Span]]]:
+        written = self._write(episode, answer)
+        return chat(written.parts, self._render, self.image) if self.chat else self._plain(written)
 
     def encode(self, wanted: Sequence[tuple[Episode, str]]) -> Encoded:
         """Episodes, each with the answer to write, as one batch.
@@ -198,11 +179,15 @@ class Prompter:
         """
         texts, places = [], []
         for episode, answer in wanted:
-            text, found = (self._chat if self.chat else self._plain)(self._write(episode, answer))
+            text, found = self._text(episode, answer)
             texts.append(text)
             places.append(found)
         options: dict[str, Any] = {"padding": True, "padding_side": "right", "return_offsets_mapping": True}
         options["return_tensors"] = "pt"
+        start = self.tokenizer.bos_token
+        if self.chat and start and all(text.startswith(start) for text in texts):
+            # The template has written the start token, and the tokenizer would write it again.
+            options["add_special_tokens"] = False
         if self.task.view == "image":
             images = [[_opened(path) for item in _items(episode) for path in item.images] for episode, _ in wanted]
             made = self.processor(text=texts, images=images, return_text_replacement_offsets=True, **options)
