@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from miclab.cli import main
-from miclab.mllm import shipped
+from miclab.mllm import heads, shipped
 from miclab.mllm.episodes import make_episodes
+from miclab.mllm.errors import TaskError
 from miclab.mllm.finetune import METRICS
 from miclab.mllm.options import EpisodeOptions
 from miclab.mllm.results import read_manifest
@@ -85,8 +86,50 @@ def test_finetuning_goes_on_after_a_kill_as_if_there_had_been_none(capsys, novel
     assert [row["step"] for row in whole] == list(range(0, 13, 2))
     assert read_manifest(tmp_path / "killed")["status"] == "complete"
     assert {"previous_token_1", "induction_all_positions"} <= set(whole[0]["strengths"])
-    assert main([*asked("killed"), "--seed", "1"]) == 2
-    assert "differs in seed" in capsys.readouterr().err
+    for output, said in (("killed", "differ in seed (0, now 1)"), ("stopped", "differs in seed (0, now 1)")):
+        if output == "stopped":
+            shutil.copytree(tmp_path / "killed" / "run", tmp_path / "stopped" / "run")
+        before = files(tmp_path / output)
+        assert main([*asked(output), "--seed", "1"]) == 2
+        assert said in capsys.readouterr().err
+        assert files(tmp_path / output) == before
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All that is in a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_finished_results_outlive_what_is_refused_or_fails(capsys, novel: Path, tmp_path: Path, monkeypatch):
+    asked = ["mllm", "heads", "tiny", "--task", str(novel), "--episodes", "4", "--output", str(tmp_path / "o")]
+    assert main([*asked, "--batch", "4"]) == 0
+    before = files(tmp_path / "o")
+    capsys.readouterr()
+    assert main([*asked, "--batch", "4", "--maps", "1"]) == 2
+    told = capsys.readouterr().err
+    assert "differ in maps (2, now 1)" in told
+    assert "--output" in told
+    assert main(["mllm", "knockout", "tiny", "--task", str(novel), "--output", str(tmp_path / "o")]) == 2
+    assert "command ('heads', now 'knockout')" in capsys.readouterr().err
+    assert files(tmp_path / "o") == before
+
+    def failing(*arguments, **more):
+        raise TaskError("it failed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(heads, "measure_heads", failing)
+        assert main([*asked, "--batch", "4", "--json"]) == 2
+    assert files(tmp_path / "o") == before
+    # The same may be done again, and how it is printed does not count.
+    assert main([*asked, "--batch", "4", "--json"]) == 0
+    assert read_manifest(tmp_path / "o")["status"] == "complete"
+
+
+def test_a_diverged_finetuning_ends_with_1(capsys, novel: Path, tmp_path: Path):
+    asked = ["mllm", "finetune", "tiny", "--task", str(novel), "--episodes", "4", "--steps", "3", "--every", "3"]
+    assert main([*asked, "--train-batch", "1", "--learning-rate", "1e30", "--output", str(tmp_path / "o")]) == 1
+    assert "Lower --learning-rate" in capsys.readouterr().err
+    assert read_manifest(tmp_path / "o")["status"] == "partial"
 
 
 def test_a_picture_that_goes_missing_is_named_and_the_rest_is_kept(capsys, novel: Path, tmp_path: Path):
@@ -103,6 +146,15 @@ def test_a_picture_that_goes_missing_is_named_and_the_rest_is_kept(capsys, novel
     assert "cannot be read" in manifest["reason"]
     assert 0 < manifest["episodes"] < 8
     assert "Partial results" in (tmp_path / "o" / "heads.html").read_text()
+    # Strengths of some episodes rank no heads.
+    assert main(["mllm", "compare", str(tmp_path / "o"), str(tmp_path / "o")]) == 2
+    assert "holds partial results of `miclab mllm heads`" in capsys.readouterr().err
+    cut = ["mllm", "knockout", "tiny", "--task", str(task), "--output", str(tmp_path / "k")]
+    assert main([*cut, "--heads", str(tmp_path / "o")]) == 2
+    assert "holds partial results" in capsys.readouterr().err
+    assert main([*cut, "--rank", "6"]) == 2
+    assert "Only 3 episodes of task were measured" in capsys.readouterr().err
+    assert not (tmp_path / "k").exists()
     (task / entry["query"]["image"][0]).unlink()
     assert main(asked) == 2
     assert "is missing" in capsys.readouterr().err

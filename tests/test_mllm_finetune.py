@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_mllm import FAMILIES, production, task, tokenizer
 from transformers import Phi3Config, Phi3ForCausalLM
 
-from miclab.mllm.finetune import Finetuning
+from miclab.errors import DamagedError
+from miclab.mllm.errors import DivergedError, ModelError, TaskError
+from miclab.mllm.finetune import METRICS, Finetuning
 from miclab.mllm.layers import attention_layers
 from miclab.mllm.loading import Production
 from miclab.mllm.options import FinetuneOptions, LoadOptions
+from miclab.mllm.task import Style
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
@@ -38,3 +45,84 @@ def test_fused_projections_get_adapters_too(tmp_path: Path):
     trained = Finetuning(of, asked, asked, tmp_path / "run", FinetuneOptions(steps=1, rank=2)).trained
     assert sorted({name.split(".lora_")[0].split("self_attn.")[1] for name in trained}) == ["o_proj", "qkv_proj"]
     assert len(trained) == 2 * 2 * 2
+
+
+OPTIONS = FinetuneOptions(steps=2, every=1, train_batch=1, rank=2, learning_rate=1e-3)
+
+
+def begun(folder: Path, options: FinetuneOptions = OPTIONS, **changes: Any) -> Finetuning:
+    """A fine-tuning of a text model; `changes` are made to what it is asked."""
+    of = production("qwen2.5")
+    of = replace(of, options=replace(of.options, **changes.get("load", {})))
+    asked = replace(task(folder.parent, "text"), **changes.get("task", {}))
+    if "picture" in changes:
+        asked.episodes[0].query.images[0].write_bytes(changes["picture"])
+    return Finetuning(of, asked, asked, folder, options, changes.get("evaluation_batch", 3))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"load": {"dtype": "bfloat16"}}, "dtype ('float32', now 'bfloat16')"),
+        ({"load": {"prompt": "plain"}}, "prompt ("),
+        ({"load": {"max_pixels": 100}}, "max_pixels ("),
+        ({"task": {"style": Style(template="{item} {answer};", instruction="Look.\n")}}, "template ("),
+        ({"task": {"style": Style()}}, "instruction ("),
+        ({"evaluation_batch": 1}, "evaluation_batch (3, now 1)"),
+        ({"picture": b"another"}, "held_out_sha256 ("),
+    ],
+)
+def test_a_run_is_gone_on_with_as_it_was_asked_only(changes: dict[str, Any], told: str, tmp_path: Path, once: Path):
+    folder = shutil.copytree(once, tmp_path / "run")
+    with pytest.raises(ModelError) as caught:
+        begun(folder, **changes)
+    assert told in str(caught.value)
+    assert "--output" in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory) -> Path:
+    """The folder of a fine-tuning of two steps."""
+    folder = tmp_path_factory.mktemp("finetune") / "run"
+    begun(folder).run()
+    return folder
+
+
+def test_a_run_is_extended_and_a_row_that_was_not_saved_is_dropped(tmp_path: Path, once: Path):
+    folder = shutil.copytree(once, tmp_path / "run")
+    with (folder / METRICS).open("a") as file:
+        file.write('{"step": 3}\n')
+    more = begun(folder, replace(OPTIONS, steps=3)).run()
+    assert more == begun(tmp_path / "whole", replace(OPTIONS, steps=3)).run()
+    assert [path.name for path in sorted(folder.glob("checkpoint*"))] == ["checkpoint-000003.safetensors"]
+
+
+def cut(path: Path) -> None:
+    """Takes the end of a file away."""
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [*((name, harm) for name in (METRICS, "checkpoint-000002.safetensors") for harm in (cut, Path.unlink)),
+     ("run.json", cut)],
+)  # fmt: skip
+def test_a_damaged_run_is_refused(name: str, harm: Callable[[Path], Any], tmp_path: Path, once: Path):
+    folder = shutil.copytree(once, tmp_path / "run")
+    harm(folder / name)
+    with pytest.raises(DamagedError, match=name):
+        begun(folder)
+
+
+def test_a_run_that_diverges_says_so(tmp_path: Path):
+    with pytest.raises(DivergedError, match="--learning-rate"):
+        begun(tmp_path / "run", replace(OPTIONS, learning_rate=1e30)).run()
+
+
+def test_strengths_of_some_episodes_are_not_taken_for_all(tmp_path: Path):
+    of = production("qwen2.5-vl")
+    asked = task(tmp_path)
+    work = Finetuning(of, asked, asked, tmp_path / "run", OPTIONS)
+    asked.episodes[1].query.images[0].write_bytes(b"no picture")
+    with pytest.raises(TaskError, match="Only 1 episodes of tiny were measured"):
+        work.run()

@@ -193,10 +193,12 @@ def test_memory_of_the_published_models_is_that_of_their_parameters():
 
 
 def test_results_are_partial_until_they_are_finished(tmp_path: Path):
-    made = Results(tmp_path / "r", "heads", {"model": "m"})
-    assert read_manifest(tmp_path / "r")["status"] == "partial"
-    made.table("heads.parquet", [{"a": 1}])
-    made.finish()
+    with Results(tmp_path / "r", "heads", {"model": "m"}) as made:
+        assert read_manifest(tmp_path / "r")["status"] == "partial"
+        made.table("heads.parquet", [{"a": 1}])
+        with pytest.raises(ModelError, match="partial results"):
+            read_table(tmp_path / "r", "heads.parquet")
+        made.finish()
     assert read_manifest(tmp_path / "r")["status"] == "complete"
     assert read_table(tmp_path / "r", "heads.parquet")["a"].to_list() == [1]
     (tmp_path / "r" / "heads.parquet").write_bytes(b"else")

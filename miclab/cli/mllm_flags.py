@@ -70,14 +70,14 @@ class ModelFlags(LoadOptions, TaskFlags):
 
         return load_model(self.model_name, chosen(LoadOptions, self))
 
-    def results(self, command: str) -> Results:
-        """The folder of results."""
+    def results(self, command: str, extends: tuple[str, ...] = ()) -> Results:
+        """The folder of results; what may be asked otherwise of finished ones is in `extends`."""
         from miclab.mllm.results import Results
 
         short = Path(self.model_name.rstrip("/")).name
         folder = self.output if self.output != Path() else Path("mllm") / f"{command}-{short}-{self.task.name}"
         asked = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()} | {"model": self.model_name}
-        return Results(folder, command, asked)
+        return Results(folder, command, asked, extends)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,13 +33,14 @@ def heads(arguments: list[str]) -> int:
     from miclab.mllm.errors import require
 
     require()
+    opened = options.results("heads")
     production = options.production()
     task = options.load(production.view)
     from miclab.mllm.heads import measure_batch, measure_heads
     from miclab.mllm.layers import head_text
     from miclab.mllm.page import heads_page
 
-    with options.results("heads") as results:
+    with opened as results:
         with bar("heads", len(task.episodes)) as tell:
             table = measure_heads(production, task, options.batch, tell)
         results.table("heads.parquet", _head_rows(table))

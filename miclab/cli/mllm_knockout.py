@@ -40,7 +40,7 @@ def _ranking(options: KnockoutFlags, production: Any, task: Any) -> tuple[HeadTa
         )
     first = task.part(0, options.rank)
     with bar("ranking heads", options.rank) as tell:
-        return measure_heads(production, first, options.batch, tell), first, task.part(options.rank)
+        return measure_heads(production, first, options.batch, tell).whole(), first, task.part(options.rank)
 
 
 def knockout(arguments: list[str]) -> int:
@@ -52,11 +52,12 @@ def knockout(arguments: list[str]) -> int:
     from miclab.mllm.knockout import knock_out
     from miclab.mllm.page import EFFECT_COLUMNS, effect_cells, knockout_page
 
+    opened = options.results("knockout")
     production = options.production()
     task = options.load(production.view)
     table, ranked_on, left = _ranking(options, production, task)
     title = f"Knockouts of {options.model_name} on {task.name}"
-    with options.results("knockout") as results:
+    with opened as results:
         with bar("knockout", len(left.episodes)) as tell:
             found = knock_out(production, table, left, chosen(KnockoutOptions, options), ranked_on=ranked_on,
                               batch=options.batch, tell=tell)  # fmt: skip

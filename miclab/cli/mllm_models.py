@@ -15,29 +15,30 @@ from miclab.mllm.options import FinetuneOptions, LoadOptions, chosen
 def finetune(arguments: list[str]) -> int:
     """`miclab mllm finetune`."""
     options = parse(FinetuneFlags, "mllm finetune", arguments)
-    from miclab.mllm.errors import require
+    from miclab.mllm.errors import DivergedError, require
 
     require()
     from miclab.mllm.finetune import Finetuning
     from miclab.mllm.page import finetune_page
 
     asked = chosen(FinetuneOptions, options)
+    opened = options.results("finetune", extends=("steps",))
     production = options.production()
     task = options.load(production.view)
     if len(task.episodes) < 4:
         raise MiclabError(f"{task.name} has {len(task.episodes)} episodes; fine-tuning takes 4 and more.")
     cut = 3 * len(task.episodes) // 4
     title = f"Fine-tuning of {options.model_name} on {task.name}"
-    with options.results("finetune") as results:
-        work = Finetuning(production, task.part(0, cut), task.part(cut), results.folder / "run", asked, options.batch)
-        problem = ""
+    work = Finetuning(production, task.part(0, cut), task.part(cut), opened.folder / "run", asked, options.batch)
+    with opened as results:
+        problem, status = "", 0
         with bar("finetune", asked.steps, work.step) as tell:
             try:
                 rows = work.run(tell)
             except MiclabError as error:
-                rows, problem = work.rows, str(error)
+                rows, problem, status = work.rows, str(error), 1 if isinstance(error, DivergedError) else 2
         if not rows:
-            return close(results, problem)
+            return close(results, problem, status)
         save_page(results, arguments, title, finetune_page(rows), problem)
     if options.json:
         print_json({"model": options.model_name, "task": task.name, "folder": str(results.folder), "rows": rows})
@@ -51,7 +52,7 @@ def finetune(arguments: list[str]) -> int:
         columns = ["step", "accuracy", "forced choice", "CLA", *(m.replace("_", " ") for m in measures)]
         told = f"{len(work.held_out.episodes)} held-out episodes; strengths of the top heads at step 0"
         print_table(f"{title}: {told}", columns, cells)
-    return close(results, problem)
+    return close(results, problem, status)
 
 
 def scale_up(arguments: list[str]) -> int:

@@ -34,11 +34,12 @@ def save_page(
     results.file(f"{command}.html", page_bytes(title, made_by, *page, problem))
 
 
-def close(results: Results, problem: str = "") -> int:
-    """Marks results as whole or partial, says where they are, and gives the exit status."""
+def close(results: Results, problem: str = "", status: int = 2) -> int:
+    """Marks results as whole or partial, says where they are, and gives the exit status: 0, or where there is a problem
+    `status`."""
     results.finish(problem)
     if problem:
         print(f"miclab: {problem}\nmiclab: partial results are kept in {results.folder}", file=sys.stderr)
-        return 2
+        return status
     print(f"wrote {results.folder}", file=sys.stderr)
     return 0

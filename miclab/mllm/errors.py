@@ -24,6 +24,10 @@ class TaskError(MiclabError):
     """A folder of episodes that cannot be used."""
 
 
+class DivergedError(ModelError):
+    """A fine-tuning whose loss is no number any more (exit status 1)."""
+
+
 class OutOfMemoryError(ModelError):
     """The device has too little memory."""
 

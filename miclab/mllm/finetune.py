@@ -1,8 +1,8 @@
 """LoRA fine-tuning on episodes, with head strengths, accuracy and CLA at a schedule; resumes after a kill.
 
-A run is a folder: `metrics.jsonl`, one line an evaluation, and `checkpoint.safetensors`, the adapter with the
-optimiser's state. Both are replaced as a whole, and a batch is a function of the seed and the step, so a run that was
-killed goes on from its last evaluation as if it had not been.
+A run is a folder: `metrics.jsonl`, one line an evaluation; `checkpoint-STEP.safetensors`, the adapter with the
+optimiser's state; and `run.json`, what was asked for with the checksums of both, which is written last. A batch is a
+function of the seed and the step, so a run that was killed goes on from its last evaluation as if it had not been.
 """
 
 from __future__ import annotations
@@ -14,22 +14,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from miclab import storage
+from miclab.errors import DamagedError
 from miclab.intervals import clustered_interval
-from miclab.mllm.errors import ModelError, memory_guard
+from miclab.mllm.errors import DivergedError, ModelError, memory_guard
 from miclab.mllm.heads import measure_heads
 from miclab.mllm.layers import head_text
 from miclab.mllm.loading import Production
 from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN, FinetuneOptions
-from miclab.mllm.results import REMEDY
+from miclab.mllm.results import differences
 from miclab.mllm.scoring import MEASURES, answers, batches, forward, joined
 from miclab.mllm.task import Task
 from miclab.seeds import stream, stream_seed
 
-METRICS, CHECKPOINT, RUN = "metrics.jsonl", "checkpoint.safetensors", "run.json"
+METRICS, CHECKPOINT, RUN = "metrics.jsonl", "checkpoint-{:06d}.safetensors", "run.json"
+REMEDY = "The fine-tuning cannot be gone on with. Give another --output, or delete the folder of the run."
 FOLLOWED = (PREVIOUS_TOKEN, "label_to_item", INDUCTION, "induction", "induction_total", "total_label_attention")
 """Measures whose heads are followed."""
 
@@ -47,6 +50,7 @@ class Finetuning:
 
     Raises:
         ModelError: the folder holds a run that was asked for otherwise.
+        DamagedError: a file of the run is missing, or not what was written.
     """
 
     def __init__(
@@ -62,11 +66,8 @@ class Finetuning:
 
         self.training, self.held_out, self.folder, self.options = training, held_out, folder, options
         self.evaluation_batch = evaluation_batch
-        self.asked = asdict(options) | {
-            "model": production.name, "training": training.name, "held_out": held_out.name, "shots": training.shots,
-            "training_episodes": len(training.episodes), "held_out_episodes": len(held_out.episodes),
-        }  # fmt: skip
-        self._claim()
+        self.asked = self._asked(production)
+        saved = self._saved()
         torch.manual_seed(stream_seed(options.seed, "adapters"))
         # By identity: modules of a vision tower may end in the same names.
         own = {id(projection) for layer in production.layers for projection in layer.projections}
@@ -85,25 +86,45 @@ class Finetuning:
         self.optimiser = torch.optim.AdamW(self.trained.values(), lr=options.learning_rate)
         self.rows: list[dict[str, Any]] = []
         self.step = 0
-        self._restore()
+        if saved:
+            self._restore(saved)
 
-    def _claim(self) -> None:
+    def _asked(self, production: Production) -> dict[str, Any]:
+        """All that decides the run, as it stands on disk."""
+        how, parts = asdict(production.options), {"training": self.training, "held_out": self.held_out}
+        del how["offline"]
+        asked = asdict(self.options) | how | {
+            "device": production.options.torch_device, "model": production.name, "shots": self.training.shots,
+            "view": self.training.view, "evaluation_batch": self.evaluation_batch, **asdict(self.training.style),
+            **{name: part.name for name, part in parts.items()},
+            **{f"{name}_episodes": len(part.episodes) for name, part in parts.items()},
+            **{f"{name}_sha256": storage.digest("".join(part.digests).encode()) for name, part in parts.items()},
+        }  # fmt: skip
+        return json.loads(storage.json_bytes(asked))
+
+    def _saved(self) -> dict[str, Any]:
+        """Step, number of rows and checksums of the run in the folder; empty where there is none."""
         path = self.folder / RUN
         if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            storage.write_bytes(path, storage.sealed(self.asked))
-            return
+            return {}
         before = storage.read_sealed(path, REMEDY)
-        differ = [k for k, v in self.asked.items() if k != "steps" and before.get(k) != v]
+        differ = differences(before.get("asked", before), self.asked, {"steps"})
         if differ:
-            told = ", ".join(f"{k} ({before.get(k)!r}, now {self.asked[k]!r})" for k in differ)
-            raise ModelError(f"{self.folder} holds a fine-tuning that differs in {told}. Give another --output.")
+            raise ModelError(
+                f"{self.folder} holds a fine-tuning that differs in {differ}. Give another --output, or delete the "
+                "folder."
+            )
+        return before["saved"]
 
-    def _restore(self) -> None:
-        if not (self.folder / CHECKPOINT).exists():
-            return
-        tensors = storage.tensors_from((self.folder / CHECKPOINT).read_bytes())
-        self.step = int(tensors["step"])
+    def _restore(self, saved: dict[str, Any]) -> None:
+        path = self.folder / METRICS
+        # A crash may have left a row more than was saved.
+        lines = path.read_bytes().splitlines(keepends=True)[: saved["rows"]] if path.exists() else []
+        if storage.digest(b"".join(lines)) != saved["metrics_sha256"]:
+            raise DamagedError(path, REMEDY)
+        self.rows, self.step = list(map(json.loads, lines)), saved["step"]
+        checkpoint = self.folder / CHECKPOINT.format(self.step)
+        tensors = storage.tensors_from(storage.read_checked(checkpoint, saved["checkpoint_sha256"], REMEDY))
         for number, (name, parameter) in enumerate(self.trained.items()):
             parameter.data.copy_(tensors[f"adapter/{name}"])
             if self.step:
@@ -111,29 +132,37 @@ class Finetuning:
                     key: tensors[f"optimiser/{number}/{key}"].to("cpu" if key == "step" else parameter.device)
                     for key in ("step", "exp_avg", "exp_avg_sq")
                 }
-        lines = (self.folder / METRICS).read_text(encoding="utf-8").splitlines()
-        self.rows = [row for row in map(json.loads, lines) if row["step"] <= self.step]
 
     def _save(self) -> None:
-        tensors = {"step": torch.tensor(self.step)}
+        tensors = {}
         for number, (name, parameter) in enumerate(self.trained.items()):
             tensors[f"adapter/{name}"] = parameter.data.cpu().contiguous()
             for key, value in self.optimiser.state.get(parameter, {}).items():
                 tensors[f"optimiser/{number}/{key}"] = torch.as_tensor(value).cpu().contiguous()
-        # Rows first: a row without its checkpoint is dropped on resume, a checkpoint without its row would be lost.
-        lines = b"".join(storage.json_bytes(row).strip() + b"\n" for row in self.rows)
-        storage.write_bytes(self.folder / METRICS, lines)
-        storage.write_bytes(self.folder / CHECKPOINT, storage.tensor_bytes(tensors))
+        lines, now = b"".join(map(storage.json_bytes, self.rows)), self.folder / CHECKPOINT.format(self.step)
+        saved = {
+            "step": self.step,
+            "rows": len(self.rows),
+            "metrics_sha256": storage.write_bytes(self.folder / METRICS, lines),
+            "checkpoint_sha256": storage.write_bytes(now, storage.tensor_bytes(tensors)),
+        }
+        # Last, so that it never names what is not there.
+        storage.write_bytes(self.folder / RUN, storage.sealed({"asked": self.asked, "saved": saved}))
+        for old in self.folder.glob(CHECKPOINT.replace("{:06d}", "*")):
+            if old != now:
+                old.unlink()
 
     def evaluate(self) -> dict[str, Any]:
         """Strengths of the followed heads, and answers, on the held-out episodes."""
         self.production.model.eval()
-        table = measure_heads(self.production, self.held_out, self.evaluation_batch)
+        table = measure_heads(self.production, self.held_out, self.evaluation_batch).whole()
         parts = [
             answers(self.production, episodes, encoded)
             for episodes, encoded in batches(self.production.prompter(self.held_out), self.evaluation_batch)
         ]
         named = joined(parts).named()
+        if not np.isfinite(named["log_probability"]).all():
+            raise self._diverged("An answer's log-probability", self.step)
         row: dict[str, Any] = {"step": self.step}
         row |= {name: clustered_interval([named[name][None]]).as_json() for name in MEASURES}
         strengths: dict[str, Any] = {}
@@ -154,6 +183,9 @@ class Finetuning:
                 "mean": sum(means.values()) / len(means),
             }
         return row | {"strengths": strengths}
+
+    def _diverged(self, what: str, step: int) -> DivergedError:
+        return DivergedError(f"{what} is no finite number at step {step}. Lower --learning-rate, or use float32.")
 
     def _loss(self, step: int) -> torch.Tensor:
         """Cross-entropy of the answers' tokens over a batch that is a function of the seed and the step."""
@@ -178,7 +210,8 @@ class Finetuning:
 
         Raises:
             OutOfMemoryError: it does not fit; what was done up to the last evaluation is kept.
-            ModelError: the loss is no number.
+            TaskError: not every held-out episode can be read.
+            DivergedError: the loss, or what is evaluated, is no finite number.
         """
         options, model = self.options, self.production.model
         if not self.rows:
@@ -192,9 +225,7 @@ class Finetuning:
                 loss = self._loss(step)
                 loss.backward()
             if not torch.isfinite(loss):
-                raise ModelError(
-                    f"The loss is {loss.item()} at step {step}. Lower --learning-rate, or use --dtype float32."
-                )
+                raise self._diverged("The loss", step)
             self.optimiser.step()
             self.optimiser.zero_grad()
             self.step, total, since = step + 1, total + loss.item(), since + 1

@@ -71,6 +71,16 @@ class HeadTable:
         """Names of the measures."""
         return tuple(self.values)
 
+    def whole(self) -> HeadTable:
+        """The table itself.
+
+        Raises:
+            TaskError: not all episodes were measured.
+        """
+        if self.problem:
+            raise TaskError(f"Only {self.episodes} episodes of {self.task} were measured: {self.problem}")
+        return self
+
     def mean(self, measure: str) -> NDArray[np.floating]:
         """Mean of a measure over episodes [head].
 

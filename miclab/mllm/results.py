@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +16,8 @@ from miclab.errors import MiclabError, RunError
 from miclab.mllm.errors import ModelError, TaskError
 
 MANIFEST = "manifest.json"
+IMMATERIAL = ("json", "output", "offline", "name")
+"""Options that decide no result; `model` says what `name` does."""
 REMEDY = "Run the command again that made it."
 
 
@@ -32,18 +36,43 @@ def versions() -> dict[str, str]:
     }
 
 
-class Results:
-    """A folder of results. Until `finish` its manifest says `partial`, so what is left of a killed command is marked;
-    an error that leaves its `with` block is noted as the reason.
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], but: Collection[str] = ()) -> str:
+    """The entries in which two mappings differ, as text; empty where they do not.
 
     Arguments:
-        folder: made if it is not there.
+        but: names that may differ.
+    """
+    names = sorted({*before, *now} - {*but})
+    return ", ".join(
+        f"{name} ({before.get(name)!r}, now {now.get(name)!r})" for name in names if before.get(name) != now.get(name)
+    )
+
+
+class Results:
+    """A folder of results. Its `with` block is the work: until it is finished the manifest says `partial`, so what is
+    left of a killed command is marked, and an error that leaves the block is noted as the reason. Whole results that
+    stand there already stay as they are until the first new file is written.
+
+    Arguments:
+        folder: made when the work begins.
         command: name of the subcommand.
         told: what was asked for, plain data.
+        extends: names of what may be asked otherwise of results that are whole.
+
+    Raises:
+        RunError: the folder holds whole results of something else.
     """
 
-    def __init__(self, folder: Path, command: str, told: Mapping[str, Any]):
+    def __init__(self, folder: Path, command: str, told: Mapping[str, Any], extends: Collection[str] = ()):
         self.folder = folder
+        before, now = _whole(folder), json.loads(storage.json_bytes({**told, "command": command}))
+        differ = differences(before, now, {*IMMATERIAL, *extends}) if before else ""
+        if differ:
+            raise RunError(
+                f"{folder} holds finished results that differ in {differ}. Give another --output, or delete the folder."
+            )
+        self.untouched = bool(before) and not differences(before, now, IMMATERIAL)
+        """Whether whole results of the very same stand in the folder, and nothing has been written to it yet."""
         self.body: dict[str, Any] = {
             "command": command,
             "status": "partial",
@@ -52,19 +81,20 @@ class Results:
             "versions": versions(),
             "files": {},
         }
-        with storage.explained(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        self._write()
 
     def __enter__(self) -> Self:
+        if not self.untouched:
+            self._write()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is not None:
             told = str(error) if isinstance(error, MiclabError) else f"it was stopped by {type(error).__name__}"
-            self.finish(told)
+            if not self.untouched:
+                self.finish(told)
 
     def _write(self) -> None:
+        self.untouched = False
         storage.write_bytes(self.folder / MANIFEST, storage.sealed(self.body))
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -77,6 +107,8 @@ class Results:
 
     def file(self, name: str, content: bytes) -> None:
         """Writes a file and notes its hash."""
+        if self.untouched:
+            self._write()
         self.body["files"][name] = storage.write_bytes(self.folder / name, content)
         self._write()
 
@@ -89,6 +121,15 @@ class Results:
         """Marks the results as whole; with a problem they stay partial, and it is said why."""
         self.body |= {"status": "partial" if problem else "complete", "reason": problem}
         self._write()
+
+
+def _whole(folder: Path) -> dict[str, Any]:
+    """What was asked for of the whole results in a folder, with the command; empty where there are none."""
+    with contextlib.suppress(MiclabError):
+        found = read_manifest(folder)
+        if found["status"] == "complete":
+            return found["asked"] | {"command": found["command"]}
+    return {}
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -107,10 +148,14 @@ def read_table(folder: Path, name: str) -> pl.DataFrame:
     """A table of a folder of results, checked against the manifest.
 
     Raises:
-        ModelError: the command that made the folder writes no such table, or stopped before it.
+        ModelError: the command that made the folder writes no such table, or did not finish.
         DamagedError: the file is not what was written.
     """
     manifest = read_manifest(folder)
+    if manifest["status"] != "complete":
+        raise ModelError(
+            f"{folder} holds partial results of `miclab mllm {manifest['command']}`: {manifest['reason']}. {REMEDY}"
+        )
     if name not in manifest["files"]:
         raise ModelError(
             f"{folder} was made by `miclab mllm {manifest['command']}` ({manifest['status']}) and has no {name}."

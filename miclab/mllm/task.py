@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ import torch
 
 from miclab.mllm.errors import TaskError
 from miclab.seeds import stream
+from miclab.storage import digest, json_bytes
 
 TEMPLATE = "{item}\n{question}Answer: {answer}\n\n"
 """How an example is written unless task.json or `--template` says otherwise."""
@@ -113,6 +115,24 @@ class Task:
     episodes: tuple[Episode, ...]
     style: Style = field(default_factory=Style)
     view: View = "image"
+
+    @cached_property
+    def digests(self) -> tuple[str, ...]:
+        """SHA-256 of every episode: its answers, question and words, and the bytes of its pictures. It does not depend
+        on the view, so that an episode is known again in the other."""
+        pictures: dict[Path, str] = {}
+
+        def of(item: Item) -> list[Any]:
+            for path in item.images:
+                if path not in pictures:
+                    pictures[path] = digest(path.read_bytes()) if path.is_file() else ""
+            return [[pictures[path] for path in item.images], item.text]
+
+        return tuple(
+            digest(json_bytes([[[of(one.item), one.answer] for one in episode.support], of(episode.query),
+                               episode.answer, episode.question]))
+            for episode in self.episodes
+        )  # fmt: skip
 
     def part(self, start: int, end: int | None = None) -> Task:
         """The same task with some of its episodes."""
