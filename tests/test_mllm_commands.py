@@ -19,7 +19,7 @@ from miclab.mllm.episodes import make_episodes
 from miclab.mllm.errors import TaskError
 from miclab.mllm.finetune import METRICS
 from miclab.mllm.options import EpisodeOptions
-from miclab.mllm.results import read_manifest
+from miclab.mllm.results import read_manifest, read_table
 
 TEMPLATE = "{item}{answer}\n"
 
@@ -93,6 +93,20 @@ def test_finetuning_goes_on_after_a_kill_as_if_there_had_been_none(capsys, novel
         assert main([*asked(output), "--seed", "1"]) == 2
         assert said in capsys.readouterr().err
         assert files(tmp_path / output) == before
+
+
+def test_episodes_that_ranked_heads_are_not_asked(capsys, novel: Path, tmp_path: Path):
+    common = ["tiny", "--task", str(novel), "--batch", "8", "--json"]
+    assert main(["mllm", "heads", *common, "--episodes", "8", "--output", str(tmp_path / "heads")]) == 0
+    capsys.readouterr()
+    cut = ["mllm", "knockout", *common, "--top", "1", "--layers", "none", "--heads", str(tmp_path / "heads")]
+    assert main([*cut, "--episodes", "12", "--output", str(tmp_path / "k")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["episodes"], told["left_out"]) == (4, 8)
+    asked = read_table(tmp_path / "k", "answers.parquet")["episode"].unique(maintain_order=True).to_list()
+    assert asked == [f"2-shot.json, episode {number}" for number in range(8, 12)]
+    assert main([*cut, "--episodes", "8", "--output", str(tmp_path / "none")]) == 2
+    assert "ranked the heads" in capsys.readouterr().err
 
 
 def files(folder: Path) -> dict[str, bytes]:

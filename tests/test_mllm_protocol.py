@@ -113,6 +113,20 @@ def test_controls_are_matched_in_layers_and_leave_top_heads_alone():
         KnockoutOptions(draws=19)
 
 
+def test_a_set_that_leaves_too_few_heads_has_no_control(tmp_path: Path):
+    of = production("qwen2.5")
+    asked = task(tmp_path, "text")
+    # Four of eight heads of each kind: fewer are left than both kinds together have.
+    found = knock_out(of, measure_heads(of, asked), asked, KnockoutOptions(top=4, layers="none"), batch=3)
+    both = found.named("both top 4")
+    assert len(both.heads[0]) > 4
+    assert both.beyond_control("correct") is None
+    assert found.notes[control_of("both top 4")] == "too few other heads for a control"
+    sizes = {len(heads) for effect in found.effects if effect.draws for heads in effect.heads}
+    assert sizes <= {4}
+    knockout_page(found)
+
+
 @pytest.mark.parametrize("baseline", ["zero", "mean"])
 def test_knockouts_are_paired_with_the_untouched_model(baseline: str, tmp_path: Path):
     of = production("qwen2.5")

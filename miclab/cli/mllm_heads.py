@@ -44,7 +44,8 @@ def heads(arguments: list[str]) -> int:
         with bar("heads", len(task.episodes)) as tell:
             table = measure_heads(production, task, options.batch, tell)
         results.table("heads.parquet", _head_rows(table))
-        results.note(left_out=table.left_out, episodes=table.episodes)
+        used = [sha256 for e, sha256 in zip(task.episodes, task.digests, strict=True) if e.in_context]
+        results.note(left_out=table.left_out, episodes=table.episodes, episodes_sha256=used)
         keep = list(dict.fromkeys(h for m in (PREVIOUS_TOKEN, INDUCTION) for h in table.ranked(m)[: options.maps]))
         usable = [episode for episode in task.episodes if episode.in_context]
         maps = measure_batch(production, usable[:1], task, keep)[1] if keep else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,23 +17,33 @@ if TYPE_CHECKING:
 
 
 def _ranking(options: KnockoutFlags, production: Any, task: Any) -> tuple[HeadTable, Any, Any]:
-    """Strengths that rank the heads, the episodes that they are of, and those that are left to ask."""
+    """Strengths that rank the heads, episodes for mean outputs, and those that are left to ask: none that ranked."""
     import numpy as np
 
     from miclab.mllm.heads import HeadTable, measure_heads
     from miclab.mllm.layers import all_heads
-    from miclab.mllm.results import read_table
+    from miclab.mllm.results import REMEDY, read_manifest, read_table
 
     if options.heads != Path():
         rows = read_table(options.heads, "heads.parquet")
-        heads = tuple(all_heads(production.layers))
+        heads = all_heads(production.layers)
         values = {}
         for (measure,), of in rows.group_by(["measure"], maintain_order=True):
             means = dict(zip(zip(of["layer"], of["head"], strict=True), of["mean"], strict=True))
             if set(means) != set(heads):
                 raise MiclabError(f"{options.heads} is of a model with other heads than {options.model_name}.")
             values[str(measure)] = np.array([[means[head] for head in heads]])
-        return HeadTable(options.model_name, task.name, heads, values), task, task
+        used = read_manifest(options.heads).get("episodes_sha256")
+        if used is None:
+            raise MiclabError(f"{options.heads} does not say which episodes ranked its heads. {REMEDY}")
+        left = tuple(e for e, sha256 in zip(task.episodes, task.digests, strict=True) if sha256 not in set(used))
+        if not left:
+            raise MiclabError(
+                f"All {len(task.episodes)} episodes asked of {task.name} ranked the heads of {options.heads}, and those "
+                "are not asked. Take more --episodes, another --task, or --rank in the place of --heads."
+            )
+        rest = replace(task, episodes=left)
+        return HeadTable(options.model_name, task.name, heads, values), rest, rest
     if not 1 <= options.rank < len(task.episodes):
         raise MiclabError(
             f"rank = {options.rank} is not possible. Allowed: 1 to {len(task.episodes) - 1}, since the task has "
@@ -56,22 +67,26 @@ def knockout(arguments: list[str]) -> int:
     production = options.production()
     task = options.load(production.view)
     table, ranked_on, left = _ranking(options, production, task)
+    left_out = len(task.episodes) - len(left.episodes)
     title = f"Knockouts of {options.model_name} on {task.name}"
     with opened as results:
         with bar("knockout", len(left.episodes)) as tell:
             found = knock_out(production, table, left, chosen(KnockoutOptions, options), ranked_on=ranked_on,
                               batch=options.batch, tell=tell)  # fmt: skip
         results.table("answers.parquet", found.rows)
+        results.note(left_out=left_out)
         save_page(results, arguments, title, knockout_page(found), found.problem)
     if options.json:
-        print_json({"model": options.model_name, "task": task.name, "episodes": found.episodes, "notes": found.notes,
-                    "folder": str(results.folder), "effects": [_effect_json(e) for e in found.effects]})  # fmt: skip
+        print_json({"model": options.model_name, "task": task.name, "episodes": found.episodes, "left_out": left_out,
+                    "notes": found.notes, "folder": str(results.folder), "effects": [_effect_json(e) for e in found.effects]})  # fmt: skip
     else:
         print_table(
             f"{title}: {found.episodes} episodes [95 % interval]",
             EFFECT_COLUMNS,
             list(map(effect_cells, found.effects)),
         )
+        if left_out:
+            print(f"{left_out} episodes that ranked the heads were not asked.")
         for name, note in found.notes.items():
             print(f"{name}: {note}")
     return close(results, found.problem)

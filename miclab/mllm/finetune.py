@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from miclab.mllm.layers import head_text
 from miclab.mllm.loading import Production
 from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN, FinetuneOptions
 from miclab.mllm.results import differences
-from miclab.mllm.scoring import MEASURES, answers, batches, forward, joined
+from miclab.mllm.scoring import MEASURES, Tell, answers, batches, forward, joined
 from miclab.mllm.task import Task
 from miclab.seeds import stream, stream_seed
 
@@ -205,7 +204,7 @@ class Finetuning:
             losses.append(F.cross_entropy(own, encoded.inputs["input_ids"][row, places].to(own.device)))
         return torch.stack(losses).mean()
 
-    def run(self, tell: Callable[[int, str], None] | None = None) -> list[dict[str, Any]]:
+    def run(self, tell: Tell | None = None) -> list[dict[str, Any]]:
         """Trains to the last step; returns the rows of the evaluations.
 
         Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,12 +15,11 @@ from miclab.errors import nearest
 from miclab.intervals import Interval, clustered_interval
 from miclab.mllm.attention import measuring
 from miclab.mllm.errors import ModelError, OutOfMemoryError, TaskError, memory_guard
+from miclab.mllm.layers import all_heads
 from miclab.mllm.loading import Production
 from miclab.mllm.prompt import Reading
-from miclab.mllm.scoring import forward
+from miclab.mllm.scoring import Tell, forward
 from miclab.mllm.task import Episode, Task
-
-Tell = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
@@ -156,5 +155,5 @@ def measure_heads(production: Production, task: Task, batch: int = 1, tell: Tell
         if tell:
             tell(min(start + batch, len(usable)), "")
     values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    heads = tuple((layer.index, head) for layer in production.layers for head in range(layer.heads))
+    heads = all_heads(production.layers)
     return HeadTable(production.name, task.name, heads, values, len(task.episodes) - len(usable), problem)

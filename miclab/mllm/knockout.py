@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +15,10 @@ from miclab.intervals import Interval, clustered_interval
 from miclab.mllm.ablation import MeanOutputs, Means, knocked_out
 from miclab.mllm.errors import OutOfMemoryError, TaskError
 from miclab.mllm.heads import HeadTable
+from miclab.mllm.layers import head_text
 from miclab.mllm.loading import Production
 from miclab.mllm.options import KnockoutOptions
-from miclab.mllm.scoring import MEASURES, Answers, answers, batches, joined
+from miclab.mllm.scoring import MEASURES, Answers, Tell, answers, batches, joined
 from miclab.mllm.task import Task
 from miclab.seeds import stream_seed
 
@@ -45,10 +46,13 @@ def matched_draws(
     """Random heads, as many of each layer as `chosen` has there, none of them in `keep`.
 
     Returns:
-        The draws, and a remark where a layer has too few other heads, so that some had to come from other layers.
+        The draws, and a remark where a layer has too few other heads, so that some had to come from other layers. No
+        draws where there are fewer other heads than `chosen` has.
     """
-    generator = np.random.default_rng(stream_seed(seed, "control", *(f"{layer}.{head}" for layer, head in chosen)))
+    generator = np.random.default_rng(stream_seed(seed, "control", *map(head_text, chosen)))
     rest = [head for head in heads if head not in set(keep)]
+    if len(rest) < len(chosen):
+        return [], "too few other heads for a control"
     by_layer = {layer: [h for h in rest if h[0] == layer] for layer, _ in heads}
     found, short = [], False
     for _ in range(draws):
@@ -196,7 +200,7 @@ def knock_out(
     *,
     ranked_on: Task | None = None,
     batch: int = 1,
-    tell: Callable[[int, str], None] | None = None,
+    tell: Tell | None = None,
 ) -> Knockouts:
     """Knocks out the top heads of a table and their controls, and asks every episode under each.
 
@@ -233,7 +237,12 @@ def knock_out(
         problem = str(error)
     found = {condition: joined(lots) for condition, lots in parts.items()}
     rows = [
-        {"intervention": c.name, "draw": c.draw, "heads": " ".join(f"{i}.{j}" for i, j in c.heads), "episode": number}
+        {
+            "intervention": c.name,
+            "draw": c.draw,
+            "heads": " ".join(map(head_text, c.heads)),
+            "episode": task.episodes[number].name,
+        }
         | {name: float(values[number]) for name, values in found[c].named().items()}
         for c in asked
         for number in range(done)

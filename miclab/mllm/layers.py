@@ -144,6 +144,6 @@ def attention_layers(model: nn.Module) -> tuple[AttentionLayer, ...]:
     return tuple(found)
 
 
-def all_heads(layers: tuple[AttentionLayer, ...]) -> list[Head]:
-    """Every head of the layers."""
-    return [(layer.index, head) for layer in layers for head in range(layer.heads)]
+def all_heads(layers: tuple[AttentionLayer, ...]) -> tuple[Head, ...]:
+    """Every head of the layers, in order."""
+    return tuple((layer.index, head) for layer in layers for head in range(layer.heads))

@@ -24,8 +24,6 @@ GIB = 2**30
 BYTES = {"float32": 4.0, "bfloat16": 2.0}
 FOUR_BIT = 0.5 + 4 / 64
 """Bytes of a weight in NF4: four bits, and one float32 scale for every 64."""
-SHARE = 8
-"""One head in so many is measured at once (`attention.SHARE`)."""
 KEPT = 4
 """Maps of float32 that measuring holds of each of these heads: scores, weights, and two inside a measure."""
 
@@ -102,6 +100,8 @@ def configuration(name: str) -> Any:
 
 def _pass(config: Any, layer: AttentionLayer, tokens: int, bytes_each: float) -> tuple[float, float]:
     """Memory beside the weights, plain and measured: the larger of what attention and what the MLP hold."""
+    from miclab.mllm.attention import SHARE
+
     text = getattr(config, "text_config", config)
     stream = 3 * tokens * text.hidden_size * bytes_each
     mlp = 3 * tokens * text.intermediate_size * bytes_each

@@ -12,10 +12,8 @@ from miclab.errors import MiclabError
 from miclab.intervals import Interval, clustered_interval
 from miclab.mllm.errors import ModelError
 from miclab.mllm.loading import LoadOptions, Production, load_model
-from miclab.mllm.scoring import answers, batches, joined
+from miclab.mllm.scoring import Tell, answers, batches, joined
 from miclab.mllm.task import Task
-
-Tell = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)

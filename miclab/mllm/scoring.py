@@ -7,7 +7,7 @@ answer exactly where each of its tokens has the highest logit given those before
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from miclab.mllm.loading import Production
 from miclab.mllm.prompt import Encoded, Prompter
 from miclab.mllm.task import Episode
 
+Tell = Callable[[int, str], None]
+"""Is called with the number of episodes or steps done and a short text."""
 MEASURES = ("correct", "choice", "copied", "log_probability")
 
 
