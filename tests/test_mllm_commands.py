@@ -12,13 +12,16 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, T5Config
 
 from miclab.cli import main
 from miclab.mllm import heads, shipped
 from miclab.mllm.episodes import make_episodes
 from miclab.mllm.errors import TaskError
 from miclab.mllm.finetune import METRICS
-from miclab.mllm.options import EpisodeOptions
+from miclab.mllm.loading import load_model
+from miclab.mllm.options import EpisodeOptions, LoadOptions
 from miclab.mllm.results import read_manifest, read_table
 
 TEMPLATE = "{item}{answer}\n"
@@ -194,9 +197,108 @@ def test_a_damaged_model_is_refused(capsys, novel: Path, tmp_path: Path, monkeyp
         (["--view", "text"], "no `text`"),
         (["--shots", "3"], "take fewer --shots"),
         (["--template", "{answer}"], "the item once and before the answer"),
+        (["--batch", "0"], "batch = 0"),
+        (["--batch", "-1"], "batch = -1"),
+        (["--episodes", "-3"], "episodes = -3"),
+        (["--maps", "-1"], "maps = -1"),
+        (["--top", "0"], "top = 0"),
+        (["--device", "cuda"], "device = 'cuda'"),
+        (["--device", "nowhere"], "nowhere"),
     ],
 )
 def test_what_cannot_be_is_told(more: list[str], told: str, capsys, novel: Path, tmp_path: Path):
-    assert main(["mllm", "heads", "tiny", "--task", str(novel), *more, "--output", str(tmp_path / "o")]) == 2
+    if more[-1] == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    try:
+        status = main(["mllm", "heads", "tiny", "--task", str(novel), *more, "--output", str(tmp_path / "o")])
+    except SystemExit as ended:
+        # Values are checked while options are read.
+        status = ended.code
+    assert status == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
+
+
+WORDS = {"text": "a thing", "answer": "dax"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("query.json", [{**WORDS, "support": {"dax": ["a", "b"]}}], "class 'dax' is no object"),
+        ("query.json", [{**WORDS, "support": ["dax"]}], "`support` is no object"),
+        ("query.json", [{**WORDS, "support": {"dax": {"texts": 3}}}], "3 is no text"),
+        ("query.json", ["dax"], "it is no object"),
+        ("2-shot.json", [{"query": "dax", "support": {"2-shot": [WORDS]}}], "`query` is no object"),
+        ("2-shot.json", [{"query": WORDS, "support": {"2-shot": ["dax"]}}], "an entry is no object"),
+        ("2-shot.json", [{"query": WORDS, "support": {"2-shot": "dax"}}], "a list"),
+        ("task.json", [], "no object with `instruction`"),
+    ],
+)
+def test_a_task_of_another_form_is_told(name: str, content: object, told: str, capsys, tmp_path: Path):
+    (tmp_path / "2-shot.json").write_text("[]")
+    if name == "query.json":
+        (tmp_path / "2-shot.json").unlink()
+    (tmp_path / name).write_text(json.dumps(content))
+    asked = ["mllm", "heads", "tiny", "--view", "text", "--task", str(tmp_path), "--output", str(tmp_path / "o")]
+    assert main(asked) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("where", "told"), [(".", "cannot be made"), ("file", "is a file"), ("file/new", "cannot be made")]
+)
+def test_episodes_are_not_made_where_they_cannot_be(where: str, told: str, capsys, tmp_path: Path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path / "empty" if where == "." else tmp_path)
+    assert main(["mllm", "make-episodes", where, "--data", "small:glyphs", "--shots", "1"]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_model_that_writes_nothing_behind_a_prompt_has_no_memory_table(capsys, tmp_path: Path):
+    T5Config(d_model=16, d_ff=16, num_layers=1, num_heads=2, d_kv=8, vocab_size=32).save_pretrained(tmp_path)
+    assert main(["mllm", "memory", str(tmp_path)]) == 2
+    assert "is no model that writes behind a prompt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_code_of_checkpoints_is_not_run_and_offline_asks_no_network(offline: bool, monkeypatch):
+    seen: list[tuple[str, bool | None, bool | None]] = []
+
+    def watched(kind: type, name: str) -> None:
+        whole = getattr(kind, name)
+
+        def call(*arguments, **more):
+            seen.append((kind.__name__, more.get("local_files_only"), more.get("trust_remote_code")))
+            return whole(*arguments, **more)
+
+        monkeypatch.setattr(kind, name, call)
+
+    kinds = (AutoConfig, AutoModelForImageTextToText, AutoTokenizer, AutoImageProcessor)
+    for kind in kinds:
+        watched(kind, "from_pretrained")
+    load_model("tiny", LoadOptions(offline=offline))
+    assert {name for name, _, _ in seen} == {kind.__name__ for kind in kinds}
+    assert {(local, trust) for _, local, trust in seen} == {(offline, False)}
+
+
+def test_scale_notes_what_was_asked_and_names_a_missing_picture(capsys, novel: Path, tmp_path: Path):
+    task = shutil.copytree(novel, tmp_path / "task")
+    entries = json.loads((task / "2-shot.json").read_text())
+    for entry in entries:
+        for one in (entry["query"], *entry["support"]["2-shot"]):
+            one["text"] = "a letter"
+    (task / "2-shot.json").write_text(json.dumps(entries))
+    asked = ["mllm", "scale", "tiny", "tiny", "--task", str(task), "--episodes", "4", "--output", str(tmp_path / "o")]
+    assert main([*asked, "--batch", "4", "--prompt", "plain"]) == 0
+    noted = read_manifest(tmp_path / "o")["asked"]
+    assert (noted["prompt"], noted["batch"], noted["episodes"], noted["models"]) == ("plain", 4, 4, ["tiny", "tiny"])
+    answered = read_table(tmp_path / "o", "answers.parquet")["episode"].to_list()
+    assert answered[:4] == [f"2-shot.json, episode {number}" for number in range(4)]
+    capsys.readouterr()
+    (task / entries[3]["query"]["image"][0]).unlink()
+    asked[-1] = str(tmp_path / "p")
+    assert main(asked) == 2
+    assert f"{entries[3]['query']['image'][0]} is missing" in capsys.readouterr().err
+    assert not (tmp_path / "p").exists()

@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from miclab.errors import MiclabError
-from miclab.mllm.options import EpisodeOptions, FinetuneOptions, KnockoutOptions, LoadOptions, chosen
+from miclab.mllm.options import EpisodeOptions, FinetuneOptions, KnockoutOptions, LoadOptions, at_least, chosen
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from miclab.mllm.loading import Production
     from miclab.mllm.results import Results
     from miclab.mllm.task import Task
+
+
+def told(options: DataclassInstance) -> dict[str, Any]:
+    """Options as plain data, for a manifest."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +40,9 @@ class TaskFlags:
     """How an example is written, with {item}, {question} and {answer}; empty: as task.json says."""
     batch: int = 1
     """Episodes at a time."""
+
+    def __post_init__(self) -> None:
+        at_least(self, shots=1, episodes=0, batch=1)
 
     def load(self, view: Any) -> Task:
         """The task as a model that sees `view` gets it."""
@@ -56,6 +66,10 @@ class ModelFlags(LoadOptions, TaskFlags):
     json: bool = False
     """Print as JSON."""
 
+    def __post_init__(self) -> None:
+        LoadOptions.__post_init__(self)
+        TaskFlags.__post_init__(self)
+
     @property
     def model_name(self) -> str:
         """The model, however it was given."""
@@ -76,8 +90,7 @@ class ModelFlags(LoadOptions, TaskFlags):
 
         short = Path(self.model_name.rstrip("/")).name
         folder = self.output if self.output != Path() else Path("mllm") / f"{command}-{short}-{self.task.name}"
-        asked = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()} | {"model": self.model_name}
-        return Results(folder, command, asked, extends)
+        return Results(folder, command, told(self) | {"model": self.model_name}, extends)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +102,10 @@ class HeadsFlags(ModelFlags):
     """Heads listed of each measure."""
     maps: int = 2
     """Of the strongest previous-token and induction heads, how many are drawn over the tokens of one episode."""
+
+    def __post_init__(self) -> None:
+        ModelFlags.__post_init__(self)
+        at_least(self, top=1, maps=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +119,7 @@ class KnockoutFlags(KnockoutOptions, ModelFlags):
     """Episodes that rank heads; those are not asked."""
 
     def __post_init__(self) -> None:
-        LoadOptions.__post_init__(self)
+        ModelFlags.__post_init__(self)
         KnockoutOptions.__post_init__(self)
 
 
@@ -111,7 +128,7 @@ class FinetuneFlags(FinetuneOptions, ModelFlags):
     """LoRA on the first three quarters of a task, evaluated on the last; a killed run goes on where it was."""
 
     def __post_init__(self) -> None:
-        LoadOptions.__post_init__(self)
+        ModelFlags.__post_init__(self)
         FinetuneOptions.__post_init__(self)
 
 
@@ -146,6 +163,10 @@ class ScaleFlags(LoadOptions, TaskFlags):
     """Folder of the results."""
     json: bool = False
     """Print as JSON."""
+
+    def __post_init__(self) -> None:
+        LoadOptions.__post_init__(self)
+        TaskFlags.__post_init__(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,8 +39,8 @@ def _ranking(options: KnockoutFlags, production: Any, task: Any) -> tuple[HeadTa
         left = tuple(e for e, sha256 in zip(task.episodes, task.digests, strict=True) if sha256 not in set(used))
         if not left:
             raise MiclabError(
-                f"All {len(task.episodes)} episodes asked of {task.name} ranked the heads of {options.heads}, and those "
-                "are not asked. Take more --episodes, another --task, or --rank in the place of --heads."
+                f"All {len(task.episodes)} episodes of {task.name} ranked the heads of {options.heads}, and those are "
+                "not asked. Take more --episodes, another --task, or --rank in the place of --heads."
             )
         rest = replace(task, episodes=left)
         return HeadTable(options.model_name, task.name, heads, values), rest, rest
@@ -78,7 +78,8 @@ def knockout(arguments: list[str]) -> int:
         save_page(results, arguments, title, knockout_page(found), found.problem)
     if options.json:
         print_json({"model": options.model_name, "task": task.name, "episodes": found.episodes, "left_out": left_out,
-                    "notes": found.notes, "folder": str(results.folder), "effects": [_effect_json(e) for e in found.effects]})  # fmt: skip
+                    "notes": found.notes, "folder": str(results.folder),
+                    "effects": [_effect_json(e) for e in found.effects]})  # fmt: skip
     else:
         print_table(
             f"{title}: {found.episodes} episodes [95 % interval]",

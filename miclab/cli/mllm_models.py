@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from miclab.cli.mllm_flags import FinetuneFlags, ScaleFlags
+from miclab.cli.mllm_flags import FinetuneFlags, ScaleFlags, told
 from miclab.cli.mllm_output import close, save_page
 from miclab.cli.terminal import bar, parse, print_json, print_table
 from miclab.errors import MiclabError
@@ -50,15 +50,15 @@ def finetune(arguments: list[str]) -> int:
             for row in rows
         ]  # fmt: skip
         columns = ["step", "accuracy", "forced choice", "CLA", *(m.replace("_", " ") for m in measures)]
-        told = f"{len(work.held_out.episodes)} held-out episodes; strengths of the top heads at step 0"
-        print_table(f"{title}: {told}", columns, cells)
+        under = f"{len(work.held_out.episodes)} held-out episodes; strengths of the top heads at step 0"
+        print_table(f"{title}: {under}", columns, cells)
     return close(results, problem, status)
 
 
 def scale_up(arguments: list[str]) -> int:
     """`miclab mllm scale`."""
     options = parse(ScaleFlags, "mllm scale", arguments)
-    from miclab.mllm.errors import TaskError, require
+    from miclab.mllm.errors import ViewError, require
 
     require()
     from miclab.mllm.results import Results
@@ -67,25 +67,27 @@ def scale_up(arguments: list[str]) -> int:
 
     if len(options.models) < 2:
         raise MiclabError("Name two or more models, the smallest first.")
-    tasks = {}
+    opened = Results(options.output, "scale", told(options))
+    tasks, lacking = {}, []
     for view in ("image", "text"):
         try:
             tasks[view] = options.load(view)
-        except TaskError:
+        except ViewError as error:
             # A task need not have both views; whether it has the one that a model needs is seen when that is known.
-            continue
+            lacking.append(error)
     if not tasks:
-        options.load("image")
+        raise lacking[0]
+    asked = next(iter(tasks.values()))
     rows: list[dict[str, Any]] = []
 
     def keep(size: Size) -> None:
         for number in range(len(size.values["correct"])):
-            rows.append({"model": size.model, "episode": number} | {m: float(size.values[m][number]) for m in MEASURES})
+            name = asked.episodes[number].name
+            rows.append({"model": size.model, "episode": name} | {m: float(size.values[m][number]) for m in MEASURES})
         results.table("answers.parquet", rows)
 
-    episodes = len(next(iter(tasks.values())).episodes)
-    told = {"models": list(options.models), "task": str(options.task)}
-    with Results(options.output, "scale", told) as results, bar("scale", episodes * len(options.models)) as tell:
+    episodes = len(asked.episodes)
+    with opened as results, bar("scale", episodes * len(options.models)) as tell:
         found, problem = scale(options.models, tasks, chosen(LoadOptions, options), options.batch, tell, keep)
     gains = ["", *(str(size.gain(smaller, "correct")) for smaller, size in pairwise(found))]
     if options.json:

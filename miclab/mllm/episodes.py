@@ -93,16 +93,20 @@ def make_episodes(folder: Path, options: EpisodeOptions, tell: Callable[[int, st
     (`text`), so that the same folder is a text-only task.
 
     Arguments:
-        folder: must not exist, or be empty.
+        folder: must have a name, and not exist or be empty.
         options: which episodes.
         tell: called with the number of episodes made.
 
     Raises:
-        TaskError: the folder is not empty, the template cannot be used, or the data has too few exemplars.
+        TaskError: the folder is not empty or cannot be made, the template cannot be used, or the data has too few
+            exemplars.
         DataError: there is no such data set, or it has no pictures.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise TaskError(f"{folder} is not empty. Give a folder that does not exist yet.")
+    if folder.name in ("", ".."):
+        raise TaskError(f"{folder} cannot be made. Give the name of a folder that does not exist yet.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        what = "not empty" if folder.is_dir() else "a file"
+        raise TaskError(f"{folder} is {what}. Give a folder that does not exist yet.")
     style = Style(instruction=options.instruction, template=options.template or TEMPLATE)
     data = load(options.data)
     if data.kind == "vector":
@@ -111,7 +115,10 @@ def make_episodes(folder: Path, options: EpisodeOptions, tell: Callable[[int, st
     # What lies in the folder is whole: it is renamed when all is written.
     making = folder.with_name(f".{folder.name}.making")
     shutil.rmtree(making, ignore_errors=True)
-    (making / "images").mkdir(parents=True)
+    try:
+        (making / "images").mkdir(parents=True)
+    except OSError as error:
+        raise TaskError(f"{folder} cannot be made: {error.strerror}. Give a folder elsewhere.") from error
     written: set[int] = set()
 
     def entry(exemplar: int, turn: int) -> dict[str, Any]:

@@ -24,6 +24,10 @@ class TaskError(MiclabError):
     """A folder of episodes that cannot be used."""
 
 
+class ViewError(TaskError):
+    """Episodes that have no pictures, or no words, where those were to be shown."""
+
+
 class DivergedError(ModelError):
     """A fine-tuning whose loss is no number any more (exit status 1)."""
 

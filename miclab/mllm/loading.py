@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +65,7 @@ def _loading(name: str) -> Iterator[None]:
             yield
     except ModelError:
         raise
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError) as error:
         first = " ".join(str(error).split())[:300]
         raise ModelError(
             f"{name} cannot be loaded: {first} Give a folder that holds config.json, safetensors and a tokenizer, a "
@@ -111,27 +110,27 @@ def load_model(name: str, options: LoadOptions | None = None) -> Production:
     require()
     options = options or LoadOptions()
     quiet()
-    if options.offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     from miclab.mllm.processors import load_processor
 
     where = place(name)
     more: dict[str, Any] = {}
+    source = {"local_files_only": options.offline, "trust_remote_code": False}
     if options.four_bit:
         more["quantization_config"] = _four_bit(options)
         more["device_map"] = {"": options.torch_device}
     model: Any
     with _loading(where):
-        config = AutoConfig.from_pretrained(where)
+        config = AutoConfig.from_pretrained(where, **source)
         kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
         model = kind.from_pretrained(
-            where, config=config, dtype=DTYPES[options.dtype], use_safetensors=True, attn_implementation="sdpa", **more
-        )
+            where, config=config, dtype=DTYPES[options.dtype], use_safetensors=True, attn_implementation="sdpa",
+            **source, **more,
+        )  # fmt: skip
         if not options.four_bit:
             model.to(torch.device(options.torch_device))
-        processor = load_processor(where, options.max_pixels)
+        processor = load_processor(where, options.max_pixels, options.offline)
     return Production(name, model.eval(), processor, attention_layers(model), options)
 
 

@@ -89,7 +89,7 @@ def configuration(name: str) -> Any:
         body = dict(known()[name])
         return AutoConfig.for_model(body.pop("model_type"), **body)
     try:
-        return AutoConfig.from_pretrained(place(name))
+        return AutoConfig.from_pretrained(place(name), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         first = " ".join(str(error).split())[:200]
         raise ModelError(
@@ -132,8 +132,12 @@ def memory(name: str, tokens: int = 2000) -> Memory:
 
     config = configuration(name)
     kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
-    with torch.device("meta"):
-        model: Any = kind.from_config(config)
+    try:
+        with torch.device("meta"):
+            model: Any = kind.from_config(config, trust_remote_code=False)
+    except ValueError as error:
+        first = " ".join(str(error).split())[:200]
+        raise ModelError(f"{name} is no model that writes behind a prompt: {first}") from error
     model.tie_weights()
     layers = attention_layers(model)
     total = sum(parameter.numel() for parameter in model.parameters())

@@ -23,7 +23,8 @@ def chosen(kind: type[T], among: Any) -> T:
     return kind(**{field.name: getattr(among, field.name) for field in fields(kind)})  # pyright: ignore[reportArgumentType]
 
 
-def _at_least(options: Any, **least: int) -> None:
+def at_least(options: Any, **least: int) -> None:
+    """Raises ConfigError where an option is below its least value."""
     for name, lowest in least.items():
         if getattr(options, name) < lowest:
             raise ConfigError(name, getattr(options, name), f"{lowest} and more")
@@ -47,14 +48,21 @@ class LoadOptions:
     """Ask no network; take hub ids from the cache."""
 
     def __post_init__(self) -> None:
-        _at_least(self, max_pixels=0)
+        at_least(self, max_pixels=0)
 
     @property
     def torch_device(self) -> str:
-        """Name of the device."""
+        """Name of the device.
+
+        Raises:
+            ConfigError: it is a GPU, and there is none that torch can use.
+        """
         import torch
 
-        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        there = torch.cuda.is_available()
+        if self.device.startswith("cuda") and not there:
+            raise ConfigError("device", self.device, "cpu or auto: this torch finds no GPU of that kind")
+        return ("cuda" if there else "cpu") if self.device == "auto" else self.device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +91,7 @@ class EpisodeOptions:
     """How an example is written; empty: {item}, then `Answer: {answer}`."""
 
     def __post_init__(self) -> None:
-        _at_least(self, ways=2, shots=1, episodes=1, side=0, seed=0)
+        at_least(self, ways=2, shots=1, episodes=1, side=0, seed=0)
         if self.ways > len(SYLLABLES) // 2:
             raise ConfigError("ways", self.ways, f"at most {len(SYLLABLES) // 2}: names differ in their first syllable")
 
@@ -108,7 +116,7 @@ class KnockoutOptions:
     """Seed of the draws."""
 
     def __post_init__(self) -> None:
-        _at_least(self, top=1)
+        at_least(self, top=1)
         if self.draws < LEAST_DRAWS:
             raise ConfigError("draws", self.draws, f"{LEAST_DRAWS} and more: fewer make no control")
 
@@ -137,7 +145,7 @@ class FinetuneOptions:
     """Seed of adapters, order and dropout."""
 
     def __post_init__(self) -> None:
-        _at_least(self, steps=1, every=1, train_batch=1, rank=1, alpha=1, top=1)
+        at_least(self, steps=1, every=1, train_batch=1, rank=1, alpha=1, top=1)
         if not 0 <= self.dropout < 1:
             raise ConfigError("dropout", self.dropout, "0 to below 1")
         if not self.learning_rate > 0:

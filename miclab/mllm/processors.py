@@ -22,20 +22,22 @@ def images_only(processor_class: type[ProcessorMixin]) -> type[ProcessorMixin]:
     return ImagesOnly
 
 
-def load_processor(where: str, max_pixels: int = 0) -> Any:
+def load_processor(where: str, max_pixels: int = 0, offline: bool = False) -> Any:
     """The processor of a model, or its tokenizer where it reads text alone.
 
     Arguments:
         where: folder or hub id.
         max_pixels: pictures are shrunk to at most so many pixels, where the processor can; 0: its own limit.
+        offline: asks no network.
 
     Raises:
         OSError, ValueError, KeyError, ImportError: as transformers does.
     """
     import transformers
 
-    config = AutoConfig.from_pretrained(where)
-    tokenizer = AutoTokenizer.from_pretrained(where)
+    source = {"local_files_only": offline, "trust_remote_code": False}
+    config = AutoConfig.from_pretrained(where, **source)
+    tokenizer = AutoTokenizer.from_pretrained(where, **source)
     if not hasattr(config, "vision_config"):
         return tokenizer
     known: Any = processing_auto
@@ -43,7 +45,7 @@ def load_processor(where: str, max_pixels: int = 0) -> Any:
     found = getattr(transformers, name, None) if name else None
     limit: dict[str, Any] = {"max_pixels": max_pixels} if max_pixels else {}
     if found is None or "video_processor" not in found.get_attributes():
-        return AutoProcessor.from_pretrained(where, **limit)
-    images = AutoImageProcessor.from_pretrained(where, backend="pil", **limit)
-    settings, _ = found.get_processor_dict(where)
+        return AutoProcessor.from_pretrained(where, **source, **limit)
+    images = AutoImageProcessor.from_pretrained(where, backend="pil", **source, **limit)
+    settings, _ = found.get_processor_dict(where, local_files_only=offline)
     return images_only(found).from_args_and_dict([images, tokenizer], settings)

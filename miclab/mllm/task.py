@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import torch
 
-from miclab.mllm.errors import TaskError
+from miclab.mllm.errors import TaskError, ViewError
 from miclab.seeds import stream
 from miclab.storage import digest, json_bytes
 
@@ -148,10 +148,6 @@ def _json(path: Path) -> Any:
         raise TaskError(f"{path} cannot be read as JSON: {error}") from error
 
 
-def _strings(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else list(value or [])
-
-
 class Reader:
     """Reads the entries of one folder; the messages name the file, the episode and what is missing."""
 
@@ -163,18 +159,32 @@ class Reader:
         """The error that `told` is."""
         return TaskError(f"{self.where}: {told}")
 
+    def strings(self, value: Any) -> list[str]:
+        """A text, or a list of texts, as a list."""
+        found = [value] if isinstance(value, str) else value or []
+        if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+            raise self.fail(f"{value!r} is no text and no list of texts.")
+        return found
+
+    def mapping(self, value: Any, what: str) -> Mapping[str, Any]:
+        """A value that has to be an object."""
+        if not isinstance(value, Mapping):
+            raise self.fail(f"{what} is no object: {str(value)[:60]!r}.")
+        return value
+
     def item(self, entry: Mapping[str, Any]) -> Item:
         """Images and text of an entry; what the view needs has to be there."""
-        images = tuple(self.folder / path for path in _strings(entry.get("image")))
+        entry = self.mapping(entry, "an entry")
+        images = tuple(self.folder / path for path in self.strings(entry.get("image")))
         text = str(entry.get("text") or "")
         if self.view == "image":
             if not images:
-                raise self.fail("an entry has no `image`. A task in words is read with --view text.")
+                raise ViewError(f"{self.where}: an entry has no `image`. A task in words is read with --view text.")
             for path in images:
                 if not path.is_file():
                     raise self.fail(f"image {path} is missing. Paths in the JSON are relative to {self.folder}.")
         elif not text.strip():
-            raise self.fail("an entry has no `text`, which --view text shows in the place of an image.")
+            raise ViewError(f"{self.where}: an entry has no `text`, which --view text shows in the place of an image.")
         return Item(images, text)
 
     def example(self, entry: Mapping[str, Any]) -> Example:
@@ -194,9 +204,9 @@ class Reader:
         """An entry of N-shot.json."""
         support = entry.get("support") or {}
         listed = support.get(f"{shots}-shot") if isinstance(support, Mapping) else support
-        if not listed or "query" not in entry:
-            raise self.fail(f"it needs `query` and `support` with the key {shots}-shot.")
-        query = entry["query"]
+        if not listed or not isinstance(listed, list) or "query" not in entry:
+            raise self.fail(f"it needs `query` and `support` with the key {shots}-shot, a list.")
+        query = self.mapping(entry["query"], "`query`")
         return Episode(
             self.where,
             tuple(self.example(one) for one in listed),
@@ -208,8 +218,9 @@ class Reader:
     def query(self, number: int, entry: Mapping[str, Any], shots: int) -> Episode:
         """An entry of query.json, with `shots` examples of every class, shuffled by the entry's number."""
         support = []
-        for name, shown in (entry.get("support") or {}).items():
-            images, texts = _strings(shown.get("images")), _strings(shown.get("texts"))
+        for name, value in self.mapping(entry.get("support") or {}, "`support`").items():
+            shown = self.mapping(value, f"class {name!r}")
+            images, texts = self.strings(shown.get("images")), self.strings(shown.get("texts"))
             if max(len(images), len(texts)) < shots:
                 raise self.fail(f"class {name!r} has fewer than {shots} examples; take fewer --shots.")
             support += [
@@ -248,13 +259,16 @@ def load_task(
         instruction: overrides task.json's; None: does not.
 
     Raises:
-        TaskError: there is no such folder or file, an entry lacks something, an image is missing.
+        ViewError: an entry has nothing that the view shows.
+        TaskError: there is no such folder or file, an entry lacks something else, an image is missing.
     """
     if not folder.is_dir():
         raise TaskError(f"{folder} is no folder. `miclab mllm make-episodes` makes one.")
-    if shots < 1:
-        raise TaskError(f"shots = {shots} is not possible. Allowed: 1 and more.")
+    if shots < 1 or episodes < 0:
+        raise TaskError(f"shots = {shots}, episodes = {episodes} is not possible. Allowed: 1 and more; 0 and more.")
     style = _json(folder / "task.json") if (folder / "task.json").exists() else {}
+    if not isinstance(style, Mapping):
+        raise TaskError(f"{folder / 'task.json'} holds no object with `instruction` and `template`.")
     style = Style(
         instruction=str(style.get("instruction", "")) if instruction is None else instruction,
         template=template or str(style.get("template", TEMPLATE)),
