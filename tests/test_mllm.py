@@ -13,16 +13,31 @@ from torch import nn
 
 from miclab.mllm.ablation import MeanOutputs, knocked_out
 from miclab.mllm.attention import measuring
+from miclab.mllm.episodes import make_episodes
 from miclab.mllm.errors import ModelError, TaskError
 from miclab.mllm.heads import measure_batch, measure_heads
 from miclab.mllm.layers import attention_layers
+from miclab.mllm.loading import Production, load_model
+from miclab.mllm.options import EpisodeOptions
 from miclab.mllm.prompt import Prompter
 from miclab.mllm.scoring import answers, batches, forward
-from miclab.mllm.task import Style, Task
+from miclab.mllm.task import Style, Task, load_task
 from miclab.roles import LABEL
 from miclab.strengths import strengths
 
 FORMS = [(family, chat) for family in FAMILIES for chat in (False, True)]
+
+
+ALONG = ("input_ids", "attention_mask", "mm_token_type_ids")
+"""Inputs that have one entry for each position."""
+
+
+@pytest.fixture(scope="module")
+def tiny_asked(tmp_path_factory) -> tuple[Production, Task]:
+    """The tiny model, and episodes of which it answers some wrongly."""
+    options = EpisodeOptions(data="small:concepts.pictures", episodes=24, seed=3, template="{item}{answer}\n")
+    folder = make_episodes(tmp_path_factory.mktemp("task") / "pictures", options)
+    return load_model("tiny"), load_task(folder, shots=2)
 
 
 def encoded(of, folder, **more):
@@ -138,21 +153,38 @@ def test_a_label_that_a_tokenizer_merges_with_its_neighbours_is_found(tmp_path: 
             assert text == f" {example.answer}"
 
 
-def test_greedy_decoding_writes_what_scoring_calls_correct(tmp_path: Path):
-    of = production("qwen2.5-vl")
-    asked = task(tmp_path)
-    episodes, batch = next(batches(of.prompter(asked), 3))
-    found = answers(of, episodes, batch)
-    # Written by hand: the prompt alone, then the likeliest token again and again.
-    reading = batch.readings[0]
-    inputs = of.prompter(asked).encode([(episodes[0], episodes[0].answer)]).inputs
-    ids = inputs["input_ids"]
-    with torch.no_grad():
-        scores = torch.log_softmax(of.model(**inputs, use_cache=False).logits[0].double(), -1)
-    places = list(reading.answer_positions)
-    own = sum(float(scores[place - 1, ids[0, place]]) for place in places)
-    assert found.log_probability[0] == pytest.approx(own, abs=1e-3)
-    assert found.correct[0] == float(all(int(scores[p - 1].argmax()) == int(ids[0, p]) for p in places))
+@pytest.mark.parametrize("cut", [False, True])
+@torch.no_grad()
+def test_scores_say_what_greedy_decoding_writes(cut: bool, tiny_asked: tuple[Production, Task]):
+    """`cut`: without the heads of layer 1, so that there are answers that are none of the context's."""
+    of, asked = tiny_asked
+    heads = [(1, head) for head in range(8)] if cut else []
+    prompter = of.prompter(asked)
+    with knocked_out(of.layers, heads):
+        found = answers(of, *next(batches(prompter, len(asked.episodes))))
+        for number, episode in enumerate(asked.episodes):
+            written, likely = {}, {}
+            for name in episode.candidates:
+                encoded = prompter.encode([(episode, name)])
+                inputs, (reading,) = encoded.to(of.model), encoded.readings
+                places = list(reading.answer_positions)
+                own = inputs["input_ids"][0, places]
+                prompt = {k: v[:, : reading.length] if k in ALONG else v for k, v in inputs.items()}
+                made = of.model.generate(**prompt, do_sample=False, max_new_tokens=len(places))[0, reading.length :]
+                written[name] = made.tolist() == own.tolist()
+                scores = torch.log_softmax(of.model(**inputs, use_cache=False).logits[0].double(), -1)
+                likely[name] = float(scores[[p - 1 for p in places], own].sum())
+            assert found.correct[number] == written[episode.answer]
+            assert found.copied[number] == any(written.values())
+            assert found.choice[number] == (max(likely, key=lambda name: likely[name]) == episode.answer)
+            assert found.log_probability[number] == pytest.approx(likely[episode.answer], abs=1e-3)
+    # Both values come up, so that each comparison could have failed.
+    assert 0 < found.choice.mean() < 1
+    if cut:
+        assert found.copied.mean() < 1
+    else:
+        assert 0 < found.correct.mean() < 1
+        assert found.copied.mean() > 0
 
 
 def test_padding_changes_nothing(tmp_path: Path):

@@ -22,7 +22,7 @@ from miclab.mllm.errors import TaskError
 from miclab.mllm.finetune import METRICS
 from miclab.mllm.loading import load_model
 from miclab.mllm.options import EpisodeOptions, LoadOptions
-from miclab.mllm.results import read_manifest, read_table
+from miclab.mllm.results import Results, read_manifest, read_table
 
 TEMPLATE = "{item}{answer}\n"
 
@@ -56,8 +56,22 @@ def test_heads_compare_and_scale(capsys, novel: Path, tmp_path: Path):
     page = (tmp_path / "heads" / "heads.html").read_text()
     assert "image q" in page
     assert "data:image/png" in page
-    assert main(["mllm", "compare", *[str(tmp_path / "heads")] * 2, "--top", "2", "--among", "2"]) == 0
-    assert "2 of 2" in capsys.readouterr().out
+    # The same heads, each one place higher than it was, and the highest the last.
+    first, second = str(tmp_path / "heads"), str(tmp_path / "turned")
+    rows = read_table(tmp_path / "heads", "heads.parquet").filter(measure="previous_token_1").sort("rank").to_dicts()
+    turned = [after | {"rank": row["rank"], "mean": row["mean"]}
+              for row, after in zip(rows, [*rows[1:], rows[0]], strict=True)]  # fmt: skip
+    with Results(Path(second), "heads", {"model": "turned"}) as results:
+        results.table("heads.parquet", turned)
+        results.finish()
+    shared = {}
+    for a, b in ((first, second), (second, first)):
+        assert main(["mllm", "compare", a, b, "--top", "1", "--among", "2", "--json"]) == 0
+        (told,) = json.loads(capsys.readouterr().out)
+        shared[a] = told["shared"]
+        assert told["expected"] == pytest.approx(2 / 16)
+        assert -1 < told["correlation"] < 1
+    assert shared == {first: [], second: [f"{rows[1]['layer']}.{rows[1]['head']}"]}
     assert main(["mllm", "scale", "tiny", "tiny", *common, "--output", str(tmp_path / "scale")]) == 0
     assert json.loads(capsys.readouterr().out)[1]["gain"]["mean"] == 0
 

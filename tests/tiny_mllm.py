@@ -128,11 +128,14 @@ def llava(tokens: Any) -> tuple[Any, Any]:
     return LlavaForConditionalGeneration(config), processor
 
 
+TOWER = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+         "image_size": 28, "patch_size": 14}  # fmt: skip
+"""A vision tower of SigLIP's form."""
+
+
 def idefics(tokens: Any) -> tuple[Any, Any]:
     """Idefics3, the class of SmolVLM's architecture: pictures are cut into tiles with row and column marks."""
-    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-              "image_size": 28, "patch_size": 14}  # fmt: skip
-    config = Idefics3Config(vision_config=vision, text_config=_text(LlamaConfig, tokens), scale_factor=2,
+    config = Idefics3Config(vision_config=TOWER, text_config=_text(LlamaConfig, tokens), scale_factor=2,
                             image_token_id=tokens.convert_tokens_to_ids("<image>"))  # fmt: skip
     images = Idefics3ImageProcessorPil(size={"longest_edge": 56}, max_image_size={"longest_edge": 28})
     return Idefics3ForConditionalGeneration(config), Idefics3Processor(images, tokens, image_seq_len=1)
@@ -140,9 +143,7 @@ def idefics(tokens: Any) -> tuple[Any, Any]:
 
 def smolvlm(tokens: Any) -> tuple[Any, Any]:
     """SmolVLM: Idefics3's decoder and marks with a class and a processor of its own."""
-    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-              "image_size": 28, "patch_size": 14}  # fmt: skip
-    config = SmolVLMConfig(vision_config=vision, text_config=_text(LlamaConfig, tokens), scale_factor=2,
+    config = SmolVLMConfig(vision_config=TOWER, text_config=_text(LlamaConfig, tokens), scale_factor=2,
                            image_token_id=tokens.convert_tokens_to_ids("<image>"))  # fmt: skip
     images = SmolVLMImageProcessorPil(size={"longest_edge": 56}, max_image_size={"longest_edge": 28})
     return SmolVLMForConditionalGeneration(config), images_only(SmolVLMProcessor)(images, tokens, None, image_seq_len=1)
@@ -174,13 +175,12 @@ def gemma3(tokens: Any) -> tuple[Any, Any]:
     tokens.boi_token, tokens.eoi_token, tokens.image_token = "<start_of_image>", "<end_of_image>", "<image>"
     for name in ("boi", "eoi", "image"):
         setattr(tokens, f"{name}_token_id", tokens.convert_tokens_to_ids(getattr(tokens, f"{name}_token")))
-    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-              "image_size": 28, "patch_size": 7}  # fmt: skip
     text = _text(Gemma3TextConfig, tokens, head_dim=8, sliding_window=16,
                  layer_types=["sliding_attention", "full_attention"])  # fmt: skip
     config = Gemma3Config(
-        text_config=text, vision_config=vision, mm_tokens_per_image=4, boi_token_index=tokens.boi_token_id,
-        eoi_token_index=tokens.eoi_token_id, image_token_index=tokens.image_token_id,
+        text_config=text, vision_config=TOWER | {"patch_size": 7}, mm_tokens_per_image=4,
+        boi_token_index=tokens.boi_token_id, eoi_token_index=tokens.eoi_token_id,
+        image_token_index=tokens.image_token_id,
     )  # fmt: skip
     images = Gemma3ImageProcessorPil(size={"height": 28, "width": 28})
     return Gemma3ForConditionalGeneration(config), Gemma3Processor(images, tokens, image_seq_length=4)
