@@ -1,4 +1,8 @@
-"""Invented names: words that no language has, so that nothing but the context tells what they stand for."""
+"""Invented names: two syllables at random, so that nothing but the context tells what they stand for.
+
+Some happen to be words (`bone`, `judo`, `tuna`), and some of those are words for a concept of the shipped data. They
+are not left out: that would change what a seed draws, and with it the tasks whose figures are recorded.
+"""
 
 from __future__ import annotations
 
