@@ -11,7 +11,7 @@ import torch
 from tiny_mllm import production, task
 
 from miclab.cli import main
-from miclab.errors import ConfigError, DamagedError
+from miclab.errors import ConfigError, DamagedError, RunError
 from miclab.mllm import errors
 from miclab.mllm.compare import overlap, published, rankings
 from miclab.mllm.episodes import make_episodes
@@ -220,6 +220,8 @@ def test_results_are_partial_until_they_are_finished(tmp_path: Path):
         read_table(tmp_path / "r", "heads.parquet")
     with pytest.raises(TaskError, match="no results"):
         read_manifest(tmp_path)
+    with pytest.raises(RunError, match="is a file"):
+        Results(tmp_path / "r" / "heads.parquet", "heads", {})
 
 
 def test_the_manifest_says_why_it_stopped(episodes: Path, tmp_path: Path, capsys, monkeypatch):

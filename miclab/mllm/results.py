@@ -60,11 +60,13 @@ class Results:
         extends: names of what may be asked otherwise of results that are whole.
 
     Raises:
-        RunError: the folder holds whole results of something else.
+        RunError: the folder holds whole results of something else, or is a file.
     """
 
     def __init__(self, folder: Path, command: str, told: Mapping[str, Any], extends: Collection[str] = ()):
         self.folder = folder
+        if folder.exists() and not folder.is_dir():
+            raise RunError(f"{folder} is a file. Give a folder as --output.")
         before, now = _whole(folder), json.loads(storage.json_bytes({**told, "command": command}))
         differ = differences(before, now, {*IMMATERIAL, *extends}) if before else ""
         if differ:
