@@ -149,6 +149,10 @@ class Cells:
         unit, count = ("seed", len(self.seeds)) if self.decidable else ("set", self._sets)
         return Interval(estimate, float(low), float(high), unit, count, level)
 
+    def over_seeds(self, statistic: Statistic) -> Interval | None:
+        """Like `interval`, but None with one seed, too."""
+        return self.interval(statistic) if self.decidable else None
+
     @property
     def _sets(self) -> int:
         """Sets of novel classes in the first seed that every cell has."""

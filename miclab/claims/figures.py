@@ -135,7 +135,7 @@ def _complexity(evidence: Evidence) -> Figure:
     gaps = []
     for level in levels:
         mine = cells.where(lambda key, at=level: round(complexity(*key[1:]), 6) == at)
-        interval = mine.interval(gap_of(mine, {level}))
+        interval = mine.over_seeds(gap_of(mine, {level}))
         if interval:
             gaps.append(Point((level,), interval.mean, interval.low, interval.high))
     if gaps:

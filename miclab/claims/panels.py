@@ -58,7 +58,7 @@ def points(cells: Cells, quantity: str) -> list[Point]:
         if not seeds:
             continue
         mean = float(np.mean([values[quantity].mean() for values in seeds.values()]))
-        interval = cells.where(lambda k, key=key: k == key).interval(lambda m: m[quantity][..., 0])
+        interval = cells.where(lambda k, key=key: k == key).over_seeds(lambda m: m[quantity][..., 0])
         found.append(Point(key, mean, *((interval.low, interval.high) if interval else (mean, mean))))
     return found
 

@@ -208,7 +208,7 @@ def estimates(
     values = {seed: {q: found[q] for q in shared} for seed, found in values.items()}
     cells = Cells((key,), {key: values}, {key: dict.fromkeys(values, "")})
     return {
-        q: (float(np.mean([v[q].mean() for v in values.values()])), cells.interval(lambda m, q=q: m[q][..., 0]))
+        q: (float(np.mean([v[q].mean() for v in values.values()])), cells.over_seeds(lambda m, q=q: m[q][..., 0]))
         for q in shared
     }
 
