@@ -10,10 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
-from miclab.claims.evidence import Cells, Evidence, Key, Statistic
-from miclab.claims.real import FEW, SECOND, STRONG
+from miclab.claims.evidence import Cells, Evidence, Key
+from miclab.claims.real import FEW, SECOND, STRONG, mean_where
 from miclab.claims.statistics import contrast
 from miclab.claims.verdict import Apart, Entry, Findings
 
@@ -30,21 +28,16 @@ COLUMNS = {
 }
 
 
-def _mean(cells: Cells, score: str, keep: Callable[[Key], bool]) -> Statistic:
-    chosen = np.array([keep(key) for key in cells.keys], dtype=bool)
-    return lambda means: means[score][..., chosen].mean(-1)
-
-
 def _apart(cells: Cells, kinds: Mapping[str, Callable[[Key], bool]]) -> tuple[Apart, ...]:
     return tuple(
-        Apart(quantity=f"{score}, {name}", measured=cells.interval(_mean(cells, column, keep)))
+        Apart(quantity=f"{score}, {name}", measured=cells.interval(mean_where(cells, keep, column)))
         for name, keep in kinds.items()
         for score, column in COLUMNS.items()
     )
 
 
 def judge_d6(evidence: Evidence) -> Findings:
-    """ICL on held-out concepts with and without blends in stage 1, with all classes of pictures and with few."""
+    """ICL on held-out concepts with and without blends of words, with all classes of pictures and with few."""
     everything = evidence.cells((STUDY,), (BLENDS, SECOND, SECOND_BLENDS), tuple(COLUMNS.values()))
     cells = everything.where(lambda key: not key[2])
     counts = sorted({key[1] for key in cells.keys})
@@ -55,7 +48,7 @@ def judge_d6(evidence: Evidence) -> Findings:
         f"no blends, K2 = {many}": lambda key: not key[0] and key[1] == many,
         f"blends, K2 = {few}": lambda key: bool(key[0]) and key[1] == few,
     }
-    blended, plain, least = (_mean(cells, "icl", keep) for keep in kinds.values())
+    blended, plain, least = (mean_where(cells, keep, "icl") for keep in kinds.values())
     conditions = (
         contrast(cells, blended, f"ICL on held-out concepts with blends, K2 = {many}",
                  clause="strong in-context learning is asked for", low=STRONG),
@@ -72,12 +65,12 @@ def judge_d7(evidence: Evidence) -> Findings:
     cells = evidence.cells((STUDY,), (BLENDS, SECOND, SECOND_BLENDS), tuple(COLUMNS.values()))
     blended = cells.where(lambda key: bool(key[0]))
     many = max(key[1] for key in blended.keys)
-    whole = _mean(blended, "icl", lambda key: key[1] == many)
+    whole = mean_where(blended, lambda key: key[1] == many, "icl")
     kinds = {
         f"K2 = {key[1]} and {key[2]} blends": lambda found, key=key: found == key for key in blended.keys if key[2]
     }
     conditions = tuple(
-        contrast(blended, lambda m, keep=keep: _mean(blended, "icl", keep)(m) / whole(m),
+        contrast(blended, lambda m, keep=keep: mean_where(blended, keep, "icl")(m) / whole(m),
                  f"ICL at {name} over ICL at K2 = {many}", clause=f"pictures are of {name}", low=FEW)
         for name, keep in kinds.items()
     )  # fmt: skip

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from miclab.claims.evidence import Cells, Evidence, Key, Means
+from miclab.claims.evidence import Cells, Evidence, Key, Means, Statistic
 from miclab.claims.statistics import contrast, correlate, fit
 from miclab.claims.verdict import Apart, Condition, Entry, Findings
 from miclab.intervals import Interval
@@ -62,7 +62,8 @@ def _difference(cells: Cells, one: Callable[[Key], bool], other: Callable[[Key],
     return statistic
 
 
-def _mean(cells: Cells, keep: Callable[[Key], bool], name: str):
+def mean_where(cells: Cells, keep: Callable[[Key], bool], name: str) -> Statistic:
+    """Mean of a quantity over the cells that `keep` accepts."""
     chosen = np.array([keep(key) for key in cells.keys], dtype=bool)
     return lambda means: means[name][..., chosen].mean(-1)
 
@@ -94,17 +95,19 @@ def judge_a1(evidence: Evidence) -> Findings:
     figures = {"32 dimensions": 0.16, "512 dimensions": 0.07, "512, pretrained encoder": 0.10}
     apart = [
         Apart(
-            quantity=f"debiased CKA, {name}", measured=cells.interval(_mean(cells, keep, CKA)), paper=figures.get(name)
+            quantity=f"debiased CKA, {name}",
+            measured=cells.interval(mean_where(cells, keep, CKA)),
+            paper=figures.get(name),
         )
         for name, keep in shapes.items()
     ]
     lengths = {"512, large projector": 2.15, "512, pretrained encoder": 1.95}
     for name, keep in shapes.items():
-        measured = cells.interval(_mean(cells, keep, DISTANCE))
+        measured = cells.interval(mean_where(cells, keep, DISTANCE))
         apart.append(Apart(quantity=f"L2 distance, {name}", measured=measured, paper=lengths.get(name)))
-        measured = cells.interval(_mean(cells, keep, NULL))
+        measured = cells.interval(mean_where(cells, keep, NULL))
         apart.append(Apart(quantity=f"95 % of debiased CKA of shuffled pairs, {name}", measured=measured))
-        apart.append(Apart(quantity=f"ICL, {name}", measured=cells.interval(_mean(cells, keep, "icl"))))
+        apart.append(Apart(quantity=f"ICL, {name}", measured=cells.interval(mean_where(cells, keep, "icl"))))
     note = "The paper's CKA is probably the plain one: docs/alignment.md says from how many rows on it means anything."
     return Findings(conditions=conditions, apart=tuple(apart), notes=(note,))
 
@@ -181,7 +184,7 @@ def judge_pairing(study: str, evidence: Evidence) -> Findings:
     def least(key: Key) -> bool:
         return full(key) and key[0] == few
 
-    whole, part = _mean(cells, most, "icl"), _mean(cells, least, "icl")
+    whole, part = mean_where(cells, most, "icl"), mean_where(cells, least, "icl")
     conditions = (
         contrast(cells, whole, f"ICL on held-out concepts at K2 = {many}", clause="all classes are there", low=STRONG),
         contrast(cells, lambda m: part(m) / whole(m), f"ICL at K2 = {few} over ICL at K2 = {many}",
@@ -193,12 +196,12 @@ def judge_pairing(study: str, evidence: Evidence) -> Findings:
                  clause="the encoder is left untrained for comparison", low=0.0),
     )  # fmt: skip
     apart = [Apart(quantity=f"nearest exemplar (the ceiling) at K2 = {many}",
-                   measured=cells.interval(_mean(cells, most, oracle)))]  # fmt: skip
+                   measured=cells.interval(mean_where(cells, most, oracle)))]  # fmt: skip
     for name, keep in (("as named", full), ("from scratch", scratch), ("untrained encoders", untrained),
                        ("paired by concept", lambda key: key[3] == "concept")):  # fmt: skip
         for count in counts:
             if any(keep(key) and key[0] == count for key in cells.keys):
-                chosen = _mean(cells, lambda key, k=keep, c=count: k(key) and key[0] == c, "icl")
+                chosen = mean_where(cells, lambda key, k=keep, c=count: k(key) and key[0] == c, "icl")
                 apart.append(Apart(quantity=f"ICL at K2 = {count}, {name}", measured=cells.interval(chosen)))
     return Findings(conditions=conditions, apart=tuple(apart))
 
