@@ -91,7 +91,7 @@ def alignment_gap(run: Run, found: Evaluation) -> Sign:
         )
     gaps = align(run, step=found.step)
     told = "; ".join(
-        f"CKA of {a.modality} {a.cka} against {a.null_high:.3f} for shuffled pairs ({a.rows} rows, {a.cka.count} draws)"
+        f"CKA of {a.modality} {a.cka} against {a.traded_high:.3f} by chance ({a.rows} rows, {a.cka.count} draws)"
         for a in gaps
     )
     weak = unimodal >= HIGH and icl < min(HIGH, unimodal - NEAR)

@@ -36,9 +36,9 @@ def explained(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "Free some space, then go on with `miclab resume`; all up to the last checkpoint is kept."
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            remedy = "Choose a directory that you may write to with --runs, or change its permissions."
+            remedy = "Choose a directory that you may write to with --runs or --output, or change its permissions."
         else:
-            remedy = "Choose another directory with --runs."
+            remedy = "Choose another directory with --runs or --output."
         raise RunError(f"Cannot write {path}: {error.strerror or error}. {remedy}") from error
 
 

@@ -140,6 +140,21 @@ def test_the_interval_of_cka_covers_what_ever_more_pairs_would_give():
     assert np.mean([one.plain_cka for one in found]) > wanted + 0.03
 
 
+def test_few_unrelated_labels_are_not_taken_for_aligned():
+    """Fails if what is tested is whether rows are independent, and not which label belongs to which: with eight labels
+    the items of a label lie together in either modality, so every row says the same as many others."""
+    modality = {"classes": 8, "dimension": 16, "labels": 8, "noise": 0.3}
+    config = tiny_config(2, modalities={"m1": modality, "m2": modality}, sequence={"context": 4, "burstiness": 2})
+    found = []
+    for seed in range(40):
+        mine = replace(config, seed=seed)
+        parameters = Decoder(mine).initial_parameters(seed)
+        found.append(alignment(mine, draw_world(mine), parameters, "m2", rows=128, shuffles=40, draws=2))
+    assert np.mean([one.above_null for one in found]) <= 0.15
+    assert np.mean([one.p_value <= 0.05 for one in found]) <= 0.15
+    assert np.mean([one.cka.mean > one.null_high for one in found]) > 0.9
+
+
 def test_rows_that_are_resampled_bring_the_bias_back():
     """Why the interval is not a bootstrap over rows: of unrelated rows it would not hold the truth, 0."""
     x, y = random_rows(128, 64, 0), random_rows(128, 64, 1)

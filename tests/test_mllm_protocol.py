@@ -222,6 +222,9 @@ def test_results_are_partial_until_they_are_finished(tmp_path: Path):
         read_manifest(tmp_path)
     with pytest.raises(RunError, match="is a file"):
         Results(tmp_path / "r" / "heads.parquet", "heads", {})
+    (tmp_path / "r" / "manifest.json").write_bytes(b"{}")
+    with pytest.raises(DamagedError, match=r"manifest.json.*Give another --output"):
+        Results(tmp_path / "r", "heads", {"model": "m"})
 
 
 def test_the_manifest_says_why_it_stopped(episodes: Path, tmp_path: Path, capsys, monkeypatch):

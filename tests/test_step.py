@@ -101,9 +101,10 @@ def test_runs_that_share_a_compiled_step_keep_their_own_bits(run_python):
     eager = [job.replace("compiled", "eager") for job in jobs]
     found, graphs = run_python(COMPILED, *jobs, *eager)
     assert graphs == 2
-    for job, like in zip(jobs, eager, strict=True):
+    for job in jobs[1:]:  # The first has had no other before it.
         alone, _ = run_python(COMPILED, job)
         assert found[job] == alone[job]
+    for job, like in zip(jobs, eager, strict=True):
         torch.testing.assert_close(torch.tensor(found[job]), torch.tensor(found[like]), rtol=1e-3, atol=1e-4)
     assert len({tuple(values[:3]) for values in found.values()}) >= 3
     assert found[jobs[0]][:3] != found[jobs[1]][:3] != found[jobs[2]][:3]

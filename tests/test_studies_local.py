@@ -123,6 +123,11 @@ def test_plan_lists_the_runs_in_order_and_writes_nothing(done, capsys):
     assert [(r["seed"], r["status"], r["step"], r["steps"]) for r in told] == [
         (0, "done", 4, 4), (1, "failed", -1, 4), (2, "new", -1, 4),
     ]  # fmt: skip
+    status, out, _ = run(capsys, "plan", done / "tiny.yaml", "--runs", done / "runs", "--seeds", "0", "2")
+    assert [line.split()[3] for line in out.splitlines()[1:3]] == ["done", "new"]
+    assert "2 runs: 1 done, 1 new" in out
+    _, out, _ = run(capsys, "status", done / "tiny.yaml", "--runs", done / "runs", "--seeds", "1")
+    assert out.splitlines()[0] == "tiny: 1 runs: 1 failed"
     assert run(capsys, "plan", done / "tiny.yaml", "--runs", done / "none")[0] == 0
     assert sorted(done.rglob("*")) == before
 

@@ -135,14 +135,17 @@ def run_align(arguments: list[str]) -> int:
         print_json([asdict(a) | told | {"above_null": a.above_null} for a, told in zip(found, intervals, strict=True)])
         return 0
     cells = [
-        [a.modality, f"{a.step:,}", f"{a.cka.mean:.4f} [{a.cka.low:.4f}, {a.cka.high:.4f}]", f"{a.null_high:.4f}",
-         f"{a.p_value:.3f}", f"{a.plain_cka:.3f} ({a.null_plain:.3f})", f"{a.distance:.3f} ({a.null_distance:.3f})",
+        [a.modality, f"{a.step:,}", f"{a.cka.mean:.4f} [{a.cka.low:.4f}, {a.cka.high:.4f}]",
+         f"{a.traded_high:.4f} ({a.null_high:.4f})", f"{a.p_value:.3f}", f"{a.plain_cka:.3f} ({a.null_plain:.3f})",
+         f"{a.distance:.3f} ({a.null_distance:.3f})",
          f"{a.retrieval} ({a.retrieval_chance:.3f})"]
         for a in found
     ]  # fmt: skip
-    columns = ["modality", "step", "CKA (debiased)", "95 % of shuffled", "p", "CKA (plain)", "L2", "retrieval"]
-    drawn = f"{found[0].cka.count} draws of {options.rows:,} pairs"
-    print_table(f"{run.path.name}, {drawn} [95 % interval over draws] (shuffled pairs, or chance)", columns, cells)
+    columns = ["modality", "step", "CKA (debiased)", "95 % of traded", "p", "CKA (plain)", "L2", "retrieval"]
+    drawn = f"{found[0].cka.count} draws of {options.rows:,} pairs [95 % interval over draws]"
+    what = "concepts" if run.config.sequence.pairing == "concept" else "labels"
+    title = f"{run.path.name}, {drawn}; traded: {what} trade partners as wholes (shuffled: pairs one by one, or chance)"
+    print_table(title, columns, cells)
     return 0
 
 

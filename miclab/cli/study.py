@@ -51,13 +51,17 @@ class _Common:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(_Common):
-    """Train what is missing of one study or several. Stopped or killed at any moment, it goes on where it was."""
-
+class _Several(_Common):
     file: Files
     """Study files."""
     seeds: tuple[int, ...] = ()
-    """Train these seeds of the profile alone; the tables keep what others have. Empty: all of them."""
+    """These seeds of the profile alone; the tables keep what others have. Empty: all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(_Several):
+    """Train what is missing of one study or several. Stopped or killed at any moment, it goes on where it was."""
+
     launcher: Literal["local", "ray", "slurm"] = "local"
     """Where to train."""
     workers: int = 0
@@ -75,11 +79,8 @@ class RunOptions(_Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StatusOptions(_Common):
+class StatusOptions(_Several):
     """What of one study or several is done, running, failed and left."""
-
-    file: Files
-    """Study files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +89,8 @@ class PlanOptions(_Common):
 
     file: StudyFile
     """A study file."""
+    seeds: tuple[int, ...] = ()
+    """List these seeds of the profile alone. Empty: all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +190,7 @@ def _run(arguments: list[str]) -> int:
     tables = [StudyTable(study, plan, root) for study in studies]
     # A table has the runs of all seeds, whichever are trained now.
     others = survey(plan, root) if options.seeds else {}
-    plan = _of_seeds(studies, plan, options)
+    plan = _of_seeds(studies, plan, options.seeds, root)
     launcher = _launcher(options, root)
     with Mirrors(options.mirror, tables, plan, root) as mirrors, Watch(plan, root) as watch:
         mirrored = -1
@@ -218,22 +221,22 @@ def _run(arguments: list[str]) -> int:
     return 0 if all(s.status == "done" for s in tally.states.values()) else 1
 
 
-def _of_seeds(studies: list[Study], plan: Plan, options: RunOptions) -> Plan:
+def _of_seeds(studies: list[Study], plan: Plan, seeds: tuple[int, ...], root: Path) -> Plan:
     """The part of a plan that is asked for."""
     from miclab.studies.mode import long_mode
     from miclab.studies.plan import Plan
 
-    if not options.seeds:
+    if not seeds:
         return plan
     chosen = []
     for study in studies:
-        if unknown := set(options.seeds) - set(study.seeds):
+        if unknown := set(seeds) - set(study.seeds):
             raise MiclabError(
                 f"--seeds {' '.join(map(str, sorted(unknown)))}: the profile {study.profile} of {study.file} has"
                 f" {', '.join(map(str, study.seeds))}."
             )
-        chosen.append(replace(study, seeds=tuple(seed for seed in study.seeds if seed in options.seeds)))
-    return Plan(chosen, lambda: long_mode(Path(options.runs)))
+        chosen.append(replace(study, seeds=tuple(seed for seed in study.seeds if seed in seeds)))
+    return Plan(chosen, lambda: long_mode(root))
 
 
 def _launcher(options: RunOptions, root: Path) -> Launcher:
@@ -266,8 +269,10 @@ def _status(arguments: list[str]) -> int:
     options = parse(StatusOptions, "study status", arguments)
     studies, plan = _planned(options.file, options)
     root = Path(options.runs)
+    kept = _kept(studies, plan, root)
+    plan = _of_seeds(studies, plan, options.seeds, root)
     states, running = state.survey(plan, root), state.held(root)
-    counts = _counts(plan, states, set(running), _kept(studies, plan, root))
+    counts = _counts(plan, states, set(running), kept)
     failures = _failures(plan, states)
     if options.json:
         held = {plan.runs[i].name: f"{o.host} {o.process}" for i, o in running.items() if i in plan.runs}
@@ -283,7 +288,9 @@ def _plan(arguments: list[str]) -> int:
     options = parse(PlanOptions, "study plan", arguments)
     studies, plan = _planned((options.file,), options)
     root = Path(options.runs)
-    states, kept = state.survey(plan, root), _kept(studies, plan, root)
+    kept = _kept(studies, plan, root)
+    plan = _of_seeds(studies, plan, options.seeds, root)
+    states = state.survey(plan, root)
     rows = [(run, states[identity]) for identity, run in plan.runs.items()]
     if options.json:
         print_json(
@@ -335,11 +342,9 @@ def _print_frame(frame, study: Study) -> None:
 
     shown = ["run", "seed", *study.axes, "status", "step", "icl", "swapped", "iwl", "train"]
     last = frame.filter(frame["last"]).select(shown)
+    scores = ("icl", "swapped", "iwl", "train")
     cells = [
-        [
-            v[:12] if n == "run" else "-" if v is None else f"{v:.3f}" if n in ("icl", "swapped", "iwl", "train") else v
-            for n, v in row.items()
-        ]
+        [v[:12] if n == "run" else "-" if v is None else f"{v:.3f}" if n in scores else v for n, v in row.items()]
         for row in last.iter_rows(named=True)
     ]
     print_table(f"{study.name} ({study.profile}): last row of every run", shown, cells)

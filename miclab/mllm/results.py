@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import platform
 from collections.abc import Collection, Mapping, Sequence
@@ -61,6 +60,7 @@ class Results:
 
     Raises:
         RunError: the folder holds whole results of something else, or is a file.
+        DamagedError: it holds results whose manifest is damaged.
     """
 
     def __init__(self, folder: Path, command: str, told: Mapping[str, Any], extends: Collection[str] = ()):
@@ -126,12 +126,15 @@ class Results:
 
 
 def _whole(folder: Path) -> dict[str, Any]:
-    """What was asked for of the whole results in a folder, with the command; empty where there are none."""
-    with contextlib.suppress(MiclabError):
-        found = read_manifest(folder)
-        if found["status"] == "complete":
-            return found["asked"] | {"command": found["command"]}
-    return {}
+    """What was asked for of the whole results in a folder, with the command; empty where there are none.
+
+    Raises:
+        DamagedError: the manifest is not what was written.
+    """
+    if not (folder / MANIFEST).is_file():
+        return {}
+    found = storage.read_sealed(folder / MANIFEST, "Give another --output, or delete the folder.")
+    return found["asked"] | {"command": found["command"]} if found["status"] == "complete" else {}
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
