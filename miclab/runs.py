@@ -102,8 +102,14 @@ def create(root: Path | str, config: RunConfig, world: Mapping[str, Tensor]) -> 
 
 
 def list_runs(root: Path | str) -> list[Path]:
-    """Directories of the runs under `root`, sorted by name."""
+    """Directories of the runs under `root`, sorted by name.
+
+    Raises:
+        RunError: `root` is a file.
+    """
     root = Path(root)
+    if root.is_file():
+        raise RunError(f"{root} is a file. --runs names a directory of runs.")
     return sorted(p.parent for p in root.glob("*/manifest.json") if not p.parent.name.startswith("."))
 
 

@@ -153,9 +153,10 @@ def train(run: Run, request: Request, on_progress: Callable[[Progress], None] | 
         run.rewind(step)
         reason = request.plateau(run.rows()) or ("all steps done" if step >= request.steps else "")
         if found is not None and reason:
-            if run.status != "finished":
+            # A run that was stopped on its way to more is not finished because less is asked for.
+            if run.status != "finished" and (step >= former.steps or request.plateau(run.rows())):
                 run.note("finished", reason)
-            return Outcome("finished", step, run.reason)
+            return Outcome("finished", step, reason)
         environment = numerics.environment(config)
         run.note("running", f"training from step {max(step, 0)}", request=asdict(request), environment=environment)
         if found is None:

@@ -400,6 +400,19 @@ def mistakes(laboratory: Laboratory, tmp_path: Path) -> dict[str, tuple[tuple[ob
         "demonstration into no directory": (
             ("demo", "--output", tmp_path / "no" / "x.html"), ["--output", "there is no directory", "mkdir -p"],
         ),
+        "report into a directory": (("report", name, *where, "--output", tmp_path), ["is a directory", "Name a file"]),
+        "report below a file": (
+            ("report", name, *where, "--output", laboratory.one / "x.html"), ["one.yaml is a file", "directory"],
+        ),
+        "report on nothing": (("report", *where), ["Name at least one RUN", "--study FILE"]),
+        "figures into a file": (("figure", "M1", "--output", laboratory.one), ["is a file", "Name a directory"]),
+        "runs in a file": (("runs", "--runs", laboratory.one), ["one.yaml is a file", "directory of runs"]),
+        "empty file": ((*train, _text(tmp_path / "empty.yaml", "")), ["empty.yaml", "a mapping of fields"]),
+        "empty study": (("study", "plan", _text(tmp_path / "none.yaml", "")), ["none.yaml", "not empty"]),
+        "unknown data": (("data", "check", "concets.words"), ["'concets.words' is no data set", "concepts.words"]),
+        "no data": (("data", "check", f"folder:{tmp_path / 'no'}"), ["there is no folder"]),
+        "data in a file": (("data", "check", f"folder:{laboratory.one}"), ["one.yaml is no folder"]),
+        "no step": (("evaluate", name, *where, "--step", "-7"), ["step = -7", "-1 for the last"]),
         "no checkpoint": (("evaluate", name, *where, "--step", "3"), ["step = 3", "[0, 1, 2, 4]"]),
         "beyond the slots": (
             ("evaluate", name, *where, "--context", "64"),
@@ -432,6 +445,26 @@ def test_every_mistake_has_status_two_and_one_message_that_says_what_is_allowed(
     assert runs.list_runs(tmp_path) == []
     assert not (tmp_path / "no").exists()
     assert runs.list_runs(laboratory.root / "runs") == sorted([laboratory.unimodal, laboratory.multimodal])
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("DefaultCPUAllocator: can't allocate memory: 360 bytes"), MemoryError()]
+)
+def test_too_little_memory_is_told(laboratory, monkeypatch, error):
+    """Fails if a context that fits no machine ends in a traceback, or any other error is taken for such a one."""
+
+    def fail(*arguments: object, **options: object):
+        raise error
+
+    monkeypatch.setattr("miclab.evaluate.evaluate", fail)
+    asked = ("evaluate", laboratory.unimodal)
+    status, output, errors = called(*asked)
+    assert (status, output) == (2, "")
+    assert "too little memory" in errors
+    assert "fewer sequences" in errors
+    error = RuntimeError("a defect")
+    with pytest.raises(RuntimeError, match="a defect"):
+        called(*asked)
 
 
 def test_a_run_that_is_being_trained_is_refused(laboratory):

@@ -223,6 +223,11 @@ def test_a_signal_ends_training_with_a_checkpoint_at_the_step_in_hand(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     run, outcome = train_config(CONFIG, REQUEST, tmp_path / "stopped", interrupt)
     assert (outcome.status, outcome.step, run.step, run.reason) == ("stopped", 7, 7, "stopped by SIGTERM")
+    # Asked for less than it has, it is left as it is: on its way to more.
+    less = train(run, replace(REQUEST, steps=5))
+    assert (less.status, less.step) == ("finished", 7)
+    left = runs.open_run(run.path)
+    assert (left.status, left.request["steps"]) == ("stopped", REQUEST.steps)
     assert signal.getsignal(signal.SIGTERM) == before
     train(run, REQUEST)
     reference, _ = train_config(CONFIG, REQUEST, tmp_path / "reference")

@@ -49,7 +49,8 @@ def usage() -> str:
         "",
         "`miclab COMMAND --help` shows the options of a command with their defaults.",
         "A RUN is a path, a directory's name under --runs, or the start of a hash.",
-        "exit status: 0 done; 1 a run diverged or was stopped; 2 the command could not be carried out.",
+        "exit status: 0 done; 1 a run diverged or was stopped, or files are damaged or data not good; 2 the command",
+        "could not be carried out.",
     ]
     return "\n".join(lines)
 
@@ -75,6 +76,14 @@ def main(arguments: list[str] | None = None) -> int:
         return int(getattr(module, f"run_{name}")(rest) or 0)
     except MiclabError as error:
         print(f"miclab: {error}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        # PyTorch has no exception of its own for a machine's memory.
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise
+        why = str(error).partition("\n")[0] or "no more can be had"
+        advice = "Ask for less at once: a shorter context, fewer sequences or a smaller batch"
+        print(f"miclab: there is too little memory ({why}). {advice}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("miclab: interrupted", file=sys.stderr)

@@ -87,8 +87,8 @@ def run_evaluate(arguments: list[str]) -> int:
         print_json(content)
         return 0
     title = f"{at_steps(content['runs'], content['steps'])}, {found[0].context} context examples [95 % interval]"
-    columns = ["split", "accuracy", "answers in context", "nearest exemplar", "nearest prototype",
-               "random context label", "chance"]  # fmt: skip
+    oracles = next(iter(found[0].scores.values())).oracles
+    columns = ["split", "accuracy", "answers in context", *(name.replace("_", " ") for name in oracles)]
     print_table(title, columns, cells)
     return 0
 

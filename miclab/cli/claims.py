@@ -12,8 +12,8 @@ from typing import Literal
 from miclab import profiles
 from miclab.claims.evidence import Evidence
 from miclab.claims.ledger import Line, chosen, judged, studies_to_run
-from miclab.cli.options import Claims, Directory, output_file
-from miclab.cli.terminal import parse, print_json, print_table
+from miclab.cli.options import Claims, Directory, output_folder
+from miclab.cli.terminal import bar, parse, print_json, print_table
 from miclab.errors import MiclabError
 from miclab.intervals import Interval
 
@@ -211,14 +211,16 @@ def run_figure(arguments: list[str]) -> int:
     from miclab.claims.figures import NoRowsError, draw
 
     evidence, entries = Evidence(options.studies, options.profile), chosen(options.ids)
-    folder = output_file(options.output)
+    folder = output_folder(options.output)
     written: list[str] = []
     lacking: list[str] = []
-    for entry in entries:
-        try:
-            written += [str(path) for path in draw(evidence, entry, folder)]
-        except NoRowsError:
-            lacking.append(entry.id)
+    with bar("figure", len(entries)) as tell:
+        for done, entry in enumerate(entries, 1):
+            try:
+                written += [str(path) for path in draw(evidence, entry, folder)]
+            except NoRowsError:
+                lacking.append(entry.id)
+            tell(done, entry.id)
     if lacking:
         told = f"no rows yet for {', '.join(lacking)}; `miclab reproduce {' '.join(lacking)}` makes them"
         if not written:

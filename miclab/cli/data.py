@@ -12,7 +12,7 @@ import tyro
 
 from miclab.cli.options import output_file
 from miclab.cli.terminal import bar, parse, print_json, print_table
-from miclab.data.catalogue import READERS, load
+from miclab.data.catalogue import READERS, is_there, load
 from miclab.data.check import check
 from miclab.data.dataset import DataSet
 from miclab.data.folders import Progress
@@ -163,6 +163,9 @@ def _check(arguments: list[str]) -> int:
         try:
             report = check(name, lambda name=name: _load(name))
         except MiclabError as error:
+            # What cannot be found cannot be judged.
+            if not is_there(name):
+                raise
             report = {"name": name, "faults": [str(error)], "notes": []}
         reports.append(report)
     faults = sum(len(report["faults"]) for report in reports)

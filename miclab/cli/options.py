@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from miclab.errors import MiclabError, RunError
+from miclab.errors import ConfigError, MiclabError, RunError
 from miclab.request import SplitSizes
 from miclab.runs import Run, find
 
@@ -37,8 +37,14 @@ class CheckpointOptions:
 
     @property
     def checkpoint(self) -> int | None:
-        """The checkpoint's step; None: the last good one."""
-        return None if self.step < 0 else self.step
+        """The checkpoint's step; None: the last good one.
+
+        Raises:
+            ConfigError: it is below -1.
+        """
+        if self.step < -1:
+            raise ConfigError("step", self.step, "the step of a checkpoint, or -1 for the last good one")
+        return None if self.step == -1 else self.step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +74,34 @@ def output_file(path: str, option: str = "output") -> Path:
     """The file that an option names, checked before anything is computed for it.
 
     Raises:
-        MiclabError: its directory is not there.
+        MiclabError: its directory is not there, or it is a directory itself.
     """
-    file = Path(path)
-    if not file.parent.is_dir():
-        told = f"--{option} {path}: there is no directory {file.parent}."
-        raise MiclabError(f"{told} Make it (`mkdir -p {file.parent}`), or name a file elsewhere.")
+    file = _beside(path, option)
+    if file.is_dir():
+        raise MiclabError(f"--{option} {path}: this is a directory. Name a file, for example {file / 'NAME'}.")
     return file
+
+
+def output_folder(path: str, option: str = "output") -> Path:
+    """The directory that an option names, checked before anything is computed for it; it may still have to be made.
+
+    Raises:
+        MiclabError: the directory around it is not there, or it is a file.
+    """
+    folder = _beside(path, option)
+    if folder.exists() and not folder.is_dir():
+        raise MiclabError(f"--{option} {path}: this is a file. Name a directory.")
+    return folder
+
+
+def _beside(path: str, option: str) -> Path:
+    found = Path(path)
+    if found.parent.exists() and not found.parent.is_dir():
+        raise MiclabError(f"--{option} {path}: {found.parent} is a file. Name a directory that is there.")
+    if not found.parent.is_dir():
+        told = f"--{option} {path}: there is no directory {found.parent}."
+        raise MiclabError(f"{told} Make it (`mkdir -p {found.parent}`), or give another --{option}.")
+    return found
 
 
 def find_runs(references: Iterable[str], root: str) -> list[Run]:

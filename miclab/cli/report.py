@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from miclab.cli.options import RunNames, output_file
+from miclab.cli.options import RunNames, find_runs, output_file
 from miclab.cli.terminal import bar, parse, warn
 from miclab.errors import MiclabError
 from miclab.profiles import Profile
-from miclab.runs import find, list_runs
+from miclab.runs import list_runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,9 @@ def run_report(arguments: list[str]) -> int:
         return _report_study(options, output, command)
     from miclab.report import write_report
 
-    runs = [find(reference, options.runs) for reference in options.run]
+    if not options.run:
+        raise MiclabError("Name at least one RUN (`miclab runs` lists them), or a study with --study FILE.")
+    runs = find_runs(options.run, options.runs)
     path = write_report(runs, output, command=command)
     for run in runs:
         warn(run)

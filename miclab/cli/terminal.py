@@ -33,7 +33,9 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table on standard output."""
+    """A table on standard output; every row has a cell for each column."""
+    if wrong := [row for row in rows if len(row) != len(columns)]:
+        raise ValueError(f"{len(columns)} columns, but {len(wrong[0])} cells: {wrong[0]}")
     from rich.console import Console
     from rich.table import Table
 

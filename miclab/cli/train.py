@@ -76,12 +76,12 @@ def _from_yaml(path: str, config: RunConfig, request: Request) -> tuple[RunConfi
     import yaml
 
     try:
-        data = yaml.safe_load(Path(path).read_text()) or {}
+        data = yaml.safe_load(Path(path).read_text())
     except OSError as error:
         raise ConfigError("config", path, f"a YAML file that can be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError("config", path, f"a YAML file in UTF-8 without syntax errors ({error})") from error
-    if not isinstance(data, dict):
+    if not isinstance(data, dict) or not data:
         raise ConfigError("config", path, "a YAML file that holds a mapping of fields to values")
     asked = data.pop("request", {})
     return from_mapping(RunConfig, data, "", config), from_mapping(Request, asked, "request", request)

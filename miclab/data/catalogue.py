@@ -20,6 +20,15 @@ READERS = {
 """Readers of data that is not shipped; they take a name, a path, a side in pixels or None, and progress."""
 
 
+def is_there(name: str) -> bool:
+    """Whether a name is that of a shipped data set, or of a reader with a folder that is there."""
+    kind, _, rest = name.partition(":")
+    if kind in READERS:
+        path = re.sub(r"@[1-9][0-9]{0,3}$", "", rest)
+        return bool(path) and Path(path).expanduser().is_dir()
+    return name.removeprefix(SMALL) in SHIPPED
+
+
 def load(name: str, *, progress: Progress = silent) -> DataSet:
     """A data set by its name:
 

@@ -35,7 +35,8 @@ def _pictures(folder: Path) -> list[Path]:
 def require_folder(name: str, path: Path, how: str) -> None:
     """Raises DataError, with the way to get the data, if there is no folder at `path`."""
     if not path.is_dir():
-        raise DataError(f"{name}: there is no folder {path}. {how}")
+        told = f"{path} is no folder" if path.exists() else f"there is no folder {path}"
+        raise DataError(f"{name}: {told}. {how}")
 
 
 def read_picture(path: Path, grey: bool, size: int | None) -> np.ndarray:

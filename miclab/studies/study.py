@@ -186,6 +186,8 @@ def load_study(file: Path | str, profile: str) -> Study:
         raise ConfigError("study", str(file), f"a YAML file that can be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError("study", str(file), f"a YAML file in UTF-8 without syntax errors ({error})") from error
+    if not data:
+        raise ConfigError("study", str(file), "a YAML file that is not empty (docs/studies.md has the format)")
     try:
         return _study(data, file, profile)
     except ConfigError as error:
