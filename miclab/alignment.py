@@ -7,7 +7,7 @@ number of rows is fixed and stated, since plain linear CKA of n random rows in d
 
 There are two nulls. Pairs shuffled one by one are unrelated rows, but rows of one class are not independent: with few
 classes the true spread is wider. So what is tested is which class belongs to which: labels (concepts) trade partners as
-wholes.
+wholes, and a blend's prototype is made anew of those of the concepts that its two stand for now.
 
 Intervals come from independent draws of pairs, never from resampled rows: a resample holds some rows twice, the
 similarity of a row to its own copy is no longer on the diagonal that the debiased estimator leaves out, and the bias
@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from miclab.blends import BlendedSource
 from miclab.bridge import project, secondary_modalities
 from miclab.config import RunConfig
 from miclab.decoder import Parameters
@@ -82,7 +83,14 @@ def debiased_cka(x: Float[Tensor, "row a"], y: Float[Tensor, "row b"]) -> float:
     return float(_unbiased_hsic(k, m) / (_unbiased_hsic(k, k) * _unbiased_hsic(m, m)).clamp(min=1e-300).sqrt())
 
 
-Partner = Callable[[Int[Tensor, " row"], torch.Generator], Float[Tensor, "row width"]]
+LEAST_TRADERS = 5
+"""Labels (concepts) that a test needs at least: of the orders of 4 every 24th is the true one."""
+
+
+def _trade(numbers: Int[Tensor, "*shape"], generator: torch.Generator) -> Int[Tensor, "*shape"]:
+    """Every number becomes another of them, wherever it stands."""
+    distinct, place = numbers.unique(return_inverse=True)
+    return distinct[torch.randperm(len(distinct), generator=generator)][place]
 
 
 class _Draw:
@@ -90,9 +98,9 @@ class _Draw:
 
     Arguments:
         features: projected items of the secondary modality.
-        shared: what the two of a pair share: the number of a label, or of a concept.
-        partner: draws a host prototype for each of such numbers.
-        prototypes: what it drew for `shared`.
+        prototypes: the host's, of the same label or concept.
+        traded: draws such prototypes after labels (concepts) have traded their partners.
+        traders: how many of these there are.
         retrieved: 1 where the host's prototype nearest to the item is of the right label (concept).
         chance: of a prototype drawn blindly to be so.
     """
@@ -100,14 +108,14 @@ class _Draw:
     def __init__(
         self,
         features: Float[Tensor, "row width"],
-        shared: Int[Tensor, " row"],
-        partner: Partner,
         prototypes: Float[Tensor, "row width"],
+        traded: Callable[[torch.Generator], Float[Tensor, "row width"]],
+        traders: int,
         retrieved: Float[Tensor, " row"],
         chance: Float[Tensor, " row"],
     ):
         self.features, self.prototypes = features, prototypes
-        self.shared, self.partner = shared, partner
+        self._traded, self.traders = traded, traders
         self.retrieved, self.chance = float(retrieved.mean()), float(chance.mean())
         self.k, self.m = _Gram(features), _Gram(self.prototypes)
         # A shuffle changes neither norm, so only the shared term is computed again.
@@ -123,9 +131,7 @@ class _Draw:
 
     def traded(self, generator: torch.Generator) -> float:
         """Debiased CKA after labels (concepts) have traded their partners, as wholes."""
-        numbers, place = self.shared.unique(return_inverse=True)
-        other = numbers[torch.randperm(len(numbers), generator=generator)][place]
-        return debiased_cka(self.features, self.partner(other, generator))
+        return debiased_cka(self.features, self._traded(generator))
 
 
 def aligned_modalities(config: RunConfig) -> tuple[str, ...]:
@@ -142,28 +148,36 @@ def _draw(
     common = min(len(mine.label_mass), len(host.label_mass))
     prototypes = world.sources[config.host_name].prototypes
     candidates = (host.label_of < common).nonzero()[:, 0]
-    concept = config.sequence.pairing == "concept"
+    if config.sequence.pairing == "concept":
+        leading = world.tables[config.leader].draw((rows,), generator)
+        of_host = world.partners.get(config.host_name, torch.arange(len(world.tables[config.leader].label_of)))
+        classes, partners = (
+            world.partners[modality][leading] if modality in world.partners else leading,
+            of_host[leading],
+        )
+        answers, right = candidates, partners
+        source = world.sources[config.leader]
+        blends = source if isinstance(source, BlendedSource) else None
+        shared = blends.parents[leading] if blends else leading
 
-    def of(name: str, leading: Tensor) -> Tensor:
-        return world.partners[name][leading] if name in world.partners else leading
-
-    def partner(shared: Tensor, generator: torch.Generator) -> Tensor:
-        found = of(config.host_name, shared) if concept else host.draw_with_label(shared, generator)
-        return prototypes[found]
-
-    if concept:
-        shared = world.tables[config.leader].draw((rows,), generator)
-        classes, answers, right = of(modality, shared), candidates, of(config.host_name, shared)
+        def traded(generator: torch.Generator) -> Tensor:
+            found = prototypes[of_host[_trade(shared, generator)]]
+            return blends.blend(leading, *found.unbind(1)) if blends else found
     else:
         shared = torch.multinomial(mine.label_mass[:common], rows, replacement=True, generator=generator)
-        classes, answers, right = mine.draw_with_label(shared, generator), host.label_of[candidates], shared
-    partners = partner(shared, generator)
+        classes = mine.draw_with_label(shared, generator)
+        partners = host.draw_with_label(shared, generator)
+        answers, right = host.label_of[candidates], shared
+
+        def traded(generator: torch.Generator) -> Tensor:
+            return prototypes[host.draw_with_label(_trade(shared, generator), generator)]
+
     items = world.sources[modality].draw(classes, generator)
     features = project(config, parameters, modality, items)
     nearest = torch.cdist(features, prototypes[candidates]).argmin(1)
     counts = torch.bincount(answers, minlength=int(right.max()) + 1)
     retrieved, chance = (answers[nearest] == right).float(), counts[right] / len(candidates)
-    return _Draw(features, shared, partner, partners, retrieved, chance)
+    return _Draw(features, prototypes[partners], traded, len(shared.unique()), retrieved, chance)
 
 
 @dataclass(frozen=True)
@@ -189,6 +203,7 @@ class Alignment:
         retrieval: share of projected items whose nearest prototype of the host has their label (is their concept), the
             mean over draws, with its interval over draws.
         retrieval_chance: the same for a prototype drawn blindly.
+        traders: how many labels (concepts) trade, at least.
         step: the checkpoint's step.
     """
 
@@ -204,12 +219,14 @@ class Alignment:
     null_plain: float
     retrieval: Interval
     retrieval_chance: float
+    traders: int
     step: int = -1
 
     @property
-    def above_null(self) -> bool:
-        """Whether the alignment exceeds what labels (concepts) with traded partners give, at 5 %."""
-        return self.cka.mean > self.traded_high
+    def above_null(self) -> bool | None:
+        """Whether the alignment exceeds what labels (concepts) with traded partners give, at 5 %; None where they are
+        fewer than `LEAST_TRADERS`, too few to say."""
+        return self.cka.mean > self.traded_high if self.traders >= LEAST_TRADERS else None
 
 
 @torch.no_grad()
@@ -255,6 +272,7 @@ def alignment(
         float(np.mean([_shuffled_plain_cka(draw, generator) for draw in made])),
         replace(clustered_interval([np.array([[draw.retrieved] for draw in made])]), unit="draw"),
         float(np.mean([draw.chance for draw in made])),
+        min(draw.traders for draw in made),
     )
 
 

@@ -68,9 +68,15 @@ class BlendedSource(ExemplarSource):
     def prototypes(self) -> Float[Tensor, "classes dimension"]:
         """Mean item of each class, of a blend the blend of both means."""
         own = self.unblended().prototypes
-        return self._blended(torch.arange(len(self.parents)), own[self.parents[:, 0]], own[self.parents[:, 1]])
+        return self.blend(torch.arange(len(self.parents)), own[self.parents[:, 0]], own[self.parents[:, 1]])
 
-    def _blended(self, classes: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    def blend(
+        self,
+        classes: Int[Tensor, "*shape"],
+        one: Float[Tensor, "*shape dimension"],
+        other: Float[Tensor, "*shape dimension"],
+    ) -> Float[Tensor, "*shape dimension"]:
+        """Items of `classes` from one of each parent: of the data's own classes `one` as it is."""
         pure = (classes < len(self.classes))[..., None]
         return torch.where(pure, one, (one + other) / math.sqrt(2))
 
@@ -79,12 +85,12 @@ class BlendedSource(ExemplarSource):
     ) -> Float[Tensor, "batch exemplar dimension"]:
         """An item for every place of sequences, without noise."""
         one, other = (super(BlendedSource, self).centres(p, generator) for p in self.parents[classes].unbind(-1))
-        return self._blended(classes, one, other)
+        return self.blend(classes, one, other)
 
     def draw(self, classes: Int[Tensor, "*shape"], generator: torch.Generator) -> Float[Tensor, "*shape dimension"]:
         """An item of the context's part for each entry of `classes`, with noise."""
         one, other = (self.exemplars.vectors(self.shown.draw(p, generator)) for p in self.parents[classes].unbind(-1))
-        items = self._blended(classes, one, other)
+        items = self.blend(classes, one, other)
         if not self.noise:
             return items
         bits = draw_bits(tuple(classes.shape), items.shape[-1], generator)

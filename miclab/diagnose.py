@@ -74,7 +74,7 @@ def copies_any_label(run: Run, found: Evaluation) -> Sign:
 
 
 def alignment_gap(run: Run, found: Evaluation) -> Sign:
-    """Unimodal ICL strong, multimodal weak, and projected items no nearer to the host's than shuffled ones."""
+    """Unimodal ICL strong, multimodal weak, and projected items no better aligned with the host's than by chance."""
     name = "alignment gap"
     advice = "Train stage 2 longer, enlarge the projector (bridge.projector), or put an encoder before it."
     if not run.config.parent.run:
@@ -90,6 +90,9 @@ def alignment_gap(run: Run, found: Evaluation) -> Sign:
             name, None, "not judged: in a joint-label task no class has the label of another modality's", advice
         )
     gaps = align(run, step=found.step)
+    if few := [a for a in gaps if a.above_null is None]:
+        told = f"not judged: {few[0].traders} labels of {few[0].modality} are too few to tell alignment from chance"
+        return Sign(name, None, told, advice)
     told = "; ".join(
         f"CKA of {a.modality} {a.cka} against {a.traded_high:.3f} by chance ({a.rows} rows, {a.cka.count} draws)"
         for a in gaps

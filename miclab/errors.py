@@ -45,6 +45,14 @@ class DamagedError(RunError):
         super().__init__(f"{path} is damaged or missing: it is not the file whose SHA-256 was recorded. {remedy}")
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a machine's or a GPU's memory was exhausted. The CPU's allocator of PyTorch has no type of its own."""
+    told = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("allocate" in told or "out of memory" in told)
+    )
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`known` as text for an error message, led by the entry that `name` was probably meant to be."""
     names = sorted(str(k) for k in known)

@@ -107,10 +107,20 @@ def list_runs(root: Path | str) -> list[Path]:
     Raises:
         RunError: `root` is a file.
     """
+    found = root_directory(root).glob("*/manifest.json")
+    return sorted(p.parent for p in found if not p.parent.name.startswith("."))
+
+
+def root_directory(root: Path | str) -> Path:
+    """A directory of runs, which may still have to be made.
+
+    Raises:
+        RunError: it is a file.
+    """
     root = Path(root)
     if root.is_file():
         raise RunError(f"{root} is a file. --runs names a directory of runs.")
-    return sorted(p.parent for p in root.glob("*/manifest.json") if not p.parent.name.startswith("."))
+    return root
 
 
 def find(reference: str, root: Path | str = "runs") -> Run:

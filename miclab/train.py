@@ -126,8 +126,9 @@ def _check_same_bits(run: Run) -> None:
 def train(run: Run, request: Request, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
     """Trains a run until `request.steps`, from its last good checkpoint.
 
-    A run that already has so many steps is left as it is. The same run killed and resumed, at whatever instant, ends
-    with the same bits in weights and rows.
+    A run that already has so many steps is left as it is, also one that was stopped on its way to more: the outcome, of
+    what is asked here, is `finished`, the run is still `stopped`. The same run killed and resumed, at whatever instant,
+    ends with the same bits in weights and rows.
 
     Arguments:
         on_progress: called after every step.
@@ -151,10 +152,11 @@ def train(run: Run, request: Request, on_progress: Callable[[Progress], None] | 
         found = run.resume_state(kept.__contains__)
         step = -1 if found is None else found[0]
         run.rewind(step)
-        reason = request.plateau(run.rows()) or ("all steps done" if step >= request.steps else "")
-        if found is not None and reason:
+        plateau = request.plateau(run.rows())
+        if found is not None and (plateau or step >= request.steps):
+            reason = plateau or "all steps done"
             # A run that was stopped on its way to more is not finished because less is asked for.
-            if run.status != "finished" and (step >= former.steps or request.plateau(run.rows())):
+            if run.status != "finished" and (plateau or step >= former.steps):
                 run.note("finished", reason)
             return Outcome("finished", step, reason)
         environment = numerics.environment(config)

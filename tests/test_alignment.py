@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_config
+from tiny import tiny_config, tiny_mapping
 
+from miclab import schema
 from miclab.alignment import (
     ROW_SHUFFLES,
     ROWS,
@@ -20,10 +21,13 @@ from miclab.alignment import (
     plain_cka,
 )
 from miclab.bridge import DEPTH
+from miclab.config import RunConfig
 from miclab.decoder import Decoder
 from miclab.errors import RunError
 from miclab.evaluate import metric_row
+from miclab.exemplars import Exemplars
 from miclab.request import Request, SplitSizes
+from miclab.sources import resolved
 from miclab.train import train_config
 from miclab.world import draw_world
 
@@ -73,7 +77,7 @@ def test_plain_cka_of_random_rows_is_its_bias_and_debiased_cka_has_none(rows):
 
 
 def test_alignment_is_above_its_null_only_where_projected_items_are_aligned():
-    """Fails if pairs do not share a label, or the null is not made of shuffled pairs: here every class of a label
+    """Fails if pairs do not share a label, or labels do not trade partners in the null: here every class of a label
     stands at that label's own point, in either modality, or (after scrambling m2) at a random one."""
     modalities = {
         "m1": {"classes": 64, "dimension": 16, "labels": 8, "noise": 0.0},
@@ -153,6 +157,39 @@ def test_few_unrelated_labels_are_not_taken_for_aligned():
     assert np.mean([one.above_null for one in found]) <= 0.15
     assert np.mean([one.p_value <= 0.05 for one in found]) <= 0.15
     assert np.mean([one.cka.mean > one.null_high for one in found]) > 0.9
+
+
+@pytest.mark.parametrize("blends", [0, 200])
+def test_concepts_are_aligned_only_where_the_same_one_lies_in_the_same_place(blends):
+    """Fails if blends, which share their parents, trade as if each were a concept of its own: unrelated ones then seem
+    aligned."""
+    words = {"source": "small:concepts.words", "labels": 4, "noise": 0.0, "blends": blends}
+    modalities = {"m1": {**words, "classes": 32}, "m2": {**words, "classes": 24, "blends": blends}}
+    sequence = {"context": 4, "burstiness": 2, "pairing": "concept", "leader": "m2"}
+    if blends:
+        modalities["m2"]["classes"] = 32
+    found = {"same": [], "unrelated": []}
+    for seed in range(8):
+        plain = tiny_mapping(2, modalities=modalities, sequence=sequence, bridge={"projector": "linear"}, seed=seed)
+        config = resolved(schema.from_mapping(RunConfig, plain))
+        world, width = draw_world(config), config.item_width
+        parameters = Decoder(config).initial_parameters(seed) | {"bridge.m2.0": torch.eye(width)}
+        mine = world.sources["m2"]
+        other = Exemplars(mine.exemplars.data, random_rows(len(mine.exemplars.data.items), width, seed))
+        unrelated = replace(world, sources={**world.sources, "m2": replace(mine, exemplars=other)})
+        for name, here in (("same", world), ("unrelated", unrelated)):
+            found[name].append(alignment(config, here, parameters, "m2", rows=200, shuffles=40, draws=2))
+    assert {one.p_value for one in found["same"]} == {1 / 41}
+    assert all(one.above_null for one in found["same"])
+    assert sum(one.above_null or False for one in found["unrelated"]) <= 2
+    assert np.mean([one.cka.mean > one.null_high for one in found["unrelated"]]) > 0.8
+
+
+def test_two_labels_are_too_few_to_tell():
+    """Fails if labels of which half the orders are the true one give a verdict: their null holds what it should not."""
+    config = tiny_config(2, modalities={n: {"classes": 16, "dimension": 8, "labels": 2} for n in ("m1", "m2")})
+    found = alignment(config, draw_world(config), Decoder(config).initial_parameters(0), "m2", rows=64, shuffles=5)
+    assert (found.traders, found.above_null) == (2, None)
 
 
 def test_rows_that_are_resampled_bring_the_bias_back():

@@ -56,8 +56,8 @@ def test_every_claim_has_a_figure_without_a_date(directory, tmp_path, claim):
     assert b"<dc:date>" not in drawing.read_bytes()
 
 
-# One of each kind of panel: heatmap, curves, bars, points of runs.
-@pytest.mark.parametrize("claim", ["U1", "U2", "M7", "D5"])
+# One of each kind of panel: heatmap, curves, bars, points of runs, bands over training.
+@pytest.mark.parametrize("claim", ["U1", "U2", "M7", "D5", "J1"])
 def test_a_figure_is_the_same_bytes_each_time(directory, tmp_path, claim):
     first, again = (draw(Evidence(directory, "quick"), LEDGER[claim], tmp_path / name) for name in "ab")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]

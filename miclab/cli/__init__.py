@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from miclab.errors import MiclabError
+from miclab.errors import MiclabError, is_out_of_memory
 
 COMMANDS = {
     "demo": (
@@ -49,8 +49,8 @@ def usage() -> str:
         "",
         "`miclab COMMAND --help` shows the options of a command with their defaults.",
         "A RUN is a path, a directory's name under --runs, or the start of a hash.",
-        "exit status: 0 done; 1 a run diverged or was stopped, or files are damaged or data not good; 2 the command",
-        "could not be carried out.",
+        "exit status: 0 done; 1 a run diverged, failed or was stopped, or a check found damage; 2 the command could",
+        "not be carried out.",
     ]
     return "\n".join(lines)
 
@@ -78,11 +78,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"miclab: {error}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
-        # PyTorch has no exception of its own for a machine's memory.
-        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         why = str(error).partition("\n")[0] or "no more can be had"
-        advice = "Ask for less at once: a shorter context, fewer sequences or a smaller batch"
+        advice = "Ask for less at once: a shorter context, fewer sequences or rows, or a smaller batch"
         print(f"miclab: there is too little memory ({why}). {advice}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

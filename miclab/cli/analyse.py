@@ -32,7 +32,7 @@ class CircuitsOptions(Seeds):
 @dataclass(frozen=True, kw_only=True)
 class AlignOptions(CheckpointOptions):
     """Alignment of projected items with the host's prototypes of the same label: debiased CKA, the mean over
-    independent draws of pairs with its interval, beside shuffled pairs."""
+    independent draws of pairs with its interval, beside what labels (or concepts) that trade partners give."""
 
     run: RunName
     """Path, name, or start of a name or hash, of a run with two modalities or more."""

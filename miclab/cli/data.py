@@ -159,13 +159,14 @@ def _show(arguments: list[str]) -> int:
 def _check(arguments: list[str]) -> int:
     options = parse(CheckOptions, "data check", arguments)
     reports = []
+    # What cannot be found cannot be judged: told before anything is read.
+    for name in options.names:
+        if not is_there(name):
+            load(name)
     for name in options.names or SHIPPED:
         try:
             report = check(name, lambda name=name: _load(name))
         except MiclabError as error:
-            # What cannot be found cannot be judged.
-            if not is_there(name):
-                raise
             report = {"name": name, "faults": [str(error)], "notes": []}
         reports.append(report)
     faults = sum(len(report["faults"]) for report in reports)

@@ -13,6 +13,7 @@ from miclab.cli.options import Directory, File, output_file
 from miclab.cli.terminal import parse, print_json
 from miclab.errors import MiclabError, nearest
 from miclab.profiles import Profile
+from miclab.runs import root_directory
 
 Files = Annotated[
     tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE ...", help_behavior_hint="(one or more)")
@@ -51,17 +52,18 @@ class _Common:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Several(_Common):
-    file: Files
-    """Study files."""
+class _Seeded(_Common):
     seeds: tuple[int, ...] = ()
-    """These seeds of the profile alone; the tables keep what others have. Empty: all of them."""
+    """Of the profile's seeds these alone. Empty: all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(_Several):
-    """Train what is missing of one study or several. Stopped or killed at any moment, it goes on where it was."""
+class RunOptions(_Seeded):
+    """Train what is missing of one study or several. Stopped or killed at any moment, it goes on where it was; tables
+    keep the rows of other seeds than --seeds."""
 
+    file: Files
+    """Study files."""
     launcher: Literal["local", "ray", "slurm"] = "local"
     """Where to train."""
     workers: int = 0
@@ -79,18 +81,19 @@ class RunOptions(_Several):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StatusOptions(_Several):
+class StatusOptions(_Seeded):
     """What of one study or several is done, running, failed and left."""
+
+    file: Files
+    """Study files."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(_Common):
+class PlanOptions(_Seeded):
     """List the runs of a study in their order, and how far each is. No run is started."""
 
     file: StudyFile
     """A study file."""
-    seeds: tuple[int, ...] = ()
-    """List these seeds of the profile alone. Empty: all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +126,9 @@ def _planned(files: tuple[str, ...], options: _Common) -> tuple[list[Study], Pla
 
     if not files:
         raise MiclabError("Name at least one study file.")
+    root = root_directory(options.runs)
     studies = [load_study(file, options.profile) for file in files]
-    return studies, Plan(studies, lambda: long_mode(Path(options.runs)))
+    return studies, Plan(studies, lambda: long_mode(root))
 
 
 def _kept(studies: list[Study], plan: Plan, root: Path) -> frozenset[str]:

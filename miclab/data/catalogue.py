@@ -20,13 +20,33 @@ READERS = {
 """Readers of data that is not shipped; they take a name, a path, a side in pixels or None, and progress."""
 
 
-def is_there(name: str) -> bool:
-    """Whether a name is that of a shipped data set, or of a reader with a folder that is there."""
+def _parts(name: str) -> tuple[str, Path | None, int | None]:
+    """Reader, folder and side in pixels that a name says; for what is shipped no reader and no folder.
+
+    Raises:
+        DataError: there is no such data set.
+    """
     kind, _, rest = name.partition(":")
     if kind in READERS:
-        path = re.sub(r"@[1-9][0-9]{0,3}$", "", rest)
-        return bool(path) and Path(path).expanduser().is_dir()
-    return name.removeprefix(SMALL) in SHIPPED
+        resized = re.fullmatch(r"(.*)@([1-9][0-9]{0,3})", rest)
+        path, side = resized.groups() if resized else (rest, None)
+        if not path:
+            raise DataError(f"{name!r} names no folder: write {kind}:PATH.")
+        return kind, Path(path).expanduser(), int(side) if side else None
+    known = [*SHIPPED, *(f"{reader}:PATH" for reader in READERS)]
+    if name.removeprefix(SMALL) not in SHIPPED:
+        raise DataError(f"{name!r} is no data set: {nearest(name, known)}.")
+    return "", None, None
+
+
+def is_there(name: str) -> bool:
+    """Whether there is anything to read under a name.
+
+    Raises:
+        DataError: there is no such data set.
+    """
+    _, path, _ = _parts(name)
+    return path is None or path.is_dir()
 
 
 def load(name: str, *, progress: Progress = silent) -> DataSet:
@@ -41,14 +61,5 @@ def load(name: str, *, progress: Progress = silent) -> DataSet:
         DataError: there is no such data set, or what lies at PATH cannot be used; nothing is half loaded.
         DamagedError: a shipped file is not the one that was made.
     """
-    kind, _, rest = name.partition(":")
-    if kind in READERS:
-        resized = re.fullmatch(r"(.*)@([1-9][0-9]{0,3})", rest)
-        path, side = resized.groups() if resized else (rest, None)
-        if not path:
-            raise DataError(f"{name!r} names no folder: write {kind}:PATH.")
-        return READERS[kind](name, Path(path).expanduser(), int(side) if side else None, progress)
-    known = [*SHIPPED, *(f"{reader}:PATH" for reader in READERS)]
-    if name.removeprefix(SMALL) not in SHIPPED:
-        raise DataError(f"{name!r} is no data set: {nearest(name, known)}.")
-    return load_shipped(name)
+    reader, path, side = _parts(name)
+    return load_shipped(name) if path is None else READERS[reader](name, path, side, progress)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from miclab.errors import MiclabError
+from miclab.errors import MiclabError, is_out_of_memory
 
 INSTALL = "Install it with: pip install 'miclab[mllm]'"
 LOWER = (
@@ -67,11 +67,8 @@ def memory_guard(doing: str) -> Iterator[None]:
 
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        told = _asked(str(error))
-    except RuntimeError as error:
-        # The CPU's allocator raises no type of its own.
-        if "allocate" not in str(error) and "out of memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         told = _asked(str(error))
     else:

@@ -59,7 +59,7 @@ class Results:
         extends: names of what may be asked otherwise of results that are whole.
 
     Raises:
-        RunError: the folder holds whole results of something else, or is a file.
+        RunError: the folder holds whole results of something else, or what is not of `miclab mllm`, or is a file.
         DamagedError: it holds results whose manifest is damaged.
     """
 
@@ -130,10 +130,14 @@ def _whole(folder: Path) -> dict[str, Any]:
 
     Raises:
         DamagedError: the manifest is not what was written.
+        RunError: it cannot be read, or is that of something else.
     """
     if not (folder / MANIFEST).is_file():
         return {}
-    found = storage.read_sealed(folder / MANIFEST, "Give another --output, or delete the folder.")
+    remedy = "Give another --output, or delete the folder."
+    found = storage.read_sealed(folder / MANIFEST, remedy)
+    if "asked" not in found:
+        raise RunError(f"{folder} holds no results of `miclab mllm`, but something else. {remedy}")
     return found["asked"] | {"command": found["command"]} if found["status"] == "complete" else {}
 
 

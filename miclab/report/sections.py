@@ -136,7 +136,8 @@ def _alignment(number: int, collected: Collected) -> str:
     return (
         f'<h4>Alignment of projected items with the host</h4><p class="note">{pairs:,} sampled pairs of a class and a'
         " host class of the same label, the same in every row; CKA is debiased, and what is below the dotted line is"
-        f' what shuffled pairs reach by chance in 95 % of cases.</p><div class="pair"><div'
+        f" what shuffled pairs reach by chance in 95 % of cases (too low for few classes: see"
+        ' <code>miclab align</code>).</p><div class="pair"><div'
         f' data-figure="run{number}-alignment"></div><div data-figure="run{number}-distance"></div></div>'
     )
 
