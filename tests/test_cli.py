@@ -406,6 +406,10 @@ def mistakes(laboratory: Laboratory, tmp_path: Path) -> dict[str, tuple[tuple[ob
         ),
         "report on nothing": (("report", *where), ["Name at least one RUN", "--study FILE"]),
         "figures into a file": (("figure", "M1", "--output", laboratory.one), ["is a file", "Name a directory"]),
+        "study of runs in a file": (
+            ("study", "run", _text(tmp_path / "study.yaml", "stage: unimodal"), "--runs", laboratory.one),
+            ["one.yaml is a file", "directory of runs"],
+        ),
         "runs in a file": (("runs", "--runs", laboratory.one), ["one.yaml is a file", "directory of runs"]),
         "empty file": ((*train, _text(tmp_path / "empty.yaml", "")), ["empty.yaml", "a mapping of fields"]),
         "empty study": (("study", "plan", _text(tmp_path / "none.yaml", "")), ["none.yaml", "not empty"]),

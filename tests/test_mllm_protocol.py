@@ -26,6 +26,7 @@ from miclab.mllm.results import Results, read_manifest, read_table
 from miclab.mllm.task import Style, Task, load_task
 from miclab.mllm.words import distinct_words, is_held_out
 from miclab.seeds import stream
+from miclab.storage import sealed
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +225,10 @@ def test_results_are_partial_until_they_are_finished(tmp_path: Path):
         Results(tmp_path / "r" / "heads.parquet", "heads", {})
     (tmp_path / "r" / "manifest.json").write_bytes(b"{}")
     with pytest.raises(DamagedError, match=r"manifest.json.*Give another --output"):
+        Results(tmp_path / "r", "heads", {"model": "m"})
+    # The manifest of a training, for example.
+    (tmp_path / "r" / "manifest.json").write_bytes(sealed({"status": "finished", "reason": "all steps done"}))
+    with pytest.raises(RunError, match="holds no results"):
         Results(tmp_path / "r", "heads", {"model": "m"})
 
 
