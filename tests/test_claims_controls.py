@@ -151,3 +151,34 @@ def test_rotary_codes_are_told_apart(tmp_path):
         return {"icl": 0.85 if field_of(config, "decoder.positions") == "rope_released" else 0.97}
 
     assert held(line(tmp_path, "X9", ("anchors", formula))) == {"the rotary code is rope_released"}
+
+
+def test_what_makes_attention_diffuse_is_named(tmp_path):
+    """Every rotation, its slip too, blurs the previous-token head here, and no code as much as a rotation."""
+
+    def formula(config, step):
+        sharp = field_of(config, "decoder.positions") in ("onehot", "learned")
+        measures = {"induction": 0.9, "induction_total": 0.9, "label_to_item.m1": 0.9, "target_label_attention": 0.9}
+        measures |= {"target_item_attention.m1": 0.0, "entropy": 0.2, "label_row_entropy": 0.3 if sharp else 0.7}
+        return {f"measure.{name}.{layer}.1": value for name, value in measures.items() for layer in (1, 2)}
+
+    assert held(line(tmp_path, "X10", ("position_width", formula))) == {
+        "it is put down to rotation instead of one-hot positions, in a width of 128",
+        "it is put down to rotation instead of a learnt code, in 64",
+        "it is put down to no code instead of a learnt one, in 64",
+    }
+
+
+def test_what_a_longer_context_costs_is_named(tmp_path):
+    """Rope in 64 reads less than rope in 128, and its slip makes that worse."""
+
+    def formula(config, step):
+        code, width = (field_of(config, f"decoder.{name}") for name in ("positions", "width"))
+        return {"icl": {("rope", 64): 0.5, ("rope_released", 64): 0.3}.get((code, width), 0.6)}
+
+    assert held(line(tmp_path, "X11", ("context_codes", formula))) == {
+        "it is put down to rotation instead of a learnt code, in 64",
+        "it is put down to rotation instead of no code, in 64",
+        "it is put down to a width of 64 instead of 128 under rope",
+        "it is put down to the slip of the released rotary code, in 64",
+    }

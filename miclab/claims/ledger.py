@@ -13,6 +13,7 @@ from miclab.claims import (
     controls,
     controls_multimodal,
     multimodal,
+    position_parts,
     positions,
     prediction,
     real,
@@ -23,7 +24,10 @@ from miclab.claims.verdict import Entry, Findings
 from miclab.errors import MiclabError, nearest
 from miclab.intervals import Interval
 
-CONTROLS = sorted((*controls.ENTRIES, *complexity.ENTRIES, *controls_multimodal.ENTRIES), key=lambda entry: entry.id)
+CONTROLS = sorted(
+    (*controls.ENTRIES, *complexity.ENTRIES, *controls_multimodal.ENTRIES, *position_parts.ENTRIES),
+    key=lambda entry: int(entry.id.removeprefix("X")),
+)
 """What the paper did not ask."""
 LEDGER: dict[str, Entry] = {
     entry.id: entry
@@ -57,6 +61,7 @@ RUN_ORDER = (
     "real_secondary",
     "longer_context",
     "context",
+    "context_codes",
     "anchors",
     "circuit_controls",
     "early_fusion_swapped",

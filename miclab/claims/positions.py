@@ -76,7 +76,7 @@ def judge_u5(evidence: Evidence) -> Findings:
     )
 
 
-def _sharpness(row: Mapping[str, Any]) -> dict[str, float]:
+def sharpness(row: Mapping[str, Any]) -> dict[str, float]:
     """Entropies of the circuit's two heads and the peak of the induction head, from one row's measures."""
     (layer, head), (before, other) = heads(row)
 
@@ -95,7 +95,7 @@ def _sharpness(row: Mapping[str, Any]) -> dict[str, float]:
 
 def sharpness_cells(evidence: Evidence) -> Cells:
     """Entropies and peak of the circuit's heads, by position code and K, at B = 4."""
-    quantities = {name: (lambda row, name=name: _sharpness(row)[name]) for name in ("query", "labels", "peak")}
+    quantities = {name: (lambda row, name=name: sharpness(row)[name]) for name in ("query", "labels", "peak")}
     return two_codes(evidence, quantities).where(lambda key: key[1] in SHARP_CLASSES and key[2] == 4)
 
 
