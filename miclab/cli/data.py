@@ -162,7 +162,7 @@ def _check(arguments: list[str]) -> int:
     # What cannot be found cannot be judged: told before anything is read.
     for name in options.names:
         if not is_there(name):
-            load(name)
+            load(name)  # raises, and says where the data are to be had
     for name in options.names or SHIPPED:
         try:
             report = check(name, lambda name=name: _load(name))
