@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from tiny import MODALITIES
 
+from miclab.storage import TEMPORARY
 from miclab.studies.engine import Engine, Tally
 from miclab.studies.plan import Plan
 from miclab.studies.study import Study, laid_over, load_study
@@ -85,7 +86,9 @@ def carry_out(plan: Plan, root: Path, launcher: Any = None, **asked: Any) -> Tal
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    """Files of the runs under a directory but for times, optimiser, and segments that a signal left without a row."""
+    """Files of the runs under a directory but for times, optimiser, segments that a signal left without a row, and
+    claims whose process was killed while it wrote them."""
     files = (f for f in root.rglob("*") if f.is_file() and f.name not in ("manifest.json", "lock", "mode.json"))
-    found = {str(f.relative_to(root)): f.read_bytes() for f in files if ".optimiser." not in f.name}
+    kept = (f for f in files if ".optimiser." not in f.name and not (f.parent.name == "claims" and f.match(TEMPORARY)))
+    found = {str(f.relative_to(root)): f.read_bytes() for f in kept}
     return {name: content for name, content in found.items() if content}
