@@ -205,6 +205,21 @@ def test_every_command_prints_for_people(laboratory, name):
     assert "alignment gap" in output if name == "diagnose" else laboratory.multimodal.name in output
 
 
+def test_printed_numbers_stand_under_their_names(laboratory, monkeypatch):
+    """Each oracle's value under its own header, as --json has it; with two modalities there are more of them."""
+    tables = []
+    monkeypatch.setattr("miclab.cli.analyse.print_table", lambda *table: tables.append(table))
+    arguments = ("evaluate", laboratory.multimodal.name, "--runs", laboratory.root / "runs", *SMALL)
+    assert called(*arguments)[0] == 0
+    ((_, columns, rows),) = tables
+    for split, told in in_json(*arguments)["splits"].items():
+        (row,) = (dict(zip(columns, row, strict=True)) for row in rows if row[0] == split)
+        assert str(row["accuracy"]).startswith(f"{told['accuracy']['mean']:.3f}")
+        assert {name: row[name.replace("_", " ")] for name in told["oracles"]} == {
+            name: f"{value:.3f}" for name, value in told["oracles"].items()
+        }
+
+
 def test_seeds_are_taken_together_and_anything_else_is_refused(laboratory, tmp_path, formed):
     """Intervals are clustered by seed, every run's heads are told, and a control that is missing says why."""
     one = ("train", "unimodal", "--runs", tmp_path, "--config", laboratory.one, "--decoder.heads", "1")
