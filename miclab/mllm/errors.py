@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from miclab.errors import MiclabError, is_out_of_memory
 
-INSTALL = "Install it with: pip install 'miclab[mllm]'"
+INSTALL = "Install it in the clone of miclab with: pip install '.[mllm]'"
 LOWER = (
     "Lower it with --batch 1, --dtype bfloat16, --four-bit, --max-pixels (fewer image tokens) or fewer --shots. "
     "`miclab mllm memory MODEL` computes what a model needs."

@@ -25,7 +25,7 @@ class RayLauncher:
         try:
             import ray
         except ImportError as error:
-            raise MiclabError("The launcher `ray` needs `pip install miclab[ray]`.") from error
+            raise MiclabError("The launcher `ray` needs `pip install '.[ray]'` in the clone of miclab.") from error
         self._ray: Any = ray
         self.workers = workers
         try:

@@ -73,7 +73,7 @@ class SlurmLauncher:
             import submitit
             from submitit.core.utils import FailedJobError
         except ImportError as error:
-            raise MiclabError("The launcher `slurm` needs `pip install miclab[slurm]`.") from error
+            raise MiclabError("The launcher `slurm` needs `pip install '.[slurm]'` in the clone of miclab.") from error
         self.array_limit = array_limit
         self._executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
         asked = {"time": MINUTES, "cpus_per_task": 1, **(parameters or {})}
