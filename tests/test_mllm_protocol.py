@@ -177,7 +177,7 @@ def test_memory_that_runs_out_keeps_what_was_done(tmp_path: Path, monkeypatch):
 
 def test_a_missing_extra_is_told(monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
-    with pytest.raises(ModelError, match=r"pip install 'miclab\[mllm\]'"):
+    with pytest.raises(ModelError, match=r"pip install '\.\[mllm\]'"):
         errors.require()
     assert main(["mllm", "memory", "qwen2.5-vl-3b"]) == 2
     assert "extra `mllm`" in capsys.readouterr().err

@@ -84,7 +84,7 @@ def test_a_mirror_that_raises_is_told_of_once_and_fails_no_run(tmp_path, monkeyp
 def test_a_tracker_that_is_not_installed_is_named_with_its_remedy(done, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "trackio", None)
     mirror_all(done, tmp_path, "trackio")
-    assert "pip install miclab[trackio]" in capsys.readouterr().err
+    assert "pip install '.[trackio]'" in capsys.readouterr().err
     with pytest.raises(MiclabError, match="--mirror tensorbord: one of wandb, mlflow, tensorboard, trackio"):
         mirror_all(done, tmp_path, "tensorbord")
 

@@ -172,7 +172,7 @@ def judge_x9(evidence: Evidence) -> Findings:
 ENTRIES = (
     Entry(
         id="X1",
-        statement="One-hot positions lead over rotary ones (U5) by one difference of the decoders; each candidate is judged alone.",
+        statement="One-hot positions lead over rotary ones (U5) by this one difference of the decoders.",
         paper="none: one-hot decoders are twice as wide in the paper, and its rotary code is not a rotation",
         criterion=(
             "Mean ICL over three data complexities (K, B) = (1024, 4), (4096, 2), (4096, 4) at equal steps, of two "

@@ -94,7 +94,7 @@ _CANDIDATES = (
 ENTRIES = (
     Entry(
         id="X10",
-        statement="Rotary positions attend diffusely (U6) by one difference of the decoders; each candidate is judged alone.",
+        statement="Rotary positions attend diffusely (U6) by this one difference of the decoders.",
         paper="none: its rotary decoder is half as wide, and its rotary code is not a rotation",
         criterion=(
             "At K = 4096, B = 4, equal steps: entropy (of 1) of the previous-token head's label rows, of two decoders "
@@ -106,7 +106,7 @@ ENTRIES = (
     ),
     Entry(
         id="X11",
-        statement="Rotary positions lose in a context of 16 (U7) by one difference of the decoders; each candidate is judged alone.",
+        statement="Rotary positions lose in a context of 16 (U7) by this one difference of the decoders.",
         paper="none: its rotary decoder is half as wide, and its rotary code is not a rotation",
         criterion=(
             "ICL of decoders trained at N = 16 (K = 8192, B = 4) at equal steps, of two that differ in one thing: above"

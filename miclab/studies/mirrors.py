@@ -222,7 +222,8 @@ class _Feed:
                 with open(self._list, "a") as file:
                     file.write(f"{key}\n")
             except BaseException as error:  # Whatever a tracker raises, and SystemExit is among it, fails no run.
-                hint = f" (in the clone of miclab: pip install '.[{self.name}]')" if isinstance(error, ImportError) else ""
+                missing = f" (in the clone of miclab: pip install '.[{self.name}]')"
+                hint = missing if isinstance(error, ImportError) else ""
                 told = f"{type(error).__name__}: {error}"
                 print(f"miclab: warning: the mirror {self.name} is off: {told}{hint}", file=sys.stderr, flush=True)
                 return
