@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from miclab.claims.controls import GAP, POSITIONS, WIDTH
+from miclab.claims.controls import GAP, HIDDEN, POSITIONS, WIDTH
 from miclab.claims.evidence import Cells, Evidence, Statistic
 from miclab.claims.positions import BURSTS, CLASSES, CONTEXT, sharpness
 from miclab.claims.statistics import contrast
@@ -24,7 +24,6 @@ PARTS: tuple[tuple[str, Decoder, Decoder], ...] = (
     ("the slip of the released rotary code, in 64", ("rope_released", 64), ("rope", 64)),
 )
 """What could be to blame, the decoder that has it, and the one that has it not."""
-HIDDEN = "decoder.mlp_hidden"
 
 
 def _lead(cells: Cells, quantity: str, plus: Decoder, minus: Decoder) -> Statistic:
