@@ -147,11 +147,11 @@ class RunConfig:
 
     @property
     def sequence_length(self) -> int:
-        """Tokens of one sequence: M N items, N labels and M query items."""
+        """Tokens of one sequence: M N items, N labels and M query items, after a first token if there is one."""
         modalities, context = len(self.modalities), self.sequence.context
         if self.is_classification:
             return 1
-        return (modalities + 1) * context + modalities
+        return (modalities + 1) * context + modalities + (self.sequence.first_token != "none")
 
     @property
     def stage(self) -> str:
@@ -277,6 +277,8 @@ class RunConfig:
         given = ("decoder.input",) * (decoder.input_map == "linear") + ("decoder.positions",) * (
             decoder.positions == "learned"
         )
+        given += ("decoder.constant",) * bool(decoder.token_constant)
+        given += ("decoder.first_token",) * (self.sequence.first_token != "none")
         blocks = tuple(f"decoder.blocks.{i}" for i in range(decoder.layers))
         norm = ("decoder.norm",) * (decoder.norm != "none")
         others = tuple(name for name in self.modalities if name != self.host_name)

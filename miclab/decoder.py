@@ -22,7 +22,7 @@ from miclab.encoders import encoder_shapes, initial_encoder
 from miclab.errors import RunError
 from miclab.positions import position_code
 from miclab.seeds import stream
-from miclab.sequences import Batch
+from miclab.sequences import Batch, config_roles
 
 Parameters = Mapping[str, Tensor]
 Edits = Mapping[str, Callable[[Tensor], Tensor]]
@@ -65,6 +65,9 @@ class Decoder:
         mask = torch.full((length, length), -math.inf).triu(1)
         bias = self.positions.bias()
         self.score_bias = mask[None] if bias is None else bias + mask
+        roles, on = config_roles(config), self.options.token_constant_on
+        shown = {"all": torch.ones(length), "labels": roles.is_label.float(), "items": (roles.kind >= 0).float()}[on]
+        self.constant_on = shown[:, None]
 
     # -- parameters ---------------------------------------------------------------------------------------------
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -76,9 +79,16 @@ class Decoder:
         if options.input_map == "linear":
             shapes["decoder.input"] = (options.input_width(self.config.item_width), width)
         shapes |= {f"decoder.positions.{name}": shape for name, shape in self.positions.shapes().items()}
-        for block in (f"decoder.blocks.{i}" for i in range(options.layers)):
+        if self.config.sequence.first_token != "none":
+            shapes["decoder.first_token"] = (self.config.item_width,)
+        if options.token_constant:
+            shapes["decoder.constant"] = (width,)
+        if self.config.sequence.jitter:
+            shapes["decoder.jitter"] = (self.config.sequence.jitter, width)
+        for i, block in enumerate(f"decoder.blocks.{i}" for i in range(options.layers)):
             shapes |= {f"{block}.norm1.{part}": (width,) for part in norm}
             shapes |= {f"{block}.attention.{part}": (width, width) for part in ("query", "key", "value")}
+            shapes |= {f"{block}.attention.{part}_bias": (width,) for part in options.biased(i)}
             if options.has_output_projection:
                 shapes[f"{block}.attention.output"] = (width, width)
             if options.mlp == "none":
@@ -90,7 +100,7 @@ class Decoder:
                 ("out", (hidden, width)),
             ):
                 shapes[f"{block}.mlp.{part}.weight"] = shape
-                if options.mlp == "released":
+                if options.mlp == "released" and options.mlp_bias == "on":
                     shapes[f"{block}.mlp.{part}.bias"] = shape[1:]
         shapes |= {f"decoder.norm.{part}": (width,) for part in norm}
         shapes["decoder.readout"] = (width, self.config.label_count)
@@ -104,7 +114,9 @@ class Decoder:
         """Fresh parameters; each has a random stream of its own, named like it.
 
         Attention, projectors, input map and readout: Normal(0, initial_std). MLP: PyTorch's default, uniform in
-        +-1/sqrt(inputs). Learnt positions: norm about 1. Gains 1, biases of norms 0. Encoders: PyTorch's own.
+        +-1/sqrt(inputs). Learnt positions, the first token and jitter: norm about 1. The constant: of exactly the norm
+        that is configured. Biases of queries and keys: Normal(0, attention_bias_std). Gains 1, biases of norms 0.
+        Encoders: PyTorch's own.
         """
         parameters: dict[str, Tensor] = {}
         for name, modality in self.config.modalities.items():
@@ -120,9 +132,18 @@ class Decoder:
             elif ".norm" in name:
                 parameters[name] = torch.ones(shape) if name.endswith("gain") else torch.zeros(shape)
             else:
-                std = 1 / math.sqrt(self.width) if ".positions." in name else self.options.initial_std
-                parameters[name] = torch.randn(shape, generator=generator) * std
+                drawn = torch.randn(shape, generator=generator)
+                parameters[name] = drawn * self._initial_std(name)
+                if name == "decoder.constant":
+                    parameters[name] = drawn * (self.options.token_constant / drawn.norm())
         return parameters
+
+    def _initial_std(self, name: str) -> float:
+        if ".positions." in name or name == "decoder.jitter":
+            return 1 / math.sqrt(self.width)
+        if name == "decoder.first_token":
+            return 1 / math.sqrt(self.config.item_width)
+        return self.options.attention_bias_std if name.endswith("_bias") else self.options.initial_std
 
     # -- pieces -------------------------------------------------------------------------------------------------
     def _norm(self, parameters: Parameters, name: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -141,6 +162,9 @@ class Decoder:
         if self.options.mlp == "swiglu":
             gate, value = both.chunk(2, -1)
             return (F.silu(gate) * value) @ weights[2]
+        if self.options.mlp_bias == "off":
+            gate, value = both.chunk(2, -1)
+            return F.silu(gate * value) @ weights[2]
         biases = [parameters[f"decoder.{name}.{part}.bias"] for part in ("gate", "value", "out")]
         gate, value = _shifted(both, torch.cat(biases[:2])).chunk(2, -1)
         return _shifted(F.silu(gate * value) @ weights[2], biases[2])
@@ -150,6 +174,17 @@ class Decoder:
 
     def _split_weight(self, weight: Float[Tensor, "width width"]) -> Float[Tensor, "head width dimension"]:
         return weight.unflatten(1, (self.heads, -1)).transpose(0, 1)
+
+    def _biased(self, parameters: Parameters, name: str, part: str, x: Tensor) -> Tensor:
+        """Queries or keys with their bias, where the configuration gives them one."""
+        bias = parameters.get(f"decoder.{name}.{part}_bias")
+        return x if bias is None else x + bias
+
+    def _centred(self, x: Tensor) -> Tensor:
+        """What keys are made of: less its mean where they are centred, which centres every linear map of it."""
+        if self.options.centre_keys == "off":
+            return x
+        return x - x.mean((0, 1) if self.options.centre_keys == "all" else 0, keepdim=True)
 
     def _merge(self, parameters: Parameters, name: str, heads: Float[Tensor, "batch head row dimension"]) -> Tensor:
         merged = heads.transpose(1, 2).flatten(2)
@@ -163,11 +198,14 @@ class Decoder:
         need no projection at every position: sum_j a_j (x_j W_v) = (sum_j a_j x_j) W_v, q.(x_j W_k) = (q W_k').x_j."""
         query, key, value = (_scaled(gain, parameters[f"decoder.{name}.{part}"]) for part in ("query", "key", "value"))
         last = slice(-1, None)
-        queries = self.positions.rotate(self._split(x[:, last] @ query), last)
+        queries = self._biased(parameters, name, "query", x[:, last] @ query)
+        queries = self.positions.rotate(self._split(queries), last)
         if self.positions.rotates:
-            keys = self.positions.rotate(self._split(x @ key), slice(None))
+            keys = self._biased(parameters, name, "key", self._centred(x) @ key)
+            keys = self.positions.rotate(self._split(keys), slice(None))
         else:
-            queries, keys = queries @ self._split_weight(key).transpose(-1, -2), x.unsqueeze(1)
+            # A bias of the keys would add the same to every score of the one query, which the softmax takes away.
+            queries, keys = queries @ self._split_weight(key).transpose(-1, -2), self._centred(x).unsqueeze(1)
         # Multiply and sum, not a product of matrices: with one row the compiler fuses it with what stands around it.
         scores = (queries * keys).sum(-1) / math.sqrt(self.width // self.heads)
         pattern = (scores + self.score_bias[:, -1]).softmax(-1)
@@ -178,7 +216,9 @@ class Decoder:
         self, parameters: Parameters, name: str, x: Tensor, gain: Tensor | None, point: Callable
     ) -> Float[Tensor, "batch position width"]:
         both = torch.cat([parameters[f"decoder.{name}.{part}"] for part in ("query", "key")], 1)
-        queries, keys = (self._split(part) for part in (x @ _scaled(gain, both)).chunk(2, -1))
+        queries, keys = (x @ _scaled(gain, both)).chunk(2, -1)
+        queries = self._split(self._biased(parameters, name, "query", queries))
+        keys = self._split(self._biased(parameters, name, "key", self._centred(keys)))
         values = self._split(x @ _scaled(gain, parameters[f"decoder.{name}.value"]))
         everywhere = slice(None)
         queries, keys = self.positions.rotate(queries, everywhere), self.positions.rotate(keys, everywhere)
@@ -196,12 +236,26 @@ class Decoder:
         # The query has no label: a filler takes its place and is cut off.
         columns.append(F.pad(point("labels", batch.label_vectors), (0, 0, 0, 1)))
         tokens = torch.stack(columns, 2).flatten(1, 2)[:, :-1]
+        if config.sequence.first_token != "none":
+            tokens = torch.cat([parameters["decoder.first_token"].expand(len(tokens), 1, -1), tokens], 1)
         tokens = self.positions.concatenate(tokens, batch.placement)
         if self.options.input_map == "linear":
             tokens = tokens @ parameters["decoder.input"]
         elif tokens.shape[-1] < self.width:
             tokens = F.pad(tokens, (0, self.width - tokens.shape[-1]))
-        return self.positions.add(tokens, batch.placement, parameters.get("decoder.positions.table"))
+        tokens = self.positions.add(tokens, batch.placement, parameters.get("decoder.positions.table"))
+        return self._shift_tokens(parameters, batch, tokens)
+
+    def _shift_tokens(self, parameters: Parameters, batch: Batch, tokens: Tensor) -> Tensor:
+        """Tokens with what the configuration adds to them beside positions: a constant, jitter, noise."""
+        if self.options.token_constant:
+            tokens = tokens + self.constant_on * parameters["decoder.constant"]
+        if self.config.sequence.jitter:
+            drawn = (batch.placement * self.config.sequence.jitter).long()
+            tokens = tokens + parameters["decoder.jitter"][drawn][:, None]
+        if batch.token_noise is not None:
+            tokens = tokens + batch.token_noise[..., : self.width]
+        return tokens
 
     # -- the two ways to run it ---------------------------------------------------------------------------------
     def logits(self, parameters: Parameters, batch: Batch) -> Float[Tensor, "batch label"]:

@@ -22,8 +22,9 @@ Flat = Float[Tensor, " weight"]
 
 
 def trained_names(config: RunConfig, names: list[str]) -> list[str]:
-    """The parameters that no part in `config.frozen` covers."""
-    return [n for n in names if not any(n == part or n.startswith(f"{part}.") for part in config.frozen)]
+    """The parameters that no part in `config.frozen` covers; the vectors of jitter are never trained."""
+    frozen = (*config.frozen, "decoder.jitter")
+    return [n for n in names if not any(n == part or n.startswith(f"{part}.") for part in frozen)]
 
 
 def views(flat: Flat, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:

@@ -24,13 +24,17 @@ class PositionCode:
         self.heads = config.decoder.heads
         self.width = config.decoder.residual_width(config.item_width)
         self.rotates = False
+        self.is_fixed = config.decoder.placement == "fixed"
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of what is learnt."""
         return {}
 
     def slot(self, placement: Float[Tensor, " batch"]) -> Int[Tensor, "batch position"]:
-        """Slot of each position: a sequence starts where its placement says, and fits whole."""
+        """Slot of each position: a sequence starts where its placement says (at the first slot, where the
+        configuration fixes it), and fits whole."""
+        if self.is_fixed:
+            placement = torch.zeros_like(placement)
         first = (placement * (self.slots - self.length + 1)).long()
         return first[:, None] + torch.arange(self.length, device=placement.device)
 

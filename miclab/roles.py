@@ -68,8 +68,13 @@ class Roles:
 
 
 @lru_cache(maxsize=64)
-def sequence_roles(order: tuple[str, ...], context: int) -> Roles:
+def sequence_roles(order: tuple[str, ...], context: int, first: int = 0) -> Roles:
     """The roles of the study's sequences, the same for each of a batch.
+
+    Arguments:
+        order: modalities in the order in which they stand inside an exemplar.
+        context: labelled examples, N.
+        first: tokens before the first exemplar, which are neither items nor labels.
 
     With one modality (length 2N+1) and with two (3N+2):
 
@@ -78,4 +83,6 @@ def sequence_roles(order: tuple[str, ...], context: int) -> Roles:
     kinds = [*range(len(order)), LABEL]
     kind = torch.tensor((kinds * (context + 1))[:-1])
     exemplar = torch.arange(context + 1).repeat_interleave(len(kinds))[:-1]
+    kind = torch.cat([torch.full((first,), OTHER), kind])
+    exemplar = torch.cat([torch.full((first,), -1), exemplar])
     return Roles(order, context, kind, exemplar)

@@ -12,6 +12,7 @@ noise. Not bursty: context and query are independent draws.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -21,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from miclab.config import RunConfig
-from miclab.noise import Bits, draw_bits, items_around, noise_scales
+from miclab.noise import Bits, draw_bits, items_around, noise_scales, normal
 from miclab.roles import Roles, sequence_roles
 from miclab.seeds import stream
 from miclab.world import ClassTable, World, novel_world
@@ -42,6 +43,7 @@ class Batch:
         classes: class of each item, by modality; of the world that the sequences were drawn from.
         placement: where in the slots of an absolute position code the sequence starts, as a fraction in [0, 1).
         roles: what each position is.
+        token_noise: what is added to every token; None outside training, and where there is none.
     """
 
     items: Mapping[str, Float[Tensor, "batch exemplar dimension"]]
@@ -51,6 +53,7 @@ class Batch:
     classes: Mapping[str, Int[Tensor, "batch exemplar"]]
     placement: Float[Tensor, " batch"]
     roles: Roles
+    token_noise: Float[Tensor, "batch position width"] | None = None
 
     def __len__(self) -> int:
         return len(self.target)
@@ -65,6 +68,7 @@ class Batch:
             {k: v[part] for k, v in self.classes.items()},
             self.placement[part],
             self.roles,
+            None if self.token_noise is None else self.token_noise[part],
         )
 
 
@@ -76,6 +80,8 @@ class Draft:
         centres: prototype of each item's class, or the exemplar that stands for it, by modality.
         bits: what `miclab.noise.normal` makes each item's noise of, by modality; lacking where exemplars get no noise.
         scales: `miclab.noise.noise_scales` of each modality in `bits`.
+        token_bits: those of the noise on tokens; None where there is none.
+        token_scale: standard deviation of that noise.
 
     The others are those of `Batch`.
     """
@@ -89,6 +95,8 @@ class Draft:
     classes: Mapping[str, Int[Tensor, "batch exemplar"]]
     placement: Float[Tensor, " batch"]
     roles: Roles
+    token_bits: Int[Tensor, "batch position 2 half"] | None = None
+    token_scale: Float[Tensor, ""] | None = None
 
     def batch(self) -> Batch:
         """The batch: a function of the tensors alone, which a training step may compile."""
@@ -96,7 +104,12 @@ class Draft:
             name: items_around(c, self.bits[name], self.scales[name]) if name in self.bits else c
             for name, c in self.centres.items()
         }
-        return Batch(items, self.label_vectors, self.labels, self.target, self.classes, self.placement, self.roles)
+        noise = None
+        if self.token_bits is not None and self.token_scale is not None:
+            # Bits come in pairs: of an odd width, the decoder leaves the last number out.
+            noise = normal(self.token_bits, 2 * self.token_bits.shape[-1]) * self.token_scale
+        parts = (self.label_vectors, self.labels, self.target, self.classes, self.placement, self.roles)
+        return Batch(items, *parts, noise)
 
     def where(self, mask: Bool[Tensor, " batch"], other: Draft) -> Draft:
         """This draft's sequences where `mask` holds, the other's elsewhere."""
@@ -104,7 +117,7 @@ class Draft:
         def pick(one: Any, two: Any) -> Any:
             if isinstance(one, Tensor):
                 return torch.where(mask.view(-1, *[1] * (one.dim() - 1)), one, two)
-            if isinstance(one, Roles) or one is self.scales:
+            if one is None or isinstance(one, Roles) or one is self.scales:
                 return one
             return {name: pick(value, two[name]) for name, value in one.items()}
 
@@ -232,6 +245,12 @@ def swap_labels(config: RunConfig, plan: ClassPlan) -> ClassPlan:
     return replace(plan, labels=(plan.labels + config.sequence.swapped_shift) % config.active_labels)
 
 
+def config_roles(config: RunConfig) -> Roles:
+    """The roles of a configuration's sequences."""
+    context = 0 if config.is_classification else config.sequence.context
+    return sequence_roles(config.order, context, int(config.sequence.first_token != "none"))
+
+
 def draft(config: RunConfig, world: World, plan: ClassPlan, generator: torch.Generator) -> Draft:
     """All that chance decides of sequences with a plan's classes."""
     shown = 0 if config.is_classification else -1
@@ -242,7 +261,7 @@ def draft(config: RunConfig, world: World, plan: ClassPlan, generator: torch.Gen
     bits = {name: draw_bits(tuple(c.shape[:2]), c.shape[2], generator) for name, c in noisy.items()}
     vectors = world.label_embeddings.index_select(0, labels.flatten()).view(*labels.shape, width)
     placement = torch.rand(len(target), generator=generator)
-    roles = sequence_roles(config.order, labels.shape[1])
+    roles = config_roles(config)
     scales = {name: noise_scales(config.modalities[name].noise, c.shape[2]) for name, c in noisy.items()}
     return Draft(centres, bits, scales, vectors, labels, target, plan.classes, placement, roles)
 
@@ -260,7 +279,15 @@ def training_draft(config: RunConfig, world: World, step: int) -> Draft:
         mask = torch.rand(count, generator=generator) < config.sequence.novel_fraction
         fresh = novel_world(config, world, "training", step)
         drawn = draft(config, fresh, plan_training(config, fresh, count, generator), generator).where(mask, drawn)
-    return drawn
+    return _with_token_noise(config, drawn, step) if config.sequence.token_noise else drawn
+
+
+def _with_token_noise(config: RunConfig, drawn: Draft, step: int) -> Draft:
+    """A draft with noise on its tokens, from a stream of its own: all else is as without it."""
+    width = config.decoder.residual_width(config.item_width)
+    generator = stream(config.seed, "token_noise", step)
+    bits = draw_bits((len(drawn.target), config.sequence_length), width, generator)
+    return replace(drawn, token_bits=bits, token_scale=torch.tensor(config.sequence.token_noise / math.sqrt(width)))
 
 
 def training_drafts(config: RunConfig, world: World, first: int, end: int) -> Iterator[Draft]:

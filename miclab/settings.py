@@ -151,6 +151,13 @@ class SequenceConfig:
     """Released code: in sequences that are not bursty the followers ignore the leader's label."""
     swapped_shift: int = 1
     """Shift of the labels in the `swapped` split. The released joint-label code shifts by 2."""
+    first_token: Literal["none", "learnt"] = "none"
+    """`learnt`: every sequence starts with one learnt vector, which is no item and no label."""
+    token_noise: float = 0.0
+    """Norm of fresh Gaussian noise on every token, in training alone; 0: none."""
+    jitter: int = 0
+    """Frozen random vectors of norm 1, of which each sequence adds one to all of its tokens, in training and in
+    evaluation, as an absolute code at random placement adds one of its shifts; 0: none."""
 
     def check(self, names: tuple[str, ...], owner: str = "sequence") -> None:
         """Raises ConfigError. `names` are the modalities of the world."""
@@ -162,6 +169,14 @@ class SequenceConfig:
         check_known(owner, self, "task", ("shared_label", "joint_label", "classification"))
         check_known(owner, self, "pairing", ("label", "concept"))
         check_whole(owner, self, "swapped_shift", 1)
+        check_known(owner, self, "first_token", ("none", "learnt"))
+        check_number(owner, self, "token_noise", 0.0, 1e6)
+        check_whole(owner, self, "jitter", 0, 1_000_000)
+        if self.task == "classification":
+            for name, default in (("first_token", "none"), ("token_noise", 0.0), ("jitter", 0)):
+                if getattr(self, name) != default:
+                    allowed = f"{default!r} where sequence.task = 'classification': there is no sequence"
+                    raise ConfigError(f"{owner}.{name}", getattr(self, name), allowed)
         if self.burstiness >= self.context:
             raise ConfigError(f"{owner}.burstiness", self.burstiness, f"less than {owner}.context = {self.context}")
         if self.context % self.burstiness:
@@ -207,6 +222,23 @@ class DecoderConfig:
     """Projection after attention. `auto`: only with more than one head, as in the released code."""
     initial_std: float = 0.02
     """Standard deviation of the initial attention projections, projectors and readout."""
+    placement: Literal["random", "fixed"] = "random"
+    """Where in the slots of an absolute code a sequence starts: at a random slot, or always at the first one."""
+    token_constant: float = 0.0
+    """Initial norm of one learnt vector that is added to every token; 0: there is none."""
+    token_constant_on: Literal["all", "items", "labels"] = "all"
+    """Tokens that the constant is added to."""
+    attention_bias: Literal["none", "query", "key", "both"] = "none"
+    """Learnt biases of the query and key projections, before any rotation."""
+    attention_bias_layers: tuple[int, ...] = ()
+    """Layers, from 0, that have these biases; empty: all of them."""
+    attention_bias_std: float = 0.02
+    """Standard deviation of these biases at the start."""
+    centre_keys: Literal["off", "all", "position"] = "off"
+    """Keys, before any rotation, minus their mean over the batch and all positions (`all`), or over the batch at each
+    position (`position`), in training and in evaluation."""
+    mlp_bias: Literal["on", "off"] = "on"
+    """Biases of the MLP `released`."""
 
     def check(self, owner: str = "decoder") -> None:
         """Raises ConfigError for what can be judged without the world."""
@@ -222,6 +254,40 @@ class DecoderConfig:
         check_known(owner, self, "mlp", ("released", "swiglu", "none"))
         check_known(owner, self, "norm", ("rmsnorm", "layernorm", "none"))
         check_known(owner, self, "output_projection", ("auto", "on", "off"))
+        check_known(owner, self, "placement", ("random", "fixed"))
+        check_known(owner, self, "token_constant_on", ("all", "items", "labels"))
+        check_known(owner, self, "attention_bias", ("none", "query", "key", "both"))
+        check_known(owner, self, "centre_keys", ("off", "all", "position"))
+        check_known(owner, self, "mlp_bias", ("on", "off"))
+        check_number(owner, self, "token_constant", 0.0, 1e6)
+        check_number(owner, self, "attention_bias_std", 0.0, 100.0)
+        self._check_constants(owner)
+
+    def _check_constants(self, owner: str) -> None:
+        """Raises ConfigError for constants and biases that would do nothing, or on layers that are not there."""
+        layers = self.attention_bias_layers
+        if len(set(layers)) < len(layers) or any(type(i) is not int or not 0 <= i < self.layers for i in layers):
+            allowed = f"layers from 0 to {self.layers - 1}, each once"
+            raise ConfigError(f"{owner}.attention_bias_layers", layers, allowed)
+        if layers and self.attention_bias == "none":
+            raise ConfigError(f"{owner}.attention_bias_layers", layers, f"empty without {owner}.attention_bias")
+        if self.token_constant_on != "all" and not self.token_constant:
+            allowed = f"'all' without {owner}.token_constant"
+            raise ConfigError(f"{owner}.token_constant_on", self.token_constant_on, allowed)
+        if self.centre_keys != "off" and self.attention_bias in ("key", "both"):
+            allowed = f"'off' with {owner}.attention_bias = {self.attention_bias!r}: centring takes a key's bias away"
+            raise ConfigError(f"{owner}.centre_keys", self.centre_keys, allowed)
+        if self.placement == "fixed" and self.positions not in ABSOLUTE_POSITIONS:
+            allowed = f"'random' with {owner}.positions = {self.positions!r}: only an absolute code has slots"
+            raise ConfigError(f"{owner}.placement", self.placement, allowed)
+        if self.mlp_bias == "off" and self.mlp != "released":
+            raise ConfigError(f"{owner}.mlp_bias", "off", f"'on' with {owner}.mlp = {self.mlp!r}, which has none")
+
+    def biased(self, layer: int) -> tuple[str, ...]:
+        """Projections of a layer, from 0, that have a bias: of `query` and `key`."""
+        if self.attention_bias == "none" or (self.attention_bias_layers and layer not in self.attention_bias_layers):
+            return ()
+        return ("query", "key") if self.attention_bias == "both" else (self.attention_bias,)
 
     @property
     def slots(self) -> int:

@@ -35,6 +35,7 @@ def graph_key(config: RunConfig) -> Hashable:
         config.host_name,
         tuple((n, config.item_dimension(n), _encoder(config, n), bool(m.noise or not m.source)) for n, m in modalities),
         config.sequence.context,
+        (config.sequence.first_token, config.sequence.jitter, bool(config.sequence.token_noise)),
         config.label_count,
         (rule.name, rule.weight_decay, rule.beta1, rule.beta2, rule.batch_size),
         config.numerics.threads,

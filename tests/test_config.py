@@ -55,6 +55,9 @@ def sections(count: int) -> st.SearchStrategy:
         "leader": one_of(names),
         "unpaired_independent": st.booleans(),
         "swapped_shift": one_of([1, 2]),
+        "first_token": one_of(["none", "learnt"]),
+        "token_noise": one_of([0, 1.0]),
+        "jitter": one_of([0, 3]),
     }
     bursts = {"context": one_of([4, 6, 40]), "burstiness": one_of([1, 2])}
     return st.fixed_dictionaries(
@@ -80,6 +83,13 @@ def sections(count: int) -> st.SearchStrategy:
                     "norm": one_of(["rmsnorm", "layernorm", "none"]),
                     "output_projection": one_of(["auto", "on", "off"]),
                     "initial_std": one_of([0, 0.02, 0.1]),
+                    "placement": one_of(["random", "fixed"]),
+                    "token_constant": one_of([0, 1.0]),
+                    "token_constant_on": one_of(["all", "items", "labels"]),
+                    "attention_bias": one_of(["none", "query", "key", "both"]),
+                    "attention_bias_layers": one_of([[], [0], [1]]),
+                    "centre_keys": one_of(["off", "all", "position"]),
+                    "mlp_bias": one_of(["on", "off"]),
                 },
             ),
             "bridge": st.fixed_dictionaries({"projector": one_of(["small", "large", "linear"])}),
@@ -246,6 +256,24 @@ REFUSED = {
         "sequence.groups",
         "divisors of modalities.m1.classes",
     ),
+    "bias on a layer that is not there": (
+        changed(decoder={"attention_bias": "key", "attention_bias_layers": [2]}),
+        "decoder.attention_bias_layers",
+        "layers from 0 to 1",
+    ),
+    "layers without a bias": (
+        changed(decoder={"attention_bias_layers": [0]}),
+        "decoder.attention_bias_layers",
+        "empty without decoder.attention_bias",
+    ),
+    "place of no constant": (changed(decoder={"token_constant_on": "items"}), "decoder.token_constant_on", "'all'"),
+    "bias of centred keys": (
+        changed(decoder={"attention_bias": "both", "centre_keys": "all"}),
+        "decoder.centre_keys",
+        "takes a key's bias away",
+    ),
+    "fixed placement without slots": (changed(decoder={"placement": "fixed"}), "decoder.placement", "absolute code"),
+    "negative jitter": (changed(sequence={"jitter": -1}), "sequence.jitter", "at least 0"),
     "no modality": (changed(modalities={}) | {"modalities": {}}, "modalities", "at least one"),
     "name of a modality": (
         changed() | {"modalities": {"m 1": {}}},
@@ -353,6 +381,7 @@ OTHER_VALUES: dict[str, Any] = {
     "sequence.swapped_shift": 2,
     "decoder.heads": 2,
     "decoder.width": 10,
+    "decoder.attention_bias_layers": [0],
     "optimiser.decay_steps": 7,
     "frozen": ["decoder.blocks"],
     "host": "m2",
@@ -360,6 +389,7 @@ OTHER_VALUES: dict[str, Any] = {
     "numerics.mode": "compiled",
 }
 NOT_ALONE = {"sequence.task", "sequence.groups", "optimiser.schedule", "host", "modalities", "sequence.pairing"}
+NOT_ALONE |= {f"decoder.{name}" for name in ("attention_bias_layers", "token_constant_on", "placement")}
 NOT_ALONE |= {
     f"modalities.m1.{name}" for name in ("shape", "blends", "shift", "encoder", "encoder_run", "encoder_step")
 }

@@ -15,6 +15,7 @@ from miclab.circuits.interventions import (
     knock_out_heads,
     mean_heads,
     patch,
+    uniform_patterns,
     zero_items,
     zero_labels,
     zero_modality_with_labels,
@@ -74,6 +75,24 @@ def test_a_knockout_zeroes_its_heads_and_no_other(laboratory, chosen):
             assert torch.equal(got, untouched[heads_point(0)][:, head])
         else:
             assert (got != 0).all()
+
+
+@pytest.mark.parametrize("chosen", [[(0, 1)], [(0, 0), (1, 1)]])
+def test_a_uniform_pattern_averages_what_may_be_seen(laboratory, chosen):
+    """Fails if another head is touched, or some visible position counts more than another."""
+    decoder, parameters, batch, _ = laboratory
+    points = ("blocks.0.attention.*",)
+    untouched = decoder.trace(parameters, batch, capture=points).activations
+    edited = decoder.trace(parameters, batch, capture=points, edits=uniform_patterns(chosen)).activations
+    length = batch.roles.kind.shape[-1]
+    rows = torch.arange(1, length + 1)
+    for head in range(2):
+        pattern = edited["blocks.0.attention.pattern"][:, head]
+        if (0, head) in chosen:
+            wanted = torch.ones(length, length).tril() / rows[:, None]
+            torch.testing.assert_close(pattern, wanted.expand_as(pattern))
+        else:
+            assert torch.equal(pattern, untouched["blocks.0.attention.pattern"][:, head])
 
 
 def test_mean_ablation_puts_the_mean_of_the_batch(laboratory):

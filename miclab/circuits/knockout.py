@@ -17,6 +17,7 @@ from miclab.circuits.interventions import (
     Head,
     knock_out_heads,
     mean_heads,
+    uniform_patterns,
     zero_items,
     zero_labels,
     zero_modality_with_labels,
@@ -149,6 +150,14 @@ class Interventions:
                 correct, copied = (np.mean([getattr(e, part) for e in drawn], axis=0) for part in ("correct", "copied"))
                 effects.append(Effect(name, (), correct, copied, self.untouched.correct, chosen.draws))
         return effects
+
+    def uniform_patterns(self) -> list[Effect]:
+        """The untouched decoder, and every single head with its attention pattern set to uniform: whether a head is
+        needed for where it looks, while its output keeps its size."""
+        options = self.config.decoder
+        every = [(i, j) for i in range(options.layers) for j in range(options.heads)]
+        effects = [self.effect(f"head {head_name(h)} uniform", uniform_patterns([h]), (h,)) for h in every]
+        return [self.effect("untouched", None), *effects]
 
     def ablations(self) -> list[Effect]:
         """The untouched decoder, each modality's items zeroed, the labels zeroed, and both together."""

@@ -19,8 +19,8 @@ from miclab.errors import MiclabError, RunError
 from miclab.intervals import Interval, clustered_interval
 from miclab.oracles import oracle_scores
 from miclab.request import SplitSizes
-from miclab.roles import sequence_roles
 from miclab.runs import Run
+from miclab.sequences import config_roles
 from miclab.splits import split_batches
 from miclab.world import world_from_tensors
 
@@ -184,7 +184,7 @@ def attention_maps(run: Run, sizes: SplitSizes = MAP_SIZES) -> Attention:
                 mean[place, layer] += found[name].sum(0) / count
                 if index == 0:
                     example[place, layer] = found[name][0]
-    names = sequence_roles(config.order, config.sequence.context).axis_names()
+    names = config_roles(config).axis_names()
     labels, target = batches[0].labels[0].tolist(), int(batches[0].target[0])
     return Attention(steps, names, mean.numpy(), example.numpy(), labels, target, count)
 

@@ -41,6 +41,8 @@ class _Prober:
         if probe in ("knockout", "mean_knockout"):
             baseline = "mean" if probe == "mean_knockout" else "zero"
             return {effect.name: _accuracy(effect.correct) for effect in self.interventions.knockouts(baseline)}
+        if probe == "uniform_pattern":
+            return {effect.name: _accuracy(effect.correct) for effect in self.interventions.uniform_patterns()}
         if probe == "ablation":
             return {effect.name: _accuracy(effect.correct) for effect in self.interventions.ablations()}
         from miclab.evaluate import evaluate

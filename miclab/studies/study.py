@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from miclab import profiles, schema
 from miclab.errors import ConfigError, MiclabError, nearest
 
-Probe = Literal["knockout", "mean_knockout", "ablation", "context", "oracles"]
+Probe = Literal["knockout", "mean_knockout", "uniform_pattern", "ablation", "context", "oracles"]
 Fields = dict[str, Any]
 
 
