@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 2000
+DECIMALS = 12
+"""Of an interval's numbers: what lies beyond is what rounding leaves of a sum."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,12 @@ class Interval:
     unit: str
     count: int
     level: float = 0.95
+
+    def __post_init__(self):
+        # 0.0875 and 0.08749999999999998 are one number, and must be printed, and compared with a bound, as one.
+        for name in ("mean", "low", "high"):
+            # Adding 0 makes -0 a 0.
+            object.__setattr__(self, name, round(float(getattr(self, name)), DECIMALS) + 0.0)
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"

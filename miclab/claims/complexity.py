@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy.special import expit, logit
 
 from miclab.claims.controls import BURSTS, CLASSES
 from miclab.claims.evidence import Evidence, Means
-from miclab.claims.statistics import contrast
+from miclab.claims.statistics import contrast, least_squares, weighted
 from miclab.claims.verdict import Apart, Condition, Entry, Findings
 
 
@@ -40,6 +41,23 @@ EXPONENTS = np.round(np.arange(-1.0, 3.001, 0.1), 2)
 FIXED = {"K": 0.0, "K sqrt(B)": 0.5, "K B": 1.0}
 
 
+def _design(classes: NDArray, bursts: NDArray, b: float, terms: int) -> NDArray[np.floating]:
+    """Powers of log2 K + b log2 B, the highest first [cell, term]."""
+    x = np.log2(classes) + b * np.log2(bursts)
+    return np.vander((x - x.mean()) / x.std(), terms)
+
+
+@cache
+def _held_out(
+    classes: tuple[float, ...], bursts: tuple[float, ...], b: float, terms: int
+) -> tuple[NDArray[np.floating], tuple[NDArray[np.floating], ...]]:
+    """The design, and for each cell the weights of a fit to all others [other cell, term]. Kept: a design is fitted
+    to many resamples, by every comparison."""
+    design = _design(np.array(classes), np.array(bursts), b, terms)
+    rest = ~np.eye(len(classes), dtype=bool)
+    return design, tuple(least_squares(design[others]).T for others in rest)
+
+
 def held_out_errors(
     classes: NDArray, bursts: NDArray, icl: NDArray, exponent: float | None, curve: Curve = CUBIC
 ) -> NDArray[np.floating]:
@@ -62,11 +80,10 @@ def held_out_errors(
         rest = np.arange(count) != cell
         residuals, predictions = [], []
         for b in exponents:
-            x = np.log2(classes) + b * np.log2(bursts)
-            design = np.vander((x - x.mean()) / x.std(), curve.terms)
-            coefficients = wanted[..., rest] @ np.linalg.pinv(design[rest]).T
-            residuals.append(((coefficients @ design[rest].T - wanted[..., rest]) ** 2).sum(-1))
-            predictions.append(curve.backward(coefficients @ design[cell]))
+            design, fits = _held_out(tuple(classes), tuple(bursts), float(b), curve.terms)
+            coefficients = weighted(wanted[..., rest], fits[cell])
+            residuals.append(((weighted(coefficients, design[rest].T) - wanted[..., rest]) ** 2).sum(-1))
+            predictions.append(curve.backward(weighted(coefficients, design[cell])))
         best = np.argmin(residuals, axis=0)
         errors[..., cell] = np.take_along_axis(np.array(predictions), best[None], 0)[0] - icl[..., cell]
     return errors
@@ -76,9 +93,8 @@ def best_exponent(classes: NDArray, bursts: NDArray, icl: NDArray, curve: Curve 
     """The b of `EXPONENTS` for which a curve over log2 K + b log2 B fits all cells best [...]."""
     residuals, wanted = [], curve.forward(icl)
     for b in EXPONENTS:
-        x = np.log2(classes) + b * np.log2(bursts)
-        design = np.vander((x - x.mean()) / x.std(), curve.terms)
-        fitted = wanted @ np.linalg.pinv(design).T @ design.T
+        design = _design(classes, bursts, b, curve.terms)
+        fitted = weighted(weighted(wanted, least_squares(design).T), design.T)
         residuals.append(((fitted - wanted) ** 2).sum(-1))
     return EXPONENTS[np.argmin(residuals, axis=0)]
 

@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from miclab.claims.evidence import Cells, Evidence, Means, Statistic, column_values, field_of
-from miclab.claims.statistics import contrast
+from miclab.claims.statistics import contrast, weighted
 from miclab.claims.verdict import Apart, Entry, Findings
 
 POSITIONS, WIDTH, HIDDEN = "decoder.positions", "decoder.width", "decoder.mlp_hidden"
@@ -47,7 +47,7 @@ def mean_over(cells: Cells, plus: tuple[Any, ...], minus: tuple[Any, ...]) -> St
     for decoder, sign in ((plus, 1.0), (minus, -1.0)):
         mine = [key[:3] == decoder for key in cells.keys]
         weights[mine] += sign / max(sum(mine), 1)
-    return lambda means: means["icl"] @ weights
+    return lambda means: weighted(means["icl"], weights)
 
 
 EXPLANATIONS = (

@@ -20,7 +20,7 @@ from miclab.claims.multimodal import (
     first,
     share,
 )
-from miclab.claims.statistics import contrast, fit
+from miclab.claims.statistics import contrast, fit, weighted
 from miclab.claims.verdict import Apart, Entry, Findings
 
 STUDY = "circuit_controls"
@@ -50,13 +50,13 @@ def judge_x5(evidence: Evidence) -> Findings:
         axes = {"log2 K1": np.log2(cells.column(0)), "log2 K2": np.log2(cells.column(1))}
         one, two = fit(axes, "log2 K1"), fit(axes, "log2 K2")
         conditions.append(
-            contrast(cells, lambda m, w=one - two: m["icl"] @ w, "slope of ICL on log2 K1 minus slope on log2 K2",
-                     clause=clause, low=0.0)
+            contrast(cells, lambda m, w=one - two: weighted(m["icl"], w),
+                     "slope of ICL on log2 K1 minus slope on log2 K2", clause=clause, low=0.0)
         )  # fmt: skip
         for name, weights in (("K1", one), ("K2", two)):
             apart.append(
                 Apart(quantity=f"{study}: slope of ICL on log2 {name}",
-                      measured=cells.interval(lambda m, w=weights: m["icl"] @ w))
+                      measured=cells.interval(lambda m, w=weights: weighted(m["icl"], w)))
             )  # fmt: skip
     return Findings(conditions=tuple(conditions), apart=tuple(apart))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from miclab.claims.evidence import Cells, Evidence, Means
-from miclab.claims.statistics import best, contrast, fit, slope
+from miclab.claims.statistics import best, contrast, fit, slope, weighted
 from miclab.claims.verdict import Apart, Entry, Findings
 
 PRIMARY, SECONDARY = "modalities.m1.classes", "modalities.m2.classes"
@@ -72,11 +72,14 @@ def judge_m3(evidence: Evidence) -> Findings:
     by_second, by_first = _along(cells, 1, 0), _along(cells, 0, 1)
     return Findings(
         conditions=(
-            contrast(cells, lambda m: m["icl"] @ by_second, "slope of ICL on eps2", clause="eps2 is raised", low=0.0),
-            contrast(cells, lambda m: m["icl"] @ (by_second - by_first), "slope of ICL on eps2 minus slope on eps1",
-                     clause="eps2 is compared with eps1", low=0.0),
+            contrast(cells, lambda m: weighted(m["icl"], by_second), "slope of ICL on eps2", clause="eps2 is raised",
+                     low=0.0),
+            contrast(cells, lambda m: weighted(m["icl"], by_second - by_first),
+                     "slope of ICL on eps2 minus slope on eps1", clause="eps2 is compared with eps1", low=0.0),
         ),
-        apart=(Apart(quantity="slope of ICL on eps1", measured=cells.interval(lambda m: m["icl"] @ by_first)),),
+        apart=(
+            Apart(quantity="slope of ICL on eps1", measured=cells.interval(lambda m: weighted(m["icl"], by_first))),
+        ),
     )  # fmt: skip
 
 
@@ -137,13 +140,13 @@ def judge_m6(evidence: Evidence) -> Findings:
         told = "from scratch" if sign > 0 else "after stage 1"
         quantity = f"slope of ICL on log2 {larger} minus slope on log2 {smaller}, {told}"
         conditions.append(
-            contrast(cells, lambda m, w=sign * (two - one): m["icl"] @ w, quantity, clause=clause, low=0.0)
+            contrast(cells, lambda m, w=sign * (two - one): weighted(m["icl"], w), quantity, clause=clause, low=0.0)
         )
         for name, weights in (("K1", one), ("K2", two)):
             apart.append(
                 Apart(
                     quantity=f"{study}: slope of ICL on log2 {name}",
-                    measured=cells.interval(lambda m, w=weights: m["icl"] @ w),
+                    measured=cells.interval(lambda m, w=weights: weighted(m["icl"], w)),
                 )
             )
     return Findings(conditions=tuple(conditions), apart=tuple(apart))

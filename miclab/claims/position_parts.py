@@ -10,7 +10,7 @@ import numpy as np
 from miclab.claims.controls import GAP, HIDDEN, POSITIONS, WIDTH
 from miclab.claims.evidence import Cells, Evidence, Statistic
 from miclab.claims.positions import BURSTS, CLASSES, CONTEXT, sharpness
-from miclab.claims.statistics import contrast
+from miclab.claims.statistics import contrast, weighted
 from miclab.claims.verdict import Apart, Condition, Entry, Findings
 
 Decoder = tuple[str, int]
@@ -28,7 +28,7 @@ PARTS: tuple[tuple[str, Decoder, Decoder], ...] = (
 
 def _lead(cells: Cells, quantity: str, plus: Decoder, minus: Decoder) -> Statistic:
     sign = np.array([float(key[:2] == plus) - float(key[:2] == minus) for key in cells.keys])
-    return lambda means: means[quantity] @ sign
+    return lambda means: weighted(means[quantity], sign)
 
 
 def _judge(everything: Cells, quantity: str, told: str, rises: bool) -> tuple[Condition, ...]:

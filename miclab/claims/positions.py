@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from miclab.claims.evidence import Cells, Evidence, Statistic
-from miclab.claims.statistics import contrast, heads, slope
+from miclab.claims.statistics import contrast, heads, slope, weighted
 from miclab.claims.verdict import Apart, Entry, Findings
 
 CLASSES, BURSTS = "modalities.m1.classes", "sequence.burstiness"
@@ -37,7 +37,7 @@ def gap_of(cells: Cells, chosen: set[float]) -> Statistic:
     for code, factor in (("onehot", 1.0), ("rope", -1.0)):
         mine = [k[0] == code and round(complexity(*k[1:]), 6) in chosen for k in cells.keys]
         sign[mine] = factor / max(sum(mine), 1)
-    return lambda means: means["icl"] @ sign
+    return lambda means: weighted(means["icl"], sign)
 
 
 def judge_u5(evidence: Evidence) -> Findings:

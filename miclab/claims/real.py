@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miclab.claims.evidence import Cells, Evidence, Key, Means, Statistic
-from miclab.claims.statistics import contrast, correlate, fit
+from miclab.claims.statistics import contrast, correlate, fit, weighted
 from miclab.claims.verdict import Apart, Condition, Entry, Findings
 from miclab.intervals import Interval
 
@@ -152,11 +152,11 @@ def judge_r1(evidence: Evidence) -> Findings:
         axes = {"log2 K1": np.log2(cells.column(1)), "log2 K2": np.log2(cells.column(2))}
         one, two = fit(axes, "log2 K1"), fit(axes, "log2 K2")
         conditions.append(
-            contrast(cells, lambda m, w=one - two: m["icl"] @ w, "slope of ICL on log2 K1 minus slope on log2 K2",
-                     clause=f"M2 is {source}", low=0.0)
+            contrast(cells, lambda m, w=one - two: weighted(m["icl"], w),
+                     "slope of ICL on log2 K1 minus slope on log2 K2", clause=f"M2 is {source}", low=0.0)
         )  # fmt: skip
         for name, weights in (("K1", one), ("K2", two)):
-            measured = cells.interval(lambda m, w=weights: m["icl"] @ w)
+            measured = cells.interval(lambda m, w=weights: weighted(m["icl"], w))
             apart.append(Apart(quantity=f"{source}: slope of ICL on log2 {name}", measured=measured))
     return Findings(conditions=tuple(conditions), apart=tuple(apart))
 

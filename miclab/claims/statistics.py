@@ -21,7 +21,56 @@ MEASURE = re.compile(r"measure\.(?P<name>.+)\.(?P<layer>\d+)\.(?P<head>\d+)")
 def fit(axes: Mapping[str, NDArray], axis: str) -> NDArray[np.floating]:
     """Weights of the cells whose sum is the least-squares slope along `axis`, beside the other axes and a constant."""
     design = np.column_stack([np.ones(len(axes[axis])), *axes.values()])
-    return np.linalg.pinv(design)[1 + list(axes).index(axis)]
+    return least_squares(design)[1 + list(axes).index(axis)]
+
+
+def least_squares(design: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Weights [coefficient, cell] that make least-squares coefficients of values in cells, by Gram and Schmidt.
+
+    A library's solver would do, but its last digits depend on the processor, as those of a matrix product do.
+
+    Arguments:
+        design: the columns that are fitted [cell, coefficient].
+
+    Returns:
+        The weights; NaN where the columns depend on each other, so that there is no one fit.
+    """
+    basis: list[NDArray] = []
+    for column in design.T:
+        rest = column
+        # Twice: the first pass leaves what rounding makes of columns that are nearly the same.
+        for other in basis * 2:
+            rest = rest - other * (other * rest).sum()
+        length = np.sqrt((rest**2).sum())
+        basis.append(rest / (length if length > 1e-10 * np.sqrt((column**2).sum()) else np.nan))
+    shares = [[(one * column).sum() for column in design.T] for one in basis]
+    weights = np.array(basis)
+    for i in reversed(range(len(basis))):
+        for j in range(i + 1, len(basis)):
+            weights[i] -= shares[i][j] * weights[j]
+        weights[i] /= shares[i][i]
+    return weights
+
+
+def weighted(values: NDArray[np.floating], weights: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Sums of values times weights, added in the cells' order.
+
+    A matrix product adds in an order that depends on the processor: a number halfway between two printed ones would be
+    rounded up on one machine and down on another.
+
+    Arguments:
+        values: [..., cell].
+        weights: [cell], or [cell, sum] for several sums.
+
+    Returns:
+        [...], or [..., sum].
+    """
+    # Sums come first while they are made, which leaves long rows to add: [cell, ...] and [sum, ...].
+    rows = np.ascontiguousarray(np.moveaxis(values, -1, 0))
+    total = np.zeros(np.shape(weights)[1:] + rows.shape[1:])
+    for row, weight in zip(rows, weights, strict=True):
+        total += np.multiply.outer(weight, row)
+    return np.moveaxis(total, 0, -1) if np.ndim(weights) > 1 else total
 
 
 def contrast(
@@ -51,7 +100,7 @@ def slope(cells: Cells, score: str, axis: str, axes: Mapping[str, NDArray], *, r
     bound = {"low": 0.0} if rises else {"high": 0.0}
     unit = f"doubling of {axis.removeprefix('log2 ')}" if axis.startswith("log2 ") else f"unit of {axis}"
     quantity = f"slope of {score.upper()} per {unit}"
-    return contrast(cells, lambda means: means[score] @ weights, quantity, clause=clause, **bound)
+    return contrast(cells, lambda means: weighted(means[score], weights), quantity, clause=clause, **bound)
 
 
 def best(cells: Cells, score: Callable[[Means], NDArray], values: NDArray, name: str, axis: str) -> tuple[str, ...]:
@@ -148,6 +197,7 @@ def pearson(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
 def _ranks(values: NDArray, weights: NDArray) -> NDArray[np.floating]:
     """Mean ranks of values in samples that hold each of them `weights` times [sample, value]."""
     names, member = np.unique(values, return_inverse=True)
+    # Whole numbers: exact in any order.
     held = weights @ (member[:, None] == np.arange(len(names)))
     return (held.cumsum(1) - held + (held + 1) / 2)[:, member]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from miclab.claims.evidence import Cells, Evidence, Means
-from miclab.claims.statistics import best, contrast, slope
+from miclab.claims.statistics import best, contrast, slope, weighted
 from miclab.claims.verdict import Apart, Entry, Findings
 
 CLASSES, BURSTS = "modalities.m1.classes", "sequence.burstiness"
@@ -89,7 +89,7 @@ def judge_u4(evidence: Evidence) -> Findings:
     def fitted(axis: int, keep: np.ndarray, cells: Cells):
         x = np.log2(cells.column(axis))[keep]
         weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
-        return lambda means: lean(means)[..., keep] @ weights
+        return lambda means: weighted(lean(means)[..., keep], weights)
 
     every = {}
     for axis, cells in ((0, deeper), (1, headed)):
