@@ -1,5 +1,5 @@
 """The decoder once more, in NumPy and float64, one sequence and one position at a time: slow, plain, and written from
-the definitions of the study rather than from `miclab.decoder`."""
+the definitions of the study rather than from `miclab.model.decoder`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from miclab.config import RunConfig
+from miclab.config.run import RunConfig
 
 Array = NDArray[np.floating]
 

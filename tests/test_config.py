@@ -14,17 +14,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import tiny_config, tiny_mapping
 
-from miclab import optimiser, schema
-from miclab.config import RunConfig
-from miclab.decoder import Decoder
+from miclab.config import schema
+from miclab.config.parts import DecoderConfig, ModalityConfig, OptimiserConfig, SequenceConfig
+from miclab.config.request import Request, SplitSizes
+from miclab.config.run import RunConfig
 from miclab.errors import ConfigError
-from miclab.gradients import TrainedParameters, gradient_function
-from miclab.positions import CODES
-from miclab.request import Request, SplitSizes
-from miclab.sequences import training_batch
-from miclab.settings import DecoderConfig, ModalityConfig, OptimiserConfig, SequenceConfig
-from miclab.splits import SPLITS, split_batches, with_context
-from miclab.world import draw_world
+from miclab.model.decoder import Decoder
+from miclab.model.positions import CODES
+from miclab.training import optimiser
+from miclab.training.flat_parameters import TrainedParameters, gradient_function
+from miclab.worlds.sequences import training_batch
+from miclab.worlds.splits import SPLITS, split_batches, with_context
+from miclab.worlds.world import draw_world
 
 # -- any configuration trains or is refused -----------------------------------------------------------------------
 WRONG = [-1, -0.5, 0, 1.5, 3, math.nan, math.inf, -math.inf, True, "4", "rop", "", None, [], ["m1", "m1"]]
@@ -162,7 +163,7 @@ def check_message(error: ConfigError) -> None:
     assert error.field.split(".")[0].split("[")[0] in {f.name for f in dataclasses.fields(RunConfig)}, message
 
 
-# FAULT in miclab/config.py: novel_classes need not cover the groups of the joint-label task.
+# FAULT in miclab/config/run.py: novel_classes need not cover the groups of the joint-label task.
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(mappings())
 def test_any_configuration_trains_or_is_refused_in_words(mapping):
@@ -282,13 +283,13 @@ REFUSED = {
     ),
     "not a mapping": (changed() | {"decoder": 5}, "decoder", "mapping"),
     "not a list": (changed() | {"frozen": "decoder"}, "frozen", "list"),
-    # FAULT in miclab/settings.py: math.isfinite(10**400) raises OverflowError.
+    # FAULT in miclab/config/parts.py: math.isfinite(10**400) raises OverflowError.
     "seed beyond 63 bits": (changed(seed=10**400), "seed", "at most"),
-    # FAULT in miclab/schema.py: float(10**400) raises OverflowError.
+    # FAULT in miclab/config/schema.py: float(10**400) raises OverflowError.
     "fraction beyond float": (changed(sequence={"bursty_fraction": 10**400}), "sequence.bursty_fraction"),
-    # FAULT in miclab/settings.py: noise has no upper end; noise**2 overflows or items become NaN.
+    # FAULT in miclab/config/parts.py: noise has no upper end; noise**2 overflows or items become NaN.
     "noise beyond float32": (changed(modalities=modality_part(noise=1e200)), "modalities.m1.noise", "at most"),
-    # FAULT in miclab/config.py: classes are dealt over groups, so novel ones must cover every group.
+    # FAULT in miclab/config/run.py: classes are dealt over groups, so novel ones must cover every group.
     "novel classes do not cover the groups": (
         changed(
             modalities={
@@ -467,7 +468,7 @@ def test_the_order_of_modalities_counts_and_that_of_keys_does_not():
 
 def test_a_whole_number_for_a_float_is_the_same_run():
     """Fails if a run made in Python with weight_decay=0 gets another name than its own saved configuration."""
-    # FAULT in miclab/schema.py: `_without_defaults` keeps 0 and 0.0 apart, which JSON writes differently.
+    # FAULT in miclab/config/schema.py: `_without_defaults` keeps 0 and 0.0 apart, which JSON writes differently.
     config = RunConfig(optimiser=OptimiserConfig(weight_decay=0))
     again = schema.from_mapping(RunConfig, json.loads(json.dumps(schema.to_mapping(config))))
     assert config == again

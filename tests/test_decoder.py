@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from tiny import lively_parameters, tiny_config
 
-from miclab.config import RunConfig
-from miclab.decoder import Decoder
-from miclab.positions import CODES
-from miclab.profiles import run_config
-from miclab.roles import LABEL
-from miclab.sequences import Batch, training_batch
-from miclab.settings import DecoderConfig
-from miclab.world import draw_world
+from miclab.config.parts import DecoderConfig
+from miclab.config.presets import run_config
+from miclab.config.run import RunConfig
+from miclab.model.decoder import Decoder
+from miclab.model.positions import CODES
+from miclab.worlds.roles import LABEL
+from miclab.worlds.sequences import Batch, training_batch
+from miclab.worlds.world import draw_world
 
 BIASES = {"attention_bias": "both", "attention_bias_std": 0.5}
 CONSTANTS = {"token_constant": 2.0, "attention_bias": "key", "attention_bias_layers": [0]}

@@ -1,4 +1,5 @@
-"""Interventions as edits: functions from an activation to what takes its place (see `miclab.decoder.Trace` for names).
+"""Interventions as edits: functions from an activation to what takes its place (see `miclab.model.decoder.Trace` for
+names).
 
 The decoder applies edits without knowing them, so every intervention is made here, and several are joined with `|`.
 """
@@ -11,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from miclab.circuits.strongest import Head
-from miclab.decoder import Decoder, Parameters
-from miclab.sequences import Batch
+from miclab.circuits.find import Head
+from miclab.model.decoder import Decoder, Parameters
+from miclab.worlds.sequences import Batch
 
 Edit = Callable[[Tensor], Tensor]
 

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from miclab.circuits.controls import Control, control
 from miclab.circuits.effects import Effect, PooledEffect
-from miclab.circuits.heads import Control, Tell, control, why_no_circuit
+from miclab.circuits.existence import Tell, why_no_circuit
+from miclab.circuits.find import CircuitHeads, circuit_heads, head_name
 from miclab.circuits.interventions import (
     Edit,
     Head,
@@ -22,14 +24,13 @@ from miclab.circuits.interventions import (
     zero_labels,
     zero_modality_with_labels,
 )
-from miclab.circuits.strongest import CircuitHeads, circuit_heads, head_name
-from miclab.decoder import Decoder
+from miclab.config.request import SplitSizes
 from miclab.errors import RunError
-from miclab.evaluate import SplitScores, check_seeds, oracle_means, score_split
-from miclab.request import SplitSizes
-from miclab.runs import Run
-from miclab.sequences import training_batch
-from miclab.world import world_from_tensors
+from miclab.measures.evaluate import SplitScores, check_seeds, oracle_means, score_split
+from miclab.model.decoder import Decoder
+from miclab.runs.run import Run
+from miclab.worlds.sequences import training_batch
+from miclab.worlds.world import world_from_tensors
 
 
 class Interventions:
