@@ -28,7 +28,8 @@ def compiled(extras: tuple[str, ...], upgrade: bool) -> dict[str, str]:
     names = {extra for extra in extras if f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text(encoding="utf-8")}
     command = [
         "uv", "pip", "compile", "pyproject.toml", "--universal", "--python-version", "3.11", "--generate-hashes",
-        "--no-header", "--no-annotate", "--quiet", "--constraint", "-", *[w for n in sorted(names) for w in ("--extra", n)],
+        "--no-header", "--no-annotate", "--quiet", "--constraint", "-",
+        *[word for name in sorted(names) for word in ("--extra", name)],
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, input=pins, text=True, capture_output=True)
     if done.returncode:
