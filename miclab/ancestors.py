@@ -13,7 +13,8 @@ from miclab.classification import model_of
 from miclab.config import RunConfig
 from miclab.encoders import encode, initial_encoder
 from miclab.errors import RunError
-from miclab.exemplars import CHUNK, check_kept, known_exemplars
+from miclab.data.items import CHUNK
+from miclab.exemplars import check_kept, known_exemplars
 from miclab.runs import Run, find
 from miclab.settings import ModalityConfig
 
@@ -99,7 +100,7 @@ def _check_parent(config: RunConfig, parent: Run) -> None:
     if any(getattr(parent.config, part) != getattr(config, part) for part in ("decoder", "label_count", "host_name")):
         raise RunError(f"The parent {parent.path} has another decoder, host or number of labels.")
     wrong = _differing(
-        parent.config.modalities[config.host_name], config.modalities[config.host_name], (*SAME_HOST, "source")
+        parent.config.modalities[config.host_name], config.modalities[config.host_name], (*SAME_HOST, "source", "centre")
     )
     if wrong:
         raise RunError(f"The host of the parent {parent.path} has {'; '.join(wrong)}.")
@@ -117,7 +118,7 @@ def kept_tensors(config: RunConfig, root: Path | str) -> dict[str, Tensor]:
         parent = find(config.parent.run, root)
         _check_parent(config, parent)
         before = parent.config.modalities
-        same = ("source", "content", "classes", "dimension", "labels")
+        same = ("source", "content", "classes", "dimension", "labels", "centre")
         for key, value in parent.world_tensors().items():
             owner = key.partition(".")[2]
             is_other = owner not in config.modalities or _differing(before[owner], config.modalities[owner], same)
