@@ -11,16 +11,16 @@ from torch import Tensor
 
 from miclab.classification import model_of
 from miclab.config import RunConfig
+from miclab.data.items import CHUNK
 from miclab.encoders import encode, initial_encoder
 from miclab.errors import RunError
-from miclab.data.items import CHUNK
 from miclab.exemplars import check_kept, known_exemplars
 from miclab.runs import Run, find
 from miclab.settings import ModalityConfig
 
 SAME_ENCODER = ("encoder", "features", "dimension", "shape", "content")
 """Fields in which a modality and the run that pretrained its encoder have to agree."""
-SAME_HOST = (*SAME_ENCODER, "encoder_run", "encoder_step")
+SAME_HOST = (*SAME_ENCODER, "encoder_run", "encoder_step", "source", "centre")
 
 
 def named(config: RunConfig, root: Path | str) -> RunConfig:
@@ -99,9 +99,7 @@ def _check_parent(config: RunConfig, parent: Run) -> None:
     _check_step(parent, config.parent.step, "parent")
     if any(getattr(parent.config, part) != getattr(config, part) for part in ("decoder", "label_count", "host_name")):
         raise RunError(f"The parent {parent.path} has another decoder, host or number of labels.")
-    wrong = _differing(
-        parent.config.modalities[config.host_name], config.modalities[config.host_name], (*SAME_HOST, "source", "centre")
-    )
+    wrong = _differing(parent.config.modalities[config.host_name], config.modalities[config.host_name], SAME_HOST)
     if wrong:
         raise RunError(f"The host of the parent {parent.path} has {'; '.join(wrong)}.")
 

@@ -75,8 +75,8 @@ class ModalityConfig:
     shape: tuple[int, ...] = ()
     """Shape of one item of the source; filled in."""
     centre: Literal["off", "training"] = "off"
-    """`training`: the mean of the training classes' training items is subtracted from all items of the source, which then
-    have norm 1 again (see `miclab.data.items`). For sources of vectors."""
+    """`training`: the mean of the training classes' training items is subtracted from all items of the source, which
+    then have norm 1 again (see `miclab.data.items`). For sources of vectors."""
     blends: int = 0
     """Further training classes, each made of two of the source's (see `miclab.blends`)."""
     shift: int = 0

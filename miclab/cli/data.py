@@ -19,6 +19,7 @@ from miclab.data.registry import MissingDataError, Progress, find, registered
 from miclab.data.shipped import SHIPPED
 from miclab.errors import MiclabError, nearest
 
+
 def usage() -> str:
     """The text of `miclab data --help`; its names are those that are registered."""
     width = max(len(known.usage) for known in registered())

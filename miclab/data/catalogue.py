@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-# Imported for what they register, in the order of `miclab data list`.
-import miclab.data.shipped
-import miclab.data.folders
+# Imported for what they register.
 import miclab.data.cifar
+import miclab.data.folders
+import miclab.data.shipped
 import miclab.data.vectors  # noqa: F401
 from miclab.data.dataset import DataError, DataSet
 from miclab.data.registry import Progress, find, silent

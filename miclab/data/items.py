@@ -65,8 +65,10 @@ class Exemplars:
 
     def mean(self, exemplars: Int[Tensor, " chosen"]) -> Float[Tensor, " dimension"]:
         """The mean item of exemplars, summed in float64."""
-        chunks = exemplars.split(CHUNK)
-        return (sum(self.vectors(chunk).double().sum(0) for chunk in chunks) / len(exemplars)).float()
+        total = torch.zeros((), dtype=torch.double)
+        for chunk in exemplars.split(CHUNK):
+            total = total + self.vectors(chunk).double().sum(0)
+        return (total / len(exemplars)).float()
 
     def centred(self, centre: Float[Tensor, " dimension"]) -> Exemplars:
         """The same items less `centre`, of length 1 again."""

@@ -11,11 +11,10 @@ Labels beside FILE.npy lie in FILE.labels.csv or FILE.labels.npy, also for the f
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
-import zipfile
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,7 @@ def _why_not(suffix: str) -> str:
     if suffix in (".pt", ".pth", ".bin", ".pkl", ".pickle", ".joblib"):
         return " Files of this kind may be pickles, which can run any code when they are read."
     if suffix in (".h5", ".hdf5"):
-        return " With h5py: `numpy.save(\"vectors.npy\", file[\"vectors\"][:])`."
+        return ' With h5py: `numpy.save("vectors.npy", file["vectors"][:])`.'
     return ""
 
 
@@ -99,26 +98,32 @@ def label_list(path: Path, values: np.ndarray, what: str = "labels") -> list[str
     return [str(value) for value in values.tolist()]
 
 
-def _unreadable(path: Path, error: BaseException) -> DataError:
-    why = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    if "pickle" in why or "Python objects" in why:
-        return DataError(f"{path} holds Python objects (an object array), which are never read. Save plain numbers.")
-    return DataError(f"{path} cannot be read: {why}. It is damaged or not of the format that its ending says.")
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns whatever a parser raises on damaged bytes, which is no closed set, into a DataError."""
+    try:
+        yield
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        fault = f"{path} cannot be read: {why}. It is damaged or not of the format that its ending says."
+        if "pickle" in why or "Python objects" in why:
+            fault = f"{path} holds Python objects (an object array), which are never read. Save plain numbers."
+        raise DataError(fault) from error
 
 
 def _mapped(path: Path) -> np.ndarray:
-    """A `.npy` file. It is mapped first, so that a header that promises too much takes no memory."""
-    try:
+    """A `.npy` file. It is mapped, so that a header that promises too much takes no memory."""
+    with _reading(path):
         return np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError) as error:
-        raise _unreadable(path, error) from error
 
 
 def _npy(path: Path) -> Table:
     return Table(float_tensor(path, _mapped(path)), None)
 
 
-def _chosen(path: Path, names: Sequence[str], wanted: Sequence[str], others: Sequence[str] = ()) -> str | None:
+def _chosen(names: Sequence[str], wanted: Sequence[str], others: Sequence[str] = ()) -> str | None:
     """The first of the wanted names; without one, the only name that is not among the others."""
     for name in wanted:
         if name in names:
@@ -128,34 +133,27 @@ def _chosen(path: Path, names: Sequence[str], wanted: Sequence[str], others: Seq
 
 
 def _npz(path: Path) -> Table:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            name = _chosen(path, file.files, VECTORS, LABELS)
-            if name is None:
-                raise DataError(f"{path} holds the arrays {', '.join(file.files) or 'none'}: name one of them 'vectors'.")
-            vectors = float_tensor(path, file[name], f"the array {name!r}")
-            own = next((label for label in LABELS if label in file.files), None)
-            labels = None if own is None else label_list(path, file[own], f"the array {own!r}")
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise _unreadable(path, error) from error
-    return Table(vectors, labels)
+    with _reading(path), np.load(path, allow_pickle=False) as file:
+        name = _chosen(file.files, VECTORS, LABELS)
+        if name is None:
+            raise DataError(f"{path} holds the arrays {', '.join(file.files) or 'none'}: name one of them 'vectors'.")
+        vectors = float_tensor(path, file[name], f"the array {name!r}")
+        own = next((label for label in LABELS if label in file.files), None)
+        return Table(vectors, None if own is None else label_list(path, file[own], f"the array {own!r}"))
 
 
 # -- safetensors --------------------------------------------------------------------------------------------------
 def _safetensors(path: Path) -> Table:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, framework="pt") as file:
-            names, metadata = list(file.keys()), file.metadata() or {}
-            name = _chosen(path, names, VECTORS, LABELS)
-            if name is None:
-                raise DataError(f"{path} holds the tensors {', '.join(names) or 'none'}: name one of them 'vectors'.")
-            vectors = file.get_tensor(name)
-            own = next((label for label in LABELS if label in names), None)
-            numbers = None if own is None else file.get_tensor(own)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
+    with _reading(path), safe_open(path, framework="pt") as file:
+        names, metadata = list(file.keys()), file.metadata() or {}
+        name = _chosen(names, VECTORS, LABELS)
+        if name is None:
+            raise DataError(f"{path} holds the tensors {', '.join(names) or 'none'}: name one of them 'vectors'.")
+        vectors = file.get_tensor(name)
+        own = next((label for label in LABELS if label in names), None)
+        numbers = None if own is None else file.get_tensor(own)
     if not vectors.is_floating_point() or vectors.element_size() < 2:
         raise DataError(f"{path}: the tensor {name!r} is of type {vectors.dtype}; vectors are float16 to float64.")
     if numbers is None:
@@ -194,7 +192,7 @@ def _columns(path: Path, frame: Any, names_of: dict[str, list[str]]) -> Table:
     is_list = {c: isinstance(t, (pl.List, pl.Array)) and t.inner.is_float() for c, t in frame.schema.items()}
     is_text = {c: t.is_integer() or t in (pl.String, pl.Categorical, pl.Enum) for c, t in frame.schema.items()}
     lists, texts = [c for c in is_list if is_list[c]], [c for c in is_text if is_text[c]]
-    vector_column, label_column = _chosen(path, lists, VECTORS), _chosen(path, texts, LABELS)
+    vector_column, label_column = _chosen(lists, VECTORS), _chosen(texts, LABELS)
     present = ", ".join(f"{column} ({kind})" for column, kind in frame.schema.items()) or "none"
     if vector_column is None:
         which = "one column of lists of floats, or name it 'vectors'"
@@ -234,10 +232,12 @@ def _columns(path: Path, frame: Any, names_of: dict[str, list[str]]) -> Table:
 def _polars(path: Path, read: Callable[[Any], Any]) -> Any:
     import polars as pl
 
-    try:
-        return read(pl)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
+    with _reading(path):
+        try:
+            return read(pl)
+        except pl.exceptions.PanicException as error:
+            # No Exception by its type: a fault in polars' own code, met on damaged files.
+            raise DataError(f"{path} cannot be read: {error}. It is damaged.") from error
 
 
 def _parquet(path: Path) -> Table:
@@ -248,8 +248,8 @@ def _datasets_folder(path: Path) -> Table:
     """A folder that `datasets` saved: `state.json` names the Arrow files, `dataset_info.json` the classes."""
     if (path / "dataset_dict.json").is_file():
         splits = sorted(child.name for child in path.iterdir() if child.is_dir())
-        raise DataError(f"{path} holds the splits {', '.join(splits)}: give the folder of one, as in {path / splits[0]}."
-                        if splits else f"{path} holds no split.")  # fmt: skip
+        example = f": give the folder of one, as in {path / splits[0]}" if splits else ""
+        raise DataError(f"{path} holds the splits {', '.join(splits) or 'none'}{example}.")
     if not (path / "state.json").is_file():
         raise DataError(
             f"{path} is a folder without state.json. Give a file of vectors, or a folder that Hugging Face `datasets` "
@@ -260,26 +260,32 @@ def _datasets_folder(path: Path) -> Table:
         info = _json(path / "dataset_info.json")
     if state.get("_indices_data_files"):
         raise DataError(f"{path} is a choice of rows: save it with `dataset.flatten_indices().save_to_disk(PATH)`.")
-    listed = state.get("_data_files")
-    names = [file.get("filename") for file in listed if isinstance(file, dict)] if isinstance(listed, list) else []
-    # The names come from a file: none may lead out of the folder.
-    if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
-        raise DataError(f"{path / 'state.json'} names no data files of this folder.")
-    for name in names:
-        if not (path / name).is_file():
-            raise DataError(f"{path / name} is missing; {path / 'state.json'} names it.")
-    frames = [_polars(path / n, lambda pl, n=n: pl.read_ipc_stream(path / n, use_pyarrow=False)) for n in names]
+    frames = [_polars(file, lambda pl, file=file: pl.read_ipc_stream(file)) for file in _arrow_files(path, state)]
     features = info.get("features")
     features = features if isinstance(features, dict) else {}
     names_of = {c: f["names"] for c, f in features.items() if isinstance(f, dict) and isinstance(f.get("names"), list)}
     return _columns(path, _polars(path, lambda pl: pl.concat(frames)), names_of)
 
 
+def _arrow_files(path: Path, state: dict[str, Any]) -> list[Path]:
+    """The data files that `state.json` names; none may lead out of the folder."""
+    listed = state.get("_data_files")
+    files = []
+    for entry in listed if isinstance(listed, list) else []:
+        name = entry.get("filename") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or Path(name).name != name:
+            raise DataError(f"{path / 'state.json'} names {name!r}, which is no file of this folder.")
+        files.append(path / name)
+        if not files[-1].is_file():
+            raise DataError(f"{files[-1]} is missing; {path / 'state.json'} names it.")
+    if not files:
+        raise DataError(f"{path / 'state.json'} names no data files.")
+    return files
+
+
 def _json(path: Path) -> dict[str, Any]:
-    try:
+    with _reading(path):
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
     if not isinstance(found, dict):
         raise DataError(f"{path} is no JSON object.")
     return found
@@ -303,11 +309,8 @@ def labels_beside(path: Path) -> list[str] | None:
 
 def _csv_labels(path: Path) -> list[str]:
     """The column `label` (or `labels`) of a CSV file with a header, or the only column of one without."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (OSError, ValueError, csv.Error) as error:
-        raise _unreadable(path, error) from error
+    with _reading(path), path.open(newline="", encoding="utf-8-sig") as file:
+        rows = [row for row in csv.reader(file) if row]
     header = [cell.strip().casefold() for cell in rows[0]] if rows else []
     column = next((header.index(name) for name in LABELS if name in header), None)
     body = rows if column is None else rows[1:]

@@ -26,7 +26,9 @@ SHOWN = 5
 HOW = "Give a file .npy, .npz, .safetensors or .parquet, or a folder that Hugging Face `datasets` saved."
 
 
-@source("vectors", argument="PATH", words="your own embeddings: .npy, .npz, .safetensors, .parquet, or a datasets folder")
+@source(
+    "vectors", argument="PATH", words="your own embeddings: .npy, .npz, .safetensors, .parquet, a `datasets` folder"
+)
 def load_vectors(name: str, argument: str, progress: Progress = silent) -> DataSet:
     """Embeddings in a file (see `miclab.data.vector_files`).
 
@@ -43,8 +45,8 @@ def load_vectors(name: str, argument: str, progress: Progress = silent) -> DataS
     class_of = torch.tensor([names.setdefault(label, len(names)) for label in labels])
     if len(names) < LEAST_CLASSES:
         raise DataError(
-            f"{path} has {len(names)} class{'es' * (len(names) != 1)}; at least {LEAST_CLASSES} are needed, since a fifth "
-            "is held out and a novel set needs two. Add classes."
+            f"{path} has {len(names)} class{'es' * (len(names) != 1)}; at least {LEAST_CLASSES} are needed, since "
+            "a fifth is held out and a novel set needs two. Add classes."
         )
     order = class_of.argsort(stable=True)
     held_out = held_out_names(list(names), held_out_count(len(names), len(names)))
@@ -102,7 +104,9 @@ def _checked(path: Path, vectors: Tensor) -> Float[Tensor, "row dimension"]:
     # Below this `DataSet.floats` cannot give it length 1.
     zero = (norms < 1e-12).nonzero()[:, 0].tolist()
     if zero:
-        raise DataError(f"{path}: {_named('row', zero)} only zeros, or length below 1e-12, and so no direction. Take such rows away.")
+        raise DataError(
+            f"{path}: {_named('row', zero)} length 0 (or below 1e-12), and so no direction. Take such rows away."
+        )
     return rows.contiguous()
 
 
