@@ -133,7 +133,10 @@ def _chosen(names: Sequence[str], wanted: Sequence[str], others: Sequence[str] =
 
 
 def _npz(path: Path) -> Table:
-    with _reading(path), np.load(path, allow_pickle=False) as file:
+    # Opened here: NumPy leaves the file of a damaged archive open.
+    with _reading(path), path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise DataError(f"{path} is no archive of arrays, as its ending says.")
         name = _chosen(file.files, VECTORS, LABELS)
         if name is None:
             raise DataError(f"{path} holds the arrays {', '.join(file.files) or 'none'}: name one of them 'vectors'.")

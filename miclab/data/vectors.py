@@ -1,7 +1,8 @@
 """One's own embeddings as a modality: `vectors:PATH`.
 
 A label is a class, and its name is the class's name: with `sequence.pairing` `concept` two files are paired by it.
-Held out are a fifth of the classes (smallest SHA-256 of the name), and of each class the last fifth of its rows.
+Held out are a fifth of the classes (smallest SHA-256 of the name in lower case), and of each class the last fifth of
+its rows.
 Vectors are float32 and have length 1 when they enter a run, as those of every source (`miclab.data.items`).
 """
 
@@ -49,7 +50,8 @@ def load_vectors(name: str, argument: str, progress: Progress = silent) -> DataS
             "a fifth is held out and a novel set needs two. Add classes."
         )
     order = class_of.argsort(stable=True)
-    held_out = held_out_names(list(names), held_out_count(len(names), len(names)))
+    # Without regard to case, as classes are paired: a name is held out in both of two files or in neither.
+    held_out = held_out_names([label.casefold() for label in names], held_out_count(len(names), len(names)))
     progress(len(items), len(items))
     return DataSet(
         name=name,
@@ -57,7 +59,7 @@ def load_vectors(name: str, argument: str, progress: Progress = silent) -> DataS
         class_names=tuple(names),
         items=items[order],
         class_of=class_of[order],
-        held_out_classes=torch.tensor([label in held_out for label in names]),
+        held_out_classes=torch.tensor([label.casefold() in held_out for label in names]),
         held_out_exemplars=last_exemplars(class_of[order]),
         sources=(path.name,),
         source_of=torch.zeros(len(items), dtype=torch.long),
