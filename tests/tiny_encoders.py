@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from tiny_mllm import TEXT, TOWER, tokenizer
+from tiny_mllm import SPECIAL, TEXT, TOWER, tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     BertConfig,
     BertModel,
@@ -20,6 +21,7 @@ from transformers import (
     CLIPModel,
     Dinov2Config,
     Dinov2Model,
+    PreTrainedTokenizerFast,
     SiglipConfig,
     SiglipModel,
 )
@@ -31,9 +33,17 @@ WORDS = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "nu
          "max_position_embeddings": 16, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}  # fmt: skip
 
 
+def ended_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer that ends every text, as CLIP's does: the features of a text are those of its end."""
+    tokens, end = tokenizer(), SPECIAL[0]
+    ids = [(end, tokens.convert_tokens_to_ids(end))]
+    tokens.backend_tokenizer.post_processor = TemplateProcessing(single=f"$A {end}", special_tokens=ids)
+    return tokens
+
+
 def clip(folder: Path) -> None:
     """CLIP: features of pictures and of texts in one space of 24 dimensions."""
-    tokens = tokenizer()
+    tokens = ended_tokenizer()
     config = CLIPConfig(text_config={**WORDS, "vocab_size": len(tokens)}, vision_config=TOWER, projection_dim=24)
     CLIPModel(config).save_pretrained(folder)
     tokens.save_pretrained(folder)

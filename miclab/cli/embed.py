@@ -46,7 +46,8 @@ class EmbedOptions:
     json: bool = False
     """Print as JSON."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises MiclabError, or ConfigError, for options that cannot be used."""
         if self.batch < 1:
             raise ConfigError("batch", self.batch, "1 and more")
         if sum(place is not None for place in (self.images, self.texts, self.audio)) != 1:
@@ -64,6 +65,7 @@ class EmbedOptions:
 def run_embed(arguments: list[str]) -> int:
     """`miclab data embed ...`."""
     options = parse(EmbedOptions, "data embed", arguments)
+    options.check()
     output = output_file(str(options.output))
     if output.exists() and not options.overwrite:
         raise MiclabError(f"--output {output} is there already. Name another file, or add --overwrite.")

@@ -63,9 +63,7 @@ def torch_device(device: str) -> str:
     """
     there = torch.cuda.is_available()
     if device != "auto" and device != "cpu" and not (device.startswith("cuda") and there):
-        raise ConfigError(
-            "device", device, "cpu, auto" + (", cuda, cuda:1, ..." if there else ": this torch finds no GPU")
-        )
+        raise ConfigError("device", device, "auto, cpu, cuda, ..." if there else "auto or cpu: torch finds no GPU here")
     return ("cuda" if there else "cpu") if device == "auto" else device
 
 
