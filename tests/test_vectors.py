@@ -15,21 +15,21 @@ import torch
 from safetensors.numpy import save_file
 from tiny import tiny_config
 
-from miclab import schema
 from miclab.cli import main
-from miclab.config import RunConfig
+from miclab.config import schema
+from miclab.config.parts import ModalityConfig
+from miclab.config.request import Request, SplitSizes
+from miclab.config.run import RunConfig
 from miclab.data import DataError, MissingDataError, load
 from miclab.data.check import check, common_shares
 from miclab.data.items import Exemplars
 from miclab.errors import ConfigError, RunError
-from miclab.exemplars import known_exemplars
-from miclab.request import Request, SplitSizes
-from miclab.sequences import training_batch
-from miclab.settings import ModalityConfig
-from miclab.sources import resolved
-from miclab.splits import split_batches
-from miclab.train import train_config
-from miclab.world import draw_world, world_from_tensors
+from miclab.training.loop import train_config
+from miclab.worlds.exemplars import known_exemplars
+from miclab.worlds.sequences import training_batch
+from miclab.worlds.source_facts import resolved
+from miclab.worlds.splits import split_batches
+from miclab.worlds.world import draw_world, world_from_tensors
 
 CLASSES, EACH, DIMENSION = 20, 5, 6
 NAMES = [f"thing {number}" for number in range(CLASSES)]
