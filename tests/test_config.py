@@ -385,6 +385,7 @@ OTHER_VALUES: dict[str, Any] = {
     "decoder.attention_bias_layers": [0],
     "optimiser.decay_steps": 7,
     "frozen": ["decoder.blocks"],
+    "plugins": ["mine:abc"],
     "host": "m2",
     "parent.run": "abc",
     "numerics.mode": "compiled",

@@ -17,6 +17,7 @@ from miclab.config.parts import (
     SequenceConfig,
     check_whole,
 )
+from miclab.config.seeds import FOLLOWS, SeedsConfig
 from miclab.errors import ConfigError, nearest
 
 
@@ -47,7 +48,10 @@ class RunConfig:
     frozen: tuple[str, ...] = ()
     """Parts of the model that are not trained: `decoder`, `decoder.blocks`, `decoder.readout`, `bridge.m2`, ..."""
     seed: int = 0
-    """Every random stream of the run is named and derived from this number."""
+    """Every random stream of the run is named and derived from this number, or from one of `seeds`."""
+    seeds: SeedsConfig = field(default_factory=SeedsConfig)
+    plugins: tuple[str, ...] = ()
+    """Plugins that the run uses, as NAME:SHA-256 of the file; filled in (see `miclab.config.extensions`)."""
 
     def __post_init__(self) -> None:
         for part in fields(self):
@@ -80,6 +84,22 @@ class RunConfig:
         self._check_labels()
         self._check_shapes()
         self._check_frozen()
+
+    # -- seeds --------------------------------------------------------------------------------------------------
+    @property
+    def world_seed(self) -> int:
+        """Seed of the world."""
+        return self.seed if self.seeds.world == FOLLOWS else self.seeds.world
+
+    @property
+    def weights_seed(self) -> int:
+        """Seed of the first weights."""
+        return self.seed if self.seeds.weights == FOLLOWS else self.seeds.weights
+
+    @property
+    def sequences_seed(self) -> int:
+        """Seed of the training sequences."""
+        return self.seed if self.seeds.sequences == FOLLOWS else self.seeds.sequences
 
     # -- derived names ------------------------------------------------------------------------------------------
     @property

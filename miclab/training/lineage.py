@@ -80,7 +80,7 @@ def _encoder_weights(config: RunConfig, name: str, root: Path | str) -> dict[str
         weights = _checkpoint(run, modality.encoder_step, "encoder's run")
         start = f"encoder.{own}."
         return {f"encoder.{name}.{n.removeprefix(start)}": v for n, v in weights.items() if n.startswith(start)}
-    found = initial_encoder(modality, name, config.seed)
+    found = initial_encoder(modality, name, config.weights_seed)
     if config.parent.run:
         before = _checkpoint(find(config.parent.run, root), config.parent.step, "parent")
         found |= {n: before[n] for n in found if n in before and before[n].shape == found[n].shape}
@@ -141,7 +141,7 @@ def kept_tensors(config: RunConfig, root: Path | str) -> dict[str, Tensor]:
 def first_parameters(config: RunConfig, root: Path | str) -> dict[str, Tensor]:
     """Parameters before the first step: fresh, with the parent's decoder, and its bridge where that fits; encoders as
     they were pretrained."""
-    parameters = model_of(config).initial_parameters(config.seed)
+    parameters = model_of(config).initial_parameters(config.weights_seed)
     if config.parent.run:
         before = _checkpoint(find(config.parent.run, root), config.parent.step, "parent")
         parameters |= _fitting(before, parameters)

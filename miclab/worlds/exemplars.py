@@ -83,7 +83,7 @@ def chosen_classes(config: RunConfig, name: str) -> Int[Tensor, " classes"]:
     modality = config.modalities[name]
     data, held_out = known_exemplars(modality).data, held_out_names(config)
     usable = set(data.classes("training").tolist())
-    order = ordered(data.class_names, config.seed, "training classes")
+    order = ordered(data.class_names, config.world_seed, "training classes")
     left = [i for i in order if i in usable and data.class_names[i].casefold() not in held_out]
     if len(left) < modality.classes:
         raise ConfigError(f"modalities.{name}.classes", modality.classes, f"at most {len(left)}: others are held out")

@@ -270,14 +270,16 @@ def draw_world(config: RunConfig, kept: Mapping[str, Tensor] | None = None) -> W
     for name in sorted(config.modalities, key=lambda name: name != config.host_name):
         m = config.modalities[name]
         if not m.source:
-            tensors[f"prototypes.{name}"] = _normal((m.classes, m.dimension), config.seed, "world", "prototypes", name)
+            tensors[f"prototypes.{name}"] = _normal(
+                (m.classes, m.dimension), config.world_seed, "world", "prototypes", name
+            )
             continue
         tensors |= _draw_source(config, name, kept, host)
         if name == config.host_name and config.sequence.pairing == "concept":
             names = _class_names(config, name, tensors[f"classes.{name}"])
             host = dict(zip(names, tensors[f"labels.{name}"].tolist(), strict=True))
     shape = (config.label_count, config.item_width)
-    tensors["label_embeddings"] = _normal(shape, config.seed, "world", "labels")
+    tensors["label_embeddings"] = _normal(shape, config.world_seed, "world", "labels")
     return world_from_tensors(config, tensors | {k: v for k, v in kept.items() if k in tensors})
 
 
@@ -301,7 +303,8 @@ def novel_world(config: RunConfig, world: World, *name: str | int) -> World:
             tables[modality] = ClassTable(torch.arange(len(classes)) % labels, torch.ones(len(classes)))
             continue
         shape = (count, source.prototypes.shape[1])
-        sources[modality] = replace(source, prototypes=_normal(shape, config.seed, "novel", *name, modality))
+        seed = config.sequences_seed if name[0] == "training" else config.seed
+        sources[modality] = replace(source, prototypes=_normal(shape, seed, "novel", *name, modality))
         label_of = torch.arange(count) % _labels_of(config, modality)
         tables[modality] = ClassTable(label_of, torch.ones(count))
     return World(sources, tables, world.label_embeddings, _partners(config, sources))
