@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -11,8 +10,10 @@ import pytest
 import torch
 
 from miclab.cli import main
+from miclab.config import extensions
 from miclab.data import DataError, DataSet, load, registry, source
 from miclab.data.shipped import SHIPPED
+from miclab.errors import MiclabError
 
 EXAMPLE = Path(__file__).parent / "extensions" / "source_from_file.py"
 
@@ -20,14 +21,16 @@ EXAMPLE = Path(__file__).parent / "extensions" / "source_from_file.py"
 @pytest.fixture(autouse=True)
 def table(monkeypatch: pytest.MonkeyPatch) -> None:
     """Registrations of a test end with it."""
-    monkeypatch.setattr(registry, "_SOURCES", dict(registry._SOURCES))
+    monkeypatch.setattr(registry.SOURCES, "_known", dict(registry.SOURCES._known))
+    monkeypatch.setattr(registry.SOURCES, "_files", dict(registry.SOURCES._files))
+    monkeypatch.setattr(extensions, "_loaded", {})
 
 
 @pytest.fixture
 def flowers(tmp_path: Path) -> Path:
-    """The example is imported by its path, as `--plugin` does; gives a file that it reads."""
-    specification = importlib.util.spec_from_file_location("source_from_file", EXAMPLE)
-    specification.loader.exec_module(importlib.util.module_from_spec(specification))
+    """Loads the example as `--plugin` does, and writes a file that it reads."""
+    plugin = extensions.load_plugin(EXAMPLE)
+    assert extensions.marks_of([(registry.SOURCES, "flowers")]) == (plugin.mark,)
     generator = np.random.default_rng(0)
     lines = ["species,a,b,c,d,e,f"]
     for number in range(20):
@@ -83,15 +86,17 @@ def made(name: str, argument: str, progress: registry.Progress) -> DataSet:
     )  # fmt: skip
 
 
-def test_registration() -> None:
+def test_registration(tmp_path: Path) -> None:
     """Fails if one name may mean two sources, or the same file may not be imported twice."""
     assert source("mine")(made) is made
     source("mine")(made)
     assert load("mine").name == "mine"
-    with pytest.raises(DataError, match=r"'mine' is registered twice: by made of .*test_sources\.py and by .*lambda"):
-        source("mine")(lambda name, argument, progress: made(name, argument, progress))
-    with pytest.raises(DataError, match="cannot name a source"):
-        source("a:b")
+    other = tmp_path / "other.py"
+    other.write_text("from miclab.data import source\n@source('mine')\ndef read(name, argument, progress): ...\n")
+    with pytest.raises(MiclabError, match=r"a source named 'mine' already \(in .*test_sources\.py\)"):
+        extensions.load_plugin(other)
+    with pytest.raises(MiclabError, match="no name for a source"):
+        source("a:b")(made)
     source("wrong")(lambda name, argument, progress: [1, 2])
     with pytest.raises(DataError, match="gave a list, and not a DataSet"):
         load("wrong")

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from miclab.config.registry import Registry
 from miclab.data.dataset import DataError, DataSet
 from miclab.errors import nearest
 
@@ -54,47 +55,33 @@ class Source:
         return f"{self.name}:{self.argument}" if self.argument else self.name
 
 
-_SOURCES: dict[str, Source] = {}
+SOURCES: Registry[Source] = Registry("source", "modalities.NAME.source")
+"""What the decorator registers."""
 
 
 def source(name: str, *, argument: str = "", words: str = "") -> Callable[[Reader], Reader]:
     """Registers a function as the source `name`; the function itself stays as it is.
 
     Arguments:
-        name: letters, digits, `.`, `-` and `_`.
+        name: lower-case letters, digits, `.`, `-` and `_`.
         argument: what the user writes after `name:`, in capitals; empty: nothing.
         words: what the source holds, for `miclab data list` and help texts.
 
     Raises:
-        DataError: the name cannot be used, or another function has it.
+        MiclabError: the name cannot be used, or another file has registered it.
     """
-    if not name or not all(sign.isalnum() or sign in ".-_" for sign in name):
-        raise DataError(f"{name!r} cannot name a source: use letters, digits, '.', '-' and '_'.")
 
     def register(read: Reader) -> Reader:
-        earlier = _SOURCES.get(name)
-        if earlier is not None and _origin(earlier.read) != _origin(read):
-            raise DataError(
-                f"The source {name!r} is registered twice: by {_origin(earlier.read)} and by {_origin(read)}. "
-                "Rename one of them."
-            )
-        _SOURCES[name] = Source(name, argument, words, read)
+        SOURCES.register(name, origin=read)(Source(name, argument, words, read))
         return read
 
     return register
 
 
-def _origin(read: Reader) -> str:
-    """Function and file; the same file may be imported twice."""
-    code = getattr(read, "__code__", None)
-    file = code.co_filename if code is not None else getattr(read, "__module__", "?")
-    return f"{getattr(read, '__qualname__', read)} of {file}"
-
-
 def registered() -> tuple[Source, ...]:
     """All sources: those without an argument in the order of their registration, then the others by name."""
-    plain = [known for known in _SOURCES.values() if not known.argument]
-    return (*plain, *sorted((known for known in _SOURCES.values() if known.argument), key=lambda known: known.name))
+    plain = [known for known in SOURCES.values() if not known.argument]
+    return (*plain, *sorted((known for known in SOURCES.values() if known.argument), key=lambda known: known.name))
 
 
 def find(name: str) -> tuple[Source, str]:
@@ -104,9 +91,10 @@ def find(name: str) -> tuple[Source, str]:
         DataError: there is no such source, its argument is missing, or it takes none.
     """
     kind, _, argument = name.partition(":")
-    found = _SOURCES.get(kind)
+    found = SOURCES.get(kind)
     if found is None:
-        raise DataError(f"{name!r} is no data set: {nearest(kind, (known.usage for known in _SOURCES.values()))}.")
+        known = nearest(kind, (one.usage for one in SOURCES.values()))
+        raise DataError(f"{name!r} is no data set: {known}. A source of your own needs --plugin FILE.py.")
     if bool(argument) != bool(found.argument):
         lack = f"lacks its {found.argument}" if found.argument else "takes nothing after its name"
         raise DataError(f"{name!r} {lack}: write {found.usage}.")
