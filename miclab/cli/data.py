@@ -91,7 +91,7 @@ def run_data(arguments: list[str]) -> int:
 
 @contextlib.contextmanager
 def _reading_bar(title: str) -> Iterator[Progress]:
-    """Progress of reading pictures, as a bar that appears once there is enough to read."""
+    """Progress of reading items, as a bar that appears once there is enough to read."""
     with contextlib.ExitStack() as stack:
         advance = None
 
@@ -100,7 +100,7 @@ def _reading_bar(title: str) -> Iterator[Progress]:
             if total > 2000 and advance is None:
                 advance = stack.enter_context(bar(title, total))
             if advance is not None:
-                advance(done, "pictures")
+                advance(done, "items")
 
         yield progress
 

@@ -52,7 +52,6 @@ def load_vectors(name: str, argument: str, progress: Progress = silent) -> DataS
     order = class_of.argsort(stable=True)
     # Without regard to case, as classes are paired: a name is held out in both of two files or in neither.
     held_out = held_out_names([label.casefold() for label in names], held_out_count(len(names), len(names)))
-    progress(len(items), len(items))
     return DataSet(
         name=name,
         kind="vector",

@@ -27,7 +27,6 @@ def flowers(name: str, argument: str, progress: Progress) -> DataSet:
     species = sorted({row[0] for row in table})
     class_of = torch.tensor([species.index(row[0]) for row in table])
     held_out = held_out_names(species, held_out_count(len(species), 4))
-    progress(len(table), len(table))
     return DataSet(
         name=name,
         kind="vector",
