@@ -393,7 +393,7 @@ OTHER_VALUES: dict[str, Any] = {
 NOT_ALONE = {"sequence.task", "sequence.groups", "optimiser.schedule", "host", "modalities", "sequence.pairing"}
 NOT_ALONE |= {f"decoder.{name}" for name in ("attention_bias_layers", "token_constant_on", "placement")}
 NOT_ALONE |= {
-    f"modalities.m1.{name}" for name in ("shape", "blends", "shift", "encoder", "encoder_run", "encoder_step")
+    f"modalities.m1.{name}" for name in ("shape", "centre", "blends", "shift", "encoder", "encoder_run", "encoder_step")
 }
 
 

@@ -15,8 +15,9 @@ from typing import Any, Generic, TypeVar
 from miclab.errors import ConfigError, MiclabError, nearest
 
 T = TypeVar("T")
-NAME = re.compile(r"[a-z][a-z0-9_]*|[A-Z][A-Za-z0-9]*")
-"""Names of extensions: lower case with underscores; ids of claims begin with a capital letter."""
+NAME = re.compile(r"[a-z][a-z0-9_]*([.-][a-z0-9_]+)*|[A-Z][A-Za-z0-9]*")
+"""Names of extensions: lower case with underscores; sources also have `.` and `-`; ids of claims begin with a capital
+letter."""
 
 
 class Registry(Generic[T], Mapping[str, T]):
@@ -32,8 +33,11 @@ class Registry(Generic[T], Mapping[str, T]):
         self._known: dict[str, T] = {}
         self._files: dict[str, str] = {}
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(self, name: str, origin: object = None) -> Callable[[T], T]:
         """A decorator that registers a class or function under `name`.
+
+        Arguments:
+            origin: what lies in the file that registers, where the thing itself is made elsewhere; default: the thing.
 
         Raises:
             MiclabError: the name is no plain word, or another file has registered it.
@@ -42,7 +46,7 @@ class Registry(Generic[T], Mapping[str, T]):
             raise MiclabError(f"{name!r} is no name for a {self.kind}: use lower-case letters, digits and _.")
 
         def add(thing: T) -> T:
-            file = _file_of(thing)
+            file = _file_of(thing if origin is None else origin)
             if name in self._known and self._files[name] != file:
                 taken = self._files[name]
                 raise MiclabError(f"There is a {self.kind} named {name!r} already (in {taken}): choose another name.")
