@@ -28,10 +28,12 @@ def test_a_step_is_a_batch_a_gradient_and_an_update(name):
     states = [optimiser.initial_state(config.optimiser, {"trained": run.flat}) for run in runs]
     step, gradients = training_step(config, runs[0], states[0]), gradient_function(config, runs[1])
     for i in range(3):
-        loss, slope = gradients(runs[1].flat, training_batch(config, world, i))
+        losses, slope = gradients(runs[1].flat, training_batch(config, world, i))
         flat = {"trained": runs[1].flat}
         optimiser.update(config.optimiser, flat, {"trained": slope}, states[1], 0.1 / (i + 1))
-        assert torch.equal(step(training_draft(config, world, i), 0.1 / (i + 1)), loss)
+        found = step(training_draft(config, world, i), 0.1 / (i + 1), i)
+        assert found.keys() == losses.keys() == {"loss"}
+        assert torch.equal(found["loss"], losses["loss"])
     for one, other in zip((runs[0].named, states[0]), (runs[1].named, states[1]), strict=True):
         assert one.keys() == other.keys()
         assert all(torch.equal(value, other[key]) for key, value in one.items())
@@ -80,7 +82,7 @@ def trained(mode, positions, seed):
     world, run = draw_world(config), TrainedParameters(config, lively_parameters(config, seed))
     state = optimiser.initial_state(config.optimiser, {"trained": run.flat})
     one = step.training_step(config, run, state)
-    losses = [float(one(training_draft(config, world, i), 0.01)) for i in range(3)]
+    losses = [float(one(training_draft(config, world, i), 0.01, i)["loss"]) for i in range(3)]
     return losses + run.flat.tolist()
 
 found = {}
