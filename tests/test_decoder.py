@@ -25,6 +25,13 @@ from miclab.worlds.roles import LABEL
 from miclab.worlds.sequences import Batch, training_batch
 from miclab.worlds.world import draw_world
 
+PAIRS = [
+    (positions, name)
+    for positions in ("rope", "t5_bias")
+    for name, mechanism in ATTENTION.items()
+    if positions == "rope" or "score_bias" in mechanism.heeds
+]
+"""Codes that rotate and codes with a bias, with the mechanisms that heed them."""
 BIASES = {"attention_bias": "both", "attention_bias_std": 0.5}
 CONSTANTS = {"token_constant": 2.0, "attention_bias": "key", "attention_bias_layers": [0]}
 
@@ -105,7 +112,7 @@ FAST_PATHS = [
     ("none", 2, {"attention_bias": "query"}),
     ("rope", 2, {**CONSTANTS, "token_constant_on": "items"}),
     *[(positions, 2, {"centre_keys": kind}) for positions in ("rope", "learned") for kind in ("all", "position")],
-    *[(positions, 2, {"attention": name}) for positions in ("rope", "t5_bias") for name in ATTENTION],
+    *[(positions, 2, {"attention": name}) for positions, name in PAIRS],
     *[("rope", 2, {"attention": {"name": name, "layers": [layer]}}) for name in ATTENTION for layer in (0, 1)],
     *[(positions, 1, {"attention": "sliding_window:window=2", **BIASES}) for positions in ("rope", "hybrid")],
 ]
@@ -145,9 +152,7 @@ NUMPY_CONFIGS = {
     "mapped narrower": (2, {"width": 6, "input_map": "linear", "positions": "onehot"}, {"projector": "large"}),
     "mapped, three modalities": (3, {"width": 8, "input_map": "linear", "positions": "alibi", "heads": 4}, {}),
     "biases": (2, {"heads": 2, **BIASES}, {}),
-    **{
-        f"attention {m}, {p}": (2, {"attention": m, "positions": p}, {}) for m in ATTENTION for p in ("rope", "t5_bias")
-    },
+    **{f"attention {m}, {p}": (2, {"attention": m, "positions": p}, {}) for p, m in PAIRS},
     "a window in the second layer": (1, {"attention": {"name": "sliding_window", "layers": [1], "window": 2}}, {}),
     "constants in the first layer": (2, CONSTANTS, {}),
     "a constant on items": (2, {"token_constant": 2.0, "token_constant_on": "items"}, {}),
