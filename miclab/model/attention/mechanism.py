@@ -156,15 +156,15 @@ def build_attention(config: RunConfig) -> list[Mechanism]:
     chosen = ATTENTION.find(options.name)(config, options)
     usual = ATTENTION.find(SOFTMAX)(config, AttentionOptions()) if options.layers else chosen
     mechanisms = [chosen if options.uses(i) else usual for i in range(config.decoder.layers)]
+    positions = build_positions(config)
     for i, mechanism in enumerate(mechanisms):
-        _check_heeded(config, mechanism, i)
+        _check_heeded(config.decoder, positions, mechanism, i)
     return mechanisms
 
 
-def _check_heeded(config: RunConfig, mechanism: Mechanism, layer: int) -> None:
+def _check_heeded(decoder: DecoderConfig, positions: PositionCode, mechanism: Mechanism, layer: int) -> None:
     """Raises ConfigError for a setting that a mechanism ignores."""
-    decoder = config.decoder
-    here, positions = f"with decoder.attention = {decoder.attention.name!r}", build_positions(config)
+    here = f"with decoder.attention = {decoder.attention.name!r}"
     if any(f"{part}_bias" not in mechanism.shapes(layer) for part in decoder.biased(layer)):
         raise ConfigError("decoder.attention_bias", decoder.attention_bias, f"'none' {here}, which has no such bias")
     if decoder.centre_keys != "off" and "centre_keys" not in mechanism.heeds:
