@@ -120,7 +120,7 @@ def memorising(run: Run, found: Evaluation) -> Sign:
 def _strongest(run: Run, found: Evaluation) -> CircuitHeads | None:
     options = run.config.decoder
     measures = {name: value.mean(0) for name, value in found.scores["icl"].strengths.items()}
-    return circuit_heads(measures) if options.layers * options.heads > 1 else None
+    return circuit_heads(measures) if measures and options.layers * options.heads > 1 else None
 
 
 def no_induction_circuit(run: Run, found: Evaluation) -> Sign:
@@ -141,6 +141,8 @@ def diffuse_attention(run: Run, found: Evaluation) -> Sign:
     """The induction head's attention spread out: expected under rotary codes. A head that has not formed attends to all
     alike, which says nothing about the position code, and is not judged."""
     icl, heads = found.scores["icl"], _strongest(run, found)
+    if not icl.strengths:
+        return Sign("diffuse attention", None, f"not judged: {why_no_circuit(None, icl)}", "")
     layer, head = heads.induction if heads is not None else (0, 0)
     entropy = float(icl.strengths["entropy"][:, layer, head].mean())
     unformed = why_unformed((layer, head), icl)

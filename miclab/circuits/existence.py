@@ -44,9 +44,11 @@ def why_no_circuit(heads: CircuitHeads | None, icl: SplitScores) -> str:
     """Why a decoder has no induction circuit that could be named or cut, in words; empty where it has one.
 
     Arguments:
-        heads: its strongest heads; None for a decoder with a single head.
+        heads: its strongest heads; None for a decoder with a single head, or without attention patterns.
         icl: scores on novel classes, with oracles and strengths.
     """
+    if not icl.strengths:
+        return "the attention of this decoder has no pattern, which measures of attention need"
     if heads is None:
         return "the decoder has a single head, and a circuit has two"
     unformed = why_unformed(heads.induction, icl)
@@ -112,7 +114,7 @@ def circuits(
         for name in measured[0]
     }
     means = [{name: values.mean(0) for name, values in m.items()} for m in measured]
-    strongest = [circuit_heads(m) if len(places) > 1 else None for m in means]
+    strongest = [circuit_heads(m) if m and len(places) > 1 else None for m in means]
     reasons = [why_no_circuit(heads, one.scores["icl"]) for heads, one in zip(strongest, found, strict=True)]
     heads = tuple(None if reason else top for top, reason in zip(strongest, reasons, strict=True))
     names, steps = tuple(one.run for one in found), tuple(one.step for one in found)

@@ -73,9 +73,10 @@ class Interventions:
 
     @cached_property
     def strongest(self) -> CircuitHeads | None:
-        """The heads that would make the circuit, by strength; None for a decoder with a single head."""
-        options = self.config.decoder
-        return circuit_heads(self.measures) if options.layers * options.heads > 1 else None
+        """The heads that would make the circuit, by strength; None for a decoder that has a single head or no attention
+        patterns."""
+        options, measures = self.config.decoder, self.measures
+        return circuit_heads(measures) if measures and options.layers * options.heads > 1 else None
 
     @cached_property
     def no_circuit(self) -> str:
@@ -139,10 +140,10 @@ class Interventions:
         named whether they are a circuit or not: see `no_circuit`.
 
         Raises:
-            RunError: the decoder has one head only, so that there is no circuit of two.
+            RunError: the decoder has one head only, or no attention patterns, so that there is no circuit of two.
         """
         if self.strongest is None:
-            raise RunError("A decoder with a single head has no circuit of two heads to knock out.")
+            raise RunError(f"There is no circuit of two heads to knock out: {self.no_circuit}.")
         effects = self.single_knockouts(baseline)
         effects += [self._knocked(name, heads, baseline) for name, heads in self.strongest.members().items()]
         for name, chosen in self.controls.items():

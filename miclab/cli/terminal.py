@@ -21,10 +21,12 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
     """
     import tyro
 
+    from miclab.cli.chosen import RULES
+
     program = f"miclab {name}"
     if default is None:
-        return tyro.cli(kind, prog=program, args=arguments)
-    return tyro.cli(kind, prog=program, args=arguments, default=default)
+        return tyro.cli(kind, prog=program, args=arguments, registry=RULES)
+    return tyro.cli(kind, prog=program, args=arguments, default=default, registry=RULES)
 
 
 def print_json(value: Any) -> None:

@@ -110,7 +110,14 @@ class Registry(Generic[T], Mapping[str, T]):
         return len({**self._built_in, **self._known})
 
 
-class Name(str):
+class _PlainText(type):
+    """The type of a type whose values are plain text."""
+
+    def __instancecheck__(cls, value: object) -> bool:
+        return isinstance(value, str)
+
+
+class Name(str, metaclass=_PlainText):
     """The type of a field that holds a name of a registry; a subclass says of which. Its values are plain text."""
 
     registry: ClassVar[Registry]

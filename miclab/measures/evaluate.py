@@ -64,7 +64,9 @@ def oracle_means(scores: Sequence[SplitScores]) -> dict[str, float]:
 
 
 def _chunk_strengths(decoder: Decoder, activations: Mapping[str, Tensor], chunk: Batch) -> dict[str, Tensor]:
-    """Sum over the chunk's sequences of each strength [layer, head]."""
+    """Sum over the chunk's sequences of each strength [layer, head]; nothing without attention patterns."""
+    if not decoder.gives_patterns:
+        return {}
     layers = [
         strengths(activations[f"blocks.{i}.attention.pattern"], chunk.roles, chunk.labels, chunk.target)
         for i in range(decoder.options.layers)
@@ -87,7 +89,7 @@ def score_split(
     """Scores of a decoder on a split.
 
     Arguments:
-        measures: also the strengths of every head.
+        measures: also the strengths of every head, if every layer has an attention pattern.
         oracles: also the oracles' scores.
         edits: interventions on activations (see `miclab.circuits.interventions`). An edit sees the first axis of a
             chunk of sequences, so it must not depend on which sequence it is given.

@@ -26,7 +26,7 @@ class Softmax(Mechanism):
     """Softmax of scaled products of queries and keys."""
 
     points = ("pattern", "heads")
-    centres_keys = True
+    heeds = ("rotation", "score_bias", "centre_keys")
     followed = ("everywhere", "project", "pattern")
 
     def shapes(self, layer):

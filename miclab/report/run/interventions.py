@@ -57,7 +57,7 @@ def interventions_section(number: int, collected: Collected) -> str:
     knockouts = (
         f'<div><h4>Heads knocked out</h4><div data-figure="run{number}-knockouts"></div></div>'
         if tests.heads is not None
-        else "<p>A single head: there is no circuit of two heads to knock out.</p>"
+        else f"<p>There is no circuit of two heads to knock out: {tests.no_circuit}.</p>"
     )
     return (
         '<section class="interventions"><h3>Interventions</h3>'

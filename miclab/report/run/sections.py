@@ -174,7 +174,7 @@ def _circuit_words(tests: Tests | None) -> str:
     if tests is None:
         return ""
     if tests.heads is None:
-        return "The decoder has a single head, so it has no circuit of two heads."
+        return f"There is no circuit of two heads: {tests.no_circuit}."
     previous, induction = tests.heads.previous_token, tests.heads.induction
     own = max(float(v[previous]) for name, v in tests.strengths.items() if name.startswith("label_to_item."))
     total = float(tests.strengths["induction_total"][induction])
