@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tiny import tiny_config, tiny_mapping
 
 from miclab.config import schema
-from miclab.config.parts import DecoderConfig, ModalityConfig, OptimiserConfig, SequenceConfig
+from miclab.config.decoder import DecoderConfig
+from miclab.config.parts import ModalityConfig, OptimiserConfig, SequenceConfig
 from miclab.config.request import Request, SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError
