@@ -89,7 +89,8 @@ class Registry(Generic[T], Mapping[str, T]):
 
 def _file_of(thing: object) -> str:
     try:
-        return inspect.getfile(thing)  # type: ignore[arg-type]
+        # What wraps a function, as a claim does, is in that function's file.
+        return inspect.getfile(inspect.unwrap(thing))  # type: ignore[arg-type]
     except (TypeError, OSError):
         # An instance: the file of the code that registers it.
         return inspect.stack()[2].filename
