@@ -48,8 +48,7 @@ class Claim:
     ):  # fmt: skip
         self.id, self.statement, self.paper, self.criterion = id, statement, paper, criterion
         self.studies, self.conditions, self.figure = tuple(studies), conditions, figure
-        # The registry names the file of a claim by the function that makes its conditions.
-        self.__wrapped__, self.__doc__ = conditions, statement
+        self.__doc__ = statement
 
     def judge(self, rows: Evidence) -> Findings:
         """What the rows say about it."""
@@ -98,7 +97,7 @@ def claim(
             raise MiclabError(f"The claim {id} has no {part}: give @claim all of statement, criterion and studies.")
 
     def add(conditions: Conditions) -> Conditions:
-        CLAIMS.register(id)(
+        CLAIMS.register(id, conditions)(
             Claim(
                 id=id, statement=statement, paper=paper, criterion=criterion, studies=names, conditions=conditions,
                 figure=figure,

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from miclab.config.options import ATTENTION, LOSS_TERMS, AttentionOptions, LossOptions
 from miclab.config.run import RunConfig
 from miclab.config.schema import to_mapping
 from miclab.errors import ConfigError, nearest
@@ -89,8 +90,8 @@ DOUBLING = ("classes", "burstiness", "context", "layers", "heads")
 
 @functools.cache
 def default_of(field: str) -> Any:
-    """The default of a dotted field of the configuration as plain data; None of a field of a modality, which has no
-    default where there is no such modality.
+    """The default of a dotted field of the configuration as plain data; None of a field of a modality, or of an option
+    of one attention mechanism or loss term, which has no default where there is no such modality, mechanism or term.
 
     Raises:
         ConfigError: there is no such field; the message names the nearest one.
@@ -105,6 +106,8 @@ def default_of(field: str) -> Any:
         if not dataclasses.is_dataclass(kind):
             raise ConfigError("axis", field, f"a field: {'.'.join(names[:place])} has no parts")
         known = {item.name: item for item in dataclasses.fields(kind)}
+        if name not in known and name in _options(kind):
+            return None
         if name not in known:
             before = "".join(f"{part}." for part in names[:place])
             raise ConfigError("axis", field, nearest(field, (*(before + part for part in known), *AXES)))
@@ -115,6 +118,12 @@ def default_of(field: str) -> Any:
     if dataclasses.is_dataclass(kind) or typing.get_origin(kind) is dict:
         raise ConfigError("axis", field, f"one of its fields, not {field} as a whole")
     return None if inside else to_mapping(value)
+
+
+def _options(kind: type) -> set[str]:
+    """The options that any mechanism or term adds to those that all of them have."""
+    registry = {AttentionOptions: ATTENTION, LossOptions: LOSS_TERMS}.get(kind, {})
+    return {item.name for one in registry.values() for item in dataclasses.fields(one.Options)}
 
 
 def field_named(axis: str) -> str:
@@ -137,7 +146,7 @@ def field_of(config: Mapping[str, Any], axis: str) -> Any:
         axis: a short name or a dotted field.
 
     Returns:
-        The value; None for a field of a modality that the configuration does not have.
+        The value; None for a field of a modality, mechanism or loss term that the configuration does not have.
 
     Raises:
         ConfigError: there is no such axis.
@@ -154,10 +163,8 @@ def field_of(config: Mapping[str, Any], axis: str) -> Any:
 
 
 def _lacking(found: Any, names: list[str], place: int) -> Any:
-    if names[0] != "modalities":
+    if names[0] != "modalities" or place < 2:
         return default_of(".".join(names))
-    if place < 2:
-        return None
     # A field of a modality that is there.
     part: Any = _modality_defaults()
     for name in names[2:]:
