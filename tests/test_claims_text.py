@@ -14,10 +14,10 @@ from same_text import assert_same_text
 
 from miclab.claims import markdown
 from miclab.claims.evidence import Evidence
-from miclab.claims.ledger import LEDGER, judged
-from miclab.claims.statistics import least_squares, weighted
+from miclab.claims.ledger import chosen, judged
 from miclab.statistics import intervals
 from miclab.statistics.intervals import Interval
+from miclab.statistics.regression import least_squares, weighted
 from scripts.write_ledger import PAGES, page_text
 
 ROOT = STUDIES.parent
@@ -32,7 +32,7 @@ OTHER_PROCESSOR = {
 @pytest.fixture(scope="module")
 def ledger():
     """Every claim judged on the committed rows, by profile."""
-    return {profile: judged(Evidence(STUDIES, profile), list(LEDGER.values())) for profile in PAGES}
+    return {profile: judged(Evidence(STUDIES, profile), chosen(())) for profile in PAGES}
 
 
 def test_the_readme_holds_what_the_rows_say(ledger):
@@ -57,7 +57,7 @@ def whole_numbers() -> str:
     longest."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(intervals, "DECIMALS", 30)
-        lines = judged(Evidence(STUDIES, "quick"), [entry for name, entry in LEDGER.items() if name[0] != "C"])
+        lines = judged(Evidence(STUDIES, "quick"), [entry for entry in chosen(()) if entry.id[0] != "C"])
     return json.dumps([line.as_json() for line in lines])
 
 

@@ -16,9 +16,10 @@ from claims_rows import make_rows
 from scipy import stats
 
 from miclab.claims.entries import prediction
-from miclab.claims.evidence import Evidence, field_of
+from miclab.claims.evidence import Evidence
 from miclab.claims.plots.panels import points
 from miclab.cli import main
+from miclab.config.axes import field_of
 from miclab.config.schema import to_mapping
 from miclab.errors import MiclabError
 from miclab.report.study.cells import Axis, StudyCells, plain_value, study_cells

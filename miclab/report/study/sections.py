@@ -97,7 +97,7 @@ def claims_section(answers: Sequence[str], lines: Sequence[Line], missing: Mappi
         used = f"{line.runs} used, {line.missing} missing"
         rows.append([escape(name), escape(line.entry.statement), verdict, escape(line.entry.paper), escape(used)])
         conditions += [
-            [escape(name), escape(c.clause), escape(c.quantity), escape(c.told), escape(c.bound),
+            [escape(name), escape(c.text), escape(c.quantity), escape(c.measured_text), escape(c.bound),
              mark(c.verdict, VERDICT_MARKS.get(c.verdict, "plain"))]
             for c in line.findings.conditions
         ]  # fmt: skip
