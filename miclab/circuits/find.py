@@ -17,6 +17,9 @@ def head_name(head: Head) -> str:
     return f"{head[0] + 1}.{head[1] + 1}"
 
 
+NO_PATTERN = "the decoder's attention gives no pattern, by which the heads of a circuit are found"
+
+
 @dataclass(frozen=True)
 class CircuitHeads:
     """The strongest heads of the two kinds that an induction circuit is made of. Every decoder of several heads has
@@ -39,6 +42,12 @@ class CircuitHeads:
             "induction head": (self.induction,),
             "both": (self.previous_token, self.induction),
         }
+
+
+def strongest_heads(measures: Mapping[str, NDArray]) -> CircuitHeads | None:
+    """`circuit_heads`, or None: for a decoder with a single head, and where its attention gives no pattern."""
+    induction = measures.get("induction_total")
+    return circuit_heads(measures) if induction is not None and np.size(induction) > 1 else None
 
 
 def circuit_heads(measures: Mapping[str, NDArray]) -> CircuitHeads:

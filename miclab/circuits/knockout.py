@@ -13,7 +13,7 @@ from torch import Tensor
 from miclab.circuits.controls import Control, control
 from miclab.circuits.effects import Effect, PooledEffect
 from miclab.circuits.existence import Tell, why_no_circuit
-from miclab.circuits.find import CircuitHeads, circuit_heads, head_name
+from miclab.circuits.find import NO_PATTERN, CircuitHeads, head_name, strongest_heads
 from miclab.circuits.interventions import (
     Edit,
     Head,
@@ -73,9 +73,8 @@ class Interventions:
 
     @cached_property
     def strongest(self) -> CircuitHeads | None:
-        """The heads that would make the circuit, by strength; None for a decoder with a single head."""
-        options = self.config.decoder
-        return circuit_heads(self.measures) if options.layers * options.heads > 1 else None
+        """The heads that would make the circuit, by strength; None where there are not two, or none can be found."""
+        return strongest_heads(self.measures)
 
     @cached_property
     def no_circuit(self) -> str:
@@ -139,8 +138,10 @@ class Interventions:
         named whether they are a circuit or not: see `no_circuit`.
 
         Raises:
-            RunError: the decoder has one head only, so that there is no circuit of two.
+            RunError: the decoder has one head only, so that there is no circuit of two, or gives no pattern.
         """
+        if self.strongest is None and "induction_total" in self.untouched.left_out:
+            raise RunError(f"There are no heads of a circuit to knock out: {NO_PATTERN}.")
         if self.strongest is None:
             raise RunError("A decoder with a single head has no circuit of two heads to knock out.")
         effects = self.single_knockouts(baseline)

@@ -18,6 +18,8 @@ class EvaluateOptions(Seeds):
 
     context: int = 0
     """Context examples; 0: as many as in training. One-hot and learned positions cannot go beyond their slots."""
+    measures: tuple[str, ...] = ()
+    """Measures of every head to take on novel classes as well, by name, such as `key_constant`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +56,21 @@ def run_evaluate(arguments: list[str]) -> int:
     """`miclab evaluate RUN...`."""
     options = parse(EvaluateOptions, "evaluate", arguments)
     runs = find_runs(options.run, options.runs)
-    from miclab.measures.evaluate import check_seeds, evaluate, oracle_means
+    from miclab.circuits.find import head_name
+    from miclab.measures.evaluate import check_seeds, evaluate, head_intervals, oracle_means
+    from miclab.measures.registry import chosen
     from miclab.statistics.intervals import clustered_interval
 
     check_seeds(runs)
-    found = []
+    # Before anything is computed: a measure that does not exist.
+    chosen(options.measures)
+    found, measured = [], []
+    common: dict[str, Any] = {"step": options.checkpoint, "context": options.context or None, "sizes": options.sizes}
     with bar("evaluate", len(runs)) as tell:
         for done, run in enumerate(runs, 1):
-            context = options.context or None
-            found.append(evaluate(run, step=options.checkpoint, context=context, sizes=options.sizes, measures=False))
+            found.append(evaluate(run, measures=False, **common))
+            if options.measures:
+                measured.append(evaluate(run, splits=("icl",), measures=options.measures, **common).scores["icl"])
             tell(done, run.path.name)
             warn(run)
     content: dict[str, Any] = {
@@ -83,13 +91,22 @@ def run_evaluate(arguments: list[str]) -> int:
             "oracles": {k: round(v, 6) for k, v in oracles.items()},
         }
         cells.append([split, accuracy, copied, *[f"{v:.3f}" for v in oracles.values()]])
+    table = head_intervals(measured) if measured else {}
+    left_out = measured[0].left_out if measured else {}
     if options.json:
-        print_json(content)
+        heads = {name: {head_name(head): v.as_json() for head, v in row.items()} for name, row in table.items()}
+        print_json(content | ({"measures": heads, "left_out": left_out} if measured else {}))
         return 0
     title = f"{at_steps(content['runs'], content['steps'])}, {found[0].context} context examples [95 % interval]"
     oracles = next(iter(found[0].scores.values())).oracles
     columns = ["split", "accuracy", "answers in context", *(name.replace("_", " ") for name in oracles)]
     print_table(title, columns, cells)
+    if table:
+        heads = [f"head {head_name(head)}" for head in next(iter(table.values()))]
+        cells = [[name, *row.values()] for name, row in table.items()]
+        print_table("measures on icl; heads are layer.head [95 % interval]", ["measure", *heads], cells)
+    for name, reason in left_out.items():
+        print(f"{name}: left out, since {reason}")
     return 0
 
 

@@ -75,7 +75,7 @@ class Registry(Generic[T], Mapping[str, T]):
 
     def summary(self, name: str) -> str:
         """The first line of its docstring."""
-        return (inspect.getdoc(self._known[name]) or "").strip().split("\n")[0]
+        return (inspect.getdoc(inspect.unwrap(self._known[name])) or "").strip().split("\n")[0]
 
     def __getitem__(self, name: str) -> T:
         return self._known[name]
@@ -88,8 +88,9 @@ class Registry(Generic[T], Mapping[str, T]):
 
 
 def _file_of(thing: object) -> str:
+    """Of something that stands for a function (`__wrapped__`), the function's file."""
     try:
-        return inspect.getfile(thing)  # type: ignore[arg-type]
+        return inspect.getfile(inspect.unwrap(thing))  # type: ignore[arg-type]
     except (TypeError, OSError):
         # An instance: the file of the code that registers it.
         return inspect.stack()[2].filename

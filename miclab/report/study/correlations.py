@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from miclab.claims.statistics import MEASURE
-from miclab.report.measures import describe
+from miclab.measures.registry import describe
 from miclab.report.plots import Figure, axis_of, layout_of, rounded
 from miclab.report.study.cells import RunOfStudy, StudyCells, finite, shown_value
 from miclab.report.study.phases import style
