@@ -141,8 +141,8 @@ def test_every_command_prints_json(laboratory):
     assert found["show"]["damaged"] == []
     assert set(found["evaluate"]["splits"]) == {"train", "icl", "swapped", "iwl"}
     assert 0 <= found["evaluate"]["splits"]["icl"]["accuracy"]["mean"] <= 1
-    assert set(found["circuits"]["measures"]["induction_total"]) == {"1.1", "1.2", "2.1", "2.2"}
-    assert {"untouched", "head 2.2"} <= {e["name"] for e in found["knockout"]["effects"]}
+    assert set(found["circuits"]["measures"]["induction_total"]) == {"0.0", "0.1", "1.0", "1.1"}
+    assert {"untouched", "head 1.1"} <= {e["name"] for e in found["knockout"]["effects"]}
     assert found["knockout"]["runs"] == [two]
     for command in ("circuits", "knockout"):
         assert found[command]["circuits"] == {two: None}

@@ -61,7 +61,7 @@ class Effect:
 
     @property
     def knocked_out(self) -> str:
-        """The heads in words, counted from 1: `1.1, 2.1`, or `1.2 | 1.3` of a control with two draws."""
+        """The heads in words, counted from 0: `0.0, 1.0`, or `0.1 | 0.2` of a control with two draws."""
         return " | ".join(", ".join(map(head_name, heads)) for heads in self.draws or (self.heads,))
 
 

@@ -36,8 +36,8 @@ def heads(arguments: list[str]) -> int:
     opened = options.results("heads")
     production = options.production()
     task = options.load(production.view)
+    from miclab.circuits.find import head_name
     from miclab.mllm.heads import measure_batch, measure_heads
-    from miclab.mllm.layers import head_text
     from miclab.report.models import heads_page
 
     with opened as results:
@@ -53,7 +53,7 @@ def heads(arguments: list[str]) -> int:
         save_page(results, arguments, f"Heads of {options.model_name} on {task.name}", page, table.problem)
     ranked = {
         measure: [
-            {"head": head_text(head), **table.intervals[measure][table.heads.index(head)].as_json()}
+            {"head": head_name(head), **table.intervals[measure][table.heads.index(head)].as_json()}
             for head in table.ranked(measure)[: options.top]
         ]
         for measure in table.measures
@@ -79,17 +79,17 @@ def compare_models(arguments: list[str]) -> int:
     from miclab.mllm.errors import require
 
     require()
+    from miclab.circuits.find import head_name
     from miclab.mllm.compare import compare
-    from miclab.mllm.layers import head_text
 
     found = compare(options.a, options.b, options.top, options.among, options.measures)
     if options.json:
-        print_json([{"measure": o.measure, "top": o.top, "among": o.among, "shared": list(map(head_text, o.shared)),
+        print_json([{"measure": o.measure, "top": o.top, "among": o.among, "shared": list(map(head_name, o.shared)),
                      "expected": o.expected, "chance": o.chance, "correlation": o.correlation,
                      "correlation_chance": o.correlation_chance} for o in found])  # fmt: skip
         return 0
     cells = [
-        [o.measure.replace("_", " "), f"{len(o.shared)} of {o.top}", " ".join(map(head_text, o.shared)),
+        [o.measure.replace("_", " "), f"{len(o.shared)} of {o.top}", " ".join(map(head_name, o.shared)),
          f"{o.expected:.2f}", f"{o.chance:.2g}",
          "" if o.correlation is None else f"{o.correlation:.2f} (p {o.correlation_chance:.2g})"]
         for o in found

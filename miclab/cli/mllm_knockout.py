@@ -94,13 +94,13 @@ def knockout(arguments: list[str]) -> int:
 
 
 def _effect_json(effect: Any) -> dict[str, Any]:
-    from miclab.mllm.layers import head_text
+    from miclab.circuits.find import head_name
     from miclab.mllm.scoring import MEASURES
 
     beyond = effect.beyond_control("correct")
     return {
         "name": effect.name,
-        "heads": [[head_text(head) for head in heads] for heads in effect.heads],
+        "heads": [[head_name(head) for head in heads] for heads in effect.heads],
         **{measure: effect.interval(measure).as_json() for measure in MEASURES},
         "change": effect.change("correct").as_json(),
         "beyond_control": beyond.as_json() if beyond else None,

@@ -75,7 +75,7 @@ class Registry(Generic[T], Mapping[str, T]):
 
     def summary(self, name: str) -> str:
         """The first line of its docstring."""
-        return (inspect.getdoc(inspect.unwrap(self._known[name])) or "").strip().split("\n")[0]
+        return (inspect.getdoc(_unwrapped(self._known[name])) or "").strip().split("\n")[0]
 
     def __getitem__(self, name: str) -> T:
         return self._known[name]
@@ -87,10 +87,14 @@ class Registry(Generic[T], Mapping[str, T]):
         return len(self._known)
 
 
-def _file_of(thing: object) -> str:
-    """Of something that stands for a function (`__wrapped__`), the function's file."""
+def _unwrapped(thing: Any) -> Any:
+    """What stands behind a registered object: its function, where it has one (`__wrapped__`)."""
+    return inspect.unwrap(thing)
+
+
+def _file_of(thing: Any) -> str:
     try:
-        return inspect.getfile(inspect.unwrap(thing))  # type: ignore[arg-type]
+        return inspect.getfile(_unwrapped(thing))
     except (TypeError, OSError):
         # An instance: the file of the code that registers it.
         return inspect.stack()[2].filename

@@ -57,7 +57,7 @@ class Recorder:
         row: int,
         first: int,
         attention: Float[Tensor, "1 head query key"],
-        mask: Float[Tensor, "1 #head query key"] | None,
+        mask: Float[Tensor, "1 masks query key"] | None,
     ) -> None:
         """Reduces the attention of some heads of one sequence, from head `first` on, under this mask."""
         reading = self.readings[row]

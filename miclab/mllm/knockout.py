@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from miclab.circuits.find import Head
+from miclab.circuits.find import Head, head_name
 from miclab.mllm.ablation import MeanOutputs, Means, knocked_out
 from miclab.mllm.errors import OutOfMemoryError, TaskError
 from miclab.mllm.heads import HeadTable
-from miclab.mllm.layers import head_text
 from miclab.mllm.loading import Production
 from miclab.mllm.options import KnockoutOptions
 from miclab.mllm.scoring import MEASURES, Answers, Tell, answers, batches, joined
@@ -49,7 +48,7 @@ def matched_draws(
         The draws, and a remark where a layer has too few other heads, so that some had to come from other layers. No
         draws where there are fewer other heads than `chosen` has.
     """
-    generator = np.random.default_rng(stream_seed(seed, "control", *map(head_text, chosen)))
+    generator = np.random.default_rng(stream_seed(seed, "control", *map(head_name, chosen)))
     rest = [head for head in heads if head not in set(keep)]
     if len(rest) < len(chosen):
         return [], "too few other heads for a control"
@@ -240,7 +239,7 @@ def knock_out(
         {
             "intervention": c.name,
             "draw": c.draw,
-            "heads": " ".join(map(head_text, c.heads)),
+            "heads": " ".join(map(head_name, c.heads)),
             "episode": task.episodes[number].name,
         }
         | {name: float(values[number]) for name, values in found[c].named().items()}
