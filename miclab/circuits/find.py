@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from miclab import tables
+
 Head = tuple[int, int]
 """Layer and head, both from 0."""
 
@@ -24,7 +26,7 @@ _NAMED = re.compile(r"head (?P<layer>\d+)\.(?P<head>\d+)(?P<rest>.*)")
 
 def head_name(head: Head) -> str:
     """LAYER.HEAD, both from 0: `1.0` is the first head of the second layer."""
-    return f"{head[0]}.{head[1]}"
+    return str(tables.Head(*head))
 
 
 def old_head_name(head: Head) -> str:
@@ -77,6 +79,10 @@ class CircuitHeads:
     induction: Head
     previous_token: Head
     rest: tuple[Head, ...]
+
+    def named(self) -> dict[str, str]:
+        """The two heads as LAYER.HEAD, by what they are."""
+        return {"previous_token": head_name(self.previous_token), "induction": head_name(self.induction)}
 
     def members(self) -> dict[str, tuple[Head, ...]]:
         """What is knocked out of the circuit, by name."""
