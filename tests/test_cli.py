@@ -208,7 +208,7 @@ def test_every_command_prints_for_people(laboratory, name):
 def test_printed_numbers_stand_under_their_names(laboratory, monkeypatch):
     """Each oracle's value under its own header, as --json has it; with two modalities there are more of them."""
     tables = []
-    monkeypatch.setattr("miclab.tables.Table.show", tables.append)
+    monkeypatch.setattr("miclab.tables.Table.show", lambda made: tables.append(made))
     arguments = ("evaluate", laboratory.multimodal.name, "--runs", laboratory.root / "runs", *SMALL)
     assert called(*arguments)[0] == 0
     (made,) = tables

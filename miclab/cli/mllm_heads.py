@@ -9,6 +9,7 @@ from miclab.cli.mllm_flags import CompareFlags, HeadsFlags
 from miclab.cli.mllm_output import close, save_page
 from miclab.cli.terminal import bar, parse, print_json, print_table
 from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN
+from miclab.tables import Number
 
 if TYPE_CHECKING:
     from miclab.mllm.heads import HeadTable
@@ -62,14 +63,7 @@ def heads(arguments: list[str]) -> int:
         print_json({"model": options.model_name, "task": task.name, "episodes": table.episodes,
                     "left_out": table.left_out, "top": ranked, "folder": str(results.folder)})  # fmt: skip
     else:
-        cells = [
-            [m.replace("_", " "), ", ".join(f"{h['head']} {h['mean']:.3f}" for h in heads)]
-            for m, heads in ranked.items()
-        ]
-        title = f"{options.model_name} on {table.episodes} episodes of {task.name}"
-        print_table(f"{title}: strongest heads (layer.head from 0)", ["measure", "heads"], cells)
-        if table.left_out:
-            print(f"{table.left_out} episodes whose answer is not in the context were left out.")
+        table.strongest(options.top).show()
     return close(results, table.problem)
 
 
@@ -90,11 +84,11 @@ def compare_models(arguments: list[str]) -> int:
         return 0
     cells = [
         [o.measure.replace("_", " "), f"{len(o.shared)} of {o.top}", " ".join(map(head_name, o.shared)),
-         f"{o.expected:.2f}", f"{o.chance:.2g}",
-         "" if o.correlation is None else f"{o.correlation:.2f} (p {o.correlation_chance:.2g})"]
+         Number(o.expected, 2), Number(o.chance, 2, "g"), Number(o.correlation, 2),
+         Number(o.correlation_chance, 2, "g")]
         for o in found
     ]  # fmt: skip
     print_table(f"top {options.top} heads of {options.a} among the top {options.among} of {options.b}",
-                ["measure", "shared", "heads", "chance shares", "p (hypergeometric)", "rank correlation"],
+                ["measure", "shared", "heads", "chance shares", "p (hypergeometric)", "rank correlation", "p"],
                 cells)  # fmt: skip
     return 0

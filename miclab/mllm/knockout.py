@@ -20,8 +20,11 @@ from miclab.mllm.scoring import MEASURES, Answers, Tell, answers, batches, joine
 from miclab.mllm.task import Task
 from miclab.seeds import stream_seed
 from miclab.statistics.intervals import Interval, clustered_interval
+from miclab.tables import Table, Tabled, table
 
 UNTOUCHED = "untouched"
+MOST_NAMED = 10
+"""Heads that a row of a table names one by one; of more, only their number is shown."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ class Effect:
 
 
 @dataclass(frozen=True)
-class Knockouts:
+class Knockouts(Tabled):
     """Interventions on one model and task.
 
     Arguments:
@@ -155,6 +158,23 @@ class Knockouts:
     rows: list[dict[str, Any]] = field(repr=False)
     episodes: int
     problem: str = ""
+
+    def tables(self) -> tuple[Table, ...]:
+        """A row for each intervention."""
+        columns = ["intervention", "heads", "accuracy", "forced choice", "CLA", "log-probability", "change",
+                   "beyond control"]  # fmt: skip
+        rows = []
+        for effect in self.effects:
+            of = effect.heads[0]
+            heads = f"{len(effect.heads)} draws" if len(effect.heads) > 1 else " ".join(map(head_name, of))
+            untouched = effect.values is effect.before or not of
+            values = [effect.interval(m) for m in ("correct", "choice", "copied", "log_probability")]
+            rows.append([
+                effect.name, f"{len(of)} heads" if len(of) > MOST_NAMED else heads, *values,
+                None if untouched else effect.change("correct"), effect.beyond_control("correct"),
+            ])  # fmt: skip
+        notes = [f"{name}: {note}" for name, note in self.notes.items()]
+        return (table(f"{self.episodes} episodes [95 % interval]", columns, rows, notes),)
 
     def named(self, name: str) -> Effect:
         """The effect of a name."""
