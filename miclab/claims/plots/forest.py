@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from miclab.claims.verdict import Apart, Condition, Findings
+from miclab.palette import BLACK, BLUE, GREY, VERMILLION
 from miclab.statistics.intervals import Interval
 
-COLOURS = {"holds": "#0072B2", "does not hold": "#D55E00", "not decided": "#666666"}
+COLOURS = {"holds": BLUE, "does not hold": VERMILLION, "not decided": GREY}
 MARKERS = {"holds": "o", "does not hold": "X", "not decided": "D"}
 """Colour and shape both tell the verdict, for those who see no colours."""
 
@@ -46,7 +47,7 @@ def _lines(place: Axes, part: list[Condition] | list[Apart]) -> None:
     for row, item in enumerate(part):
         measured, verdict = item.measured, item.verdict if isinstance(item, Condition) else "not decided"
         assert measured is not None
-        colour = COLOURS[verdict] if isinstance(item, Condition) else "#000000"
+        colour = COLOURS[verdict] if isinstance(item, Condition) else BLACK
         place.plot([measured.low, measured.high], [row, row], color=colour, lw=1.4)
         place.plot(measured.mean, row, MARKERS[verdict] if isinstance(item, Condition) else "s", color=colour, ms=4)
         if isinstance(item, Condition):

@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from miclab.claims.evidence import Cells, Key
+from miclab.palette import BLACK, SERIES
 from miclab.statistics.intervals import Interval
 
-# Okabe and Ito's palette: told apart by colour-blind readers too; every series also has a marker of its own.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+PALETTE = (*SERIES, BLACK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 MAP = "cividis"
 NAMES = {
