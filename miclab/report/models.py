@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from miclab.circuits.find import head_name
 from miclab.mllm.heads import HeadTable, Map
 from miclab.mllm.knockout import Effect, Knockouts
-from miclab.mllm.layers import head_text
 from miclab.report.html import escape, render, table
 
 SHOWN = ("previous_token_1", "label_to_item", "induction_all_positions", "induction", "target_label_attention",
@@ -136,7 +136,7 @@ def heads_page(heads: HeadTable, top: int) -> tuple[str, dict[str, Any]]:
         figures[f"heat-{measure}"] = heatmap(heads, measure)
         place = {head: i for i, head in enumerate(heads.heads)}
         ranked = heads.ranked(measure)[:top]
-        listed = ", ".join(f"{head_text(h)} ({heads.intervals[measure][place[h]]})" for h in ranked)
+        listed = ", ".join(f"{head_name(h)} ({heads.intervals[measure][place[h]]})" for h in ranked)
         parts.append(f"<h3>{escape(measure.replace('_', ' '))}</h3><p class='note'>Strongest: {escape(listed)}</p>"
                      f'<div data-figure="heat-{escape(measure)}"></div>')  # fmt: skip
     if heads.maps:
@@ -145,7 +145,7 @@ def heads_page(heads: HeadTable, top: int) -> tuple[str, dict[str, Any]]:
             " the answer pays to them. In the map items are blue and labels are orange.</p>"
         )
     for one in heads.maps:
-        name = head_text(one.head)
+        name = head_name(one.head)
         figures[f"map-{name}"] = map_figure(one)
         parts.append(f'<h3>Head {name}</h3>{strip(one)}<div data-figure="map-{name}"></div>')
     return "".join(parts), figures
@@ -154,7 +154,7 @@ def heads_page(heads: HeadTable, top: int) -> tuple[str, dict[str, Any]]:
 def effect_cells(effect: Effect) -> list[str]:
     """An effect as texts: name, heads, accuracy, choice, copied, log-probability, change, change beyond the control."""
     beyond = effect.beyond_control("correct")
-    heads = " ".join(map(head_text, effect.heads[0])) if len(effect.heads) == 1 else f"{len(effect.heads)} draws"
+    heads = " ".join(map(head_name, effect.heads[0])) if len(effect.heads) == 1 else f"{len(effect.heads)} draws"
     if len(effect.heads[0]) > 10:
         heads = f"{len(effect.heads[0])} heads"
     untouched = effect.values is effect.before or not effect.heads[0]

@@ -9,8 +9,8 @@ import yaml
 from miclab.circuits.diagnose import Sign
 from miclab.circuits.find import head_name
 from miclab.config import schema
+from miclab.measures.registry import FIRST, describe
 from miclab.report.html import escape, mark, table
-from miclab.report.measures import FIRST, describe
 from miclab.report.run.collect import Collected, Tests, alignment_values, rows_for_measures
 from miclab.report.run.data import colour_top
 from miclab.report.run.figures import ATTENTION_TOPS, attention_groups
@@ -165,7 +165,7 @@ def _curves(number: int, collected: Collected, axis_control: str) -> str:
         f'<div class="pair"><div data-figure="run{number}-accuracy"></div><div data-figure="run{number}-loss"></div>'
         f"</div>{_alignment(number, collected)}</section>"
         '<section class="measures"><h3>Strength of every head over training</h3>'
-        f'<p class="note">Measured on the icl split; head 2.1 is the first head of the second layer.{fewer}</p>'
+        f'<p class="note">Measured on the icl split; head 1.0 is the first head of the second layer.{fewer}</p>'
         f"{measured}</section>"
     )
 
@@ -197,8 +197,7 @@ def _attention(number: int, collected: Collected) -> str:
     layers = ""
     if len(groups) > 1:
         options = "".join(
-            f'<option value="{i}"{" selected" if i == len(groups) - 1 else ""}>{i + 1}</option>'
-            for i in range(len(groups))
+            f'<option value="{i}"{" selected" if i == len(groups) - 1 else ""}>{i}</option>' for i in range(len(groups))
         )
         layers = f'<label>Layer <select data-choose="layer">{options}</select></label>'
     kept, there = len(attention.steps), len(collected.run.checkpoints)

@@ -73,7 +73,7 @@
       trace.z = unpack(run.attention[kind][place][layer][head], names.length);
       trace.text = names.map((_, i) => names.map((__, j) => [shown[i], shown[j]]));
       trace.hovertemplate = "%{text[0]} looks at %{text[1]}: %{z:.3f}<extra></extra>";
-      const key = `${layer + 1}.${head + 1}`;
+      const key = `${layer}.${head}`;
       const part = run.circuit.heads[key];
       const strengths = strengthsAt(run, step, layer, head);
       const small = strengths ? `<br><span style="font-size:11px;color:#666">${strengths}</span>` : "";
