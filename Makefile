@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: demo test lint bench resilience clean
+.PHONY: demo test lint docs bench resilience clean
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("miclab needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -23,6 +23,11 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 
+# The site, read from disk: build/site/index.html. Warnings are errors.
+docs: .venv/installed
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/site
+	@echo "build/site/index.html"
+
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.measures
@@ -32,4 +37,4 @@ resilience: .venv/installed
 	$(BIN)/python -m benchmarks.resilience
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build *.egg-info docs/claims docs/reference/api docs/reference/cli.md docs/reference/config.md
