@@ -5,6 +5,7 @@ Pages that follow from code or rows are written at build by `pages.py`, so none 
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -85,11 +86,13 @@ def _field_texts_back(app: Any, what: str, name: str, obj: Any, options: Any, li
 def _write_pages(app: Any, config: Any) -> None:
     """Writes the generated pages before Sphinx looks for pages.
 
-    The API pages are only written again when a module has changed. Where they were deleted, the saved state of the last
-    build goes too, so that they come back.
+    autoapi writes the API pages again only when a module has changed. Where they were deleted, or are older than the
+    code that writes them, the saved state of the last build goes too, so that they are made anew.
     """
     pages.write(HERE)
-    if not (HERE / autoapi_root).exists():
+    made, code = HERE / autoapi_root / "miclab" / "index.rst", [HERE / "conf.py", HERE / "reference.py"]
+    if not made.exists() or made.stat().st_mtime < max(path.stat().st_mtime for path in code):
+        shutil.rmtree(HERE / autoapi_root, ignore_errors=True)
         (Path(app.doctreedir) / "environment.pickle").unlink(missing_ok=True)
 
 
