@@ -15,8 +15,8 @@ from pathlib import Path
 import tyro
 
 from miclab.claims.ledger import LEDGER, RUN_ORDER
-from miclab.profiles import Profile
-from miclab.runs import list_runs, open_run
+from miclab.config.presets import Profile
+from miclab.runs.find import list_runs, open_run
 from miclab.studies.plan import Plan
 from miclab.studies.study import load_study
 

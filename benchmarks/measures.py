@@ -8,12 +8,12 @@ import time
 
 import torch
 
-from miclab.config import RunConfig, two_modalities
-from miclab.decoder import Decoder
-from miclab.sequences import Batch, training_batch
-from miclab.settings import OptimiserConfig
-from miclab.strengths import strengths
-from miclab.world import draw_world
+from miclab.config.parts import OptimiserConfig
+from miclab.config.run import RunConfig, two_modalities
+from miclab.measures.attention import strengths
+from miclab.model.decoder import Decoder
+from miclab.worlds.sequences import Batch, training_batch
+from miclab.worlds.world import draw_world
 
 SEQUENCES, ROUNDS = 1000, 5
 

@@ -23,7 +23,7 @@ from miclab.mllm.attention import measuring
 from miclab.mllm.layers import attention_layers
 from miclab.mllm.prompt import Reading
 from miclab.mllm.task import Episode, Example, Item
-from miclab.roles import LABEL, OTHER, Roles
+from miclab.worlds.roles import LABEL, OTHER, Roles
 
 
 def peak_of(run: Callable[[], Any], device: str) -> float:

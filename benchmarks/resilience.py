@@ -30,12 +30,13 @@ import yaml
 # Forks of a process that has touched a GPU cannot use autograd.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-from miclab import runs, schema
 from miclab.cli import main as miclab
-from miclab.config import RunConfig
+from miclab.config import schema
+from miclab.config.parts import DecoderConfig, ModalityConfig, NumericsConfig, OptimiserConfig, SequenceConfig
+from miclab.config.request import Request
+from miclab.config.run import RunConfig
 from miclab.errors import DamagedError
-from miclab.request import Request
-from miclab.settings import DecoderConfig, ModalityConfig, NumericsConfig, OptimiserConfig, SequenceConfig
+from miclab.runs import find as runs
 
 CONFIG = RunConfig(
     modalities={"m1": ModalityConfig(classes=64, dimension=8, labels=8)},

@@ -22,14 +22,14 @@ from dataclasses import replace
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from miclab import numerics, optimiser
-from miclab.config import RunConfig
-from miclab.decoder import Decoder
-from miclab.gradients import TrainedParameters
-from miclab.profiles import run_config
-from miclab.sequences import training_draft, training_drafts
-from miclab.step import step_function, training_step
-from miclab.world import draw_world
+from miclab.config.presets import run_config
+from miclab.config.run import RunConfig
+from miclab.model.decoder import Decoder
+from miclab.training import numerics, optimiser
+from miclab.training.flat_parameters import TrainedParameters
+from miclab.training.step import step_function, training_step
+from miclab.worlds.sequences import training_draft, training_drafts
+from miclab.worlds.world import draw_world
 
 ROUNDS, STEPS = 15, 40
 KINDS = {

@@ -24,7 +24,7 @@ import tyro
 import yaml
 
 from miclab import storage
-from miclab.runs import list_runs, open_run
+from miclab.runs.find import list_runs, open_run
 from miclab.studies.plan import Plan
 from miclab.studies.study import load_study
 

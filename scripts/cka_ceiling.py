@@ -16,10 +16,10 @@ import argparse
 import numpy as np
 import torch
 
-from miclab.alignment import debiased_cka, plain_cka
-from miclab.config import RunConfig, two_modalities
+from miclab.config.run import RunConfig, two_modalities
+from miclab.measures.alignment import debiased_cka, plain_cka
 from miclab.seeds import stream
-from miclab.world import draw_world
+from miclab.worlds.world import draw_world
 
 
 def main() -> None:

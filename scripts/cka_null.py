@@ -13,10 +13,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from miclab.alignment import alignment
-from miclab.config import RunConfig, two_modalities
-from miclab.decoder import Decoder
-from miclab.world import draw_world
+from miclab.config.run import RunConfig, two_modalities
+from miclab.measures.alignment import alignment
+from miclab.model.decoder import Decoder
+from miclab.worlds.world import draw_world
 
 PAPER = {"M2 of 32 dimensions": 0.16, "M2 of 512 dimensions": 0.07, "512 dimensions, pretrained encoder": 0.10}
 

@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from miclab.classification import SHARPNESS
+from miclab.config.parts import ModalityConfig
 from miclab.data import DataSet
-from miclab.encoders import encode, initial_encoder
-from miclab.exemplars import exemplars_of, shifted
-from miclab.settings import ModalityConfig
+from miclab.model.classifier import SHARPNESS
+from miclab.model.encoders import encode, initial_encoder
+from miclab.worlds.exemplars import exemplars_of, shifted
 
 EPISODES, COPIES, SEED = 2000, 4, 1000
 """Episodes, exemplars of each of the two classes, and a seed that no study uses."""

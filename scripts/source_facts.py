@@ -9,7 +9,7 @@ import json
 from dataclasses import asdict
 
 from miclab.data.shipped import SHIPPED, SMALL
-from miclab.sources import FACTS, read_facts
+from miclab.worlds.source_facts import FACTS, read_facts
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from miclab.claims import markdown
 from miclab.claims.evidence import Evidence
-from miclab.claims.figures import NoRowsError, draw
 from miclab.claims.ledger import LEDGER, Line, judged
+from miclab.claims.plots.figures import NoRowsError, draw
 
 ROOT = Path(__file__).parent.parent
 PAGES = {"quick": "docs/claims.md", "paper": "docs/claims-paper.md"}

@@ -1,5 +1,5 @@
 """The decoder once more, in NumPy and float64, one sequence and one position at a time: slow, plain, and written from
-the definitions of the study rather than from `miclab.decoder`."""
+the definitions of the study rather than from `miclab.model.decoder`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from miclab.config import RunConfig
+from miclab.config.run import RunConfig
 
 Array = NDArray[np.floating]
 
@@ -59,7 +59,8 @@ def rotated(code: str, x: Array, position: int, theta: float) -> Array:
 
 
 def embed(config: RunConfig, p: Mapping[str, Array], items: Mapping[str, Array], labels: Array, placement: float):
-    """Tokens of one sequence: items through the bridge, labels, positions, width."""
+    """Tokens of one sequence: items through the bridge, labels, positions, width, constants."""
+    jitter = placement
     options, length = config.decoder, config.sequence_length
     slots = options.position_slots or (66 if options.positions == "hybrid" else 65)
     host = config.host or next(iter(config.modalities))
@@ -76,7 +77,12 @@ def embed(config: RunConfig, p: Mapping[str, Array], items: Mapping[str, Array],
             tokens.append(x)
         if exemplar < config.sequence.context:
             tokens.append(labels[exemplar])
+    kinds = ["item" if i % (len(order) + 1) < len(order) else "label" for i in range(len(tokens))]
+    if config.sequence.first_token == "learnt":
+        tokens, kinds = [p["decoder.first_token"], *tokens], ["first", *kinds]
     assert len(tokens) == length
+    if options.placement == "fixed":
+        placement = 0.0
     first = int(np.float32(placement) * np.float32(slots - length + 1))
     if options.positions in ("onehot", "hybrid"):
         tokens = [np.concatenate([x, np.eye(slots)[first + i]]) for i, x in enumerate(tokens)]
@@ -91,6 +97,11 @@ def embed(config: RunConfig, p: Mapping[str, Array], items: Mapping[str, Array],
         for i, x in enumerate(tokens):
             code = np.concatenate([np.sin((first + i) * frequency), np.cos((first + i) * frequency)])
             tokens[i] = x + code / np.linalg.norm(code)
+    for i in range(len(tokens)):
+        if options.token_constant and options.token_constant_on in ("all", f"{kinds[i]}s"):
+            tokens[i] = tokens[i] + p["decoder.constant"]
+        if config.sequence.jitter:
+            tokens[i] = tokens[i] + p["decoder.jitter"][int(jitter * config.sequence.jitter)]
     return np.array(tokens)
 
 
@@ -98,13 +109,14 @@ def attend(config: RunConfig, p: Mapping[str, Array], name: str, x: Array) -> tu
     """Causal attention over normalised tokens [position, width]: its output and its pattern [head, query, key]."""
     options = config.decoder
     length, width = x.shape
+    bias = {part: p.get(f"{name}.{part}_bias", np.zeros(width)) for part in ("query", "key")}
     heads, size = options.heads, width // options.heads
     pattern, output = np.zeros((heads, length, length)), np.zeros((length, width))
     for head in range(heads):
         columns = slice(head * size, (head + 1) * size)
         turn = [
             [
-                rotated(options.positions, x[i] @ p[f"{name}.{part}"][:, columns], i, options.rope_theta)
+                rotated(options.positions, (x[i] @ p[f"{name}.{part}"] + bias[part])[columns], i, options.rope_theta)
                 for i in range(length)
             ]
             for part in ("query", "key")
@@ -125,6 +137,9 @@ def feed_forward(config: RunConfig, p: Mapping[str, Array], name: str, x: Array)
     if config.decoder.mlp == "swiglu":
         hidden = sigmoid_weighted(x @ p[f"{name}.gate.weight"]) * (x @ p[f"{name}.value.weight"])
         return hidden @ p[f"{name}.out.weight"]
+    if config.decoder.mlp_bias == "off":
+        gate, value = x @ p[f"{name}.gate.weight"], x @ p[f"{name}.value.weight"]
+        return sigmoid_weighted(gate * value) @ p[f"{name}.out.weight"]
     gate = x @ p[f"{name}.gate.weight"] + p[f"{name}.gate.bias"]
     value = x @ p[f"{name}.value.weight"] + p[f"{name}.value.bias"]
     return sigmoid_weighted(gate * value) @ p[f"{name}.out.weight"] + p[f"{name}.out.bias"]

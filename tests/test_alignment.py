@@ -9,8 +9,11 @@ import pytest
 import torch
 from tiny import tiny_config, tiny_mapping
 
-from miclab import schema
-from miclab.alignment import (
+from miclab.config import schema
+from miclab.config.request import Request, SplitSizes
+from miclab.config.run import RunConfig
+from miclab.errors import RunError
+from miclab.measures.alignment import (
     ROW_SHUFFLES,
     ROWS,
     align,
@@ -20,16 +23,13 @@ from miclab.alignment import (
     debiased_cka,
     plain_cka,
 )
-from miclab.bridge import DEPTH
-from miclab.config import RunConfig
-from miclab.decoder import Decoder
-from miclab.errors import RunError
-from miclab.evaluate import metric_row
-from miclab.exemplars import Exemplars
-from miclab.request import Request, SplitSizes
-from miclab.sources import resolved
-from miclab.train import train_config
-from miclab.world import draw_world
+from miclab.measures.evaluate import metric_row
+from miclab.model.decoder import Decoder
+from miclab.model.projector import DEPTH
+from miclab.training.loop import train_config
+from miclab.worlds.exemplars import Exemplars
+from miclab.worlds.source_facts import resolved
+from miclab.worlds.world import draw_world
 
 
 def random_rows(rows: int, width: int, seed: int) -> torch.Tensor:

@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from miclab.circuits.heads import CONTROL_DRAWS, circuits, control, why_no_circuit
+from miclab.circuits.controls import CONTROL_DRAWS, control
+from miclab.circuits.existence import circuits, why_no_circuit
+from miclab.circuits.find import CircuitHeads, circuit_heads
 from miclab.circuits.interventions import knock_out_heads
 from miclab.circuits.knockout import Effect, Interventions, ablate, knock_out
-from miclab.circuits.strongest import CircuitHeads, circuit_heads
+from miclab.config.parts import ParentConfig
+from miclab.config.request import Request, SplitSizes
 from miclab.errors import RunError
-from miclab.evaluate import SplitScores, check_seeds, evaluate
-from miclab.intervals import clustered_interval
-from miclab.request import Request, SplitSizes
-from miclab.runs import Run
-from miclab.settings import ParentConfig
-from miclab.train import train_config
+from miclab.measures.evaluate import SplitScores, check_seeds, evaluate
+from miclab.runs.run import Run
+from miclab.statistics.intervals import clustered_interval
+from miclab.training.loop import train_config
 
 SIZES = SplitSizes(sequences=60, novel_sets=3)
 DECODER = {"heads": 4, "width": 16, "positions": "rope"}
@@ -51,7 +52,7 @@ def taken_for_formed(reason: Callable[..., str] = lambda heads, icl: ""):
     without a long training."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("miclab.circuits.knockout.why_no_circuit", reason)
-        patch.setattr("miclab.circuits.heads.why_no_circuit", reason)
+        patch.setattr("miclab.circuits.existence.why_no_circuit", reason)
         yield
 
 

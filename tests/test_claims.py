@@ -15,14 +15,14 @@ from claims_rows import STUDIES as COMMITTED
 from claims_rows import make_rows, studies_directory
 
 from miclab.claims import markdown
+from miclab.claims.entries.prediction import STUDIES
 from miclab.claims.evidence import Cells, Evidence, field_of
 from miclab.claims.ledger import LEDGER, RUN_ORDER, Line, chosen, judged
-from miclab.claims.prediction import STUDIES
 from miclab.claims.statistics import fit, heads
 from miclab.claims.verdict import Apart, Condition, Findings
 from miclab.cli import main
 from miclab.errors import MiclabError
-from miclab.intervals import Interval
+from miclab.statistics.intervals import Interval
 
 
 def at(config, axis):

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from claims_rows import make_rows, studies_directory
 
-from miclab.claims.complexity import LOGISTIC, best_exponent, held_out_errors
-from miclab.claims.controls_multimodal import CONTROLS, MEAN_UNTOUCHED, MEAN_WITHOUT
+from miclab.claims.entries.controls_complexity import LOGISTIC, best_exponent, held_out_errors
+from miclab.claims.entries.controls_multimodal import CONTROLS, MEAN_UNTOUCHED, MEAN_WITHOUT
+from miclab.claims.entries.multimodal import INTACT, UNTOUCHED, WITHOUT, ZEROED
 from miclab.claims.evidence import Evidence, field_of
 from miclab.claims.ledger import LEDGER, Line, judged
-from miclab.claims.multimodal import INTACT, UNTOUCHED, WITHOUT, ZEROED
 
 K1, K2, B = "modalities.m1.classes", "modalities.m2.classes", "sequence.burstiness"
 PREVIOUS, INDUCTION = WITHOUT.values()

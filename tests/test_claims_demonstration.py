@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from miclab.claims import CLAIMS, Judgement
-from miclab.intervals import Interval
+from miclab.statistics.intervals import Interval
 
 
 def judged(claim, mean, low, high):

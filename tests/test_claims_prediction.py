@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from claims_rows import make_rows, studies_directory
 
-from miclab.claims import prediction
+from miclab.claims.entries import prediction
+from miclab.claims.entries.prediction import STUDIES, Table, held_out, r_squared
 from miclab.claims.evidence import Evidence
 from miclab.claims.ledger import chosen, judged
-from miclab.claims.prediction import STUDIES, Table, held_out, r_squared
-from miclab.claims.statistics import pearson
+from miclab.statistics.correlation import pearson
 
 MEASURES = ("previous_token_1", "induction", "total_label_attention")
 

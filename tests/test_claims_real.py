@@ -7,9 +7,9 @@ import math
 import pytest
 from claims_rows import make_rows, studies_directory
 
+from miclab.claims.entries.real_data import CKA, DISTANCE, NULL
 from miclab.claims.evidence import Evidence, field_of
 from miclab.claims.ledger import LEDGER
-from miclab.claims.real import CKA, DISTANCE, NULL
 
 
 def judged_on(folder, claim, formula):

@@ -16,12 +16,12 @@ import yaml
 from claims_rows import make_rows, studies_directory
 from tiny import tiny_config, tiny_mapping
 
-from miclab import runs
 from miclab.cli import COMMANDS, main
 from miclab.cli.train import _go
-from miclab.request import Request
-from miclab.schema import to_mapping
-from miclab.train import Outcome
+from miclab.config.request import Request
+from miclab.config.schema import to_mapping
+from miclab.runs import find as runs
+from miclab.training.loop import Outcome
 
 REQUEST = {"steps": 4, "evaluate_every": 2, "checkpoint_every": 2, "sequences": 4, "novel_sets": 2}
 HOST = {"classes": 32, "dimension": 8, "labels": 16}
@@ -163,7 +163,7 @@ def test_every_command_prints_json(laboratory):
 @pytest.fixture
 def formed(monkeypatch):
     """Decoders pass for ones with a circuit, which takes a longer training."""
-    for module in ("heads", "knockout"):
+    for module in ("existence", "knockout"):
         monkeypatch.setattr(f"miclab.circuits.{module}.why_no_circuit", lambda heads, icl: "")
 
 
@@ -293,7 +293,9 @@ def test_stage_one_is_as_long_as_is_asked_and_is_reused(laboratory, tmp_path):
 
 def test_a_training_that_compiles_says_so(monkeypatch, capsys):
     """For tens of seconds nothing else is seen."""
-    monkeypatch.setattr("miclab.train.train", lambda run, request, tell: Outcome("finished", 1, "all steps done"))
+    monkeypatch.setattr(
+        "miclab.training.loop.train", lambda run, request, tell: Outcome("finished", 1, "all steps done")
+    )
     for mode, told in (("compiled", True), ("eager", False)):
         run = SimpleNamespace(step=-1, path=Path("run"), warnings=[], config=tiny_config(numerics={"mode": mode}))
         _go(run, Request(steps=1), "stage 1")
@@ -475,7 +477,7 @@ def test_too_little_memory_is_told(laboratory, monkeypatch, error):
     def fail(*arguments: object, **options: object):
         raise error
 
-    monkeypatch.setattr("miclab.evaluate.evaluate", fail)
+    monkeypatch.setattr("miclab.measures.evaluate.evaluate", fail)
     asked = ("evaluate", laboratory.unimodal)
     status, output, errors = called(*asked)
     assert (status, output) == (2, "")

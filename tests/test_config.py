@@ -14,17 +14,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import tiny_config, tiny_mapping
 
-from miclab import optimiser, schema
-from miclab.config import RunConfig
-from miclab.decoder import Decoder
+from miclab.config import schema
+from miclab.config.parts import DecoderConfig, ModalityConfig, OptimiserConfig, SequenceConfig
+from miclab.config.request import Request, SplitSizes
+from miclab.config.run import RunConfig
 from miclab.errors import ConfigError
-from miclab.gradients import TrainedParameters, gradient_function
-from miclab.positions import CODES
-from miclab.request import Request, SplitSizes
-from miclab.sequences import training_batch
-from miclab.settings import DecoderConfig, ModalityConfig, OptimiserConfig, SequenceConfig
-from miclab.splits import SPLITS, split_batches, with_context
-from miclab.world import draw_world
+from miclab.model.decoder import Decoder
+from miclab.model.positions import CODES
+from miclab.training import optimiser
+from miclab.training.flat_parameters import TrainedParameters, gradient_function
+from miclab.worlds.sequences import training_batch
+from miclab.worlds.splits import SPLITS, split_batches, with_context
+from miclab.worlds.world import draw_world
 
 # -- any configuration trains or is refused -----------------------------------------------------------------------
 WRONG = [-1, -0.5, 0, 1.5, 3, math.nan, math.inf, -math.inf, True, "4", "rop", "", None, [], ["m1", "m1"]]
@@ -55,6 +56,9 @@ def sections(count: int) -> st.SearchStrategy:
         "leader": one_of(names),
         "unpaired_independent": st.booleans(),
         "swapped_shift": one_of([1, 2]),
+        "first_token": one_of(["none", "learnt"]),
+        "token_noise": one_of([0, 1.0]),
+        "jitter": one_of([0, 3]),
     }
     bursts = {"context": one_of([4, 6, 40]), "burstiness": one_of([1, 2])}
     return st.fixed_dictionaries(
@@ -80,6 +84,13 @@ def sections(count: int) -> st.SearchStrategy:
                     "norm": one_of(["rmsnorm", "layernorm", "none"]),
                     "output_projection": one_of(["auto", "on", "off"]),
                     "initial_std": one_of([0, 0.02, 0.1]),
+                    "placement": one_of(["random", "fixed"]),
+                    "token_constant": one_of([0, 1.0]),
+                    "token_constant_on": one_of(["all", "items", "labels"]),
+                    "attention_bias": one_of(["none", "query", "key", "both"]),
+                    "attention_bias_layers": one_of([[], [0], [1]]),
+                    "centre_keys": one_of(["off", "all", "position"]),
+                    "mlp_bias": one_of(["on", "off"]),
                 },
             ),
             "bridge": st.fixed_dictionaries({"projector": one_of(["small", "large", "linear"])}),
@@ -152,7 +163,7 @@ def check_message(error: ConfigError) -> None:
     assert error.field.split(".")[0].split("[")[0] in {f.name for f in dataclasses.fields(RunConfig)}, message
 
 
-# FAULT in miclab/config.py: novel_classes need not cover the groups of the joint-label task.
+# FAULT in miclab/config/run.py: novel_classes need not cover the groups of the joint-label task.
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(mappings())
 def test_any_configuration_trains_or_is_refused_in_words(mapping):
@@ -246,6 +257,24 @@ REFUSED = {
         "sequence.groups",
         "divisors of modalities.m1.classes",
     ),
+    "bias on a layer that is not there": (
+        changed(decoder={"attention_bias": "key", "attention_bias_layers": [2]}),
+        "decoder.attention_bias_layers",
+        "layers from 0 to 1",
+    ),
+    "layers without a bias": (
+        changed(decoder={"attention_bias_layers": [0]}),
+        "decoder.attention_bias_layers",
+        "empty without decoder.attention_bias",
+    ),
+    "place of no constant": (changed(decoder={"token_constant_on": "items"}), "decoder.token_constant_on", "'all'"),
+    "bias of centred keys": (
+        changed(decoder={"attention_bias": "both", "centre_keys": "all"}),
+        "decoder.centre_keys",
+        "takes a key's bias away",
+    ),
+    "fixed placement without slots": (changed(decoder={"placement": "fixed"}), "decoder.placement", "absolute code"),
+    "negative jitter": (changed(sequence={"jitter": -1}), "sequence.jitter", "at least 0"),
     "no modality": (changed(modalities={}) | {"modalities": {}}, "modalities", "at least one"),
     "name of a modality": (
         changed() | {"modalities": {"m 1": {}}},
@@ -254,13 +283,13 @@ REFUSED = {
     ),
     "not a mapping": (changed() | {"decoder": 5}, "decoder", "mapping"),
     "not a list": (changed() | {"frozen": "decoder"}, "frozen", "list"),
-    # FAULT in miclab/settings.py: math.isfinite(10**400) raises OverflowError.
+    # FAULT in miclab/config/parts.py: math.isfinite(10**400) raises OverflowError.
     "seed beyond 63 bits": (changed(seed=10**400), "seed", "at most"),
-    # FAULT in miclab/schema.py: float(10**400) raises OverflowError.
+    # FAULT in miclab/config/schema.py: float(10**400) raises OverflowError.
     "fraction beyond float": (changed(sequence={"bursty_fraction": 10**400}), "sequence.bursty_fraction"),
-    # FAULT in miclab/settings.py: noise has no upper end; noise**2 overflows or items become NaN.
+    # FAULT in miclab/config/parts.py: noise has no upper end; noise**2 overflows or items become NaN.
     "noise beyond float32": (changed(modalities=modality_part(noise=1e200)), "modalities.m1.noise", "at most"),
-    # FAULT in miclab/config.py: classes are dealt over groups, so novel ones must cover every group.
+    # FAULT in miclab/config/run.py: classes are dealt over groups, so novel ones must cover every group.
     "novel classes do not cover the groups": (
         changed(
             modalities={
@@ -353,6 +382,7 @@ OTHER_VALUES: dict[str, Any] = {
     "sequence.swapped_shift": 2,
     "decoder.heads": 2,
     "decoder.width": 10,
+    "decoder.attention_bias_layers": [0],
     "optimiser.decay_steps": 7,
     "frozen": ["decoder.blocks"],
     "host": "m2",
@@ -360,6 +390,7 @@ OTHER_VALUES: dict[str, Any] = {
     "numerics.mode": "compiled",
 }
 NOT_ALONE = {"sequence.task", "sequence.groups", "optimiser.schedule", "host", "modalities", "sequence.pairing"}
+NOT_ALONE |= {f"decoder.{name}" for name in ("attention_bias_layers", "token_constant_on", "placement")}
 NOT_ALONE |= {
     f"modalities.m1.{name}" for name in ("shape", "blends", "shift", "encoder", "encoder_run", "encoder_step")
 }
@@ -437,7 +468,7 @@ def test_the_order_of_modalities_counts_and_that_of_keys_does_not():
 
 def test_a_whole_number_for_a_float_is_the_same_run():
     """Fails if a run made in Python with weight_decay=0 gets another name than its own saved configuration."""
-    # FAULT in miclab/schema.py: `_without_defaults` keeps 0 and 0.0 apart, which JSON writes differently.
+    # FAULT in miclab/config/schema.py: `_without_defaults` keeps 0 and 0.0 apart, which JSON writes differently.
     config = RunConfig(optimiser=OptimiserConfig(weight_decay=0))
     again = schema.from_mapping(RunConfig, json.loads(json.dumps(schema.to_mapping(config))))
     assert config == again

@@ -13,14 +13,17 @@ import torch
 import torch.nn.functional as F
 from tiny import lively_parameters, tiny_config
 
-from miclab.config import RunConfig
-from miclab.decoder import Decoder
-from miclab.positions import CODES
-from miclab.profiles import run_config
-from miclab.roles import LABEL
-from miclab.sequences import Batch, training_batch
-from miclab.settings import DecoderConfig
-from miclab.world import draw_world
+from miclab.config.parts import DecoderConfig
+from miclab.config.presets import run_config
+from miclab.config.run import RunConfig
+from miclab.model.decoder import Decoder
+from miclab.model.positions import CODES
+from miclab.worlds.roles import LABEL
+from miclab.worlds.sequences import Batch, training_batch
+from miclab.worlds.world import draw_world
+
+BIASES = {"attention_bias": "both", "attention_bias_std": 0.5}
+CONSTANTS = {"token_constant": 2.0, "attention_bias": "key", "attention_bias_layers": [0]}
 
 
 def parts_of(config: RunConfig, size: int = 3, dtype: torch.dtype = torch.float32):
@@ -89,6 +92,10 @@ FAST_PATHS = [
     ("none", 1, {"layers": 1, "norm": "none", "mlp": "none"}),
     ("alibi", 2, {"norm": "layernorm", "output_projection": "off"}),
     ("rope", 1, {"norm": "none", "mlp": "swiglu", "output_projection": "on"}),
+    *[(positions, 2, BIASES) for positions in ("rope", "hybrid")],
+    ("none", 2, {"attention_bias": "query"}),
+    ("rope", 2, {**CONSTANTS, "token_constant_on": "items"}),
+    *[(positions, 2, {"centre_keys": kind}) for positions in ("rope", "learned") for kind in ("all", "position")],
 ]
 
 
@@ -125,6 +132,16 @@ NUMPY_CONFIGS = {
     "padded width": (2, {"width": 12, "positions": "learned", "position_slots": 20}, {"projector": "linear"}),
     "mapped narrower": (2, {"width": 6, "input_map": "linear", "positions": "onehot"}, {"projector": "large"}),
     "mapped, three modalities": (3, {"width": 8, "input_map": "linear", "positions": "alibi", "heads": 4}, {}),
+    "biases": (2, {"heads": 2, **BIASES}, {}),
+    "constants in the first layer": (2, CONSTANTS, {}),
+    "a constant on items": (2, {"token_constant": 2.0, "token_constant_on": "items"}, {}),
+    "a constant on labels": (1, {"token_constant": 2.0, "token_constant_on": "labels"}, {}),
+    "fixed placement": (1, {"positions": "learned", "placement": "fixed"}, {}),
+    "no biases in the MLP": (1, {"mlp_bias": "off"}, {}),
+    **{
+        f"first token and jitter, {p}": (2, {"positions": p, "token_constant": 1.0, "width": 80}, {})
+        for p in ("rope", "onehot", "learned")
+    },
 }
 
 
@@ -133,7 +150,8 @@ def test_numpy_forward_pass_agrees(name):
     """Fails if any part of the forward pass differs from its definition: logits, attention and residuals of every
     layer, against an implementation without torch."""
     modalities, options, bridge = NUMPY_CONFIGS[name]
-    config = tiny_config(modalities, decoder={"initial_std": 0.3, **options}, bridge=bridge)
+    sequence = {"first_token": "learnt", "jitter": 5} if name.startswith("first token") else {}
+    config = tiny_config(modalities, decoder={"initial_std": 0.3, **options}, bridge=bridge, sequence=sequence)
     decoder, parameters, batch = parts_of(config)
     trace = decoder.trace(parameters, batch, capture=("blocks.*",))
     arrays = ({n: p.numpy() for n, p in parameters.items()}, {n: v.numpy() for n, v in batch.items.items()})
@@ -147,6 +165,25 @@ def test_numpy_forward_pass_agrees(name):
         residual = trace.activations[f"blocks.{layer}.residual"].numpy()
         largest = max(1.0, float(np.abs(residual).max()))
         np.testing.assert_allclose(residual, wanted.residuals[layer], rtol=0, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("kind", ["all", "position"])
+def test_centred_keys_take_away_what_is_common_to_all_of_them(kind):
+    """Fails if a key keeps its mean: a vector added to the input of every key then changes nothing, although it moves
+    the scores of a rotary decoder whose keys are not centred."""
+    both = {"positions": "rope", "layers": 1, "initial_std": 0.3, "token_constant": 5.0, "norm": "none", "mlp": "none"}
+    for centre, changes in (("off", True), (kind, False)):
+        decoder, parameters, batch = parts_of(tiny_config(1, decoder={**both, "centre_keys": centre}), size=8)
+        patterns = []
+        for factor in (0.0, 1.0):
+            moved = {**parameters, "decoder.constant": parameters["decoder.constant"] * factor}
+            # Queries see the constant too: they are made blind to it.
+            blind = parameters["decoder.constant"] / parameters["decoder.constant"].norm()
+            query = parameters["decoder.blocks.0.attention.query"]
+            moved["decoder.blocks.0.attention.query"] = query - torch.outer(blind, blind @ query)
+            name = "blocks.0.attention.pattern"
+            patterns.append(decoder.trace(moved, batch, capture=(name,)).activations[name])
+        assert bool((patterns[0] - patterns[1]).abs().max() > 1e-3) == changes, centre
 
 
 @pytest.mark.parametrize("heads", [1, 4])
@@ -231,6 +268,20 @@ def test_first_parameters_have_the_spread_of_the_paper():
         else:
             assert float(value.std()) == pytest.approx(0.02, rel=0.1), name
             assert abs(float(value.mean())) < 0.002, name
+
+
+def test_first_constants_have_the_norms_that_are_configured():
+    """Fails if the constant, a bias, the first token or jitter begins with another norm."""
+    config = run_config("unimodal", "paper")
+    options = DecoderConfig(token_constant=3.0, attention_bias="both", attention_bias_std=0.125)
+    sequence = replace(config.sequence, jitter=400, first_token="learnt")
+    found = Decoder(replace(config, decoder=options, sequence=sequence)).initial_parameters(1)
+    assert float(found["decoder.constant"].norm()) == pytest.approx(3.0, rel=1e-5)
+    assert float(found["decoder.jitter"].norm(dim=-1).mean()) == pytest.approx(1, rel=0.05)
+    assert float(found["decoder.first_token"].norm()) == pytest.approx(1, rel=0.3)
+    biases = torch.cat([v for n, v in found.items() if n.endswith(("query_bias", "key_bias"))])
+    assert biases.numel() == 4 * 64
+    assert float(biases.std()) == pytest.approx(0.125, rel=0.15)
 
 
 def test_a_parameters_first_value_does_not_depend_on_the_others():

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from miclab.diagnose import diffuse_attention, no_induction_circuit
-from miclab.evaluate import Evaluation, evaluate
-from miclab.request import Request, SplitSizes
-from miclab.train import train_config
+from miclab.circuits.diagnose import diffuse_attention, no_induction_circuit
+from miclab.config.request import Request, SplitSizes
+from miclab.measures.evaluate import Evaluation, evaluate
+from miclab.training.loop import train_config
 
 SIZES = SplitSizes(sequences=40, novel_sets=3)
 

@@ -10,20 +10,22 @@ import torch
 from tiny import tiny_config
 from tiny_study import carry_out, planned, tiny_study
 
-from miclab import schema
-from miclab.classification import Classifier, classifier_row
-from miclab.config import RunConfig
-from miclab.decoder import Decoder
-from miclab.encoders import encode, encoder_shapes, initial_encoder
+from miclab.config import schema
+from miclab.config.request import Request, SplitSizes
+from miclab.config.run import RunConfig
 from miclab.errors import ConfigError, RunError
-from miclab.evaluate import evaluate, metric_row
-from miclab.gradients import TrainedParameters, gradient_function
-from miclab.request import Request, SplitSizes
-from miclab.runs import Run, find
-from miclab.sequences import training_batch
-from miclab.sources import resolved
-from miclab.train import prepare, train, train_config
-from miclab.world import draw_world
+from miclab.measures.encoder import classifier_row
+from miclab.measures.evaluate import evaluate, metric_row
+from miclab.model.classifier import Classifier
+from miclab.model.decoder import Decoder
+from miclab.model.encoders import encode, encoder_shapes, initial_encoder
+from miclab.runs.find import find
+from miclab.runs.run import Run
+from miclab.training.flat_parameters import TrainedParameters, gradient_function
+from miclab.training.loop import prepare, train, train_config
+from miclab.worlds.sequences import training_batch
+from miclab.worlds.source_facts import resolved
+from miclab.worlds.world import draw_world
 
 KINDS = ("mlp", "cnn", "transformer", "vit")
 REQUEST = Request(steps=4, evaluate_every=2, checkpoint_every=2, sequences=4, novel_sets=2)
@@ -173,7 +175,7 @@ def test_features_of_a_frozen_encoder_are_kept_and_are_what_it_gives(tmp_path):
 
 def train_features(pretrained: Run) -> torch.Tensor:
     """Features of all glyphs of the small set by a pretrained encoder."""
-    from miclab.exemplars import known_exemplars
+    from miclab.worlds.exemplars import known_exemplars
 
     modality = pretrained.config.modalities["m2"]
     known = known_exemplars(modality)

@@ -11,19 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_config
 
-from miclab import schema
-from miclab.blends import BlendedSource, blended_pairs
-from miclab.config import RunConfig
+from miclab.config import schema
+from miclab.config.request import SplitSizes
+from miclab.config.run import RunConfig
 from miclab.data import load
 from miclab.errors import ConfigError, RunError
-from miclab.exemplars import exemplars_of, known_exemplars, ordered, partners, shifted
-from miclab.pools import distinct_slots
-from miclab.request import SplitSizes
 from miclab.seeds import stream
-from miclab.sequences import Batch, training_batch
-from miclab.sources import FACTS, read_facts, resolved
-from miclab.splits import SPLITS, split_batches
-from miclab.world import World, draw_world, world_from_tensors
+from miclab.worlds.class_index import distinct_slots
+from miclab.worlds.exemplars import exemplars_of, known_exemplars, ordered, partners, shifted
+from miclab.worlds.mixtures import BlendedSource, blended_pairs
+from miclab.worlds.sequences import Batch, training_batch
+from miclab.worlds.source_facts import FACTS, read_facts, resolved
+from miclab.worlds.splits import SPLITS, split_batches
+from miclab.worlds.world import World, draw_world, world_from_tensors
 
 WORDS = {"source": "small:concepts.words", "labels": 8, "noise": 0.0}
 SPEECH = {"source": "small:concepts.speech", "labels": 4, "noise": 0.0, "classes": 20}

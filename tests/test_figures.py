@@ -9,14 +9,15 @@ import pytest
 from claims_rows import make_rows, studies_directory
 from matplotlib.figure import Figure
 
-from miclab.claims import blending, panels
-from miclab.claims.controls_multimodal import CONTROLS, MEAN_UNTOUCHED, MEAN_WITHOUT
+from miclab.claims.entries import mixtures
+from miclab.claims.entries.controls_multimodal import CONTROLS, MEAN_UNTOUCHED, MEAN_WITHOUT
+from miclab.claims.entries.multimodal import INTACT, UNTOUCHED, WITHOUT, ZEROED
+from miclab.claims.entries.real_data import CKA, DISTANCE, NULL
 from miclab.claims.evidence import Evidence, field_of
-from miclab.claims.figures import FIGURES, NoRowsError, draw
 from miclab.claims.ledger import LEDGER, RUN_ORDER
-from miclab.claims.multimodal import INTACT, UNTOUCHED, WITHOUT, ZEROED
-from miclab.claims.panels import Point
-from miclab.claims.real import CKA, DISTANCE, NULL
+from miclab.claims.plots import panels
+from miclab.claims.plots.figures import FIGURES, NoRowsError, draw
+from miclab.claims.plots.panels import Point
 from miclab.cli import main
 
 
@@ -34,8 +35,8 @@ def everything(config, step):
             measures[f"measure.{name}.{layer}.1"] = value * layer / 3
     columns = [UNTOUCHED, INTACT, *WITHOUT.values(), *ZEROED.values(), *(f"probe.context.{n}" for n in (8, 16, 32))]
     columns += [MEAN_UNTOUCHED, *MEAN_WITHOUT.values(), *CONTROLS.values()]
-    columns += [CKA, DISTANCE, NULL, *(f"probe.oracles.{name}" for name in blending.CEILINGS.values())]
-    columns += blending.ZEROED.values()
+    columns += [CKA, DISTANCE, NULL, *(f"probe.oracles.{name}" for name in mixtures.CEILINGS.values())]
+    columns += mixtures.ZEROED.values()
     return {"icl": value, "iwl": 1 - value, "cla.icl": value, **measures, **dict.fromkeys(columns, value)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from miclab.intervals import clustered_interval, ratio_interval
+from miclab.statistics.intervals import clustered_interval, ratio_interval
 
 
 def test_interval_of_sequences_is_the_usual_one():

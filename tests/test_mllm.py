@@ -11,6 +11,7 @@ import torch
 from tiny_mllm import FAMILIES, VISUAL, Pictures, production, task, tokenizer
 from torch import nn
 
+from miclab.measures.attention import strengths
 from miclab.mllm.ablation import MeanOutputs, knocked_out
 from miclab.mllm.attention import measuring
 from miclab.mllm.episodes import make_episodes
@@ -22,8 +23,7 @@ from miclab.mllm.options import EpisodeOptions
 from miclab.mllm.prompt import Prompter
 from miclab.mllm.scoring import answers, batches, forward
 from miclab.mllm.task import Style, Task, load_task
-from miclab.roles import LABEL
-from miclab.strengths import strengths
+from miclab.worlds.roles import LABEL
 
 FORMS = [(family, chat) for family in FAMILIES for chat in (False, True)]
 

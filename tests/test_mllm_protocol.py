@@ -21,10 +21,10 @@ from miclab.mllm.knockout import conditions, control_of, knock_out, matched_draw
 from miclab.mllm.loading import load_model
 from miclab.mllm.memory import memory
 from miclab.mllm.options import EpisodeOptions, KnockoutOptions
-from miclab.mllm.page import heads_page, knockout_page, page_bytes
 from miclab.mllm.results import Results, read_manifest, read_table
 from miclab.mllm.task import Style, Task, load_task
 from miclab.mllm.words import distinct_words, is_held_out
+from miclab.report.models import heads_page, knockout_page, page_bytes
 from miclab.seeds import stream
 from miclab.storage import sealed
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy import stats
 
-from miclab.noise import draw_bits, normal
 from miclab.seeds import stream
+from miclab.worlds.noise import draw_bits, normal
 
 COUNT, DIMENSION = 20_000, 33
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from tiny import tiny_config
 
-from miclab import numerics
 from miclab.errors import ConfigError
+from miclab.training import numerics
 
 
 @pytest.fixture
@@ -72,8 +72,8 @@ AGREEMENT = """
 import json, sys
 sys.path.insert(0, "tests")
 from tiny import tiny_config
-from miclab.request import Request
-from miclab.train import train_config
+from miclab.config.request import Request
+from miclab.training.loop import train_config
 
 losses = {}
 request = Request(steps=3, evaluate_every=1, checkpoint_every=1, sequences=4, novel_sets=1)

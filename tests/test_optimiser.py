@@ -8,12 +8,12 @@ import pytest
 import torch
 from tiny import lively_parameters, tiny_config
 
-from miclab import optimiser
-from miclab.decoder import Decoder
-from miclab.gradients import TrainedParameters, gradient_function, views
-from miclab.sequences import training_batch
-from miclab.settings import OptimiserConfig
-from miclab.world import draw_world
+from miclab.config.parts import OptimiserConfig
+from miclab.model.decoder import Decoder
+from miclab.training import optimiser
+from miclab.training.flat_parameters import TrainedParameters, gradient_function, views
+from miclab.worlds.sequences import training_batch
+from miclab.worlds.world import draw_world
 
 CLASSES = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 

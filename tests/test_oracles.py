@@ -8,11 +8,11 @@ import pytest
 import torch
 from tiny import tiny_config
 
-from miclab.config import RunConfig, two_modalities
-from miclab.oracles import oracle_scores
-from miclab.request import SplitSizes
-from miclab.splits import split_batches
-from miclab.world import draw_world
+from miclab.config.request import SplitSizes
+from miclab.config.run import RunConfig, two_modalities
+from miclab.worlds.oracles import oracle_scores
+from miclab.worlds.splits import split_batches
+from miclab.worlds.world import draw_world
 
 
 def mean_scores(config: RunConfig, split: str, sequences: int = 400) -> dict[str, float]:

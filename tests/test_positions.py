@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from oracle_numpy import rotated
 from tiny import tiny_config
 
-from miclab.positions import CODES, position_code
-from miclab.settings import ABSOLUTE_POSITIONS, ROTARY_POSITIONS
+from miclab.config.parts import ABSOLUTE_POSITIONS, ROTARY_POSITIONS
+from miclab.model.positions import CODES, position_code
 
 
 def code_of(positions: str, heads: int = 1, context: int = 8, **decoder):

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from miclab.config import RunConfig, two_modalities
+from miclab.config.parts import DecoderConfig, ModalityConfig, NumericsConfig, OptimiserConfig
+from miclab.config.request import Request
+from miclab.config.run import RunConfig, two_modalities
 from miclab.errors import RunError
-from miclab.evaluate import evaluate
+from miclab.measures.evaluate import evaluate
 from miclab.report import write_report
-from miclab.report.collect import evenly, intervention_sizes, measured_oracles
-from miclab.report.figures import attention_figure, attention_groups
-from miclab.request import Request
-from miclab.runs import Run, open_run
-from miclab.settings import DecoderConfig, ModalityConfig, NumericsConfig, OptimiserConfig
-from miclab.train import train_config
+from miclab.report.run.collect import evenly, intervention_sizes, measured_oracles
+from miclab.report.run.figures import attention_figure, attention_groups
+from miclab.runs.find import open_run
+from miclab.runs.run import Run
+from miclab.training.loop import train_config
 
 EAGER = NumericsConfig(mode="eager")
 SMALL = OptimiserConfig(name="adamw", batch_size=16)

@@ -15,16 +15,16 @@ import yaml
 from claims_rows import make_rows
 from scipy import stats
 
-from miclab.claims import prediction
+from miclab.claims.entries import prediction
 from miclab.claims.evidence import Evidence, field_of
-from miclab.claims.panels import points
-from miclab.claims.statistics import correlate, pearson
+from miclab.claims.plots.panels import points
 from miclab.cli import main
+from miclab.config.schema import to_mapping
 from miclab.errors import MiclabError
-from miclab.report.cells import Axis, StudyCells, plain_value, study_cells
-from miclab.report.phases import crossing_rows, crossings
-from miclab.report.study_page import write_study_report
-from miclab.schema import to_mapping
+from miclab.report.study.cells import Axis, StudyCells, plain_value, study_cells
+from miclab.report.study.page import write_study_report
+from miclab.report.study.phases import crossing_rows, crossings
+from miclab.statistics.correlation import correlate, pearson
 from miclab.studies.plan import Plan
 from miclab.studies.rows import current_rows, read_table, table_file
 from miclab.studies.study import load_study

@@ -12,12 +12,15 @@ import pytest
 import torch
 from tiny import tiny_config
 
-from miclab import numerics, runs, schema, storage
-from miclab.config import RunConfig
+from miclab import storage
+from miclab.config import schema
+from miclab.config.parts import ParentConfig
+from miclab.config.request import Request
+from miclab.config.run import RunConfig
 from miclab.errors import ConfigError, DamagedError, RunError
-from miclab.request import Request
-from miclab.settings import ParentConfig
-from miclab.train import prepare, train, train_config
+from miclab.runs import find as runs
+from miclab.training import numerics
+from miclab.training.loop import prepare, train, train_config
 
 CONFIG = tiny_config()
 REQUEST = Request(steps=12, evaluate_every=4, checkpoint_every=4, sequences=4, novel_sets=1)

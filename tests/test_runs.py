@@ -15,11 +15,13 @@ from pathlib import Path
 import pytest
 from tiny import tiny_config
 
-from miclab import runs, schema, storage
+from miclab import storage
+from miclab.config import schema
+from miclab.config.request import Request
 from miclab.errors import ConfigError, DamagedError, RunError
-from miclab.request import Request
-from miclab.train import prepare, train, train_config
-from miclab.world import draw_world
+from miclab.runs import find as runs
+from miclab.training.loop import prepare, train, train_config
+from miclab.worlds.world import draw_world
 
 CONFIG = tiny_config()
 REQUEST = Request(steps=6, evaluate_every=2, checkpoint_every=2, sequences=4, novel_sets=1)
@@ -263,6 +265,6 @@ def test_no_pickle_is_read_or_written(tmp_path):
     for line in ("import pickle", "from torch import load", "torch.load(file)", "read(file, allow_pickle=True)"):
         example.write_text(line)
         assert any(forbidden.match(name) for name in _names(example)), line
-    sources = [*Path(runs.__file__).parent.rglob("*.py")]
+    sources = [*Path(runs.__file__).parents[1].rglob("*.py")]
     assert len(sources) > 30
     assert [(f.name, name) for f in sources for name in _names(f) if forbidden.match(name)] == []

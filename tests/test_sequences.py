@@ -11,11 +11,11 @@ import pytest
 import torch
 from tiny import tiny_config
 
-from miclab.config import RunConfig
-from miclab.request import SplitSizes
-from miclab.roles import LABEL
+from miclab.config.request import SplitSizes
+from miclab.config.run import RunConfig
 from miclab.seeds import stream
-from miclab.sequences import (
+from miclab.worlds.roles import LABEL
+from miclab.worlds.sequences import (
     Batch,
     ClassPlan,
     plan_bursty,
@@ -25,8 +25,8 @@ from miclab.sequences import (
     training_batch,
     training_drafts,
 )
-from miclab.splits import SPLITS, split_batches
-from miclab.world import World, draw_world
+from miclab.worlds.splits import SPLITS, split_batches
+from miclab.worlds.world import World, draw_world
 
 JOINT = {"task": "joint_label", "groups": [4, 2]}
 BURSTY = {
@@ -146,7 +146,7 @@ def test_only_the_released_distinct_labels_ignore_the_frequencies_of_labels(dist
     assert share == pytest.approx(wanted, abs=4 * math.sqrt(0.25 / 4000))
 
 
-# FAULT in miclab/sequences.py: `released` ignores the labels' mass only; classes of a label still follow Zipf.
+# FAULT in miclab/worlds/sequences.py: `released` ignores the labels' mass only; classes of a label still follow Zipf.
 def test_released_distinct_labels_ignore_the_class_frequencies():
     """Fails if the released option still draws the classes of a label by Zipf: the paper's note says that it ignores
     alpha altogether."""

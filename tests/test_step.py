@@ -8,13 +8,13 @@ import pytest
 import torch
 from tiny import tiny_config
 
-from miclab import optimiser
-from miclab.decoder import Decoder
-from miclab.gradients import TrainedParameters, gradient_function
-from miclab.numerics import why_not_compiled
-from miclab.sequences import training_batch, training_draft
-from miclab.step import graph_key, training_step
-from miclab.world import draw_world
+from miclab.model.decoder import Decoder
+from miclab.training import optimiser
+from miclab.training.flat_parameters import TrainedParameters, gradient_function
+from miclab.training.numerics import why_not_compiled
+from miclab.training.step import graph_key, training_step
+from miclab.worlds.sequences import training_batch, training_draft
+from miclab.worlds.world import draw_world
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
@@ -67,11 +67,11 @@ import json, sys
 from dataclasses import replace
 sys.path.insert(0, "tests")
 from tiny import lively_parameters, tiny_config
-from miclab import numerics, optimiser, step
-from miclab.gradients import TrainedParameters
-from miclab.sequences import training_draft
-from miclab.settings import NumericsConfig
-from miclab.world import draw_world
+from miclab.training import numerics, optimiser, step
+from miclab.training.flat_parameters import TrainedParameters
+from miclab.worlds.sequences import training_draft
+from miclab.config.parts import NumericsConfig
+from miclab.worlds.world import draw_world
 
 def trained(mode, positions, seed):
     decoder = {"positions": positions, "layers": 1}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from miclab import strengths as measures
-from miclab.roles import LABEL, OTHER, Roles, sequence_roles
+from miclab.measures import attention as measures
+from miclab.worlds.roles import LABEL, OTHER, Roles, sequence_roles
 
 
 # -- a slow reference ---------------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ def all_roles() -> dict[str, Roles]:
     }
 
 
-# FAULT in miclab/strengths.py, `label_to_item_strength`: roles of each sequence are divided along the heads.
+# FAULT in miclab/measures/attention.py, `label_to_item_strength`: roles of each sequence are divided along the heads.
 @pytest.mark.parametrize("name", all_roles())
 @pytest.mark.parametrize("seed", [0, 1])
 def test_strengths_agree_with_a_plain_loop(name, seed):

@@ -9,10 +9,10 @@ import pytest
 import yaml
 from tiny_study import planned, study_mapping, tiny_study, write_study
 
-from miclab import profiles, schema
-from miclab.config import RunConfig
+from miclab.config import presets, schema
+from miclab.config.run import RunConfig
 from miclab.errors import MiclabError
-from miclab.runs import run_name
+from miclab.runs.find import run_name
 from miclab.studies.plan import Plan, axis_value, joined
 from miclab.studies.study import load_study
 
@@ -54,7 +54,7 @@ def test_a_run_of_a_study_is_the_run_that_training_by_hand_would_make(tmp_path):
     study = tiny_study(tmp_path, grid=[{"product": {"sequence.burstiness": [1]}}])
     run = list(planned(study).runs.values())[1]
     mapping = study_mapping()["config"] | {"seed": 1, "sequence": {"context": 4, "burstiness": 1}}
-    config = schema.from_mapping(RunConfig, mapping, "", profiles.run_config("unimodal", "quick"))
+    config = schema.from_mapping(RunConfig, mapping, "", presets.run_config("unimodal", "quick"))
     assert run.config == config
     assert (run.hash, run.name) == (schema.trajectory_hash(config), run_name(config))
 
@@ -78,7 +78,7 @@ def test_a_child_knows_the_hash_of_its_parent_before_anything_is_trained(tmp_pat
     assert stages == ["unimodal", "multimodal", "unimodal", "multimodal", "multimodal", "multimodal"]
     for run in (plan.runs[i] for i in plan.members["tiny"]):
         parent = plan.runs[run.parent]
-        before = profiles.first_stage(run.config, "quick")
+        before = presets.first_stage(run.config, "quick")
         expected = dataclasses.replace(before, optimiser=dataclasses.replace(before.optimiser, learning_rate=0.5))
         assert parent.config == expected
         assert run.config.parent == dataclasses.replace(run.config.parent, run=schema.trajectory_hash(expected), step=2)

@@ -26,7 +26,7 @@ os.environ["RAY_agent_register_timeout_ms"] = "120000"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 import ray
 from ray.cluster_utils import Cluster
-from miclab.runs import list_runs, open_run
+from miclab.runs.find import list_runs, open_run
 from miclab.studies import state
 from miclab.studies.engine import Engine
 from miclab.studies.launchers.ray import RayLauncher

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from tiny_study import Here, carry_out, contents, planned, tiny_study
 
-from miclab import train as training
-from miclab.runs import find, glance, list_runs, open_run
+from miclab.runs.find import find, glance, list_runs, open_run
 from miclab.studies import state, task
 from miclab.studies.engine import DEATHS
-from miclab.studies.reservation import Owner, machine, reserve
+from miclab.studies.lease import Owner, machine, reserve
 from miclab.studies.task import perform, task_run, write_task
-from miclab.train import train_config
+from miclab.training import loop as training
+from miclab.training.loop import train_config
 
 TWO_POINTS = [{"product": {"sequence.burstiness": [1, 2]}}]
 

@@ -16,9 +16,9 @@ import pytest
 from tiny_study import REQUEST, Here, carry_out, contents, planned, tiny_study, write_study
 
 from miclab.cli import main, usage
-from miclab.runs import list_runs, open_run
+from miclab.runs.find import list_runs, open_run
 from miclab.studies import mode, state
-from miclab.studies.reservation import started
+from miclab.studies.lease import started
 from miclab.studies.rows import read_table, study_rows, table_file
 
 LONG = {**REQUEST, "steps": 500, "evaluate_every": 50, "checkpoint_every": 250}
@@ -194,7 +194,7 @@ def test_the_seeds_that_are_asked_for_are_trained_and_the_table_keeps_the_others
 
 
 def test_the_numeric_mode_is_found_out_once_for_a_directory_of_runs(tmp_path, monkeypatch):
-    from miclab import numerics
+    from miclab.training import numerics
 
     asked: list[int] = []
     monkeypatch.setattr(numerics, "why_not_compiled", lambda: asked.append(1) or "no compiler")

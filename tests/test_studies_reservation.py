@@ -13,20 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from miclab.studies import reservation
-from miclab.studies.reservation import Owner, owners, reserve
+from miclab.studies import lease
+from miclab.studies.lease import Owner, owners, reserve
 
 DEAD = """
 import json, os, sys
 from pathlib import Path
-from miclab.studies.reservation import reserve
+from miclab.studies.lease import reserve
 assert reserve(Path(sys.argv[1]), "run") is not None
 os._exit(9)
 """
 RACE = """
 import sys, time
 from pathlib import Path
-from miclab.studies.reservation import reserve
+from miclab.studies.lease import reserve
 folder = Path(sys.argv[1])
 won = 0
 for turn in range(int(sys.argv[2])):
@@ -54,7 +54,7 @@ def claim(folder: Path, owner: Owner, number: int = 0, age: float = 0.0) -> Path
 
 @pytest.fixture
 def myself() -> Owner:
-    return Owner(reservation.machine(), os.getpid(), reservation.started(os.getpid()), "token")
+    return Owner(lease.machine(), os.getpid(), lease.started(os.getpid()), "token")
 
 
 def test_a_run_is_claimed_once_and_is_free_after_release(tmp_path):
@@ -103,7 +103,7 @@ def test_the_claim_of_another_machine_holds_as_long_as_its_heart_beats(tmp_path)
 
 
 def test_a_beating_heart_touches_its_claim_and_sees_that_it_was_lost(tmp_path, monkeypatch):
-    monkeypatch.setattr(reservation, "BEAT", 0.02)
+    monkeypatch.setattr(lease, "BEAT", 0.02)
     held = reserve(tmp_path, "run")
     assert held is not None
     os.utime(held.path, (1.0, 1.0))
@@ -124,7 +124,7 @@ def test_who_followed_a_claim_that_was_given_back_meanwhile_gives_up(tmp_path, m
     """Between the judgement that a claim is stale and the successor's own claim, its owner lets go and another
     process claims the run anew: it keeps it."""
     stale = claim(tmp_path, Owner("elsewhere/1/2", 1, "3", "token"), age=50)
-    write = reservation.storage.write_bytes
+    write = lease.storage.write_bytes
     held: list = []
 
     def meanwhile(path: Path, content: bytes) -> str:
@@ -133,7 +133,7 @@ def test_who_followed_a_claim_that_was_given_back_meanwhile_gives_up(tmp_path, m
         held.append(reserve(tmp_path, "run"))
         return write(path, content)
 
-    monkeypatch.setattr(reservation.storage, "write_bytes", meanwhile)
+    monkeypatch.setattr(lease.storage, "write_bytes", meanwhile)
     assert reserve(tmp_path, "run", timeout=10) is None
     assert owners(tmp_path) == {"run": held[0].owner}
 
@@ -166,7 +166,7 @@ def test_processes_that_race_are_never_inside_together(tmp_path):
         if not list(tmp_path.glob("run.*")):
             # A dead process's claim.
             temporary = tmp_path / ".dead.tmp"
-            temporary.write_text(json.dumps(vars(Owner(reservation.machine(), 2**22 + 7, "1", "dead"))))
+            temporary.write_text(json.dumps(vars(Owner(lease.machine(), 2**22 + 7, "1", "dead"))))
             with contextlib.suppress(FileExistsError):
                 os.link(temporary, tmp_path / "run.0")
     told = [racer.communicate()[0] for racer in racers]

@@ -9,15 +9,15 @@ import polars as pl
 import pytest
 from tiny_study import carry_out, planned, tiny_study
 
-from miclab import schema
+from miclab.config import schema
 from miclab.errors import MiclabError
-from miclab.runs import glance, open_run
+from miclab.runs.find import glance, open_run
 from miclab.studies import rows, state
 from miclab.studies.plan import Plan
 from miclab.studies.rows import LEADING, StudyTable, flat, read_table, study_rows, table_file, write_table
 from miclab.studies.state import State
 from miclab.studies.study import load_study
-from miclab.train import train_config
+from miclab.training.loop import train_config
 
 BURSTS = "sequence.burstiness"
 COMMITTED = Path(__file__).parent.parent / "studies/rows"

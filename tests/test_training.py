@@ -10,19 +10,19 @@ from dataclasses import replace
 import pytest
 from tiny import tiny_config
 
+from miclab.config.request import Request, SplitSizes
 from miclab.errors import ConfigError
-from miclab.evaluate import evaluate
-from miclab.request import Request, SplitSizes
-from miclab.train import train_config
+from miclab.measures.evaluate import evaluate
+from miclab.training.loop import train_config
 
 COMMON = """
 import json, sys
 from dataclasses import replace
-from miclab.evaluate import evaluate
-from miclab.profiles import run_config
-from miclab.request import Request, SplitSizes
-from miclab.settings import ParentConfig
-from miclab.train import train_config
+from miclab.measures.evaluate import evaluate
+from miclab.config.presets import run_config
+from miclab.config.request import Request, SplitSizes
+from miclab.config.parts import ParentConfig
+from miclab.training.loop import train_config
 
 def trained(config, steps):
     request = Request(steps=steps, evaluate_every=500, checkpoint_every=500, sequences=100, novel_sets=1)

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_config
 
-from miclab.config import RunConfig, two_modalities
+from miclab.config.run import RunConfig, two_modalities
 from miclab.errors import RunError
 from miclab.seeds import stream, stream_seed
-from miclab.world import (
+from miclab.worlds.world import (
     ClassTable,
     GaussianSource,
     draw_world,

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from miclab import schema
-from miclab.config import RunConfig
-from miclab.decoder import Decoder
+from miclab.config import schema
+from miclab.config.run import RunConfig
+from miclab.model.decoder import Decoder
 
 MODALITIES = {
     "m1": {"classes": 32, "dimension": 8, "labels": 8},

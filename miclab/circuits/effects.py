@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from miclab.circuits.strongest import Head, head_name
-from miclab.intervals import Interval, clustered_interval, ratio_interval
+from miclab.circuits.find import Head, head_name
+from miclab.statistics.intervals import Interval, clustered_interval, ratio_interval
 
 Scores = NDArray[np.floating]
 """Scores by set of novel classes and sequence."""

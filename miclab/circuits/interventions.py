@@ -1,4 +1,5 @@
-"""Interventions as edits: functions from an activation to what takes its place (see `miclab.decoder.Trace` for names).
+"""Interventions as edits: functions from an activation to what takes its place (see `miclab.model.decoder.Trace` for
+names).
 
 The decoder applies edits without knowing them, so every intervention is made here, and several are joined with `|`.
 """
@@ -11,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from miclab.circuits.strongest import Head
-from miclab.decoder import Decoder, Parameters
-from miclab.sequences import Batch
+from miclab.circuits.find import Head
+from miclab.model.decoder import Decoder, Parameters
+from miclab.worlds.sequences import Batch
 
 Edit = Callable[[Tensor], Tensor]
 
@@ -45,6 +46,34 @@ def knock_out_heads(heads: Iterable[Head], baseline: Mapping[str, Tensor] | None
         return apply
 
     return {heads_point(layer): edit(heads_point(layer), chosen) for layer, chosen in by_layer.items()}
+
+
+def pattern_point(layer: int) -> str:
+    """Name of the activation that holds the attention patterns of a layer's heads."""
+    return f"blocks.{layer}.attention.pattern"
+
+
+def uniform_patterns(heads: Iterable[Head]) -> dict[str, Edit]:
+    """Sets the attention pattern of heads to uniform: every position attends alike to itself and to all before it.
+
+    Arguments:
+        heads: layer and head, from 0.
+    """
+    by_layer: dict[int, list[int]] = {}
+    for layer, head in heads:
+        by_layer.setdefault(layer, []).append(head)
+
+    def edit(chosen: list[int]) -> Edit:
+        def apply(value: Float[Tensor, "batch head query key"]) -> Tensor:
+            uniform = torch.ones_like(value[:1, :1]).tril()
+            uniform = uniform / uniform.sum(-1, keepdim=True)
+            mask = torch.zeros(value.shape[1], dtype=torch.bool, device=value.device)
+            mask[chosen] = True
+            return torch.where(mask[:, None, None], uniform, value)
+
+        return apply
+
+    return {pattern_point(layer): edit(chosen) for layer, chosen in by_layer.items()}
 
 
 @torch.no_grad()

@@ -10,25 +10,27 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from miclab.circuits.controls import Control, control
 from miclab.circuits.effects import Effect, PooledEffect
-from miclab.circuits.heads import Control, Tell, control, why_no_circuit
+from miclab.circuits.existence import Tell, why_no_circuit
+from miclab.circuits.find import CircuitHeads, circuit_heads, head_name
 from miclab.circuits.interventions import (
     Edit,
     Head,
     knock_out_heads,
     mean_heads,
+    uniform_patterns,
     zero_items,
     zero_labels,
     zero_modality_with_labels,
 )
-from miclab.circuits.strongest import CircuitHeads, circuit_heads, head_name
-from miclab.decoder import Decoder
+from miclab.config.request import SplitSizes
 from miclab.errors import RunError
-from miclab.evaluate import SplitScores, check_seeds, oracle_means, score_split
-from miclab.request import SplitSizes
-from miclab.runs import Run
-from miclab.sequences import training_batch
-from miclab.world import world_from_tensors
+from miclab.measures.evaluate import SplitScores, check_seeds, oracle_means, score_split
+from miclab.model.decoder import Decoder
+from miclab.runs.run import Run
+from miclab.worlds.sequences import training_batch
+from miclab.worlds.world import world_from_tensors
 
 
 class Interventions:
@@ -149,6 +151,14 @@ class Interventions:
                 correct, copied = (np.mean([getattr(e, part) for e in drawn], axis=0) for part in ("correct", "copied"))
                 effects.append(Effect(name, (), correct, copied, self.untouched.correct, chosen.draws))
         return effects
+
+    def uniform_patterns(self) -> list[Effect]:
+        """The untouched decoder, and every single head with its attention pattern set to uniform: whether a head is
+        needed for where it looks, while its output keeps its size."""
+        options = self.config.decoder
+        every = [(i, j) for i in range(options.layers) for j in range(options.heads)]
+        effects = [self.effect(f"head {head_name(h)} uniform", uniform_patterns([h]), (h,)) for h in every]
+        return [self.effect("untouched", None), *effects]
 
     def ablations(self) -> list[Effect]:
         """The untouched decoder, each modality's items zeroed, the labels zeroed, and both together."""

@@ -4,6 +4,6 @@
 training of each kind can speak to.
 """
 
-from miclab.claims.demonstration import CLAIMS, Claim, Judgement
+from miclab.claims.entries.demonstration import CLAIMS, Claim, Judgement
 
 __all__ = ["CLAIMS", "Claim", "Judgement"]

@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from miclab.errors import MiclabError
-from miclab.intervals import RESAMPLES, Interval
+from miclab.statistics.intervals import RESAMPLES, Interval
 
 if TYPE_CHECKING:
     from miclab.studies.study import Study
@@ -208,7 +208,7 @@ class Evidence:
     def plan(self, study: str) -> list[tuple[dict[str, Any], int, str]]:
         """Configuration as plain data, seed and trajectory hash of every run that a study asks for."""
         if study not in self._plans:
-            from miclab.schema import to_mapping
+            from miclab.config.schema import to_mapping
             from miclab.studies.plan import Plan
 
             planned = Plan([self.study(study)], "compiled")
@@ -219,8 +219,8 @@ class Evidence:
     def config(self, text: str) -> dict[str, Any]:
         """A configuration from its JSON, kept; fields that came after the row was written have their defaults."""
         if text not in self._configs:
-            from miclab.config import RunConfig
-            from miclab.schema import from_mapping, to_mapping
+            from miclab.config.run import RunConfig
+            from miclab.config.schema import from_mapping, to_mapping
 
             self._configs[text] = to_mapping(from_mapping(RunConfig, json.loads(text)))
         return self._configs[text]

@@ -7,33 +7,38 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from miclab.claims import (
-    blending,
-    complexity,
-    controls,
+from miclab.claims.entries import (
+    controls_complexity,
     controls_multimodal,
+    controls_positions,
+    controls_unimodal,
+    mixtures,
     multimodal,
-    position_parts,
     positions,
     prediction,
-    real,
+    real_data,
     unimodal,
 )
 from miclab.claims.evidence import Evidence
 from miclab.claims.verdict import Entry, Findings
 from miclab.errors import MiclabError, nearest
-from miclab.intervals import Interval
+from miclab.statistics.intervals import Interval
 
 CONTROLS = sorted(
-    (*controls.ENTRIES, *complexity.ENTRIES, *controls_multimodal.ENTRIES, *position_parts.ENTRIES),
+    (
+        *controls_unimodal.ENTRIES,
+        *controls_complexity.ENTRIES,
+        *controls_multimodal.ENTRIES,
+        *controls_positions.ENTRIES,
+    ),
     key=lambda entry: int(entry.id.removeprefix("X")),
 )
 """What the paper did not ask."""
 LEDGER: dict[str, Entry] = {
     entry.id: entry
     for entry in (
-        *unimodal.ENTRIES, *positions.ENTRIES, *multimodal.ENTRIES, *prediction.ENTRIES, *real.ENTRIES,
-        *blending.ENTRIES, *CONTROLS,
+        *unimodal.ENTRIES, *positions.ENTRIES, *multimodal.ENTRIES, *prediction.ENTRIES, *real_data.ENTRIES,
+        *mixtures.ENTRIES, *CONTROLS,
     )
 }  # fmt: skip
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from miclab.intervals import Interval
+from miclab.statistics.intervals import Interval
 
 Verdict = Literal["holds", "holds only if", "does not hold", "not decided"]
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from miclab.cli.intervene import circuits_json, print_circuits
 from miclab.cli.options import CheckpointOptions, RunName, Seeds, SizedOptions, at_steps, find_runs
 from miclab.cli.terminal import bar, parse, print_json, print_table, warn
-from miclab.runs import find
+from miclab.runs.find import find
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +54,8 @@ def run_evaluate(arguments: list[str]) -> int:
     """`miclab evaluate RUN...`."""
     options = parse(EvaluateOptions, "evaluate", arguments)
     runs = find_runs(options.run, options.runs)
-    from miclab.evaluate import check_seeds, evaluate, oracle_means
-    from miclab.intervals import clustered_interval
+    from miclab.measures.evaluate import check_seeds, evaluate, oracle_means
+    from miclab.statistics.intervals import clustered_interval
 
     check_seeds(runs)
     found = []
@@ -97,8 +97,8 @@ def run_circuits(arguments: list[str]) -> int:
     """`miclab circuits RUN...`."""
     options = parse(CircuitsOptions, "circuits", arguments)
     runs = find_runs(options.run, options.runs)
-    from miclab.circuits.heads import circuits
-    from miclab.circuits.strongest import head_name
+    from miclab.circuits.existence import circuits
+    from miclab.circuits.find import head_name
 
     with bar("circuits", len(runs)) as tell:
         found = circuits(runs, step=options.checkpoint, sizes=options.sizes, split=options.split, tell=tell)
@@ -121,7 +121,7 @@ def run_align(arguments: list[str]) -> int:
     """`miclab align RUN`."""
     options = parse(AlignOptions, "align", arguments)
     run = find(options.run, options.runs)
-    from miclab.alignment import align_over_training
+    from miclab.measures.alignment import align_over_training
 
     steps = run.checkpoints if options.over_training else [options.checkpoint]
     found = []
@@ -151,7 +151,7 @@ def run_align(arguments: list[str]) -> int:
 
 def run_diagnose(arguments: list[str]) -> int:
     """`miclab diagnose RUN`."""
-    from miclab.diagnose import diagnose
+    from miclab.circuits.diagnose import diagnose
 
     options = parse(DiagnoseOptions, "diagnose", arguments)
     run = find(options.run, options.runs)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from miclab import profiles
 from miclab.claims.evidence import Evidence
 from miclab.claims.ledger import Line, chosen, judged, studies_to_run
 from miclab.cli.options import Claims, Directory, output_folder
 from miclab.cli.terminal import bar, parse, print_json, print_table
+from miclab.config import presets
 from miclab.errors import MiclabError
-from miclab.intervals import Interval
+from miclab.statistics.intervals import Interval
 
 SHOWN = 4
 """Conditions that the ledger shows one by one; more are counted."""
@@ -27,7 +27,7 @@ class ClaimsOptions:
 
     ids: Claims = ()
     """Claims, for example U1 M7."""
-    profile: profiles.Profile = "quick"
+    profile: presets.Profile = "quick"
     """Whose rows."""
     studies: Directory = "studies"
     """Directory of study files, with their rows under rows/PROFILE."""
@@ -150,7 +150,7 @@ class ReproduceOptions:
 
     ids: Claims = ()
     """Claims, for example U1 M7; all of them take hours."""
-    profile: profiles.Profile = "quick"
+    profile: presets.Profile = "quick"
     """`quick`: minutes to hours on 2 cores. `paper`: the paper's optimiser and steps, thousands of core-hours."""
     studies: Directory = "studies"
     """Directory of study files; their rows are written under rows/PROFILE."""
@@ -195,7 +195,7 @@ class FigureOptions:
 
     ids: Claims = ()
     """Claims, for example U1 M7; those without rows are named and left out."""
-    profile: profiles.Profile = "quick"
+    profile: presets.Profile = "quick"
     """Whose rows."""
     studies: Directory = "studies"
     """Directory of study files, with their rows under rows/PROFILE."""
@@ -208,7 +208,7 @@ class FigureOptions:
 def run_figure(arguments: list[str]) -> int:
     """`miclab figure [ID ...]`."""
     options = parse(FigureOptions, "figure", arguments)
-    from miclab.claims.figures import NoRowsError, draw
+    from miclab.claims.plots.figures import NoRowsError, draw
 
     evidence, entries = Evidence(options.studies, options.profile), chosen(options.ids)
     folder = output_folder(options.output)

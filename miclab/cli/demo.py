@@ -39,7 +39,7 @@ def run_demo(arguments: list[str]) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from miclab.demo import Scale, demonstrate
+    from miclab.claims.demo import Scale, demonstrate
     from miclab.report import write_report
 
     start = time.monotonic()
@@ -76,7 +76,7 @@ def run_demo(arguments: list[str]) -> int:
     command = "miclab demo" + "".join(f" {argument}" for argument in arguments)
     path = write_report(list(done.runs.values()), output, command=command, verdicts=rows)
     if picture is not None:
-        from miclab.picture import draw
+        from miclab.claims.plots.demonstration import draw
 
         draw(done.runs, done.effects, picture)
     seconds = time.monotonic() - start

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import tyro
 
-from miclab import profiles
 from miclab.cli.options import Directory, File
-from miclab.config import RunConfig
+from miclab.config import presets
+from miclab.config.request import Request
+from miclab.config.run import RunConfig
 from miclab.errors import ConfigError, nearest
-from miclab.request import Request
 
 TAKEN = ("source", "content", "shape", "dimension", "encoder", "features")
 """Fields of a modality that its encoder's run decides."""
@@ -22,7 +22,7 @@ class EncoderOptions:
     """Pretrain the encoder of a modality as a classifier of its classes. Every field of the configuration is an option;
     `nearest` in its rows is the accuracy of the nearest exemplar among 8 novel classes, on its features."""
 
-    profile: profiles.Profile = "quick"
+    profile: presets.Profile = "quick"
     """How long by default: 2,000 steps (`quick`), 50,000 (`paper`)."""
     config: File = ""
     """YAML file with fields of the configuration, and of the request under `request:`. Options override it."""
@@ -34,11 +34,9 @@ class EncoderOptions:
     request: Request = field(default_factory=Request)
 
 
-def encoder_options(profile: profiles.Profile) -> EncoderOptions:
+def encoder_options(profile: presets.Profile) -> EncoderOptions:
     """The options' defaults in a profile."""
-    return EncoderOptions(
-        profile=profile, run=profiles.lone_encoder_config(), request=profiles.encoder_request(profile)
-    )
+    return EncoderOptions(profile=profile, run=presets.lone_encoder_config(), request=presets.encoder_request(profile))
 
 
 def with_encoders(config: RunConfig, references: str, root: str) -> RunConfig:
@@ -52,7 +50,7 @@ def with_encoders(config: RunConfig, references: str, root: str) -> RunConfig:
         ConfigError: there is no such modality, or a run pretrains no encoder.
         RunError: there is no such run.
     """
-    from miclab.runs import find
+    from miclab.runs.find import find
 
     modalities = dict(config.modalities)
     for reference in references.split(","):

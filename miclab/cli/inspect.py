@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from miclab.cli.options import Directory, RunName
 from miclab.cli.terminal import parse, print_json, print_table, warn
+from miclab.config.schema import to_mapping
 from miclab.errors import MiclabError
-from miclab.runs import find, list_runs, open_run
-from miclab.schema import to_mapping
+from miclab.runs.find import find, list_runs, open_run
 
 
 @dataclass(frozen=True, kw_only=True)

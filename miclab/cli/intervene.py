@@ -9,8 +9,8 @@ from miclab.cli.options import Seeds, at_steps, find_runs
 from miclab.cli.terminal import bar, parse, print_json, print_table, warn
 
 if TYPE_CHECKING:
+    from miclab.circuits.find import CircuitHeads
     from miclab.circuits.knockout import Effects, PooledEffect
-    from miclab.circuits.strongest import CircuitHeads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class AblateOptions(Seeds):
 
 def named_heads(circuit: CircuitHeads | None) -> dict[str, str] | None:
     """The circuit's heads as `layer.head`; None where there is no circuit."""
-    from miclab.circuits.strongest import head_name
+    from miclab.circuits.find import head_name
 
     if circuit is None:
         return None
@@ -66,7 +66,7 @@ def circuits_json(
 
 
 def _effect_json(effect: PooledEffect, runs: tuple[str, ...], note: str) -> dict[str, Any]:
-    from miclab.circuits.strongest import head_name
+    from miclab.circuits.find import head_name
 
     by_run = dict(zip(runs, effect.by_run, strict=True))
     found: dict[str, Any] = {

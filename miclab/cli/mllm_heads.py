@@ -38,7 +38,7 @@ def heads(arguments: list[str]) -> int:
     task = options.load(production.view)
     from miclab.mllm.heads import measure_batch, measure_heads
     from miclab.mllm.layers import head_text
-    from miclab.mllm.page import heads_page
+    from miclab.report.models import heads_page
 
     with opened as results:
         with bar("heads", len(task.episodes)) as tell:

@@ -61,7 +61,7 @@ def knockout(arguments: list[str]) -> int:
 
     require()
     from miclab.mllm.knockout import knock_out
-    from miclab.mllm.page import EFFECT_COLUMNS, effect_cells, knockout_page
+    from miclab.report.models import EFFECT_COLUMNS, effect_cells, knockout_page
 
     opened = options.results("knockout")
     production = options.production()

@@ -19,7 +19,7 @@ def finetune(arguments: list[str]) -> int:
 
     require()
     from miclab.mllm.finetune import Finetuning
-    from miclab.mllm.page import finetune_page
+    from miclab.report.models import finetune_page
 
     asked = chosen(FinetuneOptions, options)
     opened = options.results("finetune", extends=("steps",))

@@ -27,7 +27,7 @@ def save_page(
         page: body and figures.
         problem: why the results are partial.
     """
-    from miclab.mllm.page import page_bytes
+    from miclab.report.models import page_bytes
 
     command = results.body["command"]
     made_by = shlex.join(["miclab", "mllm", command, *arguments])

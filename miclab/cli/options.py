@@ -9,9 +9,10 @@ from typing import Annotated
 
 import tyro
 
+from miclab.config.request import SplitSizes
 from miclab.errors import ConfigError, MiclabError, RunError
-from miclab.request import SplitSizes
-from miclab.runs import Run, find
+from miclab.runs.find import find
+from miclab.runs.run import Run
 
 Directory = Annotated[str, tyro.conf.arg(metavar="DIRECTORY")]
 File = Annotated[str, tyro.conf.arg(metavar="FILE")]

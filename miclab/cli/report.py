@@ -10,9 +10,9 @@ from typing import Literal
 
 from miclab.cli.options import RunNames, find_runs, output_file
 from miclab.cli.terminal import bar, parse, warn
+from miclab.config.presets import Profile
 from miclab.errors import MiclabError
-from miclab.profiles import Profile
-from miclab.runs import list_runs
+from miclab.runs.find import list_runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ def _report_study(options: ReportOptions, output: Path, command: str) -> int:
         print(f"miclab: warning: {line}", file=sys.stderr)
     source = f"the table {table_file(study)}" if stored else f"the runs under {root} and the table {table_file(study)}"
 
-    from miclab.report.study_page import STAGES, write_study_report
+    from miclab.report.study.page import STAGES, write_study_report
 
     with bar("report", len(STAGES)) as tell:
         print(

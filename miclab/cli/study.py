@@ -11,7 +11,7 @@ from miclab.cli.options import output_file
 from miclab.cli.study_flags import PlanOptions, RowsOptions, RunOptions, StatusOptions, StudyOptions
 from miclab.cli.terminal import parse, print_json
 from miclab.errors import MiclabError, nearest
-from miclab.runs import root_directory
+from miclab.runs.find import root_directory
 
 if TYPE_CHECKING:
     from miclab.studies.engine import Tally

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from miclab.cli.options import Directory, File
-from miclab.profiles import Profile
+from miclab.config.presets import Profile
 
 Files = Annotated[
     tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE ...", help_behavior_hint="(one or more)")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from miclab.runs import Run
+from miclab.runs.run import Run
 
 T = TypeVar("T")
 

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from miclab import profiles
 from miclab.cli.encoder import EncoderOptions, encoder_options, with_encoders
 from miclab.cli.options import Directory, File, RunName
 from miclab.cli.terminal import bar, parse, print_json, warn
-from miclab.config import RunConfig
+from miclab.config import presets
+from miclab.config.parts import ModalityConfig, ParentConfig, SequenceConfig
+from miclab.config.request import Request
+from miclab.config.run import RunConfig
+from miclab.config.schema import from_mapping
 from miclab.errors import ConfigError, MiclabError, RunError, nearest
-from miclab.request import Request
-from miclab.schema import from_mapping
-from miclab.settings import ModalityConfig, ParentConfig, SequenceConfig
 
 if TYPE_CHECKING:
-    from miclab.runs import Run
-    from miclab.train import Outcome
+    from miclab.runs.run import Run
+    from miclab.training.loop import Outcome
 
 STAGES = ("unimodal", "multimodal", "encoder")
 USAGE = f"""usage: miclab train {{{",".join(STAGES)}}} [options]
@@ -37,7 +37,7 @@ USAGE = f"""usage: miclab train {{{",".join(STAGES)}}} [options]
 class TrainOptions:
     """Train a decoder. Every field of the configuration is an option; the values shown are the profile's."""
 
-    profile: profiles.Profile = "quick"
+    profile: presets.Profile = "quick"
     """Where the other defaults come from. `quick`: AdamW, minutes. `paper`: the paper's SGD and steps, hours."""
     config: File = ""
     """YAML file with fields of the configuration, and of the request under `request:`. Options override it."""
@@ -104,7 +104,7 @@ class _Done:
 
 def _go(run: Run, request: Request, title: str) -> _Done:
     """Trains a run with a progress bar, after a line on what will be done."""
-    from miclab.train import Progress, train
+    from miclab.training.loop import Progress, train
 
     before, made = max(run.step, 0), 0
     steps = f"{request.steps:,} step{'s' * (request.steps > 1)}"
@@ -129,7 +129,7 @@ def _go(run: Run, request: Request, title: str) -> _Done:
 
 
 def _execute(config: RunConfig, request: Request, root: str, title: str) -> _Done:
-    from miclab.train import prepare
+    from miclab.training.loop import prepare
 
     run, line = prepare(config, root, request.steps)
     if line:
@@ -138,8 +138,8 @@ def _execute(config: RunConfig, request: Request, root: str, title: str) -> _Don
 
 
 def _report(done: _Done, as_json: bool, stage_one: dict[str, Any] | None = None) -> int:
-    from miclab.runs import open_run
-    from miclab.train import row_text
+    from miclab.runs.find import open_run
+    from miclab.training.loop import row_text
 
     run, outcome = open_run(done.run.path), done.outcome
     rows = run.rows()
@@ -177,8 +177,8 @@ def run_train(arguments: list[str]) -> int:
     stage_one = _early_option(rest, "--stage-one", "auto")
     root = _early_option(rest, "--runs", "runs")
     kind = "unimodal" if stage == "unimodal" else "early_fusion" if stage_one == "none" else "multimodal"
-    config, request = profiles.run_config(kind, profile), profiles.request(kind, profile)
-    first = profiles.request("unimodal", profile)
+    config, request = presets.run_config(kind, profile), presets.request(kind, profile)
+    first = presets.request("unimodal", profile)
     before = None
     path = _early_option(rest, "--config", "")
     if kind == "multimodal" and stage_one != "auto":
@@ -216,7 +216,7 @@ def run_train(arguments: list[str]) -> int:
     return _report(_execute(config, options.request, root, "stage 2"), options.json, stage)
 
 
-def _run_encoder(arguments: list[str], profile: profiles.Profile) -> int:
+def _run_encoder(arguments: list[str], profile: presets.Profile) -> int:
     """`miclab train encoder [options]`."""
     defaults, path = encoder_options(profile), _early_option(arguments, "--config", "")
     if path:
@@ -226,15 +226,15 @@ def _run_encoder(arguments: list[str], profile: profiles.Profile) -> int:
     return _report(_execute(options.run, options.request, options.runs, "encoder"), options.json)
 
 
-def _stage_one(config: RunConfig, profile: profiles.Profile, asked: Request, root: str) -> _Done:
+def _stage_one(config: RunConfig, profile: presets.Profile, asked: Request, root: str) -> _Done:
     """Trains the stage-1 run of a multimodal configuration, or finds it.
 
     Raises:
         RunError: it is there, longer, and has not kept the checkpoint that is asked for.
     """
-    from miclab.runs import open_run
+    from miclab.runs.find import open_run
 
-    done = _execute(profiles.first_stage(config, profile), asked, root, "stage 1")
+    done = _execute(presets.first_stage(config, profile), asked, root, "stage 1")
     kept = open_run(done.run.path).checkpoints
     if done.outcome.status == "finished" and asked.steps not in kept:
         told = (
@@ -272,7 +272,7 @@ def _check_same(config: RunConfig, before: Run, reference: str) -> None:
 
 def _grown_from(config: RunConfig, reference: str, root: str) -> tuple[RunConfig, Run]:
     """The configuration with decoder, host, numerics and seed of the stage-1 run RUN[@STEP], and that run."""
-    from miclab.runs import find
+    from miclab.runs.find import find
 
     name, _, step = reference.partition("@")
     run = find(name, root)
@@ -310,13 +310,13 @@ class ResumeOptions:
 
 def run_resume(arguments: list[str]) -> int:
     """`miclab resume RUN [--steps N]`."""
-    from miclab.runs import find
+    from miclab.runs.find import find
 
     options = parse(ResumeOptions, "resume", arguments)
     run = find(options.run, options.runs)
     asked = run.request or {}
     stage = run.config.stage
-    usual = profiles.encoder_request("quick") if stage == "encoder" else profiles.request(stage, "quick")  # type: ignore[arg-type]
+    usual = presets.encoder_request("quick") if stage == "encoder" else presets.request(stage, "quick")  # type: ignore[arg-type]
     request = from_mapping(Request, asked) if asked else usual
     if options.steps:
         # More steps are an order to go on, also for a run that stopped at a plateau.

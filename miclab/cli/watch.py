@@ -78,7 +78,7 @@ class Watch:
             print(f"miclab: {self.summary(tally)}", file=sys.stderr, flush=True)
 
     def _look_at_running(self, tally: Tally) -> None:
-        from miclab.runs import glance
+        from miclab.runs.find import glance
 
         for identity in sorted(tally.running)[:200]:
             run = self.plan.runs[identity]

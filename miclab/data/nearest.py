@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from miclab.data.dataset import DataError, DataSet
-from miclab.intervals import Interval, clustered_interval
 from miclab.seeds import stream
+from miclab.statistics.intervals import Interval, clustered_interval
 
 
 def nearest_exemplar_accuracy(

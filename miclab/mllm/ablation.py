@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from miclab.circuits.strongest import Head
+from miclab.circuits.find import Head
 from miclab.mllm.errors import ModelError, memory_guard
 from miclab.mllm.layers import AttentionLayer, head_text
 from miclab.mllm.loading import Production

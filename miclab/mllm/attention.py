@@ -1,7 +1,7 @@
 """Attention measured inside the layers: each head's map is made, reduced to its strengths, and dropped.
 
-The measures are those of `miclab.strengths`, which take one layer's attention [batch, head, query, key]; here they are
-given a few heads of one sequence at a time, so that no layer's maps exist as a whole.
+The measures are those of `miclab.measures.attention`, which take one layer's attention [batch, head, query, key]; here
+they are given a few heads of one sequence at a time, so that no layer's maps exist as a whole.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import AttentionInterface
 
-from miclab.circuits.strongest import Head
+from miclab.circuits.find import Head
+from miclab.measures.attention import strengths
 from miclab.mllm.errors import ModelError
 from miclab.mllm.layers import AttentionLayer
 from miclab.mllm.prompt import Reading
-from miclab.strengths import strengths
 
 NAME = "miclab_measured"
 SHARE = 8

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import hypergeom, spearmanr
 
-from miclab.circuits.strongest import Head
+from miclab.circuits.find import Head
 from miclab.errors import ConfigError
 from miclab.mllm.errors import ModelError
 from miclab.mllm.layers import parse_head

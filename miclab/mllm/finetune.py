@@ -19,7 +19,6 @@ import torch.nn.functional as F
 
 from miclab import storage
 from miclab.errors import DamagedError
-from miclab.intervals import clustered_interval
 from miclab.mllm.errors import DivergedError, ModelError, memory_guard
 from miclab.mllm.heads import measure_heads
 from miclab.mllm.layers import head_text
@@ -29,6 +28,7 @@ from miclab.mllm.results import differences
 from miclab.mllm.scoring import MEASURES, Tell, answers, batches, forward, joined
 from miclab.mllm.task import Task
 from miclab.seeds import stream, stream_seed
+from miclab.statistics.intervals import clustered_interval
 
 METRICS, CHECKPOINT, RUN = "metrics.jsonl", "checkpoint-{:06d}.safetensors", "run.json"
 REMEDY = "The fine-tuning cannot be gone on with. Give another --output, or delete the folder of the run."

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from miclab.circuits.strongest import Head
+from miclab.circuits.find import Head
 from miclab.errors import nearest
-from miclab.intervals import Interval, clustered_interval
 from miclab.mllm.attention import measuring
 from miclab.mllm.errors import ModelError, OutOfMemoryError, TaskError, memory_guard
 from miclab.mllm.layers import all_heads
@@ -20,6 +19,7 @@ from miclab.mllm.loading import Production
 from miclab.mllm.prompt import Reading
 from miclab.mllm.scoring import Tell, forward
 from miclab.mllm.task import Episode, Task
+from miclab.statistics.intervals import Interval, clustered_interval
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from miclab.circuits.strongest import Head
-from miclab.intervals import Interval, clustered_interval
+from miclab.circuits.find import Head
 from miclab.mllm.ablation import MeanOutputs, Means, knocked_out
 from miclab.mllm.errors import OutOfMemoryError, TaskError
 from miclab.mllm.heads import HeadTable
@@ -21,6 +20,7 @@ from miclab.mllm.options import KnockoutOptions
 from miclab.mllm.scoring import MEASURES, Answers, Tell, answers, batches, joined
 from miclab.mllm.task import Task
 from miclab.seeds import stream_seed
+from miclab.statistics.intervals import Interval, clustered_interval
 
 UNTOUCHED = "untouched"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from miclab.circuits.strongest import Head
+from miclab.circuits.find import Head
 from miclab.mllm.errors import ModelError
 
 OUTPUT = "o_proj"

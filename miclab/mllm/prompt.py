@@ -18,7 +18,7 @@ from miclab.mllm.chat import Content, Part, Span, chat
 from miclab.mllm.errors import ModelError, TaskError
 from miclab.mllm.options import PromptForm
 from miclab.mllm.task import Episode, Item, Task
-from miclab.roles import LABEL, OTHER, Roles
+from miclab.worlds.roles import LABEL, OTHER, Roles
 
 
 @dataclass(frozen=True)

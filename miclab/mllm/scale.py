@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miclab.errors import MiclabError
-from miclab.intervals import Interval, clustered_interval
 from miclab.mllm.errors import ModelError
 from miclab.mllm.loading import LoadOptions, Production, load_model
 from miclab.mllm.scoring import Tell, answers, batches, joined
 from miclab.mllm.task import Task
+from miclab.statistics.intervals import Interval, clustered_interval
 
 
 @dataclass(frozen=True)

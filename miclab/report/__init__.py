@@ -3,6 +3,6 @@
 Run --collect--> plain numbers --figures, bars--> Plotly figures --page--> HTML (template.html, report.css, report.js)
 """
 
-from miclab.report.page import write_report
+from miclab.report.run.page import write_report
 
 __all__ = ["write_report"]

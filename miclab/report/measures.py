@@ -1,8 +1,8 @@
-"""What the measures of a head are, in words, for the readers of a report (see `miclab.strengths`)."""
+"""What the measures of a head are, in words, for the readers of a report (see `miclab.measures.attention`)."""
 
 from __future__ import annotations
 
-from miclab.config import RunConfig
+from miclab.config.run import RunConfig
 
 _WORDS = {
     "previous_token_1": ("Previous token", "mean attention of each position on the one before it"),

@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
-from miclab import schema
+from miclab.config import schema
 from miclab.errors import MiclabError
 from miclab.studies.plan import Plan
 from miclab.studies.rows import StudyTable

@@ -33,7 +33,7 @@ def long_mode(root: Path) -> str:
             return found["mode"]
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    from miclab import numerics
+    from miclab.training import numerics
 
     mode = "eager" if numerics.why_not_compiled() else "compiled"
     with contextlib.suppress(RunError):  # Who may only read asks the compiler every time.

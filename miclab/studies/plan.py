@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from miclab import schema
-from miclab.config import RunConfig
+from miclab.config import schema
+from miclab.config.parts import ModalityConfig
+from miclab.config.request import Request
+from miclab.config.run import RunConfig
 from miclab.errors import MiclabError
-from miclab.request import Request
-from miclab.runs import directory_name
-from miclab.settings import ModalityConfig
+from miclab.runs.find import directory_name
 from miclab.studies.points import PARTS, Mode, points
 from miclab.studies.study import Study, value_at
 
 
 class PlannedProbe(NamedTuple):
-    """An analysis after training (see `miclab.studies.probes`).
+    """An analysis after training (see `miclab.studies.analyses`).
 
     Arguments:
         name: its name.

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import product
 from typing import Any
 
-from miclab import profiles, schema
-from miclab.config import RunConfig
+from miclab.config import presets, schema
+from miclab.config.parts import ModalityConfig, NumericsConfig, ParentConfig
+from miclab.config.request import Request
+from miclab.config.run import RunConfig
 from miclab.errors import ConfigError, MiclabError, nearest
-from miclab.request import Request
-from miclab.settings import ModalityConfig, NumericsConfig, ParentConfig
-from miclab.sources import resolved_modality
 from miclab.studies.study import Block, Fields, Study, laid_over, nested
+from miclab.worlds.source_facts import resolved_modality
 
 Place = tuple[int, ...]
 """Indices of the values of some axes."""
@@ -115,10 +115,10 @@ class _StudyReader:
 
     def __init__(self, study: Study, mode: Mode):
         self.study, self.mode = study, mode
-        self.base = profiles.run_config(study.stage, study.profile)
-        known = profiles.request(study.stage, study.profile)
+        self.base = presets.run_config(study.stage, study.profile)
+        known = presets.request(study.stage, study.profile)
         self.request = schema.from_mapping(Request, study.request, "request", known)
-        first = profiles.request("unimodal", study.profile)
+        first = presets.request("unimodal", study.profile)
         first = replace(first, sequences=self.request.sequences, novel_sets=self.request.novel_sets)
         self.first = schema.from_mapping(Request, study.parent.request, "parent.request", first)
         if self.first.plateau_rows:
@@ -213,13 +213,13 @@ class _BlockReader:
         change = dict(asked.config)
         modality = change.pop("modality", {})
         steps = config.modalities[name].encoder_step
-        before = profiles.encoder_config(config, name)
+        before = presets.encoder_config(config, name)
         own = {
             n: schema.from_mapping(ModalityConfig, modality, "encoder.config.modality", m)
             for n, m in before.modalities.items()
         }
         found = schema.from_mapping(RunConfig, change, "encoder.config", replace(before, modalities=own))
-        request = schema.from_mapping(Request, asked.request, "encoder.request", profiles.encoder_request(profile))
+        request = schema.from_mapping(Request, asked.request, "encoder.request", presets.encoder_request(profile))
         return found, schema.from_mapping(Request, {"steps": steps}, "encoder.request", request)
 
     def _cached(self, group: str, place: Place, read: Callable[[str, Fields], Any]) -> Any:
@@ -278,7 +278,7 @@ class _BlockReader:
     def _read_stage_one(self, config: RunConfig, change: Fields) -> tuple[RunConfig, Request]:
         shared = self.shared
         steps = change.pop("steps", shared.first.steps)
-        before = profiles.first_stage(config, shared.study.profile)
+        before = presets.first_stage(config, shared.study.profile)
         change = laid_over(shared.study.parent.config, change)
         before = schema.from_mapping(RunConfig, change, "parent", before)
         before = replace(before, numerics=shared.mode.resolved(before.numerics))

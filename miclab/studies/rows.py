@@ -10,12 +10,13 @@ from typing import Any
 
 import polars as pl
 
-from miclab import schema, storage
+from miclab import storage
+from miclab.config import schema
 from miclab.errors import DamagedError, MiclabError
-from miclab.runs import glance
+from miclab.runs.find import glance
 from miclab.studies import state
+from miclab.studies.analyses import probe_columns
 from miclab.studies.plan import Plan, PlannedRun, axis_value, planned_probes
-from miclab.studies.probes import probe_columns
 from miclab.studies.state import State
 from miclab.studies.study import Study
 

@@ -12,9 +12,10 @@ from typing import Literal
 
 from miclab import storage
 from miclab.errors import DamagedError
-from miclab.runs import Run, glance
+from miclab.runs.find import glance
+from miclab.runs.run import Run
+from miclab.studies.lease import Owner, owners
 from miclab.studies.plan import Plan, PlannedProbe, PlannedRun
-from miclab.studies.reservation import Owner, owners
 
 FOLDER = ".studies"
 """Directory beside the runs in which studies keep claims, marks of failure and tasks in hand."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from miclab import profiles, schema
+from miclab.config import presets, schema
 from miclab.errors import ConfigError, MiclabError, nearest
 
-Probe = Literal["knockout", "mean_knockout", "ablation", "context", "oracles"]
+Probe = Literal["knockout", "mean_knockout", "uniform_pattern", "ablation", "context", "oracles"]
 Fields = dict[str, Any]
 
 
@@ -81,10 +81,10 @@ class Study:
 
     name: str
     file: Path
-    profile: profiles.Profile
+    profile: presets.Profile
     title: str = ""
     answers: tuple[str, ...] = ()
-    stage: profiles.Stage = "unimodal"
+    stage: presets.Stage = "unimodal"
     config: Fields = field(default_factory=dict)
     request: Fields = field(default_factory=dict)
     grid: tuple[Block, ...] = (Block(),)
@@ -197,11 +197,11 @@ def load_study(file: Path | str, profile: str) -> Study:
 def _study(value: Any, file: Path, profile: str) -> Study:
     data = _mapping(value, "study", KEYS)
     stage = data.get("stage", "unimodal")
-    if stage not in get_args(profiles.Stage):
-        raise ConfigError("stage", stage, nearest(str(stage), get_args(profiles.Stage)))
-    if profile not in get_args(profiles.Profile):
-        raise ConfigError("profile", profile, nearest(profile, get_args(profiles.Profile)))
-    known = _mapping(data.get("profiles"), "profiles", get_args(profiles.Profile))
+    if stage not in get_args(presets.Stage):
+        raise ConfigError("stage", stage, nearest(str(stage), get_args(presets.Stage)))
+    if profile not in get_args(presets.Profile):
+        raise ConfigError("profile", profile, nearest(profile, get_args(presets.Profile)))
+    known = _mapping(data.get("profiles"), "profiles", get_args(presets.Profile))
     if profile not in known:
         raise ConfigError("profile", profile, f"one that the study has: {', '.join(known) or 'it has none'}")
     where = f"profiles.{profile}"

@@ -17,14 +17,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from miclab import schema, storage
-from miclab.config import RunConfig
+from miclab import storage
+from miclab.config import schema
+from miclab.config.request import Request
+from miclab.config.run import RunConfig
 from miclab.errors import BusyError, MiclabError
-from miclab.request import Request
-from miclab.runs import Run, directory_name, open_run
+from miclab.runs.find import directory_name, open_run
+from miclab.runs.run import Run
 from miclab.studies import state
+from miclab.studies.lease import reserve
 from miclab.studies.plan import PlannedProbe, PlannedRun
-from miclab.studies.reservation import reserve
 
 Ending = Literal["done", "failed", "stopped", "busy"]
 
@@ -176,7 +178,7 @@ def _told(error: Exception) -> str:
 
 
 def _train_and_probe(root: Path, run: PlannedRun, tell: Callable[[], None]) -> tuple[Ending, str, int]:
-    from miclab.train import prepare, train
+    from miclab.training.loop import prepare, train
 
     disk, _ = prepare(run.config, root, run.request.steps)
     outcome = train(disk, run.request, lambda progress: tell())
@@ -188,7 +190,7 @@ def _train_and_probe(root: Path, run: PlannedRun, tell: Callable[[], None]) -> t
     if state.missing_checkpoints(run, disk):
         _remake_checkpoints(root, run, disk, tell)
     if state.missing_probes(run, disk):
-        from miclab.studies.probes import store_missing
+        from miclab.studies.analyses import store_missing
 
         store_missing(run, disk)
     return "done", outcome.reason, outcome.step
@@ -197,7 +199,7 @@ def _train_and_probe(root: Path, run: PlannedRun, tell: Callable[[], None]) -> t
 def _remake_checkpoints(root: Path, run: PlannedRun, disk: Run, tell: Callable[[], None]) -> None:
     """Trains a run again, beside it, up to checkpoints that are needed and that an earlier request did not keep.
     They have the same bits, so nothing of the run is touched."""
-    from miclab.train import prepare, train
+    from miclab.training.loop import prepare, train
 
     missing = state.missing_checkpoints(run, disk)
     former = schema.from_mapping(Request, disk.request)

@@ -1,0 +1,183 @@
+"""The known signs of failure, said in plain words, with the numbers that made us say so and what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from miclab.circuits.existence import why_no_circuit, why_unformed
+from miclab.circuits.find import CircuitHeads, circuit_heads, head_name
+from miclab.config.parts import ROTARY_POSITIONS
+from miclab.config.request import SplitSizes
+from miclab.errors import MiclabError
+from miclab.measures.alignment import align, aligned_modalities
+from miclab.measures.evaluate import Evaluation, evaluate
+from miclab.runs.find import find
+from miclab.runs.run import Run
+from miclab.statistics.intervals import clustered_interval
+
+HIGH = 0.8
+"""An accuracy from here on is called high."""
+NEAR = 0.1
+"""An accuracy within this distance of a floor is called near it."""
+DIFFUSE = 0.5
+"""Attention whose entropy, as a share of a uniform row's, is above this is called diffuse."""
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A sign of failure, looked for in a run.
+
+    Arguments:
+        name: what it is called.
+        shown: whether the run shows it; None where it cannot be judged.
+        evidence: the numbers.
+        advice: what to change, if it is shown.
+    """
+
+    name: str
+    shown: bool | None
+    evidence: str
+    advice: str
+
+
+def _accuracy(found: Evaluation, split: str) -> float:
+    return found.scores[split].accuracy
+
+
+def _oracle(found: Evaluation, split: str, name: str) -> float:
+    return float(found.scores[split].oracles[name].mean())
+
+
+def low_data_complexity(run: Run, found: Evaluation) -> Sign:
+    """ICL near chance though training accuracy is high."""
+    icl, train, chance = _accuracy(found, "icl"), _accuracy(found, "train"), _oracle(found, "icl", "chance")
+    return Sign(
+        "data complexity too low",
+        train >= HIGH and icl <= chance + NEAR,
+        f"accuracy on training classes {train:.2f} (high: {HIGH}), on novel classes {icl:.2f} (chance {chance:.2f})",
+        "Raise the number of classes (modalities.<name>.classes, of real data .blends) or of copies in the "
+        "context (sequence.burstiness).",
+    )
+
+
+def copies_any_label(run: Run, found: Evaluation) -> Sign:
+    """Answers come from the context, but from any of its labels: the stage before the induction circuit."""
+    icl, random = _accuracy(found, "icl"), _oracle(found, "icl", "random_context_label")
+    copied = clustered_interval([found.scores["icl"].in_context])
+    return Sign(
+        "copies any label of the context",
+        copied.mean >= HIGH and abs(icl - random) <= NEAR,
+        f"{copied} of the answers are labels of the context, yet accuracy on novel classes is {icl:.2f}; a random"
+        f" label of the context scores {random:.2f}",
+        "Train longer (`miclab resume RUN --steps ...`): this is the plateau before the induction circuit.",
+    )
+
+
+def alignment_gap(run: Run, found: Evaluation) -> Sign:
+    """Unimodal ICL strong, multimodal weak, and projected items no better aligned with the host's than by chance."""
+    name = "alignment gap"
+    advice = "Train stage 2 longer, enlarge the projector (bridge.projector), or put an encoder before it."
+    if not run.config.parent.run:
+        return Sign(name, None, "not judged: the run has no stage-1 parent", advice)
+    try:
+        parent = find(run.config.parent.run, run.path.parent)
+        before = evaluate(parent, step=run.config.parent.step, splits=("icl",), sizes=_sizes(found), measures=False)
+    except MiclabError as error:
+        return Sign(name, None, f"not judged: {error}", advice)
+    icl, unimodal = _accuracy(found, "icl"), before.scores["icl"].accuracy
+    if not aligned_modalities(run.config):
+        return Sign(
+            name, None, "not judged: in a joint-label task no class has the label of another modality's", advice
+        )
+    gaps = align(run, step=found.step)
+    if few := [a for a in gaps if a.above_null is None]:
+        told = f"not judged: {few[0].traders} labels of {few[0].modality} are too few to tell alignment from chance"
+        return Sign(name, None, told, advice)
+    told = "; ".join(
+        f"CKA of {a.modality} {a.cka} against {a.traded_high:.3f} by chance ({a.rows} rows, {a.cka.count} draws)"
+        for a in gaps
+    )
+    weak = unimodal >= HIGH and icl < min(HIGH, unimodal - NEAR)
+    return Sign(
+        name,
+        weak and any(not a.above_null for a in gaps),
+        f"unimodal ICL of the parent {unimodal:.2f}, multimodal {icl:.2f}; {told}",
+        advice,
+    )
+
+
+def memorising(run: Run, found: Evaluation) -> Sign:
+    """IWL high with `swapped` low."""
+    iwl, swapped = _accuracy(found, "iwl"), _accuracy(found, "swapped")
+    return Sign(
+        "memorising",
+        iwl >= HIGH and swapped <= 0.5,
+        f"accuracy without help from the context (iwl) {iwl:.2f}, with every label shifted (swapped) {swapped:.2f}",
+        "Raise the number of classes, burstiness or within-class noise, so that weights alone cannot answer.",
+    )
+
+
+def _strongest(run: Run, found: Evaluation) -> CircuitHeads | None:
+    options = run.config.decoder
+    measures = {name: value.mean(0) for name, value in found.scores["icl"].strengths.items()}
+    return circuit_heads(measures) if options.layers * options.heads > 1 else None
+
+
+def no_induction_circuit(run: Run, found: Evaluation) -> Sign:
+    """Nothing that could be called an induction circuit: often training has only begun."""
+    icl, heads = found.scores["icl"], _strongest(run, found)
+    reason = why_no_circuit(heads, icl)
+    evidence = reason or f"accuracy on novel classes is {icl.interval()}, above that of answering with any label"
+    if heads is not None:
+        strength = clustered_interval([icl.strengths["induction_total"][:, *heads.induction]])
+        evidence += f"; the strongest induction head, {head_name(heads.induction)}, has strength {strength} of 1"
+    advice = "Train longer (`miclab resume RUN --steps ...`), or raise data complexity (classes, burstiness)."
+    if run.config.decoder.layers < 2:
+        advice = "Use two layers or more (decoder.layers): the circuit's two heads lie in different layers."
+    return Sign("no induction circuit", bool(reason), evidence, advice)
+
+
+def diffuse_attention(run: Run, found: Evaluation) -> Sign:
+    """The induction head's attention spread out: expected under rotary codes. A head that has not formed attends to all
+    alike, which says nothing about the position code, and is not judged."""
+    icl, heads = found.scores["icl"], _strongest(run, found)
+    layer, head = heads.induction if heads is not None else (0, 0)
+    entropy = float(icl.strengths["entropy"][:, layer, head].mean())
+    unformed = why_unformed((layer, head), icl)
+    rotary = run.config.decoder.positions in ROTARY_POSITIONS
+    told = (
+        f"the induction head {head_name((layer, head))} has attention entropy {entropy:.2f} of a uniform row's"
+        f" (diffuse above {DIFFUSE}); positions: {run.config.decoder.positions}"
+    )
+    if unformed:
+        told = f"not judged: no induction head has formed. {unformed[:1].upper()}{unformed[1:]}"
+    return Sign(
+        "diffuse attention",
+        None if unformed else entropy > DIFFUSE,
+        told,
+        "Expected under a rotary code; a one-hot code (decoder.positions=onehot) gives sharper heads."
+        if rotary
+        else "Train longer or raise data complexity; the code is not rotary, so sharp heads can be had.",
+    )
+
+
+SIGNS: tuple[Callable[[Run, Evaluation], Sign], ...] = (
+    no_induction_circuit,
+    low_data_complexity,
+    alignment_gap,
+    memorising,
+    diffuse_attention,
+    copies_any_label,
+)
+
+
+def _sizes(found: Evaluation) -> SplitSizes:
+    sets, sequences = found.scores["icl"].correct.shape
+    return SplitSizes(sequences=sequences, novel_sets=sets)
+
+
+def diagnose(run: Run, *, step: int | None = None, sizes: SplitSizes | None = None) -> list[Sign]:
+    """Looks for every known sign in a checkpoint of a run, by default its last good one."""
+    found = evaluate(run, step=step, sizes=sizes or SplitSizes())
+    return [look(run, found) for look in SIGNS]

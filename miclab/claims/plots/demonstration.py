@@ -1,0 +1,92 @@
+"""The demonstration as one picture: emergence, attention of the circuit, and what cutting it does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from miclab.circuits.knockout import Effect
+from miclab.config.request import SplitSizes
+from miclab.model.decoder import Decoder
+from miclab.runs.run import Run
+from miclab.worlds.splits import split_batches
+from miclab.worlds.world import world_from_tensors
+
+# Okabe and Ito's palette: told apart by colour-blind readers too.
+COLOURS = {
+    "onehot": "#0072B2",
+    "rope": "#D55E00",
+    "rope_released": "#E69F00",
+    "stage 1": "#56B4E9",
+    "stage 2": "#009E73",
+}
+SHOWN_EFFECTS = (
+    "untouched",
+    "previous-token head",
+    "induction head",
+    "items of m2 zeroed",
+    "items of m1 zeroed",
+    "items of m1 and labels zeroed",
+)
+
+
+def _curves(axes: Axes, runs: dict[str, Run]) -> None:
+    for name, run in runs.items():
+        rows = [row for row in run.rows() if row["step"] > 0]
+        steps = [row["step"] for row in rows]
+        axes.plot(steps, [row["accuracy"]["icl"] for row in rows], label=name, color=COLOURS.get(name), lw=1.6)
+        low = [min(row["icl_sets"]) for row in rows]
+        high = [max(row["icl_sets"]) for row in rows]
+        axes.fill_between(steps, low, high, color=COLOURS.get(name), alpha=0.15, lw=0)
+    axes.axhline(0.5, color="0.6", lw=0.8, ls=":")
+    axes.set(xscale="log", ylim=(0, 1.02), xlabel="training step", ylabel="accuracy on novel classes")
+    axes.set_title("In-context learning arises", fontsize=9, loc="left")
+    axes.legend(frameon=False, fontsize=7)
+
+
+@torch.no_grad()
+def _attention(axes: list[Axes], run: Run) -> None:
+    world = world_from_tensors(run.config, run.world_tensors())
+    _, batch = next(iter(split_batches(run.config, world, "icl", SplitSizes(sequences=256, novel_sets=1))))
+    _, parameters = run.parameters()
+    trace = Decoder(run.config).trace(parameters, batch, capture=("blocks.*",))
+    names = batch.roles.axis_names()
+    for layer, place in enumerate(axes):
+        # One sequence: the mean over sequences would hide which exemplar matches.
+        pattern = trace.activations[f"blocks.{layer}.attention.pattern"][0, 0]
+        place.imshow(pattern.numpy(), cmap="magma_r", vmin=0, vmax=float(pattern.max()), interpolation="nearest")
+        place.set_xticks(range(len(names)), names, fontsize=4.5, rotation=90)
+        place.set_yticks(range(len(names)), names, fontsize=4.5)
+        place.set_title(f"Attention of layer {layer + 1}, one sequence", fontsize=9, loc="left")
+
+
+def _bars(axes: Axes, effects: list[Effect]) -> None:
+    chosen = [effect for name in SHOWN_EFFECTS for effect in effects if effect.name == name]
+    means = [effect.accuracy.mean for effect in chosen]
+    errors = [
+        [effect.accuracy.mean - effect.accuracy.low for effect in chosen],
+        [effect.accuracy.high - effect.accuracy.mean for effect in chosen],
+    ]
+    axes.barh(range(len(chosen)), means, xerr=errors, color="#009E73", alpha=0.85, error_kw={"lw": 0.8})
+    axes.set_yticks(range(len(chosen)), [effect.name for effect in chosen], fontsize=7)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1.02), xlabel="accuracy on novel classes")
+    axes.set_title("Cutting the circuit, zeroing a modality", fontsize=9, loc="left")
+
+
+def draw(runs: dict[str, Run], effects: list[Effect], path: Path) -> Path:
+    """Writes the picture; the format is that of the file's ending (svg, pdf, png)."""
+    with mpl.rc_context(
+        {"svg.hashsalt": "miclab", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
+    ):
+        figure = Figure(figsize=(10, 5.8), layout="constrained")
+        axes = figure.subplots(2, 2)
+        _curves(axes[0, 0], runs)
+        _bars(axes[0, 1], effects)
+        _attention([axes[1, 0], axes[1, 1]], runs["stage 2"])
+        figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return path

@@ -1,0 +1,155 @@
+"""Panels of the claims' figures: heatmaps, curves, bars and scatters, with 95 % intervals, for any reader's eyes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from miclab.claims.evidence import Cells, Key
+from miclab.statistics.intervals import Interval
+
+# Okabe and Ito's palette: told apart by colour-blind readers too; every series also has a marker of its own.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MAP = "cividis"
+NAMES = {
+    "modalities.m1.classes": "K1, classes of M1",
+    "modalities.m2.classes": "K2, classes of M2",
+    "modalities.m1.noise": "eps1, noise within classes of M1",
+    "modalities.m2.noise": "eps2, noise within classes of M2",
+    "modalities.m1.zipf_exponent": "alpha1, Zipf exponent of M1",
+    "modalities.m2.zipf_exponent": "alpha2, Zipf exponent of M2",
+    "sequence.burstiness": "B, burstiness",
+    "sequence.context": "N, examples in the context",
+    "decoder.layers": "layers",
+    "decoder.heads": "heads",
+    "decoder.positions": "position code",
+}
+ALONE = {
+    "modalities.m1.classes": "K, classes",
+    "modalities.m1.noise": "eps, noise within classes",
+    "modalities.m1.zipf_exponent": "alpha, Zipf exponent",
+}
+"""Names in studies of one modality, which needs no number."""
+DOUBLING = ("classes", "burstiness", "context", "layers", "heads")
+"""Last names of axes that are drawn on a scale of doublings."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One cell's mean with the ends of its interval; the ends are the mean where one seed is there."""
+
+    key: Key
+    mean: float
+    low: float
+    high: float
+
+
+def points(cells: Cells, quantity: str) -> list[Point]:
+    """Every cell that has rows."""
+    found = []
+    for key in cells.keys:
+        seeds = cells.values.get(key, {})
+        if not seeds:
+            continue
+        mean = float(np.mean([values[quantity].mean() for values in seeds.values()]))
+        interval = cells.where(lambda k, key=key: k == key).over_seeds(lambda m: m[quantity][..., 0])
+        found.append(Point(key, mean, *((interval.low, interval.high) if interval else (mean, mean))))
+    return found
+
+
+def axis_name(axis: str, *, alone: bool = False) -> str:
+    """The words for an axis.
+
+    Arguments:
+        alone: the study has one modality, which needs no number.
+    """
+    return ALONE.get(axis, NAMES.get(axis, axis)) if alone else NAMES.get(axis, axis)
+
+
+def scale(axes: Axes, axis: str, values: Sequence[Any]) -> None:
+    """Scale and ticks of the x axis for a configuration's field."""
+    if axis.split(".")[-1] in DOUBLING:
+        axes.set_xscale("log", base=2)
+    ticks = sorted(set(values))
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+
+
+def heatmap(axes: Axes, found: Sequence[Point], title: str, x: str, y: str) -> Any:
+    """Means in a grid, each cell with its mean and the ends of its interval; keys are (x, y)."""
+    columns, rows = sorted({p.key[0] for p in found}), sorted({p.key[1] for p in found})
+    grid = np.full((len(rows), len(columns)), np.nan)
+    for point in found:
+        grid[rows.index(point.key[1]), columns.index(point.key[0])] = point.mean
+    image = axes.imshow(grid, origin="lower", cmap=MAP, vmin=0, vmax=1, aspect="auto")
+    for point in found:
+        place = columns.index(point.key[0]), rows.index(point.key[1])
+        colour = "black" if point.mean > 0.55 else "white"
+        text = f"{point.mean:.2f}\n[{point.low:.2f}, {point.high:.2f}]"
+        axes.text(*place, text, ha="center", va="center", fontsize=5.5, color=colour)
+    axes.set_xticks(range(len(columns)), [f"{v:g}" for v in columns])
+    axes.set_yticks(range(len(rows)), [f"{v:g}" for v in rows])
+    axes.spines[:].set_visible(False)
+    axes.set(xlabel=x, ylabel=y)
+    axes.set_title(title, fontsize=8, loc="left")
+    return image
+
+
+def curve(axes: Axes, x: Sequence[float], found: Sequence[Point], label: str, index: int, line: bool = True) -> None:
+    """One series with its intervals, in the colour and with the marker of its index; `line` joins its points."""
+    order = np.argsort(x)
+    mean, low, high = (np.array([getattr(p, end) for p in found])[order] for end in ("mean", "low", "high"))
+    axes.errorbar(
+        np.asarray(x, dtype=float)[order],
+        mean,
+        yerr=[np.maximum(mean - low, 0), np.maximum(high - mean, 0)],
+        color=PALETTE[index % len(PALETTE)],
+        marker=MARKERS[index % len(MARKERS)],
+        markersize=4,
+        lw=1.3,
+        ls="-" if line else "none",
+        capsize=2,
+        elinewidth=0.9,
+        label=label,
+    )
+
+
+def band(axes: Axes, steps: Sequence[int], found: Sequence[Point], label: str, index: int) -> None:
+    """One series over training steps, its interval as a band."""
+    colour = PALETTE[index % len(PALETTE)]
+    axes.plot(steps, [p.mean for p in found], color=colour, lw=1.3, label=label, marker=MARKERS[index], markersize=3)
+    axes.fill_between(steps, [p.low for p in found], [p.high for p in found], color=colour, alpha=0.2, lw=0)
+
+
+def bars(axes: Axes, named: Mapping[str, Point], paper: Mapping[str, float], label: str) -> None:
+    """Horizontal bars with intervals, the paper's figures as diamonds beside them."""
+    names = list(named)
+    found = list(named.values())
+    errors = [[max(p.mean - p.low, 0) for p in found], [max(p.high - p.mean, 0) for p in found]]
+    axes.barh(range(len(names)), [p.mean for p in found], xerr=errors, color=PALETTE[0], alpha=0.75, height=0.6,
+              error_kw={"lw": 1, "capsize": 2}, label="ours")  # fmt: skip
+    shown = [(paper[name], place) for place, name in enumerate(names) if name in paper]
+    if shown:
+        axes.plot(*zip(*shown, strict=True), "D", color=PALETTE[1], markersize=5, ls="none", label="paper")
+        axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel(label)
+
+
+def scatter(axes: Axes, x: Any, y: Any, groups: Sequence[str], title: str, interval: Interval | None) -> None:
+    """Runs as points by group, with the correlation and its interval."""
+    x, y = np.asarray(x), np.asarray(y)
+    for index, group in enumerate(dict.fromkeys(groups)):
+        mine = [other == group for other in groups]
+        axes.plot(x[mine], y[mine], MARKERS[index % len(MARKERS)], color=PALETTE[index % len(PALETTE)], markersize=3,
+                  ls="none", alpha=0.7, label=group)  # fmt: skip
+    axes.set_xlabel(title)
+    told = "" if interval is None or math.isnan(interval.mean) else f"r = {interval}"
+    axes.set_title(told, fontsize=8, loc="left")

@@ -1,0 +1,145 @@
+"""Code of others that adds to the registries: files named with `--plugin`, and installed packages.
+
+A folder never causes code to be loaded: not a run, not a study, not a task. Only `--plugin FILE.py` and an installed
+entry point of the group `miclab.extensions` do. What a configuration uses of them is recorded in it as
+`NAME:SHA-256 of the file`, so that the same configuration with another file is another run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from miclab.config.registry import Registry
+from miclab.errors import ConfigError, MiclabError
+
+GROUP = "miclab.extensions"
+"""Group of entry points; each names a module that registers what it has when it is imported."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A file of code that was loaded.
+
+    Arguments:
+        name: its stem, or the name of the entry point.
+        file: where it lies.
+        digest: SHA-256 of its content in hexadecimal.
+    """
+
+    name: str
+    file: Path
+    digest: str
+
+    @property
+    def mark(self) -> str:
+        """What a configuration records of it."""
+        return f"{self.name}:{self.digest}"
+
+
+_loaded: dict[Path, Plugin] = {}
+
+
+def loaded() -> tuple[Plugin, ...]:
+    """The plugins of this process, in the order in which they were loaded."""
+    return tuple(_loaded.values())
+
+
+def load_plugin(path: Path | str, digest: str = "") -> Plugin:
+    """Loads a plugin's file, once.
+
+    Arguments:
+        path: a Python file.
+        digest: SHA-256 that its content must have; empty: any.
+
+    Raises:
+        MiclabError: the file cannot be read, has another content than is required, or fails when it is executed.
+    """
+    file = Path(path).resolve()
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise MiclabError(f"--plugin {path}: the file cannot be read ({error.strerror}).") from error
+    found = hashlib.sha256(content).hexdigest()
+    if digest and found != digest:
+        raise MiclabError(f"--plugin {path}: the file has changed since it was named (SHA-256 {found}, not {digest}).")
+    old = _loaded.get(file)
+    if old is not None:
+        if old.digest != found:
+            raise MiclabError(f"--plugin {path}: the file has changed since this process loaded it.")
+        return old
+    same = next((plugin for plugin in _loaded.values() if plugin.name == file.stem), None)
+    if same is not None:
+        raise MiclabError(f"--plugin {path}: another plugin has the same name ({same.file}); rename one of them.")
+    name = f"miclab_plugin_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if file.suffix != ".py" or spec is None or spec.loader is None:
+        raise MiclabError(f"--plugin {path}: name a Python file that ends in .py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        # The bytes that were hashed are those that are executed.
+        exec(compile(content, str(file), "exec"), module.__dict__)
+    except MiclabError:
+        del sys.modules[name]
+        raise
+    except Exception as error:
+        del sys.modules[name]
+        raise MiclabError(f"--plugin {path}: it fails when it is loaded ({type(error).__name__}: {error}).") from error
+    plugin = Plugin(file.stem, file, found)
+    _loaded[file] = plugin
+    return plugin
+
+
+def load_installed() -> tuple[Plugin, ...]:
+    """Loads the installed packages that have an entry point in the group `miclab.extensions`.
+
+    Raises:
+        MiclabError: one of them fails when it is imported.
+    """
+    plugins = []
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        try:
+            entry.load()
+        except Exception as error:
+            raise MiclabError(
+                f"The installed extension {entry.name!r} ({entry.value}) fails when it is loaded:"
+                f" {type(error).__name__}: {error}. Uninstall it or mend it."
+            ) from error
+        file = Path(
+            getattr(module, "__file__", None) or getattr(sys.modules[module.__module__], "__file__", "")
+        ).resolve()
+        plugin = Plugin(entry.name, file, hashlib.sha256(file.read_bytes()).hexdigest())
+        _loaded[file] = plugin
+        plugins.append(plugin)
+    return tuple(plugins)
+
+
+def marks_of(uses: Iterable[tuple[Registry, str]]) -> tuple[str, ...]:
+    """What a configuration records of plugins, sorted.
+
+    Arguments:
+        uses: each registry and the name in it that the configuration uses.
+    """
+    files = {Path(registry.file(name)).resolve() for registry, name in uses if name in registry}
+    return tuple(sorted(plugin.mark for file, plugin in _loaded.items() if file in files))
+
+
+def check_marks(marks: Sequence[str]) -> None:
+    """Raises ConfigError where a plugin that a configuration records is not loaded, or has another content."""
+    known = {plugin.name: plugin for plugin in _loaded.values()}
+    for mark in marks:
+        name, _, digest = mark.partition(":")
+        if name not in known:
+            hint = f"plugins that are loaded: {', '.join(known) or 'none is'}. Name its file with --plugin {name}.py"
+            raise ConfigError("plugins", name, hint)
+        if known[name].digest != digest:
+            found = known[name].digest[:12]
+            raise ConfigError(
+                "plugins", name, f"the file with SHA-256 {digest[:12]}...; {known[name].file} has {found}..."
+            )

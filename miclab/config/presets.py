@@ -1,0 +1,122 @@
+"""Two profiles of every training: `quick` (AdamW, minutes) and `paper` (the paper's optimiser and steps)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from miclab.config.parts import (
+    BridgeConfig,
+    DecoderConfig,
+    ModalityConfig,
+    OptimiserConfig,
+    ParentConfig,
+    SequenceConfig,
+)
+from miclab.config.request import Request
+from miclab.config.run import RunConfig, one_modality, two_modalities
+
+Profile = Literal["quick", "paper"]
+Stage = Literal["unimodal", "multimodal", "early_fusion"]
+"""Stages of a study; stage 3 is `multimodal` with encoders."""
+
+QUICK_OPTIMISER = OptimiserConfig(name="adamw", learning_rate=2e-3, warmup_steps=200)
+"""With the warm-up twice 1e-3 is stable, and the circuit is found in half the steps (docs/quick.md)."""
+ENCODER_OPTIMISER = OptimiserConfig(name="adam", learning_rate=1e-3)
+"""What encoders are pretrained with, in either profile (arXiv 2601.20796, section 3)."""
+ENCODER_STEPS = {"quick": 2000, "paper": 50_000}
+"""Steps of their pretraining."""
+QUICK_DECODER = DecoderConfig(output_projection="on")
+"""With the projection after attention AdamW finds the circuit in a half to a third of the steps (docs/quick.md)."""
+
+
+def run_config(stage: Stage, profile: Profile) -> RunConfig:
+    """The configuration that a stage starts from; options and YAML files change it."""
+    config = RunConfig(modalities=one_modality() if stage == "unimodal" else two_modalities())
+    if profile == "quick":
+        # A decoder that reads its context already forgets less at half the rate.
+        optimiser = replace(QUICK_OPTIMISER, learning_rate=1e-3) if stage == "multimodal" else QUICK_OPTIMISER
+        config = replace(config, optimiser=optimiser, decoder=QUICK_DECODER)
+    return config
+
+
+def request(stage: Stage, profile: Profile) -> Request:
+    """How long a stage is trained, and what is written down."""
+    if profile == "paper":
+        steps = {"unimodal": 300_000, "multimodal": 80_000, "early_fusion": 300_000}[stage]
+        return Request(steps=steps)
+    steps = {"unimodal": 5000, "multimodal": 1500, "early_fusion": 5000}[stage]
+    return Request(steps=steps, evaluate_every=250, checkpoint_every=500, sequences=100)
+
+
+def encoder_config(config: RunConfig, name: str) -> RunConfig:
+    """The run that pretrains the encoder of a modality as a classifier of its classes. Real items have no noise there,
+    since a run that keeps features adds it to these, and the modality's name is the same in whatever role. Eager: each
+    number of classes would be compiled anew."""
+    modality = replace(
+        config.modalities[name],
+        labels=config.modalities[name].classes,
+        zipf_exponent=0.0,
+        novel_classes=0,
+        blends=0,
+        shift=0,
+        encoder_run="",
+        encoder_step=0,
+    )
+    if modality.source:
+        name, modality = REAL, replace(modality, noise=0.0)
+    return RunConfig(
+        modalities={name: modality},
+        sequence=SequenceConfig(task="classification"),
+        optimiser=ENCODER_OPTIMISER,
+        numerics=replace(config.numerics, mode="eager"),
+        seed=config.seed,
+    )
+
+
+def lone_encoder_config() -> RunConfig:
+    """What `miclab train encoder` starts from: M2 with 512 dimensions."""
+    modality = ModalityConfig(classes=256, dimension=512, labels=2, encoder="mlp")
+    return encoder_config(RunConfig(modalities=one_modality() | {"m2": modality}), "m2")
+
+
+def encoder_request(profile: Profile) -> Request:
+    """How long an encoder is pretrained, and what is written down."""
+    steps = ENCODER_STEPS[profile]
+    return Request(steps=steps, evaluate_every=steps // 4, checkpoint_every=steps // 4, sequences=100)
+
+
+REAL = "items"
+"""Name of the modality in the run of an encoder of real data."""
+
+
+def stage_one_config(config: RunConfig) -> RunConfig:
+    """The stage-1 run that a multimodal configuration grows from: its host alone, the same decoder and optimiser."""
+    host = config.host_name
+    sequence = replace(
+        config.sequence,
+        order=(),
+        leader="",
+        task="shared_label",
+        groups=(),
+        swapped_shift=1,
+        unpaired_independent=False,
+        pairing="label",
+    )
+    return replace(
+        config,
+        modalities={host: config.modalities[host]},
+        host="",
+        sequence=sequence,
+        bridge=BridgeConfig(),
+        parent=ParentConfig(),
+        frozen=(),
+    )
+
+
+def first_stage(config: RunConfig, profile: Profile) -> RunConfig:
+    """`stage_one_config`, with the profile's optimiser of stage 1 where `config` has the profile's of stage 2."""
+    before = stage_one_config(config)
+    if config.optimiser == run_config("multimodal", profile).optimiser:
+        before = replace(before, optimiser=run_config("unimodal", profile).optimiser)
+    return before

@@ -1,0 +1,97 @@
+"""What is asked of a run beside its trajectory: how long, when to stop, what to evaluate and keep. None of it changes a
+weight, so extending a run or evaluating it more is the same run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from miclab.config.parts import check_known, check_number, check_whole
+from miclab.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSizes:
+    """How many sequences an evaluation looks at."""
+
+    sequences: int = 1000
+    """Sequences of each split; of `icl`: for each set of novel classes."""
+    novel_sets: int = 8
+    """Independent sets of novel classes over which `icl` is averaged."""
+
+    def __post_init__(self) -> None:
+        check_whole("", self, "sequences", 1)
+        check_whole("", self, "novel_sets", 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """How long to train, when to stop, and what to write down."""
+
+    steps: int = 300_000
+    """Training steps in all; a finished run is extended by asking for more."""
+    evaluate_every: int = 2000
+    """Steps between metric rows; before the first of them also at 1, 2, 4, 8, ... steps."""
+    checkpoint_every: int = 20_000
+    """Steps between checkpoints that are kept for good; those of the early, logarithmic rows are kept too."""
+    checkpoint_at: tuple[int, ...] = ()
+    """Further steps whose checkpoints are kept for good, without a metric row."""
+    sequences: int = 1000
+    """Sequences of each split in a metric row; of `icl`: for each set of novel classes."""
+    novel_sets: int = 8
+    """Independent sets of novel classes in a metric row."""
+    plateau_rows: int = 0
+    """Stop when the metric has not risen over this many rows; 0: never."""
+    plateau_metric: Literal["train", "icl", "swapped", "iwl"] = "icl"
+    """Accuracy that has to rise."""
+    plateau_rise: float = 0.01
+    """A rise smaller than this counts as none."""
+    plateau_after: int = 0
+    """No stop before this step: in-context learning often waits at one half before it rises."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "evaluate_every", "checkpoint_every", "sequences", "novel_sets"):
+            check_whole("request", self, name, 1)
+        for name in ("plateau_rows", "plateau_after"):
+            check_whole("request", self, name, 0)
+        if any(type(step) is not int or step < 1 for step in self.checkpoint_at):
+            raise ConfigError("request.checkpoint_at", self.checkpoint_at, "whole numbers of steps, 1 or more")
+        check_number("request", self, "plateau_rise", 0.0)
+        check_known("request", self, "plateau_metric", ("train", "icl", "swapped", "iwl"))
+        if self.checkpoint_every % self.evaluate_every:
+            raise ConfigError(
+                "request.checkpoint_every",
+                self.checkpoint_every,
+                f"a multiple of request.evaluate_every = {self.evaluate_every}",
+            )
+
+    @property
+    def sizes(self) -> SplitSizes:
+        """Sizes of the splits in a metric row."""
+        return SplitSizes(sequences=self.sequences, novel_sets=self.novel_sets)
+
+    def _is_early(self, step: int) -> bool:
+        return step < self.evaluate_every and step & (step - 1) == 0
+
+    def evaluates(self, step: int) -> bool:
+        """Whether a metric row is written after `step` steps."""
+        return self._is_early(step) or step % self.evaluate_every == 0 or step == self.steps
+
+    def keeps(self, step: int) -> bool:
+        """Whether the checkpoint after `step` steps is kept for good."""
+        scheduled = self._is_early(step) or step % self.checkpoint_every == 0 or step == self.steps
+        return scheduled or step in self.checkpoint_at
+
+    def plateau(self, rows: list[dict[str, Any]]) -> str:
+        """Why training should stop, judged from its rows; empty if it should go on."""
+        rows = [row for row in rows if row["step"] % self.evaluate_every == 0 and row["step"] > 0]
+        if not self.plateau_rows or len(rows) <= self.plateau_rows or rows[-1]["step"] < self.plateau_after:
+            return ""
+        values = [row["accuracy"][self.plateau_metric] for row in rows]
+        before, since = max(values[: -self.plateau_rows]), max(values[-self.plateau_rows :])
+        if since > before + self.plateau_rise:
+            return ""
+        return (
+            f"plateau: {self.plateau_metric} rose by no more than {self.plateau_rise} over"
+            f" {self.plateau_rows} rows (best before {before:.3f}, since {since:.3f})"
+        )

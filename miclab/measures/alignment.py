@@ -1,0 +1,342 @@
+"""Alignment of a secondary modality with the host: do projected items lie where the host's prototypes of the same label
+lie?
+
+A row is a sampled pair: a class of the secondary modality and a class of the host with the same label, or of the same
+name, where exemplars are paired by concept. The prototype of a class of real data is the mean of its exemplars. The
+number of rows is fixed and stated, since plain linear CKA of n random rows in d dimensions is about d / (n + d).
+
+There are two nulls. Pairs shuffled one by one are unrelated rows, but rows of one class are not independent: with few
+classes the true spread is wider. So what is tested is which class belongs to which: labels (concepts) trade partners as
+wholes, and a blend's prototype is made anew of those of the concepts that its two stand for now.
+
+Intervals come from independent draws of pairs, never from resampled rows: a resample holds some rows twice, the
+similarity of a row to its own copy is no longer on the diagonal that the debiased estimator leaves out, and the bias
+that it was made to remove comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from miclab.config.run import RunConfig
+from miclab.errors import RunError
+from miclab.model.decoder import Parameters
+from miclab.model.projector import project, secondary_modalities
+from miclab.runs.run import Run
+from miclab.seeds import stream
+from miclab.statistics.intervals import Interval, clustered_interval
+from miclab.worlds.mixtures import BlendedSource
+from miclab.worlds.world import World, world_from_tensors
+
+ROWS = 1024
+"""Rows of every CKA, unless asked otherwise."""
+DRAWS = 20
+"""Independent draws of so many rows, over which CKA is averaged."""
+ROW_SHUFFLES = 40
+"""Shuffles behind the null of a metric row, in which time is short."""
+
+
+def plain_cka(x: Float[Tensor, "row a"], y: Float[Tensor, "row b"]) -> float:
+    """Linear CKA (Kornblith et al. 2019, equation 3): |Y'X|^2 / (|X'X| |Y'Y|) of centred columns."""
+    x, y = x.double() - x.double().mean(0), y.double() - y.double().mean(0)
+    return float((y.T @ x).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm()))
+
+
+class _Gram:
+    """The Gram matrix of features with its diagonal left out, known by sums alone: no n x n matrix is made.
+
+    Arguments:
+        features: one row per sample.
+    """
+
+    def __init__(self, features: Float[Tensor, "row column"]):
+        self.features = features.double()
+        self.squares = self.features.square().sum(1)
+        self.row_sums = self.features @ self.features.sum(0) - self.squares
+        self.total = self.row_sums.sum()
+
+    def permuted(self, order: Tensor) -> _Gram:
+        """The same with its rows in another order."""
+        new = object.__new__(_Gram)
+        new.features, new.squares = self.features[order], self.squares[order]
+        new.row_sums, new.total = self.row_sums[order], self.total
+        return new
+
+
+def _unbiased_hsic(k: _Gram, m: _Gram) -> Tensor:
+    """Unbiased HSIC (Song et al. 2012, equation 5), up to a common factor."""
+    n = len(k.squares)
+    shared = (k.features.T @ m.features).square().sum() - k.squares @ m.squares
+    return shared + k.total * m.total / ((n - 1) * (n - 2)) - 2 * (k.row_sums @ m.row_sums) / (n - 2)
+
+
+def debiased_cka(x: Float[Tensor, "row a"], y: Float[Tensor, "row b"]) -> float:
+    """Linear CKA from unbiased HSIC: near 0 for unrelated rows, whatever their number; it can fall below 0."""
+    k, m = _Gram(x), _Gram(y)
+    return float(_unbiased_hsic(k, m) / (_unbiased_hsic(k, k) * _unbiased_hsic(m, m)).clamp(min=1e-300).sqrt())
+
+
+LEAST_TRADERS = 5
+"""Labels (concepts) that a test needs at least: of the orders of 4 every 24th is the true one."""
+
+
+def _trade(numbers: Int[Tensor, "*shape"], generator: torch.Generator) -> Int[Tensor, "*shape"]:
+    """Every number becomes another of them, wherever it stands."""
+    distinct, place = numbers.unique(return_inverse=True)
+    return distinct[torch.randperm(len(distinct), generator=generator)][place]
+
+
+class _Draw:
+    """One draw of pairs: projected items and prototypes of the host, row by row, with their CKA.
+
+    Arguments:
+        features: projected items of the secondary modality.
+        prototypes: the host's, of the same label or concept.
+        traded: draws such prototypes after labels (concepts) have traded their partners.
+        traders: how many of these there are.
+        retrieved: 1 where the host's prototype nearest to the item is of the right label (concept).
+        chance: of a prototype drawn blindly to be so.
+    """
+
+    def __init__(
+        self,
+        features: Float[Tensor, "row width"],
+        prototypes: Float[Tensor, "row width"],
+        traded: Callable[[torch.Generator], Float[Tensor, "row width"]],
+        traders: int,
+        retrieved: Float[Tensor, " row"],
+        chance: Float[Tensor, " row"],
+    ):
+        self.features, self.prototypes = features, prototypes
+        self._traded, self.traders = traded, traders
+        self.retrieved, self.chance = float(retrieved.mean()), float(chance.mean())
+        self.k, self.m = _Gram(features), _Gram(self.prototypes)
+        # A shuffle changes neither norm, so only the shared term is computed again.
+        self.norms = (_unbiased_hsic(self.k, self.k) * _unbiased_hsic(self.m, self.m)).clamp(min=1e-300).sqrt()
+        self.cka = float(_unbiased_hsic(self.k, self.m) / self.norms)
+        self.distance = float((features - self.prototypes).norm(dim=1).mean())
+
+    def shuffled(self, generator: torch.Generator) -> tuple[float, float]:
+        """Debiased CKA and distance after one shuffle of the pairs."""
+        order = torch.randperm(len(self.features), generator=generator)
+        cka = float(_unbiased_hsic(self.k, self.m.permuted(order)) / self.norms)
+        return cka, float((self.features - self.prototypes[order]).norm(dim=1).mean())
+
+    def traded(self, generator: torch.Generator) -> float:
+        """Debiased CKA after labels (concepts) have traded their partners, as wholes."""
+        return debiased_cka(self.features, self._traded(generator))
+
+
+def aligned_modalities(config: RunConfig) -> tuple[str, ...]:
+    """Modalities whose alignment is defined: all but the host; none in the joint-label task, where an item's label is
+    the group of its own modality, which no class of another modality shares."""
+    return () if config.sequence.task == "joint_label" else secondary_modalities(config)
+
+
+def _draw(
+    config: RunConfig, world: World, parameters: Parameters, modality: str, rows: int, generator: torch.Generator
+) -> _Draw:
+    mine, host = world.tables[modality], world.tables[config.host_name]
+    # Labels that only one of the two carries have no pair.
+    common = min(len(mine.label_mass), len(host.label_mass))
+    prototypes = world.sources[config.host_name].prototypes
+    candidates = (host.label_of < common).nonzero()[:, 0]
+    if config.sequence.pairing == "concept":
+        leading = world.tables[config.leader].draw((rows,), generator)
+        of_host = world.partners.get(config.host_name, torch.arange(len(world.tables[config.leader].label_of)))
+        classes, partners = (
+            world.partners[modality][leading] if modality in world.partners else leading,
+            of_host[leading],
+        )
+        answers, right = candidates, partners
+        source = world.sources[config.leader]
+        blends = source if isinstance(source, BlendedSource) else None
+        shared = blends.parents[leading] if blends else leading
+
+        def traded(generator: torch.Generator) -> Tensor:
+            found = prototypes[of_host[_trade(shared, generator)]]
+            return blends.blend(leading, *found.unbind(1)) if blends else found
+    else:
+        shared = torch.multinomial(mine.label_mass[:common], rows, replacement=True, generator=generator)
+        classes = mine.draw_with_label(shared, generator)
+        partners = host.draw_with_label(shared, generator)
+        answers, right = host.label_of[candidates], shared
+
+        def traded(generator: torch.Generator) -> Tensor:
+            return prototypes[host.draw_with_label(_trade(shared, generator), generator)]
+
+    items = world.sources[modality].draw(classes, generator)
+    features = project(config, parameters, modality, items)
+    nearest = torch.cdist(features, prototypes[candidates]).argmin(1)
+    counts = torch.bincount(answers, minlength=int(right.max()) + 1)
+    retrieved, chance = (answers[nearest] == right).float(), counts[right] / len(candidates)
+    return _Draw(features, prototypes[partners], traded, len(shared.unique()), retrieved, chance)
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Alignment of one secondary modality with the host.
+
+    Arguments:
+        modality: the secondary modality.
+        rows: number of sampled pairs in a draw.
+        cka: debiased linear CKA of one draw of `rows` pairs, the mean over independent draws. Its interval is the
+            bootstrap of that mean over the draws: given world and weights they are independent and each is nearly free
+            of the bias of n (a ratio of unbiased terms), so it covers what ever more pairs of this world would give.
+            It says nothing of other seeds.
+        plain_cka: the biased one, for comparison with the paper's figures.
+        null_high: 95th percentile of the debiased CKA of one draw with its pairs shuffled one by one, as in metric
+            rows. With few classes it is too low.
+        traded_high: the same, of labels (concepts) that trade their partners as wholes.
+        p_value: share of traded draws that reach `cka`, with the one that was observed counted in; it errs on the
+            careful side, since a single draw scatters more than the mean that it is compared with.
+        distance: mean L2 distance between a projected item and its host prototype.
+        null_distance: the same for shuffled pairs.
+        null_plain: mean of the biased CKA of one draw with its pairs shuffled: what `plain_cka` is without alignment.
+        retrieval: share of projected items whose nearest prototype of the host has their label (is their concept), the
+            mean over draws, with its interval over draws.
+        retrieval_chance: the same for a prototype drawn blindly.
+        traders: how many labels (concepts) trade, at least.
+        step: the checkpoint's step.
+    """
+
+    modality: str
+    rows: int
+    cka: Interval
+    plain_cka: float
+    null_high: float
+    traded_high: float
+    p_value: float
+    distance: float
+    null_distance: float
+    null_plain: float
+    retrieval: Interval
+    retrieval_chance: float
+    traders: int
+    step: int = -1
+
+    @property
+    def above_null(self) -> bool | None:
+        """Whether the alignment exceeds what labels (concepts) with traded partners give, at 5 %; None where they are
+        fewer than `LEAST_TRADERS`, too few to say."""
+        return self.cka.mean > self.traded_high if self.traders >= LEAST_TRADERS else None
+
+
+@torch.no_grad()
+def alignment(
+    config: RunConfig,
+    world: World,
+    parameters: Parameters,
+    modality: str,
+    rows: int = ROWS,
+    shuffles: int = 200,
+    draws: int = DRAWS,
+) -> Alignment:
+    """Alignment of a modality's projected items with the prototypes of the host's classes of the same label.
+
+    Arguments:
+        modality: one of `aligned_modalities`.
+        rows: pairs in a draw, at least 4 (the debiased estimator needs so many).
+        shuffles: shuffled draws behind each null.
+        draws: independent draws behind the estimate.
+    """
+    if rows < 4:
+        raise RunError(f"CKA of {rows} rows is not defined: the debiased estimator needs at least 4. Ask for more.")
+    made = [
+        _draw(config, world, parameters, modality, rows, stream(config.seed, "alignment", modality, index))
+        for index in range(draws)
+    ]
+    generator = stream(config.seed, "alignment", modality, "shuffles")
+    null = [made[index % draws].shuffled(generator) for index in range(shuffles)]
+    trades = stream(config.seed, "alignment", modality, "trades")
+    traded = [made[index % draws].traded(trades) for index in range(shuffles)]
+    values = np.array([draw.cka for draw in made])
+    observed = replace(clustered_interval([values[:, None]]), unit="draw")
+    return Alignment(
+        modality,
+        rows,
+        observed,
+        float(np.mean([plain_cka(draw.features, draw.prototypes) for draw in made])),
+        float(np.quantile([cka for cka, _ in null], 0.95)),
+        float(np.quantile(traded, 0.95)),
+        (1 + sum(cka >= observed.mean for cka in traded)) / (1 + shuffles),
+        float(np.mean([draw.distance for draw in made])),
+        float(np.mean([distance for _, distance in null])),
+        float(np.mean([_shuffled_plain_cka(draw, generator) for draw in made])),
+        replace(clustered_interval([np.array([[draw.retrieved] for draw in made])]), unit="draw"),
+        float(np.mean([draw.chance for draw in made])),
+        min(draw.traders for draw in made),
+    )
+
+
+def _shuffled_plain_cka(draw: _Draw, generator: torch.Generator) -> float:
+    order = torch.randperm(len(draw.features), generator=generator)
+    return plain_cka(draw.features, draw.prototypes[order])
+
+
+@torch.no_grad()
+def alignment_row(config: RunConfig, world: World, parameters: Parameters) -> dict[str, dict[str, Any]]:
+    """Alignment of every secondary modality, cheap enough for a metric row: one draw of `ROWS` pairs, the first of
+    those of `alignment`, and `ROW_SHUFFLES` shuffles. All rows of a run see the same pairs with the same noise, so a
+    change from row to row is the projector's. No other random stream is touched."""
+    found = {}
+    for name in aligned_modalities(config):
+        one = _draw(config, world, parameters, name, ROWS, stream(config.seed, "alignment", name, 0))
+        generator = stream(config.seed, "alignment", name, "shuffles")
+        null = [one.shuffled(generator)[0] for _ in range(ROW_SHUFFLES)]
+        found[name] = {
+            "cka": round(one.cka, 6),
+            "null_high": round(float(np.quantile(null, 0.95)), 6),
+            "distance": round(one.distance, 6),
+            "retrieval": round(one.retrieved, 6),
+            "retrieval_chance": round(one.chance, 6),
+            "rows": ROWS,
+        }
+    return found
+
+
+def align(run: Run, *, step: int | None = None, rows: int = ROWS) -> list[Alignment]:
+    """Alignment of every secondary modality of a run's checkpoint.
+
+    Raises:
+        RunError: the run has one modality, or a joint-label task, or `rows` is below 4.
+    """
+    return align_over_training(run, steps=(step,), rows=rows)
+
+
+def align_over_training(
+    run: Run, *, steps: Iterable[int | None] | None = None, rows: int = ROWS, draws: int = DRAWS
+) -> list[Alignment]:
+    """Alignment of every secondary modality at several checkpoints, by step. All see the same pairs with the same
+    noise, so a change is the model's.
+
+    Arguments:
+        steps: of the checkpoints; None in it: the last good one. By default all that are kept.
+
+    Raises:
+        RunError: as `align` does.
+    """
+    names = aligned_modalities(run.config)
+    if not names:
+        why = (
+            "has one modality: there is nothing to align. Give a multimodal run"
+            if len(run.config.modalities) < 2
+            else "has a joint-label task, in which no class of one modality has the label of another's. Give a run of a"
+            " shared-label task"
+        )
+        raise RunError(f"{run.path} {why}.")
+    world = world_from_tensors(run.config, run.world_tensors())
+    found = []
+    for wanted in run.checkpoints if steps is None else steps:
+        step, parameters = run.parameters(wanted)
+        found += [
+            replace(alignment(run.config, world, parameters, name, rows, draws=draws), step=step) for name in names
+        ]
+    return found

@@ -1,0 +1,220 @@
+"""Splits to accuracies and measures, for parameters of any step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from miclab.config.parts import ParentConfig
+from miclab.config.request import SplitSizes
+from miclab.config.run import RunConfig
+from miclab.config.schema import trajectory_hash
+from miclab.errors import MiclabError, RunError
+from miclab.measures.alignment import alignment_row
+from miclab.measures.attention import context_label_predictions, strengths
+from miclab.model.decoder import Decoder, Edits, Parameters
+from miclab.runs.find import find
+from miclab.runs.run import Run
+from miclab.statistics.intervals import Interval, clustered_interval
+from miclab.worlds.oracles import oracle_scores
+from miclab.worlds.sequences import Batch
+from miclab.worlds.splits import SPLITS, split_batches, with_context
+from miclab.worlds.world import World, world_from_tensors
+
+CHUNK = 512
+"""Sequences in one forward pass: what stays in the cache."""
+
+
+@dataclass(frozen=True)
+class SplitScores:
+    """Scores of one split by set of classes and sequence.
+
+    Arguments:
+        correct: 1 where the answer is the target.
+        in_context: 1 where the answer is a label of the context (CLA).
+        oracles: scores of the oracles.
+        strengths: mean of each strength, by name [set, layer, head].
+    """
+
+    correct: NDArray[np.floating]
+    in_context: NDArray[np.floating]
+    oracles: dict[str, NDArray[np.floating]] = field(default_factory=dict)
+    strengths: dict[str, NDArray[np.floating]] = field(default_factory=dict)
+
+    @property
+    def accuracy(self) -> float:
+        """Mean of `correct`."""
+        return float(self.correct.mean())
+
+    def interval(self) -> Interval:
+        """Accuracy with its interval, clustered by set."""
+        return clustered_interval([self.correct])
+
+
+def oracle_means(scores: Sequence[SplitScores]) -> dict[str, float]:
+    """Mean score of each oracle over several runs, each of which counts alike."""
+    return {name: float(np.mean([s.oracles[name].mean() for s in scores])) for name in scores[0].oracles}
+
+
+def _chunk_strengths(decoder: Decoder, activations: Mapping[str, Tensor], chunk: Batch) -> dict[str, Tensor]:
+    """Sum over the chunk's sequences of each strength [layer, head]."""
+    layers = [
+        strengths(activations[f"blocks.{i}.attention.pattern"], chunk.roles, chunk.labels, chunk.target)
+        for i in range(decoder.options.layers)
+    ]
+    return {name: torch.stack([layer[name].sum(0) for layer in layers]) for name in layers[0]}
+
+
+@torch.no_grad()
+def score_split(
+    config: RunConfig,
+    world: World,
+    parameters: Parameters,
+    split: str,
+    sizes: SplitSizes,
+    *,
+    measures: bool = False,
+    oracles: bool = False,
+    edits: Edits | None = None,
+) -> SplitScores:
+    """Scores of a decoder on a split.
+
+    Arguments:
+        measures: also the strengths of every head.
+        oracles: also the oracles' scores.
+        edits: interventions on activations (see `miclab.circuits.interventions`). An edit sees the first axis of a
+            chunk of sequences, so it must not depend on which sequence it is given.
+    """
+    decoder = Decoder(config)
+    correct, in_context = [], []
+    oracle_rows: dict[str, list] = {}
+    strength_rows: dict[str, list] = {}
+    for _, batch in split_batches(config, world, split, sizes):
+        logits, sums = [], {}
+        for start in range(0, len(batch), CHUNK):
+            chunk = batch.rows(slice(start, start + CHUNK))
+            if not measures and not edits:
+                logits.append(decoder.logits(parameters, chunk))
+                continue
+            wanted = ("blocks.*",) if measures else ()
+            trace = decoder.trace(parameters, chunk, capture=wanted, edits=edits)
+            logits.append(trace.logits)
+            if measures:
+                for name, value in _chunk_strengths(decoder, trace.activations, chunk).items():
+                    sums[name] = sums.get(name, 0) + value
+        answers = torch.cat(logits)
+        correct.append((answers.argmax(-1) == batch.target).numpy())
+        in_context.append(context_label_predictions(answers, batch.labels).numpy())
+        for name, value in sums.items():
+            strength_rows.setdefault(name, []).append((value / len(batch)).numpy())
+        if oracles:
+            for name, value in oracle_scores(config, world, batch).items():
+                oracle_rows.setdefault(name, []).append(value.numpy())
+    return SplitScores(
+        np.stack(correct).astype(float),
+        np.stack(in_context).astype(float),
+        {name: np.stack(value).astype(float) for name, value in oracle_rows.items()},
+        {name: np.stack(value).astype(float) for name, value in strength_rows.items()},
+    )
+
+
+def metric_row(config: RunConfig, world: World, parameters: Parameters, sizes: SplitSizes) -> dict[str, Any]:
+    """What training writes down at an evaluation: accuracies of the splits, `icl` of each set of novel classes, the
+    measures on `icl`, by layer and head, and the alignment of each secondary modality, where there is one."""
+    scores = {split: score_split(config, world, parameters, split, sizes, measures=split == "icl") for split in SPLITS}
+    icl = scores["icl"]
+    row: dict[str, Any] = {
+        "accuracy": {split: round(s.accuracy, 6) for split, s in scores.items()},
+        "icl_sets": [round(float(v), 6) for v in icl.correct.mean(1)],
+        "context_label_accuracy": {split: round(float(s.in_context.mean()), 6) for split, s in scores.items()},
+        "measures": {name: np.round(value.mean(0), 6).tolist() for name, value in icl.strengths.items()},
+    }
+    aligned = alignment_row(config, world, parameters)
+    return row | {"alignment": aligned} if aligned else row
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one checkpoint.
+
+    Arguments:
+        run: name of the run.
+        step: the checkpoint's step.
+        context: number of context examples that was asked for.
+        scores: by split.
+    """
+
+    run: str
+    step: int
+    context: int
+    scores: dict[str, SplitScores]
+
+
+def evaluate(
+    run: Run,
+    *,
+    step: int | None = None,
+    context: int | None = None,
+    splits: tuple[str, ...] = SPLITS,
+    sizes: SplitSizes | None = None,
+    measures: bool = True,
+) -> Evaluation:
+    """Evaluates a checkpoint of a run on the splits, with oracles and measures.
+
+    Arguments:
+        step: the checkpoint; by default the last good one.
+        context: another number of context examples than in training.
+
+    Raises:
+        ConfigError: the position code cannot place so long a context, or there is no such checkpoint or split.
+    """
+    config = run.config if context is None else with_context(run.config, context)
+    world = world_from_tensors(run.config, run.world_tensors())
+    found, parameters = run.parameters(step)
+    scores = {
+        split: score_split(config, world, parameters, split, sizes or SplitSizes(), measures=measures, oracles=True)
+        for split in splits
+    }
+    return Evaluation(run.path.name, found, config.sequence.context, scores)
+
+
+def _experiment(run: Run) -> tuple[str, ...]:
+    """What has to agree between seeds of one experiment: the configuration but for the seed, and the same of the
+    parent, whose name would differ anyway. A parent that is no longer there is taken on trust."""
+    parent = run.config.parent
+    own = trajectory_hash(replace(run.config, seed=0, parent=ParentConfig()))
+    if not parent.run:
+        return (own,)
+    try:
+        before = _experiment(find(parent.run, run.path.parent))
+    except MiclabError:
+        before = ()
+    return (own, str(parent.step), *before)
+
+
+def check_seeds(runs: Sequence[Run]) -> None:
+    """Makes sure that runs can be taken as seeds of one experiment, whose intervals are clustered by seed.
+
+    Raises:
+        RunError: there is no run, one is given twice, or their configurations differ in more than the seed.
+    """
+    if not runs:
+        raise RunError("Name at least one RUN. `miclab runs` lists them.")
+    names = [run.hash for run in runs]
+    twice = next((run for run in runs if names.count(run.hash) > 1), None)
+    if twice is not None:
+        raise RunError(f"{twice.path} is given twice: it would count as two seeds. Name each RUN once.")
+    found = [_experiment(run) for run in runs]
+    # Where one run's parent is gone, only what is known of both is compared.
+    known = min(map(len, found))
+    if len({one[:known] for one in found}) > 1:
+        raise RunError(
+            "The RUNs are not seeds of one experiment: their configurations, or those of their stage-1 runs, differ in"
+            " more than the seed. Name runs that differ in `seed` alone."
+        )

@@ -1,0 +1,1 @@
+"""The networks: decoder, position codes, projectors, encoders and the classifier."""

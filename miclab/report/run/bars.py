@@ -1,0 +1,128 @@
+"""Bars of the interventions: plain numbers to Plotly figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from miclab.circuits.find import CircuitHeads, head_name
+from miclab.circuits.knockout import Effect
+from miclab.report.plots import BLACK, BLUE, ORANGE, Figure, axis_of, layout_of, rounded
+from miclab.statistics.intervals import Interval
+
+MOST_BARS = 24
+"""Single heads that the bars of the knockouts show."""
+
+
+def _bars(name: str, effects: list[Effect], labels: list[str], colour: str) -> Figure:
+    means = [e.accuracy.mean for e in effects]
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": name,
+        "y": labels,
+        "x": [rounded(m) for m in means],
+        "marker": {"color": colour},
+        "error_x": {
+            "type": "data",
+            "symmetric": False,
+            "array": [rounded(e.accuracy.high - m) for e, m in zip(effects, means, strict=True)],
+            "arrayminus": [rounded(m - e.accuracy.low) for e, m in zip(effects, means, strict=True)],
+            "color": "#333333",
+            "thickness": 1.2,
+            "width": 3,
+        },
+        "customdata": [f"{e.accuracy}, change {e.change}" for e in effects],
+        "hovertemplate": "%{y}: %{customdata}<extra>" + name + "</extra>",
+    }
+
+
+def _bars_layout(
+    labels: list[str], values: list[str], untouched: Interval, groups: int, random_label: float | None
+) -> dict[str, Any]:
+    line = {"color": BLACK, "width": 1.5}
+    vertical = {"yref": "paper", "y0": 0, "y1": 1}
+    shapes = [
+        {"type": "line", "x0": untouched.mean, "x1": untouched.mean, "line": line, **vertical},
+        {
+            "type": "rect",
+            "x0": untouched.low,
+            "x1": untouched.high,
+            "fillcolor": "rgba(0,0,0,0.08)",
+            "line": {"width": 0},
+            "layer": "below",
+            **vertical,
+        },
+    ]
+    if random_label is not None:
+        dotted = {"color": "#8a8a8a", "width": 1, "dash": "dot"}
+        shapes.append({"type": "line", "x0": random_label, "x1": random_label, "line": dotted, **vertical})
+    small = {"showarrow": False, "font": {"size": 12, "color": "#444444"}}
+    notes = [
+        {"xref": "paper", "x": 1.015, "xanchor": "left", "y": label, "text": value, **small}
+        for label, value in zip(labels, values, strict=True)
+    ]
+    notes.append(
+        {
+            "x": untouched.mean,
+            "yref": "paper",
+            "y": 0,
+            "yanchor": "top",
+            "yshift": -36,
+            "text": f"untouched {untouched.mean:.3f}",
+            **small,
+        }
+    )
+    y = {"autorange": "reversed", "automargin": True, "ticks": "", "ticksuffix": "  ", "fixedrange": True}
+    layout = layout_of(104 + len(labels) * (26 + 12 * (groups - 1)), axis_of("", range=[0, 1.03], dtick=0.2), y)
+    margin = {"l": 60, "r": 60 + 36 * (groups - 1), "t": 40, "b": 56}
+    more = {
+        "shapes": shapes,
+        "annotations": notes,
+        "bargap": 0.35,
+        "showlegend": groups > 1,
+        "margin": margin,
+    }
+    return {**layout, **more, "hovermode": "closest"}
+
+
+def _knockout_order(effects: list[Effect], circuit: CircuitHeads) -> list[tuple[int, str]]:
+    """Which effects are shown, and by which name. The circuit's two heads stand among the single heads already, so they
+    are named there; of very many heads those are shown that matter most."""
+    named = {circuit.previous_token: "previous-token head", circuit.induction: "induction head"}
+    singles = [i for i, e in enumerate(effects) if e.name.startswith("head ")]
+    if len(singles) > MOST_BARS:
+        singles.sort(key=lambda i: (effects[i].heads[0] not in named, effects[i].change.mean))
+        singles = sorted(singles[:MOST_BARS])
+    order = []
+    for i in singles:
+        head = effects[i].heads[0]
+        order.append((i, f"{named[head]} {head_name(head)}" if head in named else f"head {head_name(head)}"))
+    for i, effect in enumerate(effects):
+        if effect.draws:
+            order.append((i, f"{effect.name} (mean of {len(effect.draws)})"))
+        elif len(effect.heads) > 1:
+            order.append((i, f"{effect.name} ({effect.knocked_out})"))
+    return order
+
+
+def knockout_figure(
+    by_baseline: Mapping[str, list[Effect]], circuit: CircuitHeads, untouched: Interval, random_label: float | None
+) -> Figure:
+    """Accuracy with heads knocked out, with intervals; a bar for each baseline (`zero`, `mean`). The dotted line is
+    `random_label`, what answering with any label of the context scores."""
+    order = _knockout_order(next(iter(by_baseline.values())), circuit)
+    labels = [name for _, name in order]
+    styles = {"zero": ("output set to zero", BLUE), "mean": ("output set to its mean", ORANGE)}
+    chosen = {baseline: [effects[i] for i, _ in order] for baseline, effects in by_baseline.items()}
+    data = [_bars(styles[b][0], effects, labels, styles[b][1]) for b, effects in chosen.items()]
+    values = [" · ".join(f"{e.accuracy.mean:.3f}" for e in row) for row in zip(*chosen.values(), strict=True)]
+    return {"data": data, "layout": _bars_layout(labels, values, untouched, len(data), random_label)}
+
+
+def ablation_figure(effects: list[Effect], untouched: Interval, random_label: float | None) -> Figure:
+    """Accuracy with items or labels zeroed, with intervals."""
+    shown = [e for e in effects if e.name != "untouched"]
+    labels, values = [e.name for e in shown], [f"{e.accuracy.mean:.3f}" for e in shown]
+    layout = _bars_layout(labels, values, untouched, 1, random_label)
+    return {"data": [_bars("zeroed", shown, labels, BLUE)], "layout": layout}

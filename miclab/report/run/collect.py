@@ -1,0 +1,276 @@
+"""A run to the plain numbers of its report. What cannot be read or computed is named there, and the rest is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from miclab.circuits.diagnose import Sign, diagnose
+from miclab.circuits.find import CircuitHeads
+from miclab.circuits.knockout import Effect, Interventions
+from miclab.config.request import SplitSizes
+from miclab.config.run import RunConfig
+from miclab.errors import MiclabError, RunError
+from miclab.model.decoder import Decoder
+from miclab.runs.run import Run
+from miclab.statistics.intervals import Interval, clustered_interval
+from miclab.worlds.oracles import oracle_scores
+from miclab.worlds.sequences import config_roles
+from miclab.worlds.splits import split_batches
+from miclab.worlds.world import world_from_tensors
+
+CURVE_ROWS = 400
+"""Most metric rows that a curve shows; rows in between are left out, evenly."""
+MEASURE_NUMBERS = 60_000
+"""Most numbers of all measures of a run; rows in between are left out, evenly."""
+ATTENTION_NUMBERS = 100_000
+"""Most numbers of a run's attention maps; checkpoints in between are left out, evenly."""
+MAP_SIZES = SplitSizes(sequences=32, novel_sets=8)
+"""Sequences whose attention is averaged."""
+MOST_SEQUENCES, FEWEST_SEQUENCES = 200, 25
+"""Sequences of each set of novel classes under an intervention: the most, and the fewest for large decoders."""
+NOVEL_SETS = 8
+"""Sets of novel classes under an intervention."""
+WORK = 800
+"""Work of the interventions (see `intervention_sizes`) that still allows `MOST_SEQUENCES`; with more the sequences
+become fewer, so that the time stays bounded."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention on the `icl` split at several checkpoints.
+
+    Arguments:
+        steps: the checkpoints.
+        names: name of every position by its role.
+        mean: mean over `sequences` sequences [checkpoint, layer, head, query position, key position].
+        example: the same of one sequence.
+        example_labels: labels of that sequence's context.
+        example_target: label of its query.
+        sequences: how many the mean is over.
+    """
+
+    steps: list[int]
+    names: list[str]
+    mean: NDArray[np.floating]
+    example: NDArray[np.floating]
+    example_labels: list[int]
+    example_target: int
+    sequences: int
+
+
+@dataclass(frozen=True)
+class Tests:
+    """The causal tests of one checkpoint.
+
+    Arguments:
+        step: the checkpoint.
+        sizes: sequences looked at.
+        untouched: accuracy of the decoder as it is.
+        knockouts: by baseline, `zero` and `mean`; empty for a decoder with a single head.
+        ablations: of modalities and labels.
+        heads: the strongest heads of the induction circuit's kinds, or None where there are not two heads.
+        no_circuit: why they are no circuit; empty where they are one.
+        strengths: of every head, by name [layer, head].
+        notes: remarks on controls, such as why there is none.
+    """
+
+    step: int
+    sizes: SplitSizes
+    untouched: Interval
+    knockouts: dict[str, list[Effect]]
+    ablations: list[Effect]
+    heads: CircuitHeads | None
+    no_circuit: str
+    strengths: Mapping[str, NDArray[np.floating]]
+    notes: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Everything that the report says about a run.
+
+    Arguments:
+        rows: metric rows, of which at most `CURVE_ROWS` are kept.
+        rows_in_all: how many the run has.
+        icl_intervals: interval of `icl` in each row, clustered by set of novel classes.
+        attention: maps, or None where no checkpoint can be read.
+        tests: interventions, or None where they cannot be made.
+        oracles: what can be reached on `icl` without a network, measured on the sequences of the interventions, or
+            None where they cannot be made.
+        signs: signs of failure, or None where they cannot be looked for.
+        parameters: number of weights.
+        problems: what could not be read or computed, in words, each once.
+    """
+
+    run: Run
+    rows: list[dict[str, Any]]
+    rows_in_all: int
+    icl_intervals: list[Interval | None]
+    attention: Attention | None
+    tests: Tests | None
+    oracles: dict[str, float] | None
+    signs: list[Sign] | None
+    parameters: int
+    problems: list[str] = field(default_factory=list)
+
+
+def evenly(values: Sequence[T], count: int) -> list[T]:
+    """At most `count` of `values`, the first and the last among them, evenly by their place."""
+    if len(values) <= count:
+        return list(values)
+    places = np.unique(np.linspace(0, len(values) - 1, max(count, 1)).round().astype(int))
+    # One place alone is the last: the state at the end of training matters most.
+    return [values[int(i)] for i in places] if count > 1 else [values[-1]]
+
+
+def rows_for_measures(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows whose measures fit into `MEASURE_NUMBERS`."""
+    numbers = max((sum(np.size(v) for v in row["measures"].values()) for row in rows), default=0)
+    return evenly(rows, max(2, MEASURE_NUMBERS // max(numbers, 1)))
+
+
+def _icl_interval(row: Mapping[str, Any]) -> Interval | None:
+    values = [v for v in row.get("icl_sets", []) if v is not None]
+    return clustered_interval([np.array(values)[:, None]]) if len(values) > 1 else None
+
+
+def readable_checkpoints(run: Run) -> list[int]:
+    """Steps of the checkpoints whose bytes are good; the others are named in `run.warnings`."""
+    good = []
+    for step in run.checkpoints:
+        try:
+            run.parameters(step)
+        except MiclabError as error:
+            run.warnings.append(str(error))
+        else:
+            good.append(step)
+    return good
+
+
+@torch.no_grad()
+def attention_maps(run: Run, sizes: SplitSizes = MAP_SIZES) -> Attention:
+    """Attention of every layer and head at the run's good checkpoints, on sequences of novel classes.
+
+    Raises:
+        DamagedError: the world is damaged.
+        RunError: no checkpoint can be read.
+    """
+    config, length = run.config, run.config.sequence_length
+    world = world_from_tensors(config, run.world_tensors())
+    decoder, layers = Decoder(config), config.decoder.layers
+    batches = [batch for _, batch in split_batches(config, world, "icl", sizes)]
+    count = sum(len(batch) for batch in batches)
+    patterns = tuple(f"blocks.{i}.attention.pattern" for i in range(layers))
+    # The lower triangle, once for the mean and once for the example.
+    numbers = layers * config.decoder.heads * length * (length + 1)
+    steps = evenly(readable_checkpoints(run), max(1, ATTENTION_NUMBERS // numbers))
+    if not steps:
+        raise RunError("No checkpoint of the run can be read.")
+    shape = (len(steps), layers, config.decoder.heads, length, length)
+    mean, example = torch.zeros(shape), torch.zeros(shape)
+    for place, step in enumerate(steps):
+        _, parameters = run.parameters(step)
+        for index, batch in enumerate(batches):
+            found = decoder.trace(parameters, batch, capture=patterns).activations
+            for layer, name in enumerate(patterns):
+                mean[place, layer] += found[name].sum(0) / count
+                if index == 0:
+                    example[place, layer] = found[name][0]
+    names = config_roles(config).axis_names()
+    labels, target = batches[0].labels[0].tolist(), int(batches[0].target[0])
+    return Attention(steps, names, mean.numpy(), example.numpy(), labels, target, count)
+
+
+def intervention_sizes(config: RunConfig) -> SplitSizes:
+    """How many sequences are looked at under each intervention: fewer for a large decoder or a long sequence."""
+    layers, length = config.decoder.layers, config.sequence_length
+    # Attention grows with the square of the length; 26 is that of the study's multimodal sequences.
+    work = (layers * config.decoder.heads + 4) * layers * length**2 / 26
+    sequences = min(MOST_SEQUENCES, max(FEWEST_SEQUENCES, int(MOST_SEQUENCES * WORK / work)))
+    return SplitSizes(sequences=sequences, novel_sets=NOVEL_SETS)
+
+
+def causal_tests(run: Run) -> Tests:
+    """Interventions on the last good checkpoint.
+
+    Raises:
+        DamagedError: the world is damaged.
+        RunError: no checkpoint can be read.
+    """
+    sizes = intervention_sizes(run.config)
+    made = Interventions(run, sizes=sizes)
+    knockouts = {baseline: made.knockouts(baseline) for baseline in ("zero", "mean")} if made.strongest else {}
+    untouched = made.untouched.interval()
+    notes = {name: chosen.note for name, chosen in made.controls.items() if chosen.note}
+    return Tests(
+        made.step, sizes, untouched, knockouts, made.ablations(), made.strongest, made.no_circuit, made.measures, notes
+    )
+
+
+def measured_oracles(run: Run) -> dict[str, float]:
+    """What can be reached on `icl` without a network; no checkpoint is needed.
+
+    Raises:
+        DamagedError: the world is damaged.
+    """
+    world = world_from_tensors(run.config, run.world_tensors())
+    found: dict[str, list[float]] = {}
+    for _, batch in split_batches(run.config, world, "icl", intervention_sizes(run.config)):
+        for name, scores in oracle_scores(run.config, world, batch).items():
+            found.setdefault(name, []).append(float(scores.mean()))
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def collect(run: Run) -> Collected:
+    """Reads and computes all that a run's section of the report says. Never raises for damage to rows, checkpoints or
+    a parent run: it names them in `problems`."""
+    problems: list[str] = []
+
+    def attempt(what: str, make: Callable[[Run], T]) -> T | None:
+        try:
+            return make(run)
+        except MiclabError as error:
+            problems.append(f"{what}: {error}")
+            return None
+
+    rows = run.rows()
+    kept = evenly(rows, CURVE_ROWS)
+    attention = attempt("Attention maps could not be made", attention_maps)
+    tests = attempt("Interventions could not be made", causal_tests)
+    oracles = attempt("Oracles could not be measured", measured_oracles)
+    sizes = intervention_sizes(run.config)
+    signs = attempt("Signs of failure were not looked for", lambda r: diagnose(r, sizes=sizes))
+    # A file is read several times, and each reading warns; every file is told once, by what the first reading said.
+    told = list({warning.split(" is damaged")[0]: warning.strip() for warning in reversed(run.warnings)}.values())
+    run.warnings[:] = told[::-1]
+    return Collected(
+        run,
+        kept,
+        len(rows),
+        [_icl_interval(row) for row in kept],
+        attention,
+        tests,
+        oracles,
+        signs,
+        Decoder(run.config).parameter_count(),
+        [*run.warnings, *problems],
+    )
+
+
+def alignment_values(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any] | None]]:
+    """What the rows hold of the alignment of each secondary modality; None where a row lacks it."""
+    names = dict.fromkeys(name for row in rows for name in row.get("alignment", {}))
+    return {name: [row.get("alignment", {}).get(name) for row in rows] for name in names}
+
+
+def split_values(rows: list[dict[str, Any]], split: str) -> list[float | None]:
+    """Accuracy on a split at every row; None where a row lacks it."""
+    return [row.get("accuracy", {}).get(split) for row in rows]

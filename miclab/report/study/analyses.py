@@ -1,0 +1,135 @@
+"""Probes of a study's runs: what knockouts, zeroed inputs and other context lengths leave of in-context learning."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from miclab.report.plots import BLACK, BLUE, Figure, axis_of, layout_of, rounded
+from miclab.report.study.cells import StudyCells, estimates
+from miclab.report.study.phases import faint, style
+from miclab.statistics.intervals import Interval
+
+COLUMN = re.compile(r"probe\.(?P<probe>[^.]+)\.(?P<name>.+)")
+TITLES = {
+    "knockout": "Heads knocked out (output set to zero)",
+    "mean_knockout": "Heads knocked out (output set to its mean)",
+    "ablation": "Inputs zeroed",
+    "context": "Other lengths of the context",
+    "oracles": "What needs no network",
+}
+UNTOUCHED = "untouched"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeOfStudy:
+    """One kind of probe.
+
+    Arguments:
+        name: `knockout`, `mean_knockout`, `ablation`, `context` or `oracles`.
+        quantities: what was done, in the order shown; for `context` the lengths.
+        cells: for each cell that has it the accuracy on icl by quantity, with its interval.
+    """
+
+    name: str
+    quantities: tuple[str, ...]
+    cells: dict[int, dict[str, tuple[float, Interval | None]]]
+
+    @property
+    def title(self) -> str:
+        """Its title in words."""
+        return TITLES.get(self.name, self.name.replace("_", " "))
+
+
+def probes_of(cells: StudyCells) -> list[ProbeOfStudy]:
+    """Every kind of probe that the last rows of the runs hold."""
+    names: dict[str, list[str]] = {}
+    for run in cells.runs:
+        for column, value in (run.last or {}).items():
+            match = COLUMN.fullmatch(column)
+            if match and value is not None and not column.endswith(".sets"):
+                known = names.setdefault(match["probe"], [])
+                if match["name"] not in known:
+                    known.append(match["name"])
+    found = []
+    for probe, quantities in names.items():
+        # Untouched first, then what cuts the circuit, single heads last; lengths in their order.
+        quantities.sort(key=lambda q: (q != UNTOUCHED, q.startswith("head "), int(q) if q.isdigit() else 0, q))
+        columns = {f"probe.{probe}.{quantity}": quantity for quantity in quantities}
+        by_cell = {}
+        for cell, runs in enumerate(cells.members):
+            rows = {run.seed: run.last for run in runs if run.last is not None}
+            kept = estimates(rows, list(columns))
+            if kept:
+                by_cell[cell] = {columns[column]: value for column, value in kept.items()}
+        found.append(ProbeOfStudy(name=probe, quantities=tuple(quantities), cells=by_cell))
+    return sorted(found, key=lambda probe: (list(TITLES).index(probe.name) if probe.name in TITLES else 9, probe.name))
+
+
+def text(found: tuple[float, Interval | None] | None) -> str:
+    """A mean with its interval."""
+    if found is None:
+        return ""
+    return f"{found[0]:.3f}" + (f" [{found[1].low:.3f}, {found[1].high:.3f}]" if found[1] else "")
+
+
+def bars_figure(probe: ProbeOfStudy, cell: int) -> Figure:
+    """Accuracy of one cell under each intervention, with intervals; the line is the untouched decoder."""
+    found = probe.cells[cell]
+    shown = [q for q in probe.quantities if q in found and q != UNTOUCHED]
+    bar = {
+        "type": "bar", "orientation": "h", "y": shown, "x": [rounded(found[q][0]) for q in shown],
+        "marker": {"color": BLUE}, "customdata": [cell] * len(shown),
+        "hovertext": [f"{q}: {text(found[q])}" for q in shown], "hovertemplate": "%{hovertext}<extra></extra>",
+        "text": [f"{found[q][0]:.2f}" for q in shown], "textposition": "none",
+        "error_x": {
+            "type": "data", "symmetric": False, "color": BLACK, "thickness": 1.2, "width": 3,
+            "array": [rounded(i.high - m) if i else 0 for m, i in (found[q] for q in shown)],
+            "arrayminus": [rounded(m - i.low) if i else 0 for m, i in (found[q] for q in shown)],
+        },
+    }  # fmt: skip
+    shapes, notes = [], []
+    if UNTOUCHED in found:
+        mean, interval = found[UNTOUCHED]
+        upright = {"yref": "paper", "y0": 0, "y1": 1}
+        shapes.append({"type": "line", "x0": mean, "x1": mean, "line": {"color": BLACK, "width": 1.5}, **upright})
+        if interval:
+            shapes.append({"type": "rect", "x0": interval.low, "x1": interval.high, "fillcolor": faint("#808080"),
+                           "line": {"width": 0}, "layer": "below", **upright})  # fmt: skip
+        notes.append({"x": mean, "yref": "paper", "y": 1, "yanchor": "bottom", "text": f"untouched {mean:.3f}",
+                      "xanchor": "right", "showarrow": False, "font": {"size": 12}})  # fmt: skip
+    y = {"autorange": "reversed", "automargin": True, "ticks": "", "ticksuffix": "  ", "fixedrange": True}
+    layout = layout_of(96 + 30 * len(shown), axis_of("accuracy on icl", range=[0, 1.03], dtick=0.2), y)
+    more: dict[str, Any] = {"shapes": shapes, "annotations": notes, "showlegend": False, "hovermode": "closest",
+                            "bargap": 0.35, "margin": {"l": 60, "r": 12, "t": 30, "b": 50}}  # fmt: skip
+    return {"data": [bar], "layout": {**layout, **more, "meta": {"cells": True}}}
+
+
+def context_figure(probe: ProbeOfStudy, cells: StudyCells) -> Figure:
+    """Accuracy at each length of the context, a line with bars for each cell."""
+    data: list[Figure] = []
+    lengths = [q for q in probe.quantities if q.isdigit()]
+    for index, (cell, found) in enumerate(probe.cells.items()):
+        colour, dash, symbol = style(index)
+        shown = [q for q in lengths if q in found]
+        data.append(
+            {
+                "type": "scatter", "mode": "lines+markers", "name": cells.label(cell), "x": [int(q) for q in shown],
+                "y": [rounded(found[q][0]) for q in shown], "customdata": [cell] * len(shown),
+                "line": {"color": colour, "width": 2, "dash": dash},
+                "marker": {"color": colour, "size": 8, "symbol": symbol},
+                "error_y": {
+                    "type": "data", "symmetric": False, "color": colour, "thickness": 1.2, "width": 3,
+                    "array": [rounded(i.high - m) if i else 0 for m, i in (found[q] for q in shown)],
+                    "arrayminus": [rounded(m - i.low) if i else 0 for m, i in (found[q] for q in shown)],
+                },
+                "hovertext": [f"{cells.label(cell)}<br>{q} examples: {text(found[q])}" for q in shown],
+                "hovertemplate": "%{hovertext}<extra></extra>",
+            }
+        )  # fmt: skip
+    ticks = {"type": "log", "tickvals": [int(q) for q in lengths], "ticktext": lengths}
+    layout = layout_of(380, axis_of("examples in the context", **ticks), axis_of("icl", range=[-0.02, 1.04], dtick=0.2))
+    legend = {"orientation": "h", "x": 0, "y": -0.2, "xanchor": "left", "yanchor": "top"}
+    return {"data": data, "layout": {**layout, "hovermode": "closest", "showlegend": True, "legend": legend,
+                                     "height": 380 + 20 * len(data), "meta": {"cells": True}}}  # fmt: skip

@@ -1,0 +1,163 @@
+"""The report on a study: its rows as one HTML file that opens from disk and asks the network for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from miclab import storage
+from miclab.claims.evidence import Evidence
+from miclab.claims.ledger import LEDGER, Line, judged
+from miclab.errors import MiclabError
+from miclab.report.html import render
+from miclab.report.plots import Figure, rounded
+from miclab.report.study.analyses import ProbeOfStudy, bars_figure, context_figure, probes_of
+from miclab.report.study.cells import At, RunOfStudy, StudyCells, finite, study_cells
+from miclab.report.study.correlations import MeasureOfRuns, measures_of_runs, scatter_figure
+from miclab.report.study.phases import DIAGRAMS, SCORES, curve_figure, heatmap_figure, panels
+from miclab.report.study.sections import (
+    claims_section,
+    header,
+    measures_section,
+    phases_section,
+    probes_section,
+    runs_section,
+    training_section,
+)
+from miclab.report.study.trajectories import Trajectory, training_figure, training_layout, training_panels, trajectories
+from miclab.studies.plan import Plan
+from miclab.studies.study import Study
+
+STAGES = ("cells", "training", "measures", "claims", "page")
+"""Parts of the work, as a progress bar names them."""
+
+
+def claims_of(study: Study) -> tuple[list[Line], dict[str, str]]:
+    """The claims that a study answers, judged from the rows beside the study files, and why others could not be."""
+    lines: list[Line] = []
+    missing: dict[str, str] = {}
+    evidence = Evidence(study.file.parent, study.profile)
+    for name in study.answers:
+        if name not in LEDGER:
+            missing[name] = "no claim of the ledger"
+            continue
+        try:
+            lines += judged(evidence, [LEDGER[name]])
+        except MiclabError as error:
+            missing[name] = str(error)
+    return lines, missing
+
+
+def _figures(
+    cells: StudyCells, over: list[dict[str, Trajectory]], probes: list[ProbeOfStudy], threshold: float
+) -> dict[str, Figure]:
+    found: dict[str, Figure] = {}
+    if cells.x is not None and cells.y is not None:
+        for number, panel in enumerate(panels(cells)):
+            for score in DIAGRAMS:
+                found[f"phase-{number}-{score}"] = heatmap_figure(cells, score, panel, cells.x, cells.y, threshold)
+    else:
+        found |= {f"phase-{score}": curve_figure(cells, score, threshold) for score in DIAGRAMS}
+    for number, (_, members) in enumerate(training_panels(cells)):
+        found |= {f"training-{number}-{score}": training_figure(cells, members, over, score) for score in SCORES}
+    found["scatter"] = scatter_figure(cells)
+    # The page fills in the curves of the chosen cell's runs.
+    found["cell"] = {"data": [], "layout": training_layout("")}
+    for probe in probes:
+        if probe.name == "context":
+            found["probe-context"] = context_figure(probe, cells)
+        else:
+            found |= {f"probe-{probe.name}-{cell}": bars_figure(probe, cell) for cell in probe.cells}
+    return found
+
+
+def _run(run: RunOfStudy) -> dict[str, Any]:
+    row = run.row or {}
+    return {
+        "hash": run.hash, "cell": run.cell, "seed": run.seed, "status": run.status, "reason": run.reason,
+        "step": row.get("step"), **{score: rounded(finite(row.get(score))) for score in SCORES},
+        "curves": {
+            "steps": [row["step"] for row in run.rows],
+            **{score: [rounded(finite(row.get(score))) for row in run.rows] for score in SCORES},
+        },
+    }  # fmt: skip
+
+
+def _measure(measure: MeasureOfRuns) -> dict[str, Any]:
+    values = [rounded(value, 5) for value in measure.values]
+    return {"name": measure.name, "title": measure.title, "text": measure.text, "values": values}
+
+
+def write_study_report(
+    study: Study,
+    plan: Plan,
+    frame: pl.DataFrame,
+    path: Path,
+    *,
+    source: str = "its table",
+    command: str = "",
+    threshold: float = 0.5,
+    at: At = "common",
+    tell: Callable[[int, str], None] = lambda done, text: None,
+) -> Path:
+    """Writes one self-contained HTML file about a study. It is a function of the rows, those that its claims need, and
+    the arguments: it holds no date.
+
+    Arguments:
+        study: the study, with its profile.
+        plan: a plan that has it.
+        frame: its table (`miclab.studies.rows.current_rows`).
+        path: where the file goes; replaced if it exists.
+        source: where the rows come from, in words.
+        command: the command that made the report.
+        threshold: accuracy, between 0 and 1, whose line is drawn in the phase diagram of ICL.
+        at: which row stands for a run.
+        tell: told how many of `STAGES` are done, and which is next.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        MiclabError: the table lacks an axis of the study, or has no finished and no failed run; or the threshold is
+            none.
+        RunError: the file cannot be written.
+    """
+    if not 0 < threshold < 1:
+        raise MiclabError(f"A threshold of {threshold:g} is none of an accuracy: give a number between 0 and 1.")
+    tell(0, STAGES[0])
+    cells = study_cells(study, plan, frame, at)
+    if set(cells.counts()) <= {"missing"}:
+        raise MiclabError(
+            f"None of the planned runs of {study.name} is in its rows. `miclab study run {study.file} --profile"
+            f" {study.profile}` trains them."
+        )
+    tell(1, STAGES[1])
+    over = trajectories(cells)
+    tell(2, STAGES[2])
+    measures, probes = measures_of_runs(cells), probes_of(cells)
+    tell(3, STAGES[3])
+    lines, missing = claims_of(study)
+    tell(4, STAGES[4])
+    body = [
+        header(cells, source, command, at),
+        claims_section(study.answers, lines, missing),
+        phases_section(cells, threshold),
+        training_section(cells, over),
+        measures_section(cells, measures),
+        probes_section(cells, probes),
+        runs_section(cells),
+    ]
+    data = {
+        "cells": [cells.label(cell) for cell in range(len(cells.keys))],
+        "scores": SCORES,
+        "runs": [_run(run) for run in cells.runs],
+        "measures": [_measure(measure) for measure in measures],
+        "figures": _figures(cells, over, probes, threshold),
+    }
+    page = render(f"{study.name} ({study.profile})", body, data, "study.js", kind="study")
+    storage.write_bytes(Path(path), page)
+    tell(5, "")
+    return Path(path)

@@ -1,0 +1,156 @@
+"""A directory of runs: make one, open one, find one by path, name or hash, list all."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from miclab import storage
+from miclab.config import schema
+from miclab.config.run import RunConfig
+from miclab.errors import RunError
+from miclab.runs.run import FORMAT, REFUSED, Run, read_manifest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CANDIDATES = 5
+"""Runs that a message names at most."""
+
+
+def open_run(path: Path | str) -> Run:
+    """Opens a run for reading.
+
+    Raises:
+        RunError: there is none at `path`.
+        DamagedError: its manifest, configuration or world is damaged; the message names the file.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    content = storage.read_checked(path / "config.json", manifest["files"]["config.json"], REFUSED)
+    storage.read_checked(path / "world.safetensors", manifest["files"]["world.safetensors"], REFUSED)
+    return Run(path, schema.from_mapping(RunConfig, json.loads(content)), manifest)
+
+
+def run_name(config: RunConfig) -> str:
+    """Directory name of a run: stage, position code or encoder, and the start of the trajectory hash."""
+    return directory_name(config.stage, config.variety, schema.trajectory_hash(config))
+
+
+def directory_name(stage: str, variety: str, identity: str) -> str:
+    """`run_name` where its parts and the trajectory hash are known."""
+    return f"{stage}-{variety}-{identity[:12]}"
+
+
+def glance(root: Path | str, name: str, config: RunConfig) -> Run | None:
+    """The run of `config`, which is known to have this name, or None where there is none under `root`. Only its
+    manifest is read.
+
+    Raises:
+        DamagedError: the manifest is damaged.
+    """
+    path = Path(root) / name
+    return Run(path, config, read_manifest(path)) if os.path.isfile(path / "manifest.json") else None
+
+
+def create(root: Path | str, config: RunConfig, world: Mapping[str, Tensor]) -> Run:
+    """The run of `config` under `root`: a new directory, or the one that stands already.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    path = Path(root) / run_name(config)
+    if os.path.exists(path / "manifest.json"):
+        return open_run(path)
+    temporary = storage.temporary_beside(path)
+    with storage.explained(path):
+        temporary.mkdir(parents=True, exist_ok=True)
+    try:
+        files = {
+            "config.json": storage.write_bytes(
+                temporary / "config.json", json.dumps(schema.to_mapping(config), indent=1).encode()
+            ),
+            "world.safetensors": storage.write_bytes(temporary / "world.safetensors", storage.tensor_bytes(world)),
+        }
+        manifest = {
+            "format": FORMAT,
+            "hash": schema.trajectory_hash(config),
+            "status": "new",
+            "reason": "not trained yet",
+            "request": {},
+            "environment": {},
+            "timing": [],
+            "files": files,
+        }
+        storage.write_bytes(temporary / "manifest.json", storage.sealed(manifest))
+        with storage.explained(path):
+            os.rename(temporary, path)
+            storage.sync_directory(path.parent)
+    except RunError:
+        # Another process was first; its directory is the same run.
+        if not os.path.exists(path / "manifest.json"):
+            raise
+    finally:
+        # Also what a killed process left; one that still writes there finds this run and takes it.
+        for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+    return open_run(path)
+
+
+def list_runs(root: Path | str) -> list[Path]:
+    """Directories of the runs under `root`, sorted by name.
+
+    Raises:
+        RunError: `root` is a file.
+    """
+    found = root_directory(root).glob("*/manifest.json")
+    return sorted(p.parent for p in found if not p.parent.name.startswith("."))
+
+
+def root_directory(root: Path | str) -> Path:
+    """A directory of runs, which may still have to be made.
+
+    Raises:
+        RunError: it is a file.
+    """
+    root = Path(root)
+    if root.is_file():
+        raise RunError(f"{root} is a file. --runs names a directory of runs.")
+    return root
+
+
+def find(reference: str, root: Path | str = "runs") -> Run:
+    """The run that `reference` means: a path, or a directory's name under `root`, the start of one, or the start of a
+    hash, where no other run begins so.
+
+    Raises:
+        RunError: none, or several, are meant.
+    """
+    if os.path.exists(Path(reference) / "manifest.json"):
+        return open_run(reference)
+    names = [path.name for path in list_runs(root)]
+    if reference in names:
+        return open_run(Path(root) / reference)
+    # A hash may be given whole, and a name holds its beginning.
+    meant = [n for n in names if n.startswith(reference) or n.rsplit("-", 1)[-1].startswith(reference[:12])]
+    if len(meant) == 1 and reference:
+        return open_run(Path(root) / meant[0])
+    if not names:
+        raise RunError(f"{reference!r} names no run: there is none yet under {root}; `miclab train` makes one.")
+    if reference and meant:
+        told = f"{reference!r} begins the names or hashes of {len(meant)} runs under {root}: {_some(meant)}."
+        raise RunError(f"{told} Give more of the one that you mean.")
+    close = difflib.get_close_matches(reference, names, n=1, cutoff=0.5)
+    guess = f" Did you mean {close[0]}?" if close else ""
+    raise RunError(f"{reference!r} names no run under {root}.{guess} There: {_some(names)}. `miclab runs` lists all.")
+
+
+def _some(names: list[str]) -> str:
+    """At most `CANDIDATES` names, and how many more there are."""
+    more = len(names) - CANDIDATES
+    return ", ".join(names[:CANDIDATES]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,320 @@
+"""One run's directory: the only place that knows how a run lies on disk.
+
+    runs/unimodal-rope-1a2b3c4d5e6f/
+        config.json                        what was trained; its hash is the run's name
+        world.safetensors                  prototypes and label embeddings
+        checkpoints/000001000.safetensors  parameters, and `.optimiser.safetensors` to go on from
+        rows/000001000.jsonl               metric rows since the checkpoint before, sealed with this one
+        analyses/000001000.NAME.json       what was found out about a checkpoint after training
+        manifest.json                      SHA-256 of every file above, the state, and a checksum of itself
+        lock                               empty; held while a process trains the run
+
+A checkpoint exists once the manifest names it, and the manifest is replaced as one: whatever the instant of a crash,
+the directory is the one before or the one after. Times and speeds live in the manifest, so that rows can be equal to
+the bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from miclab import storage
+from miclab.config.run import RunConfig
+from miclab.errors import ConfigError, DamagedError, RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1
+REFUSED = "The run cannot be trusted any more: delete it and train again."
+
+
+class Run:
+    """A run on disk. Use `create`, `open_run` or `find` of `miclab.runs.find`.
+
+    Arguments:
+        path: the run's directory.
+        config: its configuration.
+        manifest: its verified manifest.
+    """
+
+    def __init__(self, path: Path, config: RunConfig, manifest: dict[str, Any]):
+        self.path, self.config, self._manifest = path, config, manifest
+        self.warnings: list[str] = []
+        self._passed_over: set[str] = set()
+
+    # -- what it is ---------------------------------------------------------------------------------------------
+    @property
+    def hash(self) -> str:
+        """Trajectory hash."""
+        return self._manifest["hash"]
+
+    @property
+    def status(self) -> str:
+        """`new`, `running`, `stopped`, `finished` or `diverged`."""
+        return self._manifest["status"]
+
+    @property
+    def reason(self) -> str:
+        """Why it has this status, in words."""
+        return self._manifest["reason"]
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What was last asked of it: steps, schedule of evaluations and checkpoints, when to stop."""
+        return self._manifest["request"]
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions and numeric mode that were really used."""
+        return self._manifest["environment"]
+
+    @property
+    def timing(self) -> list[dict[str, Any]]:
+        """For each checkpoint its step, the seconds of training before it, and the time of day."""
+        return self._manifest["timing"]
+
+    @property
+    def checkpoints(self) -> list[int]:
+        """Steps whose parameters are kept."""
+        names = [n for n in self._files if n.startswith("checkpoints/") and ".optimiser." not in n]
+        return sorted(_step_of(n) for n in names)
+
+    @property
+    def step(self) -> int:
+        """The last checkpoint's step; -1 before the first."""
+        return max(self.checkpoints, default=-1)
+
+    @property
+    def analyses(self) -> list[tuple[int, str]]:
+        """Step and name of the stored analyses."""
+        names = [n.removeprefix("analyses/") for n in self._files if n.startswith("analyses/")]
+        return sorted((_step_of(n), n.removesuffix(".json").partition(".")[2]) for n in names)
+
+    @property
+    def _files(self) -> dict[str, str]:
+        return self._manifest["files"]
+
+    # -- reading ------------------------------------------------------------------------------------------------
+    def _read(self, name: str, remedy: str) -> bytes:
+        return storage.read_checked(self.path / name, self._files[name], remedy)
+
+    def world_tensors(self) -> dict[str, Tensor]:
+        """Tensors of the world. Raises DamagedError."""
+        return storage.tensors_from(self._read("world.safetensors", REFUSED))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Metric rows by step. At a damaged segment reading ends, and `warnings` names it."""
+        rows: list[dict[str, Any]] = []
+        for name in sorted(n for n in self._files if n.startswith("rows/")):
+            try:
+                content = self._read(name, "The rows before it are used; `miclab resume` makes the others again.")
+            except DamagedError as error:
+                self.warnings.append(str(error))
+                break
+            rows += [json.loads(line) for line in content.splitlines()]
+        return rows
+
+    def parameters(self, step: int | None = None) -> tuple[int, dict[str, Tensor]]:
+        """Step and parameters of a checkpoint; by default of the last one whose bytes are good.
+
+        Raises:
+            ConfigError: there is no checkpoint at `step`.
+            DamagedError: the one at `step` is damaged.
+            RunError: no checkpoint is left.
+        """
+        if step is not None:
+            if step not in self.checkpoints:
+                raise ConfigError("step", step, f"a checkpoint of {self.path.name}: {self.checkpoints}")
+            return step, storage.tensors_from(self._read(_weights(step), f"Others: {self.checkpoints}."))
+        for candidate in reversed(self.checkpoints):
+            try:
+                return candidate, storage.tensors_from(self._read(_weights(candidate), "The one before is used."))
+            except DamagedError as error:
+                self.warnings.append(str(error))
+        raise RunError(f"{self.path} has no good checkpoint. Train it with `miclab resume {self.path}`.")
+
+    def resume_state(self, keeps: Callable[[int], bool]) -> tuple[int, dict[str, Tensor], dict[str, Tensor]] | None:
+        """Step, parameters and optimiser state of the last checkpoint from which training goes on; None where it has to
+        begin anew. All that is kept up to there is good; what comes after is made again, with the same bits.
+
+        Arguments:
+            keeps: whether the checkpoint of a step is kept for good. One that is not, and is damaged, is passed over.
+        """
+        found = self._damaged("What is good is used, and the rest is made again.")
+        self.warnings += found.values()
+        damaged = self._passed_over = {name for name in found if "/" in name}
+        bad_rows = [_step_of(n) for n in damaged if n.startswith("rows/")]
+        bad_weights = [s for s in self.checkpoints if _weights(s) in damaged and keeps(s)]
+        first_bad = min([*bad_rows, *bad_weights], default=self.step + 1)
+        for step in reversed([s for s in self.checkpoints if s < first_bad]):
+            if _optimiser(step) not in self._files:
+                break
+            if damaged.isdisjoint((_weights(step), _optimiser(step))):
+                weights, state = self._read(_weights(step), ""), self._read(_optimiser(step), "")
+                return step, storage.tensors_from(weights), storage.tensors_from(state)
+        return None
+
+    def _damaged(self, remedy: str) -> dict[str, str]:
+        """For every damaged file a message."""
+        found = {}
+        for name in self._files:
+            try:
+                self._read(name, remedy)
+            except DamagedError as error:
+                found[name] = str(error).strip()
+        return found
+
+    def verify(self) -> list[str]:
+        """Reads every file; what is damaged, in words."""
+        return list(self._damaged("").values())
+
+    # -- writing ------------------------------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the run for this process, and drops what an earlier one left half-written.
+
+        Raises:
+            RunError: another process holds it.
+        """
+        busy = "is being trained by another process. Wait for it, or stop it with SIGTERM (it saves a checkpoint)."
+        with storage.locked(self.path / "lock", f"{self.path} {busy}"):
+            self._manifest = read_manifest(self.path)
+            self._drop_leftovers()
+            yield
+
+    def _drop_leftovers(self) -> None:
+        """Removes half-written files and what the manifest does not name; other people's files stay."""
+        patterns = ("checkpoints/*.safetensors", "rows/*.jsonl", "analyses/*.json")
+        ours = [path for pattern in patterns for path in self.path.glob(pattern)]
+        leftovers = [path for path in ours if str(path.relative_to(self.path)) not in self._files]
+        for path in [*leftovers, *self.path.rglob(storage.TEMPORARY)]:
+            with storage.explained(path):
+                path.unlink(missing_ok=True)
+
+    def _commit(self, **changes: Any) -> None:
+        manifest = {**self._manifest, **changes}
+        storage.write_bytes(self.path / "manifest.json", storage.sealed(manifest))
+        self._manifest = manifest
+
+    def note(self, status: str, reason: str, **changes: Any) -> None:
+        """Records a status, in words why, and other entries of the manifest (`request`, `environment`)."""
+        self._commit(status=status, reason=reason, **changes)
+
+    def adopt(self, other: Run, step: int) -> None:
+        """Takes the checkpoint of `step` from another directory with the same run.
+
+        Raises:
+            RunError: it is another run, another process trains one of them, or a file is damaged.
+        """
+        if other.hash != self.hash:
+            raise RunError(f"{other.path} is not the run of {self.path}.")
+        with self.locked():
+            files = dict(self._files)
+            for name in (_weights(step), _optimiser(step)):
+                files[name] = storage.write_bytes(self.path / name, other._read(name, ""))
+            self._commit(files=files)
+
+    def save_analysis(self, step: int, name: str, content: Mapping[str, Any]) -> None:
+        """Stores what was found out about the checkpoint of `step`, in the place of an older analysis of this name.
+
+        Arguments:
+            name: letters, digits, `.`, `-` and `_`.
+            content: plain values; NaN becomes null.
+
+        Raises:
+            RunError: another process trains the run, or it cannot be written.
+        """
+        with self.locked():
+            file = _analysis(step, name)
+            sha256 = storage.write_bytes(self.path / file, storage.json_bytes(content))
+            self._commit(files={**self._files, file: sha256})
+
+    def analysis(self, step: int, name: str) -> dict[str, Any] | None:
+        """What `save_analysis` stored; None where there is nothing, or it is damaged (`warnings` names it)."""
+        file = _analysis(step, name)
+        if file not in self._files:
+            return None
+        try:
+            return json.loads(self._read(file, "`miclab study run` makes it again."))
+        except DamagedError as error:
+            self.warnings.append(str(error))
+            return None
+
+    def rewind(self, step: int) -> None:
+        """Forgets checkpoints, rows and timing after `step`, and what `resume_state` passed over; -1 forgets all."""
+        files = {n: s for n, s in self._files.items() if "/" not in n or _step_of(n) <= step}
+        for name in self._passed_over & set(files):
+            del files[name]
+            if name.startswith("checkpoints/"):
+                files.pop(_optimiser(_step_of(name)), None)
+        if files != self._files:
+            self._commit(files=files, timing=[t for t in self.timing if t["step"] <= step])
+            self._drop_leftovers()
+
+    def save_checkpoint(
+        self,
+        step: int,
+        parameters: Mapping[str, Tensor],
+        optimiser_state: Mapping[str, Tensor],
+        rows: list[dict[str, Any]],
+        timing: dict[str, Any],
+        keep: set[int],
+    ) -> None:
+        """Seals a checkpoint and the rows since the last one, then drops old checkpoints that are not in `keep`.
+
+        The last two are kept whatever `keep` says. Each has its optimiser state, so that training can go on from any.
+        """
+        files = dict(self._files)
+        for name, content in (
+            (_weights(step), storage.tensor_bytes(parameters)),
+            (_optimiser(step), storage.tensor_bytes(optimiser_state)),
+            (f"rows/{step:09d}.jsonl", b"".join(storage.json_bytes(row) for row in rows)),
+        ):
+            files[name] = storage.write_bytes(self.path / name, content)
+        last = sorted({*self.checkpoints, step})[-2:]
+        for old in self.checkpoints:
+            if old not in last and old not in keep:
+                files.pop(_weights(old), None)
+                files.pop(_optimiser(old), None)
+        gone = set(self._files) - set(files)
+        self._commit(files=files, timing=[*self.timing, {"step": step, **timing}])
+        for name in gone:
+            (self.path / name).unlink(missing_ok=True)
+
+
+def _step_of(name: str) -> int:
+    return int(Path(name).name.split(".")[0])
+
+
+def _weights(step: int) -> str:
+    return f"checkpoints/{step:09d}.safetensors"
+
+
+def _optimiser(step: int) -> str:
+    return f"checkpoints/{step:09d}.optimiser.safetensors"
+
+
+def _analysis(step: int, name: str) -> str:
+    return f"analyses/{step:09d}.{name}.json"
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The verified manifest of the run at `path`.
+
+    Raises:
+        RunError: there is no run, or one of another format.
+        DamagedError: the manifest is damaged.
+    """
+    file = path / "manifest.json"
+    if not os.path.isfile(file):
+        raise RunError(f"{path} is not a run: it has no manifest.json. `miclab runs` lists the runs.")
+    manifest = storage.read_sealed(file, REFUSED)
+    if manifest["format"] != FORMAT:
+        raise RunError(f"{path} has format {manifest['format']}; this version of miclab reads format {FORMAT}.")
+    return manifest

@@ -1,0 +1,91 @@
+"""Analyses after training, of the checkpoint at which a study ends: knockouts, ablations, other context lengths.
+
+A probe is stored beside the run, under its name and its number of sequences, and is computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from miclab.config.request import SplitSizes
+from miclab.errors import ConfigError, DamagedError, RunError
+from miclab.runs.run import Run
+from miclab.studies.plan import PlannedProbe, PlannedRun
+from miclab.studies.state import missing_probes, probe_step
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from miclab.circuits.knockout import Interventions
+
+REFUSED = "refused"
+"""Key of a stored probe that is not possible for its run, with the reason."""
+
+
+class _Prober:
+    """Computes the probes of one checkpoint; what they share is computed once."""
+
+    def __init__(self, disk: Run, step: int, sizes: SplitSizes):
+        self.disk, self.step, self.sizes = disk, step, sizes
+
+    @cached_property
+    def interventions(self) -> Interventions:
+        from miclab.circuits.knockout import Interventions
+
+        return Interventions(self.disk, self.step, self.sizes)
+
+    def values(self, probe: str) -> dict[str, Any]:
+        """For each quantity of a probe the mean accuracy on `icl`, and that of each set of novel classes."""
+        if probe in ("knockout", "mean_knockout"):
+            baseline = "mean" if probe == "mean_knockout" else "zero"
+            return {effect.name: _accuracy(effect.correct) for effect in self.interventions.knockouts(baseline)}
+        if probe == "uniform_pattern":
+            return {effect.name: _accuracy(effect.correct) for effect in self.interventions.uniform_patterns()}
+        if probe == "ablation":
+            return {effect.name: _accuracy(effect.correct) for effect in self.interventions.ablations()}
+        from miclab.measures.evaluate import evaluate
+
+        if probe == "oracles":
+            found = evaluate(self.disk, step=self.step, splits=("icl",), sizes=self.sizes, measures=False)
+            return {name: _accuracy(score) for name, score in found.scores["icl"].oracles.items()}
+        context = int(probe.removeprefix("context."))
+        found = evaluate(self.disk, step=self.step, context=context, splits=("icl",), sizes=self.sizes, measures=False)
+        return {"": _accuracy(found.scores["icl"].correct)}
+
+
+def _accuracy(correct: NDArray) -> dict[str, Any]:
+    return {"accuracy": round(float(correct.mean()), 6), "sets": [round(float(v), 6) for v in correct.mean(1)]}
+
+
+def store_missing(run: PlannedRun, disk: Run) -> None:
+    """Computes and stores what is missing of a trained run's probes. One that is impossible for the run (a single head
+    to knock out, a context that the position code cannot place) is stored with the reason.
+
+    Raises:
+        RunError: a file of the run is damaged, or it cannot be written.
+    """
+    probers: dict[tuple[int, int, int], _Prober] = {}
+    for probe in missing_probes(run, disk):
+        step, sizes = probe_step(probe, disk), SplitSizes(sequences=probe.sequences, novel_sets=probe.novel_sets)
+        prober = probers.setdefault((step, probe.sequences, probe.novel_sets), _Prober(disk, step, sizes))
+        content: dict[str, Any] = {"probe": probe.name, "step": step, "split": "icl", **vars(sizes)}
+        try:
+            content["values"] = prober.values(probe.name)
+        except DamagedError:
+            raise
+        except (ConfigError, RunError) as error:
+            content[REFUSED] = str(error)
+        disk.save_analysis(step, probe.file, content)
+
+
+def probe_columns(probes: Iterable[PlannedProbe], disk: Run) -> dict[str, Any]:
+    """Stored probes as columns of a table: `probe.NAME` and, by set of novel classes, `probe.NAME.sets`."""
+    columns: dict[str, Any] = {}
+    for probe in probes:
+        stored = disk.analysis(probe_step(probe, disk), probe.file) or {}
+        for name, value in stored.get("values", {}).items():
+            column = f"probe.{probe.name}.{name}".rstrip(".")
+            columns[column], columns[f"{column}.sets"] = value["accuracy"], value["sets"]
+    return columns

@@ -1,0 +1,284 @@
+"""The training loop, and nothing else. Stages 1 to 3, early fusion and encoders are configurations of it."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from miclab.config import schema
+from miclab.config.request import Request
+from miclab.config.run import RunConfig
+from miclab.errors import RunError
+from miclab.measures.encoder import classifier_row
+from miclab.measures.evaluate import metric_row
+from miclab.runs.find import create, find
+from miclab.runs.run import Run
+from miclab.training import numerics, optimiser
+from miclab.training.flat_parameters import TrainedParameters
+from miclab.training.lineage import first_parameters, kept_tensors, named
+from miclab.training.step import training_step
+from miclab.worlds import source_facts
+from miclab.worlds.sequences import training_drafts
+from miclab.worlds.world import World, draw_world, world_from_tensors
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a training process tells while it runs.
+
+    Arguments:
+        step: finished steps.
+        steps: steps that were asked for.
+        row: the metric row just written, or None.
+    """
+
+    step: int
+    steps: int
+    row: dict | None = None
+
+    @property
+    def text(self) -> str:
+        """Accuracies of the row, in a few characters; empty without a row."""
+        return row_text(self.row) if self.row else ""
+
+
+def row_text(row: dict) -> str:
+    """Accuracies of a metric row, in a few characters."""
+    return " ".join(f"{name} {value:.2f}" for name, value in row["accuracy"].items())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended: `finished`, `stopped` (by a signal) or `diverged`, at which step, and why."""
+
+    status: str
+    step: int
+    reason: str
+
+
+class _Signals:
+    """Turns SIGINT and SIGTERM into a request to stop after the step in hand.
+
+    One that comes too late to stop this run is passed on at the end, since another run may follow.
+    """
+
+    def __enter__(self) -> _Signals:
+        self.received = ""
+        self.heeded = False
+        self._old = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._old[number] = signal.signal(number, self._take)
+        return self
+
+    def _take(self, number: int, frame: object) -> None:
+        self.received = signal.Signals(number).name
+
+    def __exit__(self, *details: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        if self.received and not self.heeded:
+            os.kill(os.getpid(), signal.Signals[self.received])
+
+
+def prepare(config: RunConfig, root: Path | str = "runs", steps: int = numerics.PAYS_FROM) -> tuple[Run, str]:
+    """The run directory of a configuration, made if it is new, and a line about its numeric mode (or empty).
+
+    Arguments:
+        steps: how long it will be trained, which decides whether numeric mode `auto` compiles.
+
+    Raises:
+        RunError: a run before this one is missing, is not finished at the step named, or does not fit.
+    """
+    config, line = numerics.resolved(source_facts.resolved(named(config, root)), steps)
+    kept = kept_tensors(config, root)
+    return create(root, config, draw_world(config, kept).tensors()), line
+
+
+def _all_finite(tensors: Mapping[str, Tensor]) -> bool:
+    return all(bool(value.isfinite().all()) for value in tensors.values())
+
+
+def _check_same_bits(run: Run) -> None:
+    """Raises RunError where this process would go on with other bits than the one that began the run."""
+    before, now = run.environment, numerics.environment(run.config)
+    changed = [k for k in ("mode", "threads", "device", "torch") if before and before[k] != now[k]]
+    if changed:
+        told = ", ".join(f"{k} {before[k]} (now {now[k]})" for k in changed)
+        raise RunError(f"{run.path} was trained with {told}; resuming would not give the same bits.")
+    if schema.trajectory_hash(run.config) != run.hash:
+        raise RunError(f"{run.path} was begun by a version of miclab in which its configuration meant another result.")
+    if before and before["processor"] != now["processor"]:
+        run.warnings.append(
+            f"{run.path} was begun with {before['processor']} instructions, and this processor has {now['processor']}:"
+            " the last bits may differ from those of a run that was never interrupted."
+        )
+
+
+def train(run: Run, request: Request, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
+    """Trains a run until `request.steps`, from its last good checkpoint.
+
+    A run that already has so many steps is left as it is, also one that was stopped on its way to more: the outcome, of
+    what is asked here, is `finished`, the run is still `stopped`. The same run killed and resumed, at whatever instant,
+    ends with the same bits in weights and rows.
+
+    Arguments:
+        on_progress: called after every step.
+
+    Raises:
+        RunError: another process trains it, it was begun in another numeric mode, or it cannot be written.
+        ConfigError: its numeric mode or device cannot be had on this machine.
+    """
+    config = run.config
+    with run.locked(), _Signals() as signals:
+        if run.status == "diverged":
+            return Outcome("diverged", run.step, run.reason)
+        _check_same_bits(run)
+        numerics.resolved(config)
+        torch.set_num_threads(config.numerics.threads)
+        numerics.keep_freed_memory()
+        world = world_from_tensors(config, run.world_tensors())
+        # Kept for good: what the request before this one kept, and all that is older than the last two.
+        former = schema.from_mapping(Request, run.request) if run.request else request
+        kept = {step for step in run.checkpoints if step in run.checkpoints[:-2] or former.keeps(step)}
+        found = run.resume_state(kept.__contains__)
+        step = -1 if found is None else found[0]
+        run.rewind(step)
+        plateau = request.plateau(run.rows())
+        if found is not None and (plateau or step >= request.steps):
+            reason = plateau or "all steps done"
+            # A run that was stopped on its way to more is not finished because less is asked for.
+            if run.status != "finished" and (plateau or step >= former.steps):
+                run.note("finished", reason)
+            return Outcome("finished", step, reason)
+        environment = numerics.environment(config)
+        run.note("running", f"training from step {max(step, 0)}", request=asdict(request), environment=environment)
+        if found is None:
+            parameters, state = first_parameters(config, run.path.parent), None
+        else:
+            parameters, state = found[1], found[2]
+        loop = _Loop(run, request, world, parameters, state, max(step, 0), kept, on_progress)
+        try:
+            outcome = loop.go(signals, fresh=found is None)
+            run.note(outcome.status, outcome.reason)
+        except Exception as error:
+            with contextlib.suppress(RunError):
+                run.note("stopped", f"stopped by an error: {error}")
+            raise
+        return outcome
+
+
+class _Loop:
+    """The state of a training process between two checkpoints."""
+
+    def __init__(
+        self,
+        run: Run,
+        request: Request,
+        world: World,
+        parameters: dict[str, Tensor],
+        state: dict[str, Tensor] | None,
+        step: int,
+        kept: set[int],
+        on_progress: Callable[[Progress], None] | None,
+    ):
+        self.run, self.request, self.world, self.step = run, request, world, step
+        self.config = run.config
+        self.kept = kept
+        # The rows that a run of any length has: where the mean of losses begins anew.
+        self.endless = replace(request, steps=2**62)
+        self.tell = on_progress or (lambda progress: None)
+        self.trained = TrainedParameters(self.config, parameters)
+        self.parameters = self.trained.named
+        self.rows_before = run.rows()
+        # The sum of losses since the last row travels with the optimiser's state: a checkpoint may fall between rows.
+        self.totals = {"loss.sum": torch.zeros((), dtype=torch.double), "loss.count": torch.zeros(())}
+        if state is None:
+            self.optimiser = optimiser.initial_state(self.config.optimiser, {"trained": self.trained.flat})
+        else:
+            self.totals = {name: state.pop(name) for name in self.totals}
+            self.optimiser = state
+        self.rows: list[dict] = []
+        self.saved = step
+        self.since = time.perf_counter()
+
+    def go(self, signals: _Signals, fresh: bool) -> Outcome:
+        """Steps, rows and checkpoints until the end."""
+        step = training_step(self.config, self.trained, self.optimiser)
+        if fresh:
+            self._row()
+            self._checkpoint()
+        for draft in training_drafts(self.config, self.world, self.step, self.request.steps):
+            rate = optimiser.learning_rate(self.config.optimiser, self.step)
+            value = float(step(draft, rate))
+            if not math.isfinite(value):
+                return self._diverged(f"the loss was {value} at step {self.step + 1}")
+            self.totals["loss.sum"] += value
+            self.totals["loss.count"] += 1
+            self.step += 1
+            row = None
+            evaluates = self.request.evaluates(self.step)
+            if evaluates or self.request.keeps(self.step):
+                if not _all_finite(self.parameters):
+                    return self._diverged(f"a weight was not finite at step {self.step}")
+                row = self._row() if evaluates else None
+                self._checkpoint()
+                reason = self.request.plateau(self.rows_before) if evaluates else ""
+                if reason:
+                    self.tell(Progress(self.step, self.request.steps, row))
+                    return Outcome("finished", self.step, reason)
+            self.tell(Progress(self.step, self.request.steps, row))
+            if signals.received and self.step < self.request.steps:
+                signals.heeded = True
+                if self.step != self.saved and _all_finite(self.parameters):
+                    self._checkpoint()
+                return Outcome("stopped", self.saved, f"stopped by {signals.received}")
+        return Outcome("finished", self.step, "all steps done")
+
+    def _diverged(self, what: str) -> Outcome:
+        return Outcome("diverged", self.saved, f"{what}; the last good checkpoint is step {self.saved}")
+
+    def _row(self) -> dict:
+        count = float(self.totals["loss.count"])
+        row = {"step": self.step, "loss": float(self.totals["loss.sum"]) / count if count else None}
+        measure = classifier_row if self.config.is_classification else metric_row
+        row |= measure(self.config, self.world, self.parameters, self.request.sizes)
+        if self.endless.evaluates(self.step):
+            self.totals = {name: torch.zeros_like(value) for name, value in self.totals.items()}
+        self.rows.append(row)
+        self.rows_before.append(row)
+        return row
+
+    def _checkpoint(self) -> None:
+        now = time.perf_counter()
+        timing = {
+            "seconds": round(now - self.since, 3),
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        keep = {step for step in self.run.checkpoints if step in self.kept or self.request.keeps(step)}
+        state = {**self.optimiser, **self.totals}
+        self.run.save_checkpoint(self.step, self.parameters, state, self.rows, timing, keep)
+        self.rows, self.saved, self.since = [], self.step, now
+
+
+def train_config(
+    config: RunConfig,
+    request: Request,
+    root: Path | str = "runs",
+    on_progress: Callable[[Progress], None] | None = None,
+) -> tuple[Run, Outcome]:
+    """`prepare`, then `train`; returns the run as it lies on disk."""
+    run, _ = prepare(config, root, request.steps)
+    outcome = train(run, request, on_progress)
+    return find(str(run.path)), outcome

@@ -1,0 +1,83 @@
+"""The numeric mode of a training process: threads, device, compiled or eager, and what was really used."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import shutil
+import warnings
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from miclab.config.run import RunConfig
+from miclab.errors import ConfigError
+
+PAYS_FROM = 2500
+"""Steps from which compiling pays where nothing was compiled before: it takes about a minute of one core, and a step in
+eager mode takes two to three times as long as a compiled one (`python -m benchmarks.step`)."""
+COMPILER_OPTIONS: dict[str, Any] = {"cpp_wrapper": True}
+"""Matrix products are called from C++: from Python, some dozen calls would cost some percent of a step."""
+
+
+@lru_cache(maxsize=1)
+def why_not_compiled() -> str:
+    """Empty where `torch.compile` works on this machine's CPU; otherwise the reason, in a line."""
+    names = [os.environ.get("CXX", ""), "g++", "clang++", "c++"]
+    if not any(shutil.which(name) for name in names if name):
+        return "no C++ compiler was found"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.compile(lambda x: x.sin() + 1, dynamic=False, options=COMPILER_OPTIONS)(torch.zeros(8))
+    except Exception as error:  # The compiler's failures have no common type.
+        return f"torch.compile failed ({str(error).strip().splitlines()[0][:100]})"
+    finally:
+        torch._dynamo.reset()
+    return ""
+
+
+def resolved(config: RunConfig, steps: int = PAYS_FROM) -> tuple[RunConfig, str]:
+    """The configuration with the mode that will really be used for so many steps, and a line to show if a compiler is
+    missed.
+
+    Raises:
+        ConfigError: compiled mode is asked for and cannot be had.
+    """
+    numerics = config.numerics
+    if numerics.mode == "auto" and steps < PAYS_FROM:
+        return replace(config, numerics=replace(numerics, mode="eager")), ""
+    if numerics.mode == "eager":
+        return config, ""
+    reason = why_not_compiled()
+    if reason and numerics.mode == "compiled":
+        raise ConfigError("numerics.mode", "compiled", f"'eager' or 'auto' here: {reason}")
+    line = f"Training in eager mode, two to three times as slow: {reason}." if reason else ""
+    return replace(config, numerics=replace(numerics, mode="eager" if reason else "compiled")), line
+
+
+def environment(config: RunConfig) -> dict[str, Any]:
+    """Versions and mode, for the record; a run is resumed only where `mode`, `threads` and `device` are the same."""
+    return {
+        "mode": config.numerics.mode,
+        "threads": config.numerics.threads,
+        "device": config.numerics.device,
+        "dtype": "float32",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "processor": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def keep_freed_memory() -> None:
+    """Asks glibc to keep freed memory instead of giving it back at every step: the page faults of fresh buffers cost a
+    fifth of a training step. Does nothing elsewhere."""
+    trim_threshold, mmap_threshold = -1, -3
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(trim_threshold, 1 << 30)
+        library.mallopt(mmap_threshold, 1 << 30)

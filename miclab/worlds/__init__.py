@@ -1,0 +1,1 @@
+"""What a decoder is trained on: classes, items, sequences and splits."""

@@ -1,0 +1,81 @@
+"""What a modality's source decides about its configuration: content, shape, dimension, number of classes.
+
+Of the data that come with miclab this is written down in `sources.json`, so that studies are planned and claims judged
+without reading any; whoever trains on the data makes sure that they are these
+(`miclab.worlds.exemplars.known_exemplars`).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from miclab.config.parts import ModalityConfig
+from miclab.config.run import RunConfig
+
+FACTS = Path(__file__).parents[1] / "data" / "files" / "sources.json"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a source decides.
+
+    Arguments:
+        content: SHA-256 of its data.
+        shape: of one item.
+        classes: number of its training classes.
+    """
+
+    content: str
+    shape: tuple[int, ...]
+    classes: int
+
+
+@functools.cache
+def _written() -> dict[str, Facts]:
+    found = json.loads(FACTS.read_text(encoding="utf-8"))
+    return {name: Facts(one["content"], tuple(one["shape"]), one["classes"]) for name, one in found.items()}
+
+
+def read_facts(name: str) -> Facts:
+    """The facts of a data set, from its data.
+
+    Raises:
+        DataError: it cannot be had.
+    """
+    from miclab.worlds.exemplars import exemplars_of
+
+    data = exemplars_of(name).data
+    return Facts(data.content, data.item_shape, len(data.classes("training")))
+
+
+def resolved_modality(modality: ModalityConfig) -> ModalityConfig:
+    """The modality with what its source decides; a content that it names already stays, and is checked in training."""
+    if not modality.source:
+        return modality
+    facts = _written().get(modality.source) or read_facts(modality.source)
+    found = replace(
+        modality,
+        content=modality.content or facts.content,
+        shape=facts.shape,
+        dimension=math.prod(facts.shape),
+        classes=min(modality.classes, facts.classes),
+    )
+    return modality if found == modality else found
+
+
+def resolved(config: RunConfig) -> RunConfig:
+    """The configuration with what the sources of its modalities decide.
+
+    Raises:
+        DataError: a source cannot be had.
+        ConfigError: what its data decide does not go with the rest.
+    """
+    found = {name: resolved_modality(modality) for name, modality in config.modalities.items()}
+    if config.is_classification:
+        # Every class is a label of its own.
+        found = {name: replace(modality, labels=modality.classes) for name, modality in found.items()}
+    return config if found == dict(config.modalities) else replace(config, modalities=found)

@@ -1,0 +1,62 @@
+"""The four evaluation splits: fixed sets of fresh sequences (arXiv 2601.20796, section 2).
+
+train    training classes, true labels, drawn as in training
+icl      novel classes, uniform, always bursty: only the context can tell their labels
+swapped  training classes, bursty, every label and the target shifted by one
+iwl      training classes, not bursty: the query's class is in the context only by chance
+
+With real data novel classes are held-out classes, and the query of the other splits is a held-out exemplar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from miclab.config.request import SplitSizes
+from miclab.config.run import RunConfig
+from miclab.errors import ConfigError
+from miclab.seeds import stream
+from miclab.worlds.sequences import (
+    Batch,
+    ClassPlan,
+    plan_bursty,
+    plan_independent,
+    plan_training,
+    realise,
+    swap_labels,
+)
+from miclab.worlds.world import World, novel_world
+
+SPLITS = ("train", "icl", "swapped", "iwl")
+
+
+def _plan(config: RunConfig, world: World, split: str, count: int, generator) -> ClassPlan:
+    if split == "train":
+        return plan_training(config, world, count, generator)
+    if split == "iwl":
+        return plan_independent(config, world, count, generator)
+    plan = plan_bursty(config, world, count, generator)
+    return swap_labels(config, plan) if split == "swapped" else plan
+
+
+def split_batches(config: RunConfig, world: World, split: str, sizes: SplitSizes) -> Iterator[tuple[World, Batch]]:
+    """The sequences of a split with the world that they come from: one batch, or one per set of novel classes.
+
+    They are a function of (config, config.seed, split) alone, and share no random stream with training.
+    """
+    if split not in SPLITS:
+        raise ConfigError("split", split, f"one of {', '.join(SPLITS)}")
+    for index in range(sizes.novel_sets if split == "icl" else 1):
+        here = novel_world(config, world, "evaluation", index) if split == "icl" else world.evaluated()
+        generator = stream(config.seed, "evaluation", split, index)
+        yield here, realise(config, here, _plan(config, here, split, sizes.sequences, generator), generator)
+
+
+def with_context(config: RunConfig, context: int) -> RunConfig:
+    """The same run asked at another number of context examples.
+
+    Raises:
+        ConfigError: the position code cannot place so long a sequence, or the burstiness does not divide it.
+    """
+    return replace(config, sequence=replace(config.sequence, context=context))

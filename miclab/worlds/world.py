@@ -1,0 +1,297 @@
+"""The world: classes of every modality, their frequencies, their labels, and the label embeddings.
+
+A modality's items come from a source. `GaussianSource` is the paper's: prototypes mu_k ~ Normal(0, I/D), and an item
+of class k is (mu_k + eps eta) / sqrt(1 + eps^2) with eta ~ Normal(0, I/D) (arXiv 2601.20796, section 2).
+`miclab.worlds.exemplars.ExemplarSource` takes them from real data, whose classes are dealt over the labels in the order
+in which they were chosen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from miclab.config.run import RunConfig
+from miclab.errors import RunError
+from miclab.seeds import stream
+from miclab.worlds.exemplars import (
+    ExemplarSource,
+    check_kept,
+    chosen_classes,
+    known_exemplars,
+    novel_classes,
+    novel_source,
+    partners,
+    training_source,
+)
+from miclab.worlds.mixtures import blended, blended_names
+from miclab.worlds.noise import draw_bits, items_around, noise_scales
+
+
+@dataclass(frozen=True)
+class GaussianSource:
+    """Items of a modality around one prototype per class.
+
+    Arguments:
+        prototypes: class means, each of norm about 1.
+        noise: within-class noise epsilon, relative to the norm of a prototype.
+    """
+
+    prototypes: Float[Tensor, "classes dimension"]
+    noise: float
+
+    def centres(
+        self, classes: Int[Tensor, "*shape"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "*shape dimension"]:
+        """The prototype of each entry of `classes`; nothing is drawn of the generator."""
+        # index_select is several times as fast as indexing with a matrix.
+        return self.prototypes.index_select(0, classes.flatten()).view(*classes.shape, -1)
+
+    def draw(self, classes: Int[Tensor, "*shape"], generator: torch.Generator) -> Float[Tensor, "*shape dimension"]:
+        """One fresh item for each entry of `classes`."""
+        bits = draw_bits(tuple(classes.shape), self.prototypes.shape[1], generator)
+        return items_around(self.centres(classes), bits, noise_scales(self.noise, self.prototypes.shape[1]))
+
+
+class ClassTable:
+    """Classes of one modality grouped by label, with their frequencies: draws by inverse distribution function.
+
+    Arguments:
+        label_of: label of each class.
+        weights: frequency of each class, up to a factor.
+    """
+
+    def __init__(self, label_of: Int[Tensor, " classes"], weights: Float[Tensor, " classes"]):
+        self.label_of = label_of
+        self.by_label = torch.argsort(label_of, stable=True)
+        mass = weights.double()[self.by_label]
+        self.cumulative = torch.cumsum(mass / mass.sum(), 0)
+        labels = int(label_of.max()) + 1
+        counts = torch.bincount(label_of, minlength=labels)
+        self.ends = torch.cumsum(counts, 0)
+        edges = torch.cat([torch.zeros(1, dtype=torch.double), self.cumulative])
+        self.low, self.high = edges[self.ends - counts], edges[self.ends]
+
+    @property
+    def label_mass(self) -> Float[Tensor, " labels"]:
+        """Frequency of each label."""
+        return self.high - self.low
+
+    def _classes_at(self, levels: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        place = torch.searchsorted(self.cumulative, levels, right=True)
+        return self.by_label[place.clamp_(max=len(self.by_label) - 1)]
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Int[Tensor, "*shape"]:
+        """Classes by their frequencies."""
+        return self._classes_at(torch.rand(shape, generator=generator, dtype=torch.double))
+
+    def draw_with_label(self, labels: Int[Tensor, "*shape"], generator: torch.Generator) -> Int[Tensor, "*shape"]:
+        """For each label a class that carries it, by the classes' frequencies."""
+        levels = torch.rand(labels.shape, generator=generator, dtype=torch.double)
+        low, high = self.low[labels], self.high[labels]
+        drawn = torch.searchsorted(self.cumulative, low + levels * (high - low), right=True)
+        # Rounding at a label's edge must not hand out a neighbour's class.
+        first = torch.where(labels > 0, self.ends[(labels - 1).clamp(min=0)], torch.zeros_like(labels))
+        return self.by_label[torch.minimum(torch.maximum(drawn, first), self.ends[labels] - 1)]
+
+
+def zipf_weights(classes: int, exponent: float) -> Float[Tensor, " classes"]:
+    """Class frequencies p(k) ~ k^-exponent for k = 1..classes, not normalised."""
+    return torch.arange(1, classes + 1, dtype=torch.double).pow(-exponent)
+
+
+NOVEL_CONCEPTS = 32
+"""Classes in a set of novel classes of real data: eight sets of them are the 256 concepts that are held out."""
+
+
+def novel_class_count(config: RunConfig, name: str) -> int:
+    """Classes of modality `name` in one set of novel classes.
+
+    The paper's rule: 128 for the host; max(L, floor(128 K / K_host / L) L) for any other modality. With a source: 32
+    classes, rounded down to a multiple of L, or L if that is more.
+    """
+    modality, host = config.modalities[name], config.modalities[config.host_name]
+    if modality.novel_classes:
+        return modality.novel_classes
+    if config.is_classification:
+        return NOVEL_CONCEPTS
+    labels = _labels_of(config, name)
+    if modality.source:
+        return max(labels, NOVEL_CONCEPTS // labels * labels)
+    wanted = 128 if name == config.host_name else 128 * modality.classes // host.classes
+    return max(labels, wanted // labels * labels)
+
+
+def _labels_of(config: RunConfig, name: str) -> int:
+    """Labels (or groups, in the joint-label task) that the classes of `name` are dealt over."""
+    if config.sequence.task == "joint_label":
+        return config.sequence.groups[config.order.index(name)]
+    return config.modalities[name].labels
+
+
+@dataclass(frozen=True)
+class World:
+    """Sources, class tables and label embeddings.
+
+    Arguments:
+        sources: where each modality's items come from.
+        tables: labels (groups, in the joint-label task) and frequencies of each modality's classes.
+        label_embeddings: one vector per label, in the space of the host.
+        partners: where exemplars are paired by concept, for each follower its class for every class of the leader.
+    """
+
+    sources: Mapping[str, GaussianSource | ExemplarSource]
+    tables: Mapping[str, ClassTable]
+    label_embeddings: Float[Tensor, "labels width"]
+    partners: Mapping[str, Int[Tensor, " classes"]] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What must be kept to have this world again: of real data the classes, their labels, and features that stand
+        in the place of items; the items themselves lie in the data set."""
+        found = {}
+        for name, source in self.sources.items():
+            if isinstance(source, GaussianSource):
+                found[f"prototypes.{name}"] = source.prototypes
+                continue
+            found |= {f"classes.{name}": source.classes, f"labels.{name}": self.tables[name].label_of}
+            if source.exemplars.features is not None:
+                found[f"features.{name}"] = source.exemplars.features
+        return {**found, "label_embeddings": self.label_embeddings}
+
+    def evaluated(self) -> World:
+        """The same classes as evaluations see them: real data with queries that training never sees."""
+        found = {n: s.evaluated() if isinstance(s, ExemplarSource) else s for n, s in self.sources.items()}
+        return replace(self, sources=found)
+
+
+def _normal(shape: tuple[int, int], seed: int, *name: str | int) -> Tensor:
+    """Rows ~ Normal(0, I / dimension)."""
+    return torch.randn(shape, generator=stream(seed, *name)) / math.sqrt(shape[1])
+
+
+def world_from_tensors(config: RunConfig, tensors: Mapping[str, Tensor]) -> World:
+    """The world of `config` made of kept tensors.
+
+    Raises:
+        RunError: a tensor is missing or has another shape than `config` says.
+    """
+    sources: dict[str, Any] = {}
+    tables: dict[str, ClassTable] = {}
+    wanted: dict[str, tuple[int, ...]] = {"label_embeddings": (config.label_count, config.item_width)}
+    for name, m in config.modalities.items():
+        if not m.source:
+            wanted[f"prototypes.{name}"] = (m.classes, m.dimension)
+            continue
+        wanted |= {f"classes.{name}": (m.classes,), f"labels.{name}": (m.classes + m.blends,)}
+        if config.keeps_features(name):
+            wanted[f"features.{name}"] = (len(known_exemplars(m).data.items), m.features)
+    for name, shape in wanted.items():
+        found = tuple(tensors[name].shape) if name in tensors else None
+        if found != shape:
+            raise RunError(f"The world's tensor {name} should have shape {shape}, but it has {found}.")
+    for name, modality in config.modalities.items():
+        if modality.source:
+            features = tensors[f"features.{name}"] if config.keeps_features(name) else None
+            source = training_source(modality, tensors[f"classes.{name}"], features)
+            sources[name] = blended(source, modality.blends)
+            label_of = tensors[f"labels.{name}"]
+        else:
+            sources[name] = GaussianSource(tensors[f"prototypes.{name}"], modality.noise)
+            label_of = torch.arange(modality.classes) % _labels_of(config, name)
+        tables[name] = ClassTable(label_of, zipf_weights(len(label_of), modality.zipf_exponent))
+    return World(sources, tables, tensors["label_embeddings"], _partners(config, sources))
+
+
+def _partners(config: RunConfig, sources: Mapping[str, Any]) -> dict[str, Tensor]:
+    return partners(config, sources) if config.sequence.pairing == "concept" else {}
+
+
+def _dealt(config: RunConfig, name: str, classes: Tensor, host: Mapping[str, int]) -> Tensor:
+    """Labels of a source's classes: in turn; where exemplars are paired by concept, those that the host gives the same
+    concepts."""
+    names = _class_names(config, name, classes)
+    labels = torch.arange(len(names)) % _labels_of(config, name)
+    if host:
+        labels = torch.tensor([host.get(n, int(label)) for n, label in zip(names, labels, strict=True)])
+    return labels
+
+
+def _class_names(config: RunConfig, name: str, classes: Tensor) -> tuple[str, ...]:
+    """Names of a source's classes and their blends, without regard to case."""
+    modality = config.modalities[name]
+    known = known_exemplars(modality).data.class_names
+    return blended_names(tuple(known[i].casefold() for i in classes.tolist()), modality.blends)
+
+
+def _draw_source(
+    config: RunConfig, name: str, kept: Mapping[str, Tensor], host: Mapping[str, int]
+) -> dict[str, Tensor]:
+    """Classes and labels of a modality with a source; those of the parent stay."""
+    if f"classes.{name}" in kept:
+        classes, labels = kept[f"classes.{name}"], kept[f"labels.{name}"]
+        check_kept(config, name, classes)
+    else:
+        classes = chosen_classes(config, name)
+        labels = _dealt(config, name, classes, host)
+    found = {f"classes.{name}": classes, f"labels.{name}": labels}
+    if f"features.{name}" in kept:
+        found[f"features.{name}"] = kept[f"features.{name}"]
+    return found
+
+
+def draw_world(config: RunConfig, kept: Mapping[str, Tensor] | None = None) -> World:
+    """The world of `config`.
+
+    Arguments:
+        config: names the seed and the modalities; of sources their content (see `miclab.worlds.exemplars.resolved`).
+        kept: tensors of the parent's world, and features of real items whose encoder is not trained
+            (`features.NAME`); what is in them is taken and only the rest is drawn.
+    """
+    kept = kept or {}
+    tensors: dict[str, Tensor] = {}
+    host: dict[str, int] = {}
+    # The host first: where exemplars are paired by concept, its labels are everybody's.
+    for name in sorted(config.modalities, key=lambda name: name != config.host_name):
+        m = config.modalities[name]
+        if not m.source:
+            tensors[f"prototypes.{name}"] = _normal((m.classes, m.dimension), config.seed, "world", "prototypes", name)
+            continue
+        tensors |= _draw_source(config, name, kept, host)
+        if name == config.host_name and config.sequence.pairing == "concept":
+            names = _class_names(config, name, tensors[f"classes.{name}"])
+            host = dict(zip(names, tensors[f"labels.{name}"].tolist(), strict=True))
+    shape = (config.label_count, config.item_width)
+    tensors["label_embeddings"] = _normal(shape, config.seed, "world", "labels")
+    return world_from_tensors(config, tensors | {k: v for k, v in kept.items() if k in tensors})
+
+
+def novel_world(config: RunConfig, world: World, *name: str | int) -> World:
+    """A set of novel classes: fresh prototypes or held-out classes of real data, uniform frequencies, the same label
+    embeddings.
+
+    Arguments:
+        name: name of the random stream, for example ("evaluation", 3) for the fourth set; its last part is the number
+            of the set.
+    """
+    sources: dict[str, Any] = {}
+    tables = {}
+    for modality, source in world.sources.items():
+        count = novel_class_count(config, modality)
+        if isinstance(source, ExemplarSource):
+            labels = _labels_of(config, modality)
+            least = 2 if config.is_classification else labels
+            classes = novel_classes(config, modality, count, int(name[-1]), least)
+            sources[modality] = novel_source(source, classes)
+            tables[modality] = ClassTable(torch.arange(len(classes)) % labels, torch.ones(len(classes)))
+            continue
+        shape = (count, source.prototypes.shape[1])
+        sources[modality] = replace(source, prototypes=_normal(shape, config.seed, "novel", *name, modality))
+        label_of = torch.arange(count) % _labels_of(config, modality)
+        tables[modality] = ClassTable(label_of, torch.ones(count))
+    return World(sources, tables, world.label_embeddings, _partners(config, sources))
