@@ -2,8 +2,8 @@
 
     python -m scripts.write_ledger
 
-Run it after new rows are committed; a test compares the README's table with the rows. A profile without rows has no
-page.
+Run it after new rows are committed; tests compare the README's table and the pages with the rows. A profile without
+rows has no page.
 """
 
 from __future__ import annotations
@@ -23,6 +23,16 @@ From the rows under `studies/rows/{profile}`. Written by `python -m scripts.writ
 `miclab claims ID --profile {profile} --explain`. How a verdict comes about: [ledger.md](ledger.md). Claims that begin
 with X, D or L are ours.
 """
+
+
+def page_text(profile: str, lines: list[Line], figures: dict[str, str]) -> str:
+    """The page of a profile's claims.
+
+    Arguments:
+        lines: claims that have runs.
+        figures: where the figure of a claim lies, seen from docs/.
+    """
+    return f"{HEAD.format(profile=profile)}\n{markdown.page(lines, figures)}\n"
 
 
 def drawn(evidence: Evidence, lines: list[Line]) -> dict[str, str]:
@@ -48,8 +58,7 @@ def main() -> None:
             readme.write_text(markdown.with_table(readme.read_text(), lines))
         with_runs = [line for line in lines if line.runs]
         if with_runs:
-            body = markdown.page(with_runs, drawn(evidence, with_runs))
-            (ROOT / page).write_text(f"{HEAD.format(profile=profile)}\n{body}\n")
+            (ROOT / page).write_text(page_text(profile, with_runs, drawn(evidence, with_runs)))
 
 
 if __name__ == "__main__":

@@ -11,10 +11,8 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
-from claims_rows import STUDIES as COMMITTED
 from claims_rows import make_rows, studies_directory
 
-from miclab.claims import markdown
 from miclab.claims.entries.prediction import STUDIES
 from miclab.claims.evidence import Cells, Evidence, field_of
 from miclab.claims.ledger import LEDGER, RUN_ORDER, Line, chosen, judged
@@ -432,14 +430,6 @@ def test_explain_shows_what_a_verdict_rests_on(tmp_path, capsys):
         assert text in told
     assert main(["claims", "--explain", "--studies", str(directory)]) == 2
     assert main(["claims", "--studies", str(tmp_path / "nowhere")]) == 2
-
-
-def test_the_readme_holds_what_the_rows_say():
-    """Fails if rows or criteria change and the README's table is not written again."""
-    readme = (COMMITTED.parent / "README.md").read_text()
-    lines = judged(Evidence(COMMITTED, "quick"), list(LEDGER.values()))
-    assert markdown.OPENING in readme
-    assert markdown.with_table(readme, lines) == readme
 
 
 def test_rows_that_are_older_than_a_field_are_rows_of_the_same_configuration(tmp_path):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from miclab.config.parts import DecoderConfig, ModalityConfig, NumericsConfig, OptimiserConfig
+from miclab.config.decoder import DecoderConfig
+from miclab.config.parts import ModalityConfig, NumericsConfig, OptimiserConfig
 from miclab.config.request import Request
 from miclab.config.run import RunConfig, two_modalities
 from miclab.errors import RunError

@@ -56,11 +56,13 @@ class SizedOptions(CheckpointOptions):
     """Sequences of each split; of `icl`: for each set of novel classes. More are slower, and narrow the intervals."""
     novel_sets: int = 8
     """Independent sets of novel classes."""
+    evaluation_seed: int = -1
+    """Seed of the novel classes and of all sequences that are evaluated; -1: the run's `seed`."""
 
     @property
     def sizes(self) -> SplitSizes:
         """Sizes of the splits."""
-        return SplitSizes(sequences=self.sequences, novel_sets=self.novel_sets)
+        return SplitSizes(sequences=self.sequences, novel_sets=self.novel_sets, evaluation_seed=self.evaluation_seed)
 
 
 @dataclass(frozen=True, kw_only=True)

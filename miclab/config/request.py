@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from miclab.config.parts import check_known, check_number, check_whole
+from miclab.config.checks import check_known, check_number, check_whole
 from miclab.errors import ConfigError
 
 
@@ -18,9 +18,12 @@ class SplitSizes:
     """Sequences of each split; of `icl`: for each set of novel classes."""
     novel_sets: int = 8
     """Independent sets of novel classes over which `icl` is averaged."""
+    evaluation_seed: int = -1
+    """Seed of the novel classes and of all sequences that are evaluated; -1: the run's `seed`."""
 
     def __post_init__(self) -> None:
         check_whole("", self, "sequences", 1)
+        check_whole("", self, "evaluation_seed", -1, 2**63 - 1)
         check_whole("", self, "novel_sets", 1)
 
 
@@ -40,6 +43,8 @@ class Request:
     """Sequences of each split in a metric row; of `icl`: for each set of novel classes."""
     novel_sets: int = 8
     """Independent sets of novel classes in a metric row."""
+    evaluation_seed: int = -1
+    """Seed of the novel classes and of all sequences that are evaluated; -1: the run's `seed`."""
     plateau_rows: int = 0
     """Stop when the metric has not risen over this many rows; 0: never."""
     plateau_metric: Literal["train", "icl", "swapped", "iwl"] = "icl"
@@ -54,6 +59,7 @@ class Request:
             check_whole("request", self, name, 1)
         for name in ("plateau_rows", "plateau_after"):
             check_whole("request", self, name, 0)
+        check_whole("request", self, "evaluation_seed", -1, 2**63 - 1)
         if any(type(step) is not int or step < 1 for step in self.checkpoint_at):
             raise ConfigError("request.checkpoint_at", self.checkpoint_at, "whole numbers of steps, 1 or more")
         check_number("request", self, "plateau_rise", 0.0)
@@ -68,7 +74,7 @@ class Request:
     @property
     def sizes(self) -> SplitSizes:
         """Sizes of the splits in a metric row."""
-        return SplitSizes(sequences=self.sequences, novel_sets=self.novel_sets)
+        return SplitSizes(sequences=self.sequences, novel_sets=self.novel_sets, evaluation_seed=self.evaluation_seed)
 
     def _is_early(self, step: int) -> bool:
         return step < self.evaluate_every and step & (step - 1) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,8 @@ def _nearest(model: Classifier, world: World, parameters: Parameters, index: int
 def classifier_row(config: RunConfig, world: World, parameters: Parameters, sizes: SplitSizes) -> dict[str, Any]:
     """What the training of an encoder writes down at an evaluation: accuracy on items as in training and, with real
     data, on held-out exemplars; and on novel classes the accuracy of the nearest exemplar, by set."""
+    if sizes.evaluation_seed >= 0:
+        config = replace(config, seed=sizes.evaluation_seed)
     model = Classifier(config)
     count = sizes.sequences * sizes.novel_sets
     accuracy = {"train": _accuracy(model, world, parameters, "train", count)}

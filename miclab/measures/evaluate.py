@@ -15,6 +15,7 @@ from miclab.config.parts import ParentConfig
 from miclab.config.request import SplitSizes
 from miclab.config.run import RunConfig
 from miclab.config.schema import trajectory_hash
+from miclab.config.seeds import SeedsConfig
 from miclab.errors import MiclabError, RunError
 from miclab.measures.alignment import alignment_row
 from miclab.measures.attention import context_label_predictions, strengths
@@ -185,10 +186,10 @@ def evaluate(
 
 
 def _experiment(run: Run) -> tuple[str, ...]:
-    """What has to agree between seeds of one experiment: the configuration but for the seed, and the same of the
+    """What has to agree between seeds of one experiment: the configuration but for its seeds, and the same of the
     parent, whose name would differ anyway. A parent that is no longer there is taken on trust."""
     parent = run.config.parent
-    own = trajectory_hash(replace(run.config, seed=0, parent=ParentConfig()))
+    own = trajectory_hash(replace(run.config, seed=0, seeds=SeedsConfig(), parent=ParentConfig()))
     if not parent.run:
         return (own,)
     try:

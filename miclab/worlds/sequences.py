@@ -272,8 +272,8 @@ def realise(config: RunConfig, world: World, plan: ClassPlan, generator: torch.G
 
 
 def training_draft(config: RunConfig, world: World, step: int) -> Draft:
-    """The draft of a training step's batch: a pure function of (config, config.seed, step)."""
-    generator, count = stream(config.seed, "batch", step), config.optimiser.batch_size
+    """The draft of a training step's batch: a pure function of (config, config.sequences_seed, step)."""
+    generator, count = stream(config.sequences_seed, "batch", step), config.optimiser.batch_size
     drawn = draft(config, world, plan_training(config, world, count, generator), generator)
     if config.sequence.novel_fraction > 0:
         mask = torch.rand(count, generator=generator) < config.sequence.novel_fraction
@@ -285,7 +285,7 @@ def training_draft(config: RunConfig, world: World, step: int) -> Draft:
 def _with_token_noise(config: RunConfig, drawn: Draft, step: int) -> Draft:
     """A draft with noise on its tokens, from a stream of its own: all else is as without it."""
     width = config.decoder.residual_width(config.item_width)
-    generator = stream(config.seed, "token_noise", step)
+    generator = stream(config.sequences_seed, "token_noise", step)
     bits = draw_bits((len(drawn.target), config.sequence_length), width, generator)
     return replace(drawn, token_bits=bits, token_scale=torch.tensor(config.sequence.token_noise / math.sqrt(width)))
 
@@ -298,5 +298,5 @@ def training_drafts(config: RunConfig, world: World, first: int, end: int) -> It
 
 
 def training_batch(config: RunConfig, world: World, step: int) -> Batch:
-    """The batch of a training step: a pure function of (config, config.seed, step)."""
+    """The batch of a training step: a pure function of (config, config.sequences_seed, step)."""
     return training_draft(config, world, step).batch()

@@ -43,10 +43,14 @@ def _plan(config: RunConfig, world: World, split: str, count: int, generator) ->
 def split_batches(config: RunConfig, world: World, split: str, sizes: SplitSizes) -> Iterator[tuple[World, Batch]]:
     """The sequences of a split with the world that they come from: one batch, or one per set of novel classes.
 
-    They are a function of (config, config.seed, split) alone, and share no random stream with training.
+    They are a function of (config, seed, split) alone, and share no random stream with training. The seed is that of
+    `sizes`, or that of the configuration.
     """
     if split not in SPLITS:
         raise ConfigError("split", split, f"one of {', '.join(SPLITS)}")
+    if sizes.evaluation_seed >= 0:
+        # Nothing but evaluation is drawn below; the world is given.
+        config = replace(config, seed=sizes.evaluation_seed)
     for index in range(sizes.novel_sets if split == "icl" else 1):
         here = novel_world(config, world, "evaluation", index) if split == "icl" else world.evaluated()
         generator = stream(config.seed, "evaluation", split, index)
