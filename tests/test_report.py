@@ -22,7 +22,6 @@ from miclab.training.loop import train_config
 
 EAGER = NumericsConfig(mode="eager")
 SMALL = OptimiserConfig(name="adamw", batch_size=16)
-CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 PARTS = ("curves", "measures", "attention", "interventions", "signs", "settings")
 
 
@@ -203,43 +202,37 @@ def test_every_head_has_one_map(layers, heads):
                 assert 0 <= axis["domain"][0] < axis["domain"][1] <= 1
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
-def test_it_works_in_a_browser(page, tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+def test_it_works_in_a_browser(page, browser):
     complaints, requests = [], []
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    with playwright.sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=CHROMIUM, args=flags)
-        tab = browser.new_page(viewport={"width": 1280, "height": 800})
-        tab.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.goto(page.as_uri(), timeout=120_000)
-        tab.wait_for_selector("#run0 [data-kind=attention] .heatmaplayer")
-        assert not tab.is_visible("#run1")
-        tab.click("#tab1")
-        tab.wait_for_selector("#run1 [data-kind=attention] .heatmaplayer")
-        assert not tab.is_visible("#run0")
-        for part in PARTS:
-            assert tab.is_visible(f"#run1 section.{part}"), part
-        assert tab.locator("#run1 [data-figure] .main-svg").count() >= 4
+    tab = browser.new_page(viewport={"width": 1280, "height": 800})
+    tab.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.goto(page.as_uri(), timeout=120_000)
+    tab.wait_for_selector("#run0 [data-kind=attention] .heatmaplayer")
+    assert not tab.is_visible("#run1")
+    tab.click("#tab1")
+    tab.wait_for_selector("#run1 [data-kind=attention] .heatmaplayer")
+    assert not tab.is_visible("#run0")
+    for part in PARTS:
+        assert tab.is_visible(f"#run1 section.{part}"), part
+    assert tab.locator("#run1 [data-figure] .main-svg").count() >= 4
 
-        maps = "document.querySelector('#run1 [data-kind=attention]').data"
-        assert tab.evaluate(f"{maps}.length") == 4
-        before = tab.evaluate(f"JSON.stringify({maps}[3].z)")
-        tab.locator("#run1 [data-choose=checkpoint]").fill("0")
-        assert tab.inner_text("#run1 .attention-controls output").startswith("step 0")
-        after = tab.evaluate(f"JSON.stringify({maps}[3].z)")
-        assert before != after
-        tab.select_option("#run1 [data-choose=sequences]", "example")
-        assert tab.evaluate(f"JSON.stringify({maps}[3].z)") != after
+    maps = "document.querySelector('#run1 [data-kind=attention]').data"
+    assert tab.evaluate(f"{maps}.length") == 4
+    before = tab.evaluate(f"JSON.stringify({maps}[3].z)")
+    tab.locator("#run1 [data-choose=checkpoint]").fill("0")
+    assert tab.inner_text("#run1 .attention-controls output").startswith("step 0")
+    after = tab.evaluate(f"JSON.stringify({maps}[3].z)")
+    assert before != after
+    tab.select_option("#run1 [data-choose=sequences]", "example")
+    assert tab.evaluate(f"JSON.stringify({maps}[3].z)") != after
 
-        lines = "document.querySelector('#run1 [data-kind=measures]').data"
-        before = tab.evaluate(f"JSON.stringify({lines}[0].y)")
-        tab.select_option("#run1 [data-choose=measure]", "previous_token_1")
-        assert tab.evaluate(f"JSON.stringify({lines}[0].y)") != before
-        tab.select_option("#run1 [data-choose=axis]", "linear")
-        assert tab.evaluate(f"{lines}[0].x") == embedded(page)["runs"][1]["measure_steps"]
-        browser.close()
+    lines = "document.querySelector('#run1 [data-kind=measures]').data"
+    before = tab.evaluate(f"JSON.stringify({lines}[0].y)")
+    tab.select_option("#run1 [data-choose=measure]", "previous_token_1")
+    assert tab.evaluate(f"JSON.stringify({lines}[0].y)") != before
+    tab.select_option("#run1 [data-choose=axis]", "linear")
+    assert tab.evaluate(f"{lines}[0].x") == embedded(page)["runs"][1]["measure_steps"]
     assert complaints == []
     assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []

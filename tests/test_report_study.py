@@ -30,7 +30,6 @@ from miclab.studies.rows import current_rows, read_table, table_file
 from miclab.studies.study import load_study
 
 K, B, CODE = "modalities.m1.classes", "sequence.burstiness", "decoder.positions"
-CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 HOSTILE = "</script><script>window.pwned = 1</script><img src=x onerror='window.pwned = 2'> & \"K\""
 STEPS = (0, 500, 1000)
 
@@ -397,89 +396,83 @@ def test_the_command_writes_a_report_or_says_what_is_wrong(file, tmp_path, capsy
     assert stop.value.code == 2
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
-def test_it_works_in_a_browser(page):
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+def test_it_works_in_a_browser(page, browser):
     complaints, requests = [], []
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    with playwright.sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=CHROMIUM, args=flags, timeout=120_000)
-        tab = browser.new_page(viewport={"width": 1280, "height": 900})
-        tab.set_default_timeout(120_000)
-        tab.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.goto(page.as_uri(), timeout=120_000)
-        tab.wait_for_selector("[data-figure='phase-0-icl'] .heatmaplayer")
-        data = embedded(page)
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    tab.set_default_timeout(120_000)
+    tab.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.goto(page.as_uri(), timeout=120_000)
+    tab.wait_for_selector("[data-figure='phase-0-icl'] .heatmaplayer")
+    data = embedded(page)
 
-        def shown() -> list[str]:
-            return tab.locator("#cell [data-place=runs] tbody tr td:nth-child(2)").all_inner_texts()
+    def shown() -> list[str]:
+        return tab.locator("#cell [data-place=runs] tbody tr td:nth-child(2)").all_inner_texts()
 
-        def hashes(cell: int) -> list[str]:
-            return [run["hash"][:12] for run in data["runs"] if run["cell"] == cell]
+    def hashes(cell: int) -> list[str]:
+        return [run["hash"][:12] for run in data["runs"] if run["cell"] == cell]
 
-        # The cell of the upper right corner: the largest K and B.
-        plot = tab.locator("[data-figure='phase-0-icl'] .nsewdrag").first
-        plot.scroll_into_view_if_needed()
-        box = plot.bounding_box()
-        assert box
-        cell = data["figures"]["phase-0-icl"]["data"][0]["customdata"][1][3]
-        tab.mouse.move(box["x"] + box["width"] * 0.87, box["y"] + box["height"] * 0.25)
-        tab.wait_for_selector("[data-figure='phase-0-icl'] .hoverlayer .hovertext")
-        tab.mouse.click(box["x"] + box["width"] * 0.87, box["y"] + box["height"] * 0.25)
-        tab.wait_for_selector("#cell [data-place=runs] tbody tr")
-        assert shown() == hashes(cell)
-        assert tab.inner_text("#cell h3") == "Runs at K = 2048, B = 2"
-        lines = "document.querySelector('[data-kind=cell]').data"
-        assert tab.evaluate(f"{lines}.map((t) => t.name)") == ["seed 0", "seed 1"]
-        tab.select_option("#cell [data-choose=score]", "iwl")
-        assert tab.evaluate(f"{lines}[0].y") == next(r for r in data["runs"] if r["cell"] == cell)["curves"]["iwl"]
+    # The cell of the upper right corner: the largest K and B.
+    plot = tab.locator("[data-figure='phase-0-icl'] .nsewdrag").first
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    assert box
+    cell = data["figures"]["phase-0-icl"]["data"][0]["customdata"][1][3]
+    tab.mouse.move(box["x"] + box["width"] * 0.87, box["y"] + box["height"] * 0.25)
+    tab.wait_for_selector("[data-figure='phase-0-icl'] .hoverlayer .hovertext")
+    tab.mouse.click(box["x"] + box["width"] * 0.87, box["y"] + box["height"] * 0.25)
+    tab.wait_for_selector("#cell [data-place=runs] tbody tr")
+    assert shown() == hashes(cell)
+    assert tab.inner_text("#cell h3") == "Runs at K = 2048, B = 2"
+    lines = "document.querySelector('[data-kind=cell]').data"
+    assert tab.evaluate(f"{lines}.map((t) => t.name)") == ["seed 0", "seed 1"]
+    tab.select_option("#cell [data-choose=score]", "iwl")
+    assert tab.evaluate(f"{lines}[0].y") == next(r for r in data["runs"] if r["cell"] == cell)["curves"]["iwl"]
 
-        # The keyboard on a row of the table: a cell whose runs failed.
-        failed = next(run["cell"] for run in data["runs"] if run["status"] == "failed")
-        tab.focus(f"tr[data-cell='{failed}']")
-        tab.keyboard.press("Enter")
-        assert shown() == hashes(failed)
-        assert "diverged" in tab.inner_text("#cell [data-place=runs]")
-        assert not tab.is_visible("[data-kind=cell]")
+    # The keyboard on a row of the table: a cell whose runs failed.
+    failed = next(run["cell"] for run in data["runs"] if run["status"] == "failed")
+    tab.focus(f"tr[data-cell='{failed}']")
+    tab.keyboard.press("Enter")
+    assert shown() == hashes(failed)
+    assert "diverged" in tab.inner_text("#cell [data-place=runs]")
+    assert not tab.is_visible("[data-kind=cell]")
 
-        # Measures, and a point of the scatter.
-        tab.focus("tr[data-measure='1']")
-        tab.keyboard.press("Enter")
-        tab.wait_for_selector("[data-kind=scatter] .point")
-        values = data["measures"][1]["values"]
-        trace = "document.querySelector('[data-kind=scatter]').data[0]"
-        first = tab.evaluate(f"{trace}.meta.runs[0]")
-        assert tab.evaluate(f"{trace}.x[0]") == values[first]
-        tab.evaluate(
-            f"document.querySelector('[data-kind=scatter]').emit('plotly_click', {{points: [{{customdata: {first}}}]}})"
-        )
-        assert shown() == hashes(data["runs"][first]["cell"])
+    # Measures, and a point of the scatter.
+    tab.focus("tr[data-measure='1']")
+    tab.keyboard.press("Enter")
+    tab.wait_for_selector("[data-kind=scatter] .point")
+    values = data["measures"][1]["values"]
+    trace = "document.querySelector('[data-kind=scatter]').data[0]"
+    first = tab.evaluate(f"{trace}.meta.runs[0]")
+    assert tab.evaluate(f"{trace}.x[0]") == values[first]
+    tab.evaluate(
+        f"document.querySelector('[data-kind=scatter]').emit('plotly_click', {{points: [{{customdata: {first}}}]}})"
+    )
+    assert shown() == hashes(data["runs"][first]["cell"])
 
-        # Other scores and cells by the controls.
-        tab.locator("[data-figure='training-0']").scroll_into_view_if_needed()
-        tab.wait_for_selector("[data-figure='training-0'] .main-svg")
-        tab.select_option("[data-variant=training]", "iwl")
-        assert tab.evaluate(
-            "document.querySelector(\"[data-figure='training-0']\").layout.yaxis.title.text"
-        ).startswith("iwl")
-        tab.locator("[data-figure='probe-knockout']").scroll_into_view_if_needed()
-        tab.wait_for_selector("[data-figure='probe-knockout'] .bars")
-        assert tab.evaluate("window.pwned") is None
+    # Other scores and cells by the controls.
+    tab.locator("[data-figure='training-0']").scroll_into_view_if_needed()
+    tab.wait_for_selector("[data-figure='training-0'] .main-svg")
+    tab.select_option("[data-variant=training]", "iwl")
+    assert tab.evaluate("document.querySelector(\"[data-figure='training-0']\").layout.yaxis.title.text").startswith(
+        "iwl"
+    )
+    tab.locator("[data-figure='probe-knockout']").scroll_into_view_if_needed()
+    tab.wait_for_selector("[data-figure='probe-knockout'] .bars")
+    assert tab.evaluate("window.pwned") is None
 
-        # Narrow and dark.
-        tab.set_viewport_size({"width": 380, "height": 800})
-        tab.emulate_media(color_scheme="dark")
-        # The page forbids eval, which waiting for an expression needs; evaluating one does not.
-        for _ in range(100):
-            if tab.evaluate("document.documentElement.scrollWidth") <= 380:
-                break
-            tab.wait_for_timeout(100)
-        assert tab.evaluate("document.documentElement.scrollWidth") <= 380
-        assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 25, 29)"
-        figure = "document.querySelector(\"[data-figure='phase-0-icl']\").layout"
-        assert tab.evaluate(f"{figure}.paper_bgcolor") == "#16191d"
-        browser.close()
+    # Narrow and dark.
+    tab.set_viewport_size({"width": 380, "height": 800})
+    tab.emulate_media(color_scheme="dark")
+    # The page forbids eval, which waiting for an expression needs; evaluating one does not.
+    for _ in range(100):
+        if tab.evaluate("document.documentElement.scrollWidth") <= 380:
+            break
+        tab.wait_for_timeout(100)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 380
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 25, 29)"
+    figure = "document.querySelector(\"[data-figure='phase-0-icl']\").layout"
+    assert tab.evaluate(f"{figure}.paper_bgcolor") == "#16191d"
     assert complaints == []
     assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
