@@ -85,10 +85,11 @@ def _tree(kind: type) -> ast.ClassDef:
 
 def field_docstrings(kind: type) -> dict[str, str]:
     """The text below each field of a dataclass."""
-    found = {}
-    for node, after in zip(_tree(kind).body, _tree(kind).body[1:], strict=False):
-        is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and is_text:
+    found, body = {}, _tree(kind).body
+    for node, after in zip(body, body[1:], strict=False):
+        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+            continue
+        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
             found[node.target.id] = " ".join(str(after.value.value).split())
     return found
 
@@ -99,7 +100,9 @@ def _number(node: ast.expr) -> str | None:
         value = ast.literal_eval(node)
     except ValueError:
         value = 2**63 - 1 if ast.unparse(node) == "2 ** 63 - 1" else None
-    return f"{value:,}" if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return f"{int(value):,}" if value == int(value) else f"{value:g}"
 
 
 def field_ranges(kind: type) -> dict[str, str]:
@@ -146,6 +149,9 @@ def _type_text(hint: Any) -> str:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin is tuple:
         return f"list of {_type_text(arguments[0])}"
+    # The name of something that a registry holds.
+    if known := getattr(hint, "registry", None):
+        return ", ".join(f"`{name}`" for name in known)
     words = {int: "whole number", float: "number", str: "text", bool: "yes or no"}
     return words.get(hint, getattr(hint, "__name__", str(hint)))
 

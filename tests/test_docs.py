@@ -21,6 +21,7 @@ import pytest
 from pages_of_docs import ROOT, Block, blocks, options, pages
 
 from miclab.cli import main
+from miclab.errors import ConfigError
 
 COMMANDS = tomllib.loads((Path(__file__).parent / "commands.toml").read_text())
 ALL = [block for page in pages() for block in blocks(page)]
@@ -224,14 +225,15 @@ def test_every_field_of_the_configuration_has_a_meaning(monkeypatch):
 
 def test_ranges_are_those_that_the_code_checks(monkeypatch):
     """Fails if the range on the page is not the one at whose ends values are accepted and beyond which they are not."""
-    from miclab.config.parts import DecoderConfig
+    from miclab.config.run import RunConfig
 
+    kind = type(RunConfig().decoder)
     reference = generator(monkeypatch).reference
-    found = reference.field_ranges(DecoderConfig)["layers"]
+    found = reference.field_ranges(kind)["layers"]
     low, high = map(int, re.fullmatch(r"from (\d+) to (\d+)", found).groups())
     for layers, accepted in ((low, True), (high, True), (low - 1, False), (high + 1, False)):
-        with contextlib.nullcontext() if accepted else pytest.raises(Exception, match="layers"):
-            DecoderConfig(layers=layers).check()
+        with contextlib.nullcontext() if accepted else pytest.raises(ConfigError, match="layers"):
+            kind(layers=layers).check()
 
 
 @pytest.mark.parametrize(
