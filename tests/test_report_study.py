@@ -214,7 +214,7 @@ def test_correlations_of_the_page_are_those_of_scipy(file, page):
     assert sorted(v for v in measure["values"] if v is not None) == pytest.approx(sorted(strongest), abs=1e-4)
     # A measure that is the same everywhere goes with nothing.
     assert re.search(
-        r"Entropy of the query&#39;s attention, layer 1</span></td><td class=\"number\">does not vary", text
+        r"Entropy of the query&#39;s attention, layer 0</span></td><td class=\"number\">does not vary", text
     )
 
 

@@ -17,7 +17,7 @@ from miclab.config.request import Request
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError, MiclabError, nearest
 from miclab.studies.study import Block, Fields, Study, laid_over, nested
-from miclab.worlds.source_facts import resolved_modality
+from miclab.worlds.source_facts import plugin_marks, resolved_modality
 
 Place = tuple[int, ...]
 """Indices of the values of some axes."""
@@ -141,6 +141,7 @@ class _StudyReader:
                 config.check_part(name)
                 checked[name].add(id(part))
         config.check_across_parts()
+        config.__dict__["plugins"] = plugin_marks(config)
         return config
 
 
