@@ -265,15 +265,13 @@ class Decoder:
             name = f"blocks.{i}"
             normed, gain = self._norm(parameters, f"{name}.norm1", x)
             own = _own(parameters, f"decoder.{name}.attention", mechanism.shapes(i))
+            given = {"layer": i, "positions": positions, "roles": batch.roles}
             if query_only and i == self.options.layers - 1:
-                attended = mechanism.last(own, normed, gain, layer=i, positions=positions, roles=batch.roles)
-                x = x[:, -1:] + attended
+                # The residual stands first: the order of these operations decides the last bits of gradients.
+                x = x[:, -1:] + mechanism.last(own, normed, gain, **given)
             else:
                 here = partial(_within, point, f"{name}.attention")
-                attended = mechanism.everywhere(
-                    own, normed, gain, layer=i, positions=positions, roles=batch.roles, point=here
-                )
-                x = x + here("output", attended)
+                x = x + here("output", mechanism.everywhere(own, normed, gain, **given, point=here))
             if self.options.mlp != "none":
                 normed, gain = self._norm(parameters, f"{name}.norm2", x)
                 own = _own(parameters, f"decoder.{name}.mlp", feed_forward_shapes(self.options, self.width))
