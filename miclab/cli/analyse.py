@@ -109,6 +109,9 @@ def run_circuits(arguments: list[str]) -> int:
         told = circuits_json(found.runs, found.heads, found.no_circuit)
         print_json({"steps": found.steps, "split": found.split, **told, "measures": measures})
         return 0
+    if not found.measures:
+        print_circuits(found.runs, found.heads, found.no_circuit)
+        return 0
     columns = ["measure", *[f"head {head_name(head)}" for head in next(iter(found.measures.values()))]]
     cells = [[name, *row.values()] for name, row in found.measures.items()]
     title = f"{at_steps(found.runs, found.steps)}, split {found.split}; heads are layer.head [95 % interval]"
