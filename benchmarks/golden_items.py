@@ -83,6 +83,12 @@ def server() -> subprocess.Popen[str]:
     return process
 
 
+def close_server() -> None:
+    """Ends the process of `server`, if there is one, and waits for it."""
+    if server.cache_info().currsize:
+        server().communicate()
+
+
 def printed(*arguments: object) -> str:
     """What a command that trains nothing prints. All of these share a process, which saves their imports."""
     process = server()

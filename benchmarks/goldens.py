@@ -26,6 +26,7 @@ import math
 import os
 import platform
 import re
+import resource
 import sys
 import tempfile
 import time
@@ -33,7 +34,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.golden_items import Files, GoldenError, Job, as_text, jobs, owns
+from benchmarks.golden_items import Files, GoldenError, Job, as_text, close_server, jobs, owns
 
 TOLERANCES = {"claims": 1e-9, "figures": 0.01}
 SHOWN = 20
@@ -131,6 +132,9 @@ def made(chosen: dict[str, Job], failed: dict[str, str]) -> Iterator[tuple[str, 
         word = "failed" if name in failed else f"{len(files)} file{'s' * (len(files) != 1)}"
         print(f"[{number}/{len(chosen)}] {name}: {word}, {now - since:.1f} s ({now - begin:.0f} s)", flush=True)
         yield name, files
+    close_server()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"{used.ru_utime + used.ru_stime:.0f} s of processor time", flush=True)
 
 
 def write(directory: Path, chosen: dict[str, Job]) -> int:

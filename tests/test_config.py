@@ -400,7 +400,7 @@ NOT_ALONE |= {
     f"decoder.{name}" for name in ("attention.name", "attention_bias_layers", "token_constant_on", "placement")
 }
 NOT_ALONE |= {
-    f"modalities.m1.{name}" for name in ("shape", "blends", "shift", "encoder", "encoder_run", "encoder_step")
+    f"modalities.m1.{name}" for name in ("shape", "centre", "blends", "shift", "encoder", "encoder_run", "encoder_step")
 }
 
 

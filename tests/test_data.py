@@ -215,7 +215,7 @@ def test_a_data_set_whose_parts_do_not_fit_is_rejected(changes: dict[str, object
 def test_unknown_names_and_parts_are_answered_with_what_there_is() -> None:
     with pytest.raises(DataError, match=r"did you mean 'glyphs'"):
         load("glyph")
-    with pytest.raises(DataError, match="names no folder: write omniglot:PATH"):
+    with pytest.raises(DataError, match="lacks its PATH: write omniglot:PATH"):
         load("omniglot:")
     with pytest.raises(DataError, match="no part of a data set"):
         made().indices("validation")
@@ -245,7 +245,7 @@ def test_nearest_exemplar_accuracy_is_perfect_for_apart_classes_and_chance_for_n
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_held_out_classes_can_be_told_apart_far_above_chance(name: str) -> None:
-    # Loose bounds: the figures are in docs/data.md; this one falls if exemplars and classes ever get mixed up.
+    # Loose bounds: the figures are in docs/guide/data.md; this one falls if exemplars and classes ever get mixed up.
     assert nearest_exemplar_accuracy(load(name), 8, episodes=500).low > 0.35
 
 

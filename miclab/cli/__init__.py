@@ -48,11 +48,37 @@ def usage() -> str:
     lines += [
         "",
         "`miclab COMMAND --help` shows the options of a command with their defaults.",
+        "--plugin FILE.py, with any command: loads a file of yours that adds attention, position codes, loss terms,",
+        "measures, sources or claims; it may be repeated.",
         "A RUN is a path, a directory's name under --runs, or the start of a hash.",
         "exit status: 0 done; 1 a run diverged, failed or was stopped, or a check found damage; 2 the command could",
         "not be carried out.",
     ]
     return "\n".join(lines)
+
+
+def with_plugins(arguments: list[str]) -> list[str]:
+    """The arguments without `--plugin FILE.py`, which every command takes; these files and installed extensions are
+    loaded, since they add to what the other arguments may name.
+
+    Raises:
+        MiclabError: an extension cannot be loaded.
+    """
+    from miclab.config.extensions import load_installed, load_plugin
+
+    load_installed()
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option != "--plugin":
+            rest.append(word)
+            continue
+        value = value if equals else next(words, "")
+        if not value:
+            raise MiclabError("--plugin needs the path of a Python file, for example --plugin my_attention.py.")
+        load_plugin(value)
+    return rest
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,6 +87,14 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0 if arguments else 2
+    try:
+        arguments = with_plugins(arguments)
+    except MiclabError as error:
+        print(f"miclab: {error}", file=sys.stderr)
+        return 2
+    if not arguments:
+        print(usage())
+        return 2
     name, rest = arguments[0], arguments[1:]
     if name in ("-V", "--version"):
         from miclab import __version__

@@ -43,6 +43,7 @@ class Plugin:
 
 
 _loaded: dict[Path, Plugin] = {}
+_installed: set[Path] = set()
 
 
 def loaded() -> tuple[Plugin, ...]:
@@ -96,6 +97,26 @@ def load_plugin(path: Path | str, digest: str = "") -> Plugin:
     return plugin
 
 
+Handed = tuple[tuple[str, str], ...]
+"""Path and SHA-256 of each plugin that a process hands on to its workers."""
+
+
+def handed_on() -> Handed:
+    """The plugins that were named with `--plugin`; a worker takes them up with `taken_up`."""
+    return tuple((str(plugin.file), plugin.digest) for plugin in _loaded.values() if plugin.file not in _installed)
+
+
+def taken_up(handed: Handed) -> None:
+    """Loads the plugins of the process that gives the work, and the installed ones.
+
+    Raises:
+        MiclabError: one of them cannot be read here, or has changed since.
+    """
+    load_installed()
+    for path, digest in handed:
+        load_plugin(path, digest)
+
+
 def load_installed() -> tuple[Plugin, ...]:
     """Loads the installed packages that have an entry point in the group `miclab.extensions`.
 
@@ -116,6 +137,7 @@ def load_installed() -> tuple[Plugin, ...]:
         ).resolve()
         plugin = Plugin(entry.name, file, hashlib.sha256(file.read_bytes()).hexdigest())
         _loaded[file] = plugin
+        _installed.add(file)
         plugins.append(plugin)
     return tuple(plugins)
 

@@ -33,11 +33,15 @@ class ModalityConfig:
     novel_classes: int = 0
     """Classes in one set of novel classes; 0: the paper's rule (see `miclab.worlds.world.novel_class_count`)."""
     source: str = ""
-    """Real data set that the items come from (`miclab data list`); empty: the Gaussian mixture."""
+    """Real data set that the items come from, as NAME or NAME:ARGUMENT (`miclab data list`); empty: the Gaussian
+    mixture."""
     content: str = ""
     """SHA-256 of the source's content; filled in, so that other data under the same name is another run."""
     shape: tuple[int, ...] = ()
     """Shape of one item of the source; filled in."""
+    centre: Literal["off", "training"] = "off"
+    """`training`: the mean of the training classes' training items is subtracted from all items of the source, which
+    then have norm 1 again (see `miclab.data.items`). For sources of vectors."""
     blends: int = 0
     """Further training classes, each made of two of the source's (see `miclab.worlds.mixtures`)."""
     shift: int = 0
@@ -61,6 +65,14 @@ class ModalityConfig:
         if self.encoder == "none" and (self.encoder_run or self.encoder_step):
             field = "encoder_run" if self.encoder_run else "encoder_step"
             raise ConfigError(f"{owner}.{field}", getattr(self, field), f"empty or 0 without {owner}.encoder")
+        check_known(owner, self, "centre", ("off", "training"))
+        if self.centre != "off" and not self.source:
+            raise ConfigError(f"{owner}.centre", self.centre, f"'off' without {owner}.source")
+        if self.centre != "off" and self.encoder != "none":
+            raise ConfigError(f"{owner}.centre", self.centre, f"'off' with {owner}.encoder")
+        if self.centre != "off" and len(self.shape) > 1:
+            allowed = "'off': pictures and spectrograms always enter less their mean"
+            raise ConfigError(f"{owner}.centre", self.centre, allowed)
         check_whole(owner, self, "blends", 0, self.classes * ((self.classes - 1) // 2))
         if self.blends and not self.source:
             raise ConfigError(f"{owner}.blends", self.blends, f"0 without {owner}.source")

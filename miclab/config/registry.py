@@ -21,8 +21,9 @@ from typing import Any, ClassVar, Generic, TypeVar
 from miclab.errors import ConfigError, MiclabError, nearest
 
 T = TypeVar("T")
-NAME = re.compile(r"[a-z][a-z0-9_]*|[A-Z][A-Za-z0-9]*")
-"""Names of extensions: lower case with underscores; ids of claims begin with a capital letter."""
+NAME = re.compile(r"[a-z][a-z0-9_]*([.-][a-z0-9_]+)*|[A-Z][A-Za-z0-9]*")
+"""Names of extensions: lower case with underscores; sources also have `.` and `-`; ids of claims begin with a capital
+letter."""
 
 
 class Registry(Generic[T], Mapping[str, T]):
@@ -40,8 +41,11 @@ class Registry(Generic[T], Mapping[str, T]):
         self._known: dict[str, T] = {}
         self._files: dict[str, str] = {}
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(self, name: str, origin: object = None) -> Callable[[T], T]:
         """A decorator that registers a class or function under `name`.
+
+        Arguments:
+            origin: what lies in the file that registers, where the thing itself is made elsewhere; default: the thing.
 
         Raises:
             MiclabError: the name is no plain word, or another file has registered it.
@@ -50,7 +54,8 @@ class Registry(Generic[T], Mapping[str, T]):
             raise MiclabError(f"{name!r} is no name for a {self.kind}: use lower-case letters, digits and _.")
 
         def add(thing: T) -> T:
-            file, module = _file_of(thing), getattr(thing, "__module__", "")
+            source = thing if origin is None else origin
+            file, module = _file_of(source), getattr(source, "__module__", "")
             is_taken = name in self._known and self._files[name] != file
             if is_taken or self._built_in.get(name, module) != module:
                 taken = self.file(name)
@@ -88,7 +93,7 @@ class Registry(Generic[T], Mapping[str, T]):
 
     def summary(self, name: str) -> str:
         """The first line of its docstring."""
-        return (inspect.getdoc(self[name]) or "").strip().split("\n")[0]
+        return (inspect.getdoc(_unwrapped(self[name])) or "").strip().split("\n")[0]
 
     def __getitem__(self, name: str) -> T:
         if name not in self._known and name in self._built_in:
@@ -130,9 +135,14 @@ def modules_in(package: str, *others: str) -> dict[str, str]:
     return {name: f"{package}.{name}" for name in names if name not in others}
 
 
-def _file_of(thing: object) -> str:
+def _unwrapped(thing: Any) -> Any:
+    """What stands behind a registered object: its function, where it has one (`__wrapped__`)."""
+    return inspect.unwrap(thing)
+
+
+def _file_of(thing: Any) -> str:
     try:
-        return inspect.getfile(thing)  # type: ignore[arg-type]
+        return inspect.getfile(_unwrapped(thing))
     except (TypeError, OSError):
         # An instance: the file of the code that registers it.
         return inspect.stack()[2].filename

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from miclab import storage
 from miclab.config import schema
+from miclab.config.extensions import Handed, taken_up
 from miclab.config.request import Request
 from miclab.config.run import RunConfig
 from miclab.errors import BusyError, MiclabError
@@ -129,18 +130,25 @@ def _in_hand() -> Iterator[None]:
         Stoppable.busy = False
 
 
-def perform(path: str) -> str:
+def perform(path: str, plugins: Handed = ()) -> str:
     """Does the task of a file.
+
+    Arguments:
+        plugins: what `miclab.config.extensions.handed_on` gives in the engine's process. They come with the call and
+            not in the file: a file never causes code to be loaded.
 
     Returns:
         The fields of an `Answer` as JSON.
     """
     with _in_hand():
         try:
+            taken_up(plugins)
             root, run = read_task(path)
         except FileNotFoundError:
             # An engine found the run done and cleared up before this worker was at it.
             return json.dumps(asdict(Answer(task_run(path), "busy", "its task was withdrawn")))
+        except MiclabError as error:
+            return json.dumps(asdict(Answer(task_run(path), "failed", str(error))))
         return json.dumps(asdict(_perform(root, run)))
 
 

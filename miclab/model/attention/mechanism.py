@@ -9,12 +9,13 @@ Shapes: x [batch position width] is the residual stream after normalisation. A n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from miclab.config.options import ATTENTION, SOFTMAX, AttentionOptions
@@ -77,6 +78,8 @@ class Mechanism:
     heeds: tuple[str, ...] = ()
     """What it heeds, so that nothing is ignored in silence: `rotation`, if it passes queries and keys through
     `positions`; `score_bias`, if it adds `positions.score_bias` to scores; `centre_keys`, if it centres keys."""
+    facts: frozenset[str] = frozenset()
+    """What measures may take for granted of the pattern: `softmax`, if no weight is negative and each row sums to 1."""
     followed: tuple[str, ...] = ("everywhere",)
     """Methods that `last` follows: a subclass that has its own gets the slow `last`, unless it has its own of that."""
 
@@ -124,6 +127,14 @@ class Mechanism:
         """Attention at the last position alone: the last row of `everywhere`."""
         given = {"layer": layer, "positions": positions, "roles": roles}
         return self.everywhere(parameters, x, gain, **given, point=unchanged)[:, -1:]
+
+    def visible(self, positions: Positions, layer: int) -> Bool[Tensor, "#head query key"]:
+        """Whether a query's position may see a key's. By default every position sees itself and all before it.
+
+        Arguments:
+            positions: the position code; its `score_bias` holds the causal mask alone.
+        """
+        return positions.score_bias > -math.inf
 
     # -- pieces -------------------------------------------------------------------------------------------------
     def split(self, x: Float[Tensor, "batch row width"]) -> Heads:

@@ -11,6 +11,7 @@ from typing import Any
 
 from joblib.externals import loky
 
+from miclab.config.extensions import handed_on
 from miclab.studies.task import Stoppable, environment, perform
 
 GRACE = 60.0
@@ -66,7 +67,7 @@ class LocalLauncher:
         """Gives tasks to workers."""
         for path in paths:
             try:
-                self._futures[self._pool().submit(perform, path)] = path
+                self._futures[self._pool().submit(perform, path, handed_on())] = path
             except loky.BrokenProcessPool:
                 # A worker died since the last `wait`, which will tell of the others.
                 self._lost.append((path, None))

@@ -6,6 +6,7 @@ import contextlib
 import time
 from typing import Any
 
+from miclab.config.extensions import handed_on
 from miclab.errors import MiclabError
 from miclab.studies.task import perform
 
@@ -51,7 +52,7 @@ class RayLauncher:
     def submit(self, paths: list[str]) -> None:
         """Starts tasks."""
         for path in paths:
-            self._tasks[self._perform.remote(path)] = path
+            self._tasks[self._perform.remote(path, handed_on())] = path
 
     def wait(self, seconds: float) -> list[tuple[str, str | None]]:
         """Answers of ended tasks; None for one whose process or node died."""

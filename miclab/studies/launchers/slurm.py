@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from miclab.config.extensions import Handed, handed_on
 from miclab.errors import MiclabError
 from miclab.studies.task import Stoppable, environment, perform
 
@@ -31,13 +32,13 @@ def answer_file(path: str) -> Path:
     return Path(f"{path}.answer")
 
 
-def work(path: str) -> None:
+def work(path: str, plugins: Handed = ()) -> None:
     """Does a task in a job and leaves the answer in a file. Slurm's warning before the end of a job's time, and
     `scancel`, let training save a checkpoint first."""
     os.environ.update(environment())
     Stoppable.take_signals()
     signal.signal(signal.SIGUSR2, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
-    text = perform(path)
+    text = perform(path, plugins)
     file = answer_file(path)
     temporary = file.with_suffix(f".{secrets.token_hex(4)}.tmp")
     temporary.write_text(text)
@@ -106,7 +107,7 @@ class SlurmLauncher:
         while self._gathered:
             chunk = self._gathered[: self.array_limit]
             try:
-                jobs = self._executor.map_array(work, chunk)
+                jobs = self._executor.map_array(work, chunk, [handed_on()] * len(chunk))
             except self._refusal as error:
                 if not self._jobs:
                     raise MiclabError(f"Slurm refused the first array: {str(error).strip()}") from error
