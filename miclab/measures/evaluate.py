@@ -97,7 +97,7 @@ def _chunk_strengths(
     layers, left_out = [], {}
     for i in range(decoder.options.layers):
         layer = Layer(
-            chunk.roles, chunk.labels, chunk.target, decoder.heads, _within(activations, f"blocks.{i}"),
+            chunk.roles, chunk.labels, chunk.target, decoder.options.heads, _within(activations, f"blocks.{i}"),
             _within(parameters, f"decoder.blocks.{i}"), decoder.visible(i), decoder.facts(i),
         )  # fmt: skip
         found, missing = take(measures, layer)
@@ -145,10 +145,7 @@ def score_split(
                 logits.append(decoder.logits(parameters, chunk))
                 continue
             wanted = ("blocks.*",) if requested else ()
-            try:
-                trace = decoder.trace(parameters, chunk, capture=wanted, edits=edits)
-            except KeyError as error:
-                raise RunError(f"The intervention is impossible for this decoder: {error.args[0]}.") from error
+            trace = decoder.trace(parameters, chunk, capture=wanted, edits=edits)
             logits.append(trace.logits)
             if requested:
                 found, left_out = _chunk_strengths(decoder, parameters, trace.activations, chunk, requested)
