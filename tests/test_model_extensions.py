@@ -11,7 +11,9 @@ import torch
 import yaml
 from test_cli import called, in_json
 from tiny import lively_parameters, tiny_config, tiny_mapping
+from tiny_study import planned, study_mapping, tiny_study
 
+from miclab.config import presets
 from miclab.config.extensions import marks_of
 from miclab.config.options import ATTENTION, AttentionOptions, named_fields, option_text
 from miclab.config.positions import FACTS, POSITION_CODES
@@ -23,6 +25,7 @@ from miclab.model.attention.mechanism import Mechanism
 from miclab.model.attention.softmax import Softmax
 from miclab.model.decoder import Decoder
 from miclab.runs.find import open_run
+from miclab.studies.study import laid_over
 from miclab.worlds.sequences import config_roles
 
 WINDOW = ATTENTION["sliding_window"].Options
@@ -60,6 +63,25 @@ def test_a_mapping_changes_only_the_options_that_it_names():
     assert changed.decoder.attention == WINDOW(name="sliding_window", window=4, layers=(0,))
     other = from_mapping(RunConfig, {"decoder": {"attention": "softmax"}}, base=base)
     assert other.decoder.attention == AttentionOptions()
+
+
+def test_options_are_axes_of_a_study(tmp_path):
+    """Fails if points of a grid share an option that they differ in, if an axis over one term of the loss drops the
+    others, or if a run of a study is not the one that training by hand would make."""
+    windows, ends = [1, 2, 3, 4, 5], [3, 4]
+    own = {"decoder": {"attention": {"name": "sliding_window", "layers": [0]}}}
+    own |= {"objective": {"attention_aid": {"weight": 0.5}, "cross_entropy": {"weight": 2.0}}}
+    product = {"decoder.attention.window": windows, "objective.attention_aid.until": ends}
+    study = tiny_study(tmp_path, grid=[{"product": product, "config": own}], profiles={"quick": {"seeds": [0]}})
+    runs = list(planned(study).runs.values())
+    found = [(run.config.decoder.attention.window, run.config.objective["attention_aid"].until) for run in runs]
+    assert found == [(window, end) for window in windows for end in ends]
+    for run, (window, end) in zip(runs, found, strict=True):
+        mapping = laid_over(study_mapping()["config"], own)
+        mapping = laid_over(mapping, {"decoder": {"attention": {"name": "sliding_window", "window": window}}})
+        mapping = laid_over(mapping, {"objective": {"attention_aid": {"weight": 0.5, "until": end}}})
+        config = from_mapping(RunConfig, mapping, "", presets.run_config("unimodal", "quick"))
+        assert (run.config, run.hash) == (config, trajectory_hash(config))
 
 
 def test_values_of_text_are_read_as_yaml():
