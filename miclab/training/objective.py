@@ -16,7 +16,7 @@ from torch import Tensor
 
 from miclab.config.options import LOSS_TERMS, LossOptions
 from miclab.config.run import RunConfig
-from miclab.errors import ConfigError, MiclabError
+from miclab.errors import ConfigError, RunError
 from miclab.model.classifier import Classifier, model_of
 from miclab.model.decoder import Decoder, Parameters
 from miclab.worlds.sequences import Batch
@@ -104,7 +104,7 @@ class Objective:
             if isinstance(self.model, Decoder) and term.needs:
                 try:
                     self.model.named(term.needs)
-                except MiclabError as error:
+                except RunError as error:
                     raise ConfigError(
                         "objective", name, f"a term whose activations the decoder has. {error}"
                     ) from error
