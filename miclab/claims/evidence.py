@@ -71,6 +71,18 @@ def identity_of(config: Mapping[str, Any]) -> str:
     return json.dumps(kept, sort_keys=True)
 
 
+def differences(one: Mapping[str, Any], other: Mapping[str, Any], before: str = "") -> list[str]:
+    """Dotted fields in which two configurations differ, but for the seed and names of runs."""
+    found = []
+    for name in {**one, **other}:
+        left, right = one.get(name), other.get(name)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            found += differences(left, right, f"{before}{name}.")
+        elif left != right and name not in ("seed", "run", "encoder_run"):
+            found.append(before + name)
+    return found
+
+
 class EvidenceCells(Cells):
     """Cells that know their runs, so that conditions on them say which are used and which are missing."""
 
@@ -130,7 +142,7 @@ def grid(
         rule: how intervals are made.
 
     Raises:
-        MiclabError: there is no such study, axis or column.
+        MiclabError: there is no such study or axis, or the axes leave two planned runs of one seed in one cell.
     """
     names = studies.split() if isinstance(studies, str) else studies
     wanted = quantities.split() if isinstance(quantities, str) else quantities
@@ -172,6 +184,10 @@ class Evidence:
         if not path.is_file():
             raise MiclabError(f"There is no study {str(path)!r}; the claims need it.")
         return path
+
+    def has(self, study: str) -> bool:
+        """Whether the directory has the file of a study."""
+        return (self.directory / f"{study}.yaml").is_file()
 
     def rows(self, study: str) -> pl.DataFrame | None:
         """Rows of a study's finished runs; None if there are none."""
@@ -228,9 +244,17 @@ class Evidence:
         fields = [field_named(axis) for axis in axes]
         planned: dict[Key, dict[int, str]] = {}
         identities: dict[str, str] = {}
+        configs: dict[str, Mapping[str, Any]] = {}
         for study in studies:
             for config, seed, name in self.plan(study):
-                planned.setdefault(tuple(field_of(config, field) for field in fields), {})[seed] = name
+                cell = planned.setdefault(tuple(field_of(config, field) for field in fields), {})
+                configs[name] = config
+                if cell.setdefault(seed, name) != name:
+                    differ = ", ".join(differences(configs[cell[seed]], config)) or "the runs that they start from"
+                    raise MiclabError(
+                        f"Two runs of {', '.join(studies)} are in one cell of the axes {' '.join(axes) or '(none)'}:"
+                        f" add an axis in which they differ: {differ}."
+                    )
                 identities[self._identity(name, config)] = name
         cells = EvidenceCells(tuple(planned), {}, planned, axes=tuple(axes), rule=rule)
         cells = cells if where is None else cells.where(where)
