@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import browser
 import numpy as np
 import polars as pl
 import pytest
@@ -31,7 +32,6 @@ from miclab.studies.rows import current_rows, read_table, table_file
 from miclab.studies.study import load_study
 
 K, B, CODE = "modalities.m1.classes", "sequence.burstiness", "decoder.positions"
-CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 HOSTILE = "</script><script>window.pwned = 1</script><img src=x onerror='window.pwned = 2'> & \"K\""
 STEPS = (0, 500, 1000)
 
@@ -214,7 +214,7 @@ def test_correlations_of_the_page_are_those_of_scipy(file, page):
     assert sorted(v for v in measure["values"] if v is not None) == pytest.approx(sorted(strongest), abs=1e-4)
     # A measure that is the same everywhere goes with nothing.
     assert re.search(
-        r"Entropy of the query&#x27;s attention, layer 1</span></td><td class=\"number\">does not vary", text
+        r"Entropy of the query&#39;s attention, layer 1</span></td><td class=\"number\">does not vary", text
     )
 
 
@@ -299,7 +299,15 @@ def test_texts_are_escaped(page):
 
 def test_nothing_outside_is_referred_to(page):
     text = re.sub(r"src=x", "", without_plotly(page))
-    for pattern in (r"src\s*=", r'href="(?!data:)', r"url\(", "@import", r"https?://", r"\bfetch\(", "XMLHttpRequest"):
+    for pattern in (
+        r"src\s*=",
+        r'href="(?!data:|#)',
+        r"url\(",
+        "@import",
+        r"https?://",
+        r"\bfetch\(",
+        "XMLHttpRequest",
+    ):
         assert not re.search(pattern, text), pattern
     assert len(text) < 400_000
 
@@ -341,7 +349,7 @@ def test_a_study_of_one_point_and_one_of_categories_alone(tmp_path):
     point = write_file(tmp_path, "point", [])
     add_rows(point)
     text = without_plotly(report(point, tmp_path / "point.html"))
-    assert "the study&#x27;s one point" in text
+    assert "the study&#39;s one point" in text
     assert "too few runs" in text
     codes = write_file(tmp_path, "only", [{"product": {CODE: ["rope", "alibi"]}}])
     add_rows(codes)
@@ -398,19 +406,8 @@ def test_the_command_writes_a_report_or_says_what_is_wrong(file, tmp_path, capsy
     assert stop.value.code == 2
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
 def test_it_works_in_a_browser(page):
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    complaints, requests = [], []
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    with playwright.sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=CHROMIUM, args=flags, timeout=120_000)
-        tab = browser.new_page(viewport={"width": 1280, "height": 900})
-        tab.set_default_timeout(120_000)
-        tab.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.goto(page.as_uri(), timeout=120_000)
+    with browser.opened(page) as tab:
         tab.wait_for_selector("[data-figure='phase-0-icl'] .heatmaplayer")
         data = embedded(page)
 
@@ -479,8 +476,21 @@ def test_it_works_in_a_browser(page):
             tab.wait_for_timeout(100)
         assert tab.evaluate("document.documentElement.scrollWidth") <= 380
         assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 25, 29)"
-        figure = "document.querySelector(\"[data-figure='phase-0-icl']\").layout"
+        figure = "document.querySelector(\"[data-figure='phase-0-icl']\")._fullLayout"
         assert tab.evaluate(f"{figure}.paper_bgcolor") == "#16191d"
-        browser.close()
-    assert complaints == []
-    assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+def test_every_line_chart_shows_its_numbers_under_the_mouse(page, tmp_path):
+    with browser.opened(page, "training") as tab:
+        tab.wait_for_selector("[data-figure='training-0'] .main-svg")
+        assert 0 <= tab.evaluate("document.getElementById('training').getBoundingClientRect().top") < 100
+        tab.locator("[data-figure=probe-context]").scroll_into_view_if_needed()
+        tab.wait_for_selector("[data-figure=probe-context] .point")
+        tab.focus("tr[data-cell='0']")
+        tab.keyboard.press("Enter")
+        found = browser.hover_lines(tab)
+    assert {"training-0", "training-1", "probe-context", "scatter", "cell"} <= set(found)
+    for name, lines in found.items():
+        assert any(re.search(r"\d\.\d{3}", line) for line in lines), (name, lines)
+        if name == "cell" or name.startswith("training"):
+            assert any(re.match(r"step (0|500|1,000): ", line) for line in lines), (name, lines)

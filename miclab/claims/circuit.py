@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from miclab.circuits.find import circuit_heads
-
-MEASURE = re.compile(r"measure\.(?P<name>.+)\.(?P<layer>\d+)\.(?P<head>\d+)")
-"""Column of a measure of one head; layer and head are counted from 1 in tables."""
+from miclab.circuits.find import Head, circuit_heads, measure_column, measure_of
 
 
-def heads(row: Mapping[str, Any]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Induction head and previous-token head by the measures of a row, as (layer, head) from 1; see `circuit_heads`."""
+def heads(row: Mapping[str, Any]) -> tuple[Head, Head]:
+    """Induction head and previous-token head by the measures of a row; see `circuit_heads`."""
     values: dict[str, dict[tuple[int, int], float]] = {}
     for column, value in row.items():
-        found = MEASURE.fullmatch(column)
+        found = measure_of(column)
         if found and value is not None:
-            values.setdefault(found["name"], {})[int(found["layer"]) - 1, int(found["head"]) - 1] = value
+            values.setdefault(found[0], {})[found[1]] = value
     shape = tuple(max(place[i] for place in values["induction_total"]) + 1 for i in (0, 1))
     tables = {name: np.full(shape, -np.inf) for name in values}
     for name, table in tables.items():
         for place, value in values[name].items():
             table[place] = value
     circuit = circuit_heads({n: t for n, t in tables.items() if n.startswith(("induction_total", "label_to_item."))})
-    (layer, head), (before, other) = circuit.induction, circuit.previous_token
-    return (layer + 1, head + 1), (before + 1, other + 1)
+    return circuit.induction, circuit.previous_token
 
 
 def sharpness(row: Mapping[str, Any]) -> dict[str, float]:
     """Entropies of the circuit's two heads and the peak of the induction head, from one row's measures."""
     induction, previous = heads(row)
 
-    def of(name: str, place: tuple[int, int]) -> float:
-        return row[f"measure.{name}.{place[0]}.{place[1]}"]
+    def of(name: str, head: Head) -> float:
+        return row[measure_column(name, head)]
 
     right = of("target_label_attention", induction)
     wrong = right - of("induction", induction)
@@ -48,9 +43,10 @@ def sharpness(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def strongest(row: Mapping[str, Any], name: str, layer: int) -> float | None:
-    """A measure's highest value over the heads of a layer, counted from 1; None where the row lacks it."""
+    """A measure's highest value over the heads of a layer, from 0; None where the row lacks it."""
     found = [
-        value for column, value in row.items()
-        if value is not None and (m := MEASURE.fullmatch(column)) and m["name"] == name and int(m["layer"]) == layer
-    ]  # fmt: skip
+        value
+        for column, value in row.items()
+        if value is not None and (place := measure_of(column)) and place[0] == name and place[1][0] == layer
+    ]
     return max(found) if found else None

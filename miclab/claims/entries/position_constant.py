@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from miclab.claims.circuit import MEASURE
+from miclab.claims.circuit import strongest
 from miclab.claims.evidence import Evidence, EvidenceCells, Quantity, grid, steps_to
 from miclab.claims.registry import claim
 from miclab.claims.verdict import Comparison, Finding
@@ -121,13 +121,7 @@ def _applies(lead: Comparison) -> bool:
 
 def previous_token(row: Mapping[str, Any]) -> float | None:
     """Attention of a label on its own item in layer 0, of the head that has most."""
-    found = {
-        (int(match["layer"]), int(match["head"])): value
-        for column, value in row.items()
-        if value is not None and (match := MEASURE.fullmatch(column)) and match["name"] == "label_to_item.m1"
-    }
-    first = min((layer for layer, _ in found), default=None)
-    return max((value for (layer, _), value in found.items() if layer == first), default=None)
+    return strongest(row, "label_to_item.m1", layer=0)
 
 
 def uniform_in_first(row: Mapping[str, Any]) -> list[float] | None:

@@ -29,11 +29,12 @@ if TYPE_CHECKING:
 CLAIM_OF = {"unimodal": "C1", "multimodal": "C2"}
 
 COLUMNS = {
-    "PH(1) layer 1": ("previous_token_1", 1),
-    "Ind layer 2": ("induction", 2),
-    "TLA layer 1": ("total_label_attention", 1),
-    "TLA layer 2": ("total_label_attention", 2),
+    "PH(1) layer 1": ("previous_token_1", 0),
+    "Ind layer 2": ("induction", 1),
+    "TLA layer 1": ("total_label_attention", 0),
+    "TLA layer 2": ("total_label_attention", 1),
 }
+"""Measure and layer, from 0, by the paper's name, which counts layers from 1."""
 PREDICTORS = {
     "unimodal": ("PH(1) layer 1", "CLA", "Ind layer 2"),
     "multimodal": ("Ind layer 2", "PH(1) layer 1", "TLA layer 2"),

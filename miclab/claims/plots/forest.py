@@ -7,6 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from miclab.claims.plots.figures import need
+from miclab.claims.plots.palette import BLACK, BLUE, GREY, VERMILLION
 from miclab.claims.verdict import Comparison, Condition, Findings
 from miclab.statistics.intervals import Interval
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {"holds": "#0072B2", "does not hold": "#D55E00", "not decided": "#666666"}
+COLOURS = {"holds": BLUE, "does not hold": VERMILLION, "not decided": GREY}
 MARKERS = {"holds": "o", "does not hold": "X", "not decided": "D"}
 """Colour and shape both show the verdict, for those who see no colours."""
 
@@ -61,7 +62,7 @@ def _lines(place: Axes, part: list[Condition] | list[Comparison]) -> None:
     for row, item in enumerate(part):
         measured, verdict = item.measured, item.verdict if isinstance(item, Condition) else "not decided"
         assert measured is not None
-        colour = COLOURS[verdict] if isinstance(item, Condition) else "#000000"
+        colour = COLOURS[verdict] if isinstance(item, Condition) else BLACK
         place.plot([measured.low, measured.high], [row, row], color=colour, lw=1.4)
         place.plot(measured.mean, row, MARKERS[verdict] if isinstance(item, Condition) else "s", color=colour, ms=4)
         if isinstance(item, Condition):

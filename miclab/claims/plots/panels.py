@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from miclab.claims.plots.palette import BLACK, SERIES
 from miclab.config.axes import DOUBLING, field_named
 from miclab.statistics.grid import Cells, Key, mean
 from miclab.statistics.intervals import Interval
@@ -16,8 +17,7 @@ from miclab.statistics.intervals import Interval
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette, which colour-blind readers can distinguish; every series also has a marker of its own.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+PALETTE = (*SERIES, BLACK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 MAP = "cividis"
 
