@@ -63,9 +63,9 @@ def test_a_claim_outside_the_package_is_trained_judged_and_drawn(own, tmp_path, 
 def test_without_an_id_the_claims_of_the_directory_are_judged(own, tmp_path, capsys):
     shutil.copy(EXTENSIONS / "own_study.yaml", tmp_path)
     assert main(["claims", "--studies", str(tmp_path), "--json"]) == 0
-    told = capsys.readouterr()
-    assert [line["id"] for line in json.loads(told.out)] == ["O1"]
-    assert "left out: U1, U2" in told.err
+    printed = capsys.readouterr()
+    assert [line["id"] for line in json.loads(printed.out)] == ["O1"]
+    assert "left out: U1, U2" in printed.err
     (tmp_path / "own_study.yaml").unlink()
     assert main(["claims", "--studies", str(tmp_path)]) == 2
     assert "the studies of none of the" in capsys.readouterr().err

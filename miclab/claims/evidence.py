@@ -134,7 +134,7 @@ def grid(
 
     Arguments:
         studies: names of studies, separated by spaces.
-        axes: short names of the axes that tell the cells apart (`miclab.config.axes`), separated by spaces.
+        axes: short names of the axes that distinguish the cells (`miclab.config.axes`), separated by spaces.
         quantities: names of columns, separated by spaces (in a list where a name has spaces), or names of one's own
             with what they stand for.
         at: which row stands for a run.
@@ -150,11 +150,11 @@ def grid(
 
 
 class Evidence:
-    """Rows and plans of the studies of one directory, in one profile.
+    """Rows and plans of the studies of one directory, in one preset.
 
     Arguments:
-        directory: where the study files lie, and their rows under `rows/PROFILE`.
-        profile: `quick` or `paper`.
+        directory: where the study files lie, and their rows under `rows/PRESET`.
+        profile: the preset, `quick` or `paper`.
     """
 
     def __init__(self, directory: Path | str, profile: str):

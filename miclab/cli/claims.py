@@ -99,7 +99,9 @@ def _explain(line: Line, directory: Path) -> None:
         ]
         print()
         print_table(
-            "reported apart: decides nothing", ["quantity", "measured", "paper", "ours minus the paper's"], cells
+            "for comparison: does not affect the verdict",
+            ["quantity", "measured", "paper", "ours minus the paper's"],
+            cells,
         )
     for note in findings.notes:
         print(f"\nnote: {note}")

@@ -31,7 +31,7 @@ class View:
 
     Arguments:
         x: axis from left to right, a short name or a dotted field; empty: the first whose values are numbers.
-        by: axis that tells curves apart; empty: a second axis of numbers is drawn from bottom to top, as a heat map.
+        by: axis that distinguishes curves; empty: a second axis of numbers is drawn from bottom to top, as a heat map.
         value: column of the study's table.
     """
 
