@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from miclab.claims.verdict import Comparison, Condition
 from miclab.config.axes import field_named, field_of
 from miclab.errors import MiclabError
-from miclab.statistics.grid import Bound, Cell, Cells, Expression, Key, Rule
+from miclab.statistics.grid import RULE, Bound, Cell, Cells, Expression, Key, Rule
 from miclab.statistics.intervals import Interval
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def grid(
     *,
     at: At = "last",
     where: Callable[[Cell], Any] | None = None,
-    rule: Rule = "bootstrap",
+    rule: Rule = RULE,
 ) -> EvidenceCells:
     """Cells of a grid: the planned ones, with the values of the rows that are there.
 
@@ -236,7 +236,7 @@ class Evidence:
         *,
         at: At = "last",
         where: Callable[[Cell], Any] | None = None,
-        rule: Rule = "bootstrap",
+        rule: Rule = RULE,
     ) -> EvidenceCells:
         """Cells of a grid; see `grid`. `axes` may be dotted fields too."""
         if not isinstance(quantities, Mapping):
