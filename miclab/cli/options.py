@@ -23,6 +23,10 @@ RunNames = Annotated[
 Claims = Annotated[
     tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[CLAIM ...]", help_behavior_hint="(default: all)")
 ]
+ClaimsOrStudies = Annotated[
+    tyro.conf.Positional[tuple[str, ...]],
+    tyro.conf.arg(metavar="[CLAIM ... | STUDY.yaml ...]", help_behavior_hint="(default: all claims)"),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
