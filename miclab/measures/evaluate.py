@@ -97,7 +97,7 @@ def _chunk_strengths(
     layers, left_out = [], {}
     for i in range(decoder.options.layers):
         layer = Layer(
-            chunk.roles, chunk.labels, chunk.target, decoder.heads, _within(activations, f"blocks.{i}"),
+            chunk.roles, chunk.labels, chunk.target, decoder.options.heads, _within(activations, f"blocks.{i}"),
             _within(parameters, f"decoder.blocks.{i}"), decoder.visible(i), decoder.facts(i),
         )  # fmt: skip
         found, missing = take(measures, layer)
