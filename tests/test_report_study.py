@@ -210,11 +210,11 @@ def test_correlations_of_the_page_are_those_of_scipy(file, page):
     assert "highest of its heads" in row[1]
     found = re.findall(r"(-?\d\.\d{3}) \[", row[1])
     assert [float(v) for v in found] == pytest.approx([r, rho], abs=6e-4)
-    measure = next(m for m in embedded(page)["measures"] if m["name"] == "induction_total.2")
+    measure = next(m for m in embedded(page)["measures"] if m["name"] == "induction_total.1")
     assert sorted(v for v in measure["values"] if v is not None) == pytest.approx(sorted(strongest), abs=1e-4)
     # A measure that is the same everywhere goes with nothing.
     assert re.search(
-        r"Entropy of the query&#39;s attention, layer 1</span></td><td class=\"number\">does not vary", text
+        r"Entropy of the query&#39;s attention, layer 0</span></td><td class=\"number\">does not vary", text
     )
 
 
