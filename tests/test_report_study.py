@@ -372,7 +372,7 @@ def test_what_blocks_change_tells_cells_apart_and_what_follows_does_not(tmp_path
     assert [axis.field for axis in cells.axes] == [K, "optimiser.name"]
     assert cells.along == ("request.steps",)
     assert cells.keys == ((256, "adamw"), (512, "adamw"), (256, "sgd"), (512, "sgd"))
-    assert cells.label(2) == "K = 256, optimiser.name = sgd"
+    assert cells.label(2) == "K = 256, optimiser = sgd"
     with pytest.raises(MiclabError, match="is an axis of"):
         study_cells(study, Plan([study], "compiled"), empty.drop(K))
 
