@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from miclab.circuits.controls import Control, control
-from miclab.circuits.effects import Effect, PooledEffect
+from miclab.circuits.effects import Effect, PooledEffect, effects_table
 from miclab.circuits.existence import Tell, circuit_lines, circuits_json, why_no_circuit
 from miclab.circuits.find import NO_PATTERN, CircuitHeads, head_name, strongest_heads
 from miclab.circuits.interventions import (
@@ -31,7 +31,7 @@ from miclab.measures.evaluate import SplitScores, check_seeds, oracle_means, sco
 from miclab.measures.evaluations import at_steps
 from miclab.model.decoder import Decoder
 from miclab.runs.run import Run
-from miclab.tables import Table, Tabled, table
+from miclab.tables import Table, Tabled
 from miclab.worlds.sequences import training_batch
 from miclab.worlds.world import world_from_tensors
 
@@ -200,24 +200,12 @@ class Effects(Tabled):
     notes: dict[str, str] = field(default_factory=dict)
 
     def tables(self) -> tuple[Table, ...]:
-        """A row for each intervention and each oracle, with the heads where heads were cut."""
-        are_heads = bool(self.circuits)
-        rows = [
-            [e.name, *([e.knocked_out] if are_heads else []), e.accuracy,
-             *((None, None) if e.name == "untouched" else (e.change, e.share)), e.in_context]
-            for e in self.effects
-        ]  # fmt: skip
-        rows += [
-            [f"oracle: {name.replace('_', ' ')}", *([None] if are_heads else []), value, None, None, None]
-            for name, value in self.oracles.items()
-        ]
-        columns = ["intervention", *(["heads"] if are_heads else []), "accuracy", "change of accuracy",
-                   "accuracy / untouched (share)", "answers in context"]  # fmt: skip
-        lines = list(circuit_lines(self.runs, self.circuits, self.no_circuit)) if are_heads else []
+        """A row for each intervention and each oracle."""
+        lines = list(circuit_lines(self.runs, self.circuits, self.no_circuit)) if self.circuits else []
         for note in dict.fromkeys(self.notes.values()):
             lines.append(f"{', '.join(name for name, text in self.notes.items() if text == note)}: {note}")
         title = f"{at_steps(self.runs, self.steps)}, split {self.split} [95 % interval]"
-        return (table(title, columns, rows, lines),)
+        return (effects_table(title, self.effects, self.oracles, lines),)
 
     def as_json(self) -> dict[str, Any]:
         """Everything as plain data. An effect that could not be made is there with its reason and no numbers: a control

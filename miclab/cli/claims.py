@@ -12,15 +12,12 @@ from typing import Literal
 from miclab.claims.evidence import Evidence
 from miclab.claims.ledger import Line, chosen, judged, studies_to_run
 from miclab.claims.registry import Claim
+from miclab.claims.tables import comparisons_table, conditions_table, ledger_table
 from miclab.cli.options import Claims, ClaimsOrStudies, Directory, output_folder
-from miclab.cli.terminal import bar, parse, print_json, print_table
+from miclab.cli.terminal import bar, parse, print_json
 from miclab.config import presets
 from miclab.errors import ConfigError, MiclabError
-from miclab.statistics.intervals import Interval
 from miclab.studies.shipped import studies_directory, writable_studies
-
-SHOWN = 4
-"""Conditions that the ledger shows one by one; more are counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,35 +40,8 @@ class ClaimsOptions:
     """Markdown page: directory of the claims' figures, relative to the page; empty: none is shown."""
 
 
-def _measured(line: Line) -> str:
-    conditions = line.findings.conditions
-    if all(condition.measured is None for condition in conditions):
-        return "no rows yet" if not line.runs else "too few rows"
-    if len(conditions) > SHOWN:
-        held = sum(condition.verdict == "holds" for condition in conditions)
-        return f"{held} of {len(conditions)} conditions hold (--explain)"
-    # The condition's text is shown where the quantity alone is not enough.
-    alone = len({c.quantity for c in conditions}) == len(conditions)
-    return "\n".join(f"{c.quantity}{'' if alone else f', if {c.text}'}: {c.measured_text}" for c in conditions)
-
-
 def _print_ledger(lines: Sequence[Line], profile: str) -> None:
-    cells = [
-        [
-            line.entry.id,
-            line.entry.statement,
-            _measured(line),
-            line.entry.paper,
-            f"{line.runs} of {line.needed}",
-            line.verdict,
-        ]
-        for line in lines
-    ]
-    print_table(
-        f"ledger of claims, profile {profile}: estimates with 95 % intervals over seeds (C: configurations)",
-        ["claim", "statement", "measured", "paper", "runs", "verdict"],
-        cells,
-    )
+    ledger_table(lines, profile).show()
     found = [line.findings.verdict for line in lines]
     counts = [f"{found.count(v)} {v}" for v in ("holds", "holds only if", "does not hold", "not decided") if v in found]
     print(f"\n{len(lines)} claims: {', '.join(counts)}. `miclab claims ID --explain` shows what a verdict rests on.")
@@ -86,23 +56,10 @@ def _explain(line: Line, directory: Path) -> None:
     print(f"profile:    {line.profile}")
     print(f"runs:       {_runs(line)}")
     print(f"verdict:    {line.verdict}\n")
-    cells = [[c.text, c.quantity, c.measured_text, _unit(c.measured), c.bound, c.verdict] for c in findings.conditions]
-    print_table(
-        "conditions, with 95 % intervals",
-        ["condition", "quantity", "measured", "resampled", "holds if", "verdict"],
-        cells,
-    )
+    conditions_table([line]).show()
     if findings.comparisons:
-        cells = [
-            [a.quantity, a.measured_text, a.paper_text, "" if a.distance is None else f"{a.distance:+.3f}"]
-            for a in findings.comparisons
-        ]
         print()
-        print_table(
-            "for comparison: does not affect the verdict",
-            ["quantity", "measured", "paper", "ours minus the paper's"],
-            cells,
-        )
+        comparisons_table(line).show()
     for note in findings.notes:
         print(f"\nnote: {note}")
 
@@ -112,10 +69,6 @@ def _runs(line: Line) -> str:
     text = f"{line.missing} of {line.needed} runs missing" if line.missing else f"all {line.needed} runs are there"
     more = line.planned - line.needed
     return f"{text} that the conditions need" + (f"; the studies have {more} more, for other uses" if more > 0 else "")
-
-
-def _unit(interval: Interval | None) -> str:
-    return "" if interval is None else f"{interval.count} {interval.unit}s"
 
 
 def _judgeable(evidence: Evidence, ids: Sequence[str]) -> list[Claim]:

@@ -39,6 +39,7 @@ def run_demo(arguments: list[str]) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from miclab.circuits.effects import effects_table
     from miclab.claims.demo import Scale, demonstrate
     from miclab.report import write_report
 
@@ -95,8 +96,7 @@ def run_demo(arguments: list[str]) -> int:
         ["result", "measured", "paper", "holds where", "verdict", "what we conclude"],
         cells,
     )
-    cells = [[e.name, e.accuracy, e.in_context] for e in done.effects]
     print()
-    print_table("interventions on the multimodal decoder", ["intervention", "accuracy", "answers in context"], cells)
+    effects_table("interventions on the multimodal decoder", done.effects).show()
     print(f"\nreport: {path.resolve()}   ({seconds:.0f} s)")
     return 0

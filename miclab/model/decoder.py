@@ -34,6 +34,7 @@ EPSILON = 1e-5
 """Added to the mean square inside RMSNorm and to the variance inside LayerNorm."""
 
 AXES = {
+    "keys": "batch head position dimension",
     "pattern": "batch head query key",
     "heads": "batch head position dimension",
     "output": "batch position width",

@@ -25,7 +25,7 @@ Scores = Float[Tensor, "batch head query key"]
 class Softmax(Mechanism):
     """Softmax of scaled products of queries and keys."""
 
-    points = ("pattern", "heads")
+    points = ("keys", "pattern", "heads")
     heeds = ("rotation", "score_bias", "centre_keys")
     facts = frozenset({"softmax"})
     followed = ("everywhere", "project", "pattern")
@@ -58,18 +58,18 @@ class Softmax(Mechanism):
 
     # -- every position -----------------------------------------------------------------------------------------
     def project(
-        self, parameters: Parameters, x: Tensor, gain: Tensor | None, positions: Positions
+        self, parameters: Parameters, x: Tensor, gain: Tensor | None, positions: Positions, point: Point
     ) -> tuple[Coded, Coded, Heads]:
-        """Queries, keys and values of every position."""
+        """Queries, keys and values of every position; keys are named before their positions are in them."""
         both = torch.cat([parameters["query"], parameters["key"]], 1)
         queries, keys = (x @ scaled(gain, both)).chunk(2, -1)
         queries = self.split(_biased(parameters, "query", queries))
-        keys = self.split(_biased(parameters, "key", self._centred(keys)))
+        keys = point("keys", self.split(_biased(parameters, "key", self._centred(keys))))
         values = self.split(x @ scaled(gain, parameters["value"]))
         return positions.queries(queries), positions.keys(keys), values
 
     def everywhere(self, parameters, x, gain, *, layer, positions, roles, point: Point):
-        queries, keys, values = self.project(parameters, x, gain, positions)
+        queries, keys, values = self.project(parameters, x, gain, positions, point)
         scores = queries @ keys.transpose(-1, -2) / math.sqrt(self.width // self.heads)
         scores = scores + self.score_bias(parameters, positions, layer)
         pattern = point("pattern", self.pattern(parameters, scores))
