@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+import itertools
 import re
 import textwrap
 import typing
@@ -86,7 +87,7 @@ def _tree(kind: type) -> ast.ClassDef:
 def field_docstrings(kind: type) -> dict[str, str]:
     """The text below each field of a dataclass."""
     found, body = {}, _tree(kind).body
-    for node, after in zip(body, body[1:], strict=False):
+    for node, after in itertools.pairwise(body):
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
             continue
         if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
