@@ -12,10 +12,10 @@ import pytest
 from claims_rows import STUDIES
 
 from miclab.claims.evidence import Evidence
-from miclab.claims.ledger import LEDGER, judged
-from miclab.claims.statistics import least_squares, weighted
+from miclab.claims.ledger import chosen, judged
 from miclab.statistics import intervals
 from miclab.statistics.intervals import Interval
+from miclab.statistics.regression import least_squares, weighted
 
 ROOT = STUDIES.parent
 OTHER_PROCESSOR = {
@@ -31,7 +31,7 @@ def whole_numbers() -> str:
     longest."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(intervals, "DECIMALS", 30)
-        lines = judged(Evidence(STUDIES, "quick"), [entry for name, entry in LEDGER.items() if name[0] != "C"])
+        lines = judged(Evidence(STUDIES, "quick"), [entry for entry in chosen(()) if entry.id[0] != "C"])
     return json.dumps([line.as_json() for line in lines])
 
 

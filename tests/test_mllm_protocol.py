@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from plotly.offline import get_plotlyjs
 from tiny_mllm import production, task
 
 from miclab.cli import main
@@ -143,11 +144,10 @@ def test_knockouts_are_paired_with_the_untouched_model(baseline: str, tmp_path: 
     assert abs(top.change("log_probability").mean) > 0
     control = found.named(control_of("top 1 induction"))
     assert len(control.draws) == 20
-    body, figures = knockout_page(found)
-    page = page_bytes("t <b>", "miclab", body, figures, "stopped").decode()
+    page = page_bytes("t <b>", "miclab", knockout_page(found), "stopped").decode()
     assert "t &lt;b&gt;" in page
     assert "Partial results" in page
-    assert "http" not in body
+    assert "://" not in page.replace(get_plotlyjs(), "")
 
 
 def test_memory_that_runs_out_keeps_what_was_done(tmp_path: Path, monkeypatch):
@@ -262,8 +262,8 @@ def test_usage_and_wrong_commands(capsys):
     assert "make-episodes" in capsys.readouterr().out
     assert main(["mllm", "haeds"]) == 2
     assert "'heads'" in capsys.readouterr().err
-    body, _ = heads_page(measure_heads(production("llama"), task_in_words()), 2)
-    assert "counted from 0" in body
+    page = heads_page(measure_heads(production("llama"), task_in_words()), 2)
+    assert "counted from 0" in page.parts[0].note
 
 
 def task_in_words() -> Task:

@@ -5,8 +5,10 @@ import re
 import shutil
 from pathlib import Path
 
+import browser
 import pytest
 
+from miclab.circuits.find import CircuitHeads
 from miclab.config.decoder import DecoderConfig
 from miclab.config.parts import ModalityConfig, NumericsConfig, OptimiserConfig
 from miclab.config.request import Request
@@ -14,8 +16,10 @@ from miclab.config.run import RunConfig, two_modalities
 from miclab.errors import RunError
 from miclab.measures.evaluate import evaluate
 from miclab.report import write_report
-from miclab.report.run.collect import evenly, intervention_sizes, measured_oracles
+from miclab.report.html import coded, identifiers, mark
+from miclab.report.run.collect import EXAMPLES, Formed, evenly, intervention_sizes, measured_oracles
 from miclab.report.run.figures import attention_figure, attention_groups
+from miclab.report.run.names import circuit_parts, formed_names, part_name
 from miclab.runs.find import open_run
 from miclab.runs.run import Run
 from miclab.training.loop import train_config
@@ -73,7 +77,15 @@ def without_plotly(path: Path) -> str:
 
 def test_nothing_outside_is_referred_to(page):
     text = without_plotly(page)
-    for pattern in (r"src\s*=", r'href="(?!data:)', r"url\(", "@import", r"https?://", r"\bfetch\(", "XMLHttpRequest"):
+    for pattern in (
+        r"src\s*=",
+        r'href="(?!data:|#)',
+        r"url\(",
+        "@import",
+        r"https?://",
+        r"\bfetch\(",
+        "XMLHttpRequest",
+    ):
         assert not re.search(pattern, text), pattern
     assert "default-src 'none'" in text
 
@@ -122,7 +134,9 @@ def test_alignment_is_drawn_over_training_where_there_is_one(page, multimodal):
 
 def test_controls_are_shown_or_missed_in_words(page):
     text, figures = without_plotly(page), embedded(page)["figures"]
-    assert "Control of previous-token head, control of induction head, control of both: none, since" in text
+    # Eight steps make no circuit, so no head is called a part of one.
+    named = "Control of strongest head (previous token), control of strongest head (induction), control of both"
+    assert f"{named}: none, since" in text
     assert "control of both (mean of 1)" in figures["run1-knockouts"]["data"][0]["y"]
 
 
@@ -132,8 +146,9 @@ def test_attention_rows_sum_to_one_and_are_named_by_role(page, multimodal):
     assert attention["names"][-2:] == ["xq", "x'q"]
     assert attention["steps"] == multimodal.checkpoints
     length = len(attention["names"])
-    for kind in ("mean", "example"):
-        triangle = attention[kind][-1][1][1]
+    assert len(attention["examples"]) == len(attention["example_names"]) == EXAMPLES
+    for maps in (attention["mean"], *attention["examples"]):
+        triangle = maps[-1][1][1]
         assert len(triangle) == length * (length + 1) // 2
         assert sum(triangle[-length:]) == pytest.approx(1000, abs=length / 2)
 
@@ -143,7 +158,7 @@ def test_texts_are_escaped_and_parts_exist(page):
     assert "a &amp; &lt;b&gt;" in text
     assert "miclab report a b" in text
     for part in PARTS:
-        assert text.count(f'<section class="{part}">') == 2, part
+        assert text.count(f'<section class="{part}" id="') == 2, part
     for bars in ("knockouts", "ablations"):
         assert embedded(page)["figures"][f"run1-{bars}"]["data"]
 
@@ -202,37 +217,118 @@ def test_every_head_has_one_map(layers, heads):
                 assert 0 <= axis["domain"][0] < axis["domain"][1] <= 1
 
 
-def test_it_works_in_a_browser(page, browser):
-    complaints, requests = [], []
-    tab = browser.new_page(viewport={"width": 1280, "height": 800})
-    tab.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
-    tab.on("pageerror", lambda error: complaints.append(str(error)))
-    tab.on("request", lambda request: requests.append(request.url))
-    tab.goto(page.as_uri(), timeout=120_000)
-    tab.wait_for_selector("#run0 [data-kind=attention] .heatmaplayer")
-    assert not tab.is_visible("#run1")
-    tab.click("#tab1")
-    tab.wait_for_selector("#run1 [data-kind=attention] .heatmaplayer")
-    assert not tab.is_visible("#run0")
-    for part in PARTS:
-        assert tab.is_visible(f"#run1 section.{part}"), part
-    assert tab.locator("#run1 [data-figure] .main-svg").count() >= 4
+def test_it_works_in_a_browser(page):
+    with browser.opened(page, viewport={"width": 1280, "height": 800}) as tab:
+        tab.wait_for_selector("#run0 [data-kind=attention] .heatmaplayer")
+        assert not tab.is_visible("#run1")
+        tab.click("#tab1")
+        tab.wait_for_selector("#run1 [data-kind=attention] .heatmaplayer")
+        assert not tab.is_visible("#run0")
+        for part in PARTS:
+            assert tab.is_visible(f"#run1 section.{part}"), part
+        assert tab.locator("#run1 [data-figure] .main-svg").count() >= 4
 
-    maps = "document.querySelector('#run1 [data-kind=attention]').data"
-    assert tab.evaluate(f"{maps}.length") == 4
-    before = tab.evaluate(f"JSON.stringify({maps}[3].z)")
-    tab.locator("#run1 [data-choose=checkpoint]").fill("0")
-    assert tab.inner_text("#run1 .attention-controls output").startswith("step 0")
-    after = tab.evaluate(f"JSON.stringify({maps}[3].z)")
-    assert before != after
-    tab.select_option("#run1 [data-choose=sequences]", "example")
-    assert tab.evaluate(f"JSON.stringify({maps}[3].z)") != after
+        maps = "document.querySelector('#run1 [data-kind=attention]').data"
+        assert tab.evaluate(f"{maps}.length") == 4
+        before = tab.evaluate(f"JSON.stringify({maps}[3].z)")
+        tab.locator("#run1 [data-choose=checkpoint]").fill("0")
+        assert tab.inner_text("#run1 .attention-controls output").startswith("step 0")
+        after = tab.evaluate(f"JSON.stringify({maps}[3].z)")
+        assert before != after
+        # It opens on one sequence, since a mean over sequences hides induction.
+        assert tab.input_value("#run1 [data-choose=sequences]") == "0"
+        tab.select_option("#run1 [data-choose=sequences]", "1")
+        shown = tab.evaluate(f"JSON.stringify({maps}[3].z)")
+        assert shown != after
+        tab.select_option("#run1 [data-choose=sequences]", "mean")
+        assert tab.evaluate(f"JSON.stringify({maps}[3].z)") not in (shown, after)
 
-    lines = "document.querySelector('#run1 [data-kind=measures]').data"
-    before = tab.evaluate(f"JSON.stringify({lines}[0].y)")
-    tab.select_option("#run1 [data-choose=measure]", "previous_token_1")
-    assert tab.evaluate(f"JSON.stringify({lines}[0].y)") != before
-    tab.select_option("#run1 [data-choose=axis]", "linear")
-    assert tab.evaluate(f"{lines}[0].x") == embedded(page)["runs"][1]["measure_steps"]
-    assert complaints == []
-    assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
+        lines = "document.querySelector('#run1 [data-kind=measures]').data"
+        before = tab.evaluate(f"JSON.stringify({lines}[0].y)")
+        tab.select_option("#run1 [data-choose=measure]", "previous_token_1")
+        assert tab.evaluate(f"JSON.stringify({lines}[0].y)") != before
+        tab.select_option("#run1 [data-choose=axis]", "linear")
+        assert tab.evaluate(f"{lines}[0].x") == embedded(page)["runs"][1]["measure_steps"]
+
+
+def test_every_line_chart_shows_its_numbers_under_the_mouse(page, multimodal):
+    """Fails if a chart names no step, or a placeholder in place of a number."""
+    charts = {"overview", "measures", *(f"run1-{n}" for n in ("accuracy", "loss", "alignment", "distance"))}
+    steps = "|".join(str(row["step"]) for row in multimodal.rows())
+    with browser.opened(page, "run1") as tab:
+        tab.wait_for_selector("#run1 [data-kind=attention] .heatmaplayer")
+        for axis in ("log", "linear"):
+            tab.select_option("#run1 [data-choose=axis]", axis)
+            found = browser.hover_lines(tab)
+            assert set(found) == charts
+            for name, lines in found.items():
+                assert any(re.match(rf"step[ :]+({steps})\b", line) for line in lines), (name, lines)
+                assert any(re.search(r"\d\.\d{3}", line) for line in lines), (name, lines)
+                assert not any(line.rstrip().endswith("-") for line in lines), (name, lines)
+
+
+def test_links_find_their_part_and_its_tab(page, unimodal, multimodal):
+    own = multimodal.path.name
+    with browser.opened(page, f"{own}-interventions") as tab:
+        tab.wait_for_selector("#run1 [data-kind=attention] .heatmaplayer")
+        assert not tab.is_visible("#run0")
+        top = f"document.getElementById('{own}-interventions').getBoundingClientRect().top"
+        assert 0 <= tab.evaluate(top) < 300
+        # Every entry of a list of contents has its place, and every id is there once.
+        ids = tab.evaluate("[...document.querySelectorAll('[id]')].map((e) => e.id)")
+        assert len(ids) == len(set(ids))
+        links = tab.evaluate("[...document.querySelectorAll('a[href]')].map((e) => e.getAttribute('href').slice(1))")
+        assert set(links) <= set(ids)
+        assert {f"{run.path.name}-{part}" for run in (unimodal, multimodal) for part in PARTS} <= set(links)
+        tab.evaluate(f"location.hash = '{unimodal.path.name}'")
+        tab.wait_for_selector("#run0 [data-kind=attention] .heatmaplayer")
+        assert not tab.is_visible("#run1")
+
+
+def test_a_phone_sees_all_of_it(page):
+    """Fails if the page is wider than the screen, or a column lies outside it."""
+    phone = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+    with browser.opened(page, "run1", **phone) as tab:
+        tab.wait_for_selector("#run1 [data-kind=attention] .heatmaplayer")
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+        outside = """[...document.querySelectorAll("#verdicts td, #overview td, #run1 .signs td, #run1 .main-svg")]
+            .filter((e) => e.textContent && e.getBoundingClientRect().right > 390).length"""
+        assert tab.evaluate(outside) == 0
+        assert tab.inner_text("#verdicts .mark") == "agrees"
+        # Tabs stay on top in one line, however many there are.
+        assert tab.evaluate("document.querySelector('.tabs').offsetHeight") < 844 / 10
+
+
+def test_heads_are_named_as_a_circuit_only_where_there_is_one():
+    heads = CircuitHeads(induction=(1, 0), previous_token=(0, 1), rest=())
+    formed = circuit_parts(heads, "")
+    assert formed == {(1, 0): "induction head", (0, 1): "previous-token head"}
+    named = formed_names([Formed(heads, "too weak"), Formed(heads, ""), Formed(None, "a single head")])
+    assert set(named[0].values()) == {"strongest head (induction)", "strongest head (previous token)"}
+    assert set(named[1].values()) == set(formed.values())
+    assert named[2] == {}
+    assert part_name("control of induction head", "too weak") == "control of strongest head (induction)"
+    assert part_name("control of induction head", "") == "control of induction head"
+
+
+def test_the_maps_titles_follow_the_checkpoints(page, unimodal):
+    """Neither an untrained decoder nor one of eight steps is said to have an induction head."""
+    run = embedded(page)["runs"][0]
+    assert len(run["circuit"]["heads"]) == len(run["attention"]["steps"])
+    assert all("strongest" in name for at in run["circuit"]["heads"] for name in at.values())
+    assert "induction head 1.0" not in json.dumps(embedded(page)["figures"]["run0-knockouts"])
+
+
+def test_backticks_are_code_and_hostile_texts_stay_inert():
+    assert coded("see `miclab align`, or `x`") == "see <code>miclab align</code>, or <code>x</code>"
+    assert coded("a ` b") == "a ` b"
+    assert coded("`<img src=x>` <b>") == "<code>&lt;img src=x&gt;</code> &lt;b&gt;"
+    assert coded(mark("<i>", "good")) == '<span class="mark good">&lt;i&gt;</span>'
+
+
+def test_ids_are_those_of_the_names_and_never_twice():
+    names = ["unimodal-rope-1a2b", "a b", "a/b", "<script>", "\u2028", ""]
+    found = identifiers(names)
+    assert found[:3] == ["unimodal-rope-1a2b", "a-b", "a-b-2"]
+    assert len(set(found)) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", one) for one in found)

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import browser
 import numpy as np
 import polars as pl
 import pytest
@@ -16,9 +17,10 @@ from claims_rows import make_rows
 from scipy import stats
 
 from miclab.claims.entries import prediction
-from miclab.claims.evidence import Evidence, field_of
+from miclab.claims.evidence import Evidence
 from miclab.claims.plots.panels import points
 from miclab.cli import main
+from miclab.config.axes import field_of
 from miclab.config.schema import to_mapping
 from miclab.errors import MiclabError
 from miclab.report.study.cells import Axis, StudyCells, plain_value, study_cells
@@ -212,7 +214,7 @@ def test_correlations_of_the_page_are_those_of_scipy(file, page):
     assert sorted(v for v in measure["values"] if v is not None) == pytest.approx(sorted(strongest), abs=1e-4)
     # A measure that is the same everywhere goes with nothing.
     assert re.search(
-        r"Entropy of the query&#x27;s attention, layer 1</span></td><td class=\"number\">does not vary", text
+        r"Entropy of the query&#39;s attention, layer 1</span></td><td class=\"number\">does not vary", text
     )
 
 
@@ -297,7 +299,15 @@ def test_texts_are_escaped(page):
 
 def test_nothing_outside_is_referred_to(page):
     text = re.sub(r"src=x", "", without_plotly(page))
-    for pattern in (r"src\s*=", r'href="(?!data:)', r"url\(", "@import", r"https?://", r"\bfetch\(", "XMLHttpRequest"):
+    for pattern in (
+        r"src\s*=",
+        r'href="(?!data:|#)',
+        r"url\(",
+        "@import",
+        r"https?://",
+        r"\bfetch\(",
+        "XMLHttpRequest",
+    ):
         assert not re.search(pattern, text), pattern
     assert len(text) < 400_000
 
@@ -339,7 +349,7 @@ def test_a_study_of_one_point_and_one_of_categories_alone(tmp_path):
     point = write_file(tmp_path, "point", [])
     add_rows(point)
     text = without_plotly(report(point, tmp_path / "point.html"))
-    assert "the study&#x27;s one point" in text
+    assert "the study&#39;s one point" in text
     assert "too few runs" in text
     codes = write_file(tmp_path, "only", [{"product": {CODE: ["rope", "alibi"]}}])
     add_rows(codes)
@@ -396,83 +406,91 @@ def test_the_command_writes_a_report_or_says_what_is_wrong(file, tmp_path, capsy
     assert stop.value.code == 2
 
 
-def test_it_works_in_a_browser(page, browser):
-    complaints, requests = [], []
-    tab = browser.new_page(viewport={"width": 1280, "height": 900})
-    tab.set_default_timeout(120_000)
-    tab.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
-    tab.on("pageerror", lambda error: complaints.append(str(error)))
-    tab.on("request", lambda request: requests.append(request.url))
-    tab.goto(page.as_uri(), timeout=120_000)
-    tab.wait_for_selector("[data-figure='phase-0-icl'] .heatmaplayer")
-    data = embedded(page)
+def test_it_works_in_a_browser(page):
+    with browser.opened(page) as tab:
+        tab.wait_for_selector("[data-figure='phase-0-icl'] .heatmaplayer")
+        data = embedded(page)
 
-    def shown() -> list[str]:
-        return tab.locator("#cell [data-place=runs] tbody tr td:nth-child(2)").all_inner_texts()
+        def shown() -> list[str]:
+            return tab.locator("#cell [data-place=runs] tbody tr td:nth-child(2)").all_inner_texts()
 
-    def hashes(cell: int) -> list[str]:
-        return [run["hash"][:12] for run in data["runs"] if run["cell"] == cell]
+        def hashes(cell: int) -> list[str]:
+            return [run["hash"][:12] for run in data["runs"] if run["cell"] == cell]
 
-    # The cell of the upper right corner: the largest K and B.
-    plot = tab.locator("[data-figure='phase-0-icl'] .nsewdrag").first
-    plot.scroll_into_view_if_needed()
-    box = plot.bounding_box()
-    assert box
-    cell = data["figures"]["phase-0-icl"]["data"][0]["customdata"][1][3]
-    tab.mouse.move(box["x"] + box["width"] * 0.87, box["y"] + box["height"] * 0.25)
-    tab.wait_for_selector("[data-figure='phase-0-icl'] .hoverlayer .hovertext")
-    tab.mouse.click(box["x"] + box["width"] * 0.87, box["y"] + box["height"] * 0.25)
-    tab.wait_for_selector("#cell [data-place=runs] tbody tr")
-    assert shown() == hashes(cell)
-    assert tab.inner_text("#cell h3") == "Runs at K = 2048, B = 2"
-    lines = "document.querySelector('[data-kind=cell]').data"
-    assert tab.evaluate(f"{lines}.map((t) => t.name)") == ["seed 0", "seed 1"]
-    tab.select_option("#cell [data-choose=score]", "iwl")
-    assert tab.evaluate(f"{lines}[0].y") == next(r for r in data["runs"] if r["cell"] == cell)["curves"]["iwl"]
+        # The cell of the upper right corner: the largest K and B.
+        plot = tab.locator("[data-figure='phase-0-icl'] .nsewdrag").first
+        plot.scroll_into_view_if_needed()
+        box = plot.bounding_box()
+        assert box
+        cell = data["figures"]["phase-0-icl"]["data"][0]["customdata"][1][3]
+        tab.mouse.move(box["x"] + box["width"] * 0.87, box["y"] + box["height"] * 0.25)
+        tab.wait_for_selector("[data-figure='phase-0-icl'] .hoverlayer .hovertext")
+        tab.mouse.click(box["x"] + box["width"] * 0.87, box["y"] + box["height"] * 0.25)
+        tab.wait_for_selector("#cell [data-place=runs] tbody tr")
+        assert shown() == hashes(cell)
+        assert tab.inner_text("#cell h3") == "Runs at K = 2048, B = 2"
+        lines = "document.querySelector('[data-kind=cell]').data"
+        assert tab.evaluate(f"{lines}.map((t) => t.name)") == ["seed 0", "seed 1"]
+        tab.select_option("#cell [data-choose=score]", "iwl")
+        assert tab.evaluate(f"{lines}[0].y") == next(r for r in data["runs"] if r["cell"] == cell)["curves"]["iwl"]
 
-    # The keyboard on a row of the table: a cell whose runs failed.
-    failed = next(run["cell"] for run in data["runs"] if run["status"] == "failed")
-    tab.focus(f"tr[data-cell='{failed}']")
-    tab.keyboard.press("Enter")
-    assert shown() == hashes(failed)
-    assert "diverged" in tab.inner_text("#cell [data-place=runs]")
-    assert not tab.is_visible("[data-kind=cell]")
+        # The keyboard on a row of the table: a cell whose runs failed.
+        failed = next(run["cell"] for run in data["runs"] if run["status"] == "failed")
+        tab.focus(f"tr[data-cell='{failed}']")
+        tab.keyboard.press("Enter")
+        assert shown() == hashes(failed)
+        assert "diverged" in tab.inner_text("#cell [data-place=runs]")
+        assert not tab.is_visible("[data-kind=cell]")
 
-    # Measures, and a point of the scatter.
-    tab.focus("tr[data-measure='1']")
-    tab.keyboard.press("Enter")
-    tab.wait_for_selector("[data-kind=scatter] .point")
-    values = data["measures"][1]["values"]
-    trace = "document.querySelector('[data-kind=scatter]').data[0]"
-    first = tab.evaluate(f"{trace}.meta.runs[0]")
-    assert tab.evaluate(f"{trace}.x[0]") == values[first]
-    tab.evaluate(
-        f"document.querySelector('[data-kind=scatter]').emit('plotly_click', {{points: [{{customdata: {first}}}]}})"
-    )
-    assert shown() == hashes(data["runs"][first]["cell"])
+        # Measures, and a point of the scatter.
+        tab.focus("tr[data-measure='1']")
+        tab.keyboard.press("Enter")
+        tab.wait_for_selector("[data-kind=scatter] .point")
+        values = data["measures"][1]["values"]
+        trace = "document.querySelector('[data-kind=scatter]').data[0]"
+        first = tab.evaluate(f"{trace}.meta.runs[0]")
+        assert tab.evaluate(f"{trace}.x[0]") == values[first]
+        tab.evaluate(
+            f"document.querySelector('[data-kind=scatter]').emit('plotly_click', {{points: [{{customdata: {first}}}]}})"
+        )
+        assert shown() == hashes(data["runs"][first]["cell"])
 
-    # Other scores and cells by the controls.
-    tab.locator("[data-figure='training-0']").scroll_into_view_if_needed()
-    tab.wait_for_selector("[data-figure='training-0'] .main-svg")
-    tab.select_option("[data-variant=training]", "iwl")
-    assert tab.evaluate("document.querySelector(\"[data-figure='training-0']\").layout.yaxis.title.text").startswith(
-        "iwl"
-    )
-    tab.locator("[data-figure='probe-knockout']").scroll_into_view_if_needed()
-    tab.wait_for_selector("[data-figure='probe-knockout'] .bars")
-    assert tab.evaluate("window.pwned") is None
+        # Other scores and cells by the controls.
+        tab.locator("[data-figure='training-0']").scroll_into_view_if_needed()
+        tab.wait_for_selector("[data-figure='training-0'] .main-svg")
+        tab.select_option("[data-variant=training]", "iwl")
+        assert tab.evaluate(
+            "document.querySelector(\"[data-figure='training-0']\").layout.yaxis.title.text"
+        ).startswith("iwl")
+        tab.locator("[data-figure='probe-knockout']").scroll_into_view_if_needed()
+        tab.wait_for_selector("[data-figure='probe-knockout'] .bars")
+        assert tab.evaluate("window.pwned") is None
 
-    # Narrow and dark.
-    tab.set_viewport_size({"width": 380, "height": 800})
-    tab.emulate_media(color_scheme="dark")
-    # The page forbids eval, which waiting for an expression needs; evaluating one does not.
-    for _ in range(100):
-        if tab.evaluate("document.documentElement.scrollWidth") <= 380:
-            break
-        tab.wait_for_timeout(100)
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 380
-    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 25, 29)"
-    figure = "document.querySelector(\"[data-figure='phase-0-icl']\").layout"
-    assert tab.evaluate(f"{figure}.paper_bgcolor") == "#16191d"
-    assert complaints == []
-    assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
+        # Narrow and dark.
+        tab.set_viewport_size({"width": 380, "height": 800})
+        tab.emulate_media(color_scheme="dark")
+        # The page forbids eval, which waiting for an expression needs; evaluating one does not.
+        for _ in range(100):
+            if tab.evaluate("document.documentElement.scrollWidth") <= 380:
+                break
+            tab.wait_for_timeout(100)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 380
+        assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 25, 29)"
+        figure = "document.querySelector(\"[data-figure='phase-0-icl']\")._fullLayout"
+        assert tab.evaluate(f"{figure}.paper_bgcolor") == "#16191d"
+
+
+def test_every_line_chart_shows_its_numbers_under_the_mouse(page, tmp_path):
+    with browser.opened(page, "training") as tab:
+        tab.wait_for_selector("[data-figure='training-0'] .main-svg")
+        assert 0 <= tab.evaluate("document.getElementById('training').getBoundingClientRect().top") < 100
+        tab.locator("[data-figure=probe-context]").scroll_into_view_if_needed()
+        tab.wait_for_selector("[data-figure=probe-context] .point")
+        tab.focus("tr[data-cell='0']")
+        tab.keyboard.press("Enter")
+        found = browser.hover_lines(tab)
+    assert {"training-0", "training-1", "probe-context", "scatter", "cell"} <= set(found)
+    for name, lines in found.items():
+        assert any(re.search(r"\d\.\d{3}", line) for line in lines), (name, lines)
+        if name == "cell" or name.startswith("training"):
+            assert any(re.match(r"step (0|500|1,000): ", line) for line in lines), (name, lines)

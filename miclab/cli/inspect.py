@@ -9,6 +9,7 @@ from miclab.cli.terminal import parse, print_json, print_table, warn
 from miclab.config.schema import to_mapping
 from miclab.errors import MiclabError
 from miclab.runs.find import find, list_runs, open_run
+from miclab.tables import Number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +57,9 @@ def run_runs(arguments: list[str]) -> int:
     if not rows:
         print(f"No runs under {options.runs}. `miclab train unimodal` makes one.")
         return 0
-    cells = [[r["run"], r["status"], r["step"], *[f"{r['accuracy'].get(s, float('nan')):.3f}" for s in
-              ("train", "icl", "swapped", "iwl")], r["note"]] for r in rows]  # fmt: skip
-    print_table(
-        f"runs under {options.runs}",
-        ["run", "status", "step", "train", "icl", "swapped", "iwl", "note"],
-        cells,
-    )
+    splits = ("train", "icl", "swapped", "iwl")
+    cells = [[r["run"], r["status"], r["step"], *map(r["accuracy"].get, splits), r["note"]] for r in rows]
+    print_table(f"runs under {options.runs}", ["run", "status", "step", *splits, "note"], cells)
     return status
 
 
@@ -91,14 +88,7 @@ def run_show(arguments: list[str]) -> int:
         print_json({**content, "rows": rows})
         return 1 if damaged else 0
     print(yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110), end="")
-    cells = [
-        [
-            row["step"],
-            "-" if row["loss"] is None else f"{row['loss']:.4f}",
-            *[f"{v:.3f}" for v in row["accuracy"].values()],
-        ]
-        for row in rows
-    ]
+    cells = [[row["step"], Number(row["loss"], 4), *row["accuracy"].values()] for row in rows]
     if rows:
         print_table("metric rows", ["step", "loss", *rows[0]["accuracy"]], cells)
     return 1 if damaged else 0

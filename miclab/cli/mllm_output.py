@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from miclab.mllm.results import Results
+    from miclab.report.models import Page
 
 
 def save_page(
     results: Results,
     arguments: Sequence[str],
     title: str,
-    page: tuple[str, Mapping[str, Any]],
+    page: Page,
     problem: str = "",
 ) -> None:
     """Writes the page of a command, which names the command, among its results.
@@ -24,14 +25,14 @@ def save_page(
         results: of the command.
         arguments: what it was given.
         title: of the page.
-        page: body and figures.
+        page: what it shows.
         problem: why the results are partial.
     """
     from miclab.report.models import page_bytes
 
     command = results.body["command"]
     made_by = shlex.join(["miclab", "mllm", command, *arguments])
-    results.file(f"{command}.html", page_bytes(title, made_by, *page, problem))
+    results.file(f"{command}.html", page_bytes(title, made_by, page, problem))
 
 
 def close(results: Results, problem: str = "", status: int = 2) -> int:

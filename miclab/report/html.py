@@ -1,57 +1,92 @@
-"""HTML that the reports share: its pieces, and the whole page. Every text from outside is escaped here."""
+"""HTML that the reports share: a page from its template, tables and marks. Jinja2 escapes every text."""
 
 from __future__ import annotations
 
-import html
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
-from string import Template
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
+from miclab.report.plots import TEMPLATE
 
-def escape(value: object) -> str:
-    """Text that stands for itself in HTML."""
-    return html.escape(str(value))
+GENERATOR = "miclab report"
+"""What a page says that it was made by: `miclab.report.existing` knows its own pages by it."""
+_BACKTICKS = re.compile(r"`([^`]+)`")
+_ID = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
-def table(
-    head: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    numbers: Sequence[int] = (),
-    kind: str = "",
-    chosen_by: Sequence[str] = (),
-) -> str:
-    """A table of cells that are HTML already.
+@dataclass(frozen=True)
+class Table:
+    """A table of texts; a cell that is HTML is `Markup`.
 
     Arguments:
         numbers: columns set to the right.
-        kind: class of the table.
-        chosen_by: an attribute for each row, by which the page's script knows it; such rows take the keyboard's focus.
+        kind: class of the table. On a narrow screen the rows of a table are set one below the other; those of the kinds
+            `numbers` and `strip` are scrolled.
+        chosen_by: what the page's script knows a row by, with the value of each row in `chosen`; such rows take the
+            keyboard's focus.
     """
 
-    def cell(tag: str, place: int, content: str) -> str:
-        style = "number" if place in numbers else "name" if place == 0 and tag == "td" else ""
-        return f'<{tag} class="{style}">{content}</{tag}>' if style else f"<{tag}>{content}</{tag}>"
-
-    top = "".join(cell("th", i, escape(name)) for i, name in enumerate(head))
-    body = ""
-    for place, row in enumerate(rows):
-        opened = f'<tr tabindex="0" {chosen_by[place]}>' if chosen_by else "<tr>"
-        body += opened + "".join(cell("td", i, c) for i, c in enumerate(row)) + "</tr>"
-    opening = f'<table class="{kind}">' if kind else "<table>"
-    return f'<div class="scroll">{opening}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: Sequence[int] = ()
+    kind: str = "plain"
+    chosen_by: str = ""
+    chosen: Sequence[int] = ()
 
 
-def mark(text: str, kind: str = "plain") -> str:
+def mark(text: str, kind: str = "plain") -> Markup:
     """A short text in a frame: `good`, `bad` or `plain`."""
-    return f'<span class="mark {kind}">{escape(text)}</span>'
+    return Markup('<span class="mark {}">{}</span>').format(kind, text)
+
+
+def code(text: str) -> Markup:
+    """A text as code."""
+    return Markup("<code>{}</code>").format(text)
+
+
+def coded(value: object) -> Markup:
+    """A text whose parts in `backticks` are code; HTML stays as it is."""
+    if isinstance(value, Markup):
+        return value
+    return Markup(_BACKTICKS.sub(r"<code>\1</code>", str(escape(str(value)))))
+
+
+def identifiers(names: Sequence[str]) -> list[str]:
+    """An id for each name by which a link finds it: the name's letters and digits, the same on every page that has it.
+    Of names that give the same id, the later ones are numbered."""
+    found: list[str] = []
+    for name in names:
+        stem = _ID.sub("-", name).strip("-") or "part"
+        number, chosen = 2, stem
+        while chosen in found:
+            chosen, number = f"{stem}-{number}", number + 1
+        found.append(chosen)
+    return found
 
 
 def _resource(name: str) -> str:
     return files("miclab.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+@cache
+def _templates() -> Environment:
+    made = Environment(
+        loader=PackageLoader("miclab.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["coded"] = coded
+    return made
 
 
 def embedded_json(value: Any) -> str:
@@ -59,29 +94,25 @@ def embedded_json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=True).replace("<", "\\u003c")
 
 
-def render(title: str, body: Sequence[str], data: Any, script: str, kind: str = "runs") -> bytes:
+def render(template: str, title: str, data: dict[str, Any], script: str, subject: str = "", **context: Any) -> bytes:
     """A whole page: style, numbers, Plotly and scripts in one file, which asks the network for nothing.
 
     Arguments:
+        template: name of the page's template among the resources.
         title: of the window.
-        body: parts of the page, as HTML; empty ones are left out.
         data: what the scripts draw, as plain data.
         script: name of the page's own script among the resources; what pages share comes before it.
-        kind: class of the document, by which the style tells pages apart.
+        subject: what the page is about; a page on the same subject may replace it.
+        context: what the template needs besides.
     """
-    page = Template(_resource("template.html")).substitute(
-        title=escape(f"miclab: {title}"),
-        kind=kind,
-        style=_resource("report.css"),
-        body="\n".join(part for part in body if part),
-        data=embedded_json(data),
-        plotly=get_plotlyjs(),
-        script=_resource("common.js") + _resource(script),
+    page = _templates().get_template(template)
+    text = page.render(
+        **{"title": title, "kind": template.removesuffix(".html"), **context},
+        generator=GENERATOR,
+        subject=subject,
+        style=Markup(_resource("report.css")),
+        data=Markup(embedded_json({**data, "template": TEMPLATE})),
+        plotly=Markup(get_plotlyjs()),
+        script=Markup(_resource("common.js") + _resource(script)),
     )
-    return page.encode("utf-8")
-
-
-AXIS_CONTROL = (
-    '<div class="controls js-only"><label>Training steps on <select data-choose="axis">'
-    '<option value="log">a log-like axis</option><option value="linear">a linear axis</option></select></label></div>'
-)
+    return text.encode("utf-8")

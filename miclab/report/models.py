@@ -5,16 +5,19 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import escape
 from PIL import Image
 
+from miclab.circuits.find import head_name
 from miclab.mllm.heads import HeadTable, Map
 from miclab.mllm.knockout import Effect, Knockouts
-from miclab.mllm.layers import head_text
-from miclab.report.html import escape, render, table
+from miclab.report.html import Table, identifiers, render
+from miclab.report.plots import layout_of
 
 SHOWN = ("previous_token_1", "label_to_item", "induction_all_positions", "induction", "target_label_attention",
          "total_label_attention")  # fmt: skip
@@ -24,34 +27,59 @@ SCALE = [[0, "#f7fbff"], [0.5, "#6baed6"], [1, "#08306b"]]
 SIGNED = "RdBu"
 
 
-def page_bytes(title: str, command: str, body: str, figures: Mapping[str, Any], problem: str = "") -> bytes:
+@dataclass(frozen=True)
+class Part:
+    """A part of a page: what is given of it stands in the order of these arguments.
+
+    Arguments:
+        title: its heading; empty: none.
+        note: words under the heading.
+        strip: an episode, cell by cell.
+        figure: name of its figure.
+        table: numbers.
+        notes: words at the end.
+        level: of the heading.
+    """
+
+    title: str = ""
+    note: str = ""
+    strip: Sequence[Mapping[str, Any]] = ()
+    figure: str = ""
+    table: Table | None = None
+    notes: Sequence[str] = ()
+    level: int = 3
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a command shows: parts in their order, and Plotly figures by name."""
+
+    parts: Sequence[Part]
+    figures: Mapping[str, Any]
+
+
+def page_bytes(title: str, command: str, page: Page, problem: str = "") -> bytes:
     """One self-contained page.
 
     Arguments:
         title: of the page.
         command: what made it.
-        body: HTML, with `<div data-figure="NAME"></div>` where a figure goes.
-        figures: plotly figures by name.
+        page: what it shows.
         problem: why the results are partial; shown on top.
     """
-    partial = f'<div class="problems"><b>Partial results.</b> {escape(problem)}</div>' if problem else ""
-    header = (
-        f'<header><h1>{escape(title)}</h1><p class="lead">Made by</p>'
-        f'<pre class="command">{escape(command)}</pre></header>'
-    )
-    parts = [header, partial, f"<section>{body}</section>"]
-    return render(title, parts, {"figures": dict(figures)}, "plain.js", kind="mllm")
+    titled = [part.title for part in page.parts if part.title]
+    ids = iter(identifiers(titled))
+    parts = [{**vars(part), "id": next(ids) if part.title else ""} for part in page.parts]
+    entries = [(part["id"], part["title"]) for part in parts if part["id"]]
+    shown = {"parts": parts, "entries": entries}
+    data = {"figures": dict(page.figures)}
+    return render("models.html", title, data, "plain.js", command=command, page=shown, problem=problem)
 
 
 def _layout(x: str, y: str, height: int, **more: Any) -> dict[str, Any]:
-    return {
-        "height": height,
-        "margin": {"l": 60, "r": 20, "t": 10, "b": 45},
-        "xaxis": {"title": {"text": x}, **more.pop("xaxis", {})},
-        "yaxis": {"title": {"text": y}, **more.pop("yaxis", {})},
-        "plot_bgcolor": "#f2f2f2",
-        **more,
-    }
+    across, upright = ({"title": {"text": text}, **more.pop(name, {})} for text, name in ((x, "xaxis"), (y, "yaxis")))
+    margin = {"l": 60, "r": 20, "t": 10, "b": 45}
+    return layout_of(height, across, upright, **{"margin": margin, "plot_bgcolor": "#f2f2f2", **more})
 
 
 def heatmap(heads: HeadTable, measure: str) -> dict[str, Any]:
@@ -107,7 +135,7 @@ def _picture(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
 
 
-def strip(shown: Map) -> str:
+def strip(shown: Map) -> list[dict[str, Any]]:
     """The episode as it stands in the context: each item with its label, and what the last position pays to both."""
     reading, last = shown.reading, shown.attention[-1]
     roles, episode = reading.roles, reading.episode
@@ -117,44 +145,47 @@ def strip(shown: Map) -> str:
     for number, (item, answer) in enumerate(items):
         on_item = float(last[(kind >= 0) & (exemplar == number)].sum())
         on_label = float(last[(kind == -1) & (exemplar == number)].sum())
-        seen = "".join(f'<img src="{_picture(path)}" width="56" alt="">' for path in item.images) or escape(item.text)
         label = "" if number == len(episode.support) else f" · label {on_label:.2f}"
-        wanted = answer == episode.answer
-        text = f"<b>{escape(answer)}</b>" if wanted else escape(answer)
-        cells.append(f"<td>{seen}<br>{text}<br><small>item {on_item:.2f}{label}</small></td>")
-    return f'<div class="scroll"><table class="compact"><tr>{"".join(cells)}</tr></table></div>'
+        cells.append(
+            {
+                "images": [_picture(path) for path in item.images],
+                "text": item.text,
+                "answer": answer,
+                "wanted": answer == episode.answer,
+                "attention": f"item {on_item:.2f}{label}",
+            }
+        )
+    return cells
 
 
-def heads_page(heads: HeadTable, top: int) -> tuple[str, dict[str, Any]]:
-    """Body and figures of `miclab mllm heads`."""
+def heads_page(heads: HeadTable, top: int) -> Page:
+    """The page of `miclab mllm heads`."""
     figures: dict[str, Any] = {}
-    parts = [
-        f'<p class="note">{heads.episodes} episodes of {escape(heads.task)}; layers and heads are counted from 0.</p>'
-    ]
+    parts = [Part(note=f"{heads.episodes} episodes of {heads.task}; layers and heads are counted from 0.")]
     shown = [m for m in heads.measures if m.split(".")[0] in SHOWN]
     for measure in shown:
         figures[f"heat-{measure}"] = heatmap(heads, measure)
         place = {head: i for i, head in enumerate(heads.heads)}
         ranked = heads.ranked(measure)[:top]
-        listed = ", ".join(f"{head_text(h)} ({heads.intervals[measure][place[h]]})" for h in ranked)
-        parts.append(f"<h3>{escape(measure.replace('_', ' '))}</h3><p class='note'>Strongest: {escape(listed)}</p>"
-                     f'<div data-figure="heat-{escape(measure)}"></div>')  # fmt: skip
+        listed = ", ".join(f"{head_name(h)} ({heads.intervals[measure][place[h]]})" for h in ranked)
+        parts.append(Part(title=measure.replace("_", " "), note=f"Strongest: {listed}", figure=f"heat-{measure}"))
     if heads.maps:
-        parts.append(
-            '<h2>Attention on one episode</h2><p class="note">Under each item and its label: what the position before'
-            " the answer pays to them. In the map items are blue and labels are orange.</p>"
+        note = (
+            "Under each item and its label: what the position before the answer pays to them. In the map items are blue"
+            " and labels are orange."
         )
+        parts.append(Part(title="Attention on one episode", note=note, level=2))
     for one in heads.maps:
-        name = head_text(one.head)
+        name = head_name(one.head)
         figures[f"map-{name}"] = map_figure(one)
-        parts.append(f'<h3>Head {name}</h3>{strip(one)}<div data-figure="map-{name}"></div>')
-    return "".join(parts), figures
+        parts.append(Part(title=f"Head {name}", strip=strip(one), figure=f"map-{name}"))
+    return Page(parts, figures)
 
 
 def effect_cells(effect: Effect) -> list[str]:
     """An effect as texts: name, heads, accuracy, choice, copied, log-probability, change, change beyond the control."""
     beyond = effect.beyond_control("correct")
-    heads = " ".join(map(head_text, effect.heads[0])) if len(effect.heads) == 1 else f"{len(effect.heads)} draws"
+    heads = " ".join(map(head_name, effect.heads[0])) if len(effect.heads) == 1 else f"{len(effect.heads)} draws"
     if len(effect.heads[0]) > 10:
         heads = f"{len(effect.heads[0])} heads"
     untouched = effect.values is effect.before or not effect.heads[0]
@@ -179,8 +210,8 @@ EFFECT_COLUMNS = (
 )
 
 
-def knockout_page(found: Knockouts) -> tuple[str, dict[str, Any]]:
-    """Body and figures of `miclab mllm knockout`."""
+def knockout_page(found: Knockouts) -> Page:
+    """The page of `miclab mllm knockout`."""
     names, means, low, high = [], [], [], []
     for effect in found.effects:
         interval = effect.interval("correct")
@@ -194,31 +225,33 @@ def knockout_page(found: Knockouts) -> tuple[str, dict[str, Any]]:
             "hovertemplate": "%{y}: %{x:.3f}<extra></extra>"}  # fmt: skip
     axes = {"yaxis": {"autorange": "reversed", "automargin": True}, "xaxis": {"range": [0, 1]}}
     figure = {"data": [bars], "layout": _layout("accuracy", "", 120 + 30 * len(names), **axes)}
-    rows = [[escape(cell) for cell in effect_cells(effect)] for effect in found.effects]
-    notes = "".join(f"<p class='note'>{escape(name)}: {escape(note)}.</p>" for name, note in found.notes.items())
-    body = (
-        f'<p class="note">{found.episodes} episodes; 95 % intervals by paired bootstrap over them. A control is the'
-        f' mean over its draws of random heads of the same layers.</p><div data-figure="effects"></div>'
-        f"{table(EFFECT_COLUMNS, rows, numbers=(2, 3, 4, 5, 6, 7))}{notes}"
+    note = (
+        f"{found.episodes} episodes; 95 % intervals by paired bootstrap over them. A control is the mean over its draws"
+        " of random heads of the same layers."
     )
-    return body, {"effects": figure}
+    table = Table(EFFECT_COLUMNS, [effect_cells(effect) for effect in found.effects], numbers=(2, 3, 4, 5, 6, 7))
+    notes = [f"{name}: {text}." for name, text in found.notes.items()]
+    return Page([Part(note=note, figure="effects", table=table, notes=notes)], {"effects": figure})
 
 
-def finetune_page(rows: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
-    """Body and figures of `miclab mllm finetune`."""
+def finetune_page(rows: Sequence[Mapping[str, Any]]) -> Page:
+    """The page of `miclab mllm finetune`."""
     steps = [row["step"] for row in rows]
 
     def curve(name: str, values: list[float]) -> dict[str, Any]:
-        return {"type": "scatter", "mode": "lines+markers", "name": name, "x": steps, "y": values}
+        return {"type": "scatter", "mode": "lines+markers", "name": name, "x": steps, "y": values,
+                "hovertemplate": "step %{x:,}: %{y:.3f}"}  # fmt: skip
 
-    told = {"correct": "accuracy", "choice": "forced choice", "copied": "CLA"}
-    answered = [curve(name, [row[measure]["mean"] for row in rows]) for measure, name in told.items()]
+    named = {"correct": "accuracy", "choice": "forced choice", "copied": "CLA"}
+    answered = [curve(name, [row[measure]["mean"] for row in rows]) for measure, name in named.items()]
     measures = list(rows[0]["strengths"])
     followed = [curve(m.replace("_", " "), [r["strengths"][m]["top_mean"] for r in rows]) for m in measures]
     figures = {
         "answers": {"data": answered, "layout": _layout("step", "share of episodes", 340, yaxis={"range": [0, 1.02]})},
         "strengths": {"data": followed, "layout": _layout("step", "mean strength of the top heads at step 0", 340)},
     }
-    body = ('<h3>Answers on held-out episodes</h3><div data-figure="answers"></div>'
-            '<h3>Strength of heads</h3><div data-figure="strengths"></div>')  # fmt: skip
-    return body, figures
+    parts = [
+        Part(title="Answers on held-out episodes", figure="answers"),
+        Part(title="Strength of heads", figure="strengths"),
+    ]
+    return Page(parts, figures)

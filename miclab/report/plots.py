@@ -1,4 +1,4 @@
-"""What the figures of the reports share: colours, axes, layout, as plain dictionaries for Plotly.
+"""What the figures of the reports share: colours, the template of axes and layout, as plain dictionaries for Plotly.
 
 Colours are those of Okabe and Ito, which readers with any colour vision can tell apart."""
 
@@ -6,20 +6,45 @@ from __future__ import annotations
 
 from typing import Any
 
+from miclab.claims.plots.palette import BLUE, GREEN, ORANGE, PURPLE, SERIES, SKY, VERMILLION
+from miclab.claims.plots.palette import DARK as BLACK
+
+__all__ = ["BLACK", "BLUE", "GREEN", "ORANGE", "PURPLE", "SKY", "VERMILLION"]
+
 Figure = dict[str, Any]
 
-BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#333333",
-)
-LINES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+LINES = (*SERIES, BLACK)
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-FONT = {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": "#2b2b2b"}
+_AXIS = {
+    "gridcolor": "#ececec",
+    # A zero line would run through the cells of heat maps.
+    "zeroline": False,
+    "linecolor": "#b5b5b5",
+    "ticks": "outside",
+    "ticklen": 4,
+    "tickcolor": "#b5b5b5",
+    "automargin": True,
+    "title": {"standoff": 8},
+}
+TEMPLATE = {
+    "layout": {
+        "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": "#2b2b2b"},
+        "margin": {"l": 60, "r": 16, "t": 40, "b": 52},
+        "paper_bgcolor": "#ffffff",
+        "plot_bgcolor": "#ffffff",
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "y": 1.02,
+            "xanchor": "left",
+            "yanchor": "bottom",
+            "traceorder": "normal",
+        },
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+    }
+}
+"""Plotly's template of every page; a figure's own layout says what differs."""
 
 
 def rounded(value: float | None, digits: int = 4) -> float | None:
@@ -28,27 +53,10 @@ def rounded(value: float | None, digits: int = 4) -> float | None:
 
 
 def axis_of(title: str, **more: Any) -> dict[str, Any]:
-    """An axis in the report's style; `more` are Plotly's own settings."""
-    axis = {
-        "title": {"text": title, "standoff": 8},
-        "gridcolor": "#ececec",
-        "zeroline": False,
-        "linecolor": "#b5b5b5",
-    }
-    return {**axis, "ticks": "outside", "ticklen": 4, "tickcolor": "#b5b5b5", "automargin": True, **more}
+    """An axis with a title; `more` are Plotly's own settings."""
+    return {"title": {"text": title}, **more}
 
 
 def layout_of(height: int, x: dict[str, Any], y: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """A figure's layout in the report's style: `height` in pixels, both axes, and `more` of Plotly's own settings."""
-    legend = {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom", "traceorder": "normal"}
-    return {
-        "height": height,
-        "font": FONT,
-        "margin": {"l": 60, "r": 16, "t": 40, "b": 52},
-        "paper_bgcolor": "#ffffff",
-        "plot_bgcolor": "#ffffff",
-        "legend": legend,
-        "xaxis": x,
-        "yaxis": y,
-        **more,
-    }
+    """A figure's layout: `height` in pixels, both axes, and `more` of Plotly's own settings."""
+    return {"height": height, "xaxis": x, "yaxis": y, **more}

@@ -14,6 +14,7 @@ from miclab import storage
 from miclab.config import schema
 from miclab.config.run import RunConfig
 from miclab.errors import RunError
+from miclab.runs.label import called
 from miclab.runs.run import FORMAT, REFUSED, Run, read_manifest
 
 if TYPE_CHECKING:
@@ -125,8 +126,8 @@ def root_directory(root: Path | str) -> Path:
 
 
 def find(reference: str, root: Path | str = "runs") -> Run:
-    """The run that `reference` means: a path, or a directory's name under `root`, the start of one, or the start of a
-    hash, where no other run begins so.
+    """The run that `reference` means: a path, or under `root` a directory's name, the name that a run was given, or the
+    start of a directory's name or of a hash, where no other run begins so.
 
     Raises:
         RunError: none, or several, are meant.
@@ -136,6 +137,12 @@ def find(reference: str, root: Path | str = "runs") -> Run:
     names = [path.name for path in list_runs(root)]
     if reference in names:
         return open_run(Path(root) / reference)
+    named = called(reference, (Path(root) / name for name in names)) if reference else []
+    if len(named) == 1:
+        return open_run(named[0])
+    if named:
+        text = f"{reference!r} is the name of {len(named)} runs under {root}: {_some([p.name for p in named])}."
+        raise RunError(f"{text} Give the directory of the one that you mean.")
     # A hash may be given whole, and a name holds its beginning.
     meant = [n for n in names if n.startswith(reference) or n.rsplit("-", 1)[-1].startswith(reference[:12])]
     if len(meant) == 1 and reference:

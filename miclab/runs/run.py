@@ -6,7 +6,8 @@
         checkpoints/000001000.safetensors  parameters, and `.optimiser.safetensors` to go on from
         rows/000001000.jsonl               metric rows since the checkpoint before, sealed with this one
         analyses/000001000.NAME.json       what was found out about a checkpoint after training
-        manifest.json                      SHA-256 of every file above, the state, and a checksum of itself
+        label.json                         name and tags, if its owner gave it any (see miclab.runs.label)
+        manifest.json                      SHA-256 of the files above but label.json, the state, a checksum of itself
         lock                               empty; held while a process trains the run
 
 A checkpoint exists once the manifest names it, and the manifest is replaced as one: whatever the instant of a crash,
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from miclab import storage
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError, DamagedError, RunError
+from miclab.runs.label import Label, read_label, write_label
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +55,21 @@ class Run:
     def hash(self) -> str:
         """Trajectory hash."""
         return self._manifest["hash"]
+
+    @property
+    def label(self) -> Label:
+        """Name and tags that its owner gave it."""
+        return read_label(self.path, self.warnings)
+
+    @label.setter
+    def label(self, label: Label) -> None:
+        """Changes name and tags, also while the run trains. Raises RunError if they cannot be written."""
+        write_label(self.path, label)
+
+    @property
+    def title(self) -> str:
+        """Its name, or that of its directory where it has none."""
+        return self.label.name or self.path.name
 
     @property
     def status(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from miclab.circuits.find import CircuitHeads, head_name
 from miclab.circuits.knockout import Effect
 from miclab.report.plots import BLACK, BLUE, ORANGE, Figure, axis_of, layout_of, rounded
+from miclab.report.run.names import circuit_parts, part_name
 from miclab.statistics.intervals import Interval
 
 MOST_BARS = 24
@@ -65,6 +66,7 @@ def _bars_layout(
     notes.append(
         {
             "x": untouched.mean,
+            "xanchor": "right" if untouched.mean > 0.5 else "left",
             "yref": "paper",
             "y": 0,
             "yanchor": "top",
@@ -86,10 +88,10 @@ def _bars_layout(
     return {**layout, **more, "hovermode": "closest"}
 
 
-def _knockout_order(effects: list[Effect], circuit: CircuitHeads) -> list[tuple[int, str]]:
+def _knockout_order(effects: list[Effect], circuit: CircuitHeads, no_circuit: str) -> list[tuple[int, str]]:
     """Which effects are shown, and by which name. The circuit's two heads stand among the single heads already, so they
     are named there; of very many heads those are shown that matter most."""
-    named = {circuit.previous_token: "previous-token head", circuit.induction: "induction head"}
+    named = circuit_parts(circuit, no_circuit)
     singles = [i for i, e in enumerate(effects) if e.name.startswith("head ")]
     if len(singles) > MOST_BARS:
         singles.sort(key=lambda i: (effects[i].heads[0] not in named, effects[i].change.mean))
@@ -100,18 +102,26 @@ def _knockout_order(effects: list[Effect], circuit: CircuitHeads) -> list[tuple[
         order.append((i, f"{named[head]} {head_name(head)}" if head in named else f"head {head_name(head)}"))
     for i, effect in enumerate(effects):
         if effect.draws:
-            order.append((i, f"{effect.name} (mean of {len(effect.draws)})"))
+            order.append((i, f"{part_name(effect.name, no_circuit)} (mean of {len(effect.draws)})"))
         elif len(effect.heads) > 1:
             order.append((i, f"{effect.name} ({effect.knocked_out})"))
     return order
 
 
 def knockout_figure(
-    by_baseline: Mapping[str, list[Effect]], circuit: CircuitHeads, untouched: Interval, random_label: float | None
+    by_baseline: Mapping[str, list[Effect]],
+    circuit: CircuitHeads,
+    no_circuit: str,
+    untouched: Interval,
+    random_label: float | None,
 ) -> Figure:
     """Accuracy with heads knocked out, with intervals; a bar for each baseline (`zero`, `mean`). The dotted line is
-    `random_label`, what answering with any label of the context scores."""
-    order = _knockout_order(next(iter(by_baseline.values())), circuit)
+    `random_label`, what answering with any label of the context scores.
+
+    Arguments:
+        no_circuit: why the heads of `circuit` are none; empty where they are one.
+    """
+    order = _knockout_order(next(iter(by_baseline.values())), circuit, no_circuit)
     labels = [name for _, name in order]
     styles = {"zero": ("output set to zero", BLUE), "mean": ("output set to its mean", ORANGE)}
     chosen = {baseline: [effects[i] for i, _ in order] for baseline, effects in by_baseline.items()}

@@ -11,25 +11,31 @@ import torch
 from numpy.typing import NDArray
 
 from miclab.circuits.diagnose import Sign, diagnose
-from miclab.circuits.find import CircuitHeads
+from miclab.circuits.existence import why_no_circuit
+from miclab.circuits.find import CircuitHeads, circuit_heads
 from miclab.circuits.knockout import Effect, Interventions
 from miclab.config.request import SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import MiclabError, RunError
+from miclab.measures.evaluate import score_split
 from miclab.model.decoder import Decoder
 from miclab.runs.run import Run
 from miclab.statistics.intervals import Interval, clustered_interval
 from miclab.worlds.oracles import oracle_scores
 from miclab.worlds.sequences import config_roles
 from miclab.worlds.splits import split_batches
-from miclab.worlds.world import world_from_tensors
+from miclab.worlds.world import World, world_from_tensors
 
 CURVE_ROWS = 400
 """Most metric rows that a curve shows; rows in between are left out, evenly."""
 MEASURE_NUMBERS = 60_000
 """Most numbers of all measures of a run; rows in between are left out, evenly."""
-ATTENTION_NUMBERS = 100_000
+ATTENTION_NUMBERS = 160_000
 """Most numbers of a run's attention maps; checkpoints in between are left out, evenly."""
+EXAMPLES = 4
+"""Single sequences whose attention is shown; of large decoders fewer, down to one."""
+FEWEST_CHECKPOINTS = 12
+"""Checkpoints for whose sake a large decoder shows fewer sequences."""
 MAP_SIZES = SplitSizes(sequences=32, novel_sets=8)
 """Sequences whose attention is averaged."""
 MOST_SEQUENCES, FEWEST_SEQUENCES = 200, 25
@@ -44,6 +50,19 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Formed:
+    """Whether there is an induction circuit at a checkpoint.
+
+    Arguments:
+        heads: the strongest heads of its two kinds; None for a decoder with a single head.
+        no_circuit: why they are none; empty where they are one.
+    """
+
+    heads: CircuitHeads | None
+    no_circuit: str
+
+
+@dataclass(frozen=True)
 class Attention:
     """Attention on the `icl` split at several checkpoints.
 
@@ -51,19 +70,22 @@ class Attention:
         steps: the checkpoints.
         names: name of every position by its role.
         mean: mean over `sequences` sequences [checkpoint, layer, head, query position, key position].
-        example: the same of one sequence.
-        example_labels: labels of that sequence's context.
-        example_target: label of its query.
+        examples: the same of single sequences, one of each set of novel classes [sequence, checkpoint, layer, head,
+            query position, key position].
+        labels: labels of the context of each single sequence.
+        targets: label of the query of each.
         sequences: how many the mean is over.
+        formed: the circuit at each checkpoint, judged on these sequences.
     """
 
     steps: list[int]
     names: list[str]
     mean: NDArray[np.floating]
-    example: NDArray[np.floating]
-    example_labels: list[int]
-    example_target: int
+    examples: NDArray[np.floating]
+    labels: list[list[int]]
+    targets: list[int]
     sequences: int
+    formed: list[Formed]
 
 
 @dataclass(frozen=True)
@@ -161,32 +183,44 @@ def attention_maps(run: Run, sizes: SplitSizes = MAP_SIZES) -> Attention:
 
     Raises:
         DamagedError: the world is damaged.
-        RunError: no checkpoint can be read.
+        RunError: no checkpoint can be read, or the decoder has no attention patterns.
     """
     config, length = run.config, run.config.sequence_length
     world = world_from_tensors(config, run.world_tensors())
     decoder, layers = Decoder(config), config.decoder.layers
+    if not decoder.gives_patterns:
+        raise RunError(f"The attention {config.decoder.attention.name} has no pattern.")
     batches = [batch for _, batch in split_batches(config, world, "icl", sizes)]
-    count = sum(len(batch) for batch in batches)
+    sequences = sum(len(batch) for batch in batches)
     patterns = tuple(f"blocks.{i}.attention.pattern" for i in range(layers))
-    # The lower triangle, once for the mean and once for the example.
-    numbers = layers * config.decoder.heads * length * (length + 1)
-    steps = evenly(readable_checkpoints(run), max(1, ATTENTION_NUMBERS // numbers))
+    # The lower triangle, for the mean and for each example.
+    numbers = layers * config.decoder.heads * length * (length + 1) // 2
+    count = min(EXAMPLES, len(batches), max(1, ATTENTION_NUMBERS // (numbers * FEWEST_CHECKPOINTS) - 1))
+    steps = evenly(readable_checkpoints(run), max(1, ATTENTION_NUMBERS // (numbers * (1 + count))))
     if not steps:
         raise RunError("No checkpoint of the run can be read.")
     shape = (len(steps), layers, config.decoder.heads, length, length)
-    mean, example = torch.zeros(shape), torch.zeros(shape)
+    mean, examples, formed = torch.zeros(shape), torch.zeros(count, *shape), []
     for place, step in enumerate(steps):
         _, parameters = run.parameters(step)
         for index, batch in enumerate(batches):
             found = decoder.trace(parameters, batch, capture=patterns).activations
             for layer, name in enumerate(patterns):
-                mean[place, layer] += found[name].sum(0) / count
-                if index == 0:
-                    example[place, layer] = found[name][0]
+                mean[place, layer] += found[name].sum(0) / sequences
+                if index < count:
+                    examples[index, place, layer] = found[name][0]
+        formed.append(_formed(config, world, parameters, sizes))
     names = config_roles(config).axis_names()
-    labels, target = batches[0].labels[0].tolist(), int(batches[0].target[0])
-    return Attention(steps, names, mean.numpy(), example.numpy(), labels, target, count)
+    labels = [batch.labels[0].tolist() for batch in batches[:count]]
+    targets = [int(batch.target[0]) for batch in batches[:count]]
+    return Attention(steps, names, mean.numpy(), examples.numpy(), labels, targets, sequences, formed)
+
+
+def _formed(config: RunConfig, world: World, parameters: dict[str, torch.Tensor], sizes: SplitSizes) -> Formed:
+    scores = score_split(config, world, parameters, "icl", sizes, measures=True, oracles=True)
+    many = config.decoder.layers * config.decoder.heads > 1
+    heads = circuit_heads({name: value.mean(0) for name, value in scores.strengths.items()}) if many else None
+    return Formed(heads, why_no_circuit(heads, scores))
 
 
 def intervention_sizes(config: RunConfig) -> SplitSizes:

@@ -7,11 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from miclab.circuits.find import head_name
-from miclab.report import measures
+from miclab.measures import registry as measures
 from miclab.report.plots import Figure, rounded
 from miclab.report.run.bars import ablation_figure, knockout_figure
-from miclab.report.run.collect import Attention, Collected, alignment_values, rows_for_measures, split_values
+from miclab.report.run.collect import (
+    Attention,
+    Collected,
+    Formed,
+    alignment_values,
+    rows_for_measures,
+    split_values,
+)
 from miclab.report.run.figures import (
     ATTENTION_TOPS,
     accuracy_figure,
@@ -22,7 +28,9 @@ from miclab.report.run.figures import (
     guide,
     loss_figure,
     measure_figure,
+    narrow_attention_figure,
 )
+from miclab.report.run.names import formed_names
 from miclab.worlds.splits import SPLITS
 
 
@@ -32,29 +40,43 @@ def _triangles(maps: np.ndarray) -> list:
     return (maps[..., rows, columns] * 1000).round().astype(int).tolist()
 
 
-def example_names(attention: Attention) -> list[str]:
-    """Names of the positions of the example sequence, with the label that each label position holds; bold where it is
-    the one to answer with."""
-    labels = iter(attention.example_labels)
+def example_names(attention: Attention, example: int) -> list[str]:
+    """Names of the positions of a single sequence, with the label that each label position holds; bold where it is the
+    one to answer with."""
+    labels = iter(attention.labels[example])
     names = []
     for name in attention.names:
         if name.startswith("l"):
             label = next(labels)
             text = f"{name}={label}"
-            names.append(f"<b>{text}</b>" if label == attention.example_target else text)
+            names.append(f"<b>{text}</b>" if label == attention.targets[example] else text)
         else:
             names.append(name)
     return names
 
 
 def colour_top(attention: Attention) -> float:
-    """End of the colour scale that suits the last maps: the first of `ATTENTION_TOPS` that all but a few cells fall
-    below. The first rows are left out, since they have few positions to look at and so are always strong."""
-    length = attention.mean.shape[-1]
+    """End of the colour scale that suits the last maps of the first sequence: the first of `ATTENTION_TOPS` that all
+    but a few cells fall below. The first rows are left out, since they have few positions to look at and so are always
+    strong."""
+    maps = attention.examples[0, -1]
+    length = maps.shape[-1]
     rows, columns = np.tril_indices(length)
     kept = rows >= min(length - 1, 4)
-    strong = float(np.quantile(attention.mean[-1][..., rows[kept], columns[kept]], 0.99))
+    strong = float(np.quantile(maps[..., rows[kept], columns[kept]], 0.99))
     return next((top for top in ATTENTION_TOPS if strong <= top), 1.0)
+
+
+def formed(collected: Collected) -> list[Formed]:
+    """The circuit at each checkpoint of the maps. That of the causal tests is judged on their sequences, which are
+    more."""
+    attention, tests = collected.attention, collected.tests
+    if attention is None:
+        return []
+    found = list(attention.formed)
+    if tests is not None and tests.step in attention.steps:
+        found[attention.steps.index(tests.step)] = Formed(tests.heads, tests.no_circuit)
+    return found
 
 
 def _measures(collected: Collected, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -78,15 +100,10 @@ def _measures(collected: Collected, rows: list[dict[str, Any]]) -> dict[str, Any
 
 
 def _circuit(collected: Collected) -> dict[str, Any]:
-    """Names of the circuit's heads, and the measures that stand under each map's title."""
+    """Names of the circuit's heads at each checkpoint, and the measures that stand under each map's title."""
     subtitles = [("induction_total", "induction"), ("previous_token_1", "previous token")]
     subtitles += [(f"label_to_item.{m}", f"label→{m}") for m in collected.run.config.order]
-    tests, heads = collected.tests, {}
-    if tests is not None and tests.heads is not None:
-        weak = " (no circuit)" if tests.no_circuit else ""
-        heads[head_name(tests.heads.previous_token)] = f"previous-token head{weak}"
-        heads[head_name(tests.heads.induction)] = f"induction head{weak}"
-    return {"heads": heads, "subtitles": subtitles}
+    return {"heads": formed_names(formed(collected)), "subtitles": subtitles}
 
 
 def numbers_of(name: str, collected: Collected) -> dict[str, Any]:
@@ -113,9 +130,9 @@ def numbers_of(name: str, collected: Collected) -> dict[str, Any]:
         numbers["attention"] = {
             "steps": attention.steps,
             "names": attention.names,
-            "example_names": example_names(attention),
+            "example_names": [example_names(attention, i) for i in range(len(attention.examples))],
             "mean": _triangles(attention.mean),
-            "example": _triangles(attention.example),
+            "examples": _triangles(attention.examples),
         }
     return numbers
 
@@ -142,10 +159,14 @@ def figures_of(collected: Collected) -> dict[str, Figure]:
         figures["measures"] = measure_figure(few, layers, heads)
     if collected.attention is not None:
         for index, group in enumerate(attention_groups(layers, heads)):
-            figures[f"attention-{index}"] = attention_figure(collected.attention.names, group)
+            names = collected.attention.names
+            figures[f"attention-{index}"] = attention_figure(names, group)
+            figures[f"attention-narrow-{index}"] = narrow_attention_figure(names, group)
     tests = collected.tests
     if tests is not None:
         figures["ablations"] = ablation_figure(tests.ablations, tests.untouched, random_label)
         if tests.heads is not None:
-            figures["knockouts"] = knockout_figure(tests.knockouts, tests.heads, tests.untouched, random_label)
+            figures["knockouts"] = knockout_figure(
+                tests.knockouts, tests.heads, tests.no_circuit, tests.untouched, random_label
+            )
     return figures

@@ -19,6 +19,8 @@ SPLIT_STYLES = {
     "swapped": (VERMILLION, "dash", "swapped (labels shifted)"),
     "iwl": (GREEN, "dashdot", "iwl (not in the context)"),
 }
+CLOSEST = "step %{customdata:,}: %{y:.3f}"
+"""What a point of a line over training shows alone; the page gives it its step."""
 BAND = "rgba(0,114,178,0.16)"
 ATTENTION_SCALE = [[0, "#ffffff"], [0.25, "#cfe3f1"], [0.5, "#7db4d8"], [0.75, "#1f7ab8"], [1, "#062a4a"]]
 ATTENTION_TOPS = (0.1, 0.25, 0.5, 1.0)
@@ -159,7 +161,8 @@ def overview_figure(
         colour, dash = LINES[index % len(LINES)], DASHES[index // len(LINES) % len(DASHES)]
         red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
         data += _band(steps, intervals, f"rgba({red},{green},{blue},0.12)")
-        data.append(_line(name, steps, [rounded(v) for v in values], colour, dash))
+        line = _line(name, steps, [rounded(v) for v in values], colour, dash)
+        data.append({**line, "hovertemplate": CLOSEST})
     y = axis_of("accuracy on novel classes (icl)", range=[-0.02, 1.04], dtick=0.2)
     return {"data": data, "layout": {**_steps_layout(420, y), "hovermode": "closest"}}
 
@@ -167,6 +170,8 @@ def overview_figure(
 def measure_figure(steps: list[int], layers: int, heads: int) -> Figure:
     """The frame of the measures' figure: a line per head; the page fills in the measure that the reader chooses."""
     data = []
+    # Dozens of lines in one box would cover the figure.
+    many = layers * heads > FEWEST_PER_LAYER
     for layer in range(layers):
         for head in range(heads):
             if heads == 1:
@@ -174,10 +179,8 @@ def measure_figure(steps: list[int], layers: int, heads: int) -> Figure:
             else:
                 colour, dash = LINES[layer % len(LINES)], DASHES[head % len(DASHES)]
             line = _line(f"head {head_name((layer, head))}", steps, [], colour, dash)
-            data.append({**line, "meta": [layer, head]})
+            data.append({**line, "meta": [layer, head], **({"hovertemplate": CLOSEST} if many else {})})
     layout = _steps_layout(400, axis_of("strength"))
-    # Dozens of lines in one box would cover the figure.
-    many = layers * heads > FEWEST_PER_LAYER
     return {
         "data": data,
         "layout": {**layout, "hovermode": "closest" if many else "x unified", "showlegend": not many},
@@ -198,18 +201,32 @@ def _columns(group: list[Head]) -> int:
     return {1: 1, 2: 2, 4: 2}.get(len(group), 3)
 
 
-def attention_figure(names: list[str], group: list[Head], size: int = 1120) -> Figure:
+def attention_figure(names: list[str], group: list[Head]) -> Figure:
     """The frame of the attention maps of some heads; the page fills in the checkpoint and the titles.
 
     Arguments:
         names: names of the positions.
         group: the heads.
-        size: width in pixels of all maps together.
     """
-    columns, length = _columns(group), len(names)
-    rows = -(-len(group) // columns)
-    cell = {1: 620, 2: 540}.get(columns, size // columns)
-    inner = cell - 62
+    columns = _columns(group)
+    return _attention_frame(names, group, columns, {1: 620, 2: 540}.get(columns, 1120 // columns))
+
+
+def narrow_attention_figure(names: list[str], group: list[Head]) -> Figure:
+    """`attention_figure` for a narrow screen: one map below the other, without a colour bar."""
+    figure = _attention_frame(names, group, 1, 350)
+    figure["layout"]["width"] = 350
+    figure["layout"]["coloraxis"]["showscale"] = False
+    for name, axis in figure["layout"].items():
+        if name.startswith("xaxis"):
+            axis["domain"] = [46 / 350, 334 / 350]
+    for note in figure["layout"]["annotations"]:
+        note["x"] = 0
+    return figure
+
+
+def _attention_frame(names: list[str], group: list[Head], columns: int, cell: int) -> Figure:
+    length, rows, inner = len(names), -(-len(group) // columns), cell - 62
     width, height = columns * cell + 60, rows * (inner + 80) + 20
     # Letters need about 11 pixels; where the positions are closer, only some are named.
     every = max(1, -(-11 * length // inner))
@@ -243,7 +260,8 @@ def attention_figure(names: list[str], group: list[Head], size: int = 1120) -> F
         layout["annotations"].append({**title, "font": {"size": 13}, "yshift": 4, "align": "left"})
         hover = "%{y} looks at %{x}: %{z:.3f}<extra></extra>"
         trace = {"type": "heatmap", "coloraxis": "coloraxis", "xaxis": f"x{number}", "yaxis": f"y{number}"}
-        data.append({**trace, "meta": [layer, head], "z": [], "hovertemplate": hover, "hoverongaps": False})
+        named = {"name": head_name((layer, head)), "meta": [layer, head]}
+        data.append({**trace, **named, "z": [], "hovertemplate": hover, "hoverongaps": False})
     bar = {
         "thickness": 12,
         "len": min(1.0, 380 / height),

@@ -9,57 +9,28 @@ from typing import Any
 
 from miclab import storage
 from miclab.errors import RunError
-from miclab.report.html import AXIS_CONTROL, escape, render
+from miclab.report.html import identifiers, render
+from miclab.report.plots import Figure
 from miclab.report.run.collect import Collected, collect, split_values
 from miclab.report.run.data import figures_of, numbers_of
 from miclab.report.run.figures import overview_figure
-from miclab.report.run.sections import overview_table, run_section, verdict_table
+from miclab.report.run.names import short_names
+from miclab.report.run.sections import overview_table, run_view, verdict_table
 from miclab.runs.run import Run
 
 
-def short_names(runs: Sequence[Run]) -> list[str]:
-    """A name for each run, different from all others: the directory's, with its parent's where that is needed."""
-    names = [run.path.name for run in runs]
-    if len(set(names)) == len(names):
-        return names
-    return [f"{run.path.parent.name}/{run.path.name}" for run in runs]
+def subject_of(runs: Sequence[Run]) -> str:
+    """What a report on these runs is about: a later one on the same runs may replace it."""
+    return " ".join(["runs", *(run.hash for run in runs)])
 
 
-def _overview(collected: Sequence[Collected], names: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """The section that compares several runs, and its figure."""
-    curves = [
-        (name, [row["step"] for row in c.rows], split_values(c.rows, "icl"), c.icl_intervals)
-        for name, c in zip(names, collected, strict=True)
-    ]
-    section = (
-        '<section id="overview"><h2>Overview</h2>'
-        f"{overview_table(collected, names)}"
-        '<p class="note">Accuracies of the last metric row; in brackets the 95 % interval, resampled by set of novel'
-        " classes.</p>"
-        f'<div data-figure="overview"></div>{AXIS_CONTROL}</section>'
+def _overview_figure(collected: Sequence[Collected], names: Sequence[str]) -> Figure:
+    return overview_figure(
+        [
+            (name, [row["step"] for row in one.rows], split_values(one.rows, "icl"), one.icl_intervals)
+            for name, one in zip(names, collected, strict=True)
+        ]
     )
-    return section, overview_figure(curves)
-
-
-def _header(title: str, names: Sequence[str], command: str) -> str:
-    listed = ", ".join(escape(name) for name in names)
-    noun = "run" if len(names) == 1 else f"{len(names)} runs"
-    return (
-        f"<header><h1>{escape(title)}</h1>"
-        f'<p class="lead">Report on the {noun} {listed}. Made by</p>'
-        f'<pre class="command">{escape(command)}</pre></header>'
-    )
-
-
-def _tabs(names: Sequence[str]) -> str:
-    if len(names) < 2:
-        return ""
-    buttons = "".join(
-        f'<button role="tab" id="tab{i}" aria-controls="run{i}" aria-selected="{str(i == 0).lower()}">'
-        f"{escape(name)}</button>"
-        for i, name in enumerate(names)
-    )
-    return f'<div class="tabs js-only" role="tablist" aria-label="Runs">{buttons}</div>'
 
 
 def write_report(
@@ -68,6 +39,7 @@ def write_report(
     *,
     command: str = "",
     verdicts: Sequence[Mapping[str, str]] | None = None,
+    subject: str = "",
 ) -> Path:
     """Writes one self-contained HTML file about one or several runs.
 
@@ -79,6 +51,7 @@ def write_report(
         path: where the file goes; replaced if it exists.
         command: what to give as the command that made the report; empty: `miclab report` with the runs' paths.
         verdicts: rows of a table of results, each with `result`, `measured`, `paper`, `verdict`, `conclusion`.
+        subject: what the page is about (see `miclab.report.existing`); empty: these runs.
 
     Returns:
         The path of the file.
@@ -89,21 +62,28 @@ def write_report(
     if not runs:
         raise RunError("There is no run to report on. `miclab runs` lists the runs.")
     names, collected = short_names(runs), [collect(run) for run in runs]
-    command = command or shlex.join(["miclab", "report", *(str(run.path) for run in runs)])
-    title = "Multimodal in-context learning" if len(runs) > 1 or verdicts else names[0]
-    parts, figures = [_header(title, names, command)], {}
-    if verdicts:
-        parts.append(verdict_table(verdicts))
-    if len(runs) > 1:
-        section, figures["overview"] = _overview(collected, names)
-        parts.append(section)
-    parts.append(_tabs(names))
-    for number, (name, one) in enumerate(zip(names, collected, strict=True)):
-        parts.append(run_section(number, name, one, AXIS_CONTROL))
+    views, figures = [], {}
+    for number, (name, own, one) in enumerate(zip(names, identifiers(names), collected, strict=True)):
+        views.append(run_view(number, name, own, one))
         figures |= {f"run{number}-{key}": figure for key, figure in figures_of(one).items()}
+    if len(runs) > 1:
+        figures["overview"] = _overview_figure(collected, names)
     data = {
         "runs": [numbers_of(name, one) for name, one in zip(names, collected, strict=True)],
         "figures": figures,
     }
-    storage.write_bytes(Path(path), render(title, parts, data, "report.js"))
+    entries = [("verdicts", "Results")] if verdicts else []
+    entries += [("overview", "Overview")] if len(runs) > 1 else []
+    context: dict[str, Any] = {
+        "noun": "run" if len(names) == 1 else f"{len(names)} runs",
+        "names": names,
+        "command": command or shlex.join(["miclab", "report", *(str(run.path) for run in runs)]),
+        "entries": [*entries, *((view["id"], view["name"]) for view in views)],
+        "verdicts": verdict_table(verdicts) if verdicts else None,
+        "overview": overview_table(collected, names) if len(runs) > 1 else None,
+        "runs": views,
+    }
+    title = "Multimodal in-context learning" if len(runs) > 1 or verdicts else names[0]
+    page = render("runs.html", title, data, "report.js", subject or subject_of(runs), **context)
+    storage.write_bytes(Path(path), page)
     return Path(path)

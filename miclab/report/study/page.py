@@ -10,7 +10,8 @@ import polars as pl
 
 from miclab import storage
 from miclab.claims.evidence import Evidence
-from miclab.claims.ledger import LEDGER, Line, judged
+from miclab.claims.ledger import Line, judged
+from miclab.claims.registry import CLAIMS, all_claims
 from miclab.errors import MiclabError
 from miclab.report.html import render
 from miclab.report.plots import Figure, rounded
@@ -19,13 +20,13 @@ from miclab.report.study.cells import At, RunOfStudy, StudyCells, finite, study_
 from miclab.report.study.correlations import MeasureOfRuns, measures_of_runs, scatter_figure
 from miclab.report.study.phases import DIAGRAMS, SCORES, curve_figure, heatmap_figure, panels
 from miclab.report.study.sections import (
-    claims_section,
+    analyses_view,
+    claims_view,
     header,
-    measures_section,
-    phases_section,
-    probes_section,
-    runs_section,
-    training_section,
+    measures_view,
+    phases_view,
+    runs_view,
+    training_view,
 )
 from miclab.report.study.trajectories import Trajectory, training_figure, training_layout, training_panels, trajectories
 from miclab.studies.plan import Plan
@@ -35,17 +36,23 @@ STAGES = ("cells", "training", "measures", "claims", "page")
 """Parts of the work, as a progress bar names them."""
 
 
+def subject_of(study: Study) -> str:
+    """What a report on a study is about: a later one on the same study may replace it."""
+    return f"study {study.name} {study.profile}"
+
+
 def claims_of(study: Study) -> tuple[list[Line], dict[str, str]]:
     """The claims that a study answers, judged from the rows beside the study files, and why others could not be."""
     lines: list[Line] = []
     missing: dict[str, str] = {}
     evidence = Evidence(study.file.parent, study.profile)
+    all_claims()
     for name in study.answers:
-        if name not in LEDGER:
+        if name not in CLAIMS:
             missing[name] = "no claim of the ledger"
             continue
         try:
-            lines += judged(evidence, [LEDGER[name]])
+            lines += judged(evidence, [CLAIMS[name]])
         except MiclabError as error:
             missing[name] = str(error)
     return lines, missing
@@ -141,15 +148,16 @@ def write_study_report(
     tell(3, STAGES[3])
     lines, missing = claims_of(study)
     tell(4, STAGES[4])
-    body = [
-        header(cells, source, command, at),
-        claims_section(study.answers, lines, missing),
-        phases_section(cells, threshold),
-        training_section(cells, over),
-        measures_section(cells, measures),
-        probes_section(cells, probes),
-        runs_section(cells),
-    ]
+    context = {
+        "header": header(cells, source, at),
+        "command": command,
+        "claims": claims_view(study.answers, lines, missing),
+        "phases": phases_view(cells, threshold),
+        "training": training_view(cells, over),
+        "measures": measures_view(cells, measures),
+        "analyses": analyses_view(cells, probes),
+        "runs": runs_view(cells),
+    }
     data = {
         "cells": [cells.label(cell) for cell in range(len(cells.keys))],
         "scores": SCORES,
@@ -157,7 +165,8 @@ def write_study_report(
         "measures": [_measure(measure) for measure in measures],
         "figures": _figures(cells, over, probes, threshold),
     }
-    page = render(f"{study.name} ({study.profile})", body, data, "study.js", kind="study")
+    title = f"{study.name} ({study.profile})"
+    page = render("study.html", title, data, "study.js", subject_of(study), **context)
     storage.write_bytes(Path(path), page)
     tell(5, "")
     return Path(path)

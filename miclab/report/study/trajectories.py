@@ -68,7 +68,7 @@ def training_figure(
                 "legendgroup": name, "x": list(found), "y": [rounded(mean) for mean, _, _ in found.values()],
                 "line": {"color": colour, "width": 2, "dash": dash}, "marker": marks, "meta": {"cell": cell},
                 "hovertext": [trajectory_text(*one) for one in found.values()],
-                "hovertemplate": "%{hovertext}<extra>" + name + "</extra>",
+                "hovertemplate": "step %{customdata:,}: %{hovertext}<extra>" + name + "</extra>",
             }
         )  # fmt: skip
     return {"data": data, "layout": training_layout(SCORES[score])}

@@ -1,5 +1,6 @@
 // Draws every figure of a page as it stands: nothing on it is chosen by the reader.
 for (const place of document.querySelectorAll("[data-figure]")) {
-  const { data, layout } = shared.report.figures[place.dataset.figure];
-  Plotly.newPlot(place, data, layout, shared.settings);
+  shared.plot(place, shared.copy(shared.report.figures[place.dataset.figure]));
 }
+document.documentElement.classList.add("ready");
+shared.follow();

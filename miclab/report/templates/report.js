@@ -1,7 +1,7 @@
 "use strict";
 // Draws the figures of the report from the numbers in #report-data. A figure is drawn when its tab is first shown.
 (() => {
-  const { report, settings, copy, placeSteps } = shared;
+  const { report, copy, placeSteps, plot, narrow } = shared;
   const drawn = new Set();
   let logLike = true;
 
@@ -64,20 +64,23 @@
     const place = Number(value("checkpoint"));
     const kind = value("sequences");
     const step = run.attention.steps[place];
-    const figure = copy(report.figures[`run${number}-attention-${value("layer") ?? 0}`]);
+    const frame = `run${number}-attention-${narrow.matches ? "narrow-" : ""}${value("layer") ?? 0}`;
+    const figure = copy(report.figures[frame]);
     const names = run.attention.names;
-    const shown = kind === "example" ? run.attention.example_names : names;
+    const mean = kind === "mean";
+    const maps = mean ? run.attention.mean : run.attention.examples[Number(kind)];
+    const shown = mean ? names : run.attention.example_names[Number(kind)];
     figure.data.forEach((trace, index) => {
       const [layer, head] = trace.meta;
       trace.x = trace.y = names.map((_, i) => i);
-      trace.z = unpack(run.attention[kind][place][layer][head], names.length);
+      trace.z = unpack(maps[place][layer][head], names.length);
       trace.text = names.map((_, i) => names.map((__, j) => [shown[i], shown[j]]));
       trace.hovertemplate = "%{text[0]} looks at %{text[1]}: %{z:.3f}<extra></extra>";
-      const key = `${layer + 1}.${head + 1}`;
-      const part = run.circuit.heads[key];
+      // A head has the name of its part only at checkpoints where the circuit is there.
+      const part = run.circuit.heads[place][trace.name];
       const strengths = strengthsAt(run, step, layer, head);
       const small = strengths ? `<br><span style="font-size:11px;color:#666">${strengths}</span>` : "";
-      figure.layout.annotations[index].text = `<b>head ${key}</b>${part ? ` · ${part}` : ""}${small}`;
+      figure.layout.annotations[index].text = `<b>head ${trace.name}</b>${part ? ` · ${part}` : ""}${small}`;
       const suffix = index ? String(index + 1) : "";
       for (const axis of [figure.layout[`xaxis${suffix}`], figure.layout[`yaxis${suffix}`]]) {
         axis.ticktext = axis.tickvals.map((i) => shown[i]);
@@ -85,8 +88,8 @@
     });
     figure.layout.coloraxis.cmax = Number(value("top"));
     const accuracy = run.icl_at[String(step)];
-    const told = accuracy === undefined ? "" : ` · icl ${accuracy.toFixed(3)}`;
-    controls.querySelector("output").textContent = `step ${step.toLocaleString("en")}${told}`;
+    const score = accuracy === undefined ? "" : ` · icl ${accuracy.toFixed(3)}`;
+    controls.querySelector("output").textContent = `step ${step.toLocaleString("en")}${score}`;
     return figure;
   }
 
@@ -101,9 +104,8 @@
   }
 
   function draw(place) {
-    const { data, layout } = figureOf(place);
     drawn.add(place);
-    return Plotly.react(place, data, layout, settings);
+    return plot(place, figureOf(place));
   }
 
   function drawAll(root) {
@@ -129,7 +131,10 @@
   }
 
   tabs.forEach((tab, index) => {
-    tab.addEventListener("click", () => show(tab));
+    tab.addEventListener("click", () => {
+      show(tab);
+      history.replaceState(null, "", `#${encodeURIComponent(panel(index).dataset.id)}`);
+    });
     tab.addEventListener("keydown", (event) => {
       const move = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
       if (!move) return;
@@ -144,10 +149,7 @@
     choose.addEventListener("change", () => {
       logLike = choose.value === "log";
       for (const other of document.querySelectorAll("[data-choose=axis]")) other.value = choose.value;
-      for (const place of drawn) {
-        const { data, layout } = figureOf(place);
-        if (layout.meta?.steps) Plotly.react(place, data, layout, settings);
-      }
+      for (const place of drawn) if (place.layout?.meta?.steps) draw(place);
     });
   }
 
@@ -179,9 +181,17 @@
     });
   });
 
+  // -- start -------------------------------------------------------------------------------------------------
+  narrow.addEventListener("change", () => drawn.forEach(draw));
   document.documentElement.classList.add("ready");
   const overview = document.getElementById("overview");
   if (overview) drawAll(overview);
   if (tabs.length) show(tabs[0]);
   else report.runs.forEach((_, number) => drawAll(panel(number)));
+
+  // A link to a part of a run shows the run's tab; a tab that is chosen stands in the address.
+  shared.follow((target) => {
+    const tab = tabs.find((one) => one.getAttribute("aria-controls") === target.closest("article")?.id);
+    if (tab && tab.getAttribute("aria-selected") !== "true") show(tab);
+  });
 })();

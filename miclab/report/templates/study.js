@@ -1,6 +1,6 @@
 // The page of a study: draws a figure when it comes near, and shows the runs of the cell that the reader chooses.
 (() => {
-  const { report, settings, copy, placeSteps } = shared;
+  const { report, copy, placeSteps, plot, reserve, coded, narrow } = shared;
   const find = (selector, root = document) => root.querySelector(selector);
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const drawn = new Set();
@@ -16,7 +16,7 @@
   };
   function themed(figure) {
     if (!dark.matches) return figure;
-    const text = JSON.stringify(figure).replace(/"(#[0-9a-fA-F]{6})"/g, (whole, colour) => `"${night[colour] ?? colour}"`);
+    const text = JSON.stringify({ ...figure, layout: { template: report.template, ...figure.layout } }).replace(/"(#[0-9a-fA-F]{6})"/g, (whole, colour) => `"${night[colour] ?? colour}"`);
     return JSON.parse(text);
   }
 
@@ -41,7 +41,7 @@
       figure.data.push({
         type: "scatter", mode: "lines+markers", name: `seed ${run.seed}`, x: run.curves.steps, y: run.curves[score],
         line: { width: 2, color: colours[index % colours.length], dash: styles[index % styles.length] },
-        marker: { size: 4 }, hovertemplate: "step %{customdata}: %{y:.3f}",
+        marker: { size: 4 }, hovertemplate: "step %{customdata:,}: %{y:.3f}",
       });
     });
     return figure;
@@ -78,11 +78,11 @@
   }
 
   function draw(place) {
-    const { data, layout } = themed(figureOf(place));
+    const figure = themed(figureOf(place));
     const first = !drawn.has(place);
     drawn.add(place);
-    Plotly.react(place, data, layout, settings);
-    if (first) place.on("plotly_click", (event) => clicked(layout.meta ?? {}, event.points[0]));
+    plot(place, figure);
+    if (first) place.on("plotly_click", (event) => clicked(figure.layout.meta ?? {}, event.points[0]));
   }
 
   function clicked(meta, point) {
@@ -101,7 +101,10 @@
     for (const entry of entries) if (entry.isIntersecting && !drawn.has(entry.target)) draw(entry.target);
   }, { rootMargin: "600px" });
   const places = all("[data-figure], [data-kind=scatter]");
-  places.forEach((place) => near.observe(place));
+  for (const place of places) {
+    reserve(place, report.figures[place.dataset.kind ?? nameOf(place)]);
+    near.observe(place);
+  }
   window.addEventListener("beforeprint", () => places.filter((place) => !drawn.has(place)).forEach(draw));
   dark.addEventListener("change", () => drawn.forEach(draw));
 
@@ -115,7 +118,7 @@
 
   function runsTable(cell, chosenRun) {
     const head = ["seed", "run", "status", "reason", "step", ...Object.keys(report.scores)];
-    const made = make("table");
+    const made = make("table", undefined, "plain");
     const top = made.appendChild(make("thead")).appendChild(make("tr"));
     head.forEach((name, place) => top.append(make("th", name, place === 0 || place > 3 ? "number" : "")));
     const body = made.appendChild(make("tbody"));
@@ -127,12 +130,13 @@
       hash.title = run.hash;
       const kind = { finished: "good", failed: "bad" }[run.status] ?? "plain";
       row.appendChild(make("td")).append(make("span", run.status, `mark ${kind}`));
-      row.append(make("td", run.reason));
+      row.appendChild(make("td")).append(...coded(run.reason));
       row.append(make("td", run.step === null || run.step === undefined ? "" : run.step.toLocaleString("en"), "number"));
       for (const score of Object.keys(report.scores)) {
         row.append(make("td", run[score] === null ? "" : run[score].toFixed(3), "number"));
       }
     });
+    shared.labelCells(made);
     const scroll = make("div", undefined, "scroll");
     scroll.append(made);
     return scroll;
@@ -186,5 +190,7 @@
     logLike = event.target.value === "log";
     for (const place of drawn) if (place.layout?.meta?.steps) draw(place);
   });
+  narrow.addEventListener("change", () => drawn.forEach(draw));
   document.documentElement.classList.add("ready");
+  shared.follow();
 })();
