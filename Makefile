@@ -1,18 +1,30 @@
-# Set-up makes .venv from requirements.lock; every target works alone on a machine with python3 (>= 3.11), venv and make.
+# Every target works alone on a machine with python3 (>= 3.11), venv and make. Set-up makes .venv: torch first, by its
+# version (a build for CPUs and one for CUDA have different hashes), then all else from the lock files, by hash.
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
+TORCH := 2.13.0
+UV := 0.13.9
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+FAST := $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps
 
-.PHONY: demo test lint bench resilience clean
+.PHONY: demo test lint docs dist lock bench resilience clean
 
-.venv/installed: requirements.lock pyproject.toml
+# What miclab itself needs.
+.venv/core: requirements.lock pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit("miclab needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(PIP) torch==$(TORCH) uv==$(UV)
+	$(FAST) -r requirements.lock
+	$(PIP) --no-deps --editable .
 	@touch $@
 
-demo: .venv/installed
+# Tests, documentation and the extras beside it.
+.venv/installed: .venv/core requirements-development.lock
+	$(FAST) -r requirements-development.lock
+	@touch $@
+
+demo: .venv/core
 	$(BIN)/miclab demo
 
 test: lint
@@ -24,6 +36,13 @@ lint: .venv/installed
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
+dist: .venv/installed
+	rm -rf build dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+
+lock: .venv/core
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m scripts.lock
+
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.measures
@@ -33,4 +52,4 @@ resilience: .venv/installed
 	$(BIN)/python -m benchmarks.resilience
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build dist *.egg-info

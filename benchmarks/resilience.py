@@ -32,7 +32,8 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 from miclab.cli import main as miclab
 from miclab.config import schema
-from miclab.config.parts import DecoderConfig, ModalityConfig, NumericsConfig, OptimiserConfig, SequenceConfig
+from miclab.config.decoder import DecoderConfig
+from miclab.config.parts import ModalityConfig, NumericsConfig, OptimiserConfig, SequenceConfig
 from miclab.config.request import Request
 from miclab.config.run import RunConfig
 from miclab.errors import DamagedError

@@ -3,7 +3,7 @@ rest goes.
 
 `bare` are the products of the plain formulation, each a call of PyTorch on matrices of the step's shapes: every
 projection, score and mixture, forward and backward, with only the query's position in the last block's queries,
-mixture and MLP. The step's own products differ: it joins some and needs fewer (see `Decoder._attend_query`).
+mixture and MLP. The step's own products differ: it joins some and needs fewer (see `Softmax.last`).
 
 `step` is all that training does for a step: `drawing`, the `graph` (noise, tokens, forward, backward, update) and
 reading the loss. Each is timed over a block of steps, blocks of all parts in turn, by the time of the processor. The
@@ -90,7 +90,7 @@ class _Run:
 
     def step(self, steps: int) -> None:
         for draft in training_drafts(self.config, self.world, 0, steps):
-            float(self.one(draft, 1e-3))
+            float(self.one(draft, 1e-3, 0)["loss"])
 
 
 def timed(parts: dict[str, Callable[[int], object]], rounds: int = ROUNDS) -> dict[str, list[float]]:
@@ -146,7 +146,7 @@ def measure(positions: str) -> None:
         return lambda steps: collections.deque((part() for _ in range(steps)), maxlen=0)
 
     parts = {"bare": repeated(bare), "step": run.step, "drawing": run.drawing}
-    found = timed(parts | {"graph": repeated(lambda: float(run.one(drawn, 1e-3)))})
+    found = timed(parts | {"graph": repeated(lambda: float(run.one(drawn, 1e-3, 0)["loss"]))})
     ratios = [step / products for step, products in zip(found["step"], found["bare"], strict=True)]
     low = min(found["step"]) / min(found["bare"])
     print(f"{positions}: first step {seconds:.1f} s; step / bare {statistics.median(ratios):.2f} (of minima {low:.2f})")

@@ -1,3 +1,3 @@
 """miclab: a laboratory for multimodal in-context learning."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -45,6 +45,14 @@ class DamagedError(RunError):
         super().__init__(f"{path} is damaged or missing: it is not the file whose SHA-256 was recorded. {remedy}")
 
 
+def missing_extra(command: str, extra: str, package: str) -> str:
+    """The message that a command needs an extra of which a package is not installed."""
+    return (
+        f"`{command}` needs the extra `{extra}`, of which {package!r} is not installed. Install it in the clone of "
+        f"miclab with: pip install '.[{extra}]'"
+    )
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a machine's or a GPU's memory was exhausted. The CPU's allocator of PyTorch has no type of its own."""
     told = str(error)

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 torch.set_num_threads(1)
 SOURCES = Path(__file__).parents[1] / "miclab"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+REQUIRE_BROWSER = "MICLAB_REQUIRE_BROWSER"
+"""Environment variable: where it is set, a test that finds no browser fails."""
 
 
 def _modules_with_shapes() -> list[str]:
@@ -36,6 +43,45 @@ settings.load_profile("miclab")
 def pytest_configure(config: pytest.Config) -> None:
     """Names the mark of the end-to-end trainings: `-m "not slow"` leaves them out."""
     config.addinivalue_line("markers", "slow: trains a decoder for up to some minutes")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Names the tests that were skipped, and how to have them run, in the last lines."""
+    skipped = terminalreporter.getreports("skipped")
+    if skipped:
+        terminalreporter.section(f"skipped: {len(skipped)}")
+    for report in skipped:
+        reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        terminalreporter.line(f"{report.nodeid}: {reason.removeprefix('Skipped: ')}")
+
+
+def _without_browser(lack: str) -> NoReturn:
+    if os.environ.get(REQUIRE_BROWSER):
+        pytest.fail(f"{lack} ({REQUIRE_BROWSER} is set, so that this is no reason to skip)")
+    pytest.skip(lack)
+
+
+def browser_path() -> str:
+    """Where a Chromium lies; skips the test where there is none, or fails it under `REQUIRE_BROWSER`."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    return found or _without_browser(
+        f"no browser is on the PATH ({', '.join(BROWSERS)}): install one, on Debian with `apt-get install chromium`"
+    )
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    """A Chromium for one test; where there is none, see `browser_path`."""
+    path = browser_path()
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        _without_browser("Playwright is not installed: pip install -e '.[development]'")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as tool:
+        opened = tool.chromium.launch(executable_path=path, args=flags, timeout=120_000)
+        yield opened
+        opened.close()
 
 
 @pytest.fixture

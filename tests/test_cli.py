@@ -35,7 +35,7 @@ ELSEWHERE = ("study", "claims", "reproduce", "figure", "data", "mllm")
 GROUPS = {
     "train": ("unimodal", "multimodal"),
     "study": ("run", "status", "plan", "rows"),
-    "data": ("list", "show", "check"),
+    "data": ("list", "show", "check", "embed"),
     "mllm": ("heads", "knockout", "finetune", "compare", "scale", "make-episodes", "memory"),
 }
 """Commands that are named in two words."""

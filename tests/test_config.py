@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tiny import tiny_config, tiny_mapping
 
 from miclab.config import schema
-from miclab.config.parts import DecoderConfig, ModalityConfig, OptimiserConfig, SequenceConfig
+from miclab.config.decoder import DecoderConfig
+from miclab.config.parts import ModalityConfig, OptimiserConfig, SequenceConfig
 from miclab.config.request import Request, SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError
@@ -393,7 +394,7 @@ OTHER_VALUES: dict[str, Any] = {
 NOT_ALONE = {"sequence.task", "sequence.groups", "optimiser.schedule", "host", "modalities", "sequence.pairing"}
 NOT_ALONE |= {f"decoder.{name}" for name in ("attention_bias_layers", "token_constant_on", "placement")}
 NOT_ALONE |= {
-    f"modalities.m1.{name}" for name in ("shape", "blends", "shift", "encoder", "encoder_run", "encoder_step")
+    f"modalities.m1.{name}" for name in ("shape", "centre", "blends", "shift", "encoder", "encoder_run", "encoder_step")
 }
 
 

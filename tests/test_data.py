@@ -215,7 +215,7 @@ def test_a_data_set_whose_parts_do_not_fit_is_rejected(changes: dict[str, object
 def test_unknown_names_and_parts_are_answered_with_what_there_is() -> None:
     with pytest.raises(DataError, match=r"did you mean 'glyphs'"):
         load("glyph")
-    with pytest.raises(DataError, match="names no folder: write omniglot:PATH"):
+    with pytest.raises(DataError, match="lacks its PATH: write omniglot:PATH"):
         load("omniglot:")
     with pytest.raises(DataError, match="no part of a data set"):
         made().indices("validation")

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from tiny import lively_parameters, tiny_config
 
-from miclab.config.parts import DecoderConfig
+from miclab.config.decoder import DecoderConfig
 from miclab.config.presets import run_config
 from miclab.config.run import RunConfig
 from miclab.model.decoder import Decoder

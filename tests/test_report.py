@@ -5,11 +5,12 @@ import re
 import shutil
 from pathlib import Path
 
-import browser
 import pytest
+from opened_page import hover_lines, opened
 
 from miclab.circuits.find import CircuitHeads
-from miclab.config.parts import DecoderConfig, ModalityConfig, NumericsConfig, OptimiserConfig
+from miclab.config.decoder import DecoderConfig
+from miclab.config.parts import ModalityConfig, NumericsConfig, OptimiserConfig
 from miclab.config.request import Request
 from miclab.config.run import RunConfig, two_modalities
 from miclab.errors import RunError
@@ -76,15 +77,8 @@ def without_plotly(path: Path) -> str:
 
 def test_nothing_outside_is_referred_to(page):
     text = without_plotly(page)
-    for pattern in (
-        r"src\s*=",
-        r'href="(?!data:|#)',
-        r"url\(",
-        "@import",
-        r"https?://",
-        r"\bfetch\(",
-        "XMLHttpRequest",
-    ):
+    outside = (r"src\s*=", r'href="(?!data:|#)', r"url\(", "@import", r"https?://", r"\bfetch\(", "XMLHttpRequest")
+    for pattern in outside:
         assert not re.search(pattern, text), pattern
     assert "default-src 'none'" in text
 
@@ -216,9 +210,8 @@ def test_every_head_has_one_map(layers, heads):
                 assert 0 <= axis["domain"][0] < axis["domain"][1] <= 1
 
 
-@browser.NEEDED
-def test_it_works_in_a_browser(page):
-    with browser.opened(page, viewport={"width": 1280, "height": 800}) as tab:
+def test_it_works_in_a_browser(page, browser):
+    with opened(browser, page, viewport={"width": 1280, "height": 800}) as tab:
         tab.wait_for_selector("#run0 [data-kind=attention] .heatmaplayer")
         assert not tab.is_visible("#run1")
         tab.click("#tab1")
@@ -251,16 +244,15 @@ def test_it_works_in_a_browser(page):
         assert tab.evaluate(f"{lines}[0].x") == embedded(page)["runs"][1]["measure_steps"]
 
 
-@browser.NEEDED
-def test_every_line_chart_shows_its_numbers_under_the_mouse(page, multimodal):
+def test_every_line_chart_shows_its_numbers_under_the_mouse(page, multimodal, browser):
     """Fails if a chart names no step, or a placeholder in place of a number."""
     charts = {"overview", "measures", *(f"run1-{n}" for n in ("accuracy", "loss", "alignment", "distance"))}
     steps = "|".join(str(row["step"]) for row in multimodal.rows())
-    with browser.opened(page, "run1") as tab:
+    with opened(browser, page, "run1") as tab:
         tab.wait_for_selector("#run1 [data-kind=attention] .heatmaplayer")
         for axis in ("log", "linear"):
             tab.select_option("#run1 [data-choose=axis]", axis)
-            found = browser.hover_lines(tab)
+            found = hover_lines(tab)
             assert set(found) == charts
             for name, lines in found.items():
                 assert any(re.match(rf"step[ :]+({steps})\b", line) for line in lines), (name, lines)
@@ -268,10 +260,9 @@ def test_every_line_chart_shows_its_numbers_under_the_mouse(page, multimodal):
                 assert not any(line.rstrip().endswith("-") for line in lines), (name, lines)
 
 
-@browser.NEEDED
-def test_links_find_their_part_and_its_tab(page, unimodal, multimodal):
+def test_links_find_their_part_and_its_tab(page, unimodal, multimodal, browser):
     own = multimodal.path.name
-    with browser.opened(page, f"{own}-interventions") as tab:
+    with opened(browser, page, f"{own}-interventions") as tab:
         tab.wait_for_selector("#run1 [data-kind=attention] .heatmaplayer")
         assert not tab.is_visible("#run0")
         top = f"document.getElementById('{own}-interventions').getBoundingClientRect().top"
@@ -287,11 +278,10 @@ def test_links_find_their_part_and_its_tab(page, unimodal, multimodal):
         assert not tab.is_visible("#run1")
 
 
-@browser.NEEDED
-def test_a_phone_sees_all_of_it(page):
+def test_a_phone_sees_all_of_it(page, browser):
     """Fails if the page is wider than the screen, or a column lies outside it."""
     phone = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
-    with browser.opened(page, "run1", **phone) as tab:
+    with opened(browser, page, "run1", **phone) as tab:
         tab.wait_for_selector("#run1 [data-kind=attention] .heatmaplayer")
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390
         outside = """[...document.querySelectorAll("#verdicts td, #overview td, #run1 .signs td, #run1 .main-svg")]

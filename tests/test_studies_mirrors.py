@@ -128,7 +128,10 @@ def test_trackio_is_told_each_row_at_its_step(tmp_path, monkeypatch):
 
 
 def test_tensorboard_reads_the_event_files(tmp_path):
-    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    reader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="TensorBoard is not installed: pip install -e '.[tensorboard]'",
+    )
     mirrors.Tensorboard(tmp_path).send(COPY)
     events = reader.EventAccumulator(str(tmp_path / "study" / "run"))
     events.Reload()
@@ -138,7 +141,7 @@ def test_tensorboard_reads_the_event_files(tmp_path):
 
 
 def test_mlflow_has_the_run_with_its_history(tmp_path, monkeypatch):
-    mlflow = pytest.importorskip("mlflow")
+    mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed: pip install -e '.[mlflow]'")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     mirrors.Mlflow(tmp_path / "mlflow").send(COPY)
     mirrors.Mlflow(tmp_path / "mlflow").send(Copy("study", "other", {}, []))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from miclab.circuits.existence import why_no_circuit, why_unformed
 from miclab.circuits.find import CircuitHeads, circuit_heads, head_name
-from miclab.config.parts import ROTARY_POSITIONS
 from miclab.config.request import SplitSizes
 from miclab.errors import MiclabError
 from miclab.measures.alignment import align, aligned_modalities
@@ -145,7 +144,7 @@ def diffuse_attention(run: Run, found: Evaluation) -> Sign:
     layer, head = heads.induction if heads is not None else (0, 0)
     entropy = float(icl.strengths["entropy"][:, layer, head].mean())
     unformed = why_unformed((layer, head), icl)
-    rotary = run.config.decoder.positions in ROTARY_POSITIONS
+    rotary = run.config.decoder.position_facts.rotates
     told = (
         f"the induction head {head_name((layer, head))} has attention entropy {entropy:.2f} of a uniform row's"
         f" (diffuse above {DIFFUSE}); positions: {run.config.decoder.positions}"

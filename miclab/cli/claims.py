@@ -16,6 +16,7 @@ from miclab.cli.terminal import bar, parse, print_json, print_table
 from miclab.config import presets
 from miclab.errors import MiclabError
 from miclab.statistics.intervals import Interval
+from miclab.studies.shipped import studies_directory, writable_studies
 
 SHOWN = 4
 """Conditions that the ledger shows one by one; more are counted."""
@@ -29,8 +30,8 @@ class ClaimsOptions:
     """Claims, for example U1 M7."""
     profile: presets.Profile = "quick"
     """Whose rows."""
-    studies: Directory = "studies"
-    """Directory of study files, with their rows under rows/PROFILE."""
+    studies: Directory = ""
+    """Directory of study files, with their rows under rows/PROFILE; empty: those that come with miclab."""
     explain: bool = False
     """Statement, criterion, studies, the paper's figure, and every condition with its numbers."""
     json: bool = False
@@ -114,7 +115,7 @@ def _unit(interval: Interval | None) -> str:
     return "" if interval is None else f"{interval.count} {interval.unit}s"
 
 
-def _show(ids: Sequence[str], profile: str, directory: str, explain: bool, json: bool) -> None:
+def _show(ids: Sequence[str], profile: str, directory: Path, explain: bool, json: bool) -> None:
     entries = chosen(ids)
     if explain and not ids:
         raise MiclabError("--explain needs the claims to explain, for example `miclab claims U5 --explain`.")
@@ -135,12 +136,12 @@ def run_claims(arguments: list[str]) -> int:
     if options.markdown != "no":
         from miclab.claims import markdown
 
-        lines = judged(Evidence(options.studies, options.profile), chosen(options.ids))
+        lines = judged(Evidence(studies_directory(options.studies), options.profile), chosen(options.ids))
         shown = [line for line in lines if options.figures and line.runs]
         figures = {line.entry.id: f"{options.figures}/{line.entry.id}-{line.profile}.svg" for line in shown}
         print(markdown.table(lines) if options.markdown == "table" else markdown.page(lines, figures))
         return 0
-    _show(options.ids, options.profile, options.studies, options.explain, options.json)
+    _show(options.ids, options.profile, studies_directory(options.studies), options.explain, options.json)
     return 0
 
 
@@ -152,8 +153,9 @@ class ReproduceOptions:
     """Claims, for example U1 M7; all of them take hours."""
     profile: presets.Profile = "quick"
     """`quick`: minutes to hours on 2 cores. `paper`: the paper's optimiser and steps, thousands of core-hours."""
-    studies: Directory = "studies"
-    """Directory of study files; their rows are written under rows/PROFILE."""
+    studies: Directory = ""
+    """Directory of study files; their rows are written under rows/PROFILE. Empty: those of the clone; of an installed
+    package, a copy of its files in `studies`."""
     runs: Directory = "runs"
     """Directory of runs; a finished run there is not trained again."""
     launcher: Literal["local", "ray", "slurm"] = "local"
@@ -169,13 +171,14 @@ class ReproduceOptions:
 def run_reproduce(arguments: list[str]) -> int:
     """`miclab reproduce [ID ...]`."""
     options = parse(ReproduceOptions, "reproduce", arguments)
-    before = judged(Evidence(options.studies, options.profile), chosen(options.ids))
+    studies = writable_studies(options.studies)
+    before = judged(Evidence(studies, options.profile), chosen(options.ids))
     names = studies_to_run(before, options.again)
     status = 0
     if names:
         from miclab.cli.study import run_study
 
-        files = [str(Path(options.studies) / f"{name}.yaml") for name in names]
+        files = [str(studies / f"{name}.yaml") for name in names]
         print(f"miclab: {len(names)} studies: {', '.join(names)}", file=sys.stderr)
         # What the study command prints is no part of the ledger.
         with contextlib.redirect_stdout(sys.stderr):
@@ -185,7 +188,7 @@ def run_reproduce(arguments: list[str]) -> int:
             )  # fmt: skip
     else:
         print("miclab: no run is missing; --again trains what the committed rows have", file=sys.stderr)
-    _show(options.ids, options.profile, options.studies, False, options.json)
+    _show(options.ids, options.profile, studies, False, options.json)
     return status
 
 
@@ -197,8 +200,8 @@ class FigureOptions:
     """Claims, for example U1 M7; those without rows are named and left out."""
     profile: presets.Profile = "quick"
     """Whose rows."""
-    studies: Directory = "studies"
-    """Directory of study files, with their rows under rows/PROFILE."""
+    studies: Directory = ""
+    """Directory of study files, with their rows under rows/PROFILE; empty: those that come with miclab."""
     output: Directory = "figures"
     """Directory to write to."""
     json: bool = False
@@ -210,7 +213,7 @@ def run_figure(arguments: list[str]) -> int:
     options = parse(FigureOptions, "figure", arguments)
     from miclab.claims.plots.figures import NoRowsError, draw
 
-    evidence, entries = Evidence(options.studies, options.profile), chosen(options.ids)
+    evidence, entries = Evidence(studies_directory(options.studies), options.profile), chosen(options.ids)
     folder = output_folder(options.output)
     written: list[str] = []
     lacking: list[str] = []

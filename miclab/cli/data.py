@@ -1,4 +1,4 @@
-"""`miclab data list`, `miclab data show` and `miclab data check`."""
+"""`miclab data list`, `show`, `check` and `embed`."""
 
 from __future__ import annotations
 
@@ -12,22 +12,31 @@ import tyro
 
 from miclab.cli.options import output_file
 from miclab.cli.terminal import bar, parse, print_json, print_table
-from miclab.data.catalogue import READERS, is_there, load
+from miclab.data.catalogue import load
 from miclab.data.check import check
 from miclab.data.dataset import DataSet
-from miclab.data.folders import Progress
+from miclab.data.registry import MissingDataError, Progress, find, registered
 from miclab.data.shipped import SHIPPED
 from miclab.errors import MiclabError, nearest
 
-USAGE = """usage: miclab data {list,show,check} [options]
 
-  list    the data sets: classes, exemplars, what is held out, licence
-  show    a picture of sampled classes with their exemplars: `data show NAME --output FILE.png`
-  check   hashes, counts and duplicates of shipped data, or whether a folder can be read: `data check [NAME ...]`
-
-NAME is concepts.pictures, concepts.words, concepts.speech, glyphs (each also with `small:` before it), omniglot:PATH,
-mini-imagenet:PATH, cifar-100:PATH or folder:PATH; PATH@SIDE resizes. `show` takes concepts too: all three side by side.
-`miclab data COMMAND --help` shows the options of each."""
+def usage() -> str:
+    """The text of `miclab data --help`; its names are those that are registered."""
+    width = max(len(known.usage) for known in registered())
+    lines = [
+        "usage: miclab data {list,show,check,embed} [options]",
+        "",
+        "  list    the data sets: classes, exemplars, what is held out, licence",
+        "  show    a picture of sampled classes with their exemplars: `data show NAME --output FILE.png`",
+        "  check   hashes, counts, duplicates, and what all items have in common: `data check [NAME ...]`",
+        "  embed   embeddings of pictures, texts or sounds by a Hugging Face encoder, as a file for `vectors:FILE`",
+        "",
+        "NAME is one of these:",
+        *(f"  {known.usage:<{width}}  {known.words}" for known in registered()),
+        "`show` also takes `concepts`: all three side by side.",
+        "`miclab data COMMAND --help` shows the options of each.",
+    ]
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +78,11 @@ class CheckOptions:
 
 def run_data(arguments: list[str]) -> int:
     """`miclab data ...`; `check` has exit status 1 if something is wrong with the data."""
-    commands = {"list": _list, "show": _show, "check": _check}
+    from miclab.cli.embed import run_embed
+
+    commands = {"list": _list, "show": _show, "check": _check, "embed": run_embed}
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE)
+        print(usage())
         return 0 if arguments else 2
     if arguments[0] not in commands:
         raise MiclabError(f"{arguments[0]!r} is no command of data: {nearest(arguments[0], commands)}")
@@ -79,8 +90,8 @@ def run_data(arguments: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def _told(title: str) -> Iterator[Progress]:
-    """Progress of reading pictures, as a bar that appears once there is enough to read."""
+def _reading_bar(title: str) -> Iterator[Progress]:
+    """Progress of reading items, as a bar that appears once there is enough to read."""
     with contextlib.ExitStack() as stack:
         advance = None
 
@@ -89,13 +100,13 @@ def _told(title: str) -> Iterator[Progress]:
             if total > 2000 and advance is None:
                 advance = stack.enter_context(bar(title, total))
             if advance is not None:
-                advance(done, "pictures")
+                advance(done, "items")
 
         yield progress
 
 
 def _load(name: str) -> DataSet:
-    with _told(f"reading {name.partition(':')[0]}") as progress:
+    with _reading_bar(f"reading {name.partition(':')[0]}") as progress:
         return load(name, progress=progress)
 
 
@@ -117,7 +128,7 @@ def _described(data: DataSet) -> dict[str, Any]:
 
 def _list(arguments: list[str]) -> int:
     options = parse(ListOptions, "data list", arguments)
-    rows = [_described(load(name)) for name in SHIPPED]
+    rows = [_described(load(known.name)) for known in registered() if not known.argument]
     if options.json:
         print_json(rows)
         return 0
@@ -134,8 +145,10 @@ def _list(arguments: list[str]) -> int:
         ]
         for row in rows
     ]
-    print_table("shipped data sets", columns, cells)
-    print(f"\nRead from a folder: {', '.join(f'{reader}:PATH' for reader in READERS)}.")
+    print_table("data sets", columns, cells)
+    print()
+    others = [[known.usage, known.words] for known in registered() if known.argument]
+    print_table("read from elsewhere", ["name", "what it is"], others)
     return 0
 
 
@@ -159,15 +172,17 @@ def _show(arguments: list[str]) -> int:
 def _check(arguments: list[str]) -> int:
     options = parse(CheckOptions, "data check", arguments)
     reports = []
-    # What cannot be found cannot be judged: told before anything is read.
+    # Names that nobody registered are refused before anything is read.
     for name in options.names:
-        if not is_there(name):
-            load(name)  # raises, and says where the data are to be had
+        find(name)
     for name in options.names or SHIPPED:
         try:
             report = check(name, lambda name=name: _load(name))
+        except MissingDataError:
+            # What is not there cannot be judged.
+            raise
         except MiclabError as error:
-            report = {"name": name, "faults": [str(error)], "notes": []}
+            report = {"name": name, "faults": [str(error)], "notes": [], "common_share": {}}
         reports.append(report)
     faults = sum(len(report["faults"]) for report in reports)
     if options.json:

@@ -6,48 +6,13 @@ the hash that names a run (`miclab.config.schema.trajectory_hash`), so a new fie
 
 from __future__ import annotations
 
-import math
-import sys
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from miclab.config.checks import check_known, check_number, check_whole
 from miclab.errors import ConfigError, nearest
 
 Encoder = Literal["none", "mlp", "cnn", "transformer", "vit"]
-Positions = Literal["none", "onehot", "learned", "sinusoidal", "rope", "rope_released", "alibi", "hybrid"]
-ABSOLUTE_POSITIONS = ("onehot", "learned", "sinusoidal", "hybrid")
-CONCATENATED_POSITIONS = ("onehot", "hybrid")
-ROTARY_POSITIONS = ("rope", "rope_released", "hybrid")
-
-
-def check_number(
-    owner: str, config: object, name: str, low: float, high: float = math.inf, *, open_low: bool = False
-) -> None:
-    """Raises ConfigError unless field `name` of `config` is a finite number from `low` to `high`."""
-    value = getattr(config, name)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    # NaN is in no range; a whole number too large for a float is compared as it is.
-    if not is_number or not low <= value <= min(high, sys.float_info.max) or (open_low and value == low):
-        edge = "above" if open_low else "at least"
-        top = "" if high == math.inf else f" and at most {high:g}"
-        where = f"{owner}.{name}" if owner else name
-        raise ConfigError(where, value, f"a finite number {edge} {low:g}{top}")
-
-
-def check_whole(owner: str, config: object, name: str, low: int, high: float = math.inf) -> None:
-    """Raises ConfigError unless field `name` of `config` is a whole number from `low` to `high`."""
-    value = getattr(config, name)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{owner}.{name}" if owner else name, value, f"a whole number, {low} or more")
-    if not low <= value <= min(high, sys.float_info.max):
-        check_number(owner, config, name, low, high)
-
-
-def check_known(owner: str, config: object, name: str, known: tuple[str, ...]) -> None:
-    """Raises ConfigError unless field `name` of `config` is one of `known`."""
-    value = getattr(config, name)
-    if value not in known:
-        raise ConfigError(f"{owner}.{name}" if owner else name, value, nearest(str(value), known))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +33,15 @@ class ModalityConfig:
     novel_classes: int = 0
     """Classes in one set of novel classes; 0: the paper's rule (see `miclab.worlds.world.novel_class_count`)."""
     source: str = ""
-    """Real data set that the items come from (`miclab data list`); empty: the Gaussian mixture."""
+    """Real data set that the items come from, as NAME or NAME:ARGUMENT (`miclab data list`); empty: the Gaussian
+    mixture."""
     content: str = ""
     """SHA-256 of the source's content; filled in, so that other data under the same name is another run."""
     shape: tuple[int, ...] = ()
     """Shape of one item of the source; filled in."""
+    centre: Literal["off", "training"] = "off"
+    """`training`: the mean of the training classes' training items is subtracted from all items of the source, which
+    then have norm 1 again (see `miclab.data.items`). For sources of vectors."""
     blends: int = 0
     """Further training classes, each made of two of the source's (see `miclab.worlds.mixtures`)."""
     shift: int = 0
@@ -96,6 +65,14 @@ class ModalityConfig:
         if self.encoder == "none" and (self.encoder_run or self.encoder_step):
             field = "encoder_run" if self.encoder_run else "encoder_step"
             raise ConfigError(f"{owner}.{field}", getattr(self, field), f"empty or 0 without {owner}.encoder")
+        check_known(owner, self, "centre", ("off", "training"))
+        if self.centre != "off" and not self.source:
+            raise ConfigError(f"{owner}.centre", self.centre, f"'off' without {owner}.source")
+        if self.centre != "off" and self.encoder != "none":
+            raise ConfigError(f"{owner}.centre", self.centre, f"'off' with {owner}.encoder")
+        if self.centre != "off" and len(self.shape) > 1:
+            allowed = "'off': pictures and spectrograms always enter less their mean"
+            raise ConfigError(f"{owner}.centre", self.centre, allowed)
         check_whole(owner, self, "blends", 0, self.classes * ((self.classes - 1) // 2))
         if self.blends and not self.source:
             raise ConfigError(f"{owner}.blends", self.blends, f"0 without {owner}.source")
@@ -192,120 +169,6 @@ class SequenceConfig:
             raise ConfigError(f"{owner}.groups", self.groups, f"{len(names)} numbers, one for each modality")
         if self.task != "joint_label" and self.groups:
             raise ConfigError(f"{owner}.groups", self.groups, "empty, unless sequence.task = 'joint_label'")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
-    """The causal transformer."""
-
-    layers: int = 2
-    """Number of blocks."""
-    heads: int = 1
-    """Attention heads of each block; divides the width."""
-    width: int = 0
-    """Width of the residual stream; 0: the width of the input (items, and one-hot positions if any)."""
-    input_map: Literal["pad", "linear"] = "pad"
-    """Where the width is not the input's: zero-pad (nothing learnt is added) or a learnt linear map."""
-    positions: Positions = "rope"
-    """Position code."""
-    position_slots: int = 0
-    """Slots of an absolute code; each sequence starts at a random one. 0: 65, and 66 for `hybrid`."""
-    rope_theta: float = 10000.0
-    """Base of the rotary frequencies."""
-    mlp: Literal["released", "swiglu", "none"] = "released"
-    """`released`: W3 SiLU(W1 x * W2 x) with biases. `swiglu`: W3 (SiLU(W1 x) * W2 x) without."""
-    mlp_hidden: int = 0
-    """Hidden width of the MLP; 0: the width."""
-    norm: Literal["rmsnorm", "layernorm", "none"] = "rmsnorm"
-    """Normalisation before attention, before the MLP and before the readout."""
-    output_projection: Literal["auto", "on", "off"] = "auto"
-    """Projection after attention. `auto`: only with more than one head, as in the released code."""
-    initial_std: float = 0.02
-    """Standard deviation of the initial attention projections, projectors and readout."""
-    placement: Literal["random", "fixed"] = "random"
-    """Where in the slots of an absolute code a sequence starts: at a random slot, or always at the first one."""
-    token_constant: float = 0.0
-    """Initial norm of one learnt vector that is added to every token; 0: there is none."""
-    token_constant_on: Literal["all", "items", "labels"] = "all"
-    """Tokens that the constant is added to."""
-    attention_bias: Literal["none", "query", "key", "both"] = "none"
-    """Learnt biases of the query and key projections, before any rotation."""
-    attention_bias_layers: tuple[int, ...] = ()
-    """Layers, from 0, that have these biases; empty: all of them."""
-    attention_bias_std: float = 0.02
-    """Standard deviation of these biases at the start."""
-    centre_keys: Literal["off", "all", "position"] = "off"
-    """Keys, before any rotation, minus their mean over the batch and all positions (`all`), or over the batch at each
-    position (`position`), in training and in evaluation."""
-    mlp_bias: Literal["on", "off"] = "on"
-    """Biases of the MLP `released`."""
-
-    def check(self, owner: str = "decoder") -> None:
-        """Raises ConfigError for what can be judged without the world."""
-        check_whole(owner, self, "layers", 1, 24)
-        check_whole(owner, self, "heads", 1, 1024)
-        check_whole(owner, self, "width", 0, 65_536)
-        check_whole(owner, self, "position_slots", 0, 1_000_000)
-        check_whole(owner, self, "mlp_hidden", 0, 1_000_000)
-        check_number(owner, self, "rope_theta", 1.0, open_low=True)
-        check_number(owner, self, "initial_std", 0.0, 100.0)
-        check_known(owner, self, "input_map", ("pad", "linear"))
-        check_known(owner, self, "positions", get_args(Positions))
-        check_known(owner, self, "mlp", ("released", "swiglu", "none"))
-        check_known(owner, self, "norm", ("rmsnorm", "layernorm", "none"))
-        check_known(owner, self, "output_projection", ("auto", "on", "off"))
-        check_known(owner, self, "placement", ("random", "fixed"))
-        check_known(owner, self, "token_constant_on", ("all", "items", "labels"))
-        check_known(owner, self, "attention_bias", ("none", "query", "key", "both"))
-        check_known(owner, self, "centre_keys", ("off", "all", "position"))
-        check_known(owner, self, "mlp_bias", ("on", "off"))
-        check_number(owner, self, "token_constant", 0.0, 1e6)
-        check_number(owner, self, "attention_bias_std", 0.0, 100.0)
-        self._check_constants(owner)
-
-    def _check_constants(self, owner: str) -> None:
-        """Raises ConfigError for constants and biases that would do nothing, or on layers that are not there."""
-        layers = self.attention_bias_layers
-        if len(set(layers)) < len(layers) or any(type(i) is not int or not 0 <= i < self.layers for i in layers):
-            allowed = f"layers from 0 to {self.layers - 1}, each once"
-            raise ConfigError(f"{owner}.attention_bias_layers", layers, allowed)
-        if layers and self.attention_bias == "none":
-            raise ConfigError(f"{owner}.attention_bias_layers", layers, f"empty without {owner}.attention_bias")
-        if self.token_constant_on != "all" and not self.token_constant:
-            allowed = f"'all' without {owner}.token_constant"
-            raise ConfigError(f"{owner}.token_constant_on", self.token_constant_on, allowed)
-        if self.centre_keys != "off" and self.attention_bias in ("key", "both"):
-            allowed = f"'off' with {owner}.attention_bias = {self.attention_bias!r}: centring takes a key's bias away"
-            raise ConfigError(f"{owner}.centre_keys", self.centre_keys, allowed)
-        if self.placement == "fixed" and self.positions not in ABSOLUTE_POSITIONS:
-            allowed = f"'random' with {owner}.positions = {self.positions!r}: only an absolute code has slots"
-            raise ConfigError(f"{owner}.placement", self.placement, allowed)
-        if self.mlp_bias == "off" and self.mlp != "released":
-            raise ConfigError(f"{owner}.mlp_bias", "off", f"'on' with {owner}.mlp = {self.mlp!r}, which has none")
-
-    def biased(self, layer: int) -> tuple[str, ...]:
-        """Projections of a layer, from 0, that have a bias: of `query` and `key`."""
-        if self.attention_bias == "none" or (self.attention_bias_layers and layer not in self.attention_bias_layers):
-            return ()
-        return ("query", "key") if self.attention_bias == "both" else (self.attention_bias,)
-
-    @property
-    def slots(self) -> int:
-        """Slots of an absolute position code."""
-        return self.position_slots or (66 if self.positions == "hybrid" else 65)
-
-    def input_width(self, item_width: int) -> int:
-        """Width of a token before it meets the residual stream: item and concatenated position."""
-        return item_width + (self.slots if self.positions in CONCATENATED_POSITIONS else 0)
-
-    def residual_width(self, item_width: int) -> int:
-        """Width of the residual stream."""
-        return self.width or self.input_width(item_width)
-
-    @property
-    def has_output_projection(self) -> bool:
-        """Whether attention ends with a projection."""
-        return self.output_projection == "on" or (self.output_projection == "auto" and self.heads > 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+from miclab.config.decoder import DecoderConfig
 from miclab.config.parts import (
     BridgeConfig,
-    DecoderConfig,
     ModalityConfig,
     OptimiserConfig,
     ParentConfig,

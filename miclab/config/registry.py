@@ -3,20 +3,27 @@
 A registry maps names to classes or functions. Everything that researchers extend is in one: attention, position codes,
 loss terms, sources, measures, claims and corruptions. A name is registered when its module is imported, so a file of
 one's own adds to a registry as a module of this package does (see `miclab.config.extensions`).
+
+A registry also knows the package's own names before their modules are imported: a configuration is checked, and
+`--help` printed, without torch.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import inspect
+import pkgutil
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from miclab.errors import ConfigError, MiclabError, nearest
 
 T = TypeVar("T")
-NAME = re.compile(r"[a-z][a-z0-9_]*|[A-Z][A-Za-z0-9]*")
-"""Names of extensions: lower case with underscores; ids of claims begin with a capital letter."""
+NAME = re.compile(r"[a-z][a-z0-9_]*([.-][a-z0-9_]+)*|[A-Z][A-Za-z0-9]*")
+"""Names of extensions: lower case with underscores; sources also have `.` and `-`; ids of claims begin with a capital
+letter."""
 
 
 class Registry(Generic[T], Mapping[str, T]):
@@ -25,15 +32,20 @@ class Registry(Generic[T], Mapping[str, T]):
     Arguments:
         kind: what is registered, in words, for messages: `position code`.
         field: the field of a configuration that holds a name of this registry, if there is one.
+        built_in: the package's own names, and the module that registers each; it is imported when it is needed.
     """
 
-    def __init__(self, kind: str, field: str = ""):
+    def __init__(self, kind: str, field: str = "", built_in: Mapping[str, str] | None = None):
         self.kind, self.field = kind, field
+        self._built_in = dict(built_in or {})
         self._known: dict[str, T] = {}
         self._files: dict[str, str] = {}
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(self, name: str, origin: object = None) -> Callable[[T], T]:
         """A decorator that registers a class or function under `name`.
+
+        Arguments:
+            origin: what lies in the file that registers, where the thing itself is made elsewhere; default: the thing.
 
         Raises:
             MiclabError: the name is no plain word, or another file has registered it.
@@ -42,9 +54,11 @@ class Registry(Generic[T], Mapping[str, T]):
             raise MiclabError(f"{name!r} is no name for a {self.kind}: use lower-case letters, digits and _.")
 
         def add(thing: T) -> T:
-            file = _file_of(thing)
-            if name in self._known and self._files[name] != file:
-                taken = self._files[name]
+            source = thing if origin is None else origin
+            file, module = _file_of(source), getattr(source, "__module__", "")
+            is_taken = name in self._known and self._files[name] != file
+            if is_taken or self._built_in.get(name, module) != module:
+                taken = self.file(name)
                 raise MiclabError(f"There is a {self.kind} named {name!r} already (in {taken}): choose another name.")
             self._known[name], self._files[name] = thing, file
             return thing
@@ -61,30 +75,57 @@ class Registry(Generic[T], Mapping[str, T]):
             ConfigError: nothing is registered under it; the message names the nearest ones.
         """
         self.check(name, field)
-        return self._known[name]
+        return self[name]
 
     def check(self, name: Any, field: str = "") -> None:
         """Raises ConfigError unless `name` is registered."""
-        if not isinstance(name, str) or name not in self._known:
-            hint = f"{nearest(str(name), tuple(self._known))}; a {self.kind} of your own needs --plugin FILE.py"
+        if not isinstance(name, str) or name not in self:
+            article = "an" if self.kind[0] in "aeiou" else "a"
+            hint = f"{nearest(str(name), tuple(self))}; {article} {self.kind} of your own needs --plugin FILE.py"
             raise ConfigError(field or self.field or self.kind, name, hint)
 
     def file(self, name: str) -> str:
         """The file in which a name was registered."""
-        return self._files[name]
+        if name in self._files:
+            return self._files[name]
+        spec = importlib.util.find_spec(self._built_in[name])
+        return (spec.origin or "") if spec else ""
 
     def summary(self, name: str) -> str:
         """The first line of its docstring."""
-        return (inspect.getdoc(self._known[name]) or "").strip().split("\n")[0]
+        return (inspect.getdoc(self[name]) or "").strip().split("\n")[0]
 
     def __getitem__(self, name: str) -> T:
+        if name not in self._known and name in self._built_in:
+            importlib.import_module(self._built_in[name])
         return self._known[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._known or name in self._built_in
+
     def __iter__(self) -> Iterator[str]:
-        return iter(self._known)
+        return iter({**self._built_in, **self._known})
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len({**self._built_in, **self._known})
+
+
+class Name(str):
+    """The type of a field that holds a name of a registry; a subclass says of which. Its values are plain text."""
+
+    registry: ClassVar[Registry]
+
+
+def modules_in(package: str, *others: str) -> dict[str, str]:
+    """The modules of a package by their last name, for a registry in which each registers what is called like it.
+
+    Arguments:
+        others: last names of modules that register nothing.
+    """
+    spec = importlib.util.find_spec(package)
+    places = spec.submodule_search_locations if spec else None
+    names = sorted(module.name for module in pkgutil.iter_modules(places))
+    return {name: f"{package}.{name}" for name in names if name not in others}
 
 
 def _file_of(thing: object) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from miclab.config.parts import check_known, check_number, check_whole
+from miclab.config.checks import check_known, check_number, check_whole
 from miclab.errors import ConfigError
 
 

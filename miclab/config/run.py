@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields
 
+from miclab.config.checks import check_whole
+from miclab.config.decoder import DecoderConfig
+from miclab.config.options import LossOptions
 from miclab.config.parts import (
-    ABSOLUTE_POSITIONS,
-    ROTARY_POSITIONS,
     BridgeConfig,
-    DecoderConfig,
     ModalityConfig,
     NumericsConfig,
     OptimiserConfig,
     ParentConfig,
     SequenceConfig,
-    check_whole,
 )
 from miclab.config.seeds import FOLLOWS, SeedsConfig
 from miclab.errors import ConfigError, nearest
@@ -43,6 +42,9 @@ class RunConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     bridge: BridgeConfig = field(default_factory=BridgeConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    objective: dict[str, LossOptions] = field(default_factory=dict)
+    """Terms of the loss beside the cross-entropy at the query, such as `NAME` or `NAME:weight=0.5,until=300`.
+    `cross_entropy` itself can be given another weight; 0 leaves it out."""
     numerics: NumericsConfig = field(default_factory=NumericsConfig)
     parent: ParentConfig = field(default_factory=ParentConfig)
     frozen: tuple[str, ...] = ()
@@ -75,12 +77,15 @@ class RunConfig:
             check_whole("", self, "seed", 0, 2**63 - 1)
         elif name == "sequence":
             value.check(names)
+        elif name == "objective" and not isinstance(value, dict):
+            raise ConfigError("objective", value, "a mapping of terms to their options")
         elif hasattr(value, "check"):
             value.check(name)
 
     def check_across_parts(self) -> None:
         """Raises ConfigError for parts, each of them good, that do not go together."""
         self._check_sources()
+        self._check_objective()
         self._check_labels()
         self._check_shapes()
         self._check_frozen()
@@ -210,6 +215,18 @@ class RunConfig:
                 allowed = "'shared_label', or one modality with an encoder, no parent and nothing frozen"
                 raise ConfigError("sequence.task", sequence.task, allowed)
 
+    def _check_objective(self) -> None:
+        for name, term in self.objective.items():
+            if self.is_classification:
+                raise ConfigError("objective", name, "empty where an encoder is pretrained")
+            if not isinstance(term, LossOptions):
+                raise ConfigError(f"objective.{name}", term, "an instance of the term's options")
+            term.check(f"objective.{name}", self)
+        lasting = [name for name, term in self.objective.items() if term.weight and not term.until]
+        if "cross_entropy" in self.objective and not lasting:
+            allowed = "terms of which at least one has a weight other than 0 and counts in all steps (until: 0)"
+            raise ConfigError("objective", tuple(self.objective), allowed)
+
     def _check_labels(self) -> None:
         sequence = self.sequence
         if sequence.task == "joint_label":
@@ -263,15 +280,16 @@ class RunConfig:
         if width % decoder.heads:
             divisors = [h for h in range(1, min(width, 64) + 1) if width % h == 0]
             raise ConfigError("decoder.heads", decoder.heads, f"a divisor of the width {width}: {divisors}")
-        if decoder.positions in ROTARY_POSITIONS and (width // decoder.heads) % 2:
+        if decoder.position_facts.even == "head" and (width // decoder.heads) % 2:
             raise ConfigError(
                 "decoder.positions",
                 decoder.positions,
                 f"a head of even width, which {width} / {decoder.heads} is not: change decoder.width or .heads",
             )
-        if decoder.positions == "sinusoidal" and width % 2:
+        if decoder.position_facts.even == "width" and width % 2:
             raise ConfigError("decoder.positions", decoder.positions, f"an even width, which {width} is not")
-        if decoder.positions in ABSOLUTE_POSITIONS and length > decoder.slots:
+        decoder.attention.check_shape("decoder.attention", self)
+        if decoder.position_facts.slots and length > decoder.slots:
             raise ConfigError(
                 "sequence.context",
                 self.sequence.context,
@@ -295,7 +313,7 @@ class RunConfig:
         """Names that `frozen` may hold: prefixes of parameter names."""
         decoder = self.decoder
         given = ("decoder.input",) * (decoder.input_map == "linear") + ("decoder.positions",) * (
-            decoder.positions == "learned"
+            decoder.position_facts.learnt
         )
         given += ("decoder.constant",) * bool(decoder.token_constant)
         given += ("decoder.first_token",) * (self.sequence.first_token != "none")

@@ -11,6 +11,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from miclab.config.registry import Name
 from miclab.errors import ConfigError, nearest
 
 SEMANTICS = 2
@@ -83,6 +84,12 @@ def _value(hint: Any, value: Any, where: str, base: Any) -> Any:
     if hint in (int, str, bool) and type(value) is hint:
         return value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(hint, type) and issubclass(hint, Name):
+        hint.registry.check(value, where)
+        return value
+    if hasattr(hint, "read"):
+        # Which dataclass it is depends on the name that is chosen.
+        return hint.read(value, where, base)
     if dataclasses.is_dataclass(hint):
         return from_mapping(typing.cast(type, hint), value, where, base)
     if origin is dict:
@@ -121,7 +128,7 @@ def field_text(kind: type, name: str, value: Any) -> str:
     if isinstance(value, Mapping):
         # Which modalities there are, and in which order, is never a default.
         entries = [f"[{_CANONICAL.encode(part)},{_object_text(config) or '{}'}]" for part, config in value.items()]
-        return f"[{','.join(entries)}]"
+        return f"[{','.join(entries)}]" if entries else ""
     return _leaf_text(kind, name, tuple(value)) if isinstance(value, list) else _object_text(value)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from miclab.config.parts import check_whole
+from miclab.config.checks import check_whole
 
 FOLLOWS = -1
 """A seed that follows `seed` of the configuration."""

@@ -1,6 +1,7 @@
-"""Real data: classes with exemplars, shipped with miclab or read from a folder."""
+"""Real data: classes with exemplars, shipped with miclab or read from a folder, a file or a source of one's own."""
 
 from miclab.data.catalogue import load
 from miclab.data.dataset import DataError, DataSet
+from miclab.data.registry import MissingDataError, Progress, source
 
-__all__ = ["DataError", "DataSet", "load"]
+__all__ = ["DataError", "DataSet", "MissingDataError", "Progress", "load", "source"]

@@ -1,4 +1,4 @@
-"""Is a data set what it says it is? Hashes, counts, and exemplars that occur twice."""
+"""Is a data set what it says it is? Hashes, counts, exemplars that occur twice, and what all items have in common."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from miclab.data.dataset import DataSet
+from miclab.data.items import Exemplars
 from miclab.data.shipped import FILES, SHIPPED, SMALL, Folder
 from miclab.storage import digest
 
@@ -15,15 +16,68 @@ LEAST_CLASSES = {"concepts": 1200, "glyphs": 1600}
 LEAST_EXEMPLARS = 4
 
 
-def duplicates(data: DataSet) -> list[tuple[int, int]]:
-    """Pairs of exemplars of two different classes with equal items: the first of its kind, and a later one."""
+def equal_exemplars(data: DataSet) -> list[tuple[int, int]]:
+    """Pairs of exemplars with equal items: the first of its kind, and a later one."""
     seen: dict[str, int] = {}
     found = []
     for exemplar, item in enumerate(data.items):
         first = seen.setdefault(digest(item.contiguous().numpy().tobytes()), exemplar)
-        if data.class_of[first] != data.class_of[exemplar]:
+        if first != exemplar:
             found.append((first, exemplar))
     return found
+
+
+def duplicates(data: DataSet) -> list[tuple[int, int]]:
+    """Those pairs of `equal_exemplars` that are of two different classes."""
+    return [(one, other) for one, other in equal_exemplars(data) if data.class_of[one] != data.class_of[other]]
+
+
+def common_shares(data: DataSet) -> dict[str, dict[str, float]]:
+    """The share of the norm that is common to all items (`Exemplars.common_share`), of training items and of those of
+    held-out classes: as they are (`off`) and, of vectors, less the mean of the training part (`training`)."""
+    plain = Exemplars(data)
+    parts = {part: data.indices(part) for part in ("training", "held-out classes")}
+    found = {"off": plain}
+    if data.kind == "vector" and len(parts["training"]):
+        found["training"] = plain.centred(plain.mean(parts["training"]))
+    return {
+        centre: {part: round(items.common_share(places), 4) for part, places in parts.items() if len(places)}
+        for centre, items in found.items()
+    }
+
+
+def _equal_notes(data: DataSet) -> list[str]:
+    """What to know of exemplars that equal another."""
+    pairs, notes = equal_exemplars(data), []
+    same = [pair for pair in pairs if data.class_of[pair[0]] != data.class_of[pair[1]]]
+    if same:
+        shown = [
+            f"{data.class_names[int(data.class_of[a])]!r} and {data.class_names[int(data.class_of[b])]!r}"
+            for a, b in same[:3]
+        ]
+        notes.append(f"{len(same)} exemplars equal one of another class, for example {'; '.join(shown)}.")
+    own = len(pairs) - len(same)
+    if own:
+        crossing = sum(
+            bool(data.held_out_exemplars[a] != data.held_out_exemplars[b])
+            for a, b in pairs
+            if data.class_of[a] == data.class_of[b]
+        )
+        notes.append(
+            f"{own} exemplars equal one of their own class; in {crossing} of these pairs one is held out and the other "
+            "is not."
+        )
+    return notes
+
+
+def _share_note(shares: dict[str, dict[str, float]]) -> str:
+    """The common share in a sentence."""
+
+    def words(centre: str) -> str:
+        return ", ".join(f"{part} {share:.3f}" for part, share in shares[centre].items())
+
+    text = f"Share of the norm that is common to all items: {words('off')}"
+    return f"{text}; with centre = training: {words('training')}." if "training" in shares else f"{text}."
 
 
 def check(name: str, read: Callable[[], DataSet]) -> dict[str, Any]:
@@ -42,7 +96,7 @@ def check(name: str, read: Callable[[], DataSet]) -> dict[str, Any]:
         folder = Folder(FILES / shipped.split(".")[0])
         faults += [f"{file} is damaged, missing or does not belong here." for file in folder.damaged()]
         if faults:
-            return {"name": name, "faults": faults, "notes": []}
+            return {"name": name, "faults": faults, "notes": [], "common_share": {}}
     data = read()
     counts = data.exemplars_per_class
     if shipped in SHIPPED:
@@ -59,11 +113,6 @@ def check(name: str, read: Callable[[], DataSet]) -> dict[str, Any]:
     alone = int(((training < 2) & ~data.held_out_classes).sum())
     if alone:
         notes.append(f"{alone} training classes keep fewer than two exemplars for training.")
-    same = duplicates(data)
-    if same:
-        shown = [
-            f"{data.class_names[int(data.class_of[a])]!r} and {data.class_names[int(data.class_of[b])]!r}"
-            for a, b in same[:3]
-        ]
-        notes.append(f"{len(same)} exemplars equal one of another class, for example {'; '.join(shown)}.")
-    return {"name": name, "faults": faults, "notes": notes}
+    shares = common_shares(data)
+    notes += [*_equal_notes(data), _share_note(shares)]
+    return {"name": name, "faults": faults, "notes": notes, "common_share": shares}

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from miclab.data.dataset import DataError, DataSet, reject_same_names
-from miclab.data.folders import Progress, require_folder, silent
+from miclab.data.folders import path_and_side, require_folder
+from miclab.data.registry import Progress, silent, source
 from miclab.data.split import held_out_count, held_out_names
 
 RECORD = 2 + 3 * 32 * 32
@@ -30,7 +31,8 @@ def _records(name: str, path: Path, classes: int) -> tuple[torch.Tensor, torch.T
     return torch.from_numpy(rows[:, 2:].reshape(-1, 3, 32, 32).copy()), torch.from_numpy(rows[:, 1].astype(np.int64))
 
 
-def load_cifar_100(name: str, path: Path, size: int | None = None, progress: Progress = silent) -> DataSet:
+@source("cifar-100", argument="PATH", words="100 classes of photographs of 32 x 32 pixels, binary version")
+def load_cifar_100(name: str, argument: str, progress: Progress = silent) -> DataSet:
     """PATH/{train.bin, test.bin, fine_label_names.txt}. Classes are the fine labels, in the order of their names' file.
 
     10 classes are held out, as in the study (smallest SHA-256 of the name; a fifth where there are fewer than 50). The
@@ -39,6 +41,7 @@ def load_cifar_100(name: str, path: Path, size: int | None = None, progress: Pro
     Raises:
         DataError: a file is missing or damaged, or a size other than 32 is asked for.
     """
+    path, size = path_and_side(argument)
     require_folder(name, path, CIFAR_100)
     missing = [file for file in ("train.bin", "test.bin", "fine_label_names.txt") if not (path / file).is_file()]
     if missing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +10,19 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from miclab.data.dataset import DataError, DataSet, reject_same_names, too_few
-from miclab.data.split import held_out_count, held_out_last, held_out_names
+from miclab.data.registry import MissingDataError, Progress, silent, source
+from miclab.data.split import held_out_count, held_out_names, last_exemplars
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm")
 PARTS = ("train", "val", "test")
 SHOWN_FAULTS = 8
 
-Progress = Callable[[int, int], None]
-"""Told the number of pictures read and their total."""
 
-
-def silent(done: int, total: int) -> None:
-    """Progress that nobody is told of."""
+def path_and_side(argument: str) -> tuple[Path, int | None]:
+    """The folder of `PATH` or `PATH@SIDE`, and the side in pixels that pictures are resized to, or None."""
+    resized = re.fullmatch(r"(.+)@([1-9][0-9]{0,3})", argument)
+    path, side = resized.groups() if resized else (argument, None)
+    return Path(path).expanduser(), int(side) if side else None
 
 
 def _class_folders(path: Path) -> list[Path]:
@@ -33,10 +34,10 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def require_folder(name: str, path: Path, how: str) -> None:
-    """Raises DataError, with the way to get the data, if there is no folder at `path`."""
+    """Raises MissingDataError, with the way to get the data, if there is no folder at `path`."""
     if not path.is_dir():
-        told = f"{path} is no folder" if path.exists() else f"there is no folder {path}"
-        raise DataError(f"{name}: {told}. {how}")
+        fault = f"{path} is no folder" if path.exists() else f"there is no folder {path}"
+        raise MissingDataError(f"{name}: {fault}. {how}")
 
 
 def read_picture(path: Path, grey: bool, size: int | None) -> np.ndarray:
@@ -97,15 +98,6 @@ def read_classes(
     return torch.from_numpy(items), torch.tensor([number for number, _ in files])
 
 
-def _last_exemplars(class_of: torch.Tensor) -> torch.Tensor:
-    """Marks the last fifth (at least one) of the exemplars of each class."""
-    marks = torch.zeros(len(class_of), dtype=torch.bool)
-    for number in class_of.unique():
-        rows = (class_of == number).nonzero()[:, 0]
-        marks[rows[-held_out_last(len(rows)) :]] = True
-    return marks
-
-
 def _data_set(
     name: str,
     classes: dict[str, list[Path]],
@@ -125,7 +117,7 @@ def _data_set(
         items=(items < 128).to(torch.uint8) if grey else items,
         class_of=class_of,
         held_out_classes=torch.tensor([class_name in held_out for class_name in classes]),
-        held_out_exemplars=_last_exemplars(class_of),
+        held_out_exemplars=last_exemplars(class_of),
         sources=(name,),
         source_of=torch.zeros(len(class_of), dtype=torch.long),
         licence=licence,
@@ -141,13 +133,15 @@ def _by_folder(name: str, path: Path) -> dict[str, list[Path]]:
     return {folder.name: _pictures(folder) for folder in folders}
 
 
-def load_folder(name: str, path: Path, size: int | None = None, progress: Progress = silent) -> DataSet:
+@source("folder", argument="PATH", words="pictures in one folder per class; PATH@SIDE resizes them")
+def load_folder(name: str, argument: str, progress: Progress = silent) -> DataSet:
     """PATH/CLASS/PICTURE. A fifth of the classes is held out (smallest SHA-256 of the name), and of each class the last
     fifth of its pictures in the order of their names.
 
     Raises:
         DataError: the folder is missing, empty, or holds what cannot be used.
     """
+    path, size = path_and_side(argument)
     require_folder(name, path, "Give the folder that holds one folder per class.")
     classes = _by_folder(name, path)
     held_out = held_out_names(list(classes), held_out_count(len(classes), len(classes)))
@@ -161,7 +155,8 @@ OMNIGLOT = (
 )
 
 
-def load_omniglot(name: str, path: Path, size: int | None = None, progress: Progress = silent) -> DataSet:
+@source("omniglot", argument="PATH", words="handwritten characters of many alphabets; PATH@SIDE resizes them")
+def load_omniglot(name: str, argument: str, progress: Progress = silent) -> DataSet:
     """PATH/images_background/ALPHABET/CHARACTER/PICTURE, and images_evaluation where it is there.
 
     A class is a character, named ALPHABET/CHARACTER. 128 classes are held out, as in the study (smallest SHA-256 of the
@@ -170,6 +165,7 @@ def load_omniglot(name: str, path: Path, size: int | None = None, progress: Prog
     Raises:
         DataError: the folder is missing, empty, or holds what cannot be used.
     """
+    path, size = path_and_side(argument)
     require_folder(name, path, OMNIGLOT)
     halves = [path / half for half in ("images_background", "images_evaluation") if (path / half).is_dir()]
     if not halves:
@@ -195,7 +191,8 @@ MINI_IMAGENET = (
 )
 
 
-def load_mini_imagenet(name: str, path: Path, size: int | None = None, progress: Progress = silent) -> DataSet:
+@source("mini-imagenet", argument="PATH", words="100 classes of photographs; PATH@SIDE resizes them")
+def load_mini_imagenet(name: str, argument: str, progress: Progress = silent) -> DataSet:
     """PATH/CLASS/PICTURE, or PATH/{train,val,test}/CLASS/PICTURE.
 
     Held out are the classes of `test` where there are such folders, else 20 (smallest SHA-256 of the name; a fifth
@@ -204,6 +201,7 @@ def load_mini_imagenet(name: str, path: Path, size: int | None = None, progress:
     Raises:
         DataError: the folder is missing, empty, or holds what cannot be used.
     """
+    path, size = path_and_side(argument)
     require_folder(name, path, MINI_IMAGENET)
     parts = [path / part for part in PARTS if (path / part).is_dir()]
     if not parts:

@@ -15,12 +15,19 @@ from PIL import Image
 from torch import Tensor
 
 from miclab.data.dataset import DataError, DataSet
-from miclab.errors import RunError
+from miclab.data.registry import Progress, source
+from miclab.errors import RunError, nearest
 from miclab.storage import read_checked, read_sealed, tensors_from
 
 FILES = Path(__file__).with_name("files")
 REMEDY = "Install miclab again, or restore the file from the repository."
-SHIPPED = ("concepts.pictures", "concepts.words", "concepts.speech", "glyphs")
+SHIPPED = {
+    "concepts.pictures": "things as drawn by four or five artists",
+    "concepts.words": "their names, synonyms and definitions as word vectors",
+    "concepts.speech": "their names spoken by six synthetic voices, as spectrograms",
+    "glyphs": "letters of 34 scripts from free typefaces",
+}
+"""The data sets that come with miclab, and what they hold."""
 SMALL = "small:"
 """Before the name of a shipped data set: 64 of its classes, a quarter of them held out."""
 SMALL_GLYPHS = 64
@@ -168,7 +175,7 @@ def load_shipped(name: str, files: Path = FILES) -> DataSet:
     """
     whole_name = name.removeprefix(SMALL)
     if whole_name not in SHIPPED:
-        raise DataError(f"{name!r} is not shipped: {', '.join(SHIPPED)}.")
+        raise DataError(f"{name!r} is not shipped: {nearest(whole_name, SHIPPED)}.")
     folder = Folder(files / whole_name.split(".")[0])
     if name != whole_name:
         whole = load_shipped(whole_name, files)
@@ -182,3 +189,12 @@ def load_shipped(name: str, files: Path = FILES) -> DataSet:
         if whole_name == "concepts.words"
         else _sheets(folder, whole_name.split(".")[1], listing)
     )
+
+
+def _read_shipped(name: str, argument: str, progress: Progress) -> DataSet:
+    return load_shipped(name)
+
+
+for _shipped in SHIPPED:
+    source(_shipped, words=SHIPPED[_shipped])(_read_shipped)
+source("small", argument="NAME", words="64 classes of one of the shipped sets above")(_read_shipped)

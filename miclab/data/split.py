@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
 
 def held_out_names(names: Sequence[str], count: int) -> frozenset[str]:
     """The `count` names whose SHA-256 is smallest.
@@ -23,3 +27,17 @@ def held_out_count(classes: int, wanted: int) -> int:
 def held_out_last(exemplars: int) -> int:
     """How many of a class's exemplars to hold out, the last in the order of their files: a fifth, at least one."""
     return max(1, exemplars // 5)
+
+
+def last_exemplars(class_of: Int[Tensor, " exemplar"]) -> Bool[Tensor, " exemplar"]:
+    """Marks the last fifth (at least one) of the exemplars of each class.
+
+    Arguments:
+        class_of: class of each exemplar.
+    """
+    order = class_of.argsort(stable=True)
+    counts = torch.bincount(class_of)
+    place = torch.empty_like(class_of)
+    place[order] = torch.arange(len(class_of)) - (counts.cumsum(0) - counts)[class_of[order]]
+    kept = torch.tensor([count - held_out_last(count) for count in counts.tolist()])
+    return place >= kept[class_of]

@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from miclab.errors import MiclabError, is_out_of_memory
+from miclab.errors import MiclabError, is_out_of_memory, missing_extra
 
-INSTALL = "Install it in the clone of miclab with: pip install '.[mllm]'"
 LOWER = (
     "Lower it with --batch 1, --dtype bfloat16, --four-bit, --max-pixels (fewer image tokens) or fewer --shots. "
     "`miclab mllm memory MODEL` computes what a model needs."
@@ -42,10 +41,7 @@ def require() -> None:
         import peft  # noqa: F401
         import transformers  # noqa: F401
     except ImportError as error:
-        missing = error.name or "transformers"
-        raise ModelError(
-            f"`miclab mllm` needs the extra `mllm`, of which {missing!r} is not installed. {INSTALL}"
-        ) from error
+        raise ModelError(missing_extra("miclab mllm", "mllm", error.name or "transformers")) from error
 
 
 def _asked(text: str) -> str:

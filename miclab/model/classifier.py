@@ -42,10 +42,6 @@ class Classifier:
         features = encode(self.modality, parameters, self.name, batch.items[self.name][:, -1])
         return SHARPNESS * features @ F.normalize(parameters["classifier"], dim=0)
 
-    def loss(self, parameters: Parameters, batch: Batch) -> Float[Tensor, ""]:
-        """Mean cross-entropy, in nats, over the classes."""
-        return F.cross_entropy(self.logits(parameters, batch), batch.target)
-
 
 def model_of(config: RunConfig) -> Decoder | Classifier:
     """What a configuration trains."""

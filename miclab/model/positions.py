@@ -1,34 +1,62 @@
-"""Position codes, each one small class behind one interface."""
+"""Position codes, each one small class behind one interface.
+
+A code of one's own is a subclass of `PositionCode` with the decorator `position_code`, in a file that is named with
+`--plugin`; `decoder.positions` then takes its name. Its parameters are called `decoder.positions.NAME`.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from miclab.config.positions import FACTS, POSITION_CODES, PositionFacts
 from miclab.config.run import RunConfig
+
+Learnt = Mapping[str, Tensor]
+"""Parameters of a code by the names in its `shapes`."""
+Heads = Float[Tensor, "batch head row dimension"]
+Coded = Float[Tensor, "batch head row coded"]
+"""Queries or keys with their positions in them; the code may change their dimension."""
+Code = TypeVar("Code", bound="type[PositionCode]")
 
 
 class PositionCode:
-    """No position code, and the interface of all.
+    """The interface of all: a code that does nothing.
 
     Arguments:
         config: run whose sequences are coded; their length is `config.sequence_length`.
     """
+
+    slots_used = False
+    """Whether it is absolute, with slots; a sequence has to fit into them."""
+    even = ""
+    """What has to be even: the width of a `head`, the `width` of the residual stream, or nothing."""
+    rotates = False
+    """Whether `queries` or `keys` change anything; found by itself."""
+
+    def __init_subclass__(cls) -> None:
+        own = (cls.rotate, cls.queries, cls.keys)
+        cls.rotates = own != (PositionCode.rotate, PositionCode.queries, PositionCode.keys)
 
     def __init__(self, config: RunConfig):
         self.length = config.sequence_length
         self.slots = config.decoder.slots
         self.heads = config.decoder.heads
         self.width = config.decoder.residual_width(config.item_width)
-        self.rotates = False
         self.is_fixed = config.decoder.placement == "fixed"
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of what is learnt."""
+        """Shapes of what is learnt, by name."""
         return {}
+
+    def initial(self, name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """First value of a parameter; by default vectors of norm about 1, the norm of the items."""
+        return torch.randn(shape, generator=generator) * (1 / math.sqrt(self.width))
 
     def slot(self, placement: Float[Tensor, " batch"]) -> Int[Tensor, "batch position"]:
         """Slot of each position: a sequence starts where its placement says (at the first slot, where the
@@ -41,50 +69,98 @@ class PositionCode:
     def concatenate(
         self, tokens: Float[Tensor, "batch position item"], placement: Float[Tensor, " batch"]
     ) -> Float[Tensor, "batch position input"]:
-        """Tokens with a code beside each."""
+        """Tokens with a code beside each, one column a slot."""
         return tokens
 
     def add(
-        self,
-        residual: Float[Tensor, "batch position width"],
-        placement: Float[Tensor, " batch"],
-        learnt: Tensor | None,
+        self, residual: Float[Tensor, "batch position width"], placement: Float[Tensor, " batch"], parameters: Learnt
     ) -> Float[Tensor, "batch position width"]:
         """Tokens with a code added to each."""
         return residual
 
-    def rotate(
-        self, heads: Float[Tensor, "batch head row dimension"], rows: slice
-    ) -> Float[Tensor, "batch head row dimension"]:
+    def rotate(self, heads: Heads, rows: slice, parameters: Learnt) -> Coded:
         """Queries or keys of the positions `rows`, rotated."""
         return heads
 
-    def bias(self) -> Float[Tensor, "#head position position"] | None:
-        """What is added to the scores [query position, key position] of each head."""
+    def queries(self, heads: Heads, rows: slice, parameters: Learnt) -> Coded:
+        """Queries of the positions `rows` with their code; for codes that treat queries and keys alike, `rotate`."""
+        return self.rotate(heads, rows, parameters)
+
+    def keys(self, heads: Heads, rows: slice, parameters: Learnt) -> Coded:
+        """Keys of the positions `rows` with their code."""
+        return self.rotate(heads, rows, parameters)
+
+    def bias(self, parameters: Learnt) -> Float[Tensor, "#head position position"] | None:
+        """What is added to the scores [query position, key position] of each head; None: nothing."""
         return None
 
 
+def position_code(name: str) -> Callable[[Code], Code]:
+    """A decorator that registers a position code, so that `decoder.positions` takes `name`.
+
+    Raises:
+        MiclabError: the name is no plain word, or is taken.
+    """
+
+    def add(code: Code) -> Code:
+        POSITION_CODES.register(name)(code)
+        # Those of our own codes stand where no torch is needed to read them.
+        FACTS.setdefault(name, facts_of(code))
+        return code
+
+    return add
+
+
+def facts_of(code: type[PositionCode]) -> PositionFacts:
+    """What a configuration has to know of a code."""
+    return PositionFacts(
+        slots=code.slots_used,
+        beside=code.concatenate is not PositionCode.concatenate,
+        rotates=code.rotates,
+        learnt=code.shapes is not PositionCode.shapes,
+        even=code.even,  # type: ignore[arg-type]
+    )
+
+
+def build_positions(config: RunConfig) -> PositionCode:
+    """The position code that `config.decoder.positions` names."""
+    return POSITION_CODES.find(config.decoder.positions)(config)
+
+
+@position_code("none")
+class NoCode(PositionCode):
+    """No position code."""
+
+
+@position_code("onehot")
 class OneHot(PositionCode):
     """A one-hot slot beside each token (`APE` in the paper)."""
+
+    slots_used = True
 
     def concatenate(self, tokens, placement):
         code = torch.nn.functional.one_hot(self.slot(placement), self.slots)
         return torch.cat([tokens, code.to(tokens.dtype)], -1)
 
 
+@position_code("learned")
 class Learned(PositionCode):
     """A learnt vector added to each token."""
+
+    slots_used = True
 
     def shapes(self):
         return {"table": (self.slots, self.width)}
 
-    def add(self, residual, placement, learnt):
-        assert learnt is not None
-        return residual + learnt[self.slot(placement)]
+    def add(self, residual, placement, parameters):
+        return residual + parameters["table"][self.slot(placement)]
 
 
+@position_code("sinusoidal")
 class Sinusoidal(PositionCode):
     """Sines and cosines (Vaswani et al. 2017, section 3.5), scaled to norm 1, the norm of the items."""
+
+    slots_used, even = True, "width"
 
     def __init__(self, config: RunConfig):
         super().__init__(config)
@@ -92,65 +168,53 @@ class Sinusoidal(PositionCode):
         angle = torch.arange(self.slots)[:, None] * frequency
         self.table = torch.cat([angle.sin(), angle.cos()], -1) / math.sqrt(self.width / 2)
 
-    def add(self, residual, placement, learnt):
+    def add(self, residual, placement, parameters):
         return residual + self.table.to(residual.device)[self.slot(placement)]
 
 
+@position_code("rope")
 class Rotary(PositionCode):
     """Rotary positions (Su et al. 2021): dimension j of a head is rotated together with dimension j + d/2 by the angle
     position * theta^(-2j/d), so that a score depends on the offset alone."""
 
+    even = "head"
+
     def __init__(self, config: RunConfig):
         super().__init__(config)
-        self.rotates = True
         half = self.width // self.heads // 2
         frequency = config.decoder.rope_theta ** (-torch.arange(half, dtype=torch.double) / half)
         angle = torch.arange(self.length)[:, None] * frequency
         self.cosine = torch.stack([angle.cos(), angle.cos()], 1).float()
         self.sine = torch.stack([-angle.sin(), angle.sin()], 1).float()
 
-    def rotate(self, heads, rows):
+    def rotate(self, heads, rows, parameters):
         halves = heads.unflatten(-1, (2, -1))
         # Both halves at once: flipping swaps them, and the signed sine gives the rotation.
         return (halves * self.cosine[rows] + halves.flip(-2) * self.sine[rows]).flatten(-2)
 
 
+@position_code("rope_released")
 class ReleasedRotary(Rotary):
     """The code that the paper's authors released, which is no rotation: dimensions are paired as even and odd but
     given angles that belong to halves. x * cos + concat(-x[1::2], x[0::2]) * sin; scores depend on absolute positions
     and norms change."""
 
-    def rotate(self, heads, rows):
+    def rotate(self, heads, rows, parameters):
         crossed = torch.stack([heads[..., 1::2], heads[..., 0::2]], -2)
         return (heads.unflatten(-1, (2, -1)) * self.cosine[rows] + crossed * self.sine[rows]).flatten(-2)
 
 
+@position_code("alibi")
 class Alibi(PositionCode):
     """Attention with linear biases (Press et al. 2022): -slope * (query position - key position), with slope
     2^(-8 h / H) for head h = 1..H; 2^-8 for a single head."""
 
-    def bias(self):
+    def bias(self, parameters):
         slope = 2.0 ** (-8 * torch.arange(1, self.heads + 1) / self.heads)
         place = torch.arange(self.length)
         return -slope[:, None, None] * (place[:, None] - place[None, :]).float()
 
 
+@position_code("hybrid")
 class Hybrid(Rotary, OneHot):
     """One-hot slots beside the tokens, and rotary queries and keys."""
-
-
-CODES: dict[str, type[PositionCode]] = {
-    "none": PositionCode,
-    "onehot": OneHot,
-    "learned": Learned,
-    "sinusoidal": Sinusoidal,
-    "rope": Rotary,
-    "rope_released": ReleasedRotary,
-    "alibi": Alibi,
-    "hybrid": Hybrid,
-}
-
-
-def position_code(config: RunConfig) -> PositionCode:
-    """The position code that `config.decoder.positions` names."""
-    return CODES[config.decoder.positions](config)

@@ -239,7 +239,9 @@ class _BlockReader:
             found = {n: self._changed(known.get(n, ModalityConfig()), part, f"{name}.{n}") for n, part in data.items()}
             return _with_content({**base, **found})
         if not is_dataclass(base):
-            return schema.field_value(RunConfig, name, data, base)
+            found = schema.field_value(RunConfig, name, data, base)
+            # An axis over one term of the loss leaves the others.
+            return {**base, **found} if isinstance(base, dict) else found
         part = self._changed(base, data, name)
         return self.shared.mode.resolved(part) if name == "numerics" else part
 
@@ -251,6 +253,10 @@ class _BlockReader:
         for name, value in data.items():
             # The study keeps its values, so that no other one can have the `id`.
             key = (owner, name, id(value))
+            if isinstance(value, dict):
+                # Put together for this point, so that another one could have its `id`.
+                changes[name] = getattr(schema.from_mapping(type(base), {name: value}, owner, base), name)
+                continue
             if key not in self.fields:
                 self.fields[key] = getattr(schema.from_mapping(type(base), {name: value}, owner, base), name)
             changes[name] = self.fields[key]
@@ -268,7 +274,8 @@ class _BlockReader:
     def _stage_one(self, config: RunConfig, place: Place) -> tuple[RunConfig, Request]:
         """Configuration and request of stage 1; points that differ in the secondary modalities alone share them."""
         host, change = config.modalities[config.host_name], self._before(place)
-        rest = tuple(getattr(config, name) for name in PARTS if name not in ("modalities", "host", "bridge", "frozen"))
+        own = ("modalities", "host", "bridge", "frozen", "objective")
+        rest = (*(getattr(config, name) for name in PARTS if name not in own), *config.objective.items())
         key = (id(change), config.host_name, host, rest)
         found = self.shared.parents
         if key not in found:

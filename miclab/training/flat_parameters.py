@@ -16,6 +16,7 @@ from torch import Tensor
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError
 from miclab.model.classifier import model_of
+from miclab.training.objective import Losses, Objective
 from miclab.worlds.sequences import Batch
 
 Flat = Float[Tensor, " weight"]
@@ -55,19 +56,24 @@ class TrainedParameters:
         self.named = {**self.fixed, **views(self.flat, self.shapes)}
 
 
-def gradient_function(config: RunConfig, trained: TrainedParameters) -> Callable[..., tuple[Float[Tensor, ""], Flat]]:
-    """A function from (flat parameters, batch, fixed parameters) to (loss, flat gradient).
+def gradient_function(
+    config: RunConfig, trained: TrainedParameters, active: tuple[str, ...] | None = None
+) -> Callable[..., tuple[Losses, Flat]]:
+    """A function from (flat parameters, batch, fixed parameters) to (losses, flat gradient of `loss`).
 
     Arguments:
         trained: gives names and shapes, and the fixed parameters of a call that names none.
+        active: the terms of the objective that count; None: those of the first step.
     """
-    model, shapes, usual = model_of(config), trained.shapes, trained.fixed
+    objective, shapes, usual = Objective(config), trained.shapes, trained.fixed
+    terms = objective.active(0) if active is None else active
 
-    def loss_and_gradient(flat: Flat, batch: Batch, fixed: Mapping[str, Tensor] = usual) -> tuple[Tensor, Tensor]:
-        def loss_of(values: Tensor) -> Tensor:
-            return model.loss({**fixed, **views(values, shapes)}, batch)
+    def loss_and_gradient(flat: Flat, batch: Batch, fixed: Mapping[str, Tensor] = usual) -> tuple[Losses, Tensor]:
+        def loss_of(values: Tensor) -> tuple[Tensor, Losses]:
+            losses = objective.losses({**fixed, **views(values, shapes)}, batch, terms)
+            return losses["loss"], losses
 
-        gradient, loss = torch.func.grad_and_value(loss_of)(flat)
-        return loss, gradient
+        gradient, losses = torch.func.grad(loss_of, has_aux=True)(flat)
+        return losses, gradient
 
     return loss_and_gradient

@@ -11,16 +11,17 @@ from torch import Tensor
 
 from miclab.config.parts import ModalityConfig
 from miclab.config.run import RunConfig
+from miclab.data.items import CHUNK
 from miclab.errors import RunError
 from miclab.model.classifier import model_of
 from miclab.model.encoders import encode, initial_encoder
 from miclab.runs.find import find
 from miclab.runs.run import Run
-from miclab.worlds.exemplars import CHUNK, check_kept, known_exemplars
+from miclab.worlds.exemplars import check_kept, known_exemplars
 
 SAME_ENCODER = ("encoder", "features", "dimension", "shape", "content")
 """Fields in which a modality and the run that pretrained its encoder have to agree."""
-SAME_HOST = (*SAME_ENCODER, "encoder_run", "encoder_step")
+SAME_HOST = (*SAME_ENCODER, "encoder_run", "encoder_step", "source", "centre")
 
 
 def named(config: RunConfig, root: Path | str) -> RunConfig:
@@ -99,9 +100,7 @@ def _check_parent(config: RunConfig, parent: Run) -> None:
     _check_step(parent, config.parent.step, "parent")
     if any(getattr(parent.config, part) != getattr(config, part) for part in ("decoder", "label_count", "host_name")):
         raise RunError(f"The parent {parent.path} has another decoder, host or number of labels.")
-    wrong = _differing(
-        parent.config.modalities[config.host_name], config.modalities[config.host_name], (*SAME_HOST, "source")
-    )
+    wrong = _differing(parent.config.modalities[config.host_name], config.modalities[config.host_name], SAME_HOST)
     if wrong:
         raise RunError(f"The host of the parent {parent.path} has {'; '.join(wrong)}.")
 
@@ -118,7 +117,7 @@ def kept_tensors(config: RunConfig, root: Path | str) -> dict[str, Tensor]:
         parent = find(config.parent.run, root)
         _check_parent(config, parent)
         before = parent.config.modalities
-        same = ("source", "content", "classes", "dimension", "labels")
+        same = ("source", "content", "classes", "dimension", "labels", "centre")
         for key, value in parent.world_tensors().items():
             owner = key.partition(".")[2]
             is_other = owner not in config.modalities or _differing(before[owner], config.modalities[owner], same)

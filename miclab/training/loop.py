@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from miclab.runs.run import Run
 from miclab.training import numerics, optimiser
 from miclab.training.flat_parameters import TrainedParameters
 from miclab.training.lineage import first_parameters, kept_tensors, named
+from miclab.training.objective import Objective
 from miclab.training.step import training_step
 from miclab.worlds import source_facts
 from miclab.worlds.sequences import training_drafts
@@ -102,6 +104,8 @@ def prepare(config: RunConfig, root: Path | str = "runs", steps: int = numerics.
         RunError: a run before this one is missing, is not finished at the step named, or does not fit.
     """
     config, line = numerics.resolved(source_facts.resolved(named(config, root)), steps)
+    # What only the model can refuse is refused before a directory is made.
+    Objective(config)
     kept = kept_tensors(config, root)
     return create(root, config, draw_world(config, kept).tensors()), line
 
@@ -203,7 +207,9 @@ class _Loop:
         self.parameters = self.trained.named
         self.rows_before = run.rows()
         # The sum of losses since the last row travels with the optimiser's state: a checkpoint may fall between rows.
-        self.totals = {"loss.sum": torch.zeros((), dtype=torch.double), "loss.count": torch.zeros(())}
+        self.totals = {}
+        for name in Objective(self.config).names:
+            self.totals |= {f"{name}.sum": torch.zeros((), dtype=torch.double), f"{name}.count": torch.zeros(())}
         if state is None:
             self.optimiser = optimiser.initial_state(self.config.optimiser, {"trained": self.trained.flat})
         else:
@@ -221,11 +227,13 @@ class _Loop:
             self._checkpoint()
         for draft in training_drafts(self.config, self.world, self.step, self.request.steps):
             rate = optimiser.learning_rate(self.config.optimiser, self.step)
-            value = float(step(draft, rate))
+            losses = step(draft, rate, self.step)
+            value = float(losses["loss"])
             if not math.isfinite(value):
                 return self._diverged(f"the loss was {value} at step {self.step + 1}")
-            self.totals["loss.sum"] += value
-            self.totals["loss.count"] += 1
+            for name, loss in losses.items():
+                self.totals[f"{name}.sum"] += float(loss)
+                self.totals[f"{name}.count"] += 1
             self.step += 1
             row = None
             evaluates = self.request.evaluates(self.step)
@@ -250,8 +258,10 @@ class _Loop:
         return Outcome("diverged", self.saved, f"{what}; the last good checkpoint is step {self.saved}")
 
     def _row(self) -> dict:
-        count = float(self.totals["loss.count"])
-        row = {"step": self.step, "loss": float(self.totals["loss.sum"]) / count if count else None}
+        row: dict[str, Any] = {"step": self.step}
+        for name in (key.removesuffix(".count") for key in self.totals if key.endswith(".count")):
+            count = float(self.totals[f"{name}.count"])
+            row[name] = float(self.totals[f"{name}.sum"]) / count if count else None
         measure = classifier_row if self.config.is_classification else metric_row
         row |= measure(self.config, self.world, self.parameters, self.request.sizes)
         if self.endless.evaluates(self.step):

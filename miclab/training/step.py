@@ -2,70 +2,95 @@
 
 All of it is one function of tensors, run as it is or compiled. A process compiles it once for all runs whose steps are
 the same but for the values of tensors: what a run owns (its world, weights, averages and learning rate) is passed in.
+Every field of a configuration is taken to change the step, except those in `PASSED_IN`.
 """
 
 from __future__ import annotations
 
+import json
 import types
 from collections.abc import Callable, Hashable
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from miclab.config.run import RunConfig
+from miclab.config.schema import to_mapping
 from miclab.training import numerics, optimiser
 from miclab.training.flat_parameters import TrainedParameters, gradient_function
+from miclab.training.objective import Losses, Objective
 from miclab.worlds.sequences import Draft
 
-Step = Callable[[Draft, float], Float[Tensor, ""]]
+Step = Callable[[Draft, float, int], Losses]
 _compiled: dict[Hashable, Callable] = {}
 
 
-def graph_key(config: RunConfig) -> Hashable:
-    """All that the compiled step depends on, tensors' values aside: two configurations with the same key have the
-    same step. Classes, frequencies, noise, seeds and rates are not part of it."""
-    rule, modalities = config.optimiser, config.modalities.items()
-    return (
-        config.is_classification,
-        config.decoder,
-        config.bridge,
-        frozenset(config.frozen),
-        config.order,
-        config.host_name,
-        tuple((n, config.item_dimension(n), _encoder(config, n), bool(m.noise or not m.source)) for n, m in modalities),
-        config.sequence.context,
-        (config.sequence.first_token, config.sequence.jitter, bool(config.sequence.token_noise)),
-        config.label_count,
-        (rule.name, rule.weight_decay, rule.beta1, rule.beta2, rule.batch_size),
-        config.numerics.threads,
-    )
+PASSED_IN = {
+    "": ("seed", "seeds", "parent", "objective"),
+    "sequence": (
+        "burstiness", "bursty_fraction", "novel_fraction", "distinct_labels", "leader", "task", "pairing", "groups",
+        "unpaired_independent", "swapped_shift", "token_noise",
+    ),
+    "optimiser": ("learning_rate", "schedule", "warmup_steps", "decay_steps"),
+    "numerics": ("mode",),
+    "modalities.NAME": (
+        "classes", "dimension", "noise", "zipf_exponent", "labels", "novel_classes", "source", "content", "blends",
+        "shift", "encoder_run", "encoder_step",
+    ),
+}  # fmt: skip
+"""Fields that change a step only through tensors that are passed in, or through what `graph_key` adds for them: shapes,
+whether there is any noise, and the terms of the loss that count."""
 
 
-def _encoder(config: RunConfig, name: str) -> Hashable:
-    modality = config.modalities[name]
-    return (modality.encoder, modality.shape, modality.features) if config.encodes(name) else None
+def graph_key(config: RunConfig, active: tuple[str, ...] | None = None) -> Hashable:
+    """All that a step depends on, tensors' values aside: two configurations with the same key have the same step.
 
-
-def step_function(config: RunConfig, trained: TrainedParameters) -> Callable:
-    """The step as a function of tensors alone; it changes `flat`, `mean` and `square` in place and returns the loss.
-
-    Of `trained` only names and shapes are used.
+    Arguments:
+        active: the terms of the loss that count; None: those of the first step.
     """
-    loss_and_gradient = gradient_function(config, trained)
+    plain = to_mapping(config)
+    for part in (plain, *(plain[name] for name in ("sequence", "optimiser", "numerics"))):
+        owner = next((name for name, value in plain.items() if value is part), "")
+        for field in PASSED_IN[owner]:
+            del part[field]
+    for name, modality in plain["modalities"].items():
+        own = config.modalities[name]
+        for field in PASSED_IN["modalities.NAME"]:
+            del modality[field]
+        modality["items"] = (config.item_dimension(name), config.encodes(name), bool(own.noise or not own.source))
+    terms = Objective(config).active(0) if active is None else active
+    added = {
+        "labels": config.label_count,
+        "is_classification": config.is_classification,
+        "host_width": 0 if config.is_classification else config.item_width,
+        "token_noise": bool(config.sequence.token_noise),
+        "terms": [(name, to_mapping(config.objective[name])) for name in terms if name in config.objective],
+        "active": terms,
+    }
+    # Modalities in their order, which is that of the tokens.
+    return json.dumps([plain, added])
+
+
+def step_function(config: RunConfig, trained: TrainedParameters, active: tuple[str, ...] | None = None) -> Callable:
+    """The step as a function of tensors alone; it changes `flat`, `mean` and `square` in place and returns the losses.
+
+    Arguments:
+        trained: only its names and shapes are used.
+        active: the terms of the loss that count; None: those of the first step.
+    """
+    gradient = gradient_function(config, trained, active)
 
     def step(flat, mean, square, numbers, fixed, draft):
-        loss, slope = loss_and_gradient(flat, draft.batch(), fixed)
+        losses, slope = gradient(flat, draft.batch(), fixed)
         optimiser.move(config.optimiser, flat, slope, mean, square, numbers)
-        return loss
+        return losses
 
     return step
 
 
-def _compile(config: RunConfig, trained: TrainedParameters) -> Callable:
-    key = graph_key(config)
+def _compile(config: RunConfig, trained: TrainedParameters, active: tuple[str, ...]) -> Callable:
+    key = graph_key(config, active)
     if key not in _compiled:
-        step = step_function(config, trained)
+        step = step_function(config, trained, active)
         # The compiler counts versions by code, and gives up after a few: each key gets a code of its own.
         code = step.__code__.replace(co_name=f"step_{len(_compiled)}")
         own = types.FunctionType(code, step.__globals__, code.co_name, None, step.__closure__)
@@ -74,17 +99,21 @@ def _compile(config: RunConfig, trained: TrainedParameters) -> Callable:
 
 
 def training_step(config: RunConfig, trained: TrainedParameters, state: optimiser.State) -> Step:
-    """A function from (draft, learning rate) to the loss before the update; it changes `trained.flat` and `state` in
-    place. Compiled if `config.numerics.mode` says so.
+    """A function from (draft, learning rate, finished steps) to the losses before the update; it changes `trained.flat`
+    and `state` in place. Compiled if `config.numerics.mode` says so; once more where a term of the loss ends.
 
     Arguments:
         state: what `optimiser.initial_state` gives for {"trained": trained.flat}.
     """
-    function = _compile(config, trained) if config.numerics.mode == "compiled" else step_function(config, trained)
+    make = _compile if config.numerics.mode == "compiled" else step_function
+    objective, functions = Objective(config), {}
     mean, square = state.get("mean.trained"), state.get("square.trained")
 
-    def step(draft: Draft, rate: float) -> Tensor:
+    def step(draft: Draft, rate: float, finished: int) -> Losses:
+        active = objective.active(finished)
+        if active not in functions:
+            functions[active] = make(config, trained, active)
         numbers = optimiser.coefficients(config.optimiser, optimiser.next_step(state, "trained"), rate)
-        return function(trained.flat, mean, square, numbers, trained.fixed, draft)
+        return functions[active](trained.flat, mean, square, numbers, trained.fixed, draft)
 
     return step

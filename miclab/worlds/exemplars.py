@@ -20,48 +20,11 @@ from torch import Tensor
 
 from miclab.config.parts import ModalityConfig
 from miclab.config.run import RunConfig
-from miclab.data import DataSet, load
+from miclab.data import load
+from miclab.data.items import CHUNK, Exemplars
 from miclab.errors import ConfigError, RunError
 from miclab.worlds.class_index import Pool, distinct_slots, pool
 from miclab.worlds.noise import draw_bits, items_around, noise_scales
-
-CHUNK = 2048
-"""Exemplars that are normalised at a time."""
-
-
-class Exemplars:
-    """Items of a data set as vectors. Items that are vectors go in as they are, with length 1; pictures and
-    spectrograms are flattened, less the mean of the training part, and scaled to a mean square norm of 1 there.
-
-    Arguments:
-        data: the data set.
-        features: what stands in the place of its items, one row per exemplar; None: the items.
-    """
-
-    def __init__(self, data: DataSet, features: Float[Tensor, "exemplar dimension"] | None = None):
-        self.data, self.features = data, features
-
-    @cached_property
-    def _origin_and_scale(self) -> tuple[Float[Tensor, " dimension"], float]:
-        chunks = self.data.indices("training").split(CHUNK)
-        total, squares, count = torch.zeros(()), 0.0, sum(map(len, chunks))
-        for chunk in chunks:
-            values = self.data.floats(chunk).flatten(1).double()
-            total, squares = total + values.sum(0), squares + float(values.square().sum())
-        mean = total / count
-        return mean.float(), (squares / count - float(mean.square().sum())) ** 0.5
-
-    def vectors(self, exemplars: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dimension"]:
-        """The items of exemplars."""
-        places = exemplars.flatten()
-        if self.features is not None:
-            found = self.features.index_select(0, places)
-        else:
-            found = self.data.floats(places).flatten(1)
-            if self.data.kind != "vector":
-                origin, scale = self._origin_and_scale
-                found = (found - origin) / scale
-        return found.view(*exemplars.shape, -1)
 
 
 @functools.lru_cache(maxsize=8)
@@ -254,13 +217,27 @@ class ExemplarSource:
         return replace(self, asked=pool(data, self.classes, wanted), shift=0)
 
 
+def training_centre(modality: ModalityConfig, classes: Int[Tensor, " classes"]) -> Float[Tensor, " dimension"]:
+    """The mean item of a run's training classes, without their held-out exemplars."""
+    known = known_exemplars(modality)
+    return known.mean(pool(known.data, classes, ~known.data.held_out_exemplars).members)
+
+
 def training_source(
-    modality: ModalityConfig, classes: Int[Tensor, " classes"], features: Tensor | None = None
+    modality: ModalityConfig,
+    classes: Int[Tensor, " classes"],
+    features: Tensor | None = None,
+    centre: Float[Tensor, " dimension"] | None = None,
 ) -> ExemplarSource:
-    """The source of a modality's training classes, seen in training."""
+    """The source of a modality's training classes, seen in training.
+
+    Arguments:
+        features: what stands in the place of its items; None: the items.
+        centre: what is subtracted from items (see `miclab.data.items`); None: nothing.
+    """
     known = known_exemplars(modality)
     found = pool(known.data, classes, ~known.data.held_out_exemplars)
-    exemplars = known if features is None else Exemplars(known.data, features)
+    exemplars = known if features is None and centre is None else Exemplars(known.data, features, centre)
     return ExemplarSource(exemplars, classes, found, found, modality.noise, modality.shape, modality.shift)
 
 

@@ -28,6 +28,7 @@ from miclab.worlds.exemplars import (
     novel_classes,
     novel_source,
     partners,
+    training_centre,
     training_source,
 )
 from miclab.worlds.mixtures import blended, blended_names
@@ -152,8 +153,8 @@ class World:
     partners: Mapping[str, Int[Tensor, " classes"]] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What must be kept to have this world again: of real data the classes, their labels, and features that stand
-        in the place of items; the items themselves lie in the data set."""
+        """What must be kept to have this world again: of real data the classes, their labels, features that stand in
+        the place of items, and the centre that is subtracted; the items themselves lie in the data set."""
         found = {}
         for name, source in self.sources.items():
             if isinstance(source, GaussianSource):
@@ -162,6 +163,8 @@ class World:
             found |= {f"classes.{name}": source.classes, f"labels.{name}": self.tables[name].label_of}
             if source.exemplars.features is not None:
                 found[f"features.{name}"] = source.exemplars.features
+            if source.exemplars.centre is not None:
+                found[f"centre.{name}"] = source.exemplars.centre
         return {**found, "label_embeddings": self.label_embeddings}
 
     def evaluated(self) -> World:
@@ -191,6 +194,8 @@ def world_from_tensors(config: RunConfig, tensors: Mapping[str, Tensor]) -> Worl
         wanted |= {f"classes.{name}": (m.classes,), f"labels.{name}": (m.classes + m.blends,)}
         if config.keeps_features(name):
             wanted[f"features.{name}"] = (len(known_exemplars(m).data.items), m.features)
+        if m.centre != "off":
+            wanted[f"centre.{name}"] = (m.dimension,)
     for name, shape in wanted.items():
         found = tuple(tensors[name].shape) if name in tensors else None
         if found != shape:
@@ -198,7 +203,8 @@ def world_from_tensors(config: RunConfig, tensors: Mapping[str, Tensor]) -> Worl
     for name, modality in config.modalities.items():
         if modality.source:
             features = tensors[f"features.{name}"] if config.keeps_features(name) else None
-            source = training_source(modality, tensors[f"classes.{name}"], features)
+            centre = tensors[f"centre.{name}"] if modality.centre != "off" else None
+            source = training_source(modality, tensors[f"classes.{name}"], features, centre)
             sources[name] = blended(source, modality.blends)
             label_of = tensors[f"labels.{name}"]
         else:
@@ -242,6 +248,10 @@ def _draw_source(
     found = {f"classes.{name}": classes, f"labels.{name}": labels}
     if f"features.{name}" in kept:
         found[f"features.{name}"] = kept[f"features.{name}"]
+    if config.modalities[name].centre != "off":
+        # Of the parent where it has one: the same bits on every machine.
+        centre = kept.get(f"centre.{name}")
+        found[f"centre.{name}"] = training_centre(config.modalities[name], classes) if centre is None else centre
     return found
 
 

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import pytest
-
-CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-NEEDED = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
 
 # Where the middle point of the first line of a chart with numbers is on the screen; null: the chart has no line.
 _POINT = """(place) => {
@@ -30,26 +23,25 @@ _POINT = """(place) => {
 
 
 @contextmanager
-def opened(page: Path, part: str = "", **options: Any) -> Iterator[Any]:
+def opened(browser: Any, page: Path, part: str = "", **options: Any) -> Iterator[Any]:
     """A tab that shows a page, or a part of it. At the end the page must have complained of nothing and requested
     nothing.
 
     Arguments:
+        browser: the fixture of that name.
         part: id of an element that the address names.
         options: of Playwright's context: `viewport`, `is_mobile` and others.
     """
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     complaints, requests = [], []
-    with playwright.sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=120_000)
-        tab = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options}).new_page()
-        tab.set_default_timeout(120_000)
-        tab.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning", "trace") else None)
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.goto(page.as_uri() + (f"#{part}" if part else ""), timeout=120_000)
-        yield tab
-        browser.close()
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+    tab = context.new_page()
+    tab.set_default_timeout(120_000)
+    tab.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning", "trace") else None)
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.goto(page.as_uri() + (f"#{part}" if part else ""), timeout=120_000)
+    yield tab
+    context.close()
     assert complaints == []
     assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
 

@@ -1,0 +1,182 @@
+"""What an attention mechanism is: the interface, its decorator, and what it is given.
+
+A mechanism says which parameters a layer has and computes attention at every position. `last`, the query's position
+alone, is the fast path of the last layer in training; by default it is the last row of `everywhere`.
+
+Shapes: x [batch position width] is the residual stream after normalisation. A norm's gain is not yet in it: where
+`gain` is not None, x * gain is meant, and a weight takes it over (`scaled`), which is cheaper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from miclab.config.decoder import DecoderConfig
+from miclab.config.options import ATTENTION, SOFTMAX, AttentionOptions
+from miclab.config.run import RunConfig
+from miclab.errors import ConfigError
+from miclab.model.positions import Coded, Heads, PositionCode
+from miclab.worlds.roles import Roles
+
+Parameters = Mapping[str, Tensor]
+"""Parameters of one layer's attention, by the names in `Mechanism.shapes`."""
+Point = Callable[[str, Tensor], Tensor]
+"""Names an activation and gives back what takes its place: `heads = point("heads", heads)`."""
+Residual = Float[Tensor, "batch position width"]
+Gain = Float[Tensor, " width"] | None
+Kind = TypeVar("Kind", bound="type[Mechanism]")
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The position code of a forward pass, with its parameters.
+
+    Arguments:
+        code: the code.
+        score_bias: what is added to scores [head query key], -inf for keys after the query.
+        parameters: of the code.
+    """
+
+    code: PositionCode
+    score_bias: Float[Tensor, "#head position position"]
+    parameters: Parameters = field(default_factory=dict)
+
+    @property
+    def rotates(self) -> bool:
+        """Whether `queries` or `keys` change anything."""
+        return self.code.rotates
+
+    def queries(self, heads: Heads, rows: slice = slice(None)) -> Coded:
+        """Queries of the positions `rows` with their positions in them."""
+        return self.code.queries(heads, rows, self.parameters)
+
+    def keys(self, heads: Heads, rows: slice = slice(None)) -> Coded:
+        """Keys of the positions `rows` with their positions in them."""
+        return self.code.keys(heads, rows, self.parameters)
+
+
+class Mechanism:
+    """The interface of attention mechanisms; `shapes` and `everywhere` have to be written.
+
+    Arguments:
+        config: the run's configuration.
+        options: the mechanism's own options, an instance of `Options`.
+    """
+
+    Options: type[AttentionOptions] = AttentionOptions
+    """Dataclass of the mechanism's options; a subclass of `AttentionOptions` where it has any."""
+    points: tuple[str, ...] = ("heads",)
+    """Activations that `everywhere` names. Every mechanism names `heads` [batch head position dimension], the output of
+    every head before they are joined, so that heads can be knocked out. A mechanism that has a `pattern` [batch head
+    query key], whose rows are shares of attention, names it too; without it no measure of attention is taken."""
+    centres_keys = False
+    """Whether it heeds `decoder.centre_keys`."""
+    followed: tuple[str, ...] = ("everywhere",)
+    """Methods that `last` follows: a subclass that has its own gets the slow `last`, unless it has its own of that."""
+
+    def __init_subclass__(cls) -> None:
+        if "last" not in cls.__dict__ and any(name in cls.__dict__ for name in cls.followed):
+            cls.last = Mechanism.last
+
+    def __init__(self, config: RunConfig, options: AttentionOptions):
+        self.decoder: Any = config.decoder
+        self.options: Any = options
+        self.length, self.heads = config.sequence_length, config.decoder.heads
+        self.width = config.decoder.residual_width(config.item_width)
+
+    @property
+    def gives_pattern(self) -> bool:
+        """Whether there is an attention pattern."""
+        return "pattern" in self.points
+
+    def shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every parameter of a layer, from 0; a weight is [input, output], used as `x @ weight`.
+        Their full names are `decoder.blocks.LAYER.attention.NAME`."""
+        raise NotImplementedError
+
+    def initial(self, name: str, shape: tuple[int, ...], generator: torch.Generator, *, layer: int) -> Tensor | None:
+        """First value of a parameter; None: Normal(0, initial_std)."""
+        return None
+
+    def everywhere(
+        self,
+        parameters: Parameters,
+        x: Residual,
+        gain: Gain,
+        *,
+        layer: int,
+        positions: Positions,
+        roles: Roles,
+        point: Point,
+    ) -> Residual:
+        """Attention at every position; no position may see what comes after it."""
+        raise NotImplementedError
+
+    def last(
+        self, parameters: Parameters, x: Residual, gain: Gain, *, layer: int, positions: Positions, roles: Roles
+    ) -> Float[Tensor, "batch 1 width"]:
+        """Attention at the last position alone: the last row of `everywhere`."""
+        given = {"layer": layer, "positions": positions, "roles": roles}
+        return self.everywhere(parameters, x, gain, **given, point=unchanged)[:, -1:]
+
+    # -- pieces -------------------------------------------------------------------------------------------------
+    def split(self, x: Float[Tensor, "batch row width"]) -> Heads:
+        """The heads' shares of a projection."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def merge(self, parameters: Parameters, heads: Heads) -> Float[Tensor, "batch row width"]:
+        """Heads beside each other, through the parameter `output` if there is one."""
+        merged = heads.transpose(1, 2).flatten(2)
+        output = parameters.get("output")
+        return merged if output is None else merged @ output
+
+
+def attention(name: str) -> Callable[[Kind], Kind]:
+    """A decorator that registers a mechanism, so that `decoder.attention` takes `name`.
+
+    Raises:
+        MiclabError: the name is no plain word, or is taken.
+    """
+    return ATTENTION.register(name)
+
+
+def build_attention(config: RunConfig) -> list[Mechanism]:
+    """The mechanism of each layer.
+
+    Raises:
+        ConfigError: a mechanism ignores a setting of the configuration.
+    """
+    options = config.decoder.attention
+    chosen = ATTENTION.find(options.name)(config, options)
+    usual = ATTENTION.find(SOFTMAX)(config, AttentionOptions()) if options.layers else chosen
+    mechanisms = [chosen if options.uses(i) else usual for i in range(config.decoder.layers)]
+    for i, mechanism in enumerate(mechanisms):
+        _check_heeded(config.decoder, mechanism, i)
+    return mechanisms
+
+
+def _check_heeded(decoder: DecoderConfig, mechanism: Mechanism, layer: int) -> None:
+    """Raises ConfigError for biases or centred keys that a mechanism does not have."""
+    name = decoder.attention.name
+    if any(f"{part}_bias" not in mechanism.shapes(layer) for part in decoder.biased(layer)):
+        allowed = f"'none' with decoder.attention = {name}, which has no such bias"
+        raise ConfigError("decoder.attention_bias", decoder.attention_bias, allowed)
+    if decoder.centre_keys != "off" and not mechanism.centres_keys:
+        allowed = f"'off' with decoder.attention = {name}, which centres no keys"
+        raise ConfigError("decoder.centre_keys", decoder.centre_keys, allowed)
+
+
+def scaled(gain: Float[Tensor, " input"] | None, weight: Float[Tensor, "input output"]) -> Tensor:
+    """A weight whose input carries a gain: (x * gain) @ W = x @ (gain * W)."""
+    return weight if gain is None else gain[:, None] * weight
+
+
+def unchanged(name: str, value: Tensor) -> Tensor:
+    """A `Point` that keeps nothing and changes nothing."""
+    return value

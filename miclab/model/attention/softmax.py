@@ -1,0 +1,104 @@
+"""The usual attention: a softmax over scaled products of queries and keys (Vaswani et al. 2017)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from miclab.model.attention.mechanism import (
+    Mechanism,
+    Parameters,
+    Point,
+    Positions,
+    attention,
+    scaled,
+)
+from miclab.model.positions import Coded, Heads
+
+Scores = Float[Tensor, "batch head query key"]
+
+
+@attention("softmax")
+class Softmax(Mechanism):
+    """Softmax of scaled products of queries and keys."""
+
+    points = ("pattern", "heads")
+    centres_keys = True
+    followed = ("everywhere", "project", "pattern")
+
+    def shapes(self, layer):
+        square, options = (self.width, self.width), self.decoder
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("query", "key", "value"), square)
+        shapes |= {f"{part}_bias": (self.width,) for part in options.biased(layer)}
+        return shapes | ({"output": square} if options.has_output_projection else {})
+
+    def initial(self, name, shape, generator, *, layer):
+        if name.endswith("_bias"):
+            return torch.randn(shape, generator=generator) * self.decoder.attention_bias_std
+        return None
+
+    # -- what variants change: `everywhere` and `last` both use these -------------------------------------------
+    def score_bias(
+        self, parameters: Parameters, positions: Positions, layer: int
+    ) -> Float[Tensor, "#head position position"]:
+        """What is added to the scores, -inf where a query must not look."""
+        return positions.score_bias
+
+    def pattern(self, parameters: Parameters, scores: Float[Tensor, "*row key"]) -> Float[Tensor, "*row key"]:
+        """Scores to shares of attention."""
+        return scores.softmax(-1)
+
+    # -- every position -----------------------------------------------------------------------------------------
+    def project(
+        self, parameters: Parameters, x: Tensor, gain: Tensor | None, positions: Positions
+    ) -> tuple[Coded, Coded, Heads]:
+        """Queries, keys and values of every position."""
+        both = torch.cat([parameters["query"], parameters["key"]], 1)
+        queries, keys = (x @ scaled(gain, both)).chunk(2, -1)
+        queries = self.split(_biased(parameters, "query", queries))
+        keys = self.split(_biased(parameters, "key", self._centred(keys)))
+        values = self.split(x @ scaled(gain, parameters["value"]))
+        return positions.queries(queries), positions.keys(keys), values
+
+    def everywhere(self, parameters, x, gain, *, layer, positions, roles, point: Point):
+        queries, keys, values = self.project(parameters, x, gain, positions)
+        scores = queries @ keys.transpose(-1, -2) / math.sqrt(self.width // self.heads)
+        scores = scores + self.score_bias(parameters, positions, layer)
+        pattern = point("pattern", self.pattern(parameters, scores))
+        return self.merge(parameters, point("heads", pattern @ values))
+
+    # -- the last position --------------------------------------------------------------------------------------
+    def last(self, parameters, x, gain, *, layer, positions, roles):
+        """As there is one query, values (and keys, where nothing is rotated) need no projection at every position:
+        sum_j a_j (x_j W_v) = (sum_j a_j x_j) W_v, q.(x_j W_k) = (q W_k').x_j."""
+        query, key, value = (scaled(gain, parameters[part]) for part in ("query", "key", "value"))
+        last = slice(-1, None)
+        queries = positions.queries(self.split(_biased(parameters, "query", x[:, last] @ query)), last)
+        if positions.rotates:
+            keys = positions.keys(self.split(_biased(parameters, "key", self._centred(x) @ key)))
+        else:
+            # A bias of the keys would add the same to every score of the one query, which the softmax takes away.
+            queries, keys = queries @ self._split_weight(key).transpose(-1, -2), self._centred(x).unsqueeze(1)
+        # Multiply and sum, not a product of matrices: with one row the compiler fuses it with what stands around it.
+        scores = (queries * keys).sum(-1) / math.sqrt(self.width // self.heads)
+        pattern = self.pattern(parameters, scores + self.score_bias(parameters, positions, layer)[:, -1])
+        mixed = (pattern.unsqueeze(-1) * x.unsqueeze(1)).sum(-2, keepdim=True)
+        return self.merge(parameters, mixed @ self._split_weight(value))
+
+    def _split_weight(self, weight: Float[Tensor, "width width"]) -> Float[Tensor, "head width dimension"]:
+        return weight.unflatten(1, (self.heads, -1)).transpose(0, 1)
+
+    def _centred(self, x: Tensor) -> Tensor:
+        """What keys are made of: minus its mean where they are centred, which centres every linear map of it."""
+        if self.decoder.centre_keys == "off":
+            return x
+        return x - x.mean((0, 1) if self.decoder.centre_keys == "all" else 0, keepdim=True)
+
+
+def _biased(parameters: Parameters, part: str, x: Tensor) -> Tensor:
+    """Queries or keys with their bias, where the configuration gives them one."""
+    bias = parameters.get(f"{part}_bias")
+    return x if bias is None else x + bias
