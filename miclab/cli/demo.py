@@ -11,6 +11,9 @@ from miclab.cli.options import Directory, File, output_file
 from miclab.cli.terminal import parse, print_json, print_table
 from miclab.errors import ConfigError
 
+SUBJECT = "demo"
+"""What the demonstration's report is about, whichever runs it has."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
@@ -20,7 +23,9 @@ class DemoOptions:
     runs: Directory = "runs"
     """Directory of runs; what stands there already is not trained again."""
     output: File = "demo.html"
-    """Report to write."""
+    """Report to write; that of an earlier `miclab demo` is replaced."""
+    overwrite: bool = False
+    """Replace any other file that is there."""
     picture: File = ""
     """Also draw the results as one figure: a file that ends in .svg, .pdf or .png."""
     json: bool = False
@@ -41,7 +46,9 @@ def run_demo(arguments: list[str]) -> int:
 
     from miclab.claims.demo import Scale, demonstrate
     from miclab.report import write_report
+    from miclab.report.existing import check_replaceable
 
+    check_replaceable(output, SUBJECT, options.overwrite)
     start = time.monotonic()
     scale = Scale(unimodal_steps=40, stage_one_steps=40, stage_two_steps=40, every=20) if options.short else Scale()
     console = Console(stderr=True)
@@ -74,7 +81,7 @@ def run_demo(arguments: list[str]) -> int:
         print(f"miclab: {name}: {done.runs[name].path} is there already, nothing trained", file=sys.stderr)
     rows = [judgement.row() for judgement in done.judgements]
     command = "miclab demo" + "".join(f" {argument}" for argument in arguments)
-    path = write_report(list(done.runs.values()), output, command=command, verdicts=rows)
+    path = write_report(list(done.runs.values()), output, command=command, verdicts=rows, subject=SUBJECT)
     if picture is not None:
         from miclab.claims.plots.demonstration import draw
 

@@ -32,7 +32,9 @@ class ReportOptions:
     runs: str = "runs"
     """Directory of runs; a study that has none there is read from the table beside its file."""
     output: str = "report.html"
-    """File to write; its directory has to be there."""
+    """File to write; its directory has to be there. An earlier report on the same runs or study is replaced."""
+    overwrite: bool = False
+    """Replace any other file that is there."""
 
 
 def run_report(arguments: list[str]) -> int:
@@ -44,11 +46,14 @@ def run_report(arguments: list[str]) -> int:
         if options.run:
             raise MiclabError("A report is on runs or on a study: give RUNs or --study, not both.")
         return _report_study(options, output, command)
-    from miclab.report import write_report
-
     if not options.run:
         raise MiclabError("Name at least one RUN (`miclab runs` lists them), or a study with --study FILE.")
     runs = find_runs(options.run, options.runs)
+    from miclab.report import write_report
+    from miclab.report.existing import check_replaceable
+    from miclab.report.run.page import subject_of
+
+    check_replaceable(output, subject_of(runs), options.overwrite)
     path = write_report(runs, output, command=command)
     for run in runs:
         warn(run)
@@ -63,6 +68,10 @@ def _report_study(options: ReportOptions, output: Path, command: str) -> int:
     from miclab.studies.study import load_study
 
     study = load_study(options.study, options.profile)
+    from miclab.report.existing import check_replaceable
+    from miclab.report.study.page import STAGES, subject_of, write_study_report
+
+    check_replaceable(output, subject_of(study), options.overwrite)
     root = Path(options.runs)
     stored = not list_runs(root)
     # Without runs the mode decides nothing: rows are told apart by their configuration.
@@ -71,8 +80,6 @@ def _report_study(options: ReportOptions, output: Path, command: str) -> int:
     for line in warnings:
         print(f"miclab: warning: {line}", file=sys.stderr)
     source = f"the table {table_file(study)}" if stored else f"the runs under {root} and the table {table_file(study)}"
-
-    from miclab.report.study.page import STAGES, write_study_report
 
     with bar("report", len(STAGES)) as tell:
         print(

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from miclab.studies.engine import Tally
     from miclab.studies.launchers import Launcher
     from miclab.studies.plan import Plan
-    from miclab.studies.state import State
     from miclab.studies.study import Study
 
 USAGE = """usage: miclab study {run,status,plan,rows} FILE [options]
@@ -213,37 +212,21 @@ def _status(arguments: list[str]) -> int:
 
 
 def _plan(arguments: list[str]) -> int:
+    from miclab.cli.study_plan import plan_json, plan_lines
     from miclab.studies import state
 
     options = parse(PlanOptions, "study plan", arguments)
-    studies, plan = _planned((options.file,), options)
+    (study,), plan = _planned((options.file,), options)
     root = Path(options.runs)
-    kept = _kept(studies, plan, root)
-    plan = _of_seeds(studies, plan, options.seeds, root)
+    kept = _kept([study], plan, root)
+    plan = _of_seeds([study], plan, options.seeds, root)
     states = state.survey(plan, root)
-    rows = [(run, states[identity]) for identity, run in plan.runs.items()]
     if options.json:
-        print_json(
-            [
-                {"run": r.name, "hash": r.hash, "parent": r.parent, "seed": r.seed, "steps": r.request.steps,
-                 "status": s.status, "step": s.step, "reason": s.reason, "in_committed_rows": r.hash in kept}
-                for r, s in rows
-            ]
-        )  # fmt: skip
+        print_json(plan_json(study, plan, states, kept, root))
         return 0
-    lines = [f"{'run':<44} {'seed':>6} {'steps':>9} {'status':<7} {'step':>9}  parent"]
-    lines += [
-        f"{r.name:<44} {r.seed:>6} {r.request.steps:>9} {_status_word(s, r.hash in kept):<7}"
-        f" {s.step if s.step >= 0 else '-':>9}  {r.parent[:12] or '-'}"
-        for r, s in rows
-    ]
-    print("\n".join(lines))
+    print("\n".join(plan_lines(study, plan, states, kept, root)))
     _print_counts(_counts(plan, states, set(), kept), _failures(plan, states))
     return 0
-
-
-def _status_word(found: State, kept: bool) -> str:
-    return "in rows" if kept and found.status == "new" else found.status
 
 
 def _rows(arguments: list[str]) -> int:
