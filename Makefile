@@ -36,6 +36,11 @@ lint: .venv/installed
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
+# The site, read from disk: build/site/index.html. Warnings are errors.
+docs: .venv/installed
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/site
+	@echo "build/site/index.html"
+
 dist: .venv/installed
 	rm -rf build dist
 	$(BIN)/python -m build --no-isolation --outdir dist .
@@ -52,4 +57,4 @@ resilience: .venv/installed
 	$(BIN)/python -m benchmarks.resilience
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist *.egg-info docs/claims docs/reference/api docs/reference/cli.md docs/reference/config.md

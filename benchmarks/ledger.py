@@ -14,11 +14,11 @@ from pathlib import Path
 
 import tyro
 
-from miclab.claims.ledger import LEDGER, RUN_ORDER
+from miclab.claims.ledger import RUN_ORDER, chosen
 from miclab.config.presets import Profile
 from miclab.runs.find import list_runs, open_run
 from miclab.studies.plan import Plan
-from miclab.studies.study import load_study
+from miclab.studies.study import load_study, presets_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,10 @@ def main() -> None:
     needs: dict[str, dict[str, float]] = {}
     missing: dict[str, int] = {}
     for name in RUN_ORDER:
-        plan = Plan([load_study(Path(options.studies) / f"{name}.yaml", options.profile)], "compiled")
+        file = Path(options.studies) / f"{name}.yaml"
+        if options.profile not in presets_of(file):
+            continue
+        plan = Plan([load_study(file, options.profile)], "compiled")
         needs[name] = {
             run.hash: sum(seconds for step, seconds in recorded[run.name] if step <= run.request.steps)
             for run in plan.runs.values() if run.name in recorded
@@ -67,8 +70,8 @@ def main() -> None:
     shared = f"{total:.0f}, by {options.workers} workers {total / options.workers:.0f} minutes"
     print(f"| all | {len(every)} | | | {shared} |\n")
     print("| claim | runs | core-minutes of its own |\n|---|---|---|")
-    for entry in LEDGER.values():
-        mine = {run: seconds for name in entry.studies for run, seconds in needs[name].items()}
+    for entry in chosen(()):
+        mine = {run: seconds for name in entry.studies for run, seconds in needs.get(name, {}).items()}
         print(f"| {entry.id} | {len(mine)} | {sum(mine.values()) / 60:.1f} |")
 
 

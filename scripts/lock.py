@@ -34,8 +34,13 @@ def compiled(extras: tuple[str, ...], upgrade: bool) -> dict[str, str]:
     done = subprocess.run(command, cwd=ROOT, input=pins, text=True, capture_output=True)
     if done.returncode:
         sys.exit(done.stderr)
-    entries = re.split(r"\n(?=[A-Za-z0-9])", done.stdout.strip())
-    return {found["name"]: e for e in entries if (found := ENTRY.match(e)) and not WITH_TORCH.match(e)}
+    locked: dict[str, str] = {}
+    for entry in re.split(r"\n(?=[A-Za-z0-9])", done.stdout.strip()):
+        if (found := ENTRY.match(entry)) and not WITH_TORCH.match(entry):
+            # A package may have several versions, each for some versions of Python.
+            name = found["name"]
+            locked[name] = f"{locked[name]}\n{entry}" if name in locked else entry
+    return locked
 
 
 def pinned(file: Path) -> str:

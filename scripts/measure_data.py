@@ -1,4 +1,4 @@
-"""The table of baselines in docs/data.md: nearest-exemplar accuracy on held-out classes, with nothing trained.
+"""The table of baselines in docs/guide/data.md: nearest-exemplar accuracy on held-out classes, with nothing trained.
 
 python scripts/measure_data.py
 """

@@ -7,17 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
 
 torch.set_num_threads(1)
 SOURCES = Path(__file__).parents[1] / "miclab"
@@ -55,7 +52,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.line(f"{report.nodeid}: {reason.removeprefix('Skipped: ')}")
 
 
-def _without_browser(lack: str) -> NoReturn:
+def without_browser(lack: str) -> NoReturn:
+    """Skips the test for want of a browser, or fails it under `REQUIRE_BROWSER`."""
     if os.environ.get(REQUIRE_BROWSER):
         pytest.fail(f"{lack} ({REQUIRE_BROWSER} is set, so that this is no reason to skip)")
     pytest.skip(lack)
@@ -64,24 +62,9 @@ def _without_browser(lack: str) -> NoReturn:
 def browser_path() -> str:
     """Where a Chromium lies; skips the test where there is none, or fails it under `REQUIRE_BROWSER`."""
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    return found or _without_browser(
+    return found or without_browser(
         f"no browser is on the PATH ({', '.join(BROWSERS)}): install one, on Debian with `apt-get install chromium`"
     )
-
-
-@pytest.fixture
-def browser() -> Iterator[Browser]:
-    """A Chromium for one test; where there is none, see `browser_path`."""
-    path = browser_path()
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        _without_browser("Playwright is not installed: pip install -e '.[development]'")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as tool:
-        opened = tool.chromium.launch(executable_path=path, args=flags, timeout=120_000)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,29 +106,62 @@ def embed(config: RunConfig, p: Mapping[str, Array], items: Mapping[str, Array],
     return np.array(tokens)
 
 
-def attend(config: RunConfig, p: Mapping[str, Array], name: str, x: Array) -> tuple[Array, Array]:
-    """Causal attention over normalised tokens [position, width]: its output and its pattern [head, query, key]."""
+def score_bias(config: RunConfig, p: Mapping[str, Array], head: int, distance: int) -> float:
+    """What a position code adds to the score of a key so many positions before the query."""
     options = config.decoder
+    if options.positions == "alibi":
+        return -(2 ** (-8 * (head + 1) / options.heads)) * distance
+    if options.positions == "t5_bias":
+        far = 16 + int(math.log(max(distance, 16) / 16) / math.log(128 / 16) * 16)
+        return float(p["decoder.positions.table"][head, distance if distance < 16 else min(far, 31)])
+    return 0.0
+
+
+def softmax_mixing(query: Array, keys: list[Array], biases: list[float], options: Any) -> Array:
+    """Shares of attention of one query in one head, over the keys up to its own."""
+    scores = np.array([query @ key / math.sqrt(len(query)) + bias for key, bias in zip(keys, biases, strict=True)])
+    weights = np.exp(scores - scores.max())
+    return weights / weights.sum()
+
+
+def windowed_mixing(query: Array, keys: list[Array], biases: list[float], options: Any) -> Array:
+    """`softmax_mixing` over the last few keys."""
+    first = max(0, len(keys) - options.window)
+    return np.concatenate([np.zeros(first), softmax_mixing(query, keys[first:], biases[first:], options)])
+
+
+def linear_mixing(query: Array, keys: list[Array], biases: list[float], options: Any) -> Array:
+    """Products of the query with its keys, over their number."""
+    return np.array([query @ key for key in keys]) / len(keys)
+
+
+MIXING = {"softmax": softmax_mixing, "sliding_window": windowed_mixing, "linear_example": linear_mixing}
+"""By mechanism, the weights of the values that one query sees."""
+
+
+def attend(config: RunConfig, p: Mapping[str, Array], layer: int, x: Array) -> tuple[Array, Array]:
+    """Causal attention over normalised tokens [position, width]: its output and its weights [head, query, key]."""
+    options, name = config.decoder, f"decoder.blocks.{layer}.attention"
     length, width = x.shape
     bias = {part: p.get(f"{name}.{part}_bias", np.zeros(width)) for part in ("query", "key")}
     heads, size = options.heads, width // options.heads
+    mixing = MIXING[options.attention.name if options.attention.uses(layer) else "softmax"]
     pattern, output = np.zeros((heads, length, length)), np.zeros((length, width))
     for head in range(heads):
         columns = slice(head * size, (head + 1) * size)
-        turn = [
+        queries, keys = (
             [
                 rotated(options.positions, (x[i] @ p[f"{name}.{part}"] + bias[part])[columns], i, options.rope_theta)
                 for i in range(length)
             ]
             for part in ("query", "key")
-        ]
-        slope = 2 ** (-8 * (head + 1) / heads) if options.positions == "alibi" else 0.0
+        )
         for i in range(length):
-            scores = np.array([turn[0][i] @ turn[1][j] / math.sqrt(size) - slope * (i - j) for j in range(i + 1)])
-            weights = np.exp(scores - scores.max())
-            pattern[head, i, : i + 1] = weights / weights.sum()
+            added = [score_bias(config, p, head, i - j) for j in range(i + 1)]
+            pattern[head, i, : i + 1] = mixing(queries[i], keys[: i + 1], added, options.attention)
             output[i, columns] = pattern[head, i] @ (x @ p[f"{name}.value"][:, columns])
-    if options.output_projection == "on" or (options.output_projection == "auto" and heads > 1):
+    is_projected = options.output_projection == "on" or (options.output_projection == "auto" and heads > 1)
+    if is_projected or mixing is linear_mixing:
         output = output @ p[f"{name}.output"]
     return output, pattern
 
@@ -166,7 +200,7 @@ def forward(
         for layer in range(options.layers):
             block = f"decoder.blocks.{layer}"
             normed = np.array([normalise(options.norm, v, p, f"{block}.norm1") for v in x])
-            output, pattern = attend(config, p, f"{block}.attention", normed)
+            output, pattern = attend(config, p, layer, normed)
             if attention:
                 x = x + output
             if options.mlp != "none":

@@ -12,7 +12,7 @@ from tiny import tiny_config
 
 from miclab.circuits.controls import CONTROL_DRAWS, control
 from miclab.circuits.existence import circuits, why_no_circuit
-from miclab.circuits.find import CircuitHeads, circuit_heads
+from miclab.circuits.find import CircuitHeads, circuit_heads, measure_column, measure_of, read_name, stored_name
 from miclab.circuits.interventions import knock_out_heads
 from miclab.circuits.knockout import Effect, Interventions, ablate, knock_out
 from miclab.config.parts import ParentConfig
@@ -201,7 +201,7 @@ def test_circuits_are_the_strengths_of_each_run_clustered_by_seed(seeds, knocked
 
 # -- whether there is a circuit at all --------------------------------------------------------------------------------
 def novel(correct: float, any_label: float, strength: float, spread: float = 0.01) -> SplitScores:
-    """Scores on three sets of novel classes, around these means; the head 2.1 has the strength."""
+    """Scores on three sets of novel classes, around these means; the head 1.0 has the strength."""
     moved = np.array([-spread, 0, spread])[:, None]
     strengths = np.zeros((3, 2, 1))
     strengths[:, 1, 0] = strength + moved[:, 0]
@@ -217,7 +217,7 @@ def test_heads_are_a_circuit_only_where_they_answer_from_the_context():
     assert why_no_circuit(two, novel(0.9, 0.55, 0.6)) == ""
     assert "not above that of answering with any label" in why_no_circuit(two, novel(0.555, 0.55, 0.6))
     assert "0.550: there is nothing to explain" in why_no_circuit(two, novel(0.06, 0.55, 0.6))
-    assert "head, 2.1, looks no more at the right labels" in why_no_circuit(two, novel(0.9, 0.55, 0.005))
+    assert "head, 1.0, looks no more at the right labels" in why_no_circuit(two, novel(0.9, 0.55, 0.005))
     assert "single head" in why_no_circuit(None, novel(0.9, 0.55, 0.6))
     flat = replace(two, previous_token=(1, 1))
     assert "in the first layer" in why_no_circuit(flat, novel(0.9, 0.55, 0.6))
@@ -237,13 +237,13 @@ def test_nothing_is_called_a_circuit_at_chance(root, seeds):
     found = knock_out(seeds, sizes=SIZES)
     assert found.circuits == (None, None)
     assert all("nothing to explain" in reason for reason in found.no_circuit)
-    assert [e.name for e in found.effects] == ["untouched", *(f"head {i}.{j}" for i in (1, 2) for j in (1, 2, 3, 4))]
+    assert [e.name for e in found.effects] == ["untouched", *(f"head {i}.{j}" for i in (0, 1) for j in range(4))]
     assert found.notes == {}
     strong = circuits(seeds, sizes=SIZES, split="train")
     assert (strong.heads, strong.no_circuit) == (found.circuits, found.no_circuit)
     assert knock_out(seeds, sizes=SIZES, split="train").no_circuit == found.no_circuit
     single = trained(root, decoder={"heads": 1, "layers": 1, "positions": "rope"})
-    assert [e.name for e in knock_out([single], sizes=SIZES).effects] == ["untouched", "head 1.1"]
+    assert [e.name for e in knock_out([single], sizes=SIZES).effects] == ["untouched", "head 0.0"]
     for told in (knock_out([single], sizes=SIZES), circuits([single], sizes=SIZES)):
         assert "single head" in told.no_circuit[0]
     with pytest.raises(RunError, match="single head"):
@@ -276,3 +276,14 @@ def test_runs_that_are_no_seeds_of_one_experiment_are_refused(root, seeds):
     check_seeds(grown)
     with pytest.raises(RunError, match="stage-1 runs"):
         check_seeds([*grown, odd])
+
+
+def test_stored_numbers_of_heads_are_read_as_they_were_written():
+    """Fails if columns or stored analyses change their old numbers from 1, or what reads them does not count from 0:
+    committed tables are of the old kind."""
+    assert measure_column("label_to_item.m1", (0, 3)) == "measure.label_to_item.m1.1.4"
+    assert measure_of("measure.label_to_item.m1.1.4") == ("label_to_item.m1", (0, 3))
+    assert measure_of("alignment.m2.cka") is None
+    assert stored_name("head 9.10 uniform") == "head 10.11 uniform"
+    for name in ("head 0.0", "head 11.9 uniform", "induction head", "control of both", "untouched"):
+        assert read_name(stored_name(name)) == name

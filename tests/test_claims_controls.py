@@ -11,8 +11,9 @@ from claims_rows import make_rows, studies_directory
 from miclab.claims.entries.controls_complexity import LOGISTIC, best_exponent, held_out_errors
 from miclab.claims.entries.controls_multimodal import CONTROLS, MEAN_UNTOUCHED, MEAN_WITHOUT
 from miclab.claims.entries.multimodal import INTACT, UNTOUCHED, WITHOUT, ZEROED
-from miclab.claims.evidence import Evidence, field_of
-from miclab.claims.ledger import LEDGER, Line, judged
+from miclab.claims.evidence import Evidence
+from miclab.claims.ledger import Line, chosen, judged
+from miclab.config.axes import field_of
 
 K1, K2, B = "modalities.m1.classes", "modalities.m2.classes", "sequence.burstiness"
 PREVIOUS, INDUCTION = WITHOUT.values()
@@ -23,12 +24,12 @@ def line(tmp_path, claim, *rows, steps=(1500,)) -> Line:
     directory = studies_directory(tmp_path)
     for study, formula in rows:
         make_rows(directory, study, formula, steps=steps)
-    return judged(Evidence(directory, "quick"), [LEDGER[claim]])[0]
+    return judged(Evidence(directory, "quick"), chosen([claim]))[0]
 
 
 def held(found: Line) -> set[str]:
     assert all(c.verdict != "not decided" for c in found.findings.conditions)
-    return {c.clause for c in found.findings.conditions if c.verdict == "holds"}
+    return {c.text for c in found.findings.conditions if c.verdict == "holds"}
 
 
 def test_the_difference_that_matters_is_named(tmp_path):
@@ -123,16 +124,16 @@ def probes(config, step):
 
 
 def test_the_circuit_is_judged_at_each_burstiness_against_other_heads(tmp_path):
-    clauses = held(line(tmp_path, "X6", ("circuit_controls", probes)))
-    assert sum("zero stands in" in c for c in clauses) == 6
-    assert sum("mean output stands in" in c for c in clauses) == 4
-    assert {c[5] for c in clauses if "one of four" in c} == {"1", "2"}
+    texts = held(line(tmp_path, "X6", ("circuit_controls", probes)))
+    assert sum("zero stands in" in c for c in texts) == 6
+    assert sum("mean output stands in" in c for c in texts) == 4
+    assert {c[5] for c in texts if "one of four" in c} == {"1", "2"}
 
 
 def test_zeroed_modalities_are_judged_in_both_orders(tmp_path):
-    clauses = held(line(tmp_path, "X7", ("circuit_controls", probes)))
-    assert len(clauses) == 6
-    assert all("M2's items zeroed" in c for c in clauses)
+    texts = held(line(tmp_path, "X7", ("circuit_controls", probes)))
+    assert len(texts) == 6
+    assert all("M2's items zeroed" in c for c in texts)
 
 
 def test_the_configuration_nearest_to_the_papers_figures_is_named(tmp_path):

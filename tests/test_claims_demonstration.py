@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from miclab.claims import CLAIMS, Judgement
+from miclab.claims.demonstration import EXPECTATIONS, Judgement
 from miclab.statistics.intervals import Interval
 
 
 def judged(claim, mean, low, high):
-    return Judgement(CLAIMS[claim], Interval(mean, low, high, "set", 8))
+    return Judgement(EXPECTATIONS[claim], Interval(mean, low, high, "set", 8))
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_direction_decides_and_the_distance_stands_beside(claim, interval, verdi
 
 
 def test_every_row_has_texts_for_a_report():
-    for claim in CLAIMS.values():
+    for claim in EXPECTATIONS.values():
         row = judged(claim.id, 0.5, 0.4, 0.6).row()
         assert set(row) == {"result", "measured", "paper", "verdict", "criterion", "conclusion"}
         assert all(isinstance(text, str) and text for text in row.values())

@@ -45,7 +45,7 @@ def lines(tmp_path, claims, formula, **options):
 def test_measures_that_rise_with_icl_bear_the_claims_out(tmp_path):
     found = lines(tmp_path, ["C1", "C2", "C3"], tied(cla=0.0))
     assert found["C2"].findings.verdict == "holds"
-    assert found["C1"].findings.clauses == (
+    assert found["C1"].findings.holding == (
         "the measure is PH(1) layer 1",
         "the measure is Ind layer 2",
         "the measure is TLA layer 1",
@@ -67,7 +67,7 @@ def test_measures_without_a_tie_predict_nothing_on_held_out_configurations(tmp_p
     nothing = dict.fromkeys((*MEASURES, "cla"), 0.0)
     (line,) = lines(tmp_path, ["C3"], tied(**nothing)).values()
     assert line.findings.verdict == "does not hold"
-    fitted = [a.measured.mean for a in line.findings.apart if "fitted" in a.quantity]
+    fitted = [a.measured.mean for a in line.findings.comparisons if "fitted" in a.quantity]
     held = [c.measured.mean for c in line.findings.conditions]
     assert min(fitted) > 0.7, "the forest knows the runs that it was fitted to"
     assert max(held) < 0.2, "and nothing of others"

@@ -8,16 +8,17 @@ import pytest
 from claims_rows import make_rows, studies_directory
 
 from miclab.claims.entries.real_data import CKA, DISTANCE, NULL
-from miclab.claims.evidence import Evidence, field_of
-from miclab.claims.ledger import LEDGER
+from miclab.claims.evidence import Evidence
+from miclab.claims.registry import find_claim
+from miclab.config.axes import field_of
 
 
 def judged_on(folder, claim, formula):
     """Findings of a claim whose studies' rows are made by a formula."""
     directory = studies_directory(folder)
-    for study in LEDGER[claim].studies:
+    for study in find_claim(claim).studies:
         make_rows(directory, study, formula)
-    return LEDGER[claim].judge(Evidence(directory, "quick"))
+    return find_claim(claim).judge(Evidence(directory, "quick"))
 
 
 def alignment(sign):
@@ -73,7 +74,7 @@ def test_asymmetry_on_real_pictures(tmp_path):
 
     found = judged_on(tmp_path, "R1", formula)
     assert found.verdict == "holds only if"
-    assert found.clauses == ("M2 is glyphs",)
+    assert found.holding == ("M2 is glyphs",)
     assert [c.measured.mean for c in found.conditions if c.measured] == pytest.approx([0.04, -0.04], abs=1e-6)
 
 
@@ -84,7 +85,7 @@ def test_real_pairings(tmp_path, claim):
     assert found.verdict == "holds"
     measured = [c.measured.mean for c in found.conditions if c.measured]
     assert measured == pytest.approx([0.9, 0.85 / 0.9, 0.3, 0.2], abs=0.02)
-    ceiling = next(a for a in found.apart if "ceiling" in a.quantity)
+    ceiling = next(a for a in found.comparisons if "ceiling" in a.quantity)
     assert ceiling.measured is not None
     assert ceiling.measured.mean == pytest.approx(0.95, abs=0.02)
 
@@ -104,9 +105,9 @@ def test_blends_of_two_concepts(tmp_path):
     assert [c.verdict for c in found.conditions] == ["holds", "holds", "does not hold"]
     measured = [c.measured.mean for c in found.conditions if c.measured]
     assert measured == pytest.approx([0.85, 0.25, 0.65 / 0.85], abs=0.02)
-    told = {a.quantity: a.measured.mean for a in found.apart if a.measured}
+    told = {a.quantity: a.measured.mean for a in found.comparisons if a.measured}
     assert told["nearest exemplar by pictures, blends, K2 = 951"] == pytest.approx(0.9, abs=0.02)
-    few = LEDGER["D7"].judge(Evidence(tmp_path / "studies", "quick"))
+    few = find_claim("D7").judge(Evidence(tmp_path / "studies", "quick"))
     assert [c.measured.mean for c in few.conditions if c.measured] == pytest.approx([0.8 / 0.85, 1 / 0.85], abs=0.02)
 
 

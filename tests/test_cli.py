@@ -141,8 +141,8 @@ def test_every_command_prints_json(laboratory):
     assert found["show"]["damaged"] == []
     assert set(found["evaluate"]["splits"]) == {"train", "icl", "swapped", "iwl"}
     assert 0 <= found["evaluate"]["splits"]["icl"]["accuracy"]["mean"] <= 1
-    assert set(found["circuits"]["measures"]["induction_total"]) == {"1.1", "1.2", "2.1", "2.2"}
-    assert {"untouched", "head 2.2"} <= {e["name"] for e in found["knockout"]["effects"]}
+    assert set(found["circuits"]["measures"]["induction_total"]) == {"0.0", "0.1", "1.0", "1.1"}
+    assert {"untouched", "head 1.1"} <= {e["name"] for e in found["knockout"]["effects"]}
     assert found["knockout"]["runs"] == [two]
     for command in ("circuits", "knockout"):
         assert found[command]["circuits"] == {two: None}
@@ -208,13 +208,14 @@ def test_every_command_prints_for_people(laboratory, name):
 def test_printed_numbers_stand_under_their_names(laboratory, monkeypatch):
     """Each oracle's value under its own header, as --json has it; with two modalities there are more of them."""
     tables = []
-    monkeypatch.setattr("miclab.cli.analyse.print_table", lambda *table: tables.append(table))
+    monkeypatch.setattr("miclab.tables.Table.show", lambda made: tables.append(made))
     arguments = ("evaluate", laboratory.multimodal.name, "--runs", laboratory.root / "runs", *SMALL)
     assert called(*arguments)[0] == 0
-    ((_, columns, rows),) = tables
+    (made,) = tables
     for split, told in in_json(*arguments)["splits"].items():
-        (row,) = (dict(zip(columns, row, strict=True)) for row in rows if row[0] == split)
-        assert str(row["accuracy"]).startswith(f"{told['accuracy']['mean']:.3f}")
+        texts = [list(map(str, row)) for row in made.rows]
+        (row,) = (dict(zip(made.columns, row, strict=True)) for row in texts if row[0] == split)
+        assert row["accuracy"].startswith(f"{told['accuracy']['mean']:.3f}")
         assert {name: row[name.replace("_", " ")] for name in told["oracles"]} == {
             name: f"{value:.3f}" for name, value in told["oracles"].items()
         }
@@ -477,7 +478,7 @@ def test_too_little_memory_is_told(laboratory, monkeypatch, error):
     def fail(*arguments: object, **options: object):
         raise error
 
-    monkeypatch.setattr("miclab.measures.evaluate.evaluate", fail)
+    monkeypatch.setattr("miclab.measures.evaluations.evaluate", fail)
     asked = ("evaluate", laboratory.unimodal)
     status, output, errors = called(*asked)
     assert (status, output) == (2, "")

@@ -8,6 +8,7 @@ import math
 import typing
 from typing import Any
 
+import own_doors  # noqa: F401  (its mechanisms, codes and terms are in the registries)
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -17,11 +18,11 @@ from tiny import tiny_config, tiny_mapping
 from miclab.config import schema
 from miclab.config.decoder import DecoderConfig
 from miclab.config.parts import ModalityConfig, OptimiserConfig, SequenceConfig
+from miclab.config.positions import POSITION_CODES
 from miclab.config.request import Request, SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError
 from miclab.model.decoder import Decoder
-from miclab.model.positions import CODES
 from miclab.training import optimiser
 from miclab.training.flat_parameters import TrainedParameters, gradient_function
 from miclab.worlds.sequences import training_batch
@@ -77,7 +78,7 @@ def sections(count: int) -> st.SearchStrategy:
                 optional={
                     "layers": one_of([1, 2, 3]),
                     "heads": one_of([1, 2, 4]),
-                    "positions": one_of(list(CODES)),
+                    "positions": one_of(list(POSITION_CODES)),
                     "position_slots": one_of([0, 30, 200]),
                     "rope_theta": one_of([10.0, 10000.0]),
                     "mlp": one_of(["released", "swiglu", "none"]),
@@ -142,8 +143,8 @@ def two_steps(config: RunConfig) -> None:
     flat = {"trained": trained.flat}
     state = optimiser.initial_state(config.optimiser, flat)
     for step in range(2):
-        loss, slope = gradients(trained.flat, training_batch(config, world, step))
-        assert math.isfinite(float(loss))
+        losses, slope = gradients(trained.flat, training_batch(config, world, step))
+        assert math.isfinite(float(losses["loss"]))
         rate = optimiser.learning_rate(config.optimiser, step)
         optimiser.update(config.optimiser, flat, {"trained": slope}, state, rate)
     assert trained.flat.isfinite().all()
@@ -315,7 +316,7 @@ def test_refusals_name_the_field_the_value_and_what_is_allowed(name):
     assert all(word in str(raised.value) for word in [field, repr(raised.value.value), *words]), str(raised.value)
 
 
-@pytest.mark.parametrize("positions", CODES)
+@pytest.mark.parametrize("positions", POSITION_CODES)
 def test_longer_contexts_are_refused_only_where_slots_end(positions):
     """Fails if a relative code is bound to a length, or one-hot slots are overrun in silence."""
     config = tiny_config(decoder={"positions": positions, "width": 80})
@@ -384,6 +385,9 @@ OTHER_VALUES: dict[str, Any] = {
     "decoder.heads": 2,
     "decoder.width": 10,
     "decoder.attention_bias_layers": [0],
+    "decoder.attention.layers": [0],
+    "decoder.positions": "alibi",
+    "objective.cross_entropy.until": 0,
     "optimiser.decay_steps": 7,
     "frozen": ["decoder.blocks"],
     "plugins": ["mine:abc"],
@@ -392,7 +396,9 @@ OTHER_VALUES: dict[str, Any] = {
     "numerics.mode": "compiled",
 }
 NOT_ALONE = {"sequence.task", "sequence.groups", "optimiser.schedule", "host", "modalities", "sequence.pairing"}
-NOT_ALONE |= {f"decoder.{name}" for name in ("attention_bias_layers", "token_constant_on", "placement")}
+NOT_ALONE |= {
+    f"decoder.{name}" for name in ("attention.name", "attention_bias_layers", "token_constant_on", "placement")
+}
 NOT_ALONE |= {
     f"modalities.m1.{name}" for name in ("shape", "centre", "blends", "shift", "encoder", "encoder_run", "encoder_step")
 }
@@ -407,7 +413,8 @@ def leaves(kind: type, prefix: str = "") -> dict[str, Any]:
         if dataclasses.is_dataclass(hint):
             found |= leaves(typing.cast(type, hint), f"{name}.")
         elif typing.get_origin(hint) is dict:
-            found |= leaves(ModalityConfig, f"{name}.m1.")
+            entry, key = typing.get_args(hint)[1], "m1" if item.name == "modalities" else "cross_entropy"
+            found |= leaves(entry, f"{name}.{key}.")
         elif name in OTHER_VALUES:
             found[name] = OTHER_VALUES[name]
         elif typing.get_origin(hint) is typing.Literal:

@@ -245,7 +245,7 @@ def test_nearest_exemplar_accuracy_is_perfect_for_apart_classes_and_chance_for_n
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_held_out_classes_can_be_told_apart_far_above_chance(name: str) -> None:
-    # Loose bounds: the figures are in docs/data.md; this one falls if exemplars and classes ever get mixed up.
+    # Loose bounds: the figures are in docs/guide/data.md; this one falls if exemplars and classes ever get mixed up.
     assert nearest_exemplar_accuracy(load(name), 8, episodes=500).low > 0.35
 
 

@@ -8,20 +8,30 @@ from functools import partial
 
 import numpy as np
 import oracle_numpy
+import own_doors  # noqa: F401  (its mechanisms and codes are in the registries)
 import pytest
 import torch
 import torch.nn.functional as F
 from tiny import lively_parameters, tiny_config
 
 from miclab.config.decoder import DecoderConfig
+from miclab.config.options import ATTENTION
+from miclab.config.positions import POSITION_CODES
 from miclab.config.presets import run_config
 from miclab.config.run import RunConfig
 from miclab.model.decoder import Decoder
-from miclab.model.positions import CODES
+from miclab.training.objective import cross_entropy
 from miclab.worlds.roles import LABEL
 from miclab.worlds.sequences import Batch, training_batch
 from miclab.worlds.world import draw_world
 
+PAIRS = [
+    (positions, name)
+    for positions in ("rope", "t5_bias")
+    for name, mechanism in ATTENTION.items()
+    if positions == "rope" or "score_bias" in mechanism.heeds
+]
+"""Codes that rotate and codes with a bias, with the mechanisms that heed them."""
 BIASES = {"attention_bias": "both", "attention_bias_std": 0.5}
 CONSTANTS = {"token_constant": 2.0, "attention_bias": "key", "attention_bias_layers": [0]}
 
@@ -45,11 +55,16 @@ def token_at(batch: Batch, position: int) -> tuple[torch.Tensor, int]:
 
 # -- causality ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("modalities", [1, 2])
-@pytest.mark.parametrize("positions", CODES)
-def test_no_position_sees_what_comes_after_it(positions, modalities):
-    """Fails if the mask lets one later token through, in either block or by the position code: the gradient of the
-    residual at i with respect to every token at j > i is exactly zero, and with respect to each j <= i it is not."""
-    config = tiny_config(modalities, decoder={"positions": positions, "heads": 2, "initial_std": 0.3, "width": 80})
+@pytest.mark.parametrize(
+    ("positions", "attention"),
+    [*[(name, "softmax") for name in POSITION_CODES], *[("rope", name) for name in ATTENTION if name != "softmax"]],
+)
+def test_no_position_sees_what_comes_after_it(positions, attention, modalities):
+    """Fails if a mechanism or code lets one later token through, in either block: the gradient of the residual at i
+    with respect to every token at j > i is exactly zero, and with respect to each j <= i that can be seen it is not."""
+    both = {"positions": positions, "attention": attention, "heads": 2, "initial_std": 0.3, "width": 80}
+    config = tiny_config(modalities, decoder=both)
+    window = getattr(config.decoder.attention, "window", math.inf)
     decoder, parameters, batch = parts_of(config, size=2)
     for tensor in (*batch.items.values(), batch.label_vectors):
         tensor.requires_grad_()
@@ -63,7 +78,8 @@ def test_no_position_sees_what_comes_after_it(positions, modalities):
             for j in range(config.sequence_length):
                 tensor, index = token_at(batch, j)
                 slope = slope_of[id(tensor)][:, index]
-                assert (slope != 0).any() if j <= i else (slope == 0).all(), (block, i, j)
+                is_seen = 0 <= i - j <= (block + 1) * (window - 1)
+                assert (slope != 0).any() if is_seen else (slope == 0).all(), (block, i, j)
 
 
 # -- order of the context -----------------------------------------------------------------------------------------
@@ -87,7 +103,7 @@ def test_order_of_the_context_without_positions(layers, modalities):
 
 # -- the fast path ------------------------------------------------------------------------------------------------
 FAST_PATHS = [
-    *[(positions, heads, {}) for positions in CODES for heads in (1, 2)],
+    *[(positions, heads, {}) for positions in POSITION_CODES for heads in (1, 2)],
     ("rope", 2, {"layers": 1}),
     ("none", 1, {"layers": 1, "norm": "none", "mlp": "none"}),
     ("alibi", 2, {"norm": "layernorm", "output_projection": "off"}),
@@ -96,6 +112,9 @@ FAST_PATHS = [
     ("none", 2, {"attention_bias": "query"}),
     ("rope", 2, {**CONSTANTS, "token_constant_on": "items"}),
     *[(positions, 2, {"centre_keys": kind}) for positions in ("rope", "learned") for kind in ("all", "position")],
+    *[(positions, 2, {"attention": name}) for positions, name in PAIRS],
+    *[("rope", 2, {"attention": {"name": name, "layers": [layer]}}) for name in ATTENTION for layer in (0, 1)],
+    *[(positions, 1, {"attention": "sliding_window:window=2", **BIASES}) for positions in ("rope", "hybrid")],
 ]
 
 
@@ -124,7 +143,7 @@ def test_query_only_path_has_the_logits_and_gradients_of_the_full_one(positions,
 NUMPY_CONFIGS = {
     "paper rope": (1, {}, {}),
     "paper one-hot": (1, {"positions": "onehot"}, {}),
-    **{f"two heads, {p}": (2, {"positions": p, "heads": 2, "width": 80}, {}) for p in CODES},
+    **{f"two heads, {p}": (2, {"positions": p, "heads": 2, "width": 80}, {}) for p in POSITION_CODES},
     "one layer, layernorm, no MLP": (1, {"layers": 1, "norm": "layernorm", "mlp": "none"}, {}),
     "three layers, swiglu, no norm": (2, {"layers": 3, "norm": "none", "mlp": "swiglu", "initial_std": 0.1}, {}),
     "two heads, no output projection": (1, {"heads": 2, "output_projection": "off", "mlp_hidden": 5}, {}),
@@ -133,6 +152,8 @@ NUMPY_CONFIGS = {
     "mapped narrower": (2, {"width": 6, "input_map": "linear", "positions": "onehot"}, {"projector": "large"}),
     "mapped, three modalities": (3, {"width": 8, "input_map": "linear", "positions": "alibi", "heads": 4}, {}),
     "biases": (2, {"heads": 2, **BIASES}, {}),
+    **{f"attention {m}, {p}": (2, {"attention": m, "positions": p}, {}) for p, m in PAIRS},
+    "a window in the second layer": (1, {"attention": {"name": "sliding_window", "layers": [1], "window": 2}}, {}),
     "constants in the first layer": (2, CONSTANTS, {}),
     "a constant on items": (2, {"token_constant": 2.0, "token_constant_on": "items"}, {}),
     "a constant on labels": (1, {"token_constant": 2.0, "token_constant_on": "labels"}, {}),
@@ -160,11 +181,28 @@ def test_numpy_forward_pass_agrees(name):
     assert np.abs(wanted.logits).std() > 0.05
     np.testing.assert_allclose(trace.logits.numpy(), wanted.logits, rtol=0, atol=1e-5 * scale)
     for layer in range(config.decoder.layers):
-        pattern = trace.activations[f"blocks.{layer}.attention.pattern"].numpy()
-        np.testing.assert_allclose(pattern, wanted.patterns[layer], rtol=1e-5, atol=2e-5)
+        if decoder.attention[layer].gives_pattern:
+            pattern = trace.activations[f"blocks.{layer}.attention.pattern"].numpy()
+            np.testing.assert_allclose(pattern, wanted.patterns[layer], rtol=1e-5, atol=2e-5)
         residual = trace.activations[f"blocks.{layer}.residual"].numpy()
         largest = max(1.0, float(np.abs(residual).max()))
         np.testing.assert_allclose(residual, wanted.residuals[layer], rtol=0, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_activations_are_those_that_are_named_with_their_axes(name):
+    """Fails if a mechanism names an activation that it never gives, gives one that it does not name, or has other axes;
+    every mechanism gives the output of each head."""
+    config = tiny_config(2, decoder={"attention": name, "heads": 2})
+    decoder, parameters, batch = parts_of(config)
+    length, context = config.sequence_length, config.sequence.context
+    sizes = {"batch": 3, "head": 2, "dimension": 4, "width": 8, "exemplar": context + 1, "context": context}
+    sizes |= dict.fromkeys(("position", "query", "key"), length)
+    found = decoder.trace(parameters, batch, capture=("*",)).activations
+    axes = decoder.activations()
+    assert found.keys() == axes.keys() >= {f"blocks.{i}.attention.heads" for i in range(2)}
+    for activation, value in found.items():
+        assert tuple(value.shape) == tuple(sizes[axis] for axis in axes[activation].split()), activation
 
 
 @pytest.mark.parametrize("kind", ["all", "position"])
@@ -202,7 +240,7 @@ def test_attention_is_torchs_scaled_dot_product(positions, heads):
         for part in ("query", "key", "value")
     )
     if positions == "rope":
-        query, key = (decoder.positions.rotate(part, slice(None)) for part in (query, key))
+        query, key = (decoder.positions.rotate(part, slice(None), {}) for part in (query, key))
     if positions == "alibi":
         place = torch.arange(config.sequence_length)
         slope = 2.0 ** (-8 * torch.arange(1, heads + 1) / heads)
@@ -235,7 +273,7 @@ def test_loss_is_the_cross_entropy_at_the_query():
     decoder, parameters, batch = parts_of(tiny_config(2), size=16)
     probabilities = decoder.logits(parameters, batch).double().softmax(-1).numpy()
     wanted = -np.log(probabilities[np.arange(16), batch.target.numpy()]).mean()
-    assert float(decoder.loss(parameters, batch)) == pytest.approx(wanted, rel=1e-5)
+    assert float(cross_entropy(batch, decoder.logits(parameters, batch), {})) == pytest.approx(wanted, rel=1e-5)
 
 
 # -- sizes and first values ---------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def begun(tmp_path_factory):
 
 
 def learnt(found: Evaluation, entropy: float) -> Evaluation:
-    """The same with nine answers of ten right, by an induction head 2.1 of this entropy."""
+    """The same with nine answers of ten right, by an induction head 1.0 of this entropy."""
     icl = found.scores["icl"]
     strengths = {name: np.zeros_like(value) for name, value in icl.strengths.items()}
     strengths["induction_total"][:, 1, 0] = 0.7
@@ -55,7 +55,7 @@ def test_attention_of_a_formed_head_is_diffuse_or_not(begun, entropy, shown):
     assert no_induction_circuit(run, found).shown is False
     diffuse = diffuse_attention(run, found)
     assert diffuse.shown is shown
-    assert f"head 2.1 has attention entropy {entropy:.2f}" in diffuse.evidence
+    assert f"head 1.0 has attention entropy {entropy:.2f}" in diffuse.evidence
 
 
 def test_one_layer_is_told_to_become_two(tmp_path):

@@ -21,6 +21,7 @@ from miclab.circuits.interventions import (
     zero_labels,
     zero_modality_with_labels,
 )
+from miclab.errors import MiclabError
 from miclab.model.decoder import Decoder
 from miclab.worlds.sequences import training_batch
 from miclab.worlds.world import draw_world
@@ -112,17 +113,10 @@ def test_mean_ablation_puts_the_mean_of_the_batch(laboratory):
     torch.testing.assert_close(decoder.trace(parameters, one, edits=same).logits, untouched)
 
 
-def every_name(decoder, parameters, batch) -> list[str]:
-    """Names of all activations, as the error for an unknown one lists them."""
-    with pytest.raises(KeyError) as raised:
-        decoder.trace(parameters, batch, capture=("nothing",))
-    return raised.value.args[0].split("there are ")[1].split(", ")
-
-
 def test_patching_from_the_same_batch_is_the_identity(laboratory):
     """Fails for any activation that is captured elsewhere than it is edited."""
     decoder, parameters, batch, _ = laboratory
-    untouched = decoder.trace(parameters, batch, capture=tuple(every_name(decoder, parameters, batch)))
+    untouched = decoder.trace(parameters, batch, capture=tuple(decoder.activations()))
     assert len(untouched.activations) == 15
     for name, value in untouched.activations.items():
         patched = decoder.trace(parameters, batch, edits=patch(name, value)).logits
@@ -165,7 +159,7 @@ def test_unknown_activation_names_the_known_ones(laboratory, how):
         "edits": {"edits": {"blocks.7.residual": lambda x: x}},
         "capture_pattern": {"capture": ("blocks.7.*",)},
     }[how]
-    with pytest.raises(KeyError, match=r"blocks\.7\..*blocks\.0\.attention\.heads.*items\.m2"):
+    with pytest.raises(MiclabError, match=r"blocks\.7\..*blocks\.0\.attention\.heads.*items\.m2"):
         decoder.trace(parameters, batch, **asked)
 
 

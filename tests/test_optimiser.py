@@ -12,6 +12,7 @@ from miclab.config.parts import OptimiserConfig
 from miclab.model.decoder import Decoder
 from miclab.training import optimiser
 from miclab.training.flat_parameters import TrainedParameters, gradient_function, views
+from miclab.training.objective import cross_entropy
 from miclab.worlds.sequences import training_batch
 from miclab.worlds.world import draw_world
 
@@ -92,8 +93,9 @@ def test_frozen_parts_do_not_move_and_all_others_do(frozen, kept):
     before = Decoder(config).initial_parameters(0)
     trained = TrainedParameters(config, before)
     batch = training_batch(config, draw_world(config), 0)
-    loss, slope = gradient_function(config, trained)(trained.flat, batch)
-    assert float(loss) == pytest.approx(float(Decoder(config).loss(before, batch)), rel=1e-6)
+    losses, slope = gradient_function(config, trained)(trained.flat, batch)
+    wanted = cross_entropy(batch, Decoder(config).logits(before, batch), {})
+    assert float(losses["loss"]) == pytest.approx(float(wanted), rel=1e-6)
     state = optimiser.initial_state(config.optimiser, {"trained": trained.flat})
     optimiser.update(config.optimiser, {"trained": trained.flat}, {"trained": slope}, state, 0.01)
     assert set(trained.named) == set(before)
@@ -110,7 +112,7 @@ def test_the_flat_gradient_is_each_parameters_own():
     trained = TrainedParameters(config, parameters)
     _, slope = gradient_function(config, trained)(trained.flat, batch)
     leaves = {name: value.clone().requires_grad_() for name, value in parameters.items()}
-    Decoder(config).loss(leaves, batch).backward()
+    cross_entropy(batch, Decoder(config).logits(leaves, batch), {}).backward()
     found = views(slope, trained.shapes)
     assert set(found) == set(leaves)
     for name, leaf in leaves.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import own_doors  # noqa: F401  (its codes are in the registry)
 import pytest
 import torch
 from hypothesis import given
@@ -12,14 +13,17 @@ from hypothesis import strategies as st
 from oracle_numpy import rotated
 from tiny import tiny_config
 
-from miclab.config.parts import ABSOLUTE_POSITIONS, ROTARY_POSITIONS
-from miclab.model.positions import CODES, position_code
+from miclab.config.positions import FACTS, POSITION_CODES
+from miclab.model.positions import build_positions, facts_of
+
+ABSOLUTE_POSITIONS = [name for name, facts in FACTS.items() if facts.slots]
+ROTARY_POSITIONS = [name for name, facts in FACTS.items() if facts.rotates]
 
 
 def code_of(positions: str, heads: int = 1, context: int = 8, **decoder):
     """A position code for sequences of length 2 * context + 1."""
     options = {"positions": positions, "heads": heads, "width": 80, **decoder}
-    return position_code(tiny_config(sequence={"context": context, "burstiness": 1}, decoder=options))
+    return build_positions(tiny_config(sequence={"context": context, "burstiness": 1}, decoder=options))
 
 
 def rotated_everywhere(code, heads: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,7 +31,7 @@ def rotated_everywhere(code, heads: int, seed: int = 0) -> tuple[torch.Tensor, t
     generator = torch.Generator().manual_seed(seed)
     shape = (2, 1, heads, 1, 80 // heads)
     query, key = torch.randn(shape, generator=generator).expand(-1, -1, -1, code.length, -1)
-    return code.rotate(query, slice(None)), code.rotate(key, slice(None))
+    return code.queries(query, slice(None), {}), code.keys(key, slice(None), {})
 
 
 def spread_along_diagonals(scores: torch.Tensor) -> float:
@@ -65,15 +69,15 @@ def test_rotation_agrees_with_its_formula(positions):
     code = code_of(positions, heads=2, rope_theta=500.0)
     x = torch.randn(3, 2, code.length, 40, generator=torch.Generator().manual_seed(1))
     wanted = [[[rotated(positions, v, i, 500.0) for i, v in enumerate(h)] for h in b] for b in x.double().numpy()]
-    everywhere = code.rotate(x, slice(None))
+    everywhere = code.rotate(x, slice(None), {})
     np.testing.assert_allclose(everywhere.numpy(), np.array(wanted), atol=2e-5)
-    torch.testing.assert_close(code.rotate(x[:, :, -1:], slice(-1, None)), everywhere[:, :, -1:])
+    torch.testing.assert_close(code.rotate(x[:, :, -1:], slice(-1, None), {}), everywhere[:, :, -1:])
 
 
 @pytest.mark.parametrize(("heads", "slopes"), [(1, [2**-8]), (2, [2**-4, 2**-8]), (8, [2**-h for h in range(1, 9)])])
 def test_alibi_falls_with_the_distance_by_the_slopes_of_its_paper(heads, slopes):
     """Fails if the bias grows with the distance, is not linear, or a head has another's slope."""
-    bias = code_of("alibi", heads).bias()
+    bias = code_of("alibi", heads).bias({})
     last = bias[:, -1]
     assert (last.diff(dim=-1) > 0).all()
     assert (last[:, -1] == 0).all()
@@ -115,7 +119,7 @@ def test_one_hot_is_one_slot_beside_the_untouched_token():
 def test_sinusoidal_codes_have_the_norm_of_an_item():
     """Fails if the code is not scaled: with norm sqrt(width / 2) it swamps the items. Codes of two slots differ."""
     code = code_of("sinusoidal")
-    table = code.add(torch.zeros(1, code.length, 80), torch.zeros(1), None)[0]
+    table = code.add(torch.zeros(1, code.length, 80), torch.zeros(1), {})[0]
     torch.testing.assert_close(table.norm(dim=-1), torch.ones(code.length))
     similarity = table @ table.T
     assert similarity.fill_diagonal_(0).max() < 0.99
@@ -124,19 +128,25 @@ def test_sinusoidal_codes_have_the_norm_of_an_item():
     assert table[:, -1].diff().abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("name", POSITION_CODES)
+def test_what_the_configuration_knows_of_a_code_is_so(name):
+    """Fails if the table that is read without torch says something else of a code than its class."""
+    assert facts_of(POSITION_CODES[name]) == FACTS[name]
+
+
 def test_codes_do_only_what_they_are_for():
-    """Fails if a code leaks into another's place: each of the eight touches tokens, scores or neither."""
+    """Fails if a code leaks into another's place: each touches tokens, scores or neither."""
     tokens, placement = torch.randn(2, 17, 80), torch.tensor([0.1, 0.7])
     found = {}
-    for name in CODES:
+    for name in POSITION_CODES:
         code = code_of(name)
-        learnt = torch.ones(code.slots, 80)
+        learnt = {part: torch.ones(shape) for part, shape in code.shapes().items()}
         heads = torch.randn(2, 1, 17, 80)
         found[name] = (
             code.concatenate(tokens[..., :8], placement).shape[-1] > 8,
             not torch.equal(code.add(tokens, placement, learnt), tokens),
-            not torch.equal(code.rotate(heads, slice(None)), heads),
-            code.bias() is not None,
+            not torch.equal(code.rotate(heads, slice(None), learnt), heads),
+            code.bias(learnt) is not None,
         )
     nothing = (False, False, False, False)
     assert found == {
@@ -148,4 +158,5 @@ def test_codes_do_only_what_they_are_for():
         "rope_released": (False, False, True, False),
         "alibi": (False, False, False, True),
         "hybrid": (True, False, True, False),
+        "t5_bias": (False, False, False, True),
     }

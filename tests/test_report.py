@@ -5,8 +5,8 @@ import re
 import shutil
 from pathlib import Path
 
+import browser
 import pytest
-from opened_page import hover_lines, opened
 
 from miclab.circuits.find import CircuitHeads
 from miclab.cli import main
@@ -80,8 +80,15 @@ def without_plotly(path: Path) -> str:
 
 def test_nothing_outside_is_referred_to(page):
     text = without_plotly(page)
-    outside = (r"src\s*=", r'href="(?!data:|#)', r"url\(", "@import", r"https?://", r"\bfetch\(", "XMLHttpRequest")
-    for pattern in outside:
+    for pattern in (
+        r"src\s*=",
+        r'href="(?!data:|#)',
+        r"url\(",
+        "@import",
+        r"https?://",
+        r"\bfetch\(",
+        "XMLHttpRequest",
+    ):
         assert not re.search(pattern, text), pattern
     assert "default-src 'none'" in text
 
@@ -231,8 +238,8 @@ def test_every_head_has_one_map(layers, heads):
                 assert 0 <= axis["domain"][0] < axis["domain"][1] <= 1
 
 
-def test_it_works_in_a_browser(page, browser):
-    with opened(browser, page, viewport={"width": 1280, "height": 800}) as tab:
+def test_it_works_in_a_browser(page):
+    with browser.opened(page, viewport={"width": 1280, "height": 800}) as tab:
         tab.wait_for_selector("#run0 [data-kind=attention] .heatmaplayer")
         assert not tab.is_visible("#run1")
         tab.click("#tab1")
@@ -265,15 +272,15 @@ def test_it_works_in_a_browser(page, browser):
         assert tab.evaluate(f"{lines}[0].x") == embedded(page)["runs"][1]["measure_steps"]
 
 
-def test_every_line_chart_shows_its_numbers_under_the_mouse(page, multimodal, browser):
+def test_every_line_chart_shows_its_numbers_under_the_mouse(page, multimodal):
     """Fails if a chart names no step, or a placeholder in place of a number."""
     charts = {"overview", "measures", *(f"run1-{n}" for n in ("accuracy", "loss", "alignment", "distance"))}
     steps = "|".join(str(row["step"]) for row in multimodal.rows())
-    with opened(browser, page, "run1") as tab:
+    with browser.opened(page, "run1") as tab:
         tab.wait_for_selector("#run1 [data-kind=attention] .heatmaplayer")
         for axis in ("log", "linear"):
             tab.select_option("#run1 [data-choose=axis]", axis)
-            found = hover_lines(tab)
+            found = browser.hover_lines(tab)
             assert set(found) == charts
             for name, lines in found.items():
                 assert any(re.match(rf"step[ :]+({steps})\b", line) for line in lines), (name, lines)
@@ -281,9 +288,9 @@ def test_every_line_chart_shows_its_numbers_under_the_mouse(page, multimodal, br
                 assert not any(line.rstrip().endswith("-") for line in lines), (name, lines)
 
 
-def test_links_find_their_part_and_its_tab(page, unimodal, multimodal, browser):
+def test_links_find_their_part_and_its_tab(page, unimodal, multimodal):
     own = multimodal.path.name
-    with opened(browser, page, f"{own}-interventions") as tab:
+    with browser.opened(page, f"{own}-interventions") as tab:
         tab.wait_for_selector("#run1 [data-kind=attention] .heatmaplayer")
         assert not tab.is_visible("#run0")
         top = f"document.getElementById('{own}-interventions').getBoundingClientRect().top"
@@ -299,10 +306,10 @@ def test_links_find_their_part_and_its_tab(page, unimodal, multimodal, browser):
         assert not tab.is_visible("#run1")
 
 
-def test_a_phone_sees_all_of_it(page, browser):
+def test_a_phone_sees_all_of_it(page):
     """Fails if the page is wider than the screen, or a column lies outside it."""
     phone = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
-    with opened(browser, page, "run1", **phone) as tab:
+    with browser.opened(page, "run1", **phone) as tab:
         tab.wait_for_selector("#run1 [data-kind=attention] .heatmaplayer")
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390
         outside = """[...document.querySelectorAll("#verdicts td, #overview td, #run1 .signs td, #run1 .main-svg")]
@@ -330,7 +337,7 @@ def test_the_maps_titles_follow_the_checkpoints(page, unimodal):
     run = embedded(page)["runs"][0]
     assert len(run["circuit"]["heads"]) == len(run["attention"]["steps"])
     assert all("strongest" in name for at in run["circuit"]["heads"] for name in at.values())
-    assert "induction head 2.1" not in json.dumps(embedded(page)["figures"]["run0-knockouts"])
+    assert "induction head 1.0" not in json.dumps(embedded(page)["figures"]["run0-knockouts"])
 
 
 def test_backticks_are_code_and_hostile_texts_stay_inert():

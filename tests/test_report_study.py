@@ -8,18 +8,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import browser
 import numpy as np
 import polars as pl
 import pytest
 import yaml
 from claims_rows import make_rows
-from opened_page import hover_lines, opened
 from scipy import stats
 
 from miclab.claims.entries import prediction
-from miclab.claims.evidence import Evidence, field_of
+from miclab.claims.evidence import Evidence
 from miclab.claims.plots.panels import points
 from miclab.cli import main
+from miclab.config.axes import field_of
 from miclab.config.schema import to_mapping
 from miclab.errors import MiclabError
 from miclab.report.study.cells import Axis, StudyCells, plain_value, study_cells
@@ -298,8 +299,15 @@ def test_texts_are_escaped(page):
 
 def test_nothing_outside_is_referred_to(page):
     text = re.sub(r"src=x", "", without_plotly(page))
-    outside = (r"src\s*=", r'href="(?!data:|#)', r"url\(", "@import", r"https?://", r"\bfetch\(", "XMLHttpRequest")
-    for pattern in outside:
+    for pattern in (
+        r"src\s*=",
+        r'href="(?!data:|#)',
+        r"url\(",
+        "@import",
+        r"https?://",
+        r"\bfetch\(",
+        "XMLHttpRequest",
+    ):
         assert not re.search(pattern, text), pattern
     assert len(text) < 400_000
 
@@ -399,8 +407,8 @@ def test_the_command_writes_a_report_or_says_what_is_wrong(file, tmp_path, capsy
     assert stop.value.code == 2
 
 
-def test_it_works_in_a_browser(page, browser):
-    with opened(browser, page) as tab:
+def test_it_works_in_a_browser(page):
+    with browser.opened(page) as tab:
         tab.wait_for_selector("[data-figure='phase-0-icl'] .heatmaplayer")
         data = embedded(page)
 
@@ -473,15 +481,15 @@ def test_it_works_in_a_browser(page, browser):
         assert tab.evaluate(f"{figure}.paper_bgcolor") == "#16191d"
 
 
-def test_every_line_chart_shows_its_numbers_under_the_mouse(page, browser):
-    with opened(browser, page, "training") as tab:
+def test_every_line_chart_shows_its_numbers_under_the_mouse(page, tmp_path):
+    with browser.opened(page, "training") as tab:
         tab.wait_for_selector("[data-figure='training-0'] .main-svg")
         assert 0 <= tab.evaluate("document.getElementById('training').getBoundingClientRect().top") < 100
         tab.locator("[data-figure=probe-context]").scroll_into_view_if_needed()
         tab.wait_for_selector("[data-figure=probe-context] .point")
         tab.focus("tr[data-cell='0']")
         tab.keyboard.press("Enter")
-        found = hover_lines(tab)
+        found = browser.hover_lines(tab)
     assert {"training-0", "training-1", "probe-context", "scatter", "cell"} <= set(found)
     for name, lines in found.items():
         assert any(re.search(r"\d\.\d{3}", line) for line in lines), (name, lines)

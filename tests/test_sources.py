@@ -24,6 +24,7 @@ def table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry.SOURCES, "_known", dict(registry.SOURCES._known))
     monkeypatch.setattr(registry.SOURCES, "_files", dict(registry.SOURCES._files))
     monkeypatch.setattr(extensions, "_loaded", {})
+    monkeypatch.setattr(extensions, "_installed", set())
 
 
 @pytest.fixture
@@ -53,7 +54,8 @@ def test_a_source_outside_the_package_is_trained_on(flowers: Path, tmp_path: Pat
         "request.checkpoint-every": 4, "request.sequences": 10, "request.novel-sets": 1,
     }  # fmt: skip
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    assert main(["train", "unimodal", *arguments, "--runs", str(tmp_path / "runs"), "--json"]) == 0
+    plugin = ["--plugin", str(EXAMPLE)]
+    assert main([*plugin, "train", "unimodal", *arguments, "--runs", str(tmp_path / "runs"), "--json"]) == 0
     capsys.readouterr()
     assert main(["show", next((tmp_path / "runs").iterdir()).name, "--runs", str(tmp_path / "runs"), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from miclab.measures import attention as measures
+from miclab.measures.layer import causal
 from miclab.worlds.roles import LABEL, OTHER, Roles, sequence_roles
 
 
@@ -182,8 +183,9 @@ def test_uniform_attention_has_entropy_one():
     roles = sequence_roles(("m1", "m2"), 4)
     attention = torch.ones(14, 14).tril()[None, None]
     attention = attention / attention.sum(-1, keepdim=True)
-    torch.testing.assert_close(measures.attention_entropy(attention), torch.ones(1, 1))
-    torch.testing.assert_close(measures.label_row_entropy(attention, roles), torch.ones(1, 1))
+    visible = causal(14)
+    torch.testing.assert_close(measures.attention_entropy(attention, visible), torch.ones(1, 1))
+    torch.testing.assert_close(measures.label_row_entropy(attention, roles, visible), torch.ones(1, 1))
 
 
 def test_context_label_predictions():

@@ -7,7 +7,7 @@ from itertools import combinations, product
 
 import numpy as np
 
-from miclab.circuits.find import CircuitHeads, Head, head_name
+from miclab.circuits.find import CircuitHeads, Head, old_head_name
 from miclab.seeds import stream_seed
 
 CONTROL_DRAWS = 5
@@ -49,6 +49,7 @@ def control(circuit: CircuitHeads, heads: tuple[Head, ...], seed: int) -> Contro
         there = len(circuit.rest)
         return Control((), f"none, since it takes {len(heads)} heads beside the circuit's, and the decoder has {there}")
     ordered = sorted(sets)
-    generator = np.random.default_rng(stream_seed(seed, "control", *map(head_name, heads)))
+    # The stream's name is frozen, with the old numbers: other draws would be other controls.
+    generator = np.random.default_rng(stream_seed(seed, "control", *map(old_head_name, heads)))
     places = generator.permutation(len(ordered))[:CONTROL_DRAWS]
     return Control(tuple(ordered[place] for place in sorted(places.tolist())), note)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from miclab.circuits.existence import why_no_circuit, why_unformed
-from miclab.circuits.find import CircuitHeads, circuit_heads, head_name
+from miclab.circuits.find import CircuitHeads, head_name, strongest_heads
 from miclab.config.request import SplitSizes
 from miclab.errors import MiclabError
 from miclab.measures.alignment import align, aligned_modalities
@@ -117,15 +117,13 @@ def memorising(run: Run, found: Evaluation) -> Sign:
     )
 
 
-def _strongest(run: Run, found: Evaluation) -> CircuitHeads | None:
-    options = run.config.decoder
-    measures = {name: value.mean(0) for name, value in found.scores["icl"].strengths.items()}
-    return circuit_heads(measures) if options.layers * options.heads > 1 else None
+def _strongest(found: Evaluation) -> CircuitHeads | None:
+    return strongest_heads({name: value.mean(0) for name, value in found.scores["icl"].strengths.items()})
 
 
 def no_induction_circuit(run: Run, found: Evaluation) -> Sign:
     """Nothing that could be called an induction circuit: often training has only begun."""
-    icl, heads = found.scores["icl"], _strongest(run, found)
+    icl, heads = found.scores["icl"], _strongest(found)
     reason = why_no_circuit(heads, icl)
     evidence = reason or f"accuracy on novel classes is {icl.interval()}, above that of answering with any label"
     if heads is not None:
@@ -140,8 +138,10 @@ def no_induction_circuit(run: Run, found: Evaluation) -> Sign:
 def diffuse_attention(run: Run, found: Evaluation) -> Sign:
     """The induction head's attention spread out: expected under rotary codes. A head that has not formed attends to all
     alike, which says nothing about the position code, and is not judged."""
-    icl, heads = found.scores["icl"], _strongest(run, found)
+    icl, heads = found.scores["icl"], _strongest(found)
     layer, head = heads.induction if heads is not None else (0, 0)
+    if reason := icl.left_out.get("entropy"):
+        return Sign("diffuse attention", None, f"not judged: {reason}", "")
     entropy = float(icl.strengths["entropy"][:, layer, head].mean())
     unformed = why_unformed((layer, head), icl)
     rotary = run.config.decoder.position_facts.rotates

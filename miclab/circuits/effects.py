@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +63,7 @@ class Effect:
 
     @property
     def knocked_out(self) -> str:
-        """The heads in words, counted from 1: `1.1, 2.1`, or `1.2 | 1.3` of a control with two draws."""
+        """The heads in words, counted from 0: `0.0, 1.0`, or `0.1 | 0.2` of a control with two draws."""
         return " | ".join(", ".join(map(head_name, heads)) for heads in self.draws or (self.heads,))
 
 
@@ -97,6 +99,26 @@ class PooledEffect:
     def in_context(self) -> Interval:
         """Share of answers that are labels of the context."""
         return clustered_interval([e.copied for e in self.by_run])
+
+    def as_json(self, runs: Sequence[str], note: str = "") -> dict[str, Any]:
+        """The effect as plain data.
+
+        Arguments:
+            runs: names of the runs, in the order of `by_run`.
+            note: a remark on it.
+        """
+        by_run = dict(zip(runs, self.by_run, strict=True))
+        found: dict[str, Any] = {
+            "name": self.name,
+            "heads": {run: list(map(head_name, e.heads)) for run, e in by_run.items()},
+            "accuracy": self.accuracy.as_json(),
+            "change": self.change.as_json(),
+            "share_of_untouched": self.share.as_json() if self.share else None,
+            "context_label_accuracy": self.in_context.as_json(),
+        }
+        if any(e.draws for e in self.by_run):
+            found["draws"] = {run: [list(map(head_name, heads)) for heads in e.draws] for run, e in by_run.items()}
+        return found | ({"reason": note} if note else {})
 
     @property
     def knocked_out(self) -> str:

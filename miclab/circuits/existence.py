@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from miclab.circuits.find import CircuitHeads, Head, circuit_heads, head_name
+from miclab.circuits.find import NO_PATTERN, CircuitHeads, Head, head_name, strongest_heads
 from miclab.config.request import SplitSizes
-from miclab.measures.evaluate import SplitScores, check_seeds, evaluate
+from miclab.measures.evaluate import SplitScores, check_seeds, evaluate, head_intervals
+from miclab.measures.evaluations import at_steps, heads_json, heads_table
 from miclab.runs.run import Run
 from miclab.statistics.intervals import Interval, clustered_interval
+from miclab.tables import Table, Tabled
 
 Tell = Callable[[int, str], None]
 """Called with the number of runs done and what is or was done."""
@@ -25,6 +28,8 @@ def why_unformed(induction: Head, icl: SplitScores) -> str:
         induction: the strongest head.
         icl: scores on novel classes, with oracles and strengths.
     """
+    if "induction_total" in icl.left_out:
+        return NO_PATTERN
     any_label = icl.oracles["random_context_label"]
     if clustered_interval([icl.correct - any_label]).low <= 0:
         return (
@@ -44,9 +49,11 @@ def why_no_circuit(heads: CircuitHeads | None, icl: SplitScores) -> str:
     """Why a decoder has no induction circuit that could be named or cut, in words; empty where it has one.
 
     Arguments:
-        heads: its strongest heads; None for a decoder with a single head.
+        heads: its strongest heads; None for a decoder with a single head, or whose attention gives no pattern.
         icl: scores on novel classes, with oracles and strengths.
     """
+    if "induction_total" in icl.left_out:
+        return NO_PATTERN
     if heads is None:
         return "the decoder has a single head, and a circuit has two"
     unformed = why_unformed(heads.induction, icl)
@@ -59,7 +66,7 @@ def why_no_circuit(heads: CircuitHeads | None, icl: SplitScores) -> str:
 
 
 @dataclass(frozen=True)
-class Circuits:
+class Circuits(Tabled):
     """Strengths of every head over one or several runs, seeds of one experiment, and the circuit of each.
 
     Arguments:
@@ -77,6 +84,38 @@ class Circuits:
     measures: dict[str, dict[Head, Interval]]
     heads: tuple[CircuitHeads | None, ...]
     no_circuit: tuple[str, ...]
+
+    def tables(self) -> tuple[Table, ...]:
+        """A row for each measure, and a line for each run's circuit."""
+        title = f"{at_steps(self.runs, self.steps)}, split {self.split}; heads are LAYER.HEAD [95 % interval]"
+        return (heads_table(title, self.measures, circuit_lines(self.runs, self.heads, self.no_circuit)),)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as plain data."""
+        circuits = circuits_json(self.runs, self.heads, self.no_circuit)
+        return {"steps": self.steps, "split": self.split, **circuits, "measures": heads_json(self.measures)}
+
+
+def circuit_lines(
+    runs: Sequence[str], circuits: Sequence[CircuitHeads | None], no_circuit: Sequence[str]
+) -> tuple[str, ...]:
+    """A line for each run: the heads of its circuit, or why it has none."""
+    lines = []
+    for run, circuit, reason in zip(runs, circuits, no_circuit, strict=True):
+        named = circuit.named() if circuit else None
+        found = f"previous-token head {named['previous_token']}, induction head {named['induction']}" if named else ""
+        lines.append(f"{run}: {found or f'no circuit: {reason}'}")
+    return tuple(lines)
+
+
+def circuits_json(
+    runs: Sequence[str], circuits: Sequence[CircuitHeads | None], no_circuit: Sequence[str]
+) -> dict[str, Any]:
+    """By run the heads of its circuit, null where it has none, and why it has none."""
+    return {
+        "circuits": {run: circuit.named() if circuit else None for run, circuit in zip(runs, circuits, strict=True)},
+        "no_circuit": {run: reason for run, reason in zip(runs, no_circuit, strict=True) if reason},
+    }
 
 
 def circuits(
@@ -104,15 +143,10 @@ def circuits(
         found.append(evaluate(run, step=step, sizes=sizes, splits=tuple(dict.fromkeys((split, "icl")))))
         if tell:
             tell(done, run.path.name)
-    measured = [one.scores[split].strengths for one in found]
-    options = runs[0].config.decoder
-    places = [(i, j) for i in range(options.layers) for j in range(options.heads)]
-    table = {
-        name: {(i, j): clustered_interval([m[name][:, i, j] for m in measured]) for i, j in places}
-        for name in measured[0]
-    }
+    scores = [one.scores[split] for one in found]
+    table, measured = head_intervals(scores), [one.strengths for one in scores]
     means = [{name: values.mean(0) for name, values in m.items()} for m in measured]
-    strongest = [circuit_heads(m) if len(places) > 1 else None for m in means]
+    strongest = [strongest_heads(m) for m in means]
     reasons = [why_no_circuit(heads, one.scores["icl"]) for heads, one in zip(strongest, found, strict=True)]
     heads = tuple(None if reason else top for top, reason in zip(strongest, reasons, strict=True))
     names, steps = tuple(one.run for one in found), tuple(one.step for one in found)

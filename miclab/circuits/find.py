@@ -1,20 +1,68 @@
-"""The strongest heads of the two kinds that an induction circuit is made of. Needs no torch: the ledger reads rows."""
+"""Names of heads, and the strongest heads of the two kinds that an induction circuit is made of.
+
+Heads are LAYER.HEAD, both counted from 0. Rows of studies and stored analyses count from 1, as all of miclab did before
+version 0.2; their columns are made and read by `measure_column`, `measure_of`, `stored_name` and `read_name` alone.
+Needs no torch: the ledger reads rows.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from miclab import tables
+
 Head = tuple[int, int]
 """Layer and head, both from 0."""
 
 
+_COLUMN = re.compile(r"measure\.(?P<name>.+)\.(?P<layer>\d+)\.(?P<head>\d+)")
+_NAMED = re.compile(r"head (?P<layer>\d+)\.(?P<head>\d+)(?P<rest>.*)")
+
+
 def head_name(head: Head) -> str:
-    """Layer and head, counted from 1: `2.1` is the first head of the second layer."""
-    return f"{head[0] + 1}.{head[1] + 1}"
+    """LAYER.HEAD, both from 0: `1.0` is the first head of the second layer."""
+    return str(tables.Head(*head))
+
+
+def old_head_name(head: Head) -> str:
+    """The head in columns and stored analyses, both from 1."""
+    return head_name((head[0] + 1, head[1] + 1))
+
+
+def measure_column(name: str, head: Head) -> str:
+    """The column of a study's rows that holds a measure of a head."""
+    return f"measure.{name}.{old_head_name(head)}"
+
+
+def measure_of(column: str) -> tuple[str, Head] | None:
+    """The measure and the head of a column of a study's rows; None for another column."""
+    found = _COLUMN.fullmatch(column)
+    return (found["name"], (int(found["layer"]) - 1, int(found["head"]) - 1)) if found else None
+
+
+def stored_name(effect: str) -> str:
+    """The name of an intervention in columns and stored analyses: `head 1.0` is `head 2.1` there."""
+    return _renamed(effect, 1)
+
+
+def read_name(stored: str) -> str:
+    """The name of an intervention that `stored_name` is kept under."""
+    return _renamed(stored, -1)
+
+
+def _renamed(name: str, by: int) -> str:
+    found = _NAMED.fullmatch(name)
+    if found is None:
+        return name
+    return f"head {head_name((int(found['layer']) + by, int(found['head']) + by))}{found['rest']}"
+
+
+NO_PATTERN = "the decoder's attention gives no pattern, by which the heads of a circuit are found"
 
 
 @dataclass(frozen=True)
@@ -32,6 +80,10 @@ class CircuitHeads:
     previous_token: Head
     rest: tuple[Head, ...]
 
+    def named(self) -> dict[str, str]:
+        """The two heads as LAYER.HEAD, by what they are."""
+        return {"previous_token": head_name(self.previous_token), "induction": head_name(self.induction)}
+
     def members(self) -> dict[str, tuple[Head, ...]]:
         """What is knocked out of the circuit, by name."""
         return {
@@ -39,6 +91,12 @@ class CircuitHeads:
             "induction head": (self.induction,),
             "both": (self.previous_token, self.induction),
         }
+
+
+def strongest_heads(measures: Mapping[str, NDArray]) -> CircuitHeads | None:
+    """`circuit_heads`, or None: for a decoder with a single head, and where its attention gives no pattern."""
+    induction = measures.get("induction_total")
+    return circuit_heads(measures) if induction is not None and np.size(induction) > 1 else None
 
 
 def circuit_heads(measures: Mapping[str, NDArray]) -> CircuitHeads:

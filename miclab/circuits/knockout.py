@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from miclab.circuits.controls import Control, control
 from miclab.circuits.effects import Effect, PooledEffect
-from miclab.circuits.existence import Tell, why_no_circuit
-from miclab.circuits.find import CircuitHeads, circuit_heads, head_name
+from miclab.circuits.existence import Tell, circuit_lines, circuits_json, why_no_circuit
+from miclab.circuits.find import NO_PATTERN, CircuitHeads, head_name, strongest_heads
 from miclab.circuits.interventions import (
     Edit,
     Head,
@@ -27,8 +28,10 @@ from miclab.circuits.interventions import (
 from miclab.config.request import SplitSizes
 from miclab.errors import RunError
 from miclab.measures.evaluate import SplitScores, check_seeds, oracle_means, score_split
+from miclab.measures.evaluations import at_steps
 from miclab.model.decoder import Decoder
 from miclab.runs.run import Run
+from miclab.tables import Table, Tabled, table
 from miclab.worlds.sequences import training_batch
 from miclab.worlds.world import world_from_tensors
 
@@ -73,9 +76,8 @@ class Interventions:
 
     @cached_property
     def strongest(self) -> CircuitHeads | None:
-        """The heads that would make the circuit, by strength; None for a decoder with a single head."""
-        options = self.config.decoder
-        return circuit_heads(self.measures) if options.layers * options.heads > 1 else None
+        """The heads that would make the circuit, by strength; None where there are not two, or none can be found."""
+        return strongest_heads(self.measures)
 
     @cached_property
     def no_circuit(self) -> str:
@@ -139,10 +141,12 @@ class Interventions:
         named whether they are a circuit or not: see `no_circuit`.
 
         Raises:
-            RunError: the decoder has one head only, so that there is no circuit of two.
+            RunError: the decoder has one head only, so that there is no circuit of two, or gives no pattern.
         """
+        if self.strongest is None and "induction_total" in self.untouched.left_out:
+            raise RunError(f"There are no heads of a circuit to knock out: {NO_PATTERN}.")
         if self.strongest is None:
-            raise RunError("A decoder with a single head has no circuit of two heads to knock out.")
+            raise RunError(f"There is no circuit of two heads to knock out: {self.no_circuit}.")
         effects = self.single_knockouts(baseline)
         effects += [self._knocked(name, heads, baseline) for name, heads in self.strongest.members().items()]
         for name, chosen in self.controls.items():
@@ -172,7 +176,7 @@ class Interventions:
 
 
 @dataclass(frozen=True)
-class Effects:
+class Effects(Tabled):
     """Interventions on one or several runs, seeds of one experiment.
 
     Arguments:
@@ -194,6 +198,43 @@ class Effects:
     circuits: tuple[CircuitHeads | None, ...] = ()
     no_circuit: tuple[str, ...] = ()
     notes: dict[str, str] = field(default_factory=dict)
+
+    def tables(self) -> tuple[Table, ...]:
+        """A row for each intervention and each oracle, with the heads where heads were cut."""
+        are_heads = bool(self.circuits)
+        rows = [
+            [e.name, *([e.knocked_out] if are_heads else []), e.accuracy,
+             *((None, None) if e.name == "untouched" else (e.change, e.share)), e.in_context]
+            for e in self.effects
+        ]  # fmt: skip
+        rows += [
+            [f"oracle: {name.replace('_', ' ')}", *([None] if are_heads else []), value, None, None, None]
+            for name, value in self.oracles.items()
+        ]
+        columns = ["intervention", *(["heads"] if are_heads else []), "accuracy", "change of accuracy",
+                   "accuracy / untouched (share)", "answers in context"]  # fmt: skip
+        lines = list(circuit_lines(self.runs, self.circuits, self.no_circuit)) if are_heads else []
+        for note in dict.fromkeys(self.notes.values()):
+            lines.append(f"{', '.join(name for name, text in self.notes.items() if text == note)}: {note}")
+        title = f"{at_steps(self.runs, self.steps)}, split {self.split} [95 % interval]"
+        return (table(title, columns, rows, lines),)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as plain data. An effect that could not be made is there with its reason and no numbers: a control
+        that is missing is not a control that did nothing."""
+        made = {e.name for e in self.effects}
+        rows = [e.as_json(self.runs, self.notes.get(e.name, "")) for e in self.effects]
+        rows += [
+            {"name": name, "heads": None, "accuracy": None, "change": None, "share_of_untouched": None,
+             "context_label_accuracy": None, "reason": note}
+            for name, note in self.notes.items() if name not in made
+        ]  # fmt: skip
+        circuits = circuits_json(self.runs, self.circuits, self.no_circuit) if self.circuits else {}
+        if not circuits:
+            rows = [{key: value for key, value in row.items() if key != "heads"} for row in rows]
+        oracles = {name: round(value, 6) for name, value in self.oracles.items()}
+        return {"runs": self.runs, "steps": self.steps, "split": self.split, **circuits, "oracles": oracles,
+                "effects": rows}  # fmt: skip
 
 
 def _watching(tell: Tell | None, done: int, run: str) -> Callable[[str], None] | None:

@@ -1,9 +1,6 @@
-"""Claims of arXiv 2601.20796: criteria fixed in advance, verdicts with intervals, the paper's figures beside ours.
+"""Claims of arXiv 2601.20796 and of ours: criteria fixed in advance, verdicts with intervals, the paper's figures
+beside ours.
 
-`ledger` holds one entry per claim, judged from the committed rows of studies; `demonstration` holds what one short
-training of each kind can speak to.
+`registry` and `entries` hold the claims, `evidence` the rows of studies that they are judged from, `ledger` every claim
+with its verdict; `demonstration` holds what one short training of each kind can speak to.
 """
-
-from miclab.claims.entries.demonstration import CLAIMS, Claim, Judgement
-
-__all__ = ["CLAIMS", "Claim", "Judgement"]

@@ -19,7 +19,7 @@ import numpy as np
 
 from miclab.circuits.find import circuit_heads
 from miclab.circuits.knockout import Effect, Interventions
-from miclab.claims import CLAIMS, Judgement
+from miclab.claims.demonstration import EXPECTATIONS, Judgement
 from miclab.config.parts import ModalityConfig, ParentConfig
 from miclab.config.presets import request, run_config
 from miclab.config.request import Request, SplitSizes
@@ -155,7 +155,7 @@ def judge(runs: dict[str, Run]) -> tuple[list[Judgement], list[Effect]]:
         "M8b": effects["items of m1 zeroed"].accuracy,
         "M8c": effects["items of m1 and labels zeroed"].accuracy,
     }
-    return [Judgement(CLAIMS[name], value) for name, value in measured.items()], list(effects.values())
+    return [Judgement(EXPECTATIONS[name], value) for name, value in measured.items()], list(effects.values())
 
 
 def demonstrate(root: Path | str, scale: Scale, tell: Tell) -> Demonstration:

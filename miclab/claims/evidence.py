@@ -1,11 +1,10 @@
-"""The rows of studies as evidence: cells of a grid, their seeds, and bootstrap intervals of any statistic over them."""
+"""The rows of studies as evidence: which rows are those of planned runs, and the cells of a grid that they make."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,26 +12,48 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from miclab.claims.verdict import Comparison, Condition
+from miclab.config.axes import field_named, field_of
 from miclab.errors import MiclabError
-from miclab.statistics.intervals import RESAMPLES, Interval
+from miclab.statistics.grid import Bound, Cell, Cells, Expression, Key, Rule
+from miclab.statistics.intervals import Interval
 
 if TYPE_CHECKING:
     from miclab.studies.study import Study
 
-Key = tuple[Any, ...]
-Means = Mapping[str, NDArray[np.floating]]
-Statistic = Callable[[Means], NDArray[np.floating]]
-"""From the means of each quantity [..., cell] to a number [...]."""
-Quantity = str | Callable[[Mapping[str, Any]], Any]
-"""A column, or a function of a row that gives a number or a list of one number for each set of novel classes."""
+
+@dataclass(frozen=True)
+class OverTraining:
+    """A quantity of all rows of a run.
+
+    Arguments:
+        of: from the run's rows, in the order of their steps, to a number.
+    """
+
+    of: Callable[[Sequence[Mapping[str, Any]]], float]
 
 
-def field_of(config: Mapping[str, Any], axis: str) -> Any:
-    """Value of a dotted field of a configuration as plain data, a list as a tuple; None where it has no such field."""
-    value: Any = config
-    for part in axis.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return tuple(value) if isinstance(value, list) else value
+Quantity = str | OverTraining | Callable[[Mapping[str, Any]], Any]
+"""A column, or a function of a row that gives a number or a list of one number for each set of novel classes, or a
+number of all rows of a run."""
+At = Literal["last", "common"] | int
+"""Which row stands for a run: its last, that at a step, or (`common`) at the largest step at which all have one."""
+
+
+def steps_to(column: str, level: float, censored: Literal["last", "never"]) -> OverTraining:
+    """Step of the first row at which a column is at least `level`.
+
+    Arguments:
+        censored: for a run without such a row: its `last` step, or infinity (`never`).
+    """
+
+    def first(rows: Sequence[Mapping[str, Any]]) -> float:
+        reached = next((row["step"] for row in rows if row[column] is not None and row[column] >= level), None)
+        if reached is None:
+            return rows[-1]["step"] if censored == "last" else np.inf
+        return reached
+
+    return OverTraining(first)
 
 
 def column_values(row: Mapping[str, Any], name: str) -> Any:
@@ -50,113 +71,70 @@ def identity_of(config: Mapping[str, Any]) -> str:
     return json.dumps(kept, sort_keys=True)
 
 
-@dataclass(frozen=True)
-class Cells:
-    """Values of quantities by cell of a grid, seed, and set of novel classes.
+class EvidenceCells(Cells):
+    """Cells that know their runs, so that conditions on them say which are used and which are missing."""
 
-    Arguments:
-        keys: the planned cells, in grid order.
-        values: for each cell that has rows, each quantity's values by seed [set].
-        planned: for each cell, the name of the planned run of each seed.
-        step: training step of the rows; -1: each run's last.
-    """
+    def condition(self, bound: Bound, quantity: str, text: str) -> Condition:
+        """A condition on a statistic of the cells.
 
-    keys: tuple[Key, ...]
-    values: Mapping[Key, Mapping[int, Mapping[str, NDArray[np.floating]]]]
-    planned: Mapping[Key, Mapping[int, str]]
-    step: int = -1
+        Arguments:
+            bound: the statistic with its bounds, such as `slope("icl", "eps") > 0`.
+            quantity: what is measured, in words.
+            text: completes the sentence "the claim holds only if ...".
+        """
+        measured = self.interval(bound.expression)
+        return self.judged(measured, quantity, text, low=bound.low, high=bound.high)
 
-    @cached_property
-    def present(self) -> frozenset[str]:
-        """Planned runs that have values."""
-        return frozenset(
-            name for key in self.keys for seed, name in self.planned[key].items() if seed in self.values.get(key, ())
+    def judged(
+        self, measured: Interval | None, quantity: str, text: str, *, low: float = -np.inf, high: float = np.inf
+    ) -> Condition:
+        """A condition on a number that has an interval of its own."""
+        return Condition(
+            text=text, quantity=quantity, measured=measured, low=low, high=high, used=self.used, absent=self.absent
         )
 
-    @cached_property
-    def used(self) -> frozenset[str]:
-        """Those of them that statistics are made of: of the seeds that every cell has, if these suffice."""
+    def comparison(
+        self, expression: Expression, quantity: str, paper: float | tuple[float, float] | None = None
+    ) -> Comparison:
+        """A number shown for comparison."""
+        return Comparison(quantity=quantity, measured=self.interval(expression), paper=paper)
+
+    def peak(self, score: Expression, axis: str, name: str) -> tuple[str, ...]:
+        """A note on where a score's mean is highest; none where the cells do not suffice."""
         if not self.decidable:
-            return self.present
-        return frozenset(self.planned[key][seed] for key in self.keys for seed in self.seeds)
+            return ()
+        means = self.estimate(score)
+        top = int(means.argmax())
+        return (f"{name} is highest, {means[top]:.3f}, at {axis} = {self.numbers(axis)[top]:g}",)
 
-    @cached_property
-    def absent(self) -> frozenset[str]:
-        """Planned runs that have none."""
-        return frozenset(name for key in self.keys for name in self.planned[key].values()) - self.present
 
-    def column(self, index: int) -> NDArray[np.floating]:
-        """One axis of the cells as numbers."""
-        return np.array([key[index] for key in self.keys], dtype=float)
+def grid(
+    rows: Evidence,
+    studies: str | Sequence[str],
+    axes: str,
+    quantities: str | Sequence[str] | Mapping[str, Quantity],
+    *,
+    at: At = "last",
+    where: Callable[[Cell], Any] | None = None,
+    rule: Rule = "bootstrap",
+) -> EvidenceCells:
+    """Cells of a grid: the planned ones, with the values of the rows that are there.
 
-    def where(self, keep: Callable[[Key], bool]) -> Cells:
-        """The cells that `keep` accepts."""
-        keys = tuple(key for key in self.keys if keep(key))
-        values = {key: self.values[key] for key in keys if key in self.values}
-        return Cells(keys, values, {key: self.planned[key] for key in keys}, self.step)
+    Arguments:
+        studies: names of studies, separated by spaces.
+        axes: short names of the axes that tell the cells apart (`miclab.config.axes`), separated by spaces.
+        quantities: names of columns, separated by spaces (in a list where a name has spaces), or names of one's own
+            with what they stand for.
+        at: which row stands for a run.
+        where: the cells wanted.
+        rule: how intervals are made.
 
-    @cached_property
-    def seeds(self) -> tuple[int, ...]:
-        """Seeds that every cell has: statistics compare cells seed by seed."""
-        found = [set(self.values.get(key, ())) for key in self.keys]
-        return tuple(sorted(set.intersection(*found))) if found else ()
-
-    @property
-    def decidable(self) -> bool:
-        """Whether every cell has the same two seeds, at least."""
-        return len(self.seeds) >= 2
-
-    @cached_property
-    def draws(self) -> tuple[dict[str, NDArray], dict[str, NDArray]]:
-        """Means over seeds of each quantity [cell], and the same under resampling [resample, cell].
-
-        Seeds are resampled, for all cells alike, and within a seed its sets of novel classes, for all quantities alike.
-        """
-        generator = np.random.default_rng(0)
-        count = len(self.seeds)
-        chosen = generator.integers(count, size=(RESAMPLES, count))
-        sets: dict[int, NDArray] = {}
-        means: dict[str, NDArray] = {}
-        draws: dict[str, NDArray] = {}
-        for name in next(iter(self.values[self.keys[0]].values())):
-            columns, again = [], []
-            for key in self.keys:
-                values = [self.values[key][seed][name] for seed in self.seeds]
-                size = len(values[0])
-                if any(len(v) != size for v in values):
-                    values, size = [v.mean(keepdims=True) for v in values], 1
-                table = np.stack(values)
-                if size not in sets:
-                    sets[size] = generator.integers(size, size=(RESAMPLES, count, size))
-                columns.append(table.mean())
-                again.append(table[chosen[:, :, None], sets[size]].mean((1, 2)))
-            means[name], draws[name] = np.array(columns), np.stack(again, -1)
-        return means, draws
-
-    def interval(self, statistic: Statistic, level: float = 0.95) -> Interval | None:
-        """A statistic of the cells' means with its percentile bootstrap; None where no seed has rows in every cell.
-        With one seed its sets of novel classes are resampled, which decides nothing (unit `set`).
-
-        Its ends are NaN where the statistic is undefined in a resample, as a share of nothing is.
-        """
-        if not self.seeds:
-            return None
-        means, draws = self.draws
-        with np.errstate(divide="ignore", invalid="ignore"):
-            estimate, values = float(statistic(means)), np.asarray(statistic(draws), dtype=float)
-        values = np.where(np.isfinite(values), values, np.nan)
-        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-        unit, count = ("seed", len(self.seeds)) if self.decidable else ("set", self._sets)
-        return Interval(estimate, float(low), float(high), unit, count, level)
-
-    def over_seeds(self, statistic: Statistic) -> Interval | None:
-        """Like `interval`, but None with one seed, too."""
-        return self.interval(statistic) if self.decidable else None
-
-    @property
-    def _sets(self) -> int:
-        """Sets of novel classes in the first seed that every cell has."""
-        return max(len(value) for key in self.keys for value in self.values[key][self.seeds[0]].values())
+    Raises:
+        MiclabError: there is no such study, axis or column.
+    """
+    names = studies.split() if isinstance(studies, str) else studies
+    wanted = quantities.split() if isinstance(quantities, str) else quantities
+    return rows.cells(names, axes.split(), wanted, at=at, where=where, rule=rule)
 
 
 class Evidence:
@@ -173,6 +151,7 @@ class Evidence:
         self._rows: dict[str, pl.DataFrame | None] = {}
         self._plans: dict[str, list[tuple[dict[str, Any], int, str]]] = {}
         self._configs: dict[str, dict[str, Any]] = {}
+        self._identities: dict[str, str] = {}
         if not self.directory.is_dir():
             raise MiclabError(f"There is no directory {str(directory)!r} of studies: name it with --studies.")
 
@@ -185,11 +164,14 @@ class Evidence:
         from miclab.studies.study import load_study
 
         if name not in self._studies:
-            path = self.directory / f"{name}.yaml"
-            if not path.is_file():
-                raise MiclabError(f"There is no study {str(path)!r}; the claims need it.")
-            self._studies[name] = load_study(path, self.profile)
+            self._studies[name] = load_study(self._file(name), self.profile)
         return self._studies[name]
+
+    def _file(self, name: str) -> Path:
+        path = self.directory / f"{name}.yaml"
+        if not path.is_file():
+            raise MiclabError(f"There is no study {str(path)!r}; the claims need it.")
+        return path
 
     def rows(self, study: str) -> pl.DataFrame | None:
         """Rows of a study's finished runs; None if there are none."""
@@ -206,8 +188,13 @@ class Evidence:
         return self._rows[study]
 
     def plan(self, study: str) -> list[tuple[dict[str, Any], int, str]]:
-        """Configuration as plain data, seed and trajectory hash of every run that a study asks for."""
+        """Configuration as plain data, seed and trajectory hash of every run that a study asks for; none where it does
+        not have the evidence's preset."""
         if study not in self._plans:
+            from miclab.studies.study import presets_of
+
+            if self.profile not in presets_of(self._file(study)):
+                return self._plans.setdefault(study, [])
             from miclab.config.schema import to_mapping
             from miclab.studies.plan import Plan
 
@@ -231,53 +218,73 @@ class Evidence:
         axes: Sequence[str],
         quantities: Mapping[str, Quantity] | Sequence[str],
         *,
-        at: Literal["last", "common"] | int = "last",
-        where: Callable[[Key], bool] = lambda key: True,
-    ) -> Cells:
-        """Cells of a grid: the planned ones, with the values of the rows that are there.
-
-        Arguments:
-            axes: dotted fields of the configuration that name a cell.
-            at: which row of a run: its last, that at a step, or (`common`) at the largest step at which all have one.
-            where: the cells wanted, by their key.
-        """
+        at: At = "last",
+        where: Callable[[Cell], Any] | None = None,
+        rule: Rule = "bootstrap",
+    ) -> EvidenceCells:
+        """Cells of a grid; see `grid`. `axes` may be dotted fields too."""
         if not isinstance(quantities, Mapping):
             quantities = {name: name for name in quantities}
+        fields = [field_named(axis) for axis in axes]
         planned: dict[Key, dict[int, str]] = {}
-        wanted: dict[str, str] = {}
+        identities: dict[str, str] = {}
         for study in studies:
             for config, seed, name in self.plan(study):
-                key = tuple(field_of(config, axis) for axis in axes)
-                if where(key):
-                    planned.setdefault(key, {})[seed] = name
-                    wanted[identity_of(config)] = name
+                planned.setdefault(tuple(field_of(config, field) for field in fields), {})[seed] = name
+                identities[self._identity(name, config)] = name
+        cells = EvidenceCells(tuple(planned), {}, planned, axes=tuple(axes), rule=rule)
+        cells = cells if where is None else cells.where(where)
+        wanted = {name for key in cells.keys for name in cells.planned[key].values()}
+        frame = self._frame(studies, {i: name for i, name in identities.items() if name in wanted})
+        whole = any(isinstance(quantity, OverTraining) for quantity in quantities.values())
+        frame, step = (frame, -1) if whole else _at(frame, at)
+        values: dict[Key, dict[int, dict[str, NDArray]]] = {}
+        for run in frame.partition_by("run", maintain_order=True) if len(frame) else ():
+            # A run may stand in the tables of several studies.
+            rows = (run.unique("step", keep="first").sort("step") if whole else run.head(1)).rows(named=True)
+            key = tuple(field_of(self.config(rows[-1]["config"]), field) for field in fields)
+            found = {name: _value(rows, quantity) for name, quantity in quantities.items()}
+            # A row without the columns of an analysis says nothing yet.
+            if all(value is not None for value in found.values()) and rows[-1]["seed"] in cells.planned[key]:
+                values.setdefault(key, {})[rows[-1]["seed"]] = {
+                    name: np.atleast_1d(np.asarray(value, dtype=float)) for name, value in found.items()
+                }
+        return EvidenceCells(cells.keys, values, cells.planned, step, tuple(axes), rule)
+
+    def _identity(self, name: str, config: Mapping[str, Any]) -> str:
+        if name not in self._identities:
+            self._identities[name] = identity_of(config)
+        return self._identities[name]
+
+    def _frame(self, studies: Sequence[str], wanted: Mapping[str, str]) -> pl.DataFrame:
+        """Rows of the studies' planned runs. A run of the same configuration may come from a machine with another
+        numeric mode."""
         frames = [frame for study in studies if (frame := self.rows(study)) is not None]
         frame = pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame()
-        if len(frame):
-            # A run of the same configuration may come from a machine with another numeric mode.
-            mine: dict[str, str] = {}
-            for run, text in frame.select("run", "config").unique("run", maintain_order=True).iter_rows():
-                identity = identity_of(self.config(text))
-                if identity in wanted and (identity not in mine or run == wanted[identity]):
-                    mine[identity] = run
-            frame = frame.filter(pl.col("run").is_in(list(mine.values())))
-        step = -1
-        if at == "common" and len(frame):
-            steps = (
-                frame.group_by("step").agg(pl.col("run").n_unique()).filter(pl.col("run") == frame["run"].n_unique())
-            )
-            step = int(steps["step"].max() or -1) if len(steps) else -1  # type: ignore[arg-type]
-            # Runs without a step in common cannot be compared: none is left then.
-            frame = frame.filter(pl.col("step") == step)
-        elif len(frame):
-            frame = frame.filter(pl.col("last") if at == "last" else pl.col("step") == at)
-        values: dict[Key, dict[int, dict[str, NDArray]]] = {}
-        for row in frame.unique("run", maintain_order=True).iter_rows(named=True) if len(frame) else ():
-            key = tuple(field_of(self.config(row["config"]), axis) for axis in axes)
-            found = {n: column_values(row, q) if isinstance(q, str) else q(row) for n, q in quantities.items()}
-            # A row without a probe's columns says nothing yet.
-            if all(value is not None for value in found.values()) and row["seed"] in planned[key]:
-                values.setdefault(key, {})[row["seed"]] = {
-                    n: np.atleast_1d(np.asarray(v, dtype=float)) for n, v in found.items()
-                }
-        return Cells(tuple(planned), values, planned, step)
+        if not len(frame):
+            return frame
+        mine: dict[str, str] = {}
+        for run, text in frame.select("run", "config").unique("run", maintain_order=True).iter_rows():
+            identity = self._identity(f"row {run}", self.config(text))
+            if identity in wanted and (identity not in mine or run == wanted[identity]):
+                mine[identity] = run
+        return frame.filter(pl.col("run").is_in(list(mine.values())))
+
+
+def _at(frame: pl.DataFrame, at: At) -> tuple[pl.DataFrame, int]:
+    """The row that stands for each run, and the step of all of them; -1: each run's last."""
+    if not len(frame):
+        return frame, -1
+    if at != "common":
+        return frame.filter(pl.col("last") if at == "last" else pl.col("step") == at), -1
+    runs = frame["run"].n_unique()
+    steps = frame.group_by("step").agg(pl.col("run").n_unique()).filter(pl.col("run") == runs)
+    step = int(steps["step"].max() or -1) if len(steps) else -1  # type: ignore[arg-type]
+    # Runs without a step in common cannot be compared: none is left then.
+    return frame.filter(pl.col("step") == step), step
+
+
+def _value(rows: Sequence[Mapping[str, Any]], quantity: Quantity) -> Any:
+    if isinstance(quantity, OverTraining):
+        return quantity.of(rows)
+    return column_values(rows[-1], quantity) if isinstance(quantity, str) else quantity(rows[-1])

@@ -7,40 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from miclab.claims.entries import (
-    controls_complexity,
-    controls_multimodal,
-    controls_positions,
-    controls_unimodal,
-    mixtures,
-    multimodal,
-    positions,
-    prediction,
-    real_data,
-    unimodal,
-)
 from miclab.claims.evidence import Evidence
-from miclab.claims.verdict import Entry, Findings
-from miclab.errors import MiclabError, nearest
+from miclab.claims.registry import Claim, all_claims, find_claim
+from miclab.claims.verdict import Findings
 from miclab.statistics.intervals import Interval
-
-CONTROLS = sorted(
-    (
-        *controls_unimodal.ENTRIES,
-        *controls_complexity.ENTRIES,
-        *controls_multimodal.ENTRIES,
-        *controls_positions.ENTRIES,
-    ),
-    key=lambda entry: int(entry.id.removeprefix("X")),
-)
-"""What the paper did not ask."""
-LEDGER: dict[str, Entry] = {
-    entry.id: entry
-    for entry in (
-        *unimodal.ENTRIES, *positions.ENTRIES, *multimodal.ENTRIES, *prediction.ENTRIES, *real_data.ENTRIES,
-        *mixtures.ENTRIES, *CONTROLS,
-    )
-}  # fmt: skip
 
 RUN_ORDER = (
     "multimodal",
@@ -73,9 +43,11 @@ RUN_ORDER = (
     "diversity_swapped",
     "transience",
     "position_width",
+    "position_constant",
     "optimiser",
+    "position_constant_sgd",
 )
-"""Studies by what they settle for the time they take, the best first."""
+"""Studies by what they settle for the time they take, the best first; others follow."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +58,7 @@ class Line:
         planned: runs of its studies, stage-1 runs aside; its conditions may need fewer of them.
     """
 
-    entry: Entry
+    entry: Claim
     profile: str
     findings: Findings
     planned: int
@@ -103,7 +75,7 @@ class Line:
 
     @property
     def needed(self) -> int:
-        """Planned runs that its conditions need; what is only reported apart needs others."""
+        """Planned runs that its conditions need; what is only shown for comparison needs others."""
         return self.runs + self.missing
 
     @property
@@ -111,13 +83,15 @@ class Line:
         """The verdict in words, with the conditions or with what is missing."""
         found = self.findings.verdict
         if found == "holds only if":
-            return f"{found} {'; '.join(self.findings.clauses)}"
+            return f"{found} {'; '.join(self.findings.holding)}"
         if found == "not decided":
-            told = {"holds": "hold", "does not hold": "fail", "not decided": "undecided"}
+            words = {"holds": "hold", "does not hold": "fail", "not decided": "undecided"}
             counts = [
-                f"{n} {word}" for key, word in told.items()
+                f"{n} {word}" for key, word in words.items()
                 if (n := sum(c.verdict == key for c in self.findings.conditions))
             ]  # fmt: skip
+            if not self.planned:
+                return f"{found}: its studies have no preset {self.profile}"
             if self.missing:
                 return f"{found}: {self.missing} of {self.needed} runs missing"
             if not all(condition.decidable for condition in self.findings.conditions):
@@ -128,10 +102,10 @@ class Line:
         return found
 
     def as_json(self) -> dict[str, Any]:
-        """The line as plain data."""
+        """The line as plain data. Scripts read these names: `clause` is a condition's text, `apart` are comparisons."""
 
         def plain(interval: Interval | None) -> dict[str, Any] | None:
-            if interval is None or math.isnan(interval.mean + interval.low + interval.high):
+            if interval is None or not math.isfinite(interval.mean + interval.low + interval.high):
                 return None
             return asdict(interval)
 
@@ -149,36 +123,34 @@ class Line:
             "needed": self.needed,
             "planned": self.planned,
             "conditions": [
-                {"clause": c.clause, "quantity": c.quantity, "bound": c.bound, "measured": plain(c.measured),
+                {"clause": c.text, "quantity": c.quantity, "bound": c.bound, "measured": plain(c.measured),
                  "verdict": c.verdict, "runs": len(c.used), "missing": len(c.absent)}
                 for c in self.findings.conditions
             ],
             "apart": [
                 {"quantity": a.quantity, "measured": plain(a.measured), "paper": a.paper, "distance": a.distance}
-                for a in self.findings.apart
+                for a in self.findings.comparisons
             ],
             "notes": list(self.findings.notes),
         }  # fmt: skip
 
 
-def chosen(ids: Sequence[str]) -> list[Entry]:
+def chosen(ids: Sequence[str]) -> list[Claim]:
     """Entries by their ids, in the ledger's order; all of them if none is named.
 
     Raises:
         MiclabError: there is no such claim.
     """
-    for name in ids:
-        if name not in LEDGER:
-            raise MiclabError(f"{name!r} is no claim of the ledger: {nearest(name, LEDGER)}")
-    return [entry for entry in LEDGER.values() if not ids or entry.id in ids]
+    names = {find_claim(name).id for name in ids}
+    return [entry for entry in all_claims() if not ids or entry.id in names]
 
 
-def judged(evidence: Evidence, entries: Sequence[Entry]) -> list[Line]:
+def judged(evidence: Evidence, entries: Sequence[Claim]) -> list[Line]:
     """Every entry with its findings."""
     return [Line(entry, evidence.profile, entry.judge(evidence), _planned(evidence, entry)) for entry in entries]
 
 
-def _planned(evidence: Evidence, entry: Entry) -> int:
+def _planned(evidence: Evidence, entry: Claim) -> int:
     return len({name for study in entry.studies for *_, name in evidence.plan(study)})
 
 
@@ -188,5 +160,6 @@ def studies_to_run(lines: Sequence[Line], again: bool = False) -> list[str]:
     Arguments:
         again: also those of claims that lack none.
     """
-    named = {study for line in lines if again or line.missing for study in line.entry.studies}
-    return [study for study in RUN_ORDER if study in named]
+    named = [study for line in lines if line.planned and (again or line.missing) for study in line.entry.studies]
+    known = [study for study in RUN_ORDER if study in named]
+    return [*known, *dict.fromkeys(study for study in named if study not in RUN_ORDER)]

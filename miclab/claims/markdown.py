@@ -33,11 +33,11 @@ def measured(conditions: Sequence[Condition]) -> str:
         return "no rows"
     if len(conditions) > SHOWN:
         counts = {v: sum(c.verdict == v for c in conditions) for v in ("holds", "does not hold", "not decided")}
-        told = {"holds": "hold", "does not hold": "fail", "not decided": "undecided"}
-        return f"{len(conditions)} conditions: " + ", ".join(f"{n} {told[v]}" for v, n in counts.items() if n)
+        words = {"holds": "hold", "does not hold": "fail", "not decided": "undecided"}
+        return f"{len(conditions)} conditions: " + ", ".join(f"{n} {words[v]}" for v, n in counts.items() if n)
     alone = len({condition.quantity for condition in conditions}) == len(conditions)
-    told = [condition.quantity if alone else f"{condition.quantity}, {condition.clause}" for condition in conditions]
-    return "<br>".join(f"{name}: {c.told} ({c.bound})" for name, c in zip(told, conditions, strict=True))
+    names = [condition.quantity if alone else f"{condition.quantity}, {condition.text}" for condition in conditions]
+    return "<br>".join(f"{name}: {c.measured_text} ({c.bound})" for name, c in zip(names, conditions, strict=True))
 
 
 def _verdict(line: Line) -> str:
@@ -67,7 +67,7 @@ def with_table(text: str, lines: Sequence[Line]) -> str:
 
 
 def page(lines: Sequence[Line], figures: Mapping[str, str]) -> str:
-    """Every claim with its criterion, its conditions and what is reported apart.
+    """Every claim with its criterion, its conditions and the numbers shown for comparison.
 
     Arguments:
         figures: where the figure of a claim lies, relative to the page; a claim that is lacking shows none.
@@ -84,12 +84,12 @@ def _claim(line: Line, figure: str) -> str:
         f"Profile `{line.profile}`, {line.runs} runs of {', '.join(f'`{name}`' for name in entry.studies)}.",
         rows_of(
             ("holds only if", "measured", "holds if", "verdict"),
-            [(c.clause, f"{c.quantity}: {c.told}", c.bound, c.verdict) for c in findings.conditions],
+            [(c.text, f"{c.quantity}: {c.measured_text}", c.bound, c.verdict) for c in findings.conditions],
         ),
     ]
-    if findings.apart:
-        apart = [(a.quantity, a.told, a.paper_text) for a in findings.apart]
-        parts.append(rows_of(("reported apart", "measured", "paper"), apart))
+    if findings.comparisons:
+        compared = [(a.quantity, a.measured_text, a.paper_text) for a in findings.comparisons]
+        parts.append(rows_of(("reported apart", "measured", "paper"), compared))
     parts += [f"Note: {note}." for note in findings.notes]
     if figure:
         parts.append(f"![{entry.id}]({figure})")

@@ -1,18 +1,39 @@
-"""What a claim comes to: conditions with their intervals, figures reported apart, and the verdict on all of them."""
+"""What a claim comes to: conditions with their intervals, numbers shown for comparison, and the verdict on them all."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from miclab.statistics.intervals import Interval
 
+Outcome = Literal["holds", "does not hold", "not decided"]
 Verdict = Literal["holds", "holds only if", "does not hold", "not decided"]
 
 
-def told(measured: Interval | None) -> str:
+def outcome(measured: Interval | None, low: float, high: float) -> Outcome:
+    """The one rule for an interval and its bounds, of the ledger and of the demonstration alike. Bounds are open.
+
+    The whole interval lies between them: holds. It lies outside, where it may touch them: does not hold. Otherwise, or
+    where nothing is measured: not decided.
+    """
+    if measured is None or math.isnan(measured.low + measured.high):
+        return "not decided"
+    if low < measured.low and measured.high < high:
+        return "holds"
+    return "does not hold" if measured.high <= low or measured.low >= high else "not decided"
+
+
+def bound_text(low: float, high: float) -> str:
+    """The bounds in words."""
+    if low == -math.inf:
+        return f"below {high:g}"
+    return f"above {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+
+
+def measured_text(measured: Interval | None) -> str:
     """An estimate as text, marked where it is of one seed."""
     if measured is None:
         return "no rows"
@@ -24,7 +45,7 @@ class Condition:
     """One number that has to lie within open bounds.
 
     Arguments:
-        clause: completes the sentence "the claim holds only if ...".
+        text: completes the sentence "the claim holds only if ...".
         quantity: what is measured, in words.
         measured: its interval; None where the rows do not suffice.
         low: the whole interval has to lie above it.
@@ -33,7 +54,7 @@ class Condition:
         absent: names of those that it needs and that have no finished row.
     """
 
-    clause: str
+    text: str
     quantity: str
     measured: Interval | None
     low: float = -math.inf
@@ -47,32 +68,24 @@ class Condition:
         return self.measured is not None and self.measured.unit != "set"
 
     @property
-    def verdict(self) -> Verdict:
-        """Holds if the interval lies within the bounds, fails if it lies outside, else, and with one seed alone, is not
-        decided."""
-        if self.measured is None or not self.decidable or math.isnan(self.measured.low + self.measured.high):
-            return "not decided"
-        if self.low < self.measured.low and self.measured.high < self.high:
-            return "holds"
-        outside = self.measured.high <= self.low or self.measured.low >= self.high
-        return "does not hold" if outside else "not decided"
+    def verdict(self) -> Outcome:
+        """By `outcome`; with one seed alone it is not decided."""
+        return outcome(self.measured, self.low, self.high) if self.decidable else "not decided"
 
     @property
-    def told(self) -> str:
+    def measured_text(self) -> str:
         """What was measured, as text."""
-        return told(self.measured)
+        return measured_text(self.measured)
 
     @property
     def bound(self) -> str:
         """The bounds in words."""
-        if self.low == -math.inf:
-            return f"below {self.high:g}"
-        return f"above {self.low:g}" if self.high == math.inf else f"between {self.low:g} and {self.high:g}"
+        return bound_text(self.low, self.high)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Apart:
-    """A figure that decides nothing: ours beside the paper's.
+class Comparison:
+    """A number shown for comparison; it does not affect the verdict.
 
     Arguments:
         quantity: what is measured, in words.
@@ -85,9 +98,9 @@ class Apart:
     paper: float | tuple[float, float] | None = None
 
     @property
-    def told(self) -> str:
+    def measured_text(self) -> str:
         """What was measured, as text."""
-        return told(self.measured)
+        return measured_text(self.measured)
 
     @property
     def distance(self) -> float | None:
@@ -110,12 +123,16 @@ def distance(value: float, target: float | tuple[float, float]) -> float:
     return value - min(max(value, low), high)
 
 
+Finding = Condition | Comparison | str
+"""What a claim yields: a condition, a number for comparison, or a note."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Findings:
     """What the rows say about a claim."""
 
     conditions: tuple[Condition, ...]
-    apart: tuple[Apart, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -130,27 +147,22 @@ class Findings:
         return "holds only if" if "holds" in found and "does not hold" in found else "not decided"
 
     @property
-    def clauses(self) -> tuple[str, ...]:
+    def holding(self) -> tuple[str, ...]:
         """Under which conditions it holds."""
-        return tuple(c.clause for c in self.conditions if c.verdict == "holds")
+        return tuple(c.text for c in self.conditions if c.verdict == "holds")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A claim of the ledger.
+def findings_of(found: Iterable[Finding]) -> Findings:
+    """What a claim yields, sorted by kind.
 
-    Arguments:
-        id: identifier in the paper's list of claims.
-        statement: what is claimed, in words.
-        paper: the paper's figure, as it stands there.
-        criterion: when it holds; written down before its studies run.
-        studies: names of the study files that it needs.
-        judge: from the studies' rows to findings.
+    Raises:
+        TypeError: it yields something else.
     """
-
-    id: str
-    statement: str
-    paper: str
-    criterion: str
-    studies: tuple[str, ...]
-    judge: Callable[[Any], Findings]
+    items = list(found)
+    if wrong := [item for item in items if not isinstance(item, (Condition, Comparison, str))]:
+        raise TypeError(f"a claim yields conditions, comparisons and notes, not {type(wrong[0]).__name__}")
+    return Findings(
+        conditions=tuple(item for item in items if isinstance(item, Condition)),
+        comparisons=tuple(item for item in items if isinstance(item, Comparison)),
+        notes=tuple(item for item in items if isinstance(item, str)),
+    )

@@ -49,9 +49,9 @@ def _measured(line: Line) -> str:
     if len(conditions) > SHOWN:
         held = sum(condition.verdict == "holds" for condition in conditions)
         return f"{held} of {len(conditions)} conditions hold (--explain)"
-    # The clause is told where the quantity alone does not tell the conditions apart.
+    # The condition's text is shown where the quantity alone is not enough.
     alone = len({c.quantity for c in conditions}) == len(conditions)
-    return "\n".join(f"{c.quantity}{'' if alone else f', if {c.clause}'}: {c.told}" for c in conditions)
+    return "\n".join(f"{c.quantity}{'' if alone else f', if {c.text}'}: {c.measured_text}" for c in conditions)
 
 
 def _print_ledger(lines: Sequence[Line], profile: str) -> None:
@@ -85,16 +85,16 @@ def _explain(line: Line, directory: str) -> None:
     print(f"profile:    {line.profile}")
     print(f"runs:       {_runs(line)}")
     print(f"verdict:    {line.verdict}\n")
-    cells = [[c.clause, c.quantity, c.told, _unit(c.measured), c.bound, c.verdict] for c in findings.conditions]
+    cells = [[c.text, c.quantity, c.measured_text, _unit(c.measured), c.bound, c.verdict] for c in findings.conditions]
     print_table(
         "conditions, with 95 % intervals",
         ["condition", "quantity", "measured", "resampled", "holds if", "verdict"],
         cells,
     )
-    if findings.apart:
+    if findings.comparisons:
         cells = [
-            [a.quantity, a.told, a.paper_text, "" if a.distance is None else f"{a.distance:+.3f}"]
-            for a in findings.apart
+            [a.quantity, a.measured_text, a.paper_text, "" if a.distance is None else f"{a.distance:+.3f}"]
+            for a in findings.comparisons
         ]
         print()
         print_table(
@@ -106,9 +106,9 @@ def _explain(line: Line, directory: str) -> None:
 
 def _runs(line: Line) -> str:
     """How many of the runs that the conditions need are there, and how many more the claim's studies have."""
-    told = f"{line.missing} of {line.needed} runs missing" if line.missing else f"all {line.needed} runs are there"
+    text = f"{line.missing} of {line.needed} runs missing" if line.missing else f"all {line.needed} runs are there"
     more = line.planned - line.needed
-    return f"{told} that the conditions need" + (f"; the studies have {more} more, for other uses" if more > 0 else "")
+    return f"{text} that the conditions need" + (f"; the studies have {more} more, for other uses" if more > 0 else "")
 
 
 def _unit(interval: Interval | None) -> str:

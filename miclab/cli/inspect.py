@@ -14,6 +14,7 @@ from miclab.errors import MiclabError
 from miclab.runs.find import find, list_runs, open_run
 from miclab.runs.label import tags_of
 from miclab.runs.run import Run
+from miclab.tables import Number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ def run_runs(arguments: list[str]) -> int:
     labelled = [key for key in ("name", "tags") if any(row[key] for row in rows)]
     cells = [
         [r["run"], *(r[key] if key == "name" else ", ".join(r[key]) for key in labelled), r["status"], r["step"],
-         *[f"{r['accuracy'].get(s, float('nan')):.3f}" for s in splits], r["note"]]
+         *map(r["accuracy"].get, splits), r["note"]]
         for r in rows
     ]  # fmt: skip
     print_table(f"runs under {options.runs}", ["run", *labelled, "status", "step", *splits, "note"], cells)
@@ -132,14 +133,7 @@ def run_show(arguments: list[str]) -> int:
         print_json({**content, "rows": rows})
         return 1 if damaged else 0
     print(yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110), end="")
-    cells = [
-        [
-            row["step"],
-            "-" if row["loss"] is None else f"{row['loss']:.4f}",
-            *[f"{v:.3f}" for v in row["accuracy"].values()],
-        ]
-        for row in rows
-    ]
+    cells = [[row["step"], Number(row["loss"], 4), *row["accuracy"].values()] for row in rows]
     if rows:
         print_table("metric rows", ["step", "loss", *rows[0]["accuracy"]], cells)
     return 1 if damaged else 0

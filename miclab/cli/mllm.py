@@ -9,7 +9,7 @@ from miclab.cli.mllm_flags import EpisodesFlags, MemoryFlags
 from miclab.cli.mllm_heads import compare_models, heads
 from miclab.cli.mllm_knockout import knockout
 from miclab.cli.mllm_models import finetune, scale_up
-from miclab.cli.terminal import bar, parse, print_json, print_table
+from miclab.cli.terminal import bar, parse, print_json
 from miclab.errors import MiclabError, nearest
 from miclab.mllm.options import EpisodeOptions, chosen
 
@@ -47,24 +47,14 @@ def _memory(arguments: list[str]) -> int:
     from miclab.mllm.errors import require
 
     require()
-    from miclab.mllm.memory import GIB, memory
+    from miclab.mllm.memory import memory
 
     found = memory(options.name, options.tokens)
     if options.json:
         needs = {k: {"weights": n.weights, "plain": n.plain, "measured": n.measured} for k, n in found.needs.items()}
         print_json({k: v for k, v in vars(found).items() if k != "needs"} | {"bytes": needs})
         return 0
-    cells = [
-        [held, *(f"{size / GIB:.2f}" for size in (n.weights, n.plain, n.measured, n.weights + n.measured))]
-        for held, n in found.needs.items()
-    ]
-    print(
-        f"{found.model}: {found.parameters:,} parameters ({found.vision:,} outside the decoder), {found.layers} layers "
-        f"of {found.heads} heads of {found.head_size}, {found.key_value_heads} for keys and values"
-    )
-    print_table(f"GiB, one sequence of {found.tokens} tokens",
-                ["weights as", "weights", "a plain pass", "a pass of `heads`", "weights and `heads`"],
-                cells)  # fmt: skip
+    found.show()
     return 0
 
 

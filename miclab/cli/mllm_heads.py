@@ -9,6 +9,7 @@ from miclab.cli.mllm_flags import CompareFlags, HeadsFlags
 from miclab.cli.mllm_output import close, save_page
 from miclab.cli.terminal import bar, parse, print_json, print_table
 from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN
+from miclab.tables import Number
 
 if TYPE_CHECKING:
     from miclab.mllm.heads import HeadTable
@@ -36,8 +37,8 @@ def heads(arguments: list[str]) -> int:
     opened = options.results("heads")
     production = options.production()
     task = options.load(production.view)
+    from miclab.circuits.find import head_name
     from miclab.mllm.heads import measure_batch, measure_heads
-    from miclab.mllm.layers import head_text
     from miclab.report.models import heads_page
 
     with opened as results:
@@ -53,7 +54,7 @@ def heads(arguments: list[str]) -> int:
         save_page(results, arguments, f"Heads of {options.model_name} on {task.name}", page, table.problem)
     ranked = {
         measure: [
-            {"head": head_text(head), **table.intervals[measure][table.heads.index(head)].as_json()}
+            {"head": head_name(head), **table.intervals[measure][table.heads.index(head)].as_json()}
             for head in table.ranked(measure)[: options.top]
         ]
         for measure in table.measures
@@ -62,14 +63,7 @@ def heads(arguments: list[str]) -> int:
         print_json({"model": options.model_name, "task": task.name, "episodes": table.episodes,
                     "left_out": table.left_out, "top": ranked, "folder": str(results.folder)})  # fmt: skip
     else:
-        cells = [
-            [m.replace("_", " "), ", ".join(f"{h['head']} {h['mean']:.3f}" for h in heads)]
-            for m, heads in ranked.items()
-        ]
-        title = f"{options.model_name} on {table.episodes} episodes of {task.name}"
-        print_table(f"{title}: strongest heads (layer.head from 0)", ["measure", "heads"], cells)
-        if table.left_out:
-            print(f"{table.left_out} episodes whose answer is not in the context were left out.")
+        table.strongest(options.top).show()
     return close(results, table.problem)
 
 
@@ -79,22 +73,22 @@ def compare_models(arguments: list[str]) -> int:
     from miclab.mllm.errors import require
 
     require()
+    from miclab.circuits.find import head_name
     from miclab.mllm.compare import compare
-    from miclab.mllm.layers import head_text
 
     found = compare(options.a, options.b, options.top, options.among, options.measures)
     if options.json:
-        print_json([{"measure": o.measure, "top": o.top, "among": o.among, "shared": list(map(head_text, o.shared)),
+        print_json([{"measure": o.measure, "top": o.top, "among": o.among, "shared": list(map(head_name, o.shared)),
                      "expected": o.expected, "chance": o.chance, "correlation": o.correlation,
                      "correlation_chance": o.correlation_chance} for o in found])  # fmt: skip
         return 0
     cells = [
-        [o.measure.replace("_", " "), f"{len(o.shared)} of {o.top}", " ".join(map(head_text, o.shared)),
-         f"{o.expected:.2f}", f"{o.chance:.2g}",
-         "" if o.correlation is None else f"{o.correlation:.2f} (p {o.correlation_chance:.2g})"]
+        [o.measure.replace("_", " "), f"{len(o.shared)} of {o.top}", " ".join(map(head_name, o.shared)),
+         Number(o.expected, 2), Number(o.chance, 2, "g"), Number(o.correlation, 2),
+         Number(o.correlation_chance, 2, "g")]
         for o in found
     ]  # fmt: skip
     print_table(f"top {options.top} heads of {options.a} among the top {options.among} of {options.b}",
-                ["measure", "shared", "heads", "chance shares", "p (hypergeometric)", "rank correlation"],
+                ["measure", "shared", "heads", "chance shares", "p (hypergeometric)", "rank correlation", "p"],
                 cells)  # fmt: skip
     return 0

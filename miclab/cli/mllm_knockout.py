@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from miclab.cli.mllm_flags import KnockoutFlags
 from miclab.cli.mllm_output import close, save_page
-from miclab.cli.terminal import bar, parse, print_json, print_table
+from miclab.cli.terminal import bar, parse, print_json
 from miclab.errors import MiclabError
 from miclab.mllm.options import KnockoutOptions, chosen
 
@@ -61,7 +61,7 @@ def knockout(arguments: list[str]) -> int:
 
     require()
     from miclab.mllm.knockout import knock_out
-    from miclab.report.models import EFFECT_COLUMNS, effect_cells, knockout_page
+    from miclab.report.models import knockout_page
 
     opened = options.results("knockout")
     production = options.production()
@@ -81,26 +81,20 @@ def knockout(arguments: list[str]) -> int:
                     "notes": found.notes, "folder": str(results.folder),
                     "effects": [_effect_json(e) for e in found.effects]})  # fmt: skip
     else:
-        print_table(
-            f"{title}: {found.episodes} episodes [95 % interval]",
-            EFFECT_COLUMNS,
-            list(map(effect_cells, found.effects)),
-        )
-        if left_out:
-            print(f"{left_out} episodes that ranked the heads were not asked.")
-        for name, note in found.notes.items():
-            print(f"{name}: {note}")
+        (made,) = found.tables()
+        left = [f"{left_out} episodes that ranked the heads were not asked."] if left_out else []
+        replace(made, title=f"{title}: {made.title}", notes=(*left, *made.notes)).show()
     return close(results, found.problem)
 
 
 def _effect_json(effect: Any) -> dict[str, Any]:
-    from miclab.mllm.layers import head_text
+    from miclab.circuits.find import head_name
     from miclab.mllm.scoring import MEASURES
 
     beyond = effect.beyond_control("correct")
     return {
         "name": effect.name,
-        "heads": [[head_text(head) for head in heads] for heads in effect.heads],
+        "heads": [[head_name(head) for head in heads] for heads in effect.heads],
         **{measure: effect.interval(measure).as_json() for measure in MEASURES},
         "change": effect.change("correct").as_json(),
         "beyond_control": beyond.as_json() if beyond else None,

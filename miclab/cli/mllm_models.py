@@ -45,8 +45,8 @@ def finetune(arguments: list[str]) -> int:
     else:
         measures = list(rows[0]["strengths"])
         cells = [
-            [row["step"], *(f"{row[m]['mean']:.3f}" for m in ("correct", "choice", "copied")),
-             *(f"{row['strengths'][m]['top_mean']:.3f}" for m in measures)]
+            [row["step"], *(row[m]["mean"] for m in ("correct", "choice", "copied")),
+             *(row["strengths"][m]["top_mean"] for m in measures)]
             for row in rows
         ]  # fmt: skip
         columns = ["step", "accuracy", "forced choice", "CLA", *(m.replace("_", " ") for m in measures)]
@@ -89,15 +89,15 @@ def scale_up(arguments: list[str]) -> int:
     episodes = len(asked.episodes)
     with opened as results, bar("scale", episodes * len(options.models)) as tell:
         found, problem = scale(options.models, tasks, chosen(LoadOptions, options), options.batch, tell, keep)
-    gains = ["", *(str(size.gain(smaller, "correct")) for smaller, size in pairwise(found))]
+    gains = [None, *(size.gain(smaller, "correct") for smaller, size in pairwise(found))]
     if options.json:
         print_json([{"model": s.model, "parameters": s.parameters, "layers": s.layers, "heads": s.heads,
                      **{m: s.interval(m).as_json() for m in MEASURES},
                      "gain": s.gain(found[i - 1], "correct").as_json() if i else None}
                     for i, s in enumerate(found)])  # fmt: skip
     else:
-        cells = [[s.model, f"{s.parameters:,}", f"{s.layers} x {s.heads}",
-                  *(str(s.interval(m)) for m in ("correct", "choice", "copied")), gain]
+        cells = [[s.model, s.parameters, f"{s.layers} x {s.heads}",
+                  *(s.interval(m) for m in ("correct", "choice", "copied")), gain]
                  for s, gain in zip(found, gains, strict=True)]  # fmt: skip
         columns = [
             "model",

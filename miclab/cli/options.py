@@ -137,8 +137,3 @@ def find_runs(references: Iterable[str], root: str) -> list[Run]:
     if not found:
         raise RunError("Name at least one RUN. `miclab runs` lists them.")
     return found
-
-
-def at_steps(runs: Iterable[str], steps: Iterable[int]) -> str:
-    """Runs and their checkpoints, in words."""
-    return ", ".join(f"{run} at step {step}" for run, step in zip(runs, steps, strict=True))

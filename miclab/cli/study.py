@@ -255,9 +255,10 @@ def _print_frame(frame, study: Study) -> None:
 
     shown = ["run", "seed", *study.axes, "status", "step", "icl", "swapped", "iwl", "train"]
     last = frame.filter(frame["last"]).select(shown)
-    scores = ("icl", "swapped", "iwl", "train")
+    numbers = ("step", "icl", "swapped", "iwl", "train")
+    # Values of axes and seeds are names here: they keep all their digits.
     cells = [
-        [v[:12] if n == "run" else "-" if v is None else f"{v:.3f}" if n in scores else v for n, v in row.items()]
+        [v if name in numbers or v is None else str(v)[:12] if name == "run" else str(v) for name, v in row.items()]
         for row in last.iter_rows(named=True)
     ]
     print_table(f"{study.name} ({study.profile}): last row of every run", shown, cells)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from miclab.runs.run import Run
+from miclab.tables import table
 
 T = TypeVar("T")
 
@@ -21,10 +22,12 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
     """
     import tyro
 
+    from miclab.cli.chosen import RULES
+
     program = f"miclab {name}"
     if default is None:
-        return tyro.cli(kind, prog=program, args=arguments)
-    return tyro.cli(kind, prog=program, args=arguments, default=default)
+        return tyro.cli(kind, prog=program, args=arguments, registry=RULES)
+    return tyro.cli(kind, prog=program, args=arguments, default=default, registry=RULES)
 
 
 def print_json(value: Any) -> None:
@@ -33,18 +36,8 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table on standard output; every row has a cell for each column."""
-    if wrong := [row for row in rows if len(row) != len(columns)]:
-        raise ValueError(f"{len(columns)} columns, but {len(wrong[0])} cells: {wrong[0]}")
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", show_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*[str(cell) for cell in row])
-    Console(width=None if sys.stdout.isatty() else 160, soft_wrap=False).print(table)
+    """A table of plain values and cells on standard output (see `miclab.tables.cell`)."""
+    table(title, columns, rows).show()
 
 
 def warn(run: Run) -> None:

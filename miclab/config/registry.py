@@ -93,7 +93,7 @@ class Registry(Generic[T], Mapping[str, T]):
 
     def summary(self, name: str) -> str:
         """The first line of its docstring."""
-        return (inspect.getdoc(self[name]) or "").strip().split("\n")[0]
+        return (inspect.getdoc(_unwrapped(self[name])) or "").strip().split("\n")[0]
 
     def __getitem__(self, name: str) -> T:
         if name not in self._known and name in self._built_in:
@@ -110,7 +110,14 @@ class Registry(Generic[T], Mapping[str, T]):
         return len({**self._built_in, **self._known})
 
 
-class Name(str):
+class _PlainText(type):
+    """The type of a type whose values are plain text."""
+
+    def __instancecheck__(cls, value: object) -> bool:
+        return isinstance(value, str)
+
+
+class Name(str, metaclass=_PlainText):
     """The type of a field that holds a name of a registry; a subclass says of which. Its values are plain text."""
 
     registry: ClassVar[Registry]
@@ -128,9 +135,14 @@ def modules_in(package: str, *others: str) -> dict[str, str]:
     return {name: f"{package}.{name}" for name in names if name not in others}
 
 
-def _file_of(thing: object) -> str:
+def _unwrapped(thing: Any) -> Any:
+    """What stands behind a registered object: its function, where it has one (`__wrapped__`)."""
+    return inspect.unwrap(thing)
+
+
+def _file_of(thing: Any) -> str:
     try:
-        return inspect.getfile(thing)  # type: ignore[arg-type]
+        return inspect.getfile(_unwrapped(thing))
     except (TypeError, OSError):
         # An instance: the file of the code that registers it.
         return inspect.stack()[2].filename

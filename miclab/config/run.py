@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 
 from miclab.config.checks import check_whole
 from miclab.config.decoder import DecoderConfig
-from miclab.config.options import LossOptions
+from miclab.config.options import ATTENTION, LOSS_TERMS, SOFTMAX, LossOptions
 from miclab.config.parts import (
     BridgeConfig,
     ModalityConfig,
@@ -16,6 +16,8 @@ from miclab.config.parts import (
     ParentConfig,
     SequenceConfig,
 )
+from miclab.config.positions import POSITION_CODES
+from miclab.config.registry import Registry
 from miclab.config.seeds import FOLLOWS, SeedsConfig
 from miclab.errors import ConfigError, nearest
 
@@ -106,6 +108,11 @@ class RunConfig:
         """Seed of the training sequences."""
         return self.seed if self.seeds.sequences == FOLLOWS else self.seeds.sequences
 
+    def uses(self) -> tuple[tuple[Registry, str], ...]:
+        """The registries of the model and the loss, each with a name in it that the configuration uses."""
+        chosen = [(POSITION_CODES, self.decoder.positions), (ATTENTION, self.decoder.attention.name)]
+        return (*chosen, *((LOSS_TERMS, name) for name in self.objective))
+
     # -- derived names ------------------------------------------------------------------------------------------
     @property
     def order(self) -> tuple[str, ...]:
@@ -150,8 +157,11 @@ class RunConfig:
 
     @property
     def variety(self) -> str:
-        """What tells runs of a stage apart at a glance: the position code, or the kind of encoder."""
-        return next(iter(self.modalities.values())).encoder if self.is_classification else self.decoder.positions
+        """What distinguishes runs of a stage at a glance: position code and attention, or the kind of encoder."""
+        if self.is_classification:
+            return next(iter(self.modalities.values())).encoder
+        attention = self.decoder.attention.name
+        return self.decoder.positions if attention == SOFTMAX else f"{self.decoder.positions}-{attention}"
 
     @property
     def is_classification(self) -> bool:

@@ -10,13 +10,14 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from miclab.claims.plots.palette import VERMILLION
 from miclab.data.dataset import DataSet
 from miclab.data.shipped import load_shipped
 from miclab.seeds import stream
 from miclab.storage import explained
 
 CONCEPTS = "concepts"
-HELD_OUT_COLOUR = "#D55E00"
+HELD_OUT_COLOUR = VERMILLION
 
 
 def sampled_classes(data: DataSet, count: int, seed: int) -> list[int]:

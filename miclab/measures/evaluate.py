@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,9 @@ from miclab.config.schema import trajectory_hash
 from miclab.config.seeds import SeedsConfig
 from miclab.errors import MiclabError, RunError
 from miclab.measures.alignment import alignment_row
-from miclab.measures.attention import context_label_predictions, strengths
+from miclab.measures.attention import context_label_predictions
+from miclab.measures.layer import Layer, take
+from miclab.measures.registry import Measure, chosen
 from miclab.model.decoder import Decoder, Edits, Parameters
 from miclab.runs.find import find
 from miclab.runs.run import Run
@@ -40,13 +42,15 @@ class SplitScores:
         correct: 1 where the answer is the target.
         in_context: 1 where the answer is a label of the context (CLA).
         oracles: scores of the oracles.
-        strengths: mean of each strength, by name [set, layer, head].
+        strengths: mean of each measure, by name [set, layer, head].
+        left_out: why a measure is not among them, by its name.
     """
 
     correct: NDArray[np.floating]
     in_context: NDArray[np.floating]
     oracles: dict[str, NDArray[np.floating]] = field(default_factory=dict)
     strengths: dict[str, NDArray[np.floating]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def accuracy(self) -> float:
@@ -58,18 +62,49 @@ class SplitScores:
         return clustered_interval([self.correct])
 
 
+def head_intervals(scores: Sequence[SplitScores]) -> dict[str, dict[tuple[int, int], Interval]]:
+    """Interval of each measure by name, layer and head (from 0), over runs; clustered by set of novel classes, then by
+    run."""
+    return {
+        name: {
+            (i, j): clustered_interval([s.strengths[name][:, i, j] for s in scores])
+            for i in range(values.shape[1])
+            for j in range(values.shape[2])
+        }
+        for name, values in scores[0].strengths.items()
+    }
+
+
 def oracle_means(scores: Sequence[SplitScores]) -> dict[str, float]:
     """Mean score of each oracle over several runs, each of which counts alike."""
     return {name: float(np.mean([s.oracles[name].mean() for s in scores])) for name in scores[0].oracles}
 
 
-def _chunk_strengths(decoder: Decoder, activations: Mapping[str, Tensor], chunk: Batch) -> dict[str, Tensor]:
-    """Sum over the chunk's sequences of each strength [layer, head]."""
-    layers = [
-        strengths(activations[f"blocks.{i}.attention.pattern"], chunk.roles, chunk.labels, chunk.target)
-        for i in range(decoder.options.layers)
-    ]
-    return {name: torch.stack([layer[name].sum(0) for layer in layers]) for name in layers[0]}
+def _within(tensors: Mapping[str, Tensor], block: str) -> dict[str, Tensor]:
+    """Those whose name begins with `block.`, by the rest of their name."""
+    return {name.removeprefix(f"{block}."): value for name, value in tensors.items() if name.startswith(f"{block}.")}
+
+
+def _chunk_strengths(
+    decoder: Decoder,
+    parameters: Parameters,
+    activations: Mapping[str, Tensor],
+    chunk: Batch,
+    measures: Sequence[Measure],
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Sum over the chunk's sequences of each measure [layer, head], and why measures are left out. A measure is one of
+    every layer, or of none."""
+    layers, left_out = [], {}
+    for i in range(decoder.options.layers):
+        layer = Layer(
+            chunk.roles, chunk.labels, chunk.target, decoder.options.heads, _within(activations, f"blocks.{i}"),
+            _within(parameters, f"decoder.blocks.{i}"), decoder.visible(i), decoder.facts(i),
+        )  # fmt: skip
+        found, missing = take(measures, layer)
+        layers.append(found)
+        left_out |= missing
+    names = [name for name in layers[0] if name.partition(".")[0] not in left_out]
+    return {name: torch.stack([layer[name].sum(0) for layer in layers]) for name in names}, left_out
 
 
 @torch.no_grad()
@@ -80,19 +115,25 @@ def score_split(
     split: str,
     sizes: SplitSizes,
     *,
-    measures: bool = False,
+    measures: bool | Iterable[str] = False,
     oracles: bool = False,
     edits: Edits | None = None,
 ) -> SplitScores:
     """Scores of a decoder on a split.
 
     Arguments:
-        measures: also the strengths of every head.
+        measures: measures of every head to take as well, by name; True: those of every evaluation. One that the
+            decoder's attention cannot give is left out (see `SplitScores.left_out`).
         oracles: also the oracles' scores.
         edits: interventions on activations (see `miclab.circuits.interventions`). An edit sees the first axis of a
             chunk of sequences, so it must not depend on which sequence it is given.
+
+    Raises:
+        ConfigError: there is no such measure.
+        RunError: an edit is of an activation that the decoder does not have.
     """
-    decoder = Decoder(config)
+    decoder, requested = Decoder(config), chosen(measures)
+    left_out: dict[str, str] = {}
     correct, in_context = [], []
     oracle_rows: dict[str, list] = {}
     strength_rows: dict[str, list] = {}
@@ -100,14 +141,18 @@ def score_split(
         logits, sums = [], {}
         for start in range(0, len(batch), CHUNK):
             chunk = batch.rows(slice(start, start + CHUNK))
-            if not measures and not edits:
+            if not requested and not edits:
                 logits.append(decoder.logits(parameters, chunk))
                 continue
-            wanted = ("blocks.*",) if measures else ()
-            trace = decoder.trace(parameters, chunk, capture=wanted, edits=edits)
+            wanted = ("blocks.*",) if requested else ()
+            try:
+                trace = decoder.trace(parameters, chunk, capture=wanted, edits=edits)
+            except KeyError as error:
+                raise RunError(f"The intervention is impossible for this decoder: {error.args[0]}.") from error
             logits.append(trace.logits)
-            if measures:
-                for name, value in _chunk_strengths(decoder, trace.activations, chunk).items():
+            if requested:
+                found, left_out = _chunk_strengths(decoder, parameters, trace.activations, chunk, requested)
+                for name, value in found.items():
                     sums[name] = sums.get(name, 0) + value
         answers = torch.cat(logits)
         correct.append((answers.argmax(-1) == batch.target).numpy())
@@ -122,6 +167,7 @@ def score_split(
         np.stack(in_context).astype(float),
         {name: np.stack(value).astype(float) for name, value in oracle_rows.items()},
         {name: np.stack(value).astype(float) for name, value in strength_rows.items()},
+        left_out,
     )
 
 
@@ -164,16 +210,17 @@ def evaluate(
     context: int | None = None,
     splits: tuple[str, ...] = SPLITS,
     sizes: SplitSizes | None = None,
-    measures: bool = True,
+    measures: bool | Iterable[str] = True,
 ) -> Evaluation:
     """Evaluates a checkpoint of a run on the splits, with oracles and measures.
 
     Arguments:
         step: the checkpoint; by default the last good one.
         context: another number of context examples than in training.
+        measures: measures of every head, by name; True: those of every evaluation of training; False: none.
 
     Raises:
-        ConfigError: the position code cannot place so long a context, or there is no such checkpoint or split.
+        ConfigError: the position code cannot place so long a context, or there is no such checkpoint, split or measure.
     """
     config = run.config if context is None else with_context(run.config, context)
     world = world_from_tensors(run.config, run.world_tensors())

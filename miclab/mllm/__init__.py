@@ -4,6 +4,5 @@ The way data flows:
 
     task (folder) -> prompt (tokens, roles) -> model -> heads (strengths) -> knockout, compare, finetune, scale -> page
 
-Heads and layers are counted from 0 and written `layer.head` here, as in the paper's lists for production models; the
-small decoders' commands count from 1.
+Heads and layers are counted from 0 and written `layer.head`, as in the paper's lists for production models.
 """

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from miclab.circuits.find import Head
+from miclab.circuits.find import Head, head_name
 from miclab.mllm.errors import ModelError, memory_guard
-from miclab.mllm.layers import AttentionLayer, head_text
+from miclab.mllm.layers import AttentionLayer
 from miclab.mllm.loading import Production
 from miclab.mllm.prompt import Encoded
 from miclab.mllm.scoring import forward
@@ -28,7 +28,7 @@ def _by_layer(layers: tuple[AttentionLayer, ...], heads: Iterable[Head]) -> dict
     for layer, head in heads:
         if layer not in known or not 0 <= head < known[layer].heads:
             raise ModelError(
-                f"There is no head {head_text((layer, head))}: layers {min(known)} to {max(known)} have "
+                f"There is no head {head_name((layer, head))}: layers {min(known)} to {max(known)} have "
                 f"{next(iter(known.values())).heads} heads each, counted from 0."
             )
         found.setdefault(known[layer], []).append(head)

@@ -51,14 +51,25 @@ class Recorder:
     def __post_init__(self) -> None:
         self.by_module = {id(layer.module): layer for layer in self.layers}
 
-    def take(self, layer: AttentionLayer, row: int, first: int, attention: Float[Tensor, "1 head query key"]) -> None:
-        """Reduces the attention of some heads of one sequence, from head `first` on."""
+    def take(
+        self,
+        layer: AttentionLayer,
+        row: int,
+        first: int,
+        attention: Float[Tensor, "1 head query key"],
+        mask: Float[Tensor, "1 masks query key"] | None,
+    ) -> None:
+        """Reduces the attention of some heads of one sequence, from head `first` on, under this mask."""
         reading = self.readings[row]
         part = attention[..., : reading.length, : reading.length]
         roles, device = reading.roles, part.device
         moved = type(roles)(roles.modalities, roles.context, roles.kind.to(device), roles.exemplar.to(device))
         labels, target = reading.labels[None].to(device), torch.tensor([reading.target], device=device)
-        reduced = {name: value[0].cpu() for name, value in strengths(part, moved, labels, target).items()}
+        visible = None
+        if mask is not None:
+            # A mask is added to scores: where it is not far below 0, the key is seen.
+            visible = mask[..., : reading.length, : reading.length] > torch.finfo(mask.dtype).min / 2
+        reduced = {name: value[0].cpu() for name, value in strengths(part, moved, labels, target, visible).items()}
         rows = self.found.setdefault(layer.index, [[] for _ in self.readings])
         rows[row].append(reduced)
         for head in range(part.shape[1]):
@@ -136,7 +147,7 @@ def measured_attention(
             weights = _weights(query[row : row + 1, some], key[row : row + 1, there], of_heads, scale,
                                options.get("softcap"))  # fmt: skip
             output[row, :, some] = torch.matmul(weights.to(value.dtype), value[row, there]).transpose(1, 2)[0]
-            recorder.take(layer, row, first, weights)
+            recorder.take(layer, row, first, weights, of_heads)
             del weights
     return output, None
 

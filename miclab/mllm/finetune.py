@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 
 from miclab import storage
+from miclab.circuits.find import head_name
 from miclab.errors import DamagedError
 from miclab.mllm.errors import DivergedError, ModelError, memory_guard
 from miclab.mllm.heads import measure_heads
-from miclab.mllm.layers import head_text
 from miclab.mllm.loading import Production
 from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN, FinetuneOptions
 from miclab.mllm.results import differences
@@ -171,8 +171,8 @@ class Finetuning:
                 continue
             means = dict(zip(table.heads, table.mean(measure).tolist(), strict=True))
             first = self.rows[0]["strengths"][plain]["top_heads"] if self.rows else None
-            ranked = [head_text(head) for head in table.ranked(measure)[: self.options.top]]
-            by_text = {head_text(head): value for head, value in means.items()}
+            ranked = [head_name(head) for head in table.ranked(measure)[: self.options.top]]
+            by_text = {head_name(head): value for head, value in means.items()}
             top = first or ranked
             strengths[plain] = {
                 "top_heads": top,

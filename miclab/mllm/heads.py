@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from miclab import tables
 from miclab.circuits.find import Head
 from miclab.errors import nearest
 from miclab.mllm.attention import measuring
@@ -20,6 +21,7 @@ from miclab.mllm.prompt import Reading
 from miclab.mllm.scoring import Tell, forward
 from miclab.mllm.task import Episode, Task
 from miclab.statistics.intervals import Interval, clustered_interval
+from miclab.tables import Table, Tabled
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Map:
 
 
 @dataclass(frozen=True)
-class HeadTable:
+class HeadTable(Tabled):
     """Strengths of every head over episodes.
 
     Arguments:
@@ -102,6 +104,29 @@ class HeadTable:
         """The heads, the strongest first; of equals the earlier."""
         order = np.argsort(-self.mean(measure), kind="stable")
         return [self.heads[i] for i in order.tolist()]
+
+    def tables(self) -> tuple[Table, ...]:
+        """A row for each head, with every measure."""
+        columns = ["head", *(name.replace("_", " ") for name in self.measures)]
+        rows = [
+            [tables.Head(*head), *(self.intervals[name][i] for name in self.measures)]
+            for i, head in enumerate(self.heads)
+        ]
+        return (tables.table(f"{self.model} on {self.episodes} episodes of {self.task}", columns, rows, self._notes()),)
+
+    def strongest(self, top: int) -> Table:
+        """A row for each measure, with its strongest heads and their means."""
+        rows = []
+        for name in self.measures:
+            means = dict(zip(self.heads, self.mean(name), strict=True))
+            rows.append([name.replace("_", " "), ", ".join(f"{tables.Head(*head)} {means[head]:.3f}"
+                                                            for head in self.ranked(name)[:top])])  # fmt: skip
+        title = f"{self.model} on {self.episodes} episodes of {self.task}: strongest heads (LAYER.HEAD from 0)"
+        return tables.table(title, ["measure", "heads"], rows, self._notes())
+
+    def _notes(self) -> list[str]:
+        lines = [f"{self.left_out} episodes whose answer is not in the context were left out."]
+        return lines if self.left_out else []
 
 
 @torch.no_grad()

@@ -10,19 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from miclab.circuits.find import Head
+from miclab.circuits.find import Head, head_name
 from miclab.mllm.ablation import MeanOutputs, Means, knocked_out
 from miclab.mllm.errors import OutOfMemoryError, TaskError
 from miclab.mllm.heads import HeadTable
-from miclab.mllm.layers import head_text
 from miclab.mllm.loading import Production
 from miclab.mllm.options import KnockoutOptions
 from miclab.mllm.scoring import MEASURES, Answers, Tell, answers, batches, joined
 from miclab.mllm.task import Task
 from miclab.seeds import stream_seed
 from miclab.statistics.intervals import Interval, clustered_interval
+from miclab.tables import Table, Tabled, table
 
 UNTOUCHED = "untouched"
+MOST_NAMED = 10
+"""Heads that a row of a table names one by one; of more, only their number is shown."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def matched_draws(
         The draws, and a remark where a layer has too few other heads, so that some had to come from other layers. No
         draws where there are fewer other heads than `chosen` has.
     """
-    generator = np.random.default_rng(stream_seed(seed, "control", *map(head_text, chosen)))
+    generator = np.random.default_rng(stream_seed(seed, "control", *map(head_name, chosen)))
     rest = [head for head in heads if head not in set(keep)]
     if len(rest) < len(chosen):
         return [], "too few other heads for a control"
@@ -140,7 +142,7 @@ class Effect:
 
 
 @dataclass(frozen=True)
-class Knockouts:
+class Knockouts(Tabled):
     """Interventions on one model and task.
 
     Arguments:
@@ -156,6 +158,23 @@ class Knockouts:
     rows: list[dict[str, Any]] = field(repr=False)
     episodes: int
     problem: str = ""
+
+    def tables(self) -> tuple[Table, ...]:
+        """A row for each intervention."""
+        columns = ["intervention", "heads", "accuracy", "forced choice", "CLA", "log-probability", "change",
+                   "beyond control"]  # fmt: skip
+        rows = []
+        for effect in self.effects:
+            of = effect.heads[0]
+            heads = f"{len(effect.heads)} draws" if len(effect.heads) > 1 else " ".join(map(head_name, of))
+            untouched = effect.values is effect.before or not of
+            values = [effect.interval(m) for m in ("correct", "choice", "copied", "log_probability")]
+            rows.append([
+                effect.name, f"{len(of)} heads" if len(of) > MOST_NAMED else heads, *values,
+                None if untouched else effect.change("correct"), effect.beyond_control("correct"),
+            ])  # fmt: skip
+        notes = [f"{name}: {note}" for name, note in self.notes.items()]
+        return (table(f"{self.episodes} episodes [95 % interval]", columns, rows, notes),)
 
     def named(self, name: str) -> Effect:
         """The effect of a name."""
@@ -240,7 +259,7 @@ def knock_out(
         {
             "intervention": c.name,
             "draw": c.draw,
-            "heads": " ".join(map(head_text, c.heads)),
+            "heads": " ".join(map(head_name, c.heads)),
             "episode": task.episodes[number].name,
         }
         | {name: float(values[number]) for name, values in found[c].named().items()}

@@ -53,13 +53,8 @@ class AttentionLayer:
         return tuple(getattr(self.module, name) for name in (*inputs, OUTPUT))
 
 
-def head_text(head: Head) -> str:
-    """`layer.head`, both from 0, as in the paper's lists for production models."""
-    return f"{head[0]}.{head[1]}"
-
-
 def parse_head(text: str) -> Head:
-    """The head that `head_text` names.
+    """The head that `head_name` names.
 
     Raises:
         ModelError: it is not of this form.

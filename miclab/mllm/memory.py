@@ -19,6 +19,7 @@ from miclab.errors import ConfigError
 from miclab.mllm.errors import ModelError, require
 from miclab.mllm.layers import AttentionLayer, attention_layers
 from miclab.mllm.loading import place, quiet
+from miclab.tables import Number, Table, Tabled, table
 
 GIB = 2**30
 BYTES = {"float32": 4.0, "bfloat16": 2.0}
@@ -44,7 +45,7 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class Memory:
+class Memory(Tabled):
     """What a model needs, by how its weights are held.
 
     Arguments:
@@ -70,6 +71,20 @@ class Memory:
     head_size: int
     tokens: int
     needs: dict[str, Needs]
+
+    def tables(self) -> tuple[Table, ...]:
+        """A row for each way to hold the weights, in GiB."""
+        title = (
+            f"{self.model}: {self.parameters:,} parameters ({self.vision:,} outside the decoder), {self.layers} layers"
+            f" of {self.heads} heads of {self.head_size}, {self.key_value_heads} for keys and values; GiB, one sequence"
+            f" of {self.tokens} tokens"
+        )
+        columns = ["weights as", "weights", "a plain pass", "a pass of `heads`", "weights and `heads`"]
+        rows = [
+            [held, *(Number(size / GIB, 2) for size in (n.weights, n.plain, n.measured, n.weights + n.measured))]
+            for held, n in self.needs.items()
+        ]
+        return (table(title, columns, rows),)
 
 
 def known() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from miclab.config.run import RunConfig
@@ -208,6 +208,15 @@ class Decoder:
         if batch.token_noise is not None:
             tokens = tokens + batch.token_noise[..., : self.width]
         return tokens
+
+    # -- what measures need to know -----------------------------------------------------------------------------
+    def visible(self, layer: int) -> Bool[Tensor, "#head query key"]:
+        """Whether a query's position may see a key's, in a layer."""
+        return self.attention[layer].visible(Positions(self.positions, self.mask[None]), layer)
+
+    def facts(self, layer: int) -> frozenset[str]:
+        """What holds of a layer's attention (see `miclab.measures.registry.Measure.assumes`)."""
+        return self.attention[layer].facts
 
     # -- the two ways to run it ---------------------------------------------------------------------------------
     def logits(self, parameters: Parameters, batch: Batch) -> Float[Tensor, "batch label"]:

@@ -13,9 +13,9 @@ import numpy as np
 from markupsafe import escape
 from PIL import Image
 
+from miclab.circuits.find import head_name
 from miclab.mllm.heads import HeadTable, Map
 from miclab.mllm.knockout import Effect, Knockouts
-from miclab.mllm.layers import head_text
 from miclab.report.html import Table, identifiers, render
 from miclab.report.plots import layout_of
 
@@ -167,7 +167,7 @@ def heads_page(heads: HeadTable, top: int) -> Page:
         figures[f"heat-{measure}"] = heatmap(heads, measure)
         place = {head: i for i, head in enumerate(heads.heads)}
         ranked = heads.ranked(measure)[:top]
-        listed = ", ".join(f"{head_text(h)} ({heads.intervals[measure][place[h]]})" for h in ranked)
+        listed = ", ".join(f"{head_name(h)} ({heads.intervals[measure][place[h]]})" for h in ranked)
         parts.append(Part(title=measure.replace("_", " "), note=f"Strongest: {listed}", figure=f"heat-{measure}"))
     if heads.maps:
         note = (
@@ -176,7 +176,7 @@ def heads_page(heads: HeadTable, top: int) -> Page:
         )
         parts.append(Part(title="Attention on one episode", note=note, level=2))
     for one in heads.maps:
-        name = head_text(one.head)
+        name = head_name(one.head)
         figures[f"map-{name}"] = map_figure(one)
         parts.append(Part(title=f"Head {name}", strip=strip(one), figure=f"map-{name}"))
     return Page(parts, figures)
@@ -185,7 +185,7 @@ def heads_page(heads: HeadTable, top: int) -> Page:
 def effect_cells(effect: Effect) -> list[str]:
     """An effect as texts: name, heads, accuracy, choice, copied, log-probability, change, change beyond the control."""
     beyond = effect.beyond_control("correct")
-    heads = " ".join(map(head_text, effect.heads[0])) if len(effect.heads) == 1 else f"{len(effect.heads)} draws"
+    heads = " ".join(map(head_name, effect.heads[0])) if len(effect.heads) == 1 else f"{len(effect.heads)} draws"
     if len(effect.heads[0]) > 10:
         heads = f"{len(effect.heads[0])} heads"
     untouched = effect.values is effect.before or not effect.heads[0]

@@ -6,18 +6,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from miclab.claims.plots.palette import BLUE, GREEN, ORANGE, PURPLE, SERIES, SKY, VERMILLION
+from miclab.claims.plots.palette import DARK as BLACK
+
+__all__ = ["BLACK", "BLUE", "GREEN", "ORANGE", "PURPLE", "SKY", "VERMILLION"]
+
 Figure = dict[str, Any]
 
-BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#333333",
-)
-LINES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+LINES = (*SERIES, BLACK)
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _AXIS = {
     "gridcolor": "#ececec",

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 RESAMPLES = 2000
 DECIMALS = 12
@@ -127,3 +128,24 @@ def ratio_interval(
     draws, unit, count = _resampled(pairs)
     draws = draws[draws[:, 1] != 0]
     return Interval(float(above / below), *_ends(draws[:, 0] / draws[:, 1], level), unit, count, level)
+
+
+def student_interval(
+    values: NDArray[np.floating], level: float = 0.95, scale: Literal["linear", "log"] = "linear"
+) -> Interval:
+    """Student's t interval of the mean of a statistic over seeds.
+
+    Arguments:
+        values: the statistic of each seed [seed], at least two; an infinite one makes estimate and ends infinite.
+        level: coverage.
+        scale: `log`: of the geometric mean; values have to be above 0.
+    """
+    count = len(values)
+    if np.isinf(values).any():
+        return Interval(np.inf, np.inf, np.inf, "seed", count, level)
+    shown = np.log(values) if scale == "log" else values
+    centre = shown.mean()
+    half = stdtrit(count - 1, (1 + level) / 2) * shown.std(ddof=1) / np.sqrt(count)
+    ends = np.array([centre, centre - half, centre + half])
+    estimate, low, high = (float(end) for end in (np.exp(ends) if scale == "log" else ends))
+    return Interval(estimate, low, high, "seed", count, level)

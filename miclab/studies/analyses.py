@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from miclab.circuits.find import stored_name
 from miclab.config.request import SplitSizes
 from miclab.errors import ConfigError, DamagedError, RunError
 from miclab.runs.run import Run
@@ -18,6 +19,7 @@ from miclab.studies.state import missing_probes, probe_step
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from miclab.circuits.effects import Effect
     from miclab.circuits.knockout import Interventions
 
 REFUSED = "refused"
@@ -40,11 +42,11 @@ class _Prober:
         """For each quantity of a probe the mean accuracy on `icl`, and that of each set of novel classes."""
         if probe in ("knockout", "mean_knockout"):
             baseline = "mean" if probe == "mean_knockout" else "zero"
-            return {effect.name: _accuracy(effect.correct) for effect in self.interventions.knockouts(baseline)}
+            return _accuracies(self.interventions.knockouts(baseline))
         if probe == "uniform_pattern":
-            return {effect.name: _accuracy(effect.correct) for effect in self.interventions.uniform_patterns()}
+            return _accuracies(self.interventions.uniform_patterns())
         if probe == "ablation":
-            return {effect.name: _accuracy(effect.correct) for effect in self.interventions.ablations()}
+            return _accuracies(self.interventions.ablations())
         from miclab.measures.evaluate import evaluate
 
         if probe == "oracles":
@@ -53,6 +55,10 @@ class _Prober:
         context = int(probe.removeprefix("context."))
         found = evaluate(self.disk, step=self.step, context=context, splits=("icl",), sizes=self.sizes, measures=False)
         return {"": _accuracy(found.scores["icl"].correct)}
+
+
+def _accuracies(effects: Iterable[Effect]) -> dict[str, Any]:
+    return {stored_name(effect.name): _accuracy(effect.correct) for effect in effects}
 
 
 def _accuracy(correct: NDArray) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from miclab import storage
+from miclab.circuits.find import measure_column
 from miclab.config import schema
 from miclab.errors import DamagedError, MiclabError
 from miclab.runs.find import glance
@@ -62,8 +63,8 @@ def metric_columns(row: dict[str, Any]) -> dict[str, Any]:
     columns |= {f"cla.{split}": value for split, value in row["context_label_accuracy"].items()}
     columns["icl_sets"] = row["icl_sets"]
     for name, layers in row["measures"].items():
-        for layer, heads in enumerate(layers, 1):
-            columns |= {f"measure.{name}.{layer}.{head}": value for head, value in enumerate(heads, 1)}
+        for layer, heads in enumerate(layers):
+            columns |= {measure_column(name, (layer, head)): value for head, value in enumerate(heads)}
     known = ("step", "loss", "accuracy", "context_label_accuracy", "icl_sets", "measures")
     for name, value in row.items():
         if name not in known:

@@ -177,9 +177,27 @@ def load_study(file: Path | str, profile: str) -> Study:
         ConfigError: the file cannot be read, or something in it is unknown or of the wrong kind; fields of the
             configuration are judged when the study is planned.
     """
+    data, file = _read(Path(file)), Path(file)
+    try:
+        return _study(data, file, profile)
+    except ConfigError as error:
+        raise MiclabError(f"{file}: {error}") from error
+
+
+def presets_of(file: Path | str) -> tuple[str, ...]:
+    """The presets that a study file has, of which it is read with one.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    data = _read(Path(file))
+    found = data.get("profiles") if isinstance(data, Mapping) else None
+    return tuple(str(name) for name in found) if isinstance(found, Mapping) else ()
+
+
+def _read(file: Path) -> Any:
     import yaml
 
-    file = Path(file)
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -188,10 +206,7 @@ def load_study(file: Path | str, profile: str) -> Study:
         raise ConfigError("study", str(file), f"a YAML file in UTF-8 without syntax errors ({error})") from error
     if not data:
         raise ConfigError("study", str(file), "a YAML file that is not empty (docs/studies.md has the format)")
-    try:
-        return _study(data, file, profile)
-    except ConfigError as error:
-        raise MiclabError(f"{file}: {error}") from error
+    return data
 
 
 def _study(value: Any, file: Path, profile: str) -> Study:

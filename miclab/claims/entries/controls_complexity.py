@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from miclab.claims.entries.controls_unimodal import BURSTS, CLASSES
-from miclab.claims.evidence import Evidence, Means
-from miclab.claims.statistics import contrast, least_squares, weighted
-from miclab.claims.verdict import Apart, Condition, Entry, Findings
+from miclab.claims.evidence import Evidence, grid
+from miclab.claims.registry import claim
+from miclab.claims.verdict import Finding
+from miclab.statistics.grid import Cells, Expression, Statistic
+from miclab.statistics.regression import least_squares, weighted
 
 
 class Curve(NamedTuple):
@@ -99,67 +100,61 @@ def best_exponent(classes: NDArray, bursts: NDArray, icl: NDArray, curve: Curve 
     return EXPONENTS[np.argmin(residuals, axis=0)]
 
 
-def judge_x3(evidence: Evidence) -> Findings:
+def held_out_error(exponent: float | None, curve: Curve = CUBIC) -> Expression:
+    """Root mean square of `held_out_errors` over the cells."""
+
+    def on(cells: Cells) -> Statistic:
+        classes, bursts = cells.numbers("K"), cells.numbers("B")
+        return lambda means: np.sqrt((held_out_errors(classes, bursts, means["icl"], exponent, curve) ** 2).mean(-1))
+
+    return Expression(on)
+
+
+def fitted_exponent(curve: Curve = CUBIC) -> Expression:
+    """`best_exponent` of the cells."""
+
+    def on(cells: Cells) -> Statistic:
+        classes, bursts = cells.numbers("K"), cells.numbers("B")
+        return lambda means: best_exponent(classes, bursts, means["icl"], curve)
+
+    return Expression(on)
+
+
+@claim(
+    "X3",
+    "In-context learning depends on K and B through K sqrt(B) alone.",
+    paper="it writes data complexity as K sqrt(B)",
+    criterion=(
+        "ICL at step 1500 as a cubic in log2 K + b log2 B: the b that fits best between 0.25 and 0.75; and, each "
+        "cell predicted from the others, root mean square error of b = 0 (K), of b = 1 (K B) and of b fitted, each "
+        "minus that of b = 0.5, above 0. Whole 95 % intervals, for rope and for one-hot positions."
+    ),
+    studies=("complexity", "complexity_onehot"),
+)
+def x3(rows: Evidence) -> Iterator[Finding]:
     """The exponent of B, and held-out errors of K sqrt(B) against its rivals, for each position code."""
-    conditions: list[Condition] = []
-    apart, notes = [], []
     for study, code in (("complexity", "rope"), ("complexity_onehot", "one-hot positions")):
-        cells = evidence.cells((study,), (CLASSES, BURSTS), ("icl",), at=1500)
-        classes, bursts = cells.column(0), cells.column(1)
-
-        def error(
-            means: Means, b: float | None, curve: Curve = CUBIC, k: NDArray = classes, bursts: NDArray = bursts
-        ) -> NDArray:
-            return np.sqrt((held_out_errors(k, bursts, means["icl"], b, curve) ** 2).mean(-1))
-
-        def exponent(means: Means, curve: Curve = CUBIC, k: NDArray = classes, bursts: NDArray = bursts) -> NDArray:
-            return best_exponent(k, bursts, means["icl"], curve)
-
-        conditions.append(
-            contrast(cells, exponent, "exponent b of K B^b that fits best", clause=f"the code is {code}",
-                     low=0.25, high=0.75)
-        )  # fmt: skip
+        cells = grid(rows, study, "K B", "icl", at=1500)
+        yield cells.condition(
+            fitted_exponent().between(0.25, 0.75), "exponent b of K B^b that fits best", f"the code is {code}"
+        )
         for rival, b in (("K", 0.0), ("K B", 1.0), ("K B^b with b fitted", None)):
-            conditions.append(
-                contrast(cells, lambda m, b=b, e=error: e(m, b) - e(m, 0.5),
-                         f"held-out error of {rival} minus that of K sqrt(B)",
-                         clause=f"the rival is {rival}, under {code}", low=0.0)
-            )  # fmt: skip
+            yield cells.condition(
+                held_out_error(b) - held_out_error(0.5) > 0,
+                f"held-out error of {rival} minus that of K sqrt(B)",
+                f"the rival is {rival}, under {code}",
+            )
         for name, b in {**FIXED, "K B^b with b fitted": None}.items():
-            apart.append(
-                Apart(quantity=f"held-out error of ICL predicted from {name}, {code}",
-                      measured=cells.interval(lambda m, b=b, e=error: e(m, b)))
-            )  # fmt: skip
-            # Seen to be needed after the runs, since the cubic runs off: decides nothing.
-            apart.append(
-                Apart(quantity=f"the same with {LOGISTIC.name}",
-                      measured=cells.interval(lambda m, b=b, e=error: e(m, b, LOGISTIC)))
-            )  # fmt: skip
-        apart.append(
-            Apart(quantity=f"exponent b of K B^b that fits best, {LOGISTIC.name}, {code}",
-                  measured=cells.interval(lambda m, e=exponent: e(m, LOGISTIC)))
-        )  # fmt: skip
+            yield cells.comparison(held_out_error(b), f"held-out error of ICL predicted from {name}, {code}")
+            # Seen to be needed after the runs, since the cubic runs off: it does not affect the verdict.
+            yield cells.comparison(held_out_error(b, LOGISTIC), f"the same with {LOGISTIC.name}")
+        yield cells.comparison(
+            fitted_exponent(LOGISTIC), f"exponent b of K B^b that fits best, {LOGISTIC.name}, {code}"
+        )
         if cells.decidable:
-            notes.append(f"{code}: {len(cells.keys)} cells at step 1500, each predicted from the others")
+            yield f"{code}: {len(cells.keys)} cells at step 1500, each predicted from the others"
     # Found after the runs, by a reader who made rows of which the answer is known.
-    notes.append(
+    yield (
         "the comparisons with rivals do not test the statement: rows made exactly of K B pass them too, since a cubic"
         " has to reach further beyond the cells that it knows the larger b is; the exponent decides"
     )
-    return Findings(conditions=tuple(conditions), apart=tuple(apart), notes=tuple(notes))
-
-
-ENTRIES = (
-    Entry(
-        id="X3",
-        statement="In-context learning depends on K and B through K sqrt(B) alone.",
-        paper="it writes data complexity as K sqrt(B)",
-        criterion=(
-            "ICL at step 1500 as a cubic in log2 K + b log2 B: the b that fits best between 0.25 and 0.75; and, each "
-            "cell predicted from the others, root mean square error of b = 0 (K), of b = 1 (K B) and of b fitted, each "
-            "minus that of b = 0.5, above 0. Whole 95 % intervals, for rope and for one-hot positions."
-        ),
-        studies=("complexity", "complexity_onehot"),
-        judge=judge_x3,
-    ),
-)

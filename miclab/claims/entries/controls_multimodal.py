@@ -3,217 +3,177 @@ on), X8 (which configuration gives the paper's figures)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from miclab.claims.entries.multimodal import (
-    INTACT,
-    KEPT_SHARE,
-    PRIMARY,
-    SECONDARY,
-    UNTOUCHED,
-    WITHOUT,
-    ZEROED,
-    first,
-    share,
-)
-from miclab.claims.evidence import Cells, Evidence, Key, Means
-from miclab.claims.statistics import contrast, fit, weighted
-from miclab.claims.verdict import Apart, Entry, Findings
+from miclab.claims import paper
+from miclab.claims.entries.multimodal import INTACT, KEPT_SHARE, UNTOUCHED, WITHOUT, ZEROED, lead_of_k1
+from miclab.claims.evidence import Evidence, EvidenceCells, grid
+from miclab.claims.registry import claim
+from miclab.claims.verdict import Finding
+from miclab.statistics.grid import Cell, Expression, Means, lowest, mean, slope
 
 STUDY = "circuit_controls"
-AXES = ("decoder.heads", "sequence.order", "sequence.burstiness")
 MEAN_UNTOUCHED = "probe.mean_knockout.untouched"
 MEAN_WITHOUT = {name: column.replace("knockout", "mean_knockout") for name, column in WITHOUT.items()}
 CONTROLS = {name: f"probe.knockout.control of {name}" for name in WITHOUT}
 SWAPPED = ("m2", "m1")
+SECOND, PRIMARY, BOTH = ZEROED.values()
 PAPER = {
-    "M2's items zeroed": 0.336,
-    "M1's items zeroed": 0.063,
-    "no previous-token head": 0.199,
-    "no induction head": 0.062,
+    "M2's items zeroed": paper.value("M8", "items of m2 zeroed"),
+    "M1's items zeroed": paper.value("M8", "items of m1 zeroed"),
+    "no previous-token head": paper.value("M7", "previous-token head"),
+    "no induction head": paper.value("M7", "induction head"),
+}
+COLUMNS = {
+    "M2's items zeroed": (SECOND,),
+    # Labels live in M1's space: zeroing `M1` may have taken them along.
+    "M1's items zeroed": (PRIMARY, BOTH),
+    "no previous-token head": (WITHOUT["previous-token head"],),
+    "no induction head": (WITHOUT["induction head"],),
 }
 GAP = TOLERANCE = 0.05
 """Of accuracy."""
+SHARE = "accuracy as a share of the untouched decoder's"
 
 
-def judge_x5(evidence: Evidence) -> Findings:
+def _swapped(cell: Cell) -> bool:
+    """Whether M1 stands next to the label."""
+    return tuple(cell.order or ()) == SWAPPED
+
+
+def _cells(
+    rows: Evidence, columns: Sequence[str], *, heads: int, bursts: int = 0, swapped: bool | None = None
+) -> EvidenceCells:
+    """Cells of the study of the circuit; 0 bursts, or `swapped` None: of any."""
+
+    def keep(cell: Cell) -> bool:
+        there = cell.heads == heads and bursts in (0, cell.B)
+        return there and swapped in (None, _swapped(cell))
+
+    return grid(rows, STUDY, "heads order B", columns, where=keep)
+
+
+@claim(
+    "X5",
+    "With M1 next to the label M1 leads, whether it is trained first or both are trained from scratch.",
+    paper="none: it keeps M2 next to the label",
+    criterion=(
+        "M6's slopes with the order M2 M1: K1's minus K2's above 0 from scratch (next to the label decides, not "
+        "who draws the classes), and above 0 after stage 1 on M1. Each with its whole 95 % interval."
+    ),
+    studies=("early_fusion_swapped", "diversity_swapped"),
+)
+def x5(rows: Evidence) -> Iterator[Finding]:
     """Slope of ICL on log2 K1 minus that on log2 K2, M1 next to the label: from scratch, and after stage 1."""
-    conditions, apart = [], []
-    for study, clause in (
+    for study, text in (
         ("early_fusion_swapped", "both modalities are trained from scratch"),
         ("diversity_swapped", "M1 is trained first"),
     ):
-        cells = evidence.cells((study,), (PRIMARY, SECONDARY), ("icl",))
-        axes = {"log2 K1": np.log2(cells.column(0)), "log2 K2": np.log2(cells.column(1))}
-        one, two = fit(axes, "log2 K1"), fit(axes, "log2 K2")
-        conditions.append(
-            contrast(cells, lambda m, w=one - two: weighted(m["icl"], w),
-                     "slope of ICL on log2 K1 minus slope on log2 K2", clause=clause, low=0.0)
-        )  # fmt: skip
-        for name, weights in (("K1", one), ("K2", two)):
-            apart.append(
-                Apart(quantity=f"{study}: slope of ICL on log2 {name}",
-                      measured=cells.interval(lambda m, w=weights: weighted(m["icl"], w)))
-            )  # fmt: skip
-    return Findings(conditions=tuple(conditions), apart=tuple(apart))
+        cells = grid(rows, study, "K1 K2", "icl")
+        yield cells.condition(lead_of_k1() > 0, "slope of ICL on log2 K1 minus slope on log2 K2", text)
+        for name, other in (("K1", "K2"), ("K2", "K1")):
+            alone = slope("icl", f"log2 {name}", beside=f"log2 {other}")
+            yield cells.comparison(alone, f"{study}: slope of ICL on log2 {name}")
 
 
-def _cells(evidence: Evidence, columns: list[str], keep: Callable[[int, tuple[str, ...], int], bool]) -> Cells:
-    """Cells of the study of the circuit; `keep` is asked with heads, order (empty: M1 first) and B."""
-
-    def where(key: Key) -> bool:
-        order = tuple(key[1] or ())
-        return keep(key[0], order if order == SWAPPED else (), key[2])
-
-    return evidence.cells((STUDY,), AXES, columns, where=where)
-
-
-def judge_x6(evidence: Evidence) -> Findings:
+@claim(
+    "X6",
+    "M7 does not rest on B = 4, on zeroing, or on cutting just any head.",
+    paper="none: zero knockouts at one B, no control",
+    criterion=(
+        "At B = 1, 2, 4: accuracy over the untouched decoder's below 0.6 for each of the two heads, with zero and "
+        "with the head's mean output in its place; and, with four heads a layer, accuracy without random other "
+        "heads of the same layer (mean of up to 5 draws) minus accuracy without the head above 0.05. Each with its "
+        "whole 95 % interval. At B = 4 and N = 8 two labels stand in the context: copying any scores about a half."
+    ),
+    studies=STUDY,
+)
+def x6(rows: Evidence) -> Iterator[Finding]:
     """Zero and mean knockouts at each B; with four heads, against random other heads of the same layers."""
-    conditions, apart = [], []
     for bursts in (1, 2, 4):
-        for told, intact, without in (
+        for words, intact, without in (
             ("zero", UNTOUCHED, WITHOUT),
             ("the head's mean output", MEAN_UNTOUCHED, MEAN_WITHOUT),
         ):
-            cells = _cells(
-                evidence, [intact, *without.values()], lambda h, o, b, want=bursts: (h, o, b) == (1, (), want)
-            )
+            cells = _cells(rows, [intact, *without.values()], heads=1, bursts=bursts, swapped=False)
             for name, column in without.items():
-                conditions.append(
-                    contrast(cells, share(column, intact), "accuracy as a share of the untouched decoder's",
-                             clause=f"B is {bursts} and {told} stands in for the {name}", high=KEPT_SHARE)
-                )  # fmt: skip
-        cells = _cells(
-            evidence, [UNTOUCHED, *WITHOUT.values(), *CONTROLS.values()],
-            lambda h, o, b, want=bursts: (h, o, b) == (4, (), want),
-        )  # fmt: skip
+                yield cells.condition(
+                    mean(column) / mean(intact) < KEPT_SHARE,
+                    SHARE,
+                    f"B is {bursts} and {words} stands in for the {name}",
+                )
+        cells = _cells(rows, [UNTOUCHED, *WITHOUT.values(), *CONTROLS.values()], heads=4, bursts=bursts, swapped=False)
         for name, column in WITHOUT.items():
-            conditions.append(
-                contrast(cells, lambda m, c=CONTROLS[name], w=column: first(c)(m) - first(w)(m),
-                         "accuracy without random other heads minus accuracy without the head",
-                         clause=f"B is {bursts} and the {name} is one of four in its layer", low=GAP)
-            )  # fmt: skip
-            apart.append(
-                Apart(quantity=f"four heads, B = {bursts}: accuracy without the {name}",
-                      measured=cells.interval(first(column)))
-            )  # fmt: skip
-    return Findings(conditions=tuple(conditions), apart=tuple(apart))
+            yield cells.condition(
+                mean(CONTROLS[name]) - mean(column) > GAP,
+                "accuracy without random other heads minus accuracy without the head",
+                f"B is {bursts} and the {name} is one of four in its layer",
+            )
+            yield cells.comparison(mean(column), f"four heads, B = {bursts}: accuracy without the {name}")
 
 
-def judge_x7(evidence: Evidence) -> Findings:
-    """M8's shares at each B and in both orders."""
-    conditions, apart = [], []
-    second, primary, _ = ZEROED.values()
-    for order, told in (((), "M2"), (SWAPPED, "M1")):
-        for bursts in (1, 2, 4):
-            cells = _cells(
-                evidence, [INTACT, *ZEROED.values()],
-                lambda h, o, b, want=bursts, order=order: (h, o, b) == (1, order, want),
-            )  # fmt: skip
-            where = f"{told} stands next to the label and B is {bursts}"
-            for name, column in (("M2", second), ("M1", primary)):
-                conditions.append(
-                    contrast(cells, share(column, INTACT), "accuracy as a share of the untouched decoder's",
-                             clause=f"{where}, {name}'s items zeroed", high=KEPT_SHARE)
-                )  # fmt: skip
-            for name, column in (("untouched", INTACT), *ZEROED.items()):
-                apart.append(Apart(quantity=f"{where}: {name}", measured=cells.interval(first(column))))
-    return Findings(conditions=tuple(conditions), apart=tuple(apart))
-
-
-def judge_x8(evidence: Evidence) -> Findings:
-    """For each of the paper's four figures the configuration that comes nearest to it, and that nearest to all four."""
-    second, primary, both = ZEROED.values()
-    columns = {
-        "M2's items zeroed": (second,),
-        # Labels live in M1's space: zeroing `M1` may have taken them along.
-        "M1's items zeroed": (primary, both),
-        "no previous-token head": (WITHOUT["previous-token head"],),
-        "no induction head": (WITHOUT["induction head"],),
-    }
-    cells = _cells(
-        evidence, [INTACT, UNTOUCHED, *ZEROED.values(), *WITHOUT.values()], lambda heads, order, bursts: heads == 1
-    )
-
-    def distances(means: Means, figure: str) -> NDArray[np.floating]:
-        return np.min([np.abs(means[column] - PAPER[figure]) for column in columns[figure]], axis=0)
-
-    def worst(means: Means) -> NDArray[np.floating]:
-        return np.max([distances(means, figure) for figure in PAPER], axis=0)
-
-    conditions = [
-        contrast(cells, lambda m, f=figure: distances(m, f).min(-1), "distance of the nearest configuration",
-                 clause=f"{figure} ({value}) is looked at alone", high=TOLERANCE)
-        for figure, value in PAPER.items()
-    ]  # fmt: skip
-    conditions.append(
-        contrast(cells, lambda m: worst(m).min(-1), "largest distance of the four in the configuration nearest to all",
-                 clause="all four are looked at together", high=TOLERANCE)
-    )  # fmt: skip
-    notes = []
-    if cells.decidable:
-        means = cells.draws[0]
-        for figure in PAPER:
-            notes.append(f"{figure}: nearest is {_told(cells.keys[int(distances(means, figure).argmin())])}")
-        notes.append(f"all four: nearest is {_told(cells.keys[int(worst(means).argmin())])}")
-    return Findings(conditions=tuple(conditions), notes=tuple(notes))
-
-
-def _told(key: Key) -> str:
-    order = "M1" if tuple(key[1] or ()) == SWAPPED else "M2"
-    return f"B = {key[2]}, {order} next to the label"
-
-
-ENTRIES = (
-    Entry(
-        id="X5",
-        statement="With M1 next to the label M1 leads, whether it is trained first or both are trained from scratch.",
-        paper="none: it keeps M2 next to the label",
-        criterion=(
-            "M6's slopes with the order M2 M1: K1's minus K2's above 0 from scratch (next to the label decides, not "
-            "who draws the classes), and above 0 after stage 1 on M1. Each with its whole 95 % interval."
-        ),
-        studies=("early_fusion_swapped", "diversity_swapped"),
-        judge=judge_x5,
+@claim(
+    "X7",
+    "Both modalities are needed at inference, whatever B and the order of the modalities.",
+    paper="none: one B, one order",
+    criterion=(
+        "M8's shares (accuracy with a modality's items zeroed over untouched) below 0.6, for each modality, at "
+        "B = 1, 2, 4 in both orders. Each with its whole 95 % interval."
     ),
-    Entry(
-        id="X6",
-        statement="M7 does not rest on B = 4, on zeroing, or on cutting just any head.",
-        paper="none: zero knockouts at one B, no control",
-        criterion=(
-            "At B = 1, 2, 4: accuracy over the untouched decoder's below 0.6 for each of the two heads, with zero and "
-            "with the head's mean output in its place; and, with four heads a layer, accuracy without random other "
-            "heads of the same layer (mean of up to 5 draws) minus accuracy without the head above 0.05. Each with its "
-            "whole 95 % interval. At B = 4 and N = 8 two labels stand in the context: copying any scores about a half."
-        ),
-        studies=(STUDY,),
-        judge=judge_x6,
-    ),
-    Entry(
-        id="X7",
-        statement="Both modalities are needed at inference, whatever B and the order of the modalities.",
-        paper="none: one B, one order",
-        criterion=(
-            "M8's shares (accuracy with a modality's items zeroed over untouched) below 0.6, for each modality, at "
-            "B = 1, 2, 4 in both orders. Each with its whole 95 % interval."
-        ),
-        studies=(STUDY,),
-        judge=judge_x7,
-    ),
-    Entry(
-        id="X8",
-        statement="A configuration that the paper may have used gives its figures of M7 and M8.",
-        paper="0.336 and 0.063 with M2 and M1 zeroed; 0.199 and 0.062 without the two heads",
-        criterion=(
-            "Over B = 1, 2, 4 and both orders (one head, `rope`), M1's items zeroed with or without the labels: the "
-            "configuration nearest to each figure is within 0.05 of it, and one is within 0.05 of all four. Each with "
-            "its whole 95 % interval, which the choice of the nearest makes too short."
-        ),
-        studies=(STUDY,),
-        judge=judge_x8,
-    ),
+    studies=STUDY,
 )
+def x7(rows: Evidence) -> Iterator[Finding]:
+    """M8's shares at each B and in both orders."""
+    for swapped, name in ((False, "M2"), (True, "M1")):
+        for bursts in (1, 2, 4):
+            cells = _cells(rows, [INTACT, *ZEROED.values()], heads=1, bursts=bursts, swapped=swapped)
+            place = f"{name} stands next to the label and B is {bursts}"
+            for modality, column in (("M2", SECOND), ("M1", PRIMARY)):
+                yield cells.condition(
+                    mean(column) / mean(INTACT) < KEPT_SHARE, SHARE, f"{place}, {modality}'s items zeroed"
+                )
+            for what, column in (("untouched", INTACT), *ZEROED.items()):
+                yield cells.comparison(mean(column), f"{place}: {what}")
+
+
+def _distances(means: Means, figure: str) -> NDArray[np.floating]:
+    return np.min([np.abs(means[column] - PAPER[figure]) for column in COLUMNS[figure]], axis=0)
+
+
+def distance_of(*figures: str) -> Expression:
+    """The largest distance of any of the paper's figures in every cell [..., cell]."""
+    return Expression(lambda cells: lambda means: np.max([_distances(means, figure) for figure in figures], axis=0))
+
+
+@claim(
+    "X8",
+    "A configuration that the paper may have used gives its figures of M7 and M8.",
+    paper="0.336 and 0.063 with M2 and M1 zeroed; 0.199 and 0.062 without the two heads",
+    criterion=(
+        "Over B = 1, 2, 4 and both orders (one head, `rope`), M1's items zeroed with or without the labels: the "
+        "configuration nearest to each figure is within 0.05 of it, and one is within 0.05 of all four. Each with "
+        "its whole 95 % interval, which the choice of the nearest makes too short."
+    ),
+    studies=STUDY,
+)
+def x8(rows: Evidence) -> Iterator[Finding]:
+    """For each of the paper's four figures the configuration that comes nearest to it, and that nearest to all four."""
+    cells = _cells(rows, [INTACT, UNTOUCHED, *ZEROED.values(), *WITHOUT.values()], heads=1)
+    for figure, value in PAPER.items():
+        yield cells.condition(
+            lowest(distance_of(figure)) < TOLERANCE,
+            "distance of the nearest configuration",
+            f"{figure} ({value}) is looked at alone",
+        )
+    yield cells.condition(
+        lowest(distance_of(*PAPER)) < TOLERANCE,
+        "largest distance of the four in the configuration nearest to all",
+        "all four are looked at together",
+    )
+    if cells.decidable:
+        for name, figures in {**{figure: (figure,) for figure in PAPER}, "all four": tuple(PAPER)}.items():
+            nearest = cells.cells[int(cells.estimate(distance_of(*figures)).argmin())]
+            yield f"{name}: nearest is B = {nearest.B}, {'M1' if _swapped(nearest) else 'M2'} next to the label"

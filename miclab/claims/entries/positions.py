@@ -3,226 +3,234 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from miclab.claims.circuit import sharpness
+from miclab.claims.evidence import Evidence, EvidenceCells, Quantity, grid
+from miclab.claims.paper import figure as paper
+from miclab.claims.plots import panels
+from miclab.claims.plots.figures import accuracy_axis, curves, need, new_figure
+from miclab.claims.plots.panels import Point, points
+from miclab.claims.registry import claim
+from miclab.claims.verdict import Finding
+from miclab.statistics.grid import Expression, Predicate, average, mean, slope
 
-from miclab.claims.evidence import Cells, Evidence, Statistic
-from miclab.claims.statistics import contrast, heads, slope, weighted
-from miclab.claims.verdict import Apart, Entry, Findings
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-CLASSES, BURSTS = "modalities.m1.classes", "sequence.burstiness"
-POSITIONS, CONTEXT = "decoder.positions", "sequence.context"
 SHARP_CLASSES = (4096, 8192)
 LONG_SHARE = 0.8
+LENGTHS = (8, 16, 32)
+SHARPNESS: Mapping[str, Quantity] = {
+    name: (lambda row, name=name: sharpness(row)[name]) for name in ("query", "labels", "peak")
+}
+"""Entropies and peak of the circuit's heads; see `sharpness`."""
 
 
 def complexity(classes: float, bursts: float) -> float:
-    """Data complexity K sqrt(B) of the paper."""
-    return classes * math.sqrt(bursts)
+    """Data complexity K sqrt(B) of the paper, rounded so that equal ones are equal."""
+    return round(classes * math.sqrt(bursts), 6)
 
 
-def two_codes(evidence: Evidence, quantities: Any) -> Cells:
+def two_codes(rows: Evidence, quantities: str | Mapping[str, Quantity]) -> EvidenceCells:
     """One-hot and `rope` where both are studied, at equal steps."""
-    studies = ("complexity", "complexity_onehot")
-    keys = evidence.cells(studies, (POSITIONS, CLASSES, BURSTS), ("icl",)).keys
+    studies, axes = "complexity complexity_onehot", "code K B"
+    keys = grid(rows, studies, axes, ()).keys
     both = {k[1:] for k in keys if k[0] == "rope"} & {k[1:] for k in keys if k[0] == "onehot"}
-    return evidence.cells(studies, (POSITIONS, CLASSES, BURSTS), quantities, at="common", where=lambda k: k[1:] in both)
+    return grid(rows, studies, axes, quantities, at="common", where=lambda cell: cell.key[1:] in both)
 
 
-def gap_of(cells: Cells, chosen: set[float]) -> Statistic:
-    """Mean ICL of one-hot minus mean ICL of `rope` over the cells of some data complexities."""
-    sign = np.zeros(len(cells.keys))
-    for code, factor in (("onehot", 1.0), ("rope", -1.0)):
-        mine = [k[0] == code and round(complexity(*k[1:]), 6) in chosen for k in cells.keys]
-        sign[mine] = factor / max(sum(mine), 1)
-    return lambda means: weighted(means["icl"], sign)
+def at_level(level: float) -> Predicate:
+    """Accepts the cells of one data complexity."""
+    return lambda cell: complexity(cell.K, cell.B) == level
 
 
-def judge_u5(evidence: Evidence) -> Findings:
+def gap(level: float) -> Expression:
+    """Mean ICL of one-hot minus mean ICL of `rope` over the cells of one data complexity."""
+    return mean("icl", at_level(level), code="onehot") - mean("icl", at_level(level), code="rope")
+
+
+def _complexity(rows: Evidence) -> Figure:
+    figure, axes = new_figure(2)
+    cells = two_codes(rows, "icl")
+    found = points(cells, "icl")
+    need(found)
+    for index, (code, label) in enumerate((("onehot", "APE (one-hot)"), ("rope", "rope"))):
+        mine = [p for p in found if p.key[0] == code]
+        if mine:
+            panels.curve(axes[0], [complexity(*p.key[1:]) for p in mine], mine, label, index, line=False)
+    levels = sorted({complexity(*key[1:]) for key in cells.keys})
+    measured = {level: cells.where(at_level(level)).over_seeds(gap(level)) for level in levels}
+    gaps = [Point((level,), i.mean, i.low, i.high) for level, i in measured.items() if i]
+    if gaps:
+        panels.curve(axes[1], [p.key[0] for p in gaps], gaps, "APE minus rope", 2)
+    axes[1].axhline(0.05, color="0.5", lw=0.8, ls=":")
+    accuracy_axis(axes[0], ylabel=f"ICL at step {cells.step}")
+    axes[1].set(ylabel="ICL(APE) - ICL(rope)")
+    for place in axes:
+        place.set_xscale("log", base=2)
+        place.set_xticks(levels, [f"{level:.0f}" for level in levels], rotation=45, fontsize=6)
+        place.set_xlabel("K sqrt(B)")
+    if axes[0].lines:
+        axes[0].legend(frameon=False, fontsize=7)
+    return figure
+
+
+@claim(
+    "U5",
+    "RoPE needs more data complexity, K sqrt(B), than one-hot positions (APE) for the same in-context learning.",
+    paper="RoPE 10 to 20 points lower at K = 4096, B = 4; the gap closes at high complexity",
+    criterion=(
+        "At equal steps, ICL(APE) - ICL(rope) above 0.05 with its whole 95 % interval, judged at each value of "
+        "K sqrt(B); and the gap at the highest K sqrt(B) minus the mean gap at all others below 0."
+    ),
+    studies=("complexity", "complexity_onehot"),
+    figure=_complexity,
+)
+def u5(rows: Evidence) -> Iterator[Finding]:
     """ICL of one-hot minus ICL of `rope`, by data complexity."""
-    everything = two_codes(evidence, ("icl",))
-    levels = sorted({round(complexity(*key[1:]), 6) for key in everything.keys})
-
-    conditions = []
+    everything = two_codes(rows, "icl")
+    levels = sorted({complexity(*key[1:]) for key in everything.keys})
     for level in levels:
-        cells = everything.where(lambda key, level=level: round(complexity(*key[1:]), 6) == level)
-        conditions.append(
-            contrast(
-                cells, gap_of(cells, {level}), "ICL(APE) - ICL(rope)", clause=f"K sqrt(B) is {level:.0f}", low=0.05
-            )
+        yield everything.where(at_level(level)).condition(
+            gap(level) > 0.05, "ICL(APE) - ICL(rope)", f"K sqrt(B) is {level:.0f}"
         )
-    top, rest = gap_of(everything, {levels[-1]}), [gap_of(everything, {level}) for level in levels[:-1]]
-    conditions.append(
-        contrast(
-            everything, lambda m: top(m) - np.mean([g(m) for g in rest], axis=0),
-            "gap at the highest K sqrt(B) minus the mean gap at the others",
-            clause="one asks whether the gap closes at high complexity", high=0.0,
-        )
-    )  # fmt: skip
-    here = everything.where(lambda key: key[1:] == (4096, 4))
-    apart = (
-        Apart(
-            quantity="ICL(APE) - ICL(rope) at K = 4096, B = 4",
-            measured=here.interval(gap_of(here, {8192.0})),
-            paper=(0.1, 0.2),
-        ),
+    yield everything.condition(
+        gap(levels[-1]) - average([gap(level) for level in levels[:-1]]) < 0,
+        "gap at the highest K sqrt(B) minus the mean gap at the others",
+        "one asks whether the gap closes at high complexity",
     )
-    return Findings(
-        conditions=tuple(conditions),
-        apart=apart,
-        notes=(f"compared at step {everything.step}",) if everything.used else (),
+    yield everything.where(K=4096, B=4).comparison(
+        gap(complexity(4096, 4)),
+        "ICL(APE) - ICL(rope) at K = 4096, B = 4",
+        paper("U5", "gap at K = 4096, B = 4"),
     )
+    if everything.used:
+        yield f"compared at step {everything.step}"
 
 
-def sharpness(row: Mapping[str, Any]) -> dict[str, float]:
-    """Entropies of the circuit's two heads and the peak of the induction head, from one row's measures."""
-    (layer, head), (before, other) = heads(row)
-
-    def of(name: str, place: tuple[int, int]) -> float:
-        return row[f"measure.{name}.{place[0]}.{place[1]}"]
-
-    induction, previous = (layer, head), (before, other)
-    right = of("target_label_attention", induction)
-    wrong = right - of("induction", induction)
-    return {
-        "query": of("entropy", induction),
-        "labels": of("label_row_entropy", previous),
-        "peak": right - max(wrong, of("target_item_attention.m1", induction)),
-    }
+def _sharp(rows: Evidence) -> EvidenceCells:
+    return two_codes(rows, SHARPNESS).where(lambda cell: cell.K in SHARP_CLASSES and cell.B == 4)
 
 
-def sharpness_cells(evidence: Evidence) -> Cells:
-    """Entropies and peak of the circuit's heads, by position code and K, at B = 4."""
-    quantities = {name: (lambda row, name=name: sharpness(row)[name]) for name in ("query", "labels", "peak")}
-    return two_codes(evidence, quantities).where(lambda key: key[1] in SHARP_CLASSES and key[2] == 4)
+def _sharpness(rows: Evidence) -> Figure:
+    figure, axes = new_figure(2, 3.8)
+    cells = _sharp(rows)
+    need(cells.values)
+    titles = {"query": "entropy, induction head's last row", "labels": "entropy, previous-token head's label rows"}
+    for place, (name, title) in zip(axes, titles.items(), strict=True):
+        found = {f"{'APE' if p.key[0] == 'onehot' else p.key[0]}, K = {p.key[1]}": p for p in points(cells, name)}
+        panels.bars(place, found, {}, title)
+        place.set_xlim(0, 1.02)
+    return figure
 
 
-def judge_u6(evidence: Evidence) -> Findings:
+@claim(
+    "U6",
+    "APE has sharp previous-token and induction patterns; RoPE attends to the same peak, diffusely.",
+    paper="attention maps, judged by eye",
+    criterion=(
+        "At K = 4096 and 8192, B = 4, equal steps, rope minus APE: entropy of the induction head's last row above 0, "
+        "and entropy of the previous-token head's label rows above 0. Same peak: in each code the induction head's "
+        "last row gives a right label more attention than a wrong label and than a matching item. Each with its whole "
+        "95 % interval. Induction head: highest summed induction strength. Previous-token head: in the layers before "
+        "it, the one whose labels look most at their items."
+    ),
+    studies=("complexity", "complexity_onehot"),
+    figure=_sharpness,
+)
+def u6(rows: Evidence) -> Iterator[Finding]:
     """Entropy and peak of the circuit's heads, `rope` against one-hot."""
-    cells = sharpness_cells(evidence)
-    rope = np.array([key[0] == "rope" for key in cells.keys])
-
-    def difference(name: str):
-        return lambda m: m[name][..., rope].mean(-1) - m[name][..., ~rope].mean(-1)
-
-    def peak(mine: np.ndarray):
-        return lambda m: m["peak"][..., mine].mean(-1)
-
+    cells = _sharp(rows)
+    for name, head, row in (
+        ("query", "induction head", "last row"),
+        ("labels", "previous-token head", "label rows"),
+    ):
+        yield cells.condition(
+            mean(name, code="rope") - mean(name, code="onehot") > 0,
+            f"entropy of the {head}'s {row}, rope minus APE",
+            f"the {head} is looked at",
+        )
     right = "attention on a right label minus on a wrong label or on a matching item, whichever is more"
-    return Findings(
-        conditions=(
-            contrast(cells, difference("query"), "entropy of the induction head's last row, rope minus APE",
-                     clause="the induction head is looked at", low=0.0),
-            contrast(cells, difference("labels"), "entropy of the previous-token head's label rows, rope minus APE",
-                     clause="the previous-token head is looked at", low=0.0),
-            contrast(cells, peak(rope), right, clause="the peak of rope's induction head is looked at", low=0.0),
-            contrast(cells, peak(~rope), right, clause="the peak of APE's induction head is looked at", low=0.0),
-        )
-    )  # fmt: skip
+    for code, name in (("rope", "rope"), ("onehot", "APE")):
+        yield cells.condition(mean("peak", code=code) > 0, right, f"the peak of {name}'s induction head is looked at")
 
 
-def judge_u7(evidence: Evidence) -> Findings:
+def _lengths(rows: Evidence, codes: tuple[Any, ...]) -> EvidenceCells:
+    """ICL over N at the largest step that all runs of some codes have."""
+    return grid(rows, "context", "code N", "icl", at="common", where=lambda cell: cell.code in codes)
+
+
+@claim(
+    "U7",
+    "In-context learning falls as the context N grows, for every position code; RoPE and ALiBi cluster, below APE.",
+    paper="curves over N",
+    criterion=(
+        "For each code the slope of ICL on log2 N below 0, at the largest step that all its runs reached; and for "
+        "each other code mean ICL over N minus APE's below 0, at the largest step that both reached. Each with its "
+        "whole 95 % interval."
+    ),
+    studies="context",
+    figure=curves("context", x="N", by="code", at="common"),
+)
+def u7(rows: Evidence) -> Iterator[Finding]:
     """ICL against log2 N for each position code, and the codes compared."""
-    codes = dict.fromkeys(key[0] for key in evidence.cells(("context",), (POSITIONS, CONTEXT), ("icl",)).keys)
-    conditions, apart = [], []
+    codes = tuple(dict.fromkeys(grid(rows, "context", "code N", ()).axis("code")))
     for code in codes:
-        cells = evidence.cells(
-            ("context",), (POSITIONS, CONTEXT), ("icl",), at="common", where=lambda k, c=code: k[0] == c
+        yield _lengths(rows, (code,)).condition(
+            slope("icl", "log2 N") < 0, "slope of ICL per doubling of N", f"the code is {code}"
         )
-        length = {"log2 N": np.log2(cells.column(1))}
-        conditions.append(slope(cells, "icl", "log2 N", length, rises=False, clause=f"the code is {code}"))
     for code in codes:
         if code == "onehot":
             continue
-        cells = evidence.cells(
-            ("context",), (POSITIONS, CONTEXT), ("icl",), at="common", where=lambda k, c=code: k[0] in (c, "onehot")
+        cells = _lengths(rows, (code, "onehot"))
+        yield cells.condition(
+            mean("icl", code=code) - mean("icl", code="onehot") < 0,
+            f"mean ICL over N, {code} minus APE, at step {cells.step}",
+            f"{code} is compared with APE",
         )
-        mine = np.array([key[0] == code for key in cells.keys])
-        conditions.append(
-            contrast(cells, lambda m, mine=mine: m["icl"][..., mine].mean(-1) - m["icl"][..., ~mine].mean(-1),
-                     f"mean ICL over N, {code} minus APE, at step {cells.step}",
-                     clause=f"{code} is compared with APE", high=0.0)
-        )  # fmt: skip
-    cells = evidence.cells(
-        ("context",), (POSITIONS, CONTEXT), ("icl",), at="common", where=lambda k: k[0] in ("rope", "alibi")
+    cells = _lengths(rows, ("rope", "alibi"))
+    yield cells.comparison(
+        mean("icl", code="rope") - mean("icl", code="alibi"),
+        f"mean ICL over N, rope minus alibi (they cluster), at step {cells.step}",
     )
-    mine = np.array([key[0] == "rope" for key in cells.keys])
-    apart.append(
-        Apart(quantity=f"mean ICL over N, rope minus alibi (they cluster), at step {cells.step}",
-              measured=cells.interval(lambda m: m["icl"][..., mine].mean(-1) - m["icl"][..., ~mine].mean(-1)))
-    )  # fmt: skip
-    return Findings(conditions=tuple(conditions), apart=tuple(apart))
 
 
-def judge_l1(evidence: Evidence) -> Findings:
-    """ICL at twice and four times the trained context, as a share of ICL at the trained one."""
-    names = {n: f"probe.context.{n}" for n in (8, 16, 32)}
-    everything = evidence.cells(("longer_context",), (POSITIONS,), list(names.values()))
-    conditions = []
-    for (code,) in everything.keys:
-        cells = everything.where(lambda key, code=code: key[0] == code)
-        for length in (16, 32):
-            conditions.append(
-                contrast(cells, lambda m, n=length: m[names[n]][..., 0] / m[names[8]][..., 0],
-                         f"ICL at N = {length} over ICL at N = 8", clause=f"{code} reads N = {length}", low=LONG_SHARE)
-            )  # fmt: skip
-    return Findings(conditions=tuple(conditions))
+def _column(length: int) -> str:
+    return f"probe.context.{length}"
 
 
-ENTRIES = (
-    Entry(
-        id="U5",
-        statement=(
-            "RoPE needs more data complexity, K sqrt(B), than one-hot positions (APE) for the same in-context learning."
-        ),
-        paper="RoPE 10 to 20 points lower at K = 4096, B = 4; the gap closes at high complexity",
-        criterion=(
-            "At equal steps, ICL(APE) - ICL(rope) above 0.05 with its whole 95 % interval, judged at each value of "
-            "K sqrt(B); and the gap at the highest K sqrt(B) minus the mean gap at all others below 0."
-        ),
-        studies=("complexity", "complexity_onehot"),
-        judge=judge_u5,
+def _longer(rows: Evidence) -> Figure:
+    figure, (place,) = new_figure(1, 4.6)
+    cells = grid(rows, "longer_context", "code", [_column(n) for n in LENGTHS])
+    need(cells.values)
+    there = [(code, mine) for code, mine in cells.by("code") if mine.values]
+    for index, (code, mine) in enumerate(there):
+        panels.curve(place, LENGTHS, [points(mine, _column(n))[0] for n in LENGTHS], str(code), index)
+    panels.scale(place, "N", LENGTHS)
+    accuracy_axis(place, xlabel="N, examples in the context (trained at 8)", ylabel="ICL")
+    place.legend(frameon=False, fontsize=7)
+    return figure
+
+
+@claim(
+    "L1",
+    "In-context learning trained at N = 8 carries over to longer contexts.",
+    paper="none: a question of ours, by position code",
+    criterion=(
+        "ICL at N = 16, and at N = 32, over ICL at N = 8 of the same decoder, above 0.8 with its whole 95 % interval; "
+        "judged for each position code and length."
     ),
-    Entry(
-        id="U6",
-        statement="APE has sharp previous-token and induction patterns; RoPE attends to the same peak, diffusely.",
-        paper="attention maps, judged by eye",
-        criterion=(
-            "At K = 4096 and 8192, B = 4, equal steps, rope minus APE: entropy of the induction head's last row "
-            "above 0, and entropy of the previous-token head's label rows above 0. Same peak: in each code the "
-            "induction head's last row gives a right label more attention than a wrong label and than a matching "
-            "item. Each with its whole 95 % interval. Induction head: highest summed induction strength. Previous-"
-            "token head: in the layers before it, the one whose labels look most at their items."
-        ),
-        studies=("complexity", "complexity_onehot"),
-        judge=judge_u6,
-    ),
-    Entry(
-        id="U7",
-        statement=(
-            "In-context learning falls as the context N grows, for every position code; RoPE and ALiBi cluster, "
-            "below APE."
-        ),
-        paper="curves over N",
-        criterion=(
-            "For each code the slope of ICL on log2 N below 0, at the largest step that all its runs reached; and "
-            "for each other code mean ICL over N minus APE's below 0, at the largest step that both reached. Each "
-            "with its whole 95 % interval."
-        ),
-        studies=("context",),
-        judge=judge_u7,
-    ),
-    Entry(
-        id="L1",
-        statement="In-context learning trained at N = 8 carries over to longer contexts.",
-        paper="none: a question of ours, by position code",
-        criterion=(
-            "ICL at N = 16, and at N = 32, over ICL at N = 8 of the same decoder, above 0.8 with its whole 95 % "
-            "interval; judged for each position code and length."
-        ),
-        studies=("longer_context",),
-        judge=judge_l1,
-    ),
+    studies="longer_context",
+    figure=_longer,
 )
+def l1(rows: Evidence) -> Iterator[Finding]:
+    """ICL at twice and four times the trained context, as a share of ICL at the trained one."""
+    for code, cells in grid(rows, "longer_context", "code", [_column(n) for n in LENGTHS]).by("code"):
+        for length in LENGTHS[1:]:
+            yield cells.condition(
+                mean(_column(length)) / mean(_column(8)) > LONG_SHARE,
+                f"ICL at N = {length} over ICL at N = 8",
+                f"{code} reads N = {length}",
+            )

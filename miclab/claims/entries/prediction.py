@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from miclab.claims.evidence import Evidence, field_of, identity_of
-from miclab.claims.statistics import MEASURE
-from miclab.claims.verdict import Apart, Condition, Entry, Findings
+from miclab.claims.circuit import strongest
+from miclab.claims.evidence import Evidence, identity_of
+from miclab.claims.paper import figure as paper
+from miclab.claims.paper import figures
+from miclab.claims.plots import panels
+from miclab.claims.plots.figures import Drawing, accuracy_axis, need, new_figure
+from miclab.claims.registry import claim
+from miclab.claims.verdict import Comparison, Condition, Finding
+from miclab.config.axes import field_of
 from miclab.statistics.correlation import pearson
 from miclab.statistics.intervals import RESAMPLES, Interval
 
-UNIMODAL = {"PH(1) layer 1": 0.72, "CLA": 0.65, "Ind layer 2": 0.61, "TLA layer 1": 0.59}
-MULTIMODAL = {"Ind layer 2": 0.70, "PH(1) layer 1": 0.58, "TLA layer 2": 0.56}
-CLA_MULTIMODAL = 0.02
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CLAIM_OF = {"unimodal": "C1", "multimodal": "C2"}
+
 COLUMNS = {
-    "PH(1) layer 1": ("previous_token_1", 1),
-    "Ind layer 2": ("induction", 2),
-    "TLA layer 1": ("total_label_attention", 1),
-    "TLA layer 2": ("total_label_attention", 2),
+    "PH(1) layer 1": ("previous_token_1", 0),
+    "Ind layer 2": ("induction", 1),
+    "TLA layer 1": ("total_label_attention", 0),
+    "TLA layer 2": ("total_label_attention", 1),
 }
+"""Measure and layer, from 0, by the paper's name, which counts layers from 1."""
 PREDICTORS = {
     "unimodal": ("PH(1) layer 1", "CLA", "Ind layer 2"),
     "multimodal": ("Ind layer 2", "PH(1) layer 1", "TLA layer 2"),
@@ -101,14 +110,18 @@ class Table:
         estimate = statistic(np.arange(self.runs))
         return Interval(float(estimate), float(low), float(high), "configuration", self.configurations, level)
 
+    def condition(
+        self, statistic: Callable[[NDArray[np.integer]], float], low: float, quantity: str, text: str
+    ) -> Condition:
+        """A condition on a statistic of runs (given by index): its interval above `low`."""
+        return Condition(
+            text=text, quantity=quantity, measured=self.interval(statistic), low=low, used=self.used,
+            absent=self.absent,
+        )  # fmt: skip
 
-def _strongest(row: Mapping[str, Any], name: str, layer: int) -> float | None:
-    """A measure's highest value over the heads of a layer."""
-    found = [
-        value for column, value in row.items()
-        if value is not None and (m := MEASURE.fullmatch(column)) and m["name"] == name and int(m["layer"]) == layer
-    ]  # fmt: skip
-    return max(found) if found else None
+    def features(self, names: Sequence[str]) -> NDArray[np.floating]:
+        """Some measures side by side [run, measure]."""
+        return np.column_stack([self.measures[name] for name in names])
 
 
 def _seedless(config: Mapping[str, Any]) -> str:
@@ -127,16 +140,16 @@ def table(evidence: Evidence, stage: str) -> Table:
         wanted |= {
             (_seedless(config), seed): name
             for config, seed, name in evidence.plan(study)
-            if field_of(config, "decoder.layers") == 2
+            if field_of(config, "layers") == 2
         }
         frame = evidence.rows(study)
         if frame is None:
             continue
         for row in frame.filter(frame["last"]).iter_rows(named=True):
             config = evidence.config(row["config"])
-            if field_of(config, "decoder.layers") != 2:
+            if field_of(config, "layers") != 2:
                 continue
-            values = {name: _strongest(row, *column) for name, column in COLUMNS.items()}
+            values = {name: strongest(row, *column) for name, column in COLUMNS.items()}
             values |= {"CLA": row["cla.icl"], "icl": row["icl"]}
             if all(value is not None for value in values.values()):
                 identity = _seedless(config), row["seed"]
@@ -159,57 +172,82 @@ def correlation(data: Table, name: str) -> Callable[[NDArray[np.integer]], float
     return lambda runs: pearson(data.measures[name][runs], data.icl[runs])
 
 
-def _correlated(data: Table, names: Sequence[str]) -> tuple[Condition, ...]:
-    return tuple(
-        Condition(
-            clause=f"the measure is {name}",
-            quantity=f"correlation of {name} with final ICL over runs",
-            measured=data.interval(correlation(data, name)),
-            low=0.0,
-            used=data.used,
-            absent=data.absent,
-        )
+def _correlations(data: Table, stage: str) -> Iterator[Finding]:
+    """A condition for each measure, and below them the paper's figures."""
+    names = tuple(figures("C1")) if stage == "unimodal" else PREDICTORS["multimodal"]
+    found = [
+        data.condition(correlation(data, name), 0.0, f"correlation of {name} with final ICL over runs",
+                       f"the measure is {name}")
         for name in names
-    )
+    ]  # fmt: skip
+    yield from found
+    for name, one in zip(names, found, strict=True):
+        yield Comparison(quantity=one.quantity, measured=one.measured, paper=paper(CLAIM_OF[stage], name))
 
 
-def _beside(conditions: Sequence[Condition], figures: Mapping[str, float]) -> tuple[Apart, ...]:
-    return tuple(
-        Apart(quantity=condition.quantity, measured=condition.measured, paper=figure)
-        for condition, figure in zip(conditions, figures.values(), strict=True)
-    )
+def _size(data: Table) -> str:
+    return f"{data.runs} runs of {data.configurations} configurations, two-layer decoders"
 
 
-def judge_c1(evidence: Evidence) -> Findings:
+def _scatters(stage: str, measures: Sequence[str]) -> Drawing:
+    def draw(rows: Evidence) -> Figure:
+        figure, axes = new_figure(len(measures), 2.6)
+        data = table(rows, stage)
+        need(data.runs)
+        for place, name in zip(axes, measures, strict=True):
+            interval = data.interval(correlation(data, name))
+            panels.scatter(place, data.measures[name], data.icl, data.labels, name, interval)
+            accuracy_axis(place, ylabel="final ICL")
+        axes[0].legend(frameon=False, fontsize=6)
+        return figure
+
+    return draw
+
+
+@claim(
+    "C1",
+    "Over unimodal runs, measures of the circuit go with in-context learning.",
+    paper="PH(1) layer 1: .72, CLA .65, Ind layer 2: .61, TLA layer 1: .59",
+    criterion=(
+        "Pearson correlation with final ICL over the last rows of all unimodal studies (two-layer decoders; of "
+        "several heads the strongest), above 0 with its whole 95 % interval (bootstrap over configurations); "
+        "judged for each of the four measures. The distance to the paper's figures is reported apart."
+    ),
+    studies=STUDIES["unimodal"],
+    figure=_scatters("unimodal", tuple(figures("C1"))),
+)
+def c1(rows: Evidence) -> Iterator[Finding]:
     """Correlations over unimodal runs."""
-    data = table(evidence, "unimodal")
-    conditions = _correlated(data, tuple(UNIMODAL))
-    return Findings(conditions=conditions, apart=_beside(conditions, UNIMODAL), notes=_size(data))
+    data = table(rows, "unimodal")
+    yield from _correlations(data, "unimodal")
+    yield _size(data)
 
 
-def judge_c2(evidence: Evidence) -> Findings:
+@claim(
+    "C2",
+    "Over multimodal runs too, but CLA no longer: the circuit is refined, not rebuilt.",
+    paper="Ind layer 2: .70, PH(1) layer 1: .58, TLA layer 2: .56, CLA .02",
+    criterion=(
+        "As C1, over all multimodal studies: the correlations of Ind layer 2, PH(1) layer 1 and TLA layer 2 "
+        "above 0, and that of Ind layer 2 minus that of CLA above 0. Correlations alone cannot tell refined "
+        "from rebuilt."
+    ),
+    studies=STUDIES["multimodal"],
+    figure=_scatters("multimodal", tuple(figures("C2"))),
+)
+def c2(rows: Evidence) -> Iterator[Finding]:
     """Correlations over multimodal runs, and induction strength against CLA."""
-    data = table(evidence, "multimodal")
-    conditions = _correlated(data, tuple(MULTIMODAL))
-    against = correlation(data, "Ind layer 2"), correlation(data, "CLA")
-    more = Condition(
-        clause="induction strength is compared with CLA",
-        quantity="correlation of Ind layer 2 minus that of CLA",
-        measured=data.interval(lambda runs: against[0](runs) - against[1](runs)),
-        low=0.0,
-        used=data.used,
-        absent=data.absent,
+    data = table(rows, "multimodal")
+    yield from _correlations(data, "multimodal")
+    induction, cla = correlation(data, "Ind layer 2"), correlation(data, "CLA")
+    yield data.condition(
+        lambda runs: induction(runs) - cla(runs), 0.0, "correlation of Ind layer 2 minus that of CLA",
+        "induction strength is compared with CLA",
+    )  # fmt: skip
+    yield Comparison(
+        quantity="correlation of CLA with final ICL over runs", measured=data.interval(cla), paper=paper("C2", "CLA")
     )
-    cla = Apart(
-        quantity="correlation of CLA with final ICL over runs",
-        measured=data.interval(against[1]),
-        paper=CLA_MULTIMODAL,
-    )
-    return Findings(conditions=(*conditions, more), apart=(*_beside(conditions, MULTIMODAL), cla), notes=_size(data))
-
-
-def _size(data: Table) -> tuple[str, ...]:
-    return (f"{data.runs} runs of {data.configurations} configurations, two-layer decoders",)
+    yield _size(data)
 
 
 def r_squared(truth: NDArray[np.floating], guess: NDArray[np.floating]) -> float:
@@ -236,66 +274,56 @@ def held_out(features: NDArray[np.floating], icl: NDArray[np.floating], groups: 
     return guess
 
 
-def judge_c3(evidence: Evidence) -> Findings:
+def _predictions(rows: Evidence) -> Figure:
+    figure, axes = new_figure(2)
+    drawn = 0
+    for place, (stage, names) in zip(axes, PREDICTORS.items(), strict=True):
+        data = table(rows, stage)
+        accuracy_axis(place, xlabel="ICL predicted on held-out configurations", ylabel="final ICL")
+        place.set(xlim=(-0.02, 1.02))
+        place.set_title(stage, fontsize=8, loc="left")
+        if not data.decidable:
+            continue
+        guess = held_out(data.features(names), data.icl, data.groups)
+        panels.scatter(place, guess, data.icl, data.labels, "ICL predicted on held-out configurations", None)
+        interval = data.interval(lambda runs, d=data, g=guess: r_squared(d.icl[runs], g[runs]))
+        place.set_title(f"{stage}: R2 = {interval}", fontsize=8, loc="left")
+        place.plot([0, 1], [0, 1], color="0.5", lw=0.8, ls=":")
+        place.legend(frameon=False, fontsize=6)
+        drawn += 1
+    need(drawn)
+    return figure
+
+
+@claim(
+    "C3",
+    "A random forest on three measures predicts final in-context learning.",
+    paper="R2 0.91 or more",
+    criterion=(
+        "R2 on configurations that the forest has not seen (five folds, all seeds of a configuration in one; "
+        "100 trees) above 0.90 with its whole 95 % interval (bootstrap over configurations); judged for "
+        "unimodal runs (PH(1) layer 1, CLA, Ind layer 2) and for multimodal ones (Ind layer 2, PH(1) layer 1, "
+        "TLA layer 2). R2 on the runs that it was fitted to is reported apart."
+    ),
+    studies=STUDIES["unimodal"] + STUDIES["multimodal"],
+    figure=_predictions,
+)
+def c3(rows: Evidence) -> Iterator[Finding]:
     """R2 of a forest on three measures."""
-    conditions, apart = [], []
     for stage, names in PREDICTORS.items():
-        data = table(evidence, stage)
-        measured = None
+        data = table(rows, stage)
         quantity = f"R2 of a forest on {', '.join(names)}"
+        guess = np.full_like(data.icl, np.nan)
         if data.decidable:
-            features = np.column_stack([data.measures[name] for name in names])
+            features = data.features(names)
             guess = held_out(features, data.icl, data.groups)
-            measured = data.interval(lambda runs, d=data, g=guess: r_squared(d.icl[runs], g[runs]))
             inside = _forest(TREES).fit(features, data.icl).predict(features)
             fitted = data.interval(lambda runs, d=data, g=inside: r_squared(d.icl[runs], g[runs]))
-            apart.append(
-                Apart(quantity=f"{stage}, on the runs it was fitted to: {quantity}", measured=fitted, paper=(0.91, 1.0))
-            )
-        conditions.append(
-            Condition(clause=f"the runs are {stage}", quantity=f"{quantity}, on held-out configurations",
-                      measured=measured, low=0.9, used=data.used, absent=data.absent)
+            name = f"{stage}, on the runs it was fitted to: {quantity}"
+            yield Comparison(quantity=name, measured=fitted, paper=paper("C3", "R2"))
+        condition = data.condition(
+            lambda runs, d=data, g=guess: r_squared(d.icl[runs], g[runs]), 0.9,
+            f"{quantity}, on held-out configurations", f"the runs are {stage}",
         )  # fmt: skip
-        apart.append(Apart(quantity=f"{stage}: {quantity}", measured=measured, paper=(0.91, 1.0)))
-    return Findings(conditions=tuple(conditions), apart=tuple(apart))
-
-
-ENTRIES = (
-    Entry(
-        id="C1",
-        statement="Over unimodal runs, measures of the circuit go with in-context learning.",
-        paper="PH(1) layer 1: .72, CLA .65, Ind layer 2: .61, TLA layer 1: .59",
-        criterion=(
-            "Pearson correlation with final ICL over the last rows of all unimodal studies (two-layer decoders; of "
-            "several heads the strongest), above 0 with its whole 95 % interval (bootstrap over configurations); "
-            "judged for each of the four measures. The distance to the paper's figures is reported apart."
-        ),
-        studies=STUDIES["unimodal"],
-        judge=judge_c1,
-    ),
-    Entry(
-        id="C2",
-        statement="Over multimodal runs too, but CLA no longer: the circuit is refined, not rebuilt.",
-        paper="Ind layer 2: .70, PH(1) layer 1: .58, TLA layer 2: .56, CLA .02",
-        criterion=(
-            "As C1, over all multimodal studies: the correlations of Ind layer 2, PH(1) layer 1 and TLA layer 2 "
-            "above 0, and that of Ind layer 2 minus that of CLA above 0. Correlations alone cannot tell refined "
-            "from rebuilt."
-        ),
-        studies=STUDIES["multimodal"],
-        judge=judge_c2,
-    ),
-    Entry(
-        id="C3",
-        statement="A random forest on three measures predicts final in-context learning.",
-        paper="R2 0.91 or more",
-        criterion=(
-            "R2 on configurations that the forest has not seen (five folds, all seeds of a configuration in one; "
-            "100 trees) above 0.90 with its whole 95 % interval (bootstrap over configurations); judged for "
-            "unimodal runs (PH(1) layer 1, CLA, Ind layer 2) and for multimodal ones (Ind layer 2, PH(1) layer 1, "
-            "TLA layer 2). R2 on the runs that it was fitted to is reported apart."
-        ),
-        studies=STUDIES["unimodal"] + STUDIES["multimodal"],
-        judge=judge_c3,
-    ),
-)
+        yield condition
+        yield Comparison(quantity=f"{stage}: {quantity}", measured=condition.measured, paper=paper("C3", "R2"))

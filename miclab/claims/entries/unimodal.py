@@ -2,163 +2,137 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from miclab.claims.evidence import Cells, Evidence, Means
-from miclab.claims.statistics import best, contrast, slope, weighted
-from miclab.claims.verdict import Apart, Entry, Findings
+from miclab.claims.evidence import Evidence, grid
+from miclab.claims.plots import panels
+from miclab.claims.plots.figures import accuracy_axis, curves, heatmaps, need, new_figure
+from miclab.claims.registry import claim
+from miclab.claims.verdict import Finding
+from miclab.statistics.grid import column, mean, slope, smaller
 
-CLASSES, BURSTS = "modalities.m1.classes", "sequence.burstiness"
-NOISE, ZIPF = "modalities.m1.noise", "modalities.m1.zipf_exponent"
-LAYERS, HEADS = "decoder.layers", "decoder.heads"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def judge_u1(evidence: Evidence) -> Findings:
+@claim(
+    "U1",
+    "One modality: in-context learning rises with the number of classes K and with the burstiness B; in-weight "
+    "learning falls.",
+    paper="a heatmap over K and B, standard deviation below 0.03",
+    criterion=(
+        "Least-squares slopes of ICL, and of IWL, on log2 K and log2 B together, over all cells: ICL's two slopes "
+        "above 0, IWL's two below 0, each with its whole 95 % interval."
+    ),
+    studies="complexity",
+    figure=heatmaps((("complexity", "icl", "ICL"), ("complexity", "iwl", "IWL")), x="K", y="B", at="common"),
+)
+def u1(rows: Evidence) -> Iterator[Finding]:
     """ICL and IWL against log2 K and log2 B."""
-    cells = evidence.cells(("complexity",), (CLASSES, BURSTS), ("icl", "iwl"), at="common")
-    axes = {"log2 K": np.log2(cells.column(0)), "log2 B": np.log2(cells.column(1))}
-    conditions = [
-        slope(cells, score, axis, axes, rises=score == "icl", clause=f"{score.upper()} is judged along {axis[-1]}")
-        for score in ("icl", "iwl")
-        for axis in axes
-    ]
-    spread = None
+    cells = grid(rows, "complexity", "K B", "icl iwl", at="common")
+    for score in ("icl", "iwl"):
+        for axis, beside in (("K", "B"), ("B", "K")):
+            steepness = slope(score, f"log2 {axis}", beside=f"log2 {beside}")
+            yield cells.condition(
+                steepness > 0 if score == "icl" else steepness < 0,
+                f"slope of {score.upper()} per doubling of {axis}",
+                f"{score.upper()} is judged along {axis}",
+            )
     if cells.decidable:
-        spread = max(
-            float(np.std([cells.values[key][seed]["icl"].mean() for seed in cells.seeds], ddof=1)) for key in cells.keys
-        )
-    notes = (
-        ()
-        if spread is None
-        else (f"largest standard deviation of ICL over seeds in a cell: {spread:.3f}; the paper says below 0.03",)
-    )
-    return Findings(conditions=tuple(conditions), notes=notes)
+        icl = [[cells.values[key][seed]["icl"].mean() for seed in cells.seeds] for key in cells.keys]
+        spread = np.std(icl, axis=1, ddof=1).max()
+        yield f"largest standard deviation of ICL over seeds in a cell: {spread:.3f}; the paper says below 0.03"
 
 
-def judge_u2(evidence: Evidence) -> Findings:
+@claim(
+    "U2",
+    "More noise within classes raises in-context learning.",
+    paper="a curve that rises",
+    criterion=(
+        "Slope of ICL on eps, over the whole range studied, above 0 with its whole 95 % interval; judged at each K. "
+        "Where ICL is highest is reported apart."
+    ),
+    studies="noise",
+    figure=curves("noise", x="eps", by="K", scores="icl iwl"),
+)
+def u2(rows: Evidence) -> Iterator[Finding]:
     """ICL against eps, at each K."""
-    everything = evidence.cells(("noise",), (CLASSES, NOISE), ("icl",))
-    conditions, notes = [], []
-    for classes in sorted({key[0] for key in everything.keys}):
-        cells = everything.where(lambda key, classes=classes: key[0] == classes)
-        noise = cells.column(1)
-        conditions.append(slope(cells, "icl", "eps", {"eps": noise}, rises=True, clause=f"K is {classes}"))
+    for classes, cells in grid(rows, "noise", "K eps", "icl").by("K"):
+        yield cells.condition(slope("icl", "eps") > 0, "slope of ICL per unit of eps", f"K is {classes}")
         if cells.decidable:
-            means = cells.draws[0]["icl"]
+            means, noise = cells.estimate(column("icl")), cells.numbers("eps")
             top = int(means.argmax())
             turn = "the highest noise studied" if noise[top] == noise.max() else "it falls beyond"
-            notes.append(f"K = {classes}: ICL is highest, {means[top]:.3f}, at eps = {noise[top]:g} ({turn})")
-    return Findings(conditions=tuple(conditions), notes=tuple(notes))
+            yield f"K = {classes}: ICL is highest, {means[top]:.3f}, at eps = {noise[top]:g} ({turn})"
 
 
-def judge_u3(evidence: Evidence) -> Findings:
-    """The smaller of ICL and IWL at alpha near 1, against no skew and the largest."""
-    cells = evidence.cells(("zipf",), (ZIPF,), ("icl", "iwl"))
-    alpha = cells.column(0)
-    near = int(np.abs(alpha - 1).argmin())
-
-    def both(means: Means) -> np.ndarray:
-        return np.minimum(means["icl"], means["iwl"])
-
-    def against(other: int):
-        return lambda means: both(means)[..., near] - both(means)[..., other]
-
-    conditions = tuple(
-        contrast(cells, against(other), f"min(ICL, IWL) at alpha = {alpha[near]:g} minus at {alpha[other]:g}",
-                 clause=f"alpha near 1 is compared with alpha = {alpha[other]:g}", low=0.0)
-        for other in (int(alpha.argmin()), int(alpha.argmax()))
-    )  # fmt: skip
-    apart = (
-        Apart(
-            quantity=f"min(ICL, IWL) at alpha = {alpha[near]:g}", measured=cells.interval(lambda m: both(m)[..., near])
-        ),
-    )
-    return Findings(conditions=conditions, apart=apart, notes=best(cells, both, alpha, "min(ICL, IWL)", "alpha"))
-
-
-def judge_u4(evidence: Evidence) -> Findings:
-    """ICL minus IWL against layers, against heads, and the two slopes compared."""
-    everything = evidence.cells(("decoder_size",), (LAYERS, HEADS), ("icl", "iwl"))
-    deeper = everything.where(lambda key: key[1] == 1)
-    headed = everything.where(lambda key: key[0] == 2)
-    all_cells = everything.where(lambda key: key[1] == 1 or key[0] == 2)
-
-    def lean(means: Means) -> np.ndarray:
-        return means["icl"] - means["iwl"]
-
-    def fitted(axis: int, keep: np.ndarray, cells: Cells):
-        x = np.log2(cells.column(axis))[keep]
-        weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
-        return lambda means: weighted(lean(means)[..., keep], weights)
-
-    every = {}
-    for axis, cells in ((0, deeper), (1, headed)):
-        every[axis] = fitted(axis, np.ones(len(cells.keys), bool), cells)
-    one_head, two_layers = all_cells.column(1) == 1, all_cells.column(0) == 2
-    by_depth, by_heads = fitted(0, one_head, all_cells), fitted(1, two_layers, all_cells)
-    return Findings(
-        conditions=(
-            contrast(deeper, every[0], "slope of ICL - IWL on log2 layers", clause="layers are added", high=0.0),
-            contrast(headed, every[1], "slope of ICL - IWL on log2 heads", clause="heads are added", high=0.0),
-            contrast(
-                all_cells, lambda m: by_heads(m) - by_depth(m), "slope on log2 heads minus slope on log2 layers",
-                clause="heads are compared with layers", high=0.0,
-            ),
-        )
-    )  # fmt: skip
-
-
-ENTRIES = (
-    Entry(
-        id="U1",
-        statement=(
-            "One modality: in-context learning rises with the number of classes K and with the burstiness B; in-"
-            "weight learning falls."
-        ),
-        paper="a heatmap over K and B, standard deviation below 0.03",
-        criterion=(
-            "Least-squares slopes of ICL, and of IWL, on log2 K and log2 B together, over all cells: ICL's two "
-            "slopes above 0, IWL's two below 0, each with its whole 95 % interval."
-        ),
-        studies=("complexity",),
-        judge=judge_u1,
+@claim(
+    "U3",
+    "Zipfian class frequencies with an exponent alpha near 1 give in-context and in-weight learning together.",
+    paper="a curve",
+    criterion=(
+        "The smaller of ICL and IWL at the alpha nearest to 1, minus the same at the lowest alpha (0), and minus the "
+        "same at the largest: both differences above 0 with their whole 95 % intervals."
     ),
-    Entry(
-        id="U2",
-        statement="More noise within classes raises in-context learning.",
-        paper="a curve that rises",
-        criterion=(
-            "Slope of ICL on eps, over the whole range studied, above 0 with its whole 95 % interval; judged at "
-            "each K. Where ICL is highest is reported apart."
-        ),
-        studies=("noise",),
-        judge=judge_u2,
-    ),
-    Entry(
-        id="U3",
-        statement=(
-            "Zipfian class frequencies with an exponent alpha near 1 give in-context and in-weight learning together."
-        ),
-        paper="a curve",
-        criterion=(
-            "The smaller of ICL and IWL at the alpha nearest to 1, minus the same at the lowest alpha (0), and "
-            "minus the same at the largest: both differences above 0 with their whole 95 % intervals."
-        ),
-        studies=("zipf",),
-        judge=judge_u3,
-    ),
-    Entry(
-        id="U4",
-        statement=(
-            "At one data complexity deeper decoders lean to in-weight learning, and decoders with more heads do so "
-            "more."
-        ),
-        paper="a sweep over layers and heads",
-        criterion=(
-            "Slope of ICL - IWL on log2 layers (one head) below 0; on log2 heads (two layers) below 0; and the "
-            "second slope below the first. Each with its whole 95 % interval."
-        ),
-        studies=("decoder_size",),
-        judge=judge_u4,
-    ),
+    studies="zipf",
+    figure=curves("zipf", x="alpha", scores="icl iwl"),
 )
+def u3(rows: Evidence) -> Iterator[Finding]:
+    """The smaller of ICL and IWL at alpha near 1, against no skew and the largest."""
+    cells = grid(rows, "zipf", "alpha", "icl iwl")
+    alphas, both = cells.axis("alpha"), smaller("icl", "iwl")
+    near = min(alphas, key=lambda alpha: abs(alpha - 1))
+    for other in (min(alphas), max(alphas)):
+        yield cells.condition(
+            mean(both, alpha=near) - mean(both, alpha=other) > 0,
+            f"min(ICL, IWL) at alpha = {near:g} minus at {other:g}",
+            f"alpha near 1 is compared with alpha = {other:g}",
+        )
+    yield cells.comparison(mean(both, alpha=near), f"min(ICL, IWL) at alpha = {near:g}")
+    yield from cells.peak(both, "alpha", "min(ICL, IWL)")
+
+
+def _size(rows: Evidence) -> Figure:
+    figure, axes = new_figure(2)
+    cells = grid(rows, "decoder_size", "layers heads", "icl iwl")
+    need(cells.values)
+    for place, axis, others, title in (
+        (axes[0], 0, {"heads": 1}, "one head"),
+        (axes[1], 1, {"layers": 2}, "two layers"),
+    ):
+        mine, name = cells.where(**others), cells.axes[axis]
+        for index, score in enumerate(("icl", "iwl")):
+            found = panels.points(mine, score)
+            if found:
+                panels.curve(place, [p.key[axis] for p in found], found, score.upper(), index)
+        panels.scale(place, name, mine.axis(name))
+        accuracy_axis(place, xlabel=name, ylabel="accuracy")
+        place.set_title(title, fontsize=8, loc="left")
+        place.legend(frameon=False, fontsize=7)
+    return figure
+
+
+@claim(
+    "U4",
+    "At one data complexity deeper decoders lean to in-weight learning, and decoders with more heads do so more.",
+    paper="a sweep over layers and heads",
+    criterion=(
+        "Slope of ICL - IWL on log2 layers (one head) below 0; on log2 heads (two layers) below 0; and the second "
+        "slope below the first. Each with its whole 95 % interval."
+    ),
+    studies="decoder_size",
+    figure=_size,
+)
+def u4(rows: Evidence) -> Iterator[Finding]:
+    """ICL minus IWL against layers, against heads, and the two slopes compared."""
+    cells = grid(rows, "decoder_size", "layers heads", "icl iwl")
+    lean = column("icl") - column("iwl")
+    by_depth, by_heads = slope(lean, "log2 layers", heads=1), slope(lean, "log2 heads", layers=2)
+    yield cells.where(heads=1).condition(by_depth < 0, "slope of ICL - IWL on log2 layers", "layers are added")
+    yield cells.where(layers=2).condition(by_heads < 0, "slope of ICL - IWL on log2 heads", "heads are added")
+    yield cells.where(lambda cell: cell.heads == 1 or cell.layers == 2).condition(
+        by_heads - by_depth < 0, "slope on log2 heads minus slope on log2 layers", "heads are compared with layers"
+    )

@@ -10,20 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from miclab.circuits.knockout import Effect
+from miclab.claims.plots.palette import BLUE, GREEN, ORANGE, SKY, VERMILLION
 from miclab.config.request import SplitSizes
 from miclab.model.decoder import Decoder
 from miclab.runs.run import Run
 from miclab.worlds.splits import split_batches
 from miclab.worlds.world import world_from_tensors
 
-# Okabe and Ito's palette: told apart by colour-blind readers too.
-COLOURS = {
-    "onehot": "#0072B2",
-    "rope": "#D55E00",
-    "rope_released": "#E69F00",
-    "stage 1": "#56B4E9",
-    "stage 2": "#009E73",
-}
+COLOURS = {"onehot": BLUE, "rope": VERMILLION, "rope_released": ORANGE, "stage 1": SKY, "stage 2": GREEN}
 SHOWN_EFFECTS = (
     "untouched",
     "previous-token head",
@@ -71,7 +65,7 @@ def _bars(axes: Axes, effects: list[Effect]) -> None:
         [effect.accuracy.mean - effect.accuracy.low for effect in chosen],
         [effect.accuracy.high - effect.accuracy.mean for effect in chosen],
     ]
-    axes.barh(range(len(chosen)), means, xerr=errors, color="#009E73", alpha=0.85, error_kw={"lw": 0.8})
+    axes.barh(range(len(chosen)), means, xerr=errors, color=GREEN, alpha=0.85, error_kw={"lw": 0.8})
     axes.set_yticks(range(len(chosen)), [effect.name for effect in chosen], fontsize=7)
     axes.invert_yaxis()
     axes.set(xlim=(0, 1.02), xlabel="accuracy on novel classes")

@@ -1,39 +1,45 @@
-"""A figure for any claim: every condition and every figure reported apart, with its interval and bounds."""
+"""A figure for any claim: every condition and every number shown for comparison, with its interval and bounds."""
 
 from __future__ import annotations
 
 import math
 import textwrap
+from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from miclab.claims.verdict import Apart, Condition, Findings
+from miclab.claims.plots.figures import need
+from miclab.claims.plots.palette import BLACK, BLUE, GREY, VERMILLION
+from miclab.claims.verdict import Comparison, Condition, Findings
 from miclab.statistics.intervals import Interval
 
-COLOURS = {"holds": "#0072B2", "does not hold": "#D55E00", "not decided": "#666666"}
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = {"holds": BLUE, "does not hold": VERMILLION, "not decided": GREY}
 MARKERS = {"holds": "o", "does not hold": "X", "not decided": "D"}
-"""Colour and shape both tell the verdict, for those who see no colours."""
+"""Colour and shape both show the verdict, for those who see no colours."""
 
 
 def known(interval: Interval | None) -> bool:
     """Whether there is a number to draw: the figure's intervals are over seeds, so that of one seed is not."""
     if interval is None or interval.unit == "set":
         return False
-    return not math.isnan(interval.mean + interval.low + interval.high)
+    return math.isfinite(interval.mean + interval.low + interval.high)
 
 
 def forest(findings: Findings) -> Figure:
-    """The conditions of a claim, and below them the figures reported apart, a line each.
+    """The conditions of a claim, and below them the numbers shown for comparison, a line each.
 
     Arguments:
         findings: what the claim's rows say; at least one condition or figure has to be measured.
     """
+    from matplotlib.figure import Figure
+
     conditions = [c for c in findings.conditions if known(c.measured)]
-    apart = [a for a in findings.apart if known(a.measured)]
-    height = 0.9 + 0.34 * (len(conditions) + len(apart)) + 0.5 * bool(apart)
+    compared = [a for a in findings.comparisons if known(a.measured)]
+    height = 0.9 + 0.34 * (len(conditions) + len(compared)) + 0.5 * bool(compared)
     figure = Figure(figsize=(7.0, height), layout="constrained")
-    parts = [part for part in (conditions, apart) if part]
+    parts = [part for part in (conditions, compared) if part]
     places = figure.subplots(len(parts), 1, squeeze=False, height_ratios=[len(part) for part in parts])[:, 0]
     for place, part in zip(places, parts, strict=True):
         _lines(place, part)
@@ -42,18 +48,28 @@ def forest(findings: Findings) -> Figure:
     return figure
 
 
-def _lines(place: Axes, part: list[Condition] | list[Apart]) -> None:
+def conditions_figure(findings: Findings) -> Figure:
+    """`forest`, of whatever is measured.
+
+    Raises:
+        NoRowsError: nothing is.
+    """
+    need(any(known(item.measured) for item in (*findings.conditions, *findings.comparisons)))
+    return forest(findings)
+
+
+def _lines(place: Axes, part: list[Condition] | list[Comparison]) -> None:
     for row, item in enumerate(part):
         measured, verdict = item.measured, item.verdict if isinstance(item, Condition) else "not decided"
         assert measured is not None
-        colour = COLOURS[verdict] if isinstance(item, Condition) else "#000000"
+        colour = COLOURS[verdict] if isinstance(item, Condition) else BLACK
         place.plot([measured.low, measured.high], [row, row], color=colour, lw=1.4)
         place.plot(measured.mean, row, MARKERS[verdict] if isinstance(item, Condition) else "s", color=colour, ms=4)
         if isinstance(item, Condition):
             for bound in (item.low, item.high):
                 if math.isfinite(bound):
                     place.plot([bound, bound], [row - 0.4, row + 0.4], color="0.4", lw=0.8, ls=":")
-    names = [f"{i.clause}: {i.quantity}" if isinstance(i, Condition) else i.quantity for i in part]
+    names = [f"{i.text}: {i.quantity}" if isinstance(i, Condition) else i.quantity for i in part]
     place.set_yticks(range(len(part)), ["\n".join(textwrap.wrap(name, 72)[:2]) for name in names], fontsize=6)
     place.set_ylim(len(part) - 0.4, -0.6)
     place.tick_params(axis="x", labelsize=6)

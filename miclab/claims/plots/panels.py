@@ -5,39 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
 
-from miclab.claims.evidence import Cells, Key
+from miclab.claims.plots.palette import BLACK, SERIES
+from miclab.config.axes import DOUBLING, field_named
+from miclab.statistics.grid import Cells, Key, mean
 from miclab.statistics.intervals import Interval
 
-# Okabe and Ito's palette: told apart by colour-blind readers too; every series also has a marker of its own.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PALETTE = (*SERIES, BLACK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 MAP = "cividis"
-NAMES = {
-    "modalities.m1.classes": "K1, classes of M1",
-    "modalities.m2.classes": "K2, classes of M2",
-    "modalities.m1.noise": "eps1, noise within classes of M1",
-    "modalities.m2.noise": "eps2, noise within classes of M2",
-    "modalities.m1.zipf_exponent": "alpha1, Zipf exponent of M1",
-    "modalities.m2.zipf_exponent": "alpha2, Zipf exponent of M2",
-    "sequence.burstiness": "B, burstiness",
-    "sequence.context": "N, examples in the context",
-    "decoder.layers": "layers",
-    "decoder.heads": "heads",
-    "decoder.positions": "position code",
-}
-ALONE = {
-    "modalities.m1.classes": "K, classes",
-    "modalities.m1.noise": "eps, noise within classes",
-    "modalities.m1.zipf_exponent": "alpha, Zipf exponent",
-}
-"""Names in studies of one modality, which needs no number."""
-DOUBLING = ("classes", "burstiness", "context", "layers", "heads")
-"""Last names of axes that are drawn on a scale of doublings."""
 
 
 @dataclass(frozen=True)
@@ -57,24 +39,15 @@ def points(cells: Cells, quantity: str) -> list[Point]:
         seeds = cells.values.get(key, {})
         if not seeds:
             continue
-        mean = float(np.mean([values[quantity].mean() for values in seeds.values()]))
-        interval = cells.where(lambda k, key=key: k == key).over_seeds(lambda m: m[quantity][..., 0])
-        found.append(Point(key, mean, *((interval.low, interval.high) if interval else (mean, mean))))
+        level = float(np.mean([values[quantity].mean() for values in seeds.values()]))
+        interval = cells.where(lambda cell, key=key: cell.key == key).over_seeds(mean(quantity))
+        found.append(Point(key, level, *((interval.low, interval.high) if interval else (level, level))))
     return found
 
 
-def axis_name(axis: str, *, alone: bool = False) -> str:
-    """The words for an axis.
-
-    Arguments:
-        alone: the study has one modality, which needs no number.
-    """
-    return ALONE.get(axis, NAMES.get(axis, axis)) if alone else NAMES.get(axis, axis)
-
-
 def scale(axes: Axes, axis: str, values: Sequence[Any]) -> None:
-    """Scale and ticks of the x axis for a configuration's field."""
-    if axis.split(".")[-1] in DOUBLING:
+    """Scale and ticks of the x axis for an axis of studies."""
+    if field_named(axis).split(".")[-1] in DOUBLING:
         axes.set_xscale("log", base=2)
     ticks = sorted(set(values))
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -104,11 +77,11 @@ def heatmap(axes: Axes, found: Sequence[Point], title: str, x: str, y: str) -> A
 def curve(axes: Axes, x: Sequence[float], found: Sequence[Point], label: str, index: int, line: bool = True) -> None:
     """One series with its intervals, in the colour and with the marker of its index; `line` joins its points."""
     order = np.argsort(x)
-    mean, low, high = (np.array([getattr(p, end) for p in found])[order] for end in ("mean", "low", "high"))
+    middle, low, high = (np.array([getattr(p, end) for p in found])[order] for end in ("mean", "low", "high"))
     axes.errorbar(
         np.asarray(x, dtype=float)[order],
-        mean,
-        yerr=[np.maximum(mean - low, 0), np.maximum(high - mean, 0)],
+        middle,
+        yerr=[np.maximum(middle - low, 0), np.maximum(high - middle, 0)],
         color=PALETTE[index % len(PALETTE)],
         marker=MARKERS[index % len(MARKERS)],
         markersize=4,
@@ -151,5 +124,5 @@ def scatter(axes: Axes, x: Any, y: Any, groups: Sequence[str], title: str, inter
         axes.plot(x[mine], y[mine], MARKERS[index % len(MARKERS)], color=PALETTE[index % len(PALETTE)], markersize=3,
                   ls="none", alpha=0.7, label=group)  # fmt: skip
     axes.set_xlabel(title)
-    told = "" if interval is None or math.isnan(interval.mean) else f"r = {interval}"
-    axes.set_title(told, fontsize=8, loc="left")
+    text = "" if interval is None or math.isnan(interval.mean) else f"r = {interval}"
+    axes.set_title(text, fontsize=8, loc="left")

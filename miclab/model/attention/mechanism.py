@@ -9,19 +9,19 @@ Shapes: x [batch position width] is the residual stream after normalisation. A n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from miclab.config.decoder import DecoderConfig
 from miclab.config.options import ATTENTION, SOFTMAX, AttentionOptions
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError
-from miclab.model.positions import Coded, Heads, PositionCode
+from miclab.model.positions import Coded, Heads, PositionCode, build_positions
 from miclab.worlds.roles import Roles
 
 Parameters = Mapping[str, Tensor]
@@ -75,8 +75,11 @@ class Mechanism:
     """Activations that `everywhere` names. Every mechanism names `heads` [batch head position dimension], the output of
     every head before they are joined, so that heads can be knocked out. A mechanism that has a `pattern` [batch head
     query key], whose rows are shares of attention, names it too; without it no measure of attention is taken."""
-    centres_keys = False
-    """Whether it heeds `decoder.centre_keys`."""
+    heeds: tuple[str, ...] = ()
+    """What it heeds, so that nothing is ignored in silence: `rotation`, if it passes queries and keys through
+    `positions`; `score_bias`, if it adds `positions.score_bias` to scores; `centre_keys`, if it centres keys."""
+    facts: frozenset[str] = frozenset()
+    """What measures may take for granted of the pattern: `softmax`, if no weight is negative and each row sums to 1."""
     followed: tuple[str, ...] = ("everywhere",)
     """Methods that `last` follows: a subclass that has its own gets the slow `last`, unless it has its own of that."""
 
@@ -125,6 +128,14 @@ class Mechanism:
         given = {"layer": layer, "positions": positions, "roles": roles}
         return self.everywhere(parameters, x, gain, **given, point=unchanged)[:, -1:]
 
+    def visible(self, positions: Positions, layer: int) -> Bool[Tensor, "#head query key"]:
+        """Whether a query's position may see a key's. By default every position sees itself and all before it.
+
+        Arguments:
+            positions: the position code; its `score_bias` holds the causal mask alone.
+        """
+        return positions.score_bias > -math.inf
+
     # -- pieces -------------------------------------------------------------------------------------------------
     def split(self, x: Float[Tensor, "batch row width"]) -> Heads:
         """The heads' shares of a projection."""
@@ -156,20 +167,25 @@ def build_attention(config: RunConfig) -> list[Mechanism]:
     chosen = ATTENTION.find(options.name)(config, options)
     usual = ATTENTION.find(SOFTMAX)(config, AttentionOptions()) if options.layers else chosen
     mechanisms = [chosen if options.uses(i) else usual for i in range(config.decoder.layers)]
+    positions = build_positions(config)
     for i, mechanism in enumerate(mechanisms):
-        _check_heeded(config.decoder, mechanism, i)
+        _check_heeded(config.decoder, positions, mechanism, i)
     return mechanisms
 
 
-def _check_heeded(decoder: DecoderConfig, mechanism: Mechanism, layer: int) -> None:
-    """Raises ConfigError for biases or centred keys that a mechanism does not have."""
-    name = decoder.attention.name
+def _check_heeded(decoder: DecoderConfig, positions: PositionCode, mechanism: Mechanism, layer: int) -> None:
+    """Raises ConfigError for a setting that a mechanism ignores."""
+    here = f"with decoder.attention = {decoder.attention.name!r}"
     if any(f"{part}_bias" not in mechanism.shapes(layer) for part in decoder.biased(layer)):
-        allowed = f"'none' with decoder.attention = {name}, which has no such bias"
-        raise ConfigError("decoder.attention_bias", decoder.attention_bias, allowed)
-    if decoder.centre_keys != "off" and not mechanism.centres_keys:
-        allowed = f"'off' with decoder.attention = {name}, which centres no keys"
-        raise ConfigError("decoder.centre_keys", decoder.centre_keys, allowed)
+        raise ConfigError("decoder.attention_bias", decoder.attention_bias, f"'none' {here}, which has no such bias")
+    if decoder.centre_keys != "off" and "centre_keys" not in mechanism.heeds:
+        raise ConfigError("decoder.centre_keys", decoder.centre_keys, f"'off' {here}, which centres no keys")
+    if positions.rotates and "rotation" not in mechanism.heeds:
+        allowed = f"a code that leaves queries and keys alone {here}, which does not heed `rotation`"
+        raise ConfigError("decoder.positions", decoder.positions, allowed)
+    if type(positions).bias is not PositionCode.bias and "score_bias" not in mechanism.heeds:
+        allowed = f"a code that adds nothing to scores {here}, which does not heed `score_bias`"
+        raise ConfigError("decoder.positions", decoder.positions, allowed)
 
 
 def scaled(gain: Float[Tensor, " input"] | None, weight: Float[Tensor, "input output"]) -> Tensor:

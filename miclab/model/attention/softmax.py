@@ -26,7 +26,8 @@ class Softmax(Mechanism):
     """Softmax of scaled products of queries and keys."""
 
     points = ("pattern", "heads")
-    centres_keys = True
+    heeds = ("rotation", "score_bias", "centre_keys")
+    facts = frozenset({"softmax"})
     followed = ("everywhere", "project", "pattern")
 
     def shapes(self, layer):
@@ -46,6 +47,10 @@ class Softmax(Mechanism):
     ) -> Float[Tensor, "#head position position"]:
         """What is added to the scores, -inf where a query must not look."""
         return positions.score_bias
+
+    def visible(self, positions, layer):
+        """What the scores of a layer leave open; a `score_bias` that needs parameters has to say it by itself."""
+        return self.score_bias({}, positions, layer) > -math.inf
 
     def pattern(self, parameters: Parameters, scores: Float[Tensor, "*row key"]) -> Float[Tensor, "*row key"]:
         """Scores to shares of attention."""

@@ -183,11 +183,13 @@ def attention_maps(run: Run, sizes: SplitSizes = MAP_SIZES) -> Attention:
 
     Raises:
         DamagedError: the world is damaged.
-        RunError: no checkpoint can be read.
+        RunError: no checkpoint can be read, or the decoder has no attention patterns.
     """
     config, length = run.config, run.config.sequence_length
     world = world_from_tensors(config, run.world_tensors())
     decoder, layers = Decoder(config), config.decoder.layers
+    if not decoder.gives_patterns:
+        raise RunError(f"The attention {config.decoder.attention.name} has no pattern.")
     batches = [batch for _, batch in split_batches(config, world, "icl", sizes)]
     sequences = sum(len(batch) for batch in batches)
     patterns = tuple(f"blocks.{i}.attention.pattern" for i in range(layers))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from miclab.report import measures
+from miclab.measures import registry as measures
 from miclab.report.plots import Figure, rounded
 from miclab.report.run.bars import ablation_figure, knockout_figure
 from miclab.report.run.collect import (

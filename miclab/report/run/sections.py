@@ -10,8 +10,8 @@ import yaml
 from miclab.circuits.diagnose import Sign
 from miclab.circuits.find import head_name
 from miclab.config import schema
+from miclab.measures.registry import FIRST, describe
 from miclab.report.html import Table, code, mark
-from miclab.report.measures import FIRST, describe
 from miclab.report.run.collect import Collected, alignment_values, rows_for_measures
 from miclab.report.run.data import colour_top, formed
 from miclab.report.run.figures import ATTENTION_TOPS, attention_groups
@@ -152,7 +152,7 @@ def _circuit_words(collected: Collected) -> str:
     if tests is None:
         return ""
     if tests.heads is None:
-        return "The decoder has a single head, so it has no circuit of two heads."
+        return f"There is no circuit of two heads: {tests.no_circuit}."
     previous, induction = tests.heads.previous_token, tests.heads.induction
     own = max(float(v[previous]) for name, v in tests.strengths.items() if name.startswith("label_to_item."))
     total = float(tests.strengths["induction_total"][induction])

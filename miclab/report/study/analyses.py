@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from miclab.circuits.find import read_name
 from miclab.report.plots import BLACK, BLUE, Figure, axis_of, layout_of, rounded
 from miclab.report.study.cells import StudyCells, estimates
 from miclab.report.study.phases import faint, style
@@ -62,8 +63,8 @@ def probes_of(cells: StudyCells) -> list[ProbeOfStudy]:
             rows = {run.seed: run.last for run in runs if run.last is not None}
             kept = estimates(rows, list(columns))
             if kept:
-                by_cell[cell] = {columns[column]: value for column, value in kept.items()}
-        found.append(ProbeOfStudy(name=probe, quantities=tuple(quantities), cells=by_cell))
+                by_cell[cell] = {read_name(columns[column]): value for column, value in kept.items()}
+        found.append(ProbeOfStudy(name=probe, quantities=tuple(map(read_name, quantities)), cells=by_cell))
     return sorted(found, key=lambda probe: (list(TITLES).index(probe.name) if probe.name in TITLES else 9, probe.name))
 
 

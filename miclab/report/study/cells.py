@@ -13,11 +13,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from miclab.claims.evidence import Cells, column_values, field_of
-from miclab.claims.plots.panels import DOUBLING, axis_name
+from miclab.claims.evidence import column_values
+from miclab.config.axes import DOUBLING, axis_name, field_of
 from miclab.config.schema import to_mapping
 from miclab.errors import MiclabError
 from miclab.report.run.collect import evenly
+from miclab.statistics.grid import Cells, mean
 from miclab.statistics.intervals import Interval
 from miclab.studies.plan import Plan, axis_value
 from miclab.studies.rows import SPLITS
@@ -207,10 +208,7 @@ def estimates(
         return {}
     values = {seed: {q: found[q] for q in shared} for seed, found in values.items()}
     cells = Cells((key,), {key: values}, {key: dict.fromkeys(values, "")})
-    return {
-        q: (float(np.mean([v[q].mean() for v in values.values()])), cells.over_seeds(lambda m, q=q: m[q][..., 0]))
-        for q in shared
-    }
+    return {q: (float(np.mean([v[q].mean() for v in values.values()])), cells.over_seeds(mean(q))) for q in shared}
 
 
 def _flat(config: Mapping[str, Any], before: str = "") -> dict[str, Value]:

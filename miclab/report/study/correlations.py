@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from miclab.claims.statistics import MEASURE
-from miclab.report.measures import describe
+from miclab.circuits.find import measure_of
+from miclab.measures.registry import describe
 from miclab.report.plots import Figure, axis_of, layout_of, rounded
 from miclab.report.study.cells import RunOfStudy, StudyCells, finite, shown_value
 from miclab.report.study.phases import style
@@ -54,10 +54,10 @@ def _groups(columns: Sequence[str]) -> dict[str, tuple[str, str, list[str]]]:
     entropies the lowest, which is the sharpest."""
     found: dict[str, tuple[str, str, list[str]]] = {}
     for column in columns:
-        if match := MEASURE.fullmatch(column):
-            title, text = describe(match["name"])
-            name = f"{match['name']}.{match['layer']}"
-            found.setdefault(name, (f"{title}, layer {match['layer']}", text, []))[2].append(column)
+        if place := measure_of(column):
+            measure, (layer, _) = place
+            title, text = describe(measure)
+            found.setdefault(f"{measure}.{layer}", (f"{title}, layer {layer}", text, []))[2].append(column)
         elif match := ALIGNMENT.fullmatch(column):
             title, text = ALIGNMENT_WORDS[match["kind"]]
             found[column] = (f"{title} ({match['modality']})", text, [column])

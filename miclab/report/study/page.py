@@ -10,7 +10,8 @@ import polars as pl
 
 from miclab import storage
 from miclab.claims.evidence import Evidence
-from miclab.claims.ledger import LEDGER, Line, judged
+from miclab.claims.ledger import Line, judged
+from miclab.claims.registry import CLAIMS, all_claims
 from miclab.errors import MiclabError
 from miclab.report.html import render
 from miclab.report.plots import Figure, rounded
@@ -45,12 +46,13 @@ def claims_of(study: Study) -> tuple[list[Line], dict[str, str]]:
     lines: list[Line] = []
     missing: dict[str, str] = {}
     evidence = Evidence(study.file.parent, study.profile)
+    all_claims()
     for name in study.answers:
-        if name not in LEDGER:
+        if name not in CLAIMS:
             missing[name] = "no claim of the ledger"
             continue
         try:
-            lines += judged(evidence, [LEDGER[name]])
+            lines += judged(evidence, [CLAIMS[name]])
         except MiclabError as error:
             missing[name] = str(error)
     return lines, missing

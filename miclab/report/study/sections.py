@@ -86,7 +86,14 @@ def claims_view(answers: Sequence[str], lines: Sequence[Line], missing: Mapping[
             [name, line.entry.statement, verdict, line.entry.paper, f"{line.runs} used, {line.missing} missing"]
         )
         conditions += [
-            [name, c.clause, c.quantity, c.told, c.bound, mark(c.verdict, VERDICT_MARKS.get(c.verdict, "plain"))]
+            [
+                name,
+                c.text,
+                c.quantity,
+                c.measured_text,
+                c.bound,
+                mark(c.verdict, VERDICT_MARKS.get(c.verdict, "plain")),
+            ]
             for c in line.findings.conditions
         ]
     head = ["claim", "condition", "quantity", "measured", "holds if", "verdict"]

@@ -1,0 +1,104 @@
+"""Configuration of the site (Sphinx). `make docs` builds it into build/site; warnings are errors.
+
+Pages that follow from code or rows are written at build by `pages.py`, so none of them can be out of date.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import pages  # noqa: E402
+
+project = "miclab"
+author = "The miclab developers"
+release = version = pages.version()
+
+extensions = ["myst_nb", "autoapi.extension", "sphinx.ext.napoleon"]
+exclude_patterns = ["_templates"]
+html_theme = "furo"
+html_title = "miclab"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_js_files = ["tables.js"]
+html_copy_source = False
+# Summaries of search results would have to be fetched, which a page read from disk cannot do.
+html_show_search_summary = False
+html_show_sourcelink = False
+html_show_copyright = False
+html_theme_options = {"top_of_page_buttons": []}
+# The site is read from disk: it names no other host for what it shows.
+html_baseurl = ""
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 4
+myst_links_external_new_tab = False
+# `ref.python`: the names of axes in shapes, such as "batch head", are no references.
+suppress_warnings = ["autoapi.python_import_resolution", "ref.python"]
+
+# Notebooks are executed when their text has changed since the last build of this folder.
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(HERE.parent / "build" / "notebooks")
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+
+# The API pages are made from the text of the modules, whichever there are: nothing of miclab is imported for them.
+autoapi_dirs = [str(HERE.parent / "miclab")]
+autoapi_root = "reference/api"
+autoapi_template_dir = str(HERE / "_templates" / "autoapi")
+autoapi_options = ["members", "show-module-summary"]
+autoapi_member_order = "bysource"
+autoapi_python_class_content = "class"
+autoapi_add_toctree_entry = False
+autoapi_keep_files = True
+autoapi_ignore = ["*/data/files/*", "*/mllm/files/*"]
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+# Docstrings write code between single backticks.
+default_role = "code"
+
+
+_FIELD_TEXTS: dict[str, list[str]] = {}
+
+
+def _as_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Brings a docstring into the markup that the API pages are written in.
+
+    napoleon would take what stands before the first colon of a field's text for its type, so such a text is set aside.
+    """
+    lines[:] = pages.docstring_lines(lines)
+    if what in ("attribute", "data", "property"):
+        _FIELD_TEXTS[name] = list(lines)
+        lines[:] = ["set aside"]
+
+
+def _field_texts_back(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Puts the text of a field back after napoleon."""
+    lines[:] = _FIELD_TEXTS.pop(name, lines)
+
+
+def _write_pages(app: Any, config: Any) -> None:
+    """Writes the generated pages before Sphinx looks for pages.
+
+    autoapi writes the API pages again only when a module has changed. Where they were deleted, or are older than the
+    code that writes them, the saved state of the last build goes too, so that they are made anew.
+    """
+    pages.write(HERE)
+    made, code = HERE / autoapi_root / "miclab" / "index.rst", [HERE / "conf.py", HERE / "reference.py"]
+    if not made.exists() or made.stat().st_mtime < max(path.stat().st_mtime for path in code):
+        shutil.rmtree(HERE / autoapi_root, ignore_errors=True)
+        (Path(app.doctreedir) / "environment.pickle").unlink(missing_ok=True)
+
+
+def setup(app: Any) -> None:
+    """Connects the functions above."""
+    app.connect("config-inited", _write_pages, priority=10)
+    # Before napoleon, which reads `Arguments:` and `Raises:`.
+    app.connect("autodoc-process-docstring", _as_restructured_text, priority=100)
+    app.connect("autodoc-process-docstring", _field_texts_back, priority=900)

@@ -1,0 +1,127 @@
+"""The registry of claims: statement, criterion, conditions and figure of each in one place.
+
+    @claim("U2", "More noise within classes raises in-context learning.", paper="a curve that rises",
+           criterion="Slope of ICL on eps ...", studies=("noise",), figure=curves("noise", x="eps", by="K"))
+    def u2(rows):
+        for K, cells in grid(rows, "noise", "K eps", "icl").by("K"):
+            yield cells.condition(slope("icl", "eps") > 0, "slope of ICL per unit of eps", f"K is {K}")
+
+A file of one's own adds claims in the same way (docs/extend/claim.md).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from miclab.claims.evidence import Evidence
+from miclab.claims.verdict import Finding, Findings, findings_of
+from miclab.config.registry import Registry
+from miclab.errors import MiclabError, nearest
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Conditions = Callable[[Evidence], Iterable[Finding]]
+Drawing = Callable[[Evidence], "Figure"]
+LETTERS = "ULMJCARDX"
+"""First letters of the claims of this package, in the order in which the ledger has them; others follow."""
+
+
+class Claim:
+    """A claim of the ledger.
+
+    Arguments:
+        id: a capital letter and a number.
+        statement: what is claimed, in words.
+        paper: the paper's figure, as it stands there.
+        criterion: when it holds; written down before its studies run.
+        studies: names of the study files that it needs.
+        conditions: from the studies' rows to conditions, comparisons and notes.
+        figure: draws it from the rows; None: its conditions as a forest.
+    """
+
+    def __init__(
+        self, *, id: str, statement: str, paper: str, criterion: str, studies: Sequence[str], conditions: Conditions,
+        figure: Drawing | None,
+    ):  # fmt: skip
+        self.id, self.statement, self.paper, self.criterion = id, statement, paper, criterion
+        self.studies, self.conditions, self.figure = tuple(studies), conditions, figure
+        self.__doc__ = statement
+
+    def judge(self, rows: Evidence) -> Findings:
+        """What the rows say about it."""
+        return findings_of(self.conditions(rows))
+
+    def draw(self, rows: Evidence) -> Figure:
+        """Its figure.
+
+        Raises:
+            NoRowsError: its studies have no rows.
+        """
+        from miclab.claims.plots.forest import conditions_figure
+
+        return self.figure(rows) if self.figure else conditions_figure(self.judge(rows))
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Where it stands in the ledger."""
+        number = re.search(r"\d+", self.id)
+        letter = LETTERS.find(self.id[0])
+        return (letter if letter >= 0 else len(LETTERS)), int(number.group()) if number else 0
+
+
+CLAIMS: Registry[Claim] = Registry("claim")
+
+
+def claim(
+    id: str, statement: str, *, paper: str, criterion: str, studies: str | Sequence[str], figure: Drawing | None = None
+) -> Callable[[Conditions], Conditions]:
+    """A decorator that adds a claim; it stands on a generator of its conditions.
+
+    Arguments:
+        id: a capital letter and a number, such as `U2`.
+        statement: what is claimed, in words.
+        paper: the figure of the paper that the claim is of, as it stands there; `none` and why where there is none.
+        criterion: when it holds, in words: written down before its studies run.
+        studies: names of the study files whose rows it needs, without `.yaml`.
+        figure: draws it (see `miclab.claims.plots`); default: its conditions as a forest.
+
+    Raises:
+        MiclabError: the id is taken, or the claim says too little.
+    """
+    names = (studies,) if isinstance(studies, str) else tuple(studies)
+    for part, given in (("statement", statement), ("criterion", criterion), ("studies", names)):
+        if not given:
+            raise MiclabError(f"The claim {id} has no {part}: give @claim all of statement, criterion and studies.")
+
+    def add(conditions: Conditions) -> Conditions:
+        CLAIMS.register(id, conditions)(
+            Claim(
+                id=id, statement=statement, paper=paper, criterion=criterion, studies=names, conditions=conditions,
+                figure=figure,
+            )
+        )  # fmt: skip
+        return conditions
+
+    return add
+
+
+def all_claims() -> list[Claim]:
+    """Every claim that is registered, in the ledger's order."""
+    import miclab.claims.entries  # noqa: F401  (it registers those of this package)
+
+    return sorted(CLAIMS.values(), key=lambda one: one.order)
+
+
+def find_claim(name: str) -> Claim:
+    """A claim by its id.
+
+    Raises:
+        MiclabError: there is no such claim; the message names the nearest one.
+    """
+    known = {one.id: one for one in all_claims()}
+    if name not in known:
+        raise MiclabError(f"{name!r} is no claim: {nearest(name, known)}; a claim of your own needs --plugin FILE.py")
+    return known[name]

@@ -1,0 +1,144 @@
+"""Evaluations of one or several runs, seeds of one experiment, with intervals over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from miclab.config.request import SplitSizes
+from miclab.measures.evaluate import Evaluation, SplitScores, check_seeds, evaluate, head_intervals, oracle_means
+from miclab.measures.registry import chosen
+from miclab.runs.run import Run
+from miclab.statistics.intervals import Interval, clustered_interval
+from miclab.tables import Head, Table, Tabled, table
+
+
+@dataclass(frozen=True)
+class Evaluations(Tabled):
+    """Evaluations of runs that are seeds of one experiment.
+
+    Arguments:
+        found: of each run, every split.
+        measured: of each run, the split `icl` with the measures that were requested; empty: none was.
+    """
+
+    found: tuple[Evaluation, ...]
+    measured: tuple[SplitScores, ...] = ()
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """Names of the runs."""
+        return tuple(one.run for one in self.found)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The checkpoint of each run."""
+        return tuple(one.step for one in self.found)
+
+    @cached_property
+    def splits(self) -> dict[str, tuple[Interval, Interval, dict[str, float]]]:
+        """By split: accuracy, share of answers that are labels of the context, and accuracy of each oracle; clustered
+        by set of novel classes, then by seed."""
+        found = {}
+        for split in self.found[0].scores:
+            scores = [one.scores[split] for one in self.found]
+            accuracy = clustered_interval([s.correct for s in scores])
+            found[split] = accuracy, clustered_interval([s.in_context for s in scores]), oracle_means(scores)
+        return found
+
+    @cached_property
+    def measures(self) -> dict[str, dict[tuple[int, int], Interval]]:
+        """Each measure on novel classes, by name, layer and head."""
+        return head_intervals(self.measured) if self.measured else {}
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Why a measure that was requested is lacking, by its name."""
+        return self.measured[0].left_out if self.measured else {}
+
+    def tables(self) -> tuple[Table, ...]:
+        """A row for each split; and one for each measure."""
+        oracles = next(iter(self.splits.values()))[2]
+        columns = ["split", "accuracy", "answers in context", *(name.replace("_", " ") for name in oracles)]
+        rows = [[split, accuracy, copied, *means.values()] for split, (accuracy, copied, means) in self.splits.items()]
+        title = f"{at_steps(self.runs, self.steps)}, {self.found[0].context} context examples [95 % interval]"
+        main = table(title, columns, rows)
+        if not self.measured:
+            return (main,)
+        notes = [f"{name}: left out, since {reason}" for name, reason in self.left_out.items()]
+        return main, heads_table("measures on icl; heads are LAYER.HEAD [95 % interval]", self.measures, notes)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as plain data."""
+        content: dict[str, Any] = {
+            "runs": self.runs,
+            "steps": self.steps,
+            "context": self.found[0].context,
+            "splits": {
+                split: {
+                    "accuracy": accuracy.as_json(),
+                    "context_label_accuracy": copied.as_json(),
+                    "oracles": {name: round(value, 6) for name, value in oracles.items()},
+                }
+                for split, (accuracy, copied, oracles) in self.splits.items()
+            },
+        }
+        if not self.measured:
+            return content
+        return content | {"measures": heads_json(self.measures), "left_out": self.left_out}
+
+
+def at_steps(runs: Iterable[str], steps: Iterable[int]) -> str:
+    """Runs and their checkpoints, in words."""
+    return ", ".join(f"{run} at step {step}" for run, step in zip(runs, steps, strict=True))
+
+
+def heads_table(title: str, measures: dict[str, dict[tuple[int, int], Interval]], notes: Sequence[str] = ()) -> Table:
+    """A row for each measure, a column for each head."""
+    if not measures:
+        return table("", [], [], notes)
+    heads = [f"head {Head(*head)}" for head in next(iter(measures.values()))]
+    return table(title, ["measure", *heads], [[name, *row.values()] for name, row in measures.items()], notes)
+
+
+def heads_json(measures: dict[str, dict[tuple[int, int], Interval]]) -> dict[str, dict[str, Any]]:
+    """Intervals by measure and head as plain data."""
+    return {name: {str(Head(*head)): one.as_json() for head, one in row.items()} for name, row in measures.items()}
+
+
+def evaluate_runs(
+    runs: Sequence[Run],
+    *,
+    step: int | None = None,
+    context: int | None = None,
+    sizes: SplitSizes | None = None,
+    measures: Iterable[str] = (),
+    on_progress: Callable[[int, str], None] | None = None,
+) -> Evaluations:
+    """Evaluates a checkpoint of each run on every split.
+
+    Arguments:
+        runs: seeds of one experiment.
+        step: the checkpoint of each; None: its last good one.
+        context: another number of context examples than in training.
+        sizes: sequences of a split.
+        measures: measures of every head to take on novel classes as well, by name.
+        on_progress: called with the number of runs done and the name of the last.
+
+    Raises:
+        RunError: the runs differ in more than the seed, or there is none.
+        ConfigError: there is no such checkpoint or measure, or the position code cannot place so long a context.
+    """
+    check_seeds(runs)
+    names = tuple(one.name for one in chosen(measures))
+    found, measured = [], []
+    for done, run in enumerate(runs, 1):
+        found.append(evaluate(run, step=step, context=context, sizes=sizes, measures=False))
+        if names:
+            one = evaluate(run, step=step, context=context, sizes=sizes, splits=("icl",), measures=names)
+            measured.append(one.scores["icl"])
+        if on_progress:
+            on_progress(done, run.path.name)
+    return Evaluations(tuple(found), tuple(measured))

@@ -1,0 +1,283 @@
+"""The pages: every command and block of Python on them works, and what they say of the rows is what the rows say."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib.util
+import io
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from pages_of_docs import ROOT, Block, blocks, options, pages
+
+from miclab.cli import main
+from miclab.errors import ConfigError
+
+COMMANDS = tomllib.loads((Path(__file__).parent / "commands.toml").read_text())
+ALL = [block for page in pages() for block in blocks(page)]
+INTERVAL = re.compile(r"(-?\d\.\d{3}) \[(-?\d\.\d{3}),\s+(-?\d\.\d{3})\]")
+
+
+def called(arguments: list[str]) -> tuple[int, str]:
+    """Exit status and output of a command."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        try:
+            status = main(arguments)
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+    return status, output.getvalue()
+
+
+def shell(text: str) -> None:
+    """Runs the lines of a block in this folder: `miclab` commands, and files written with `cat > NAME <<'END'`."""
+    lines = iter(text.splitlines())
+    for line in lines:
+        if file := re.fullmatch(r"cat > (\S+) <<'END'", line):
+            content = [*iter(lambda: next(lines), "END")]
+            Path(file[1]).write_text("\n".join(content) + "\n")
+        elif line.strip():
+            words = shlex.split(line, comments=True)
+            assert words[0] == "miclab", f"{line}: only miclab's own commands are run"
+            status, output = called(words[1:])
+            assert status == 0, f"{line}\n{output[-4000:]}"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A folder like the root of a clone: it holds the studies, and nothing else."""
+    (tmp_path / "studies").symlink_to(ROOT / "studies")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", sorted({block.page for block in ALL if block.run}))
+def test_marked_blocks_run(folder, page):
+    """Fails if a reader who copies the blocks of a page, one after the other, meets an error."""
+    for block in blocks(ROOT / page):
+        if block.run and block.language == "bash":
+            shell(block.run)
+        elif block.run:
+            exec(compile(block.run, page, "exec"), {"__name__": "page"})
+
+
+def test_every_other_command_is_run_elsewhere_or_says_why_not():
+    """Fails if a command stands on a page that nobody runs, or if the table names one that is on no page."""
+    shown = {line for block in ALL if block.language == "bash" and not block.run for line in block.commands}
+    known = [line for group in COMMANDS.values() for lines in group.values() for line in lines]
+    assert len(known) == len(set(known))
+    assert shown == set(known)
+
+
+def test_every_block_of_python_is_run():
+    """Fails if a block of Python on a page is not marked."""
+    assert [f"{block.page}: {block.text}" for block in ALL if block.language == "python" and not block.run] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS["tests"])
+def test_the_tests_of_the_table_exist(name):
+    """Fails if a test that the table names was renamed, or if a script of CI no longer holds the command."""
+    file, _, test = name.partition("::")
+    text = (ROOT / file).read_text()
+    if test:
+        assert test in {node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
+    else:
+        assert all(line in text.splitlines() for line in COMMANDS["tests"][name])
+
+
+@cache
+def help_text(*words: str) -> str:
+    """The help of a command."""
+    status, output = called([*words, "--help"])
+    assert status == 0
+    return output
+
+
+def commands_of_miclab() -> list[str]:
+    """Every `miclab` command on a page, once."""
+    lines = [line for block in ALL if block.language == "bash" for line in block.commands]
+    return sorted({line for line in lines if line.startswith("miclab ")})
+
+
+@pytest.mark.parametrize("command", commands_of_miclab())
+def test_options_exist(command):
+    """Fails if an option on a page is not one of its command (its values may still be wrong)."""
+    words, names = options(command)
+    usage = help_text()
+    two = re.match(rf"usage: miclab {words[0]} {{([^}}]*)}}", help_text(words[0])) if words else None
+    if two:
+        assert words[1] in two[1].split(",")
+    known = help_text(*words[: 2 if two else 1]) if words else usage
+    if words[:2] == ["train", "multimodal"] or "--stage-one" in known:
+        known += help_text("train", "multimodal")
+    for name in names:
+        assert name in ("--help", "--version") or re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", known), name
+
+
+def test_scripts_exist():
+    """Fails if a page names a script or an option of it that does not exist."""
+    for line in {line for block in ALL if block.language == "bash" for line in block.commands}:
+        words = shlex.split(line)
+        if words[0] != "python":
+            continue
+        file = f"{words[2].replace('.', '/')}.py" if words[1] == "-m" else words[1]
+        text = (ROOT / file).read_text()
+        for name in [word for word in words[2:] if word.startswith("--")]:
+            assert name in text or name[2:].replace("-", "_") in text, line
+
+
+# -- what is said of the rows ---------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def claims() -> list[dict[str, Any]]:
+    """Every claim of both presets, as `miclab claims --json` gives it."""
+    found = []
+    for preset in ("quick", "paper"):
+        status, output = called(["claims", "--json", "--profile", preset, "--studies", str(ROOT / "studies")])
+        assert status == 0
+        found += json.loads(output)
+    return found
+
+
+def intervals_of(claims: list[dict[str, Any]]) -> list[tuple[float, float, float]]:
+    """Every interval that a claim measures."""
+    parts = [part for claim in claims for part in (*claim["conditions"], *claim["apart"])]
+    return [(m["mean"], m["low"], m["high"]) for part in parts if (m := part["measured"])]
+
+
+def is_measured(numbers: tuple[float, ...], measured: list[tuple[float, float, float]]) -> bool:
+    """Whether an interval is one of those measured, up to one unit of its last digit, or one of them with its sign
+    turned (a lead of the one is a lag of the other)."""
+    turned = [(-mean, -high, -low) for mean, low, high in measured]
+    return any(all(abs(a - b) < 0.00151 for a, b in zip(numbers, one, strict=True)) for one in measured + turned)
+
+
+FINDINGS = [page for page in pages() if page.parent.name == "findings" and page.stem not in ("demonstration",)]
+"""Pages whose every interval is one that a claim measures; the demonstration has runs of its own."""
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *FINDINGS], ids=lambda page: page.stem)
+def test_the_readme_and_the_findings_hold_what_the_rows_say(claims, page):
+    """Fails if rows change and a page is not written again."""
+    found = [tuple(map(float, numbers)) for numbers in INTERVAL.findall(page.read_text())]
+    measured = intervals_of(claims)
+    assert [numbers for numbers in found if not is_measured(numbers, measured)] == []
+
+
+def test_an_interval_may_differ_by_one_unit_of_its_last_digit():
+    """Fails if two units pass, or if a turned sign does not."""
+    measured = [(0.9847, 0.9791, 0.9904)]
+    assert is_measured((0.985, 0.979, 0.990), measured)
+    assert is_measured((-0.984, -0.991, -0.979), measured)
+    assert not is_measured((0.987, 0.979, 0.990), measured)
+
+
+def test_pages_of_claims_hold_what_the_rows_say(claims, monkeypatch):
+    """Fails if a claim with rows has no page, or a page whose verdict, criterion or figures are not the claim's."""
+    made = generator(monkeypatch).claims_pages(ROOT / "docs" / "claims")
+    quick = [claim for claim in claims if claim["profile"] == "quick"]
+    with_rows = [claim for claim in quick if claim["runs"]]
+    assert len(with_rows) > 30
+    assert set(made) == {"index.md", *[f"{claim['id']}.md" for claim in with_rows]}
+    for claim in with_rows:
+        page = made[f"{claim['id']}.md"]
+        assert page.index(f"**Verdict: {claim['verdict_text']}.**") < page.index(claim["criterion"])
+        assert all(claim[name] in made["index.md"] for name in ("id", "statement", "verdict"))
+        rows = [tuple(map(float, numbers)) for numbers in INTERVAL.findall(page)]
+        assert {tuple(round(number, 3) for number in one) for one in intervals_of([claim])} <= set(rows)
+        for figure in re.findall(r"!\[[^]]*\]\(([^)]*)\)", page):
+            assert (ROOT / "docs" / "claims" / figure).is_file()
+
+
+def generator(monkeypatch) -> ModuleType:
+    """docs/pages.py, which writes pages when the site is built."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    for name in ("reference", "pages"):
+        spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+    return sys.modules["pages"]
+
+
+# -- pages that are written at build --------------------------------------------------------------------------------
+def test_every_field_of_the_configuration_has_a_meaning(monkeypatch):
+    """Fails if a field has no text, or if the page lacks one that `miclab train` takes."""
+    page = generator(monkeypatch).reference.configuration(ROOT / "miclab")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert [row for row in rows if row.endswith("|  |")] == []
+    taken = re.findall(r"--(?:[\w.-]+\.)?([\w-]+)(?: |$)", help_text("train", "unimodal"))
+    fields = {re.match(r"\| `(\w+)`", row)[1] for row in rows}
+    assert {"classes", "burstiness", "learning_rate", "evaluate_every"} <= fields
+    assert {"classes", "burstiness", "learning-rate", "evaluate-every"} <= set(taken)
+
+
+def test_ranges_are_those_that_the_code_checks(monkeypatch):
+    """Fails if the range on the page is not the one at whose ends values are accepted and beyond which they are not."""
+    from miclab.config.run import RunConfig
+
+    kind = type(RunConfig().decoder)
+    reference = generator(monkeypatch).reference
+    found = reference.field_ranges(kind)["layers"]
+    low, high = map(int, re.fullmatch(r"from (\d+) to (\d+)", found).groups())
+    for layers, accepted in ((low, True), (high, True), (low - 1, False), (high + 1, False)):
+        with contextlib.nullcontext() if accepted else pytest.raises(ConfigError, match="layers"):
+            kind(layers=layers).check()
+
+
+@pytest.mark.parametrize(
+    ("docstring", "expected"),
+    [
+        ("Names: `a_b_` and *star* and x_ here.", r"Names: `a_b_` and \*star\* and x\_ here."),
+        ("One `code\nover lines` kept.", "One `code\nover lines` kept."),
+        ("Text.\n\nArguments:\n    x: an item.", "Text.\n\nArguments:\n    x: an item."),
+        ("Text.\n\n    a   b\n    c   d", "Text.\n\n\n.. code-block:: text\n\n        a   b\n        c   d\n"),
+    ],
+)
+def test_docstrings_become_restructured_text(monkeypatch, docstring, expected):
+    """Fails if prose is read as markup, a drawing as prose, or a section as a drawing."""
+    reference = generator(monkeypatch).reference
+    assert "\n".join(reference.docstring_lines(docstring.splitlines())) == expected
+
+
+# -- the repository -------------------------------------------------------------------------------------------------
+def test_links_of_the_readme_lead_somewhere():
+    """Fails if a file that the README links to was moved."""
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / "README.md").read_text())
+    assert [link for link in links if not link.startswith("https://") and not (ROOT / link).exists()] == []
+
+
+def test_the_readme_is_short():
+    """Fails if the README grows beyond what is read at a sitting."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_no_page_written_at_build_is_committed():
+    """Fails if a page that follows from the code can be out of date in the repository."""
+    listed = subprocess.run(["git", "ls-files", "docs"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    assert [name for name in listed.splitlines() if name.startswith(("docs/claims/", "docs/reference/api/"))] == []
+
+
+def test_a_block_is_read_with_its_mark(tmp_path, monkeypatch):
+    """Fails if a mark is not seen, a replacement not made, or a file in a block taken for commands."""
+    page = tmp_path / "page.md"
+    page.write_text(
+        "<!-- run, with `5000` as `5` -->\n```bash\ncat > a.txt <<'END'\nx: 5000\n\ny\nEND\nmiclab runs  # all\n```\n"
+        "```python\nprint(1)\n```\n"
+    )
+    monkeypatch.setattr("pages_of_docs.ROOT", tmp_path)
+    first, second = blocks(page)
+    assert first.commands == ["cat > a.txt <<'END'", "miclab runs"]
+    assert "x: 5\n" in first.run
+    assert second == Block("page.md", "python", "print(1)\n", "")
