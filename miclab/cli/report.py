@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from miclab.cli.duration import announce_sequences
 from miclab.cli.options import RunNames, find_runs, output_file
 from miclab.cli.terminal import bar, parse, warn
 from miclab.config.presets import Profile
@@ -54,7 +55,11 @@ def run_report(arguments: list[str]) -> int:
     from miclab.report.run.page import subject_of
 
     check_replaceable(output, subject_of(runs), options.overwrite)
-    path = write_report(runs, output, command=command)
+    # Knockouts of every head with two baselines, ablations and the maps of each checkpoint, on about 2,000 sequences.
+    passes = max(2 * run.config.decoder.layers * run.config.decoder.heads + 20 for run in runs)
+    announce_sequences("report", runs, options.runs, 2000, passes)
+    with bar("report", len(runs)) as on_progress:
+        path = write_report(runs, output, command=command, on_progress=on_progress)
     for run in runs:
         warn(run)
     print(path)

@@ -121,6 +121,8 @@ def _run(arguments: list[str]) -> int:
     others = survey(plan, root) if options.seeds else {}
     plan = _of_seeds(studies, plan, options.seeds, root)
     launcher = _launcher(options, root)
+    if options.launcher == "local":
+        _announce(plan, root, getattr(launcher, "workers", 1))
     with Mirrors(options.mirror, tables, plan, root) as mirrors, Watch(plan, root) as watch:
         mirrored = -1
 
@@ -148,6 +150,17 @@ def _run(arguments: list[str]) -> int:
     else:
         _print_counts(counts, failures)
     return 0 if all(s.status == "done" for s in tally.states.values()) else 1
+
+
+def _announce(plan: Plan, root: Path, workers: int) -> None:
+    """Says how long the runs will take that this machine still has to train."""
+    from miclab.cli.duration import announce_study
+    from miclab.studies.state import survey
+
+    states = survey(plan, root)
+    left = [(run, states[identity].step) for identity, run in plan.runs.items()
+            if states[identity].status in ("new", "begun")]  # fmt: skip
+    announce_study(left, root, min(workers, len(left)))
 
 
 def _of_seeds(studies: list[Study], plan: Plan, seeds: tuple[int, ...], root: Path) -> Plan:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from miclab.cli.duration import announce_training
 from miclab.cli.encoder import EncoderOptions, encoder_options, with_encoders
 from miclab.cli.options import Directory, File, LabelOptions, RunName
 from miclab.cli.terminal import bar, parse, print_json, warn
@@ -116,6 +117,7 @@ def _go(run: Run, request: Request, title: str) -> _Done:
     else:
         told = f"{run.path} is there already with {before:,} steps"
     print(f"miclab: {title}: {told}", file=sys.stderr)
+    announce_training(title, run, request)
     compiles = run.config.numerics.mode == "compiled" and before < request.steps
     with bar(title, request.steps, before, "compiling (tens of seconds)" if compiles else "") as tell:
 
