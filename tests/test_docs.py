@@ -195,7 +195,7 @@ def test_pages_of_claims_hold_what_the_rows_say(claims, monkeypatch):
         rows = [tuple(map(float, numbers)) for numbers in INTERVAL.findall(page)]
         assert {tuple(round(number, 3) for number in one) for one in intervals_of([claim])} <= set(rows)
         for figure in re.findall(r"!\[[^]]*\]\(([^)]*)\)", page):
-            assert (ROOT / "docs" / "claims" / figure).is_file()
+            assert (ROOT / "docs" / figure.removeprefix("../")).resolve().is_file()
 
 
 def generator(monkeypatch) -> ModuleType:
