@@ -7,7 +7,7 @@ from typing import Literal
 
 from miclab.cli.duration import announce_sequences, sequences_of
 from miclab.cli.options import CheckpointOptions, RunName, Seeds, SizedOptions, find_runs
-from miclab.cli.terminal import bar, parse, print_json, warn
+from miclab.cli.terminal import bar, parse, print_json, refuse_ignored, warn
 from miclab.runs.find import find
 
 
@@ -93,6 +93,8 @@ def run_circuits(arguments: list[str]) -> int:
 def run_align(arguments: list[str]) -> int:
     """`miclab align RUN`."""
     options = parse(AlignOptions, "align", arguments)
+    if options.over_training:
+        refuse_ignored(arguments, ("step",), "every kept checkpoint is looked at (--over-training)")
     run = find(options.run, options.runs)
     from miclab.measures.alignments import align_run
 

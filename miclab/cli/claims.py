@@ -12,7 +12,7 @@ from typing import Literal
 from miclab.claims.evidence import Evidence
 from miclab.claims.ledger import Line, chosen, judged, studies_to_run
 from miclab.cli.options import Claims, Directory, output_folder
-from miclab.cli.terminal import bar, parse, print_json, print_table
+from miclab.cli.terminal import bar, parse, print_json, print_table, refuse_ignored
 from miclab.config import presets
 from miclab.errors import MiclabError
 from miclab.statistics.intervals import Interval
@@ -133,6 +133,12 @@ def _show(ids: Sequence[str], profile: str, directory: Path, explain: bool, json
 def run_claims(arguments: list[str]) -> int:
     """`miclab claims [ID ...]`."""
     options = parse(ClaimsOptions, "claims", arguments)
+    if options.markdown != "page":
+        refuse_ignored(arguments, ("figures",), "it is for a page in Markdown (--markdown page)")
+    if options.markdown != "no":
+        refuse_ignored(arguments, ("explain", "json"), "Markdown was requested (--markdown)")
+    if options.json:
+        refuse_ignored(arguments, ("explain",), "JSON holds every condition with its numbers")
     if options.markdown != "no":
         from miclab.claims import markdown
 

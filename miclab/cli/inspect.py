@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from miclab.cli.options import Directory, RunName
-from miclab.cli.terminal import parse, print_json, print_table, warn
+from miclab.cli.terminal import parse, print_json, print_table, refuse_ignored, warn
 from miclab.config.schema import to_mapping
 from miclab.errors import MiclabError
 from miclab.runs.find import find, list_runs, open_run
@@ -49,6 +49,7 @@ def run_runs(arguments: list[str]) -> int:
     """`miclab runs`."""
     options = parse(RunsOptions, "runs", arguments)
     if options.rename or options.retag:
+        refuse_ignored(arguments, ("tagged",), "it is for the list of runs, and here a run gets another label")
         return _relabel(options)
     wanted = set(tags_of(options.tagged))
     rows, status = [], 0

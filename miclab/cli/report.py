@@ -10,7 +10,7 @@ from typing import Literal
 
 from miclab.cli.duration import announce_sequences
 from miclab.cli.options import RunNames, find_runs, output_file
-from miclab.cli.terminal import bar, parse, warn
+from miclab.cli.terminal import bar, parse, refuse_ignored, warn
 from miclab.config.presets import Profile
 from miclab.errors import MiclabError
 from miclab.runs.find import list_runs
@@ -41,6 +41,8 @@ class ReportOptions:
 def run_report(arguments: list[str]) -> int:
     """`miclab report RUN...` and `miclab report --study FILE`."""
     options = parse(ReportOptions, "report", arguments)
+    if not options.study:
+        refuse_ignored(arguments, ("profile", "threshold", "at"), "it is for a report on a study (--study)")
     command = shlex.join(["miclab", "report", *arguments])
     output = output_file(options.output)
     if options.study:

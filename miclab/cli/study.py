@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from miclab.cli.options import output_file
 from miclab.cli.study_flags import PlanOptions, RowsOptions, RunOptions, StatusOptions, StudyOptions
-from miclab.cli.terminal import parse, print_json
+from miclab.cli.terminal import parse, print_json, refuse_ignored
 from miclab.errors import MiclabError, nearest
 from miclab.runs.find import root_directory
 
@@ -107,6 +107,10 @@ def _print_counts(counts: dict[str, dict[str, int]], failures: list[dict[str, st
 
 def _run(arguments: list[str]) -> int:
     options = parse(RunOptions, "study run", arguments)
+    if options.launcher != "ray":
+        refuse_ignored(arguments, ("ray_address",), "it is for --launcher ray")
+    if options.launcher != "slurm":
+        refuse_ignored(arguments, ("array_limit", "slurm"), "it is for --launcher slurm")
     studies, plan = _planned(options.file, options)
     from miclab.cli.watch import Watch
     from miclab.studies.engine import Engine
@@ -246,6 +250,8 @@ def _rows(arguments: list[str]) -> int:
     from miclab.studies.rows import current_rows, write_table
 
     options = parse(RowsOptions, "study rows", arguments)
+    if options.output:
+        refuse_ignored(arguments, ("json",), "the rows go to a file (--output)")
     (study,), plan = _planned((options.file,), options)
     frame, warnings = current_rows(study, plan, Path(options.runs), stored=options.stored)
     for line in warnings:
