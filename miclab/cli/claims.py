@@ -14,7 +14,7 @@ from miclab.claims.ledger import Line, chosen, judged, studies_to_run
 from miclab.claims.registry import Claim
 from miclab.claims.tables import comparisons_table, conditions_table, ledger_table
 from miclab.cli.options import Claims, ClaimsOrStudies, Directory, output_folder
-from miclab.cli.terminal import bar, parse, print_json
+from miclab.cli.terminal import bar, parse, print_json, refuse_ignored
 from miclab.config import presets
 from miclab.errors import ConfigError, MiclabError
 from miclab.studies.shipped import studies_directory, writable_studies
@@ -108,6 +108,12 @@ def _show(ids: Sequence[str], profile: str, directory: Path, explain: bool, json
 def run_claims(arguments: list[str]) -> int:
     """`miclab claims [ID ...]`."""
     options = parse(ClaimsOptions, "claims", arguments)
+    if options.markdown != "page":
+        refuse_ignored(arguments, ("figures",), "it is for a page in Markdown (--markdown page)")
+    if options.markdown != "no":
+        refuse_ignored(arguments, ("explain", "json"), "Markdown was requested (--markdown)")
+    if options.json:
+        refuse_ignored(arguments, ("explain",), "JSON holds every condition with its numbers")
     if options.markdown != "no":
         from miclab.claims import markdown
 

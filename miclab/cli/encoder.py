@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from miclab.cli.options import Directory, File
+from miclab.cli.options import Directory, File, LabelOptions
 from miclab.config import presets
 from miclab.config.request import Request
 from miclab.config.run import RunConfig
@@ -18,7 +18,7 @@ TAKEN = ("source", "content", "shape", "dimension", "encoder", "features")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderOptions:
+class EncoderOptions(LabelOptions):
     """Pretrain the encoder of a modality as a classifier of its classes. Every field of the configuration is an option;
     `nearest` in its rows is the accuracy of the nearest exemplar among 8 novel classes, on its features."""
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from miclab.cli.duration import announce_training
 from miclab.cli.encoder import EncoderOptions, encoder_options, with_encoders
-from miclab.cli.options import Directory, File, RunName
+from miclab.cli.options import Directory, File, LabelOptions, RunName
 from miclab.cli.terminal import bar, parse, print_json, warn
 from miclab.config import presets
 from miclab.config.parts import ModalityConfig, ParentConfig, SequenceConfig
@@ -20,6 +21,7 @@ from miclab.config.schema import from_mapping
 from miclab.errors import ConfigError, MiclabError, RunError, nearest
 
 if TYPE_CHECKING:
+    from miclab.runs.label import Label
     from miclab.runs.run import Run
     from miclab.training.loop import Outcome
 
@@ -34,7 +36,7 @@ USAGE = f"""usage: miclab train {{{",".join(STAGES)}}} [options]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class TrainOptions(LabelOptions):
     """Train a decoder. Every field of the configuration is an option; the values shown are the profile's."""
 
     profile: presets.Profile = "quick"
@@ -115,6 +117,7 @@ def _go(run: Run, request: Request, title: str) -> _Done:
     else:
         told = f"{run.path} is there already with {before:,} steps"
     print(f"miclab: {title}: {told}", file=sys.stderr)
+    announce_training(title, run, request)
     compiles = run.config.numerics.mode == "compiled" and before < request.steps
     with bar(title, request.steps, before, "compiling (tens of seconds)" if compiles else "") as tell:
 
@@ -128,10 +131,12 @@ def _go(run: Run, request: Request, title: str) -> _Done:
     return _Done(run, outcome, request.steps, made)
 
 
-def _execute(config: RunConfig, request: Request, root: str, title: str) -> _Done:
+def _execute(config: RunConfig, request: Request, root: str, title: str, label: Label | None = None) -> _Done:
     from miclab.training.loop import prepare
 
     run, line = prepare(config, root, request.steps)
+    if label is not None:
+        run.label = label
     if line:
         print(f"miclab: {line}", file=sys.stderr)
     return _go(run, request, title)
@@ -193,14 +198,14 @@ def run_train(arguments: list[str]) -> int:
         config = with_encoders(config, encoders, root)
     defaults = TrainOptions(profile=profile, stage_one_steps=first.steps, run=config, request=request)
     options = parse(TrainOptions, f"train {stage}", rest, defaults)
-    config = options.run
+    config, label = options.run, options.label
     if kind == "unimodal" and len(config.modalities) > 1:
         raise ConfigError("modalities", list(config.modalities), "one, for `miclab train unimodal`")
     if options.stage_one_steps != first.steps and (kind != "multimodal" or before is not None):
         told = "given only where `miclab train multimodal` trains stage 1 itself (--stage-one auto)"
         raise ConfigError("stage_one_steps", options.stage_one_steps, told)
     if kind != "multimodal":
-        return _report(_execute(config, options.request, root, kind.replace("_", " ")), options.json)
+        return _report(_execute(config, options.request, root, kind.replace("_", " "), label), options.json)
     if before is not None:
         _check_same(config, before, stage_one)
         stage = {"run": str(before.path), "step": config.parent.step, "trained_steps": 0}
@@ -213,7 +218,7 @@ def run_train(arguments: list[str]) -> int:
             return _report(done, options.json)
         config = replace(config, parent=ParentConfig(run=done.run.hash, step=done.asked))
         stage = {"run": str(done.run.path), "step": done.asked, "trained_steps": done.made}
-    return _report(_execute(config, options.request, root, "stage 2"), options.json, stage)
+    return _report(_execute(config, options.request, root, "stage 2", label), options.json, stage)
 
 
 def _run_encoder(arguments: list[str], profile: presets.Profile) -> int:
@@ -223,7 +228,8 @@ def _run_encoder(arguments: list[str], profile: presets.Profile) -> int:
         config, request = _from_yaml(path, defaults.run, defaults.request)
         defaults = replace(defaults, run=config, request=request)
     options = parse(EncoderOptions, "train encoder", arguments, defaults)
-    return _report(_execute(options.run, options.request, options.runs, "encoder"), options.json)
+    label = options.label
+    return _report(_execute(options.run, options.request, options.runs, "encoder", label), options.json)
 
 
 def _stage_one(config: RunConfig, profile: presets.Profile, asked: Request, root: str) -> _Done:
