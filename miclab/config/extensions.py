@@ -126,7 +126,7 @@ def load_installed() -> tuple[Plugin, ...]:
     plugins = []
     for entry in importlib.metadata.entry_points(group=GROUP):
         try:
-            entry.load()
+            module = entry.load()
         except Exception as error:
             raise MiclabError(
                 f"The installed extension {entry.name!r} ({entry.value}) fails when it is loaded:"
