@@ -89,9 +89,9 @@ def _value(hint: Any, value: Any, where: str, base: Any) -> Any:
         value = _switch(value, hint.registry)
         hint.registry.check(value, where)
         return value
-    if hasattr(hint, "read"):
+    if read := getattr(hint, "read", None):
         # Which dataclass it is depends on the name that is chosen.
-        return hint.read(value, where, base)
+        return read(value, where, base)
     if dataclasses.is_dataclass(hint):
         return from_mapping(typing.cast(type, hint), value, where, base)
     if origin is dict:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from miclab.claims.plots.palette import BLACK, SERIES
 from miclab.config.axes import DOUBLING, field_named
 from miclab.statistics.grid import Cells, Key, mean
 from miclab.statistics.intervals import Interval
+from miclab.statistics.palette import BLACK, SERIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
