@@ -14,6 +14,7 @@ from miclab.measures.evaluate import Evaluation, evaluate
 from miclab.runs.find import find
 from miclab.runs.run import Run
 from miclab.statistics.intervals import clustered_interval
+from miclab.tables import Mark, Table, Tabled, table
 
 HIGH = 0.8
 """An accuracy from here on is called high."""
@@ -38,6 +39,16 @@ class Sign:
     shown: bool | None
     evidence: str
     advice: str
+
+
+class Signs(tuple[Sign, ...], Tabled):
+    """The signs of one checkpoint, each judged or not."""
+
+    def tables(self) -> tuple[Table, ...]:
+        """A row for each sign; what to change stands only where the sign is shown."""
+        marks = {True: Mark("shown", "bad"), False: Mark("no", "good"), None: Mark("not judged")}
+        rows = [[s.name, marks[s.shown], s.evidence, s.advice if s.shown else ""] for s in self]
+        return (table("", ["sign", "found", "evidence", "what to change"], rows),)
 
 
 def _accuracy(found: Evaluation, split: str) -> float:
@@ -176,7 +187,7 @@ def _sizes(found: Evaluation) -> SplitSizes:
     return SplitSizes(sequences=sequences, novel_sets=sets)
 
 
-def diagnose(run: Run, *, step: int | None = None, sizes: SplitSizes | None = None) -> list[Sign]:
+def diagnose(run: Run, *, step: int | None = None, sizes: SplitSizes | None = None) -> Signs:
     """Looks for every known sign in a checkpoint of a run, by default its last good one."""
     found = evaluate(run, step=step, sizes=sizes or SplitSizes())
-    return [look(run, found) for look in SIGNS]
+    return Signs(look(run, found) for look in SIGNS)
