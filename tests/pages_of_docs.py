@@ -63,8 +63,8 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def options(command: str) -> tuple[list[str], list[str]]:
-    """The words of a `miclab` command before its first option, and the names of its options, without `--plugin FILE`,
-    which every command takes."""
+    """The words of a `miclab` command before its first option, and the names of its options. `--plugin FILE`, which
+    every command takes, is left out."""
     words = shlex.split(command)[1:]
     while "--plugin" in words:
         place = words.index("--plugin")

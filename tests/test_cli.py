@@ -17,11 +17,10 @@ from claims_rows import make_rows, studies_directory
 from tiny import tiny_config, tiny_mapping
 
 from miclab.cli import COMMANDS, main
-from miclab.cli.train import _go
+from miclab.cli.train import _watch
 from miclab.config.request import Request
 from miclab.config.schema import to_mapping
 from miclab.runs import find as runs
-from miclab.training.loop import Outcome
 
 REQUEST = {"steps": 4, "evaluate_every": 2, "checkpoint_every": 2, "sequences": 4, "novel_sets": 2}
 HOST = {"classes": 32, "dimension": 8, "labels": 16}
@@ -292,14 +291,12 @@ def test_stage_one_is_as_long_as_is_asked_and_is_reused(laboratory, tmp_path):
     assert (status, "has 6 steps already, and no checkpoint at 5" in errors) == (2, True)
 
 
-def test_a_training_that_compiles_says_so(monkeypatch, capsys):
+def test_a_training_that_compiles_says_so(capsys):
     """For tens of seconds nothing else is seen."""
-    monkeypatch.setattr(
-        "miclab.training.loop.train", lambda run, request, tell: Outcome("finished", 1, "all steps done")
-    )
     for mode, told in (("compiled", True), ("eager", False)):
         run = SimpleNamespace(step=-1, path=Path("run"), warnings=[], config=tiny_config(numerics={"mode": mode}))
-        _go(run, Request(steps=1), "stage 1")
+        with _watch("stage 1", SimpleNamespace(run=run, line=""), Request(steps=1)):
+            pass
         assert ("stage 1: 0/1 compiling" in capsys.readouterr().err) == told
 
 

@@ -399,7 +399,8 @@ def test_the_command_writes_a_report_or_says_what_is_wrong(file, tmp_path, capsy
         "between 0 and 1": ["--study", str(file), "--threshold", "1.5"],
     }
     for told, arguments in wrong.items():
-        assert main(["report", "--runs", str(tmp_path / "none"), "--output", str(output), *arguments]) == 2
+        other = str(tmp_path / "other.html")
+        assert main(["report", "--runs", str(tmp_path / "none"), "--output", other, *arguments]) == 2
         assert told in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
         main(["report", "--study", str(file), "--profile", "slow"])

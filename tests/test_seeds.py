@@ -13,7 +13,7 @@ from miclab.config.run import RunConfig
 from miclab.config.seeds import SeedsConfig
 from miclab.errors import ConfigError
 from miclab.measures.evaluate import check_seeds
-from miclab.training.lineage import first_parameters
+from miclab.training.lineage import Lineage
 from miclab.training.loop import prepare
 from miclab.worlds.sequences import training_batch
 from miclab.worlds.splits import split_batches
@@ -30,7 +30,7 @@ def parts(config: RunConfig, sizes: SplitSizes = SIZES) -> dict[str, list[torch.
     evaluated = [b.items["m1"] for _, b in split_batches(config, world, "icl", sizes)]
     return {
         "world": list(draw_world(config).tensors().values()),
-        "weights": list(first_parameters(config, "runs").values()),
+        "weights": list(Lineage(config).first_parameters().values()),
         "sequences": [*batch.items.values(), batch.placement, fresh.sources["m1"].prototypes],
         "evaluation": [*evaluated, next(iter(split_batches(config, world, "swapped", sizes)))[1].items["m1"]],
     }

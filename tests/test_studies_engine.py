@@ -106,14 +106,14 @@ def test_a_run_that_diverges_is_marked_with_its_children_and_stops_no_other(tmp_
 
 def test_an_error_is_marked_with_its_reason_and_retried_only_when_asked(tmp_path, monkeypatch):
     plan = planned(tiny_study(tmp_path, 2, profiles={"quick": {"seeds": [0, 1]}}))
-    root, prepare = tmp_path / "runs", training.prepare
+    root, prepare = tmp_path / "runs", training.prepared
 
     def fails(config, *rest):
         if config.seed == 0:
             raise MemoryError("no room")
         return prepare(config, *rest)
 
-    monkeypatch.setattr(training, "prepare", fails)
+    monkeypatch.setattr(training, "prepared", fails)
     tally = carry_out(plan, root)
     assert statuses(tally) == ["failed", "failed", "done", "done"]
     parent, child = list(plan.runs)[:2]
@@ -121,7 +121,7 @@ def test_an_error_is_marked_with_its_reason_and_retried_only_when_asked(tmp_path
     mark = json.loads(state.failure_file(root, parent).read_bytes())
     assert "raise MemoryError" in mark["traceback"]
     assert not state.failure_file(root, child).exists()
-    monkeypatch.setattr(training, "prepare", prepare)
+    monkeypatch.setattr(training, "prepared", prepare)
     again = Here()
     carry_out(plan, root, again)
     assert again.tasks == []
@@ -226,7 +226,7 @@ def test_a_task_that_a_signal_stops_is_given_again_as_long_as_it_gets_on(tmp_pat
     launcher = Here()
     assert statuses(carry_out(plan, tmp_path / "runs", launcher)) == ["done"]
     assert len(launcher.tasks) == 4
-    monkeypatch.setattr(training, "prepare", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(training, "prepared", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
     plan = planned(tiny_study(tmp_path, profiles={"quick": {"seeds": [1]}}))
     tally = carry_out(plan, tmp_path / "runs")
     assert statuses(tally) == ["failed"]
@@ -333,6 +333,18 @@ def test_a_checkpoint_that_an_earlier_request_did_not_keep_is_made_again_beside_
     whole, _ = train_config(child.config, child.request, by_hand(tmp_path / "by hand", parent))
     assert contents(find(child.hash, root).path) == contents(whole.path)
     assert not (root / state.FOLDER / "again" / parent.hash).exists()
+
+
+def test_a_checkpoint_of_stage_two_is_made_again_beside_the_run(tmp_path):
+    """Fails if its parent is sought beside what is made again, where it is not."""
+    quick = {"quick": {"seeds": [0], "request": {"steps": 3, "evaluate_every": 3, "checkpoint_every": 3}}}
+    plan = planned(tiny_study(tmp_path, 2, profiles=quick, probes=["oracles"]))
+    parent, child = plan.runs.values()
+    root = by_hand(tmp_path / "runs", parent)
+    run, _ = train_config(child.config, replace(child.request, steps=8, evaluate_every=8, checkpoint_every=8), root)
+    assert 3 not in run.checkpoints
+    assert set(statuses(carry_out(plan, root))) == {"done"}
+    assert 3 in open_run(run.path).checkpoints
 
 
 def by_hand(root: Path, parent) -> Path:

@@ -187,7 +187,27 @@ def _sizes(found: Evaluation) -> SplitSizes:
     return SplitSizes(sequences=sequences, novel_sets=sets)
 
 
-def diagnose(run: Run, *, step: int | None = None, sizes: SplitSizes | None = None) -> Signs:
-    """Looks for every known sign in a checkpoint of a run, by default its last good one."""
+STEPS = 1 + len(SIGNS)
+"""Parts of the work of `diagnose`: the evaluation, and each sign."""
+
+
+def diagnose(
+    run: Run,
+    *,
+    step: int | None = None,
+    sizes: SplitSizes | None = None,
+    on_progress: Callable[[int, str], None] = lambda done, text: None,
+) -> Signs:
+    """Looks for every known sign in a checkpoint of a run, by default its last good one.
+
+    Arguments:
+        on_progress: called with the number of `STEPS` done, and which is next.
+    """
+    on_progress(0, "evaluation")
     found = evaluate(run, step=step, sizes=sizes or SplitSizes())
-    return Signs(look(run, found) for look in SIGNS)
+    signs: list[Sign] = []
+    for look in SIGNS:
+        on_progress(1 + len(signs), look.__name__.replace("_", " "))
+        signs.append(look(run, found))
+    on_progress(STEPS, "")
+    return Signs(signs)

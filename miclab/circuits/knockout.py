@@ -295,6 +295,29 @@ def knock_out(
     )
 
 
+def knock_out_together(
+    runs: Sequence[Run],
+    heads: Sequence[Head],
+    *,
+    baseline: str = "zero",
+    step: int | None = None,
+    sizes: SplitSizes | None = None,
+    split: str = "icl",
+) -> Effects:
+    """The untouched decoder, and the same heads cut together in every run.
+
+    Arguments:
+        heads: layer and head of each, from 0; the others are those of `knock_out`, as are the errors.
+    """
+    chosen = tuple(sorted(set(heads)))
+    name = f"head{'s' * (len(chosen) > 1)} {', '.join(map(head_name, chosen))}"
+
+    def make(work: Interventions) -> list[Effect]:
+        return [work.effect("untouched", None), work._knocked(name, chosen, baseline)]
+
+    return _pooled(runs, make, step, sizes, split, None)[0]
+
+
 def ablate(
     runs: Sequence[Run],
     *,

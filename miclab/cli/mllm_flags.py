@@ -72,7 +72,13 @@ class ModelFlags(LoadOptions, TaskFlags):
 
     @property
     def model_name(self) -> str:
-        """The model, however it was given."""
+        """The model, however it was given.
+
+        Raises:
+            MiclabError: none was given, or two.
+        """
+        if self.model and self.name:
+            raise MiclabError(f"MODEL {self.name} and --model {self.model}: give one of them.")
         chosen = self.model or self.name
         if not chosen:
             raise MiclabError("Name a MODEL: a folder, a hub id, or `tiny`, which comes with miclab.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from miclab.cli.mllm_flags import KnockoutFlags
 from miclab.cli.mllm_output import close, save_page
-from miclab.cli.terminal import bar, parse, print_json
+from miclab.cli.terminal import bar, parse, print_json, refuse_ignored
 from miclab.errors import MiclabError
 from miclab.mllm.options import KnockoutOptions, chosen
 
@@ -57,6 +57,8 @@ def _ranking(options: KnockoutFlags, production: Any, task: Any) -> tuple[HeadTa
 def knockout(arguments: list[str]) -> int:
     """`miclab mllm knockout`."""
     options = parse(KnockoutFlags, "mllm knockout", arguments)
+    if options.heads != Path():
+        refuse_ignored(arguments, ("rank",), "the heads of --heads are ranked already")
     from miclab.mllm.errors import require
 
     require()

@@ -145,10 +145,7 @@ def score_split(
                 logits.append(decoder.logits(parameters, chunk))
                 continue
             wanted = ("blocks.*",) if requested else ()
-            try:
-                trace = decoder.trace(parameters, chunk, capture=wanted, edits=edits)
-            except KeyError as error:
-                raise RunError(f"The intervention is impossible for this decoder: {error.args[0]}.") from error
+            trace = decoder.trace(parameters, chunk, capture=wanted, edits=edits)
             logits.append(trace.logits)
             if requested:
                 found, left_out = _chunk_strengths(decoder, parameters, trace.activations, chunk, requested)

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from miclab.claims.plots.palette import BLUE, GREEN, ORANGE, PURPLE, SERIES, SKY, VERMILLION
-from miclab.claims.plots.palette import DARK as BLACK
+from miclab.statistics.palette import BLUE, GREEN, ORANGE, PURPLE, SERIES, SKY, VERMILLION
+from miclab.statistics.palette import DARK as BLACK
 
 __all__ = ["BLACK", "BLUE", "GREEN", "ORANGE", "PURPLE", "SKY", "VERMILLION"]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from miclab import storage
 from miclab.config import schema
+from miclab.config.extensions import check_marks
 from miclab.config.run import RunConfig
 from miclab.errors import RunError
 from miclab.runs.label import called
@@ -30,12 +31,15 @@ def open_run(path: Path | str) -> Run:
     Raises:
         RunError: there is none at `path`.
         DamagedError: its manifest, configuration or world is damaged; the message names the file.
+        ConfigError: it uses a plugin that is not loaded; the message names it.
     """
     path = Path(path)
     manifest = read_manifest(path)
     content = storage.read_checked(path / "config.json", manifest["files"]["config.json"], REFUSED)
     storage.read_checked(path / "world.safetensors", manifest["files"]["world.safetensors"], REFUSED)
-    return Run(path, schema.from_mapping(RunConfig, json.loads(content)), manifest)
+    data = json.loads(content)
+    check_marks(data.get("plugins", ()))
+    return Run(path, schema.from_mapping(RunConfig, data), manifest)
 
 
 def run_name(config: RunConfig) -> str:

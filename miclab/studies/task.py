@@ -186,15 +186,15 @@ def _told(error: Exception) -> str:
 
 
 def _train_and_probe(root: Path, run: PlannedRun, tell: Callable[[], None]) -> tuple[Ending, str, int]:
-    from miclab.training.loop import prepare, train
+    from miclab.training.loop import prepared
 
-    disk, _ = prepare(run.config, root, run.request.steps)
-    outcome = train(disk, run.request, lambda progress: tell())
+    ready = prepared(run.config, root, run.request.steps)
+    outcome = ready.train(run.request, lambda progress: tell())
     if outcome.status == "diverged":
         return "failed", f"diverged: {outcome.reason}", outcome.step
     if outcome.status == "stopped":
         return "stopped", outcome.reason, outcome.step
-    disk = open_run(disk.path)
+    disk = open_run(ready.run.path)
     if state.missing_checkpoints(run, disk):
         _remake_checkpoints(root, run, disk, tell)
     if state.missing_probes(run, disk):
@@ -207,17 +207,19 @@ def _train_and_probe(root: Path, run: PlannedRun, tell: Callable[[], None]) -> t
 def _remake_checkpoints(root: Path, run: PlannedRun, disk: Run, tell: Callable[[], None]) -> None:
     """Trains a run again, beside it, up to checkpoints that are needed and that an earlier request did not keep.
     They have the same bits, so nothing of the run is touched."""
-    from miclab.training.loop import prepare, train
+    from miclab.training.lineage import Lineage
+    from miclab.training.loop import prepared
 
     missing = state.missing_checkpoints(run, disk)
     former = schema.from_mapping(Request, disk.request)
     request = replace(former, steps=missing[-1], checkpoint_at=tuple(missing), plateau_rows=0)
     beside = root / state.FOLDER / "again" / run.hash
-    again, _ = prepare(run.config, beside, request.steps)
-    outcome = train(again, request, lambda progress: tell())
+    # The runs before it lie under `root`, and not beside what is made here.
+    ready = prepared(run.config, beside, request.steps, Lineage.resolve(run.config, root))
+    outcome = ready.train(request, lambda progress: tell())
     if outcome.status == "stopped":
         raise KeyboardInterrupt
-    again = open_run(again.path)
+    again = open_run(ready.run.path)
     for step in missing:
         disk.adopt(again, step)
     shutil.rmtree(beside, ignore_errors=True)

@@ -27,10 +27,9 @@ from miclab.runs.find import create, find
 from miclab.runs.run import Run
 from miclab.training import numerics, optimiser
 from miclab.training.flat_parameters import TrainedParameters
-from miclab.training.lineage import first_parameters, kept_tensors, named
+from miclab.training.lineage import Lineage
 from miclab.training.objective import Objective
 from miclab.training.step import training_step
-from miclab.worlds import source_facts
 from miclab.worlds.sequences import training_drafts
 from miclab.worlds.world import World, draw_world, world_from_tensors
 
@@ -94,20 +93,51 @@ class _Signals:
             os.kill(os.getpid(), signal.Signals[self.received])
 
 
-def prepare(config: RunConfig, root: Path | str = "runs", steps: int = numerics.PAYS_FROM) -> tuple[Run, str]:
-    """The run directory of a configuration, made if it is new, and a line about its numeric mode (or empty).
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to be trained.
 
     Arguments:
+        run: its directory, made if it is new.
+        line: what to say about its numeric mode, or empty.
+        lineage: the runs before it; None: those beside it, opened where they are needed.
+    """
+
+    run: Run
+    line: str = ""
+    lineage: Lineage | None = None
+
+    def train(self, request: Request, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
+        """Trains it (see `train`)."""
+        return train(self.run, request, on_progress, self.lineage)
+
+
+def prepared(
+    config: RunConfig, root: Path | str = "runs", steps: int = numerics.PAYS_FROM, lineage: Lineage | None = None
+) -> Prepared:
+    """The run of a configuration, ready to be trained.
+
+    Arguments:
+        root: directory of runs, where the run's own is made if it is new.
         steps: how long it will be trained, which decides whether numeric mode `auto` compiles.
+        lineage: the runs before it; None: they are sought under `root`.
 
     Raises:
         RunError: a run before this one is missing, is not finished at the step named, or does not fit.
+        ConfigError: the configuration cannot work on this machine or with its data.
     """
-    config, line = numerics.resolved(source_facts.resolved(named(config, root)), steps)
+    lineage = lineage or Lineage.resolve(config, root)
+    config, line = numerics.resolved(lineage.config, steps)
     # What only the model can refuse is refused before a directory is made.
     Objective(config)
-    kept = kept_tensors(config, root)
-    return create(root, config, draw_world(config, kept).tensors()), line
+    world = draw_world(config, lineage.kept_tensors())
+    return Prepared(create(root, config, world.tensors()), line, lineage)
+
+
+def prepare(config: RunConfig, root: Path | str = "runs", steps: int = numerics.PAYS_FROM) -> tuple[Run, str]:
+    """`prepared`: the run, and the line about its numeric mode."""
+    found = prepared(config, root, steps)
+    return found.run, found.line
 
 
 def _all_finite(tensors: Mapping[str, Tensor]) -> bool:
@@ -130,7 +160,12 @@ def _check_same_bits(run: Run) -> None:
         )
 
 
-def train(run: Run, request: Request, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
+def train(
+    run: Run,
+    request: Request,
+    on_progress: Callable[[Progress], None] | None = None,
+    lineage: Lineage | None = None,
+) -> Outcome:
     """Trains a run until `request.steps`, from its last good checkpoint.
 
     A run that already has so many steps is left as it is, also one that was stopped on its way to more: the outcome, of
@@ -139,6 +174,7 @@ def train(run: Run, request: Request, on_progress: Callable[[Progress], None] | 
 
     Arguments:
         on_progress: called after every step.
+        lineage: the runs before it; None: those beside the run.
 
     Raises:
         RunError: another process trains it, it was begun in another numeric mode, or it cannot be written.
@@ -169,7 +205,8 @@ def train(run: Run, request: Request, on_progress: Callable[[Progress], None] | 
         environment = numerics.environment(config)
         run.note("running", f"training from step {max(step, 0)}", request=asdict(request), environment=environment)
         if found is None:
-            parameters, state = first_parameters(config, run.path.parent), None
+            lineage = lineage or Lineage.resolve(config, run.path.parent)
+            parameters, state = lineage.first_parameters(), None
         else:
             parameters, state = found[1], found[2]
         loop = _Loop(run, request, world, parameters, state, max(step, 0), kept, on_progress)
@@ -288,7 +325,7 @@ def train_config(
     root: Path | str = "runs",
     on_progress: Callable[[Progress], None] | None = None,
 ) -> tuple[Run, Outcome]:
-    """`prepare`, then `train`; returns the run as it lies on disk."""
-    run, _ = prepare(config, root, request.steps)
-    outcome = train(run, request, on_progress)
-    return find(str(run.path)), outcome
+    """`prepared`, then `train`; returns the run as it lies on disk."""
+    ready = prepared(config, root, request.steps)
+    outcome = ready.train(request, on_progress)
+    return find(str(ready.run.path)), outcome

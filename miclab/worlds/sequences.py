@@ -58,8 +58,8 @@ class Batch:
     def __len__(self) -> int:
         return len(self.target)
 
-    def rows(self, part: slice) -> Batch:
-        """Some of the sequences."""
+    def rows(self, part: slice | Int[Tensor, " some"]) -> Batch:
+        """Some of the sequences: a slice, or their numbers."""
         return Batch(
             {k: v[part] for k, v in self.items.items()},
             self.label_vectors[part],

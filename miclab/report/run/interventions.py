@@ -51,5 +51,6 @@ def interventions_view(collected: Collected) -> dict[str, Any] | None:
         " of the context. Zeroing the items of a modality leaves the labels in place."
         f"{_control_words(tests)}",
         "heads": tests.heads is not None,
+        "no_circuit": tests.no_circuit,
         "tables": [*tables, ("", _oracle_table(collected.oracles or {}))],
     }

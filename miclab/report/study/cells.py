@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from miclab.claims.evidence import column_values
-from miclab.config.axes import DOUBLING, axis_name, field_of
+from miclab.config.axes import DOUBLING, axis_name, distinguishing, field_of
 from miclab.config.schema import to_mapping
 from miclab.errors import MiclabError
 from miclab.report.run.collect import evenly
@@ -221,18 +221,6 @@ def _flat(config: Mapping[str, Any], before: str = "") -> dict[str, Value]:
     return found
 
 
-def _telling(candidates: Mapping[str, Sequence[Value]]) -> tuple[str, ...]:
-    """The first of the fields that together tell apart all that any of them does."""
-    kept: list[str] = []
-    parts = 1
-    for name, values in candidates.items():
-        split = len(set(zip(*(candidates[k] for k in kept), values, strict=True)))
-        if split > parts:
-            kept.append(name)
-            parts = split
-    return tuple(kept)
-
-
 def _common_step(frame: pl.DataFrame) -> int:
     """The largest step at which every finished run has a row; -1 where there is none."""
     count = frame["run"].n_unique()
@@ -269,7 +257,7 @@ def study_cells(study: Study, plan: Plan, frame: pl.DataFrame, at: At = "common"
     # Lengths of training come last: what they tell apart has a better name mostly, such as the optimiser.
     candidates = {a: v for a, v in axes.items() if not a.startswith("request.")} | others
     candidates |= {a: v for a, v in axes.items() if a.startswith("request.")}
-    kept = _telling(candidates)
+    kept = distinguishing(candidates)
     alone = len(planned[0].point.modalities) == 1 if planned else False
     found_axes = tuple(_axis(field, candidates[field], alone) for field in kept)
     keys = list(zip(*(candidates[field] for field in kept), strict=True)) if kept else [()] * len(planned)

@@ -1,0 +1,75 @@
+"""Options that would do nothing are refused, and what a YAML file says is taken as it was meant or refused."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from tiny import tiny_config, tiny_mapping
+
+from miclab.cli import main
+from miclab.config.run import RunConfig
+from miclab.config.schema import from_mapping, to_mapping, trajectory_hash
+from miclab.errors import ConfigError
+
+IGNORED = {
+    "threshold": (("report", "RUN", "--threshold", "0.3"), "--study"),
+    "profile": (("report", "RUN", "--profile=paper"), "--study"),
+    "at": (("report", "RUN", "--at", "last"), "--study"),
+    "figures": (("claims", "--figures", "f"), "--markdown page"),
+    "explain": (("claims", "U1", "--markdown", "table", "--explain"), "--markdown"),
+    "json": (("claims", "--markdown", "page", "--no-json"), "--markdown"),
+    "tagged": (("runs", "--rename", "a", "b", "--tagged", "x"), "another label"),
+    "step": (("align", "RUN", "--over-training", "--step", "5"), "--over-training"),
+    "ray-address": (("study", "run", "s.yaml", "--ray_address", "x"), "--launcher ray"),
+    "slurm": (("study", "run", "s.yaml", "--slurm", "mem=4GB"), "--launcher slurm"),
+    "array-limit": (("study", "run", "s.yaml", "--launcher", "ray", "--array-limit", "9"), "--launcher slurm"),
+}
+
+
+@pytest.mark.parametrize("option", IGNORED)
+def test_an_option_without_effect_is_refused(option, capsys):
+    """Fails if a command took an option that it does not use, or does not say what the option is for."""
+    arguments, why = IGNORED[option]
+    assert main(list(arguments)) == 2
+    message = capsys.readouterr().err
+    assert f"--{option} has no effect here" in message
+    assert why in message
+
+
+def test_rows_go_to_a_file_or_are_printed(capsys):
+    assert main(["study", "rows", "s.yaml", "--output", "o.csv", "--json"]) == 2
+    assert "--json has no effect here" in capsys.readouterr().err
+
+
+SWITCHES = ("decoder.mlp_bias", "decoder.output_projection", "decoder.centre_keys", "sequence.distinct_labels")
+
+
+@pytest.mark.parametrize("field", SWITCHES)
+@pytest.mark.parametrize("word", ["on", "off", "yes", "no", "true", "false"])
+def test_on_and_off_of_a_yaml_file_are_the_choice_of_that_name(field, word):
+    """YAML 1.1 reads these words as true and false. Fails if `off` is refused where it is a choice, if a choice that is
+    not there is made up, or if the hash depends on how it was written."""
+    part, name = field.split(".")
+    config = tiny_config(1)
+    switched = "on" if word in ("on", "yes", "true") else "off"
+    data = yaml.safe_load(f"{part}: {{{name}: {word}}}")
+    try:
+        wanted = from_mapping(RunConfig, {part: {name: switched}}, "", config)
+    except ConfigError:
+        with pytest.raises(ConfigError):
+            from_mapping(RunConfig, data, "", config)
+        return
+    found = from_mapping(RunConfig, data, "", config)
+    assert found == wanted
+    assert trajectory_hash(found) == trajectory_hash(wanted)
+    assert to_mapping(found)[part][name] == switched
+
+
+def test_true_is_no_choice_where_neither_on_nor_yes_is(tmp_path):
+    with pytest.raises(ConfigError, match=r"decoder.norm = True"):
+        from_mapping(RunConfig, {**tiny_mapping(1), "decoder": {"norm": True}})
+
+
+def test_request_is_among_the_names_of_a_file():
+    with pytest.raises(ConfigError, match="did you mean 'request'"):
+        from_mapping(RunConfig, {"requst": {}}, also=("request",))
