@@ -169,6 +169,6 @@ def test_processes_that_race_are_never_inside_together(tmp_path):
             temporary.write_text(json.dumps(vars(Owner(lease.machine(), 2**22 + 7, "1", "dead"))))
             with contextlib.suppress(FileExistsError):
                 os.link(temporary, tmp_path / "run.0")
-    told = [racer.communicate()[0] for racer in racers]
+    message = [racer.communicate()[0] for racer in racers]
     assert [racer.returncode for racer in racers] == [0] * count
-    assert sum(map(int, told)) > 0
+    assert sum(map(int, message)) > 0

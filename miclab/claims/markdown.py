@@ -89,7 +89,7 @@ def _claim(line: Line, figure: str) -> str:
     ]
     if findings.comparisons:
         compared = [(a.quantity, a.measured_text, a.paper_text) for a in findings.comparisons]
-        parts.append(rows_of(("reported apart", "measured", "paper"), compared))
+        parts.append(rows_of(("shown for comparison", "measured", "paper"), compared))
     parts += [f"Note: {note}." for note in findings.notes]
     if figure:
         parts.append(f"![{entry.id}]({figure})")

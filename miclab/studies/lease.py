@@ -37,7 +37,8 @@ def machine() -> str:
 
 
 def started(process: int) -> str:
-    """When a process of this machine began, so that a reused number is told apart; empty if there is none."""
+    """When a process of this machine began, which distinguishes it from a later one with the same number; empty if
+    there is none."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -189,7 +190,7 @@ def reserve(folder: Path, run: str, timeout: float = TIMEOUT) -> Reservation | N
     storage.write_bytes(temporary, storage.json_bytes(vars(owner)))
     try:
         with contextlib.suppress(FileExistsError), storage.explained(path):
-            # Over a network the answer of a `link` that succeeded may be lost: the number of names tells.
+            # Over a network the answer of a `link` that succeeded may be lost; the number of names is reliable.
             with contextlib.suppress(FileExistsError):
                 os.link(temporary, path)
             if os.stat(temporary).st_nlink != 2:

@@ -28,7 +28,7 @@ class State:
     """How far a run is, for one plan.
 
     Arguments:
-        status: `done` (trained as long as asked, all probes stored), `failed`, `begun`, or `new`.
+        status: `done` (all requested steps trained, all analyses stored), `failed`, `begun`, or `new`.
         reason: why it failed, in words, or how it ended.
         step: its last checkpoint; -1: none.
     """
@@ -76,7 +76,7 @@ def failure_reason(root: Path, run: str) -> str:
 
 
 def probe_step(probe: PlannedProbe, disk: Run) -> int:
-    """Checkpoint that a probe looks at: the one asked for, or the last where training ended earlier."""
+    """Checkpoint of an analysis: the requested one, or the last where training ended earlier."""
     return min(probe.step, disk.step)
 
 
