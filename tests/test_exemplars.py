@@ -270,7 +270,11 @@ def test_a_blend_is_made_of_training_exemplars_of_its_two_classes():
                     known.vectors(((data.class_of == source.classes[parent]) & wanted).nonzero()[:, 0])
                     for parent in source.parents[chosen].tolist()
                 ]
-                made = (candidates[0][:, None] + pools[1][None]).flatten(0, 1) / 2**0.5 if chosen >= 20 else pools[0]
+                made = (
+                    (candidates[0][:, None] + candidates[1][None]).flatten(0, 1) / 2**0.5
+                    if chosen >= 20
+                    else candidates[0]
+                )
                 assert float((made - batch.items["a"][row, place]).norm(dim=1).min()) < 1e-5
                 kinds.add(chosen >= 20)
         assert kinds == {True, False}
