@@ -158,9 +158,9 @@ def test_a_run_that_another_process_holds_is_waited_for_and_not_trained(tmp_path
     plan = planned(tiny_study(tmp_path))
     first, second = plan.runs.values()
     root = tmp_path / "runs"
-    claims = state.claims_folder(root)
-    held = reserve(claims, first.hash)
-    dead = reserve(claims, second.hash)
+    leases = state.leases_folder(root)
+    held = reserve(leases, first.hash)
+    dead = reserve(leases, second.hash)
     assert held is not None
     assert dead is not None
     trained: list[str] = []
@@ -185,7 +185,7 @@ def test_a_run_that_another_process_holds_is_waited_for_and_not_trained(tmp_path
 
 
 def test_the_lock_of_a_run_that_is_trained_by_hand_holds_too(tmp_path):
-    """Without a claim: the answer is that it is busy, and no failure is marked."""
+    """Without a lease: the answer is that it is busy, and no failure is marked."""
     run = next(iter(planned(tiny_study(tmp_path)).runs.values()))
     root = tmp_path / "runs"
     by_hand, _ = training.prepare(run.config, root)
@@ -197,7 +197,7 @@ def test_the_lock_of_a_run_that_is_trained_by_hand_holds_too(tmp_path):
     assert state.look(run, root).status == "begun"
 
 
-def test_a_claim_lost_in_the_middle_ends_training_without_a_mark(tmp_path, monkeypatch):
+def test_a_lease_lost_in_the_middle_ends_training_without_a_mark(tmp_path, monkeypatch):
     run = next(iter(planned(tiny_study(tmp_path)).runs.values()))
     root = tmp_path / "runs"
     monkeypatch.setattr(task, "reserve", lambda *arguments: lost(reserve(*arguments)))

@@ -18,7 +18,7 @@ from miclab.studies.lease import Owner, owners
 from miclab.studies.plan import Plan, PlannedProbe, PlannedRun
 
 FOLDER = ".studies"
-"""Directory beside the runs in which studies keep claims, marks of failure and tasks in hand."""
+"""Directory beside the runs in which studies keep leases, marks of failure and running tasks."""
 
 Status = Literal["done", "failed", "begun", "new"]
 
@@ -41,8 +41,8 @@ class State:
 NEW = State("new")
 
 
-def claims_folder(root: Path) -> Path:
-    """Where claims lie."""
+def leases_folder(root: Path) -> Path:
+    """Where leases lie."""
     return root / FOLDER / "claims"
 
 
@@ -164,7 +164,7 @@ def inherited(state: State, run: PlannedRun, states: Mapping[str, State], plan: 
 
 def held(root: Path) -> dict[str, Owner]:
     """Who trains which run now, by hash."""
-    return owners(claims_folder(root))
+    return owners(leases_folder(root))
 
 
 def count(states: Iterable[State]) -> dict[str, int]:

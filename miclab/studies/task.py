@@ -1,4 +1,4 @@
-"""One run of a study in a worker process: claim it, train it, probe it, and mark it where it fails.
+"""One run of a study in a worker process: lease it, train it, analyse it, and mark it where it fails.
 
 A worker is given the path of a task file and nothing else, whatever the launcher; it answers with a line of JSON.
 """
@@ -45,7 +45,7 @@ class Answer:
         status: `done`; `failed`; `stopped` by a signal; `busy`: another process holds the run.
         reason: in words.
         steps: training steps that this task did.
-        seconds: time from the claim to the end.
+        seconds: time from the lease to the end.
     """
 
     run: str
@@ -153,7 +153,7 @@ def perform(path: str, plugins: Handed = ()) -> str:
 
 
 def _perform(root: Path, run: PlannedRun) -> Answer:
-    held = reserve(state.claims_folder(root), run.hash)
+    held = reserve(state.leases_folder(root), run.hash)
     if held is None:
         return Answer(run.hash, "busy", "another process trains it")
     start = time.perf_counter()
