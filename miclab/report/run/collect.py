@@ -282,9 +282,9 @@ def collect(run: Run) -> Collected:
     oracles = attempt("Oracles could not be measured", measured_oracles)
     sizes = intervention_sizes(run.config)
     signs = attempt("Signs of failure were not looked for", lambda r: diagnose(r, sizes=sizes))
-    # A file is read several times, and each reading warns; every file is told once, by what the first reading said.
-    told = list({warning.split(" is damaged")[0]: warning.strip() for warning in reversed(run.warnings)}.values())
-    run.warnings[:] = told[::-1]
+    # A file is read several times, and each reading warns: the first warning of each file is kept.
+    once = list({warning.split(" is damaged")[0]: warning.strip() for warning in reversed(run.warnings)}.values())
+    run.warnings[:] = once[::-1]
     return Collected(
         run,
         kept,
