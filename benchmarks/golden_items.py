@@ -180,9 +180,13 @@ def figure_files(profile: str, folder: Path) -> Files:
 
 
 def plan_files(study: Path, profile: str, folder: Path) -> Files:
-    """The runs of a study by name."""
+    """The runs of a study by name. Names that runs were given, and the axes, which the hashes hold, are left out."""
     runs = json.loads(printed("study", "plan", study, "--profile", profile, "--runs", folder / "runs", "--json"))
-    return {f"plans/{study.stem}-{profile}.json": as_text({run["run"]: run for run in runs})}
+    return {f"plans/{study.stem}-{profile}.json": as_text({run["run"]: _hashed(run) for run in runs})}
+
+
+def _hashed(run: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in run.items() if name not in ("name", "axes")}
 
 
 def data_files() -> Files:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import polars as pl
+    from matplotlib.axes import Axes
 
 WIDTH = 160
 """Columns of a table where standard output is no terminal."""
@@ -187,8 +188,9 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def is_number(self, place: int) -> bool:
-        """Whether a column holds numbers alone, which are set to the right."""
-        return bool(self.rows) and all(isinstance(row[place], Number) or not str(row[place]) for row in self.rows)
+        """Whether a column holds numbers and intervals alone, which are set to the right."""
+        shown = [row[place] for row in self.rows if str(row[place])]
+        return bool(shown) and all(isinstance(one, (Number, Interval)) for one in shown)
 
     def show(self) -> None:
         """Prints it to standard output."""
@@ -278,8 +280,46 @@ class Tabled:
         for one in self.tables():
             one.show()
 
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """The estimates of its main table with their intervals, a row of the table from top to bottom, a colour for
+        each column that holds estimates.
+
+        Arguments:
+            axes: where to draw; None: new axes.
+        """
+        return draw_intervals(self.tables()[0], axes or new_axes())
+
     def _repr_html_(self) -> str:
         return "".join(one.html() for one in self.tables())
+
+
+def new_axes() -> Axes:
+    """Axes of a new figure, which no window and no list of open figures holds."""
+    from matplotlib.figure import Figure
+
+    return Figure(layout="constrained").add_subplot()
+
+
+def draw_intervals(one: Table, axes: Axes) -> Axes:
+    """Draws the estimates of a table (see `Tabled.plot`)."""
+    places = [i for i in range(len(one.columns)) if any(isinstance(row[i], Interval) for row in one.rows)]
+    for number, place in enumerate(places):
+        for height, row in enumerate(one.rows):
+            found = row[place]
+            if isinstance(found, Interval) and found.value is not None:
+                mean, low, high = found.value.mean, found.value.low, found.value.high
+                y = height + 0.6 * (number - (len(places) - 1) / 2) / max(len(places), 1)
+                axes.plot([low, high], [y, y], color=f"C{number}")
+                label = one.columns[place] if not height else None
+                axes.plot([mean], [y], color=f"C{number}", marker="osD^v"[number % 5], label=label)
+    axes.set_yticks(range(len(one.rows)), [str(row[0]) for row in one.rows])
+    axes.invert_yaxis()
+    axes.set_title(one.title, fontsize="small", wrap=True)
+    if len(places) > 1:
+        axes.legend(fontsize="small")
+    elif places:
+        axes.set_xlabel(one.columns[places[0]])
+    return axes
 
 
 def _markdown(text: str) -> str:

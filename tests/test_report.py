@@ -1,4 +1,4 @@
-"""The report is one file that asks nothing of the network, agrees with the run, and survives damage."""
+"""The report is one file that needs no network, agrees with the run, and survives damage."""
 
 import json
 import re
@@ -9,17 +9,20 @@ import browser
 import pytest
 
 from miclab.circuits.find import CircuitHeads
+from miclab.cli import main
 from miclab.config.decoder import DecoderConfig
 from miclab.config.parts import ModalityConfig, NumericsConfig, OptimiserConfig
 from miclab.config.request import Request
 from miclab.config.run import RunConfig, two_modalities
-from miclab.errors import RunError
+from miclab.errors import MiclabError, RunError
 from miclab.measures.evaluate import evaluate
 from miclab.report import write_report
+from miclab.report.existing import check_replaceable
 from miclab.report.html import coded, identifiers, mark
 from miclab.report.run.collect import EXAMPLES, Formed, evenly, intervention_sizes, measured_oracles
 from miclab.report.run.figures import attention_figure, attention_groups
 from miclab.report.run.names import circuit_parts, formed_names, part_name
+from miclab.report.run.page import subject_of
 from miclab.runs.find import open_run
 from miclab.runs.run import Run
 from miclab.training.loop import train_config
@@ -196,6 +199,24 @@ def test_no_run_and_no_place_are_refused(tmp_path, unimodal):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="Cannot write"):
         write_report([unimodal], tmp_path / "file" / "report.html")
+
+
+def test_a_report_replaces_itself_and_nothing_else(page, tmp_path, unimodal, multimodal, capsys):
+    """Fails if a report could destroy a file that it does not make again."""
+    both = subject_of([unimodal, multimodal])
+    check_replaceable(page, both)
+    check_replaceable(tmp_path / "new.html", both)
+    for subject in (subject_of([multimodal, unimodal]), subject_of([unimodal]), "demo"):
+        with pytest.raises(MiclabError, match=r"a report on something else.*--overwrite"):
+            check_replaceable(page, subject)
+    notes = tmp_path / "notes.html"
+    notes.write_text("<p>my notes</p>")
+    requested = ["report", str(unimodal.path), "--output", str(notes)]
+    assert main(requested) == 2
+    assert "no report of miclab" in capsys.readouterr().err
+    assert notes.read_text() == "<p>my notes</p>"
+    assert main([*requested, "--overwrite"]) == main(requested) == 0
+    assert embedded(notes)["runs"][0]["hash"] == unimodal.hash
 
 
 def test_evenly_keeps_both_ends():

@@ -13,7 +13,7 @@ from miclab.config.run import RunConfig
 from miclab.config.seeds import SeedsConfig
 from miclab.errors import ConfigError
 from miclab.measures.evaluate import check_seeds
-from miclab.training.lineage import first_parameters
+from miclab.training.lineage import Lineage
 from miclab.training.loop import prepare
 from miclab.worlds.sequences import training_batch
 from miclab.worlds.splits import split_batches
@@ -23,14 +23,14 @@ SIZES = SplitSizes(sequences=8, novel_sets=2)
 
 
 def parts(config: RunConfig, sizes: SplitSizes = SIZES) -> dict[str, list[torch.Tensor]]:
-    """What each seed decides, in one world that is drawn apart from it."""
+    """What each seed decides, in one world that is drawn separately."""
     world = draw_world(replace(config, seed=0, seeds=SeedsConfig()))
     batch = training_batch(config, world, 3)
     fresh = novel_world(config, world, "training", 3)
     evaluated = [b.items["m1"] for _, b in split_batches(config, world, "icl", sizes)]
     return {
         "world": list(draw_world(config).tensors().values()),
-        "weights": list(first_parameters(config, "runs").values()),
+        "weights": list(Lineage(config).first_parameters().values()),
         "sequences": [*batch.items.values(), batch.placement, fresh.sources["m1"].prototypes],
         "evaluation": [*evaluated, next(iter(split_batches(config, world, "swapped", sizes)))[1].items["m1"]],
     }

@@ -8,19 +8,21 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from miclab.circuits.effects import effects_table
 from miclab.circuits.find import circuit_heads
 from miclab.circuits.knockout import Effect, Interventions
 from miclab.claims.demonstration import EXPECTATIONS, Judgement
-from miclab.config.parts import ModalityConfig, ParentConfig
+from miclab.claims.tables import verdict_mark
+from miclab.config.parts import ModalityConfig
 from miclab.config.presets import request, run_config
 from miclab.config.request import Request, SplitSizes
 from miclab.config.run import RunConfig
@@ -29,11 +31,16 @@ from miclab.measures.evaluate import Evaluation, evaluate
 from miclab.runs.find import find
 from miclab.runs.run import Run
 from miclab.statistics.intervals import Interval, clustered_interval
+from miclab.tables import Table, Tabled, table
+from miclab.training.stages import Training, carry_out, trainings
+
+if TYPE_CHECKING:
+    from miclab.training.loop import Prepared
 
 UNIMODAL = ("onehot", "rope", "rope_released")
 SIZES = SplitSizes(sequences=250, novel_sets=8)
-Tell = Callable[[str, int, int, str], None]
-"""Called with the name of a training, its steps done (-1: a remark) and asked for, and a short text."""
+OnProgress = Callable[[str, int, int, str], None]
+"""Called with the name of a training, its steps done (-1: a remark), its steps in all, and a short text."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Demonstration:
+class Demonstration(Tabled):
     """What the demonstration made: its runs, the judgements on the claims, and the effects of interventions."""
 
     runs: dict[str, Run]
@@ -56,6 +63,20 @@ class Demonstration:
     effects: list[Effect]
     emergence: dict[str, int | None]
     """Step of the first metric row with ICL of at least 0.9, by run; None: never."""
+
+    def tables(self) -> tuple[Table, ...]:
+        """A row for each result beside the paper's, and one for each intervention on the multimodal decoder."""
+        title = (
+            "quick profile (AdamW, projection after attention), one seed; novel classes, mean of 8 sets [95 % interval]"
+        )
+        rows = [
+            [f"{j.claim.id}  {j.claim.statement}", j.measured, j.paper, j.claim.criterion, verdict_mark(j.verdict),
+             j.conclusion]
+            for j in self.judgements
+        ]  # fmt: skip
+        columns = ["result", "measured", "paper", "holds where", "verdict", "what we conclude"]
+        effects = effects_table("interventions on the multimodal decoder", self.effects)
+        return table(title, columns, rows), effects
 
 
 def unimodal_config(positions: str) -> RunConfig:
@@ -74,44 +95,45 @@ def _request(steps: int, scale: Scale) -> Request:
     )
 
 
-def _train(name: str, config: RunConfig, asked: Request, root: str, queue: Any) -> str:
-    from miclab.training.loop import prepare, train
+def _carry_out(plan: Sequence[Training], root: str, queue: Any) -> dict[str, str]:
+    """Carries a plan out; the path of each run by its title."""
 
-    run, line = prepare(config, root, asked.steps)
-    if line:
-        queue.put((name, -1, asked.steps, line))
-    if run.config.numerics.mode == "compiled" and run.step < asked.steps:
-        queue.put((name, max(run.step, 0), asked.steps, "compiling (tens of seconds)"))
-    outcome = train(run, asked, lambda p: queue.put((name, p.step, p.steps, p.text)))
-    if outcome.status != "finished":
-        raise RunError(f"{run.path} ended as {outcome.status}: {outcome.reason}. Run the command again to go on.")
-    return str(run.path)
+    @contextlib.contextmanager
+    def watch(title: str, ready: Prepared, requested: Request) -> Iterator[Callable[[int, str], None]]:
+        run, steps = ready.run, requested.steps
+        if ready.line:
+            queue.put((title, -1, steps, ready.line))
+        if run.config.numerics.mode == "compiled" and run.step < steps:
+            queue.put((title, max(run.step, 0), steps, "compiling (tens of seconds)"))
+        yield lambda step, text: queue.put((title, step, steps, text))
+
+    done = carry_out(plan, root, watch)
+    for one in done:
+        if one.outcome.status != "finished":
+            ended = f"{one.run.path} ended as {one.outcome.status}: {one.outcome.reason}"
+            raise RunError(f"{ended}. Run the command again to go on.")
+    return {training.title: str(one.run.path) for training, one in zip(plan, done, strict=True)}
 
 
 def _train_unimodal(root: str, scale: Scale, queue: Any) -> dict[str, str]:
-    return {
-        name: _train(name, unimodal_config(name), _request(scale.unimodal_steps, scale), root, queue)
-        for name in UNIMODAL
-    }
+    requested = _request(scale.unimodal_steps, scale)
+    return _carry_out([Training(name, unimodal_config(name), requested) for name in UNIMODAL], root, queue)
 
 
 def _train_multimodal(root: str, scale: Scale, queue: Any) -> dict[str, str]:
-    first = _train("stage 1", run_config("unimodal", "quick"), _request(scale.stage_one_steps, scale), root, queue)
-    parent = ParentConfig(run=find(first).hash, step=scale.stage_one_steps)
-    config = replace(run_config("multimodal", "quick"), parent=parent)
-    second = _train("stage 2", config, _request(scale.stage_two_steps, scale), root, queue)
-    return {"stage 1": first, "stage 2": second}
+    first, second = (_request(steps, scale) for steps in (scale.stage_one_steps, scale.stage_two_steps))
+    return _carry_out(trainings(run_config("multimodal", "quick"), second, "quick", first), root, queue)
 
 
-def train_all(root: Path | str, scale: Scale, tell: Tell) -> dict[str, Run]:
+def train_all(root: Path | str, scale: Scale, on_progress: OnProgress) -> dict[str, Run]:
     """Trains what is missing, in two processes."""
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(min(2, os.cpu_count() or 1), context) as pool:
+    with context.Manager() as manager, ProcessPoolExecutor(min(2, os.cpu_count() or 1), context) as executor:
         queue = manager.Queue()
-        jobs = [pool.submit(job, str(root), scale, queue) for job in (_train_multimodal, _train_unimodal)]
+        jobs = [executor.submit(job, str(root), scale, queue) for job in (_train_multimodal, _train_unimodal)]
         while not all(job.done() for job in jobs) or not queue.empty():
             with contextlib.suppress(Empty):
-                tell(*queue.get(timeout=0.2))
+                on_progress(*queue.get(timeout=0.2))
         paths = {name: path for job in jobs for name, path in job.result().items()}
     return {name: find(path) for name, path in paths.items()}
 
@@ -158,8 +180,8 @@ def judge(runs: dict[str, Run]) -> tuple[list[Judgement], list[Effect]]:
     return [Judgement(EXPECTATIONS[name], value) for name, value in measured.items()], list(effects.values())
 
 
-def demonstrate(root: Path | str, scale: Scale, tell: Tell) -> Demonstration:
+def demonstrate(root: Path | str, scale: Scale, on_progress: OnProgress) -> Demonstration:
     """Trains, measures and judges."""
-    runs = train_all(root, scale, tell)
+    runs = train_all(root, scale, on_progress)
     judgements, effects = judge(runs)
     return Demonstration(runs, judgements, effects, {name: emergence(run) for name, run in runs.items()})

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from miclab.cli.duration import announce_sequences, sequences_of
 from miclab.cli.options import CheckpointOptions, RunName, Seeds, SizedOptions, find_runs
-from miclab.cli.terminal import bar, parse, print_json, warn
+from miclab.cli.terminal import bar, parse, print_json, refuse_ignored, warn
 from miclab.runs.find import find
 
 
@@ -57,9 +58,10 @@ def run_evaluate(arguments: list[str]) -> int:
     runs = find_runs(options.run, options.runs)
     from miclab.measures.evaluations import evaluate_runs
 
-    with bar("evaluate", len(runs)) as tell:
+    announce_sequences("evaluate", runs, options.runs, sequences_of(options.sizes))
+    with bar("evaluate", len(runs)) as on_progress:
         found = evaluate_runs(runs, step=options.checkpoint, context=options.context or None, sizes=options.sizes,
-                              measures=options.measures, on_progress=tell)  # fmt: skip
+                              measures=options.measures, on_progress=on_progress)  # fmt: skip
     for run in runs:
         warn(run)
     if options.json:
@@ -75,8 +77,12 @@ def run_circuits(arguments: list[str]) -> int:
     runs = find_runs(options.run, options.runs)
     from miclab.circuits.existence import circuits
 
-    with bar("circuits", len(runs)) as tell:
-        found = circuits(runs, step=options.checkpoint, sizes=options.sizes, split=options.split, tell=tell)
+    sizes = options.sizes
+    announce_sequences("circuits", runs, options.runs, sizes.sequences * (sizes.novel_sets + (options.split != "icl")))
+    with bar("circuits", len(runs)) as on_progress:
+        found = circuits(
+            runs, step=options.checkpoint, sizes=options.sizes, split=options.split, on_progress=on_progress
+        )
     for run in runs:
         warn(run)
     if options.json:
@@ -89,12 +95,14 @@ def run_circuits(arguments: list[str]) -> int:
 def run_align(arguments: list[str]) -> int:
     """`miclab align RUN`."""
     options = parse(AlignOptions, "align", arguments)
+    if options.over_training:
+        refuse_ignored(arguments, ("step",), "every kept checkpoint is looked at (--over-training)")
     run = find(options.run, options.runs)
     from miclab.measures.alignments import align_run
 
     steps = run.checkpoints if options.over_training else [options.checkpoint]
-    with bar("align", len(steps)) as tell:
-        found = align_run(run, steps, options.rows, tell)
+    with bar("align", len(steps)) as on_progress:
+        found = align_run(run, steps, options.rows, on_progress)
     warn(run)
     if options.json:
         print_json(found.as_json())
@@ -105,11 +113,13 @@ def run_align(arguments: list[str]) -> int:
 
 def run_diagnose(arguments: list[str]) -> int:
     """`miclab diagnose RUN`."""
-    from miclab.circuits.diagnose import diagnose
+    from miclab.circuits.diagnose import STEPS, diagnose
 
     options = parse(DiagnoseOptions, "diagnose", arguments)
     run = find(options.run, options.runs)
-    signs = diagnose(run, step=options.checkpoint, sizes=options.sizes)
+    announce_sequences("diagnose", [run], options.runs, sequences_of(options.sizes))
+    with bar("diagnose", STEPS) as on_progress:
+        signs = diagnose(run, step=options.checkpoint, sizes=options.sizes, on_progress=on_progress)
     warn(run)
     if options.json:
         print_json([asdict(sign) for sign in signs])

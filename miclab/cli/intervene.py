@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from miclab.cli.duration import announce_sequences
 from miclab.cli.options import Seeds, find_runs
 from miclab.cli.terminal import bar, parse, print_json, warn
 
 if TYPE_CHECKING:
     from miclab.circuits.knockout import Effects
+    from miclab.runs.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,7 @@ class KnockoutOptions(Seeds):
     baseline: Literal["zero", "mean"] = "zero"
     """What takes the place of a head's output."""
     split: Literal["train", "icl", "swapped", "iwl"] = "icl"
-    """Split whose accuracy is asked for."""
+    """Split whose accuracy is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,7 @@ class AblateOptions(Seeds):
     """Accuracy with the items of a modality, the labels, or both zeroed. Several RUNs are clustered by seed."""
 
     split: Literal["train", "icl", "swapped", "iwl"] = "icl"
-    """Split whose accuracy is asked for."""
+    """Split whose accuracy is measured."""
 
 
 def _print(options: Seeds, found: Effects) -> int:
@@ -41,15 +43,26 @@ def _print(options: Seeds, found: Effects) -> int:
     return 0
 
 
+def _sequences(options: KnockoutOptions | AblateOptions) -> int:
+    """Sequences of the split that is looked at."""
+    return options.sizes.sequences * (options.sizes.novel_sets if options.split == "icl" else 1)
+
+
+def _heads(runs: list[Run]) -> int:
+    return runs[0].config.decoder.layers * runs[0].config.decoder.heads
+
+
 def run_knockout(arguments: list[str]) -> int:
     """`miclab knockout RUN...`."""
     options = parse(KnockoutOptions, "knockout", arguments)
     runs = find_runs(options.run, options.runs)
     from miclab.circuits.knockout import knock_out
 
-    with bar("knockout", len(runs)) as tell:
+    # Every head, the two strongest together, and up to five draws of three controls.
+    announce_sequences("knockout", runs, options.runs, _sequences(options), _heads(runs) + 17)
+    with bar("knockout", len(runs)) as on_progress:
         found = knock_out(runs, baseline=options.baseline, step=options.checkpoint, sizes=options.sizes,
-                          split=options.split, tell=tell)  # fmt: skip
+                          split=options.split, on_progress=on_progress)  # fmt: skip
     for run in runs:
         warn(run)
     return _print(options, found)
@@ -61,8 +74,9 @@ def run_ablate(arguments: list[str]) -> int:
     runs = find_runs(options.run, options.runs)
     from miclab.circuits.knockout import ablate
 
-    with bar("ablate", len(runs)) as tell:
-        found = ablate(runs, step=options.checkpoint, sizes=options.sizes, split=options.split, tell=tell)
+    announce_sequences("ablate", runs, options.runs, _sequences(options), 2 + 2 * len(runs[0].config.modalities))
+    with bar("ablate", len(runs)) as on_progress:
+        found = ablate(runs, step=options.checkpoint, sizes=options.sizes, split=options.split, on_progress=on_progress)
     for run in runs:
         warn(run)
     return _print(options, found)

@@ -12,6 +12,7 @@ import tyro
 from miclab.config.request import SplitSizes
 from miclab.errors import ConfigError, MiclabError, RunError
 from miclab.runs.find import find
+from miclab.runs.label import Label, tags_of
 from miclab.runs.run import Run
 
 Directory = Annotated[str, tyro.conf.arg(metavar="DIRECTORY")]
@@ -23,6 +24,29 @@ RunNames = Annotated[
 Claims = Annotated[
     tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[CLAIM ...]", help_behavior_hint="(default: all)")
 ]
+ClaimsOrStudies = Annotated[
+    tyro.conf.Positional[tuple[str, ...]],
+    tyro.conf.arg(metavar="[CLAIM ... | STUDY.yaml ...]", help_behavior_hint="(default: all claims)"),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelOptions:
+    """What a run is called. `miclab runs --rename` and `--retag` change it later."""
+
+    name: str = ""
+    """Name of the run, which stands for it in commands, tables and reports. It is no part of the configuration."""
+    tags: Annotated[str, tyro.conf.arg(metavar="TAG,...")] = ""
+    """Tags of the run, by which `miclab runs --tagged` finds it."""
+
+    @property
+    def label(self) -> Label | None:
+        """The label that is given; None where neither name nor tag is.
+
+        Raises:
+            ConfigError: a name or a tag has letters that it may not have.
+        """
+        return Label(self.name, tags_of(self.tags)) if self.name or self.tags else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +126,8 @@ def _beside(path: str, option: str) -> Path:
     if found.parent.exists() and not found.parent.is_dir():
         raise MiclabError(f"--{option} {path}: {found.parent} is a file. Name a directory that is there.")
     if not found.parent.is_dir():
-        told = f"--{option} {path}: there is no directory {found.parent}."
-        raise MiclabError(f"{told} Make it (`mkdir -p {found.parent}`), or give another --{option}.")
+        problem = f"--{option} {path}: there is no directory {found.parent}."
+        raise MiclabError(f"{problem} Make it (`mkdir -p {found.parent}`), or give another --{option}.")
     return found
 
 

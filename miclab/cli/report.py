@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from miclab.cli.duration import announce_sequences
 from miclab.cli.options import RunNames, find_runs, output_file
-from miclab.cli.terminal import bar, parse, warn
+from miclab.cli.terminal import bar, parse, refuse_ignored, warn
 from miclab.config.presets import Profile
 from miclab.errors import MiclabError
 from miclab.runs.find import list_runs
@@ -32,24 +33,35 @@ class ReportOptions:
     runs: str = "runs"
     """Directory of runs; a study that has none there is read from the table beside its file."""
     output: str = "report.html"
-    """File to write; its directory has to be there."""
+    """File to write; its directory has to be there. An earlier report on the same runs or study is replaced."""
+    overwrite: bool = False
+    """Replace any other file that is there."""
 
 
 def run_report(arguments: list[str]) -> int:
     """`miclab report RUN...` and `miclab report --study FILE`."""
     options = parse(ReportOptions, "report", arguments)
+    if not options.study:
+        refuse_ignored(arguments, ("profile", "threshold", "at"), "it is for a report on a study (--study)")
     command = shlex.join(["miclab", "report", *arguments])
     output = output_file(options.output)
     if options.study:
         if options.run:
             raise MiclabError("A report is on runs or on a study: give RUNs or --study, not both.")
         return _report_study(options, output, command)
-    from miclab.report import write_report
-
     if not options.run:
         raise MiclabError("Name at least one RUN (`miclab runs` lists them), or a study with --study FILE.")
     runs = find_runs(options.run, options.runs)
-    path = write_report(runs, output, command=command)
+    from miclab.report import write_report
+    from miclab.report.existing import check_replaceable
+    from miclab.report.run.page import subject_of
+
+    check_replaceable(output, subject_of(runs), options.overwrite)
+    # Knockouts of every head with two baselines, ablations and the maps of each checkpoint, on about 2,000 sequences.
+    passes = max(2 * run.config.decoder.layers * run.config.decoder.heads + 20 for run in runs)
+    announce_sequences("report", runs, options.runs, 2000, passes)
+    with bar("report", len(runs)) as on_progress:
+        path = write_report(runs, output, command=command, on_progress=on_progress)
     for run in runs:
         warn(run)
     print(path)
@@ -63,22 +75,24 @@ def _report_study(options: ReportOptions, output: Path, command: str) -> int:
     from miclab.studies.study import load_study
 
     study = load_study(options.study, options.profile)
+    from miclab.report.existing import check_replaceable
+    from miclab.report.study.page import STAGES, subject_of, write_study_report
+
+    check_replaceable(output, subject_of(study), options.overwrite)
     root = Path(options.runs)
     stored = not list_runs(root)
-    # Without runs the mode decides nothing: rows are told apart by their configuration.
+    # Without runs the mode decides nothing: rows are found by their configuration.
     plan = Plan([study], "compiled" if stored else lambda: long_mode(root))
     frame, warnings = current_rows(study, plan, root, stored=stored)
     for line in warnings:
         print(f"miclab: warning: {line}", file=sys.stderr)
     source = f"the table {table_file(study)}" if stored else f"the runs under {root} and the table {table_file(study)}"
 
-    from miclab.report.study.page import STAGES, write_study_report
-
-    with bar("report", len(STAGES)) as tell:
+    with bar("report", len(STAGES)) as on_progress:
         print(
             write_study_report(
                 study, plan, frame, output, source=source, command=command, threshold=options.threshold,
-                at=options.at, tell=tell,
+                at=options.at, on_progress=on_progress,
             )
         )  # fmt: skip
     return 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from miclab.cli.options import output_file
 from miclab.cli.study_flags import PlanOptions, RowsOptions, RunOptions, StatusOptions, StudyOptions
-from miclab.cli.terminal import parse, print_json
+from miclab.cli.terminal import parse, print_json, refuse_ignored
 from miclab.errors import MiclabError, nearest
 from miclab.runs.find import root_directory
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from miclab.studies.engine import Tally
     from miclab.studies.launchers import Launcher
     from miclab.studies.plan import Plan
-    from miclab.studies.state import State
     from miclab.studies.study import Study
 
 USAGE = """usage: miclab study {run,status,plan,rows} FILE [options]
@@ -27,11 +26,11 @@ USAGE = """usage: miclab study {run,status,plan,rows} FILE [options]
   plan     list the runs of a study and what is done, without starting any
   rows     the table of a study: on the screen, or as CSV or parquet
 
-`miclab study run --help` shows the options of a command. docs/studies.md has the format of a study file."""
+`miclab study run --help` shows the options of a command. docs/reference/study-file.md has the format of a study file."""
 
 
 STAGE_ONE = "(stage 1)"
-"""What the stage-1 runs that no study asks for by itself are called."""
+"""Name of the stage-1 runs that are in no study's own points."""
 
 
 def run_study(arguments: list[str]) -> int:
@@ -58,7 +57,7 @@ def _planned(files: tuple[str, ...], options: StudyOptions) -> tuple[list[Study]
 
 
 def _kept(studies: list[Study], plan: Plan, root: Path) -> frozenset[str]:
-    """Runs whose rows lie beside the studies, trained as long as is asked, and stage-1 runs that only these need."""
+    """Runs whose rows lie beside the studies with the requested steps, and stage-1 runs that only these need."""
     from miclab.studies.rows import StudyTable
 
     found = frozenset(identity for study in studies for identity in StudyTable(study, plan, root).kept())
@@ -96,10 +95,10 @@ def _failures(plan: Plan, states: dict[str, Any]) -> list[dict[str, str]]:
 def _print_counts(counts: dict[str, dict[str, int]], failures: list[dict[str, str]]) -> None:
     for name, group in counts.items():
         words = {"in_committed_rows": "needed only by committed rows" if name == STAGE_ONE else "in committed rows"}
-        told = ", ".join(
+        parts = ", ".join(
             f"{number} {words.get(status, status)}" for status, number in group.items() if status != "runs" and number
         )
-        print(f"{name}: {group['runs']} runs: {told or 'nothing to do'}")
+        print(f"{name}: {group['runs']} runs: {parts or 'nothing to do'}")
     for failure in failures[:20]:
         print(f"  failed: {failure['run']}: {failure['reason']}")
     if len(failures) > 20:
@@ -108,6 +107,10 @@ def _print_counts(counts: dict[str, dict[str, int]], failures: list[dict[str, st
 
 def _run(arguments: list[str]) -> int:
     options = parse(RunOptions, "study run", arguments)
+    if options.launcher != "ray":
+        refuse_ignored(arguments, ("ray_address",), "it is for --launcher ray")
+    if options.launcher != "slurm":
+        refuse_ignored(arguments, ("array_limit", "slurm"), "it is for --launcher slurm")
     studies, plan = _planned(options.file, options)
     from miclab.cli.watch import Watch
     from miclab.studies.engine import Engine
@@ -122,6 +125,8 @@ def _run(arguments: list[str]) -> int:
     others = survey(plan, root) if options.seeds else {}
     plan = _of_seeds(studies, plan, options.seeds, root)
     launcher = _launcher(options, root)
+    if options.launcher == "local":
+        _announce(plan, root, getattr(launcher, "workers", 1))
     with Mirrors(options.mirror, tables, plan, root) as mirrors, Watch(plan, root) as watch:
         mirrored = -1
 
@@ -151,8 +156,19 @@ def _run(arguments: list[str]) -> int:
     return 0 if all(s.status == "done" for s in tally.states.values()) else 1
 
 
+def _announce(plan: Plan, root: Path, workers: int) -> None:
+    """Says how long the runs will take that this machine still has to train."""
+    from miclab.cli.duration import announce_study
+    from miclab.studies.state import survey
+
+    states = survey(plan, root)
+    left = [(run, states[identity].step) for identity, run in plan.runs.items()
+            if states[identity].status in ("new", "begun")]  # fmt: skip
+    announce_study(left, root, min(workers, len(left)))
+
+
 def _of_seeds(studies: list[Study], plan: Plan, seeds: tuple[int, ...], root: Path) -> Plan:
-    """The part of a plan that is asked for."""
+    """The requested part of a plan."""
     from miclab.studies.mode import long_mode
     from miclab.studies.plan import Plan
 
@@ -213,43 +229,29 @@ def _status(arguments: list[str]) -> int:
 
 
 def _plan(arguments: list[str]) -> int:
+    from miclab.cli.study_plan import plan_json, plan_lines
     from miclab.studies import state
 
     options = parse(PlanOptions, "study plan", arguments)
-    studies, plan = _planned((options.file,), options)
+    (study,), plan = _planned((options.file,), options)
     root = Path(options.runs)
-    kept = _kept(studies, plan, root)
-    plan = _of_seeds(studies, plan, options.seeds, root)
+    kept = _kept([study], plan, root)
+    plan = _of_seeds([study], plan, options.seeds, root)
     states = state.survey(plan, root)
-    rows = [(run, states[identity]) for identity, run in plan.runs.items()]
     if options.json:
-        print_json(
-            [
-                {"run": r.name, "hash": r.hash, "parent": r.parent, "seed": r.seed, "steps": r.request.steps,
-                 "status": s.status, "step": s.step, "reason": s.reason, "in_committed_rows": r.hash in kept}
-                for r, s in rows
-            ]
-        )  # fmt: skip
+        print_json(plan_json(study, plan, states, kept, root))
         return 0
-    lines = [f"{'run':<44} {'seed':>6} {'steps':>9} {'status':<7} {'step':>9}  parent"]
-    lines += [
-        f"{r.name:<44} {r.seed:>6} {r.request.steps:>9} {_status_word(s, r.hash in kept):<7}"
-        f" {s.step if s.step >= 0 else '-':>9}  {r.parent[:12] or '-'}"
-        for r, s in rows
-    ]
-    print("\n".join(lines))
+    print("\n".join(plan_lines(study, plan, states, kept, root)))
     _print_counts(_counts(plan, states, set(), kept), _failures(plan, states))
     return 0
-
-
-def _status_word(found: State, kept: bool) -> str:
-    return "in rows" if kept and found.status == "new" else found.status
 
 
 def _rows(arguments: list[str]) -> int:
     from miclab.studies.rows import current_rows, write_table
 
     options = parse(RowsOptions, "study rows", arguments)
+    if options.output:
+        refuse_ignored(arguments, ("json",), "the rows go to a file (--output)")
     (study,), plan = _planned((options.file,), options)
     frame, warnings = current_rows(study, plan, Path(options.runs), stored=options.stored)
     for line in warnings:

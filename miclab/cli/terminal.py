@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from miclab.errors import MiclabError
 from miclab.runs.run import Run
 from miclab.tables import table
 
@@ -15,7 +16,7 @@ T = TypeVar("T")
 
 
 def parse(kind: type[T], name: str, arguments: list[str], default: T | None = None) -> T:
-    """Options of a command, typed by a dataclass; prints help or an error and exits where asked to or wrong.
+    """Options of a command, typed by a dataclass; prints help on request, or an error, and exits.
 
     Raises:
         ConfigError: a value that the dataclass rejects.
@@ -28,6 +29,24 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
     if default is None:
         return tyro.cli(kind, prog=program, args=arguments, registry=RULES)
     return tyro.cli(kind, prog=program, args=arguments, default=default, registry=RULES)
+
+
+def refuse_ignored(arguments: Sequence[str], options: Iterable[str], why: str) -> None:
+    """Refuses options that would have no effect.
+
+    Arguments:
+        arguments: what the command was given.
+        options: names of fields that do nothing here.
+        why: when they have an effect.
+
+    Raises:
+        MiclabError: one of them was given.
+    """
+    given = {word.partition("=")[0].replace("_", "-") for word in arguments}
+    for option in options:
+        name = f"--{option.replace('_', '-')}"
+        if given & {name, f"--no-{name[2:]}"}:
+            raise MiclabError(f"{name} has no effect here: {why}. Leave it out.")
 
 
 def print_json(value: Any) -> None:
@@ -60,13 +79,13 @@ def bar(title: str, total: int, start: int = 0, waiting: str = "") -> Iterator[C
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        told = [start]
+        shown = [start]
         if waiting:
             print(f"{title}: {start}/{total} {waiting}", file=sys.stderr, flush=True)
 
         def plain(done: int, text: str) -> None:
-            if done >= total or done - told[0] >= max(1, (total - start) // 5):
-                told[0] = done
+            if done >= total or done - shown[0] >= max(1, (total - start) // 5):
+                shown[0] = done
                 print(f"{title}: {done}/{total} {text}", file=sys.stderr, flush=True)
 
         yield plain

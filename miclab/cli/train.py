@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from miclab.cli.encoder import EncoderOptions, encoder_options, with_encoders
-from miclab.cli.options import Directory, File, RunName
-from miclab.cli.terminal import bar, parse, print_json, warn
+from miclab.cli.duration import announce_training
+from miclab.cli.encoder import EncoderOptions, encoder_options
+from miclab.cli.options import Directory, File, LabelOptions, RunName
+from miclab.cli.terminal import bar, parse, print_json, refuse_ignored, warn
 from miclab.config import presets
-from miclab.config.parts import ModalityConfig, ParentConfig, SequenceConfig
 from miclab.config.request import Request
 from miclab.config.run import RunConfig
 from miclab.config.schema import from_mapping
-from miclab.errors import ConfigError, MiclabError, RunError, nearest
+from miclab.errors import ConfigError, MiclabError, nearest
+from miclab.training.stages import (
+    Done,
+    Training,
+    carry_out,
+    check_same,
+    grown_from,
+    train_watched,
+    trainings,
+    with_encoders,
+)
 
 if TYPE_CHECKING:
+    from miclab.runs.label import Label
     from miclab.runs.run import Run
-    from miclab.training.loop import Outcome
+    from miclab.training.loop import Prepared
 
 STAGES = ("unimodal", "multimodal", "encoder")
 USAGE = f"""usage: miclab train {{{",".join(STAGES)}}} [options]
@@ -34,7 +47,7 @@ USAGE = f"""usage: miclab train {{{",".join(STAGES)}}} [options]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class TrainOptions(LabelOptions):
     """Train a decoder. Every field of the configuration is an option; the values shown are the profile's."""
 
     profile: presets.Profile = "quick"
@@ -83,76 +96,62 @@ def _from_yaml(path: str, config: RunConfig, request: Request) -> tuple[RunConfi
         raise ConfigError("config", path, f"a YAML file in UTF-8 without syntax errors ({error})") from error
     if not isinstance(data, dict) or not data:
         raise ConfigError("config", path, "a YAML file that holds a mapping of fields to values")
-    asked = data.pop("request", {})
-    return from_mapping(RunConfig, data, "", config), from_mapping(Request, asked, "request", request)
+    requested = data.pop("request", {})
+    found = from_mapping(RunConfig, data, "", config, also=("request",))
+    _name_new_modalities(path, found, config)
+    return found, from_mapping(Request, requested, "request", request)
 
 
-@dataclass(frozen=True)
-class _Done:
-    """A training, or one that was there already.
+def _name_new_modalities(path: str, found: RunConfig, preset: RunConfig) -> None:
+    """Says which modalities of a file are none of the preset's: names are free, so a misspelt one would be a new
+    modality with other defaults, and take the place of the one that was meant."""
+    new = [name for name in found.modalities if name not in preset.modalities]
+    if new:
+        gone = [name for name in preset.modalities if name not in found.modalities]
+        out = f", and {', '.join(gone)} {'is' if len(gone) == 1 else 'are'} left out" if gone else ""
+        print(
+            f"miclab: {path}: {', '.join(new)}: no modality of the preset, which has {', '.join(preset.modalities)}. It"
+            f" begins from the defaults of any modality{out}",
+            file=sys.stderr,
+        )
 
-    Arguments:
-        asked: steps that were asked for, in all.
-        made: steps that were trained now.
-    """
 
-    run: Run
-    outcome: Outcome
-    asked: int
-    made: int
-
-
-def _go(run: Run, request: Request, title: str) -> _Done:
-    """Trains a run with a progress bar, after a line on what will be done."""
-    from miclab.training.loop import Progress, train
-
-    before, made = max(run.step, 0), 0
-    steps = f"{request.steps:,} step{'s' * (request.steps > 1)}"
+@contextmanager
+def _watch(title: str, ready: Prepared, request: Request) -> Iterator[Callable[[int, str], None]]:
+    """A progress bar around a training, after a line on what will be done."""
+    run = ready.run
+    if ready.line:
+        print(f"miclab: {ready.line}", file=sys.stderr)
+    before = max(run.step, 0)
     if run.step < 0:
-        told = f"training {run.path} for {steps}"
+        line = f"training {run.path} for {request.steps:,} step{'s' * (request.steps > 1)}"
     elif before < request.steps:
-        told = f"{run.path} goes on from step {before:,} to {request.steps:,}"
+        line = f"{run.path} goes on from step {before:,} to {request.steps:,}"
     else:
-        told = f"{run.path} is there already with {before:,} steps"
-    print(f"miclab: {title}: {told}", file=sys.stderr)
+        line = f"{run.path} is there already with {before:,} steps"
+    print(f"miclab: {title}: {line}", file=sys.stderr)
+    announce_training(title, run, request)
     compiles = run.config.numerics.mode == "compiled" and before < request.steps
-    with bar(title, request.steps, before, "compiling (tens of seconds)" if compiles else "") as tell:
-
-        def count(progress: Progress) -> None:
-            nonlocal made
-            made += 1
-            tell(progress.step, progress.text)
-
-        outcome = train(run, request, count)
+    with bar(title, request.steps, before, "compiling (tens of seconds)" if compiles else "") as on_step:
+        yield on_step
     warn(run)
-    return _Done(run, outcome, request.steps, made)
 
 
-def _execute(config: RunConfig, request: Request, root: str, title: str) -> _Done:
-    from miclab.training.loop import prepare
-
-    run, line = prepare(config, root, request.steps)
-    if line:
-        print(f"miclab: {line}", file=sys.stderr)
-    return _go(run, request, title)
-
-
-def _report(done: _Done, as_json: bool, stage_one: dict[str, Any] | None = None) -> int:
-    from miclab.runs.find import open_run
+def _report(done: Done, as_json: bool, stage_one: dict[str, Any] | None = None) -> int:
     from miclab.training.loop import row_text
 
-    run, outcome = open_run(done.run.path), done.outcome
+    run, outcome = done.run, done.outcome
     rows = run.rows()
     if as_json:
         last = rows[-1] if rows else None
         print_json({"run": str(run.path), "status": outcome.status, "step": outcome.step, "reason": outcome.reason,
-                    "asked_steps": done.asked, "trained_steps": done.made,
+                    "asked_steps": done.requested, "trained_steps": done.made,
                     **({"stage_one": stage_one} if stage_one else {}), "row": last})  # fmt: skip
     else:
         print(f"{outcome.status} at step {outcome.step}: {outcome.reason}")
         if outcome.status == "finished" and not done.made:
-            shorter = f": asked {done.asked:,} steps, the run has {outcome.step:,}" if done.asked < outcome.step else ""
-            print(f"  already there, nothing trained{shorter}")
+            shorter = f": requested {done.requested:,} steps, the run has {outcome.step:,}"
+            print(f"  already there, nothing trained{shorter if done.requested < outcome.step else ''}")
         if rows:
             print(f"  {row_text(rows[-1])}")
         print(f"  {run.path}")
@@ -174,6 +173,8 @@ def run_train(arguments: list[str]) -> int:
         raise ConfigError("profile", profile, nearest(profile, ("quick", "paper")))
     if stage == "encoder":
         return _run_encoder(rest, profile)
+    if stage == "unimodal":
+        refuse_ignored(rest, ("stage_one", "stage_one_steps"), "it is for `miclab train multimodal`")
     stage_one = _early_option(rest, "--stage-one", "auto")
     root = _early_option(rest, "--runs", "runs")
     kind = "unimodal" if stage == "unimodal" else "early_fusion" if stage_one == "none" else "multimodal"
@@ -185,7 +186,7 @@ def run_train(arguments: list[str]) -> int:
         # The file may say what the secondary modality must be to suit the parent, so it is read before and after.
         if path:
             config, request = _from_yaml(path, config, request)
-        config, before = _grown_from(config, stage_one, root)
+        config, before = grown_from(config, stage_one, root)
     if path:
         config, request = _from_yaml(path, config, request)
     encoders = _early_option(rest, "--encoder", "")
@@ -196,24 +197,36 @@ def run_train(arguments: list[str]) -> int:
     config = options.run
     if kind == "unimodal" and len(config.modalities) > 1:
         raise ConfigError("modalities", list(config.modalities), "one, for `miclab train unimodal`")
+    if kind != "unimodal" and len(config.modalities) < 2:
+        raise ConfigError("modalities", list(config.modalities), "two or more, for `miclab train multimodal`")
     if options.stage_one_steps != first.steps and (kind != "multimodal" or before is not None):
-        told = "given only where `miclab train multimodal` trains stage 1 itself (--stage-one auto)"
-        raise ConfigError("stage_one_steps", options.stage_one_steps, told)
-    if kind != "multimodal":
-        return _report(_execute(config, options.request, root, kind.replace("_", " ")), options.json)
+        allowed = "given only where `miclab train multimodal` trains stage 1 itself (--stage-one auto)"
+        raise ConfigError("stage_one_steps", options.stage_one_steps, allowed)
     if before is not None:
-        _check_same(config, before, stage_one)
-        stage = {"run": str(before.path), "step": config.parent.step, "trained_steps": 0}
+        check_same(config, before)
         if config.parent.step in before.checkpoints:
             print(f"miclab: stage 1: {before.path} at step {config.parent.step:,} is reused", file=sys.stderr)
-    else:
-        sizes = {n: getattr(options.request, n) for n in ("sequences", "novel_sets")}
-        done = _stage_one(config, profile, replace(first, steps=options.stage_one_steps, **sizes), root)
-        if done.outcome.status != "finished":
-            return _report(done, options.json)
-        config = replace(config, parent=ParentConfig(run=done.run.hash, step=done.asked))
-        stage = {"run": str(done.run.path), "step": done.asked, "trained_steps": done.made}
-    return _report(_execute(config, options.request, root, "stage 2"), options.json, stage)
+    earlier = replace(first, steps=options.stage_one_steps) if kind == "multimodal" and before is None else None
+    return _train(trainings(config, options.request, profile, earlier), root, options.json, before, options.label)
+
+
+def _train(
+    plan: Sequence[Training], root: str, as_json: bool, before: Run | None = None, label: Label | None = None
+) -> int:
+    """Carries a plan out, gives the run of its last training a label, and prints how it ended."""
+
+    def watch(title: str, ready: Prepared, request: Request) -> AbstractContextManager[Callable[[int, str], None]]:
+        if label is not None and title == plan[-1].title:
+            ready.run.label = label
+        return _watch(title, ready, request)
+
+    done = carry_out(plan, root, watch)
+    stage = None
+    if before is not None:
+        stage = {"run": str(before.path), "step": plan[-1].config.parent.step, "trained_steps": 0}
+    elif len(done) > 1:
+        stage = {"run": str(done[0].run.path), "step": done[0].requested, "trained_steps": done[0].made}
+    return _report(done[-1], as_json, stage)
 
 
 def _run_encoder(arguments: list[str], profile: presets.Profile) -> int:
@@ -223,75 +236,7 @@ def _run_encoder(arguments: list[str], profile: presets.Profile) -> int:
         config, request = _from_yaml(path, defaults.run, defaults.request)
         defaults = replace(defaults, run=config, request=request)
     options = parse(EncoderOptions, "train encoder", arguments, defaults)
-    return _report(_execute(options.run, options.request, options.runs, "encoder"), options.json)
-
-
-def _stage_one(config: RunConfig, profile: presets.Profile, asked: Request, root: str) -> _Done:
-    """Trains the stage-1 run of a multimodal configuration, or finds it.
-
-    Raises:
-        RunError: it is there, longer, and has not kept the checkpoint that is asked for.
-    """
-    from miclab.runs.find import open_run
-
-    done = _execute(presets.first_stage(config, profile), asked, root, "stage 1")
-    kept = open_run(done.run.path).checkpoints
-    if done.outcome.status == "finished" and asked.steps not in kept:
-        told = (
-            f"Stage 1, {done.run.path}, has {done.outcome.step:,} steps already, and no checkpoint at {asked.steps:,}"
-        )
-        raise RunError(f"{told}. Give --stage-one-steps one of {[s for s in kept if s]}.")
-    return done
-
-
-def _check_same(config: RunConfig, before: Run, reference: str) -> None:
-    """Makes sure that options say nothing else than the stage-1 run on what it has decided.
-
-    Raises:
-        ConfigError: they do; the message names the field.
-    """
-    old, host = before.config, before.config.host_name
-    decides = f"the stage-1 run {before.path.name} decides it. Leave the option out, or name another --stage-one"
-    if config.host_name != host:
-        raise ConfigError("host", config.host_name, f"{host!r}: {decides}")
-    pairs = {
-        f"modalities.{host}": (config.modalities[host], old.modalities[host]),
-        "decoder": (config.decoder, old.decoder),
-    }
-    names = {
-        f"modalities.{host}": ("source", "classes", "dimension", "labels"),
-        "decoder": [f.name for f in fields(old.decoder)],
-    }
-    for owner, (mine, its) in pairs.items():
-        for name in names[owner]:
-            if getattr(mine, name) != getattr(its, name):
-                raise ConfigError(f"{owner}.{name}", getattr(mine, name), f"{getattr(its, name)!r}: {decides}")
-    if config.label_count != old.label_count:
-        raise ConfigError("labels in all", config.label_count, f"{old.label_count}: {decides}")
-
-
-def _grown_from(config: RunConfig, reference: str, root: str) -> tuple[RunConfig, Run]:
-    """The configuration with decoder, host, numerics and seed of the stage-1 run RUN[@STEP], and that run."""
-    from miclab.runs.find import find
-
-    name, _, step = reference.partition("@")
-    run = find(name, root)
-    if step and not step.isdigit():
-        raise ConfigError("stage_one", reference, "RUN or RUN@STEP, with a whole number of steps")
-    parent = ParentConfig(run=run.hash, step=int(step) if step else run.step)
-    old = run.config
-    host: dict[str, ModalityConfig] = {old.host_name: old.modalities[old.host_name]}
-    secondary = {n: m for n, m in config.modalities.items() if n not in host and n != config.host_name}
-    grown = replace(
-        config,
-        modalities=host | secondary,
-        decoder=old.decoder,
-        numerics=old.numerics,
-        sequence=replace(SequenceConfig(), context=old.sequence.context, burstiness=old.sequence.burstiness),
-        seed=old.seed,
-        parent=parent,
-    )
-    return grown, run
+    return _train(trainings(options.run, options.request, profile), options.runs, options.json, label=options.label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,7 +248,7 @@ class ResumeOptions:
     runs: Directory = "runs"
     """Directory of runs."""
     steps: int = 0
-    """Steps in all; 0: as many as were asked for before."""
+    """Steps in all; 0: as many as were requested before."""
     json: bool = False
     """Print the outcome as JSON."""
 
@@ -314,11 +259,13 @@ def run_resume(arguments: list[str]) -> int:
 
     options = parse(ResumeOptions, "resume", arguments)
     run = find(options.run, options.runs)
-    asked = run.request or {}
+    before = run.request or {}
     stage = run.config.stage
     usual = presets.encoder_request("quick") if stage == "encoder" else presets.request(stage, "quick")  # type: ignore[arg-type]
-    request = from_mapping(Request, asked) if asked else usual
+    request = from_mapping(Request, before) if before else usual
     if options.steps:
         # More steps are an order to go on, also for a run that stopped at a plateau.
         request = replace(request, steps=options.steps, plateau_rows=0)
-    return _report(_go(run, request, "resume"), options.json)
+    from miclab.training.loop import Prepared
+
+    return _report(train_watched("resume", Prepared(run), request, _watch), options.json)

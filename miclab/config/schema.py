@@ -8,7 +8,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from miclab.config.registry import Name
@@ -35,7 +35,7 @@ def to_mapping(config: object) -> dict[str, Any]:
     return plain(config)
 
 
-def from_mapping(kind: type[T], data: Any, owner: str = "", base: T | None = None) -> T:
+def from_mapping(kind: type[T], data: Any, owner: str = "", base: T | None = None, also: Iterable[str] = ()) -> T:
     """A configuration from nested dictionaries, as a YAML file holds them.
 
     Arguments:
@@ -43,6 +43,7 @@ def from_mapping(kind: type[T], data: Any, owner: str = "", base: T | None = Non
         data: a mapping; fields that it lacks are taken from `base`, or are the dataclass's defaults.
         owner: dotted name of the place of `data`, for messages.
         base: configuration that `data` changes.
+        also: names beside the fields that may stand in the same place, for messages.
 
     Raises:
         ConfigError: on an unknown field (naming the nearest known one) or a value of the wrong type.
@@ -55,7 +56,7 @@ def from_mapping(kind: type[T], data: Any, owner: str = "", base: T | None = Non
     for name, value in data.items():
         if name not in names:
             raise ConfigError(
-                f"{owner}.{name}" if owner else str(name), value, f"a known field: {nearest(name, names)}"
+                f"{owner}.{name}" if owner else str(name), value, f"a known field: {nearest(name, (*names, *also))}"
             )
         values[name] = _value(hints[name], value, f"{owner}.{name}" if owner else name, values.get(name))
     return kind(**values)
@@ -85,6 +86,7 @@ def _value(hint: Any, value: Any, where: str, base: Any) -> Any:
         return value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(hint, type) and issubclass(hint, Name):
+        value = _switch(value, hint.registry)
         hint.registry.check(value, where)
         return value
     if read := getattr(hint, "read", None):
@@ -102,6 +104,7 @@ def _value(hint: Any, value: Any, where: str, base: Any) -> Any:
             raise ConfigError(where, value, "a list")
         return tuple(_value(arguments[0], v, f"{where}[{i}]", None) for i, v in enumerate(value))
     if origin is typing.Literal:
+        value = _switch(value, arguments)
         if value not in arguments:
             raise ConfigError(where, value, nearest(str(value), arguments))
         return value
@@ -116,6 +119,13 @@ def _value(hint: Any, value: Any, where: str, base: Any) -> Any:
         except (OverflowError, ValueError) as error:
             raise ConfigError(where, value, "a number that fits into a float") from error
     raise ConfigError(where, value, f"a value of type {getattr(hint, '__name__', hint)}")
+
+
+def _switch(value: Any, choices: Iterable[Any]) -> Any:
+    """YAML 1.1 reads the words on, yes, off and no, without quotes, as true and false: the choice that was meant."""
+    if value is True or value is False:
+        return next((word for word in (("on", "yes") if value else ("off", "no")) if word in choices), value)
+    return value
 
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
@@ -134,12 +144,12 @@ def field_text(kind: type, name: str, value: Any) -> str:
 
 def _object_text(config: Any) -> str:
     """The fields that differ from their default; empty where none does, so that the part is left out as a whole."""
-    kind, told = type(config), []
+    kind, entries = type(config), []
     for name in _sorted_names(kind):
         text = field_text(kind, name, getattr(config, name))
         if text:
-            told.append(f'"{name}":{text}')
-    return f"{{{','.join(told)}}}" if told else ""
+            entries.append(f'"{name}":{text}')
+    return f"{{{','.join(entries)}}}" if entries else ""
 
 
 @functools.cache

@@ -17,7 +17,8 @@ from miclab.config.request import Request
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError, MiclabError, nearest
 from miclab.studies.study import Block, Fields, Study, laid_over, nested
-from miclab.worlds.source_facts import resolved_modality
+from miclab.training.stages import pretraining, stage_one
+from miclab.worlds.source_facts import plugin_marks, resolved_modality
 
 Place = tuple[int, ...]
 """Indices of the values of some axes."""
@@ -31,9 +32,9 @@ class Point:
 
     Arguments:
         config: its configuration, with seed 0 and, of the parent, the step alone.
-        request: what is asked of its runs.
+        request: the request of its runs.
         parent: configuration of its stage-1 runs, with seed 0; None without stage 1.
-        parent_request: what is asked of these.
+        parent_request: the request of these.
         encoders: configuration and request of the runs that pretrain encoders, by modality.
     """
 
@@ -141,6 +142,7 @@ class _StudyReader:
                 config.check_part(name)
                 checked[name].add(id(part))
         config.check_across_parts()
+        config.__dict__["plugins"] = plugin_marks(config)
         return config
 
 
@@ -209,18 +211,8 @@ class _BlockReader:
         return found
 
     def _read_encoder(self, config: RunConfig, name: str) -> tuple[RunConfig, Request]:
-        asked, profile = self.shared.study.encoder, self.shared.study.profile
-        change = dict(asked.config)
-        modality = change.pop("modality", {})
-        steps = config.modalities[name].encoder_step
-        before = presets.encoder_config(config, name)
-        own = {
-            n: schema.from_mapping(ModalityConfig, modality, "encoder.config.modality", m)
-            for n, m in before.modalities.items()
-        }
-        found = schema.from_mapping(RunConfig, change, "encoder.config", replace(before, modalities=own))
-        request = schema.from_mapping(Request, asked.request, "encoder.request", presets.encoder_request(profile))
-        return found, schema.from_mapping(Request, {"steps": steps}, "encoder.request", request)
+        requested, profile = self.shared.study.encoder, self.shared.study.profile
+        return pretraining(config, name, profile, requested.config, requested.request)
 
     def _cached(self, group: str, place: Place, read: Callable[[str, Fields], Any]) -> Any:
         """What `read` makes of a group of axes, once for each combination of their values."""
@@ -284,11 +276,6 @@ class _BlockReader:
 
     def _read_stage_one(self, config: RunConfig, change: Fields) -> tuple[RunConfig, Request]:
         shared = self.shared
-        steps = change.pop("steps", shared.first.steps)
-        before = presets.first_stage(config, shared.study.profile)
         change = laid_over(shared.study.parent.config, change)
-        before = schema.from_mapping(RunConfig, change, "parent", before)
-        before = replace(before, numerics=shared.mode.resolved(before.numerics))
-        if (before.decoder, before.label_count) != (config.decoder, config.label_count):
-            raise ConfigError("parent", "another decoder or number of labels", "the decoder and labels of the children")
-        return before, schema.from_mapping(Request, {"steps": steps}, "parent", shared.first)
+        before, request = stage_one(config, shared.study.profile, shared.first, change)
+        return replace(before, numerics=shared.mode.resolved(before.numerics)), request

@@ -1,9 +1,10 @@
-"""What a run takes over from runs before it: the decoder and world of an earlier stage, and pretrained encoders."""
+"""Weights and data that a run inherits from earlier runs: decoder, world and pretrained encoders."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -17,36 +18,14 @@ from miclab.model.classifier import model_of
 from miclab.model.encoders import encode, initial_encoder
 from miclab.runs.find import find
 from miclab.runs.run import Run
+from miclab.worlds import source_facts
 from miclab.worlds.exemplars import check_kept, known_exemplars
 
 SAME_ENCODER = ("encoder", "features", "dimension", "shape", "content")
 """Fields in which a modality and the run that pretrained its encoder have to agree."""
 SAME_HOST = (*SAME_ENCODER, "encoder_run", "encoder_step", "source", "centre")
-
-
-def named(config: RunConfig, root: Path | str) -> RunConfig:
-    """The configuration with the runs before it named by their whole hashes, however they were asked for.
-
-    Raises:
-        RunError: one of them is not under `root`.
-    """
-    if config.parent.run:
-        config = replace(config, parent=replace(config.parent, run=find(config.parent.run, root).hash))
-    found = dict(config.modalities)
-    for name, modality in config.modalities.items():
-        if modality.encoder_run:
-            found[name] = replace(modality, encoder_run=find(modality.encoder_run, root).hash)
-    return config if found == dict(config.modalities) else replace(config, modalities=found)
-
-
-def _check_step(run: Run, step: int, told: str) -> None:
-    if step not in run.checkpoints:
-        raise RunError(f"The {told} {run.path} has no checkpoint at step {step}; it has {run.checkpoints}.")
-
-
-def _checkpoint(run: Run, step: int, told: str) -> dict[str, Tensor]:
-    _check_step(run, step, told)
-    return run.parameters(step)[1]
+SAME_CLASSES = ("source", "content", "classes", "dimension", "labels", "centre")
+"""Fields of a modality whose classes a child takes over."""
 
 
 def _differing(one: ModalityConfig, other: ModalityConfig, names: tuple[str, ...]) -> list[str]:
@@ -54,101 +33,182 @@ def _differing(one: ModalityConfig, other: ModalityConfig, names: tuple[str, ...
             if getattr(one, n) != getattr(other, n)]  # fmt: skip
 
 
-def _encoder_run(config: RunConfig, name: str, root: Path | str) -> Run:
-    """The run that pretrained a modality's encoder.
+def check_parent(config: RunConfig, parent: RunConfig, name: object) -> None:
+    """Makes sure that a configuration can grow from its parent.
+
+    Arguments:
+        parent: configuration of the parent, with what its sources decide.
+        name: what a message calls the parent.
 
     Raises:
-        RunError: it is missing, has no checkpoint at the step named, or pretrained another encoder.
+        RunError: it has another decoder, host or number of labels, or another kind of host.
     """
-    modality = config.modalities[name]
-    run = find(modality.encoder_run, root)
-    if not run.config.is_classification:
-        raise RunError(f"{run.path} pretrains no encoder. `miclab train encoder` makes a run that does.")
-    wrong = _differing(next(iter(run.config.modalities.values())), modality, SAME_ENCODER)
+    if any(getattr(parent, part) != getattr(config, part) for part in ("decoder", "label_count", "host_name")):
+        raise RunError(f"The parent {name} has another decoder, host or number of labels.")
+    wrong = _differing(parent.modalities[config.host_name], config.modalities[config.host_name], SAME_HOST)
     if wrong:
-        raise RunError(f"The encoder of {run.path} does not fit modality {name}: it has {'; '.join(wrong)}.")
-    _check_step(run, modality.encoder_step, "encoder's run")
-    return run
+        raise RunError(f"The host of the parent {name} has {'; '.join(wrong)}.")
 
 
-def _encoder_weights(config: RunConfig, name: str, root: Path | str) -> dict[str, Tensor]:
-    """First weights of a modality's encoder: pretrained, else those of the parent, else random."""
-    modality = config.modalities[name]
-    if modality.encoder_run:
-        run = _encoder_run(config, name, root)
-        own = next(iter(run.config.modalities))
-        weights = _checkpoint(run, modality.encoder_step, "encoder's run")
-        start = f"encoder.{own}."
-        return {f"encoder.{name}.{n.removeprefix(start)}": v for n, v in weights.items() if n.startswith(start)}
-    found = initial_encoder(modality, name, config.weights_seed)
-    if config.parent.run:
-        before = _checkpoint(find(config.parent.run, root), config.parent.step, "parent")
-        found |= {n: before[n] for n in found if n in before and before[n].shape == found[n].shape}
-    return found
-
-
-@torch.no_grad()
-def _features(config: RunConfig, name: str, root: Path | str) -> Tensor:
-    """Features of every exemplar of a modality's source, by its encoder's first weights."""
-    modality = config.modalities[name]
-    known, weights = known_exemplars(modality), _encoder_weights(config, name, root)
-    every = torch.arange(len(known.data.items))
-    return torch.cat([encode(modality, weights, name, known.vectors(part)) for part in every.split(CHUNK)])
-
-
-def _check_parent(config: RunConfig, parent: Run) -> None:
-    _check_step(parent, config.parent.step, "parent")
-    if any(getattr(parent.config, part) != getattr(config, part) for part in ("decoder", "label_count", "host_name")):
-        raise RunError(f"The parent {parent.path} has another decoder, host or number of labels.")
-    wrong = _differing(parent.config.modalities[config.host_name], config.modalities[config.host_name], SAME_HOST)
-    if wrong:
-        raise RunError(f"The host of the parent {parent.path} has {'; '.join(wrong)}.")
-
-
-def kept_tensors(config: RunConfig, root: Path | str) -> dict[str, Tensor]:
-    """What of the world of `config` is not drawn: the tensors of the parent's world, except those of secondary
-    modalities that are other ones now, prototypes that an encoder was pretrained on, and features of real items.
-
-    Raises:
-        RunError: a run before this one is missing, is not finished at the step named, or does not fit.
-    """
-    kept: dict[str, Tensor] = {}
-    if config.parent.run:
-        parent = find(config.parent.run, root)
-        _check_parent(config, parent)
-        before = parent.config.modalities
-        same = ("source", "content", "classes", "dimension", "labels", "centre")
-        for key, value in parent.world_tensors().items():
-            owner = key.partition(".")[2]
-            is_other = owner not in config.modalities or _differing(before[owner], config.modalities[owner], same)
-            if not owner or owner == config.host_name or not is_other:
-                kept[key] = value
-    for name, modality in config.modalities.items():
-        if modality.encoder_run:
-            run = _encoder_run(config, name, root)
-            world = run.world_tensors()
-            own = next(iter(run.config.modalities))
-            if modality.source:
-                check_kept(config, name, world[f"classes.{own}"])
-            else:
-                kept.setdefault(f"prototypes.{name}", world[f"prototypes.{own}"])
-        # Features of the parent's host stay as they are; those of others follow their encoder's first weights.
-        if config.keeps_features(name) and not (name == config.host_name and f"features.{name}" in kept):
-            kept[f"features.{name}"] = _features(config, name, root)
+def kept_of_parent(config: RunConfig, parent: RunConfig, world: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a parent's world that a child has too: all but those of secondary modalities that differ."""
+    kept, before = {}, parent.modalities
+    for key, value in world.items():
+        owner = key.partition(".")[2]
+        is_other = owner not in config.modalities or _differing(before[owner], config.modalities[owner], SAME_CLASSES)
+        if not owner or owner == config.host_name or not is_other:
+            kept[key] = value
     return kept
 
 
-def first_parameters(config: RunConfig, root: Path | str) -> dict[str, Tensor]:
-    """Parameters before the first step: fresh, with the parent's decoder, and its bridge where that fits; encoders as
-    they were pretrained."""
-    parameters = model_of(config).initial_parameters(config.weights_seed)
-    if config.parent.run:
-        before = _checkpoint(find(config.parent.run, root), config.parent.step, "parent")
-        parameters |= _fitting(before, parameters)
-    for name, modality in config.modalities.items():
-        if modality.encoder_run and config.encodes(name):
-            parameters |= _encoder_weights(config, name, root)
-    return parameters
+@dataclass(frozen=True)
+class Lineage:
+    """A configuration and the runs before it, each opened once; make it with `Lineage.resolve`.
+
+    Arguments:
+        config: the configuration, with whole hashes of these runs and with what its sources decide.
+        parent: the run of the earlier stage; None where there is none.
+        encoders: the run that pretrained a modality's encoder, by modality.
+    """
+
+    config: RunConfig
+    parent: Run | None = None
+    encoders: Mapping[str, Run] = field(default_factory=dict)
+
+    @classmethod
+    def resolve(cls, config: RunConfig, root: Path | str) -> Lineage:
+        """Opens the runs before a configuration, however they are named, and resolves its sources.
+
+        Arguments:
+            root: directory of runs.
+
+        Raises:
+            RunError: one of them is not under `root`.
+            DataError: a source cannot be had.
+            ConfigError: what a source decides does not go with the rest.
+        """
+        opened: dict[str, Run] = {}
+
+        def run(reference: str) -> Run:
+            if reference not in opened:
+                opened[reference] = find(reference, root)
+            return opened[reference]
+
+        parent = run(config.parent.run) if config.parent.run else None
+        if parent is not None:
+            config = replace(config, parent=replace(config.parent, run=parent.hash))
+        encoders = {name: run(m.encoder_run) for name, m in config.modalities.items() if m.encoder_run}
+        named = {n: replace(m, encoder_run=encoders[n].hash) if n in encoders else m
+                 for n, m in config.modalities.items()}  # fmt: skip
+        if named != dict(config.modalities):
+            config = replace(config, modalities=named)
+        return cls(source_facts.resolved(config), parent, encoders)
+
+    def check(self) -> None:
+        """Makes sure that every earlier run fits, and has the checkpoint that is named.
+
+        Raises:
+            RunError: one does not.
+        """
+        if self.parent is not None:
+            _check_step(self.parent, self.config.parent.step, "parent")
+            check_parent(self.config, self.parent.config, self.parent.path)
+        for name in self.encoders:
+            self._check_encoder(name)
+
+    def _check_encoder(self, name: str) -> None:
+        run, modality = self.encoders[name], self.config.modalities[name]
+        if not run.config.is_classification:
+            raise RunError(f"{run.path} pretrains no encoder. `miclab train encoder` makes a run that does.")
+        wrong = _differing(next(iter(run.config.modalities.values())), modality, SAME_ENCODER)
+        if wrong:
+            raise RunError(f"The encoder of {run.path} does not fit modality {name}: it has {'; '.join(wrong)}.")
+        _check_step(run, modality.encoder_step, "encoder's run")
+
+    # -- weights ------------------------------------------------------------------------------------------------
+    @cached_property
+    def _parent_weights(self) -> dict[str, Tensor]:
+        """Parameters of the parent's checkpoint; empty without a parent."""
+        if self.parent is None:
+            return {}
+        _check_step(self.parent, self.config.parent.step, "parent")
+        return self.parent.parameters(self.config.parent.step)[1]
+
+    @cached_property
+    def _encoder_weights(self) -> dict[str, dict[str, Tensor]]:
+        """First weights that were read or drawn of encoders, by modality."""
+        return {}
+
+    def encoder_weights(self, name: str) -> dict[str, Tensor]:
+        """First weights of a modality's encoder: pretrained, else those of the parent, else random."""
+        if name not in self._encoder_weights:
+            self._encoder_weights[name] = self._first_encoder(name)
+        return self._encoder_weights[name]
+
+    def _first_encoder(self, name: str) -> dict[str, Tensor]:
+        modality = self.config.modalities[name]
+        if name in self.encoders:
+            self._check_encoder(name)
+            run = self.encoders[name]
+            start = f"encoder.{next(iter(run.config.modalities))}."
+            weights = run.parameters(modality.encoder_step)[1]
+            return {f"encoder.{name}.{n.removeprefix(start)}": v for n, v in weights.items() if n.startswith(start)}
+        found, before = initial_encoder(modality, name, self.config.weights_seed), self._parent_weights
+        return found | {n: before[n] for n in found if n in before and before[n].shape == found[n].shape}
+
+    def first_parameters(self) -> dict[str, Tensor]:
+        """Parameters before the first step: fresh, with the parent's decoder, and its bridge where that fits; encoders
+        as they were pretrained.
+
+        Raises:
+            RunError: the parent has no such checkpoint, or its decoder does not fit.
+        """
+        parameters = model_of(self.config).initial_parameters(self.config.weights_seed)
+        parameters |= _fitting(self._parent_weights, parameters)
+        for name in self.encoders:
+            if self.config.encodes(name):
+                parameters |= self.encoder_weights(name)
+        return parameters
+
+    # -- world --------------------------------------------------------------------------------------------------
+    def kept_tensors(self) -> dict[str, Tensor]:
+        """What of the world is not drawn: tensors of the parent's world, prototypes that an encoder was pretrained on,
+        and features of real items.
+
+        Raises:
+            RunError: an earlier run does not fit, or has no checkpoint at the step that is named.
+        """
+        config, kept = self.config, dict[str, Tensor]()
+        if self.parent is not None:
+            _check_step(self.parent, config.parent.step, "parent")
+            check_parent(config, self.parent.config, self.parent.path)
+            kept = kept_of_parent(config, self.parent.config, self.parent.world_tensors())
+        for name, modality in config.modalities.items():
+            if name in self.encoders:
+                self._check_encoder(name)
+                run = self.encoders[name]
+                world, own = run.world_tensors(), next(iter(run.config.modalities))
+                if modality.source:
+                    check_kept(config, name, world[f"classes.{own}"])
+                else:
+                    kept.setdefault(f"prototypes.{name}", world[f"prototypes.{own}"])
+            # Features of the parent's host stay as they are; those of others follow their encoder's first weights.
+            if config.keeps_features(name) and not (name == config.host_name and f"features.{name}" in kept):
+                kept[f"features.{name}"] = self._features(name)
+        return kept
+
+    @torch.no_grad()
+    def _features(self, name: str) -> Tensor:
+        """Features of every exemplar of a modality's source, by its encoder's first weights."""
+        modality, weights = self.config.modalities[name], self.encoder_weights(name)
+        known = known_exemplars(modality)
+        every = torch.arange(len(known.data.items))
+        return torch.cat([encode(modality, weights, name, known.vectors(part)) for part in every.split(CHUNK)])
+
+
+def _check_step(run: Run, step: int, what: str) -> None:
+    if step not in run.checkpoints:
+        raise RunError(f"The {what} {run.path} has no checkpoint at step {step}; it has {run.checkpoints}.")
 
 
 def _fitting(before: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -27,21 +27,20 @@ from miclab.runs.find import create, find
 from miclab.runs.run import Run
 from miclab.training import numerics, optimiser
 from miclab.training.flat_parameters import TrainedParameters
-from miclab.training.lineage import first_parameters, kept_tensors, named
+from miclab.training.lineage import Lineage
 from miclab.training.objective import Objective
 from miclab.training.step import training_step
-from miclab.worlds import source_facts
-from miclab.worlds.sequences import training_drafts
+from miclab.worlds.sequences import raw_training_batches
 from miclab.worlds.world import World, draw_world, world_from_tensors
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a training process tells while it runs.
+    """What a training process reports while it runs.
 
     Arguments:
         step: finished steps.
-        steps: steps that were asked for.
+        steps: steps that were requested.
         row: the metric row just written, or None.
     """
 
@@ -94,20 +93,51 @@ class _Signals:
             os.kill(os.getpid(), signal.Signals[self.received])
 
 
-def prepare(config: RunConfig, root: Path | str = "runs", steps: int = numerics.PAYS_FROM) -> tuple[Run, str]:
-    """The run directory of a configuration, made if it is new, and a line about its numeric mode (or empty).
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to be trained.
 
     Arguments:
+        run: its directory, made if it is new.
+        line: what to say about its numeric mode, or empty.
+        lineage: the runs before it; None: those beside it, opened where they are needed.
+    """
+
+    run: Run
+    line: str = ""
+    lineage: Lineage | None = None
+
+    def train(self, request: Request, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
+        """Trains it (see `train`)."""
+        return train(self.run, request, on_progress, self.lineage)
+
+
+def prepared(
+    config: RunConfig, root: Path | str = "runs", steps: int = numerics.PAYS_FROM, lineage: Lineage | None = None
+) -> Prepared:
+    """The run of a configuration, ready to be trained.
+
+    Arguments:
+        root: directory of runs, where the run's own is made if it is new.
         steps: how long it will be trained, which decides whether numeric mode `auto` compiles.
+        lineage: the runs before it; None: they are sought under `root`.
 
     Raises:
         RunError: a run before this one is missing, is not finished at the step named, or does not fit.
+        ConfigError: the configuration cannot work on this machine or with its data.
     """
-    config, line = numerics.resolved(source_facts.resolved(named(config, root)), steps)
+    lineage = lineage or Lineage.resolve(config, root)
+    config, line = numerics.resolved(lineage.config, steps)
     # What only the model can refuse is refused before a directory is made.
     Objective(config)
-    kept = kept_tensors(config, root)
-    return create(root, config, draw_world(config, kept).tensors()), line
+    world = draw_world(config, lineage.kept_tensors())
+    return Prepared(create(root, config, world.tensors()), line, lineage)
+
+
+def prepare(config: RunConfig, root: Path | str = "runs", steps: int = numerics.PAYS_FROM) -> tuple[Run, str]:
+    """`prepared`: the run, and the line about its numeric mode."""
+    found = prepared(config, root, steps)
+    return found.run, found.line
 
 
 def _all_finite(tensors: Mapping[str, Tensor]) -> bool:
@@ -119,8 +149,8 @@ def _check_same_bits(run: Run) -> None:
     before, now = run.environment, numerics.environment(run.config)
     changed = [k for k in ("mode", "threads", "device", "torch") if before and before[k] != now[k]]
     if changed:
-        told = ", ".join(f"{k} {before[k]} (now {now[k]})" for k in changed)
-        raise RunError(f"{run.path} was trained with {told}; resuming would not give the same bits.")
+        differences = ", ".join(f"{k} {before[k]} (now {now[k]})" for k in changed)
+        raise RunError(f"{run.path} was trained with {differences}; resuming would not give the same bits.")
     if schema.trajectory_hash(run.config) != run.hash:
         raise RunError(f"{run.path} was begun by a version of miclab in which its configuration meant another result.")
     if before and before["processor"] != now["processor"]:
@@ -130,15 +160,20 @@ def _check_same_bits(run: Run) -> None:
         )
 
 
-def train(run: Run, request: Request, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
+def train(
+    run: Run,
+    request: Request,
+    on_progress: Callable[[Progress], None] | None = None,
+    lineage: Lineage | None = None,
+) -> Outcome:
     """Trains a run until `request.steps`, from its last good checkpoint.
 
-    A run that already has so many steps is left as it is, also one that was stopped on its way to more: the outcome, of
-    what is asked here, is `finished`, the run is still `stopped`. The same run killed and resumed, at whatever instant,
-    ends with the same bits in weights and rows.
+    If the run already has `request.steps`, nothing is trained and the outcome is `finished`. The run's own status does
+    not change. A run that is killed and resumed, at any instant, ends with the same bits in weights and rows.
 
     Arguments:
         on_progress: called after every step.
+        lineage: the runs before it; None: those beside the run.
 
     Raises:
         RunError: another process trains it, it was begun in another numeric mode, or it cannot be written.
@@ -162,14 +197,15 @@ def train(run: Run, request: Request, on_progress: Callable[[Progress], None] | 
         plateau = request.plateau(run.rows())
         if found is not None and (plateau or step >= request.steps):
             reason = plateau or "all steps done"
-            # A run that was stopped on its way to more is not finished because less is asked for.
+            # A run that was stopped on its way to more steps is not finished because fewer are requested.
             if run.status != "finished" and (plateau or step >= former.steps):
                 run.note("finished", reason)
             return Outcome("finished", step, reason)
         environment = numerics.environment(config)
         run.note("running", f"training from step {max(step, 0)}", request=asdict(request), environment=environment)
         if found is None:
-            parameters, state = first_parameters(config, run.path.parent), None
+            lineage = lineage or Lineage.resolve(config, run.path.parent)
+            parameters, state = lineage.first_parameters(), None
         else:
             parameters, state = found[1], found[2]
         loop = _Loop(run, request, world, parameters, state, max(step, 0), kept, on_progress)
@@ -202,7 +238,7 @@ class _Loop:
         self.kept = kept
         # The rows that a run of any length has: where the mean of losses begins anew.
         self.endless = replace(request, steps=2**62)
-        self.tell = on_progress or (lambda progress: None)
+        self.on_progress = on_progress or (lambda progress: None)
         self.trained = TrainedParameters(self.config, parameters)
         self.parameters = self.trained.named
         self.rows_before = run.rows()
@@ -225,9 +261,9 @@ class _Loop:
         if fresh:
             self._row()
             self._checkpoint()
-        for draft in training_drafts(self.config, self.world, self.step, self.request.steps):
+        for raw in raw_training_batches(self.config, self.world, self.step, self.request.steps):
             rate = optimiser.learning_rate(self.config.optimiser, self.step)
-            losses = step(draft, rate, self.step)
+            losses = step(raw, rate, self.step)
             value = float(losses["loss"])
             if not math.isfinite(value):
                 return self._diverged(f"the loss was {value} at step {self.step + 1}")
@@ -244,9 +280,9 @@ class _Loop:
                 self._checkpoint()
                 reason = self.request.plateau(self.rows_before) if evaluates else ""
                 if reason:
-                    self.tell(Progress(self.step, self.request.steps, row))
+                    self.on_progress(Progress(self.step, self.request.steps, row))
                     return Outcome("finished", self.step, reason)
-            self.tell(Progress(self.step, self.request.steps, row))
+            self.on_progress(Progress(self.step, self.request.steps, row))
             if signals.received and self.step < self.request.steps:
                 signals.heeded = True
                 if self.step != self.saved and _all_finite(self.parameters):
@@ -288,7 +324,7 @@ def train_config(
     root: Path | str = "runs",
     on_progress: Callable[[Progress], None] | None = None,
 ) -> tuple[Run, Outcome]:
-    """`prepare`, then `train`; returns the run as it lies on disk."""
-    run, _ = prepare(config, root, request.steps)
-    outcome = train(run, request, on_progress)
-    return find(str(run.path)), outcome
+    """`prepared`, then `train`; returns the run as it lies on disk."""
+    ready = prepared(config, root, request.steps)
+    outcome = ready.train(request, on_progress)
+    return find(str(ready.run.path)), outcome

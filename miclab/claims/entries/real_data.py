@@ -31,7 +31,7 @@ GROUPS = {
 }
 """Studies over whose cells CKA is compared with ICL."""
 CELLS = f"source1 source2 K1 K2 {SHAPE} stage1_steps pairing K3 encoder_step3"
-"""What tells their cells apart."""
+"""What distinguishes their cells."""
 STRONG = 0.8
 """In-context accuracy on held-out concepts that counts as strong."""
 FEW = 0.9
@@ -90,7 +90,7 @@ def a1(rows: Evidence) -> Iterator[Finding]:
         yield cells.comparison(mean(DISTANCE, keep), f"L2 distance, {name}", known.get(f"L2 distance, {name}"))
         yield cells.comparison(mean(NULL, keep), f"95 % of debiased CKA of shuffled pairs, {name}")
         yield cells.comparison(mean("icl", keep), f"ICL, {name}")
-    yield "The paper's CKA is probably the plain one: docs/alignment.md says from how many rows on it means anything."
+    yield "The paper's CKA is probably the plain one: docs/findings/alignment.md says from how many rows on it means anything."
 
 
 @claim(

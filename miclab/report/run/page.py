@@ -1,9 +1,9 @@
-"""Assembles the report: one HTML file that opens from disk and asks the network for nothing."""
+"""Assembles the report: one HTML file that opens from disk and needs no network."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ def write_report(
     command: str = "",
     verdicts: Sequence[Mapping[str, str]] | None = None,
     subject: str = "",
+    on_progress: Callable[[int, str], None] = lambda done, text: None,
 ) -> Path:
     """Writes one self-contained HTML file about one or several runs.
 
@@ -52,6 +53,7 @@ def write_report(
         command: what to give as the command that made the report; empty: `miclab report` with the runs' paths.
         verdicts: rows of a table of results, each with `result`, `measured`, `paper`, `verdict`, `conclusion`.
         subject: what the page is about (see `miclab.report.existing`); empty: these runs.
+        on_progress: called with the number of runs done, and which is next.
 
     Returns:
         The path of the file.
@@ -61,7 +63,11 @@ def write_report(
     """
     if not runs:
         raise RunError("There is no run to report on. `miclab runs` lists the runs.")
-    names, collected = short_names(runs), [collect(run) for run in runs]
+    names, collected = short_names(runs), []
+    for done, run in enumerate(runs):
+        on_progress(done, names[done])
+        collected.append(collect(run))
+    on_progress(len(runs), "")
     views, figures = [], {}
     for number, (name, own, one) in enumerate(zip(names, identifiers(names), collected, strict=True)):
         views.append(run_view(number, name, own, one))

@@ -98,8 +98,9 @@ def bars_figure(probe: ProbeOfStudy, cell: int) -> Figure:
         if interval:
             shapes.append({"type": "rect", "x0": interval.low, "x1": interval.high, "fillcolor": faint("#808080"),
                            "line": {"width": 0}, "layer": "below", **upright})  # fmt: skip
+        side = "right" if mean > 0.5 else "left"
         notes.append({"x": mean, "yref": "paper", "y": 1, "yanchor": "bottom", "text": f"untouched {mean:.3f}",
-                      "xanchor": "right", "showarrow": False, "font": {"size": 12}})  # fmt: skip
+                      "xanchor": side, "showarrow": False, "font": {"size": 12}})  # fmt: skip
     y = {"autorange": "reversed", "automargin": True, "ticks": "", "ticksuffix": "  ", "fixedrange": True}
     layout = layout_of(96 + 30 * len(shown), axis_of("accuracy on icl", range=[0, 1.03], dtick=0.2), y)
     more: dict[str, Any] = {"shapes": shapes, "annotations": notes, "showlegend": False, "hovermode": "closest",

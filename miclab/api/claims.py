@@ -1,0 +1,151 @@
+"""Claims and their verdicts, from the rows of studies. Nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from miclab.config.presets import Profile
+from miclab.tables import Mark, Table, Tabled, table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from miclab.claims.evidence import Evidence
+    from miclab.claims.ledger import Line
+
+
+class Judgement(Tabled):
+    """A claim with what the rows of its studies say about it.
+
+    Arguments:
+        line: the claim's line of the ledger.
+        evidence: the rows.
+    """
+
+    def __init__(self, line: Line, evidence: Evidence):
+        self.line, self.evidence = line, evidence
+
+    @property
+    def id(self) -> str:
+        """A capital letter and a number."""
+        return self.line.entry.id
+
+    @property
+    def statement(self) -> str:
+        """What is claimed."""
+        return self.line.entry.statement
+
+    @property
+    def criterion(self) -> str:
+        """When it holds; written down before its studies ran."""
+        return self.line.entry.criterion
+
+    @property
+    def verdict(self) -> str:
+        """`holds`, `holds only if`, `does not hold` or `not decided`."""
+        return self.line.findings.verdict
+
+    @property
+    def explanation(self) -> str:
+        """The verdict in words, with its conditions or with what is missing."""
+        return self.line.verdict
+
+    def tables(self) -> tuple[Table, ...]:
+        """A row for each condition, with its interval and bound."""
+        rows = [
+            [c["clause"], c["quantity"], condition.measured, c["bound"], Mark(c["verdict"], _kind(c["verdict"]))]
+            for c, condition in zip(self.as_json()["conditions"], self.line.findings.conditions, strict=True)
+        ]
+        columns = ["condition", "quantity", "measured", "holds if", "verdict"]
+        title = f"{self.id}: {self.statement} {self.explanation[:1].upper()}{self.explanation[1:]}."
+        return (table(title, columns, rows, self.line.findings.notes),)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as plain data, as `miclab claims ID --json` has it."""
+        return self.line.as_json()
+
+    def figure(self) -> Figure:
+        """The claim's own figure, from the rows.
+
+        Raises:
+            MiclabError: its studies have no rows.
+        """
+        return self.line.entry.draw(self.evidence)
+
+    def __repr__(self) -> str:
+        return f"Judgement({self.id}: {self.explanation})"
+
+
+class Ledger(Tabled, Sequence[Judgement]):
+    """Claims with their verdicts, in the ledger's order.
+
+    Arguments:
+        judgements: of each claim.
+    """
+
+    def __init__(self, judgements: Sequence[Judgement]):
+        self._judgements = tuple(judgements)
+
+    def __len__(self) -> int:
+        return len(self._judgements)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._judgements[index]
+
+    def __iter__(self) -> Iterator[Judgement]:
+        return iter(self._judgements)
+
+    def tables(self) -> tuple[Table, ...]:
+        """A row for each claim."""
+        rows = [[j.id, j.statement, Mark(j.explanation, _kind(j.verdict)), j.line.runs, j.line.needed] for j in self]
+        return (table("", ["claim", "statement", "verdict", "runs", "runs needed"], rows),)
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Each claim as plain data, as `miclab claims --json` has it."""
+        return [one.as_json() for one in self]
+
+    def plot(self, axes: Any = None) -> Any:
+        """How many claims have each verdict.
+
+        Arguments:
+            axes: where to draw; None: new axes.
+        """
+        from miclab.tables import new_axes
+
+        axes = axes or new_axes()
+        verdicts = ("holds", "holds only if", "does not hold", "not decided")
+        axes.barh(verdicts, [sum(one.verdict == verdict for one in self) for verdict in verdicts])
+        axes.invert_yaxis()
+        axes.set_xlabel("claims")
+        return axes
+
+
+def claims(*ids: str, preset: Profile = "quick", studies: str | Path = "") -> Ledger:
+    """The verdict on every claim, or on those that are named, from the rows of their studies.
+
+    Arguments:
+        ids: claims, for example `U1`, `M7`; none: all.
+        preset: whose rows: `quick` or `paper`.
+        studies: directory of study files, with their rows under `rows/PRESET`; empty: those that come with miclab.
+
+    Raises:
+        MiclabError: there is no such claim (the message names the nearest) or directory.
+    """
+    from miclab.claims.evidence import Evidence
+    from miclab.claims.ledger import chosen, judged
+    from miclab.studies.shipped import studies_directory
+
+    entries = chosen(ids)
+    evidence = Evidence(studies_directory(str(studies)), preset)
+    return Ledger([Judgement(line, evidence) for line in judged(evidence, entries)])
+
+
+def judge(id: str, preset: Profile = "quick", studies: str | Path = "") -> Judgement:
+    """The verdict on one claim, with every condition. Arguments and errors are those of `claims`."""
+    return claims(id, preset=preset, studies=studies)[0]
+
+
+def _kind(verdict: str) -> Any:
+    return {"holds": "good", "does not hold": "bad"}.get(verdict, "plain")

@@ -1,0 +1,95 @@
+"""Fields of a configuration by short names: `heads=4` for `decoder.heads`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from miclab.config import schema
+from miclab.config.options import AttentionOptions, LossOptions
+from miclab.config.request import Request
+from miclab.config.run import RunConfig
+from miclab.errors import ConfigError, nearest
+
+REQUEST = "request"
+
+
+def paths(config: object, owner: str = "") -> Iterator[str]:
+    """Dotted names of all fields of a configuration, parts before their fields. What a name chooses, such as an
+    attention mechanism or a term of the loss, is one field."""
+    values = config.items() if isinstance(config, Mapping) else ((f.name, getattr(config, f.name)) for f in _of(config))
+    for name, value in values:
+        path = f"{owner}{name}"
+        yield path
+        if isinstance(value, Mapping) or (
+            is_dataclass(value) and not isinstance(value, (AttentionOptions, LossOptions))
+        ):
+            yield from paths(value, f"{path}.")
+
+
+def _of(config: Any) -> Any:
+    return fields(config)
+
+
+def resolve(name: str, known: tuple[str, ...]) -> str:
+    """The dotted name that a short or a dotted one stands for.
+
+    Arguments:
+        name: a dotted name, or a last part of one that no other has.
+        known: all dotted names.
+
+    Raises:
+        ConfigError: there is no such field (the message names the nearest), or several end so.
+    """
+    if name in known:
+        return name
+    meant = [path for path in known if path.endswith(f".{name}")]
+    if len(meant) == 1:
+        return meant[0]
+    if meant:
+        allowed = f"one of {', '.join(meant)}, in the argument `fields`: the short name is that of several"
+        raise ConfigError(name, "a short name", allowed)
+    short = {path.rpartition(".")[2] for path in known}
+    raise ConfigError(name, "a field", f"a known field: {nearest(name, short if '.' not in name else known)}")
+
+
+def changed(
+    config: RunConfig, request: Request, short: Mapping[str, Any], dotted: Mapping[str, Any] | None = None
+) -> tuple[RunConfig, Request]:
+    """A configuration and a request with other values in some fields.
+
+    Arguments:
+        short: values by short name (the last part of a dotted one) or by the name of a whole part, such as `decoder`.
+        dotted: values by dotted name; those of the request begin with `request.`.
+
+    Raises:
+        ConfigError: a field is unknown, several have the short name, one is given twice, or its value is not possible.
+    """
+    known = (*paths(config), *(f"{REQUEST}.{path}" for path in paths(request)))
+    given: dict[str, Any] = {}
+    for name, value in [*short.items(), *(dotted or {}).items()]:
+        path = name if name in (dotted or {}) and _is_new(name, config) else resolve(name, known)
+        if any(path == other or path.startswith(f"{other}.") or other.startswith(f"{path}.") for other in given):
+            raise ConfigError(path, value, "one value: it is given twice")
+        given[path] = value
+    change: dict[str, Any] = {}
+    for path, value in given.items():
+        place, names = change, path.split(".")
+        for name in names[:-1]:
+            place = place.setdefault(name, {})
+        place[names[-1]] = schema.to_mapping(value)
+    for part in ("modalities", "objective"):
+        if part in change and isinstance(change[part], Mapping):
+            # Fields of one modality leave the others; a whole mapping replaces them.
+            others = {} if part in given else {name: {} for name in getattr(config, part)}
+            change[part] = others | dict(change[part])
+    wanted = schema.from_mapping(Request, change.pop(REQUEST, {}), REQUEST, request)
+    return schema.from_mapping(RunConfig, change, "", config), wanted
+
+
+def _is_new(name: str, config: RunConfig) -> bool:
+    """Whether a dotted name is that of a field of a modality or a term that is added."""
+    owner, _, rest = name.partition(".")
+    entry = rest.partition(".")[0]
+    return owner in ("modalities", "objective") and bool(entry) and entry not in getattr(config, owner)

@@ -1,0 +1,228 @@
+"""A study file as a Python object: its plan, its rows, its report."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from miclab.config.presets import Profile
+from miclab.runs.find import root_directory
+from miclab.tables import Table, Tabled, table
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from miclab.studies import study as files
+    from miclab.studies.plan import Plan
+    from miclab.studies.state import State
+
+
+class StudyPlan(Tabled):
+    """The runs of a study in order, each before those that start from it, and how far each is.
+
+    Arguments:
+        plan: the runs by hash.
+        states: of each, what lies on disk.
+        kept: hashes of runs whose rows lie beside the study.
+    """
+
+    def __init__(self, plan: Plan, states: dict[str, State], kept: frozenset[str]):
+        self.plan, self.states, self.kept = plan, states, kept
+
+    def __len__(self) -> int:
+        return len(self.plan.runs)
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """A row for each run, as `miclab study plan --json` has it."""
+        return [
+            {"run": run.name, "hash": run.hash, "parent": run.parent, "seed": run.seed, "steps": run.request.steps,
+             "status": state.status, "step": state.step, "reason": state.reason,
+             "in_committed_rows": run.hash in self.kept}
+            for run, state in ((run, self.states[identity]) for identity, run in self.plan.runs.items())
+        ]  # fmt: skip
+
+    def tables(self) -> tuple[Table, ...]:
+        """A row for each run."""
+        names = ("run", "seed", "steps", "status", "step", "parent", "in_committed_rows")
+        return (table("", names, [[row[name] for name in names] for row in self.as_json()]),)
+
+    def plot(self, axes: Any = None) -> Any:
+        """How many runs have each status.
+
+        Arguments:
+            axes: where to draw; None: new axes.
+        """
+        from miclab.tables import new_axes
+
+        axes, found = axes or new_axes(), [row["status"] for row in self.as_json()]
+        names = list(dict.fromkeys(found))
+        axes.barh(names, [found.count(name) for name in names])
+        axes.set_xlabel("runs")
+        return axes
+
+
+class Study(Tabled):
+    """A study file with one of its presets; make it with `miclab.study`.
+
+    Arguments:
+        file: the study, as it was read.
+    """
+
+    def __init__(self, file: files.Study):
+        self.file = file
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending."""
+        return self.file.name
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Dotted names of the fields that it varies."""
+        return self.file.axes
+
+    def _plan(self, root: Path) -> Plan:
+        from miclab.studies.mode import long_mode
+        from miclab.studies.plan import Plan
+
+        return Plan([self.file], lambda: long_mode(root))
+
+    def plan(self, runs: str | Path = "runs") -> StudyPlan:
+        """The runs of the study and what is done of each. Nothing is trained.
+
+        Arguments:
+            runs: directory of runs.
+
+        Raises:
+            MiclabError: a point of the grid cannot work; the message names point and field.
+        """
+        from miclab.studies import state
+        from miclab.studies.rows import StudyTable
+
+        root = root_directory(runs)
+        plan = self._plan(root)
+        kept = frozenset(StudyTable(self.file, plan, root).kept())
+        kept |= {before for before, children in plan.children().items() if kept.issuperset(children)}
+        return StudyPlan(plan, state.survey(plan, root), kept)
+
+    def run(
+        self,
+        runs: str | Path = "runs",
+        *,
+        workers: int = 0,
+        retry_failed: bool = False,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> StudyPlan:
+        """Trains what is missing on this machine and writes the table of the study, as `miclab study run` does.
+
+        Stopped or killed at any moment, it goes on where it was.
+
+        Arguments:
+            runs: directory of runs, made if it is new.
+            workers: processes at once, each of one thread; 0: one for each core.
+            retry_failed: try failed runs again, but for those that diverged.
+            on_progress: called with the number of runs that ended and of all, whenever it changes.
+
+        Returns:
+            The plan with the state of every run; a run that failed is marked there with its reason.
+
+        Raises:
+            MiclabError: a point of the grid cannot work.
+        """
+        from miclab.studies.engine import Engine, Tally
+        from miclab.studies.launchers.local import LocalLauncher
+        from miclab.studies.rows import StudyTable
+
+        root = root_directory(runs)
+        root.mkdir(parents=True, exist_ok=True)
+        plan = self._plan(root)
+        written, seen = StudyTable(self.file, plan, root), -1
+
+        def change(tally: Tally) -> None:
+            nonlocal seen
+            written.write(tally.states)
+            ended = sum(found.status in ("done", "failed") for found in tally.states.values())
+            if on_progress and ended != seen:
+                seen = ended
+                on_progress(ended, len(plan.runs))
+
+        launcher = LocalLauncher(workers)
+        try:
+            tally = Engine(plan, root, launcher, retry_failed=retry_failed, on_change=change).go()
+        finally:
+            launcher.close()
+        change(tally)
+        written.write(tally.states, now=True)
+        return StudyPlan(plan, tally.states, frozenset())
+
+    def rows(self, runs: str | Path = "runs", *, stored: bool = False) -> pl.DataFrame:
+        """The table of the study as a frame of polars: a row for each run and evaluated step.
+
+        Arguments:
+            runs: directory of runs; where none of the study is there, the table beside its file is read.
+            stored: read the table beside the file, whatever runs there are.
+
+        Raises:
+            MiclabError: there are no rows yet, or the table cannot be read.
+        """
+        from miclab.studies.rows import current_rows
+
+        root = root_directory(runs)
+        frame, lines = current_rows(self.file, self._plan(root), root, stored=stored)
+        for line in lines:
+            warnings.warn(line, stacklevel=2)
+        return frame
+
+    def frame(self) -> pl.DataFrame:
+        """`rows` of the directory `runs`."""
+        return self.rows()
+
+    def tables(self) -> tuple[Table, ...]:
+        """What it is."""
+        file = self.file
+        row = [file.name, file.profile, file.title, ", ".join(file.axes), ", ".join(map(str, file.seeds))]
+        return (table("", ["study", "preset", "title", "axes", "seeds"], [row]),)
+
+    def as_json(self) -> dict[str, Any]:
+        """What it is, as plain data."""
+        file = self.file
+        return {"study": file.name, "preset": file.profile, "title": file.title, "axes": list(file.axes),
+                "seeds": list(file.seeds), "answers": list(file.answers)}  # fmt: skip
+
+    def plot(self, axes: Any = None) -> Any:
+        """Accuracy on novel classes of the last row of each run, over the first axis of the study.
+
+        Arguments:
+            axes: where to draw; None: new axes.
+        """
+        from miclab.tables import new_axes
+
+        axes, frame = axes or new_axes(), self.rows()
+        last, axis = frame.filter(frame["last"]), self.axes[0] if self.axes else "seed"
+        axes.plot([str(value) for value in last[axis]], last["icl"].to_list(), "o")
+        axes.set(xlabel=axis, ylabel="accuracy on novel classes", ylim=(0, 1), title=self.name)
+        return axes
+
+    def __repr__(self) -> str:
+        return f"Study({self.name!r}, {self.file.profile})"
+
+
+def study(path: str | Path, preset: Profile = "quick") -> Study:
+    """A study file with one of its presets.
+
+    Arguments:
+        path: the file; or the name of a study that comes with miclab, for example `complexity`.
+
+    Raises:
+        MiclabError: the file cannot be read, or something in it is unknown; the message names the nearest.
+    """
+    from miclab.studies.shipped import studies_directory
+    from miclab.studies.study import load_study
+
+    file = Path(path)
+    if not file.exists() and file.suffix == "" and len(file.parts) == 1:
+        shipped = studies_directory() / f"{file}.yaml"
+        file = shipped if shipped.exists() else file
+    return Study(load_study(file, preset))

@@ -1,0 +1,156 @@
+"""Train a run, or go on with one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from miclab.api.fields import changed
+from miclab.api.run import Run
+from miclab.api.runs import opened
+from miclab.config import presets, schema
+from miclab.config.presets import Profile
+from miclab.config.request import Request
+from miclab.errors import ConfigError, RunError, nearest
+from miclab.training.stages import (
+    AUTO,
+    NONE,
+    Done,
+    Watch,
+    carry_out,
+    check_same,
+    grown_from,
+    train_watched,
+    trainings,
+    with_encoders,
+)
+
+if TYPE_CHECKING:
+    from miclab.training.loop import Prepared
+
+OnProgress = Callable[[str, int, int, str], None]
+"""Called after every step with the title of the training (`stage 1`), its steps done, its steps in all, and accuracies
+in a few characters (empty between metric rows)."""
+STAGES = ("unimodal", "multimodal", "encoder")
+
+
+def train(
+    stage: str,
+    *,
+    preset: Profile = "quick",
+    steps: int | None = None,
+    seed: int | None = None,
+    stage_one: str | Path | Run = AUTO,
+    stage_one_steps: int | None = None,
+    encoder: str = "",
+    runs: str | Path = "runs",
+    on_progress: OnProgress | None = None,
+    fields: Mapping[str, Any] | None = None,
+    **short: Any,
+) -> Run:
+    """Trains a run, as `miclab train STAGE` does; one that is finished already is returned as it is.
+
+        run = miclab.train("unimodal", heads=4, classes=4096)
+        run = miclab.train("multimodal", fields={"modalities.m2.classes": 512}, seed=1)
+
+    Arguments:
+        stage: `unimodal`, `multimodal` or `encoder`.
+        preset: where the other values come from: `quick` (minutes) or `paper` (hours).
+        steps: training steps in all.
+        seed: seed of the run, 0 or more.
+        stage_one: of `multimodal`, the run to start from (a run, its path, name or hash, with `@STEP` if it is not the
+            last); `auto`: the stage-1 run of the same decoder, trained first if it is not there; `none`: early fusion.
+        stage_one_steps: steps of stage 1 where that is `auto`.
+        encoder: `[NAME=]RUN[@STEP],...`: runs of `train("encoder")` whose encoders modalities take up.
+        runs: directory of runs.
+        on_progress: called after every step with title, steps done, steps in all, and a short text.
+        fields: values by dotted name of the configuration (`decoder.heads`) or the request (`request.evaluate_every`).
+        short: values by a field's last name (`heads`), where no other field has it, or of a whole part (`decoder={}`).
+
+    Returns:
+        The run, trained.
+
+    Raises:
+        ConfigError: an unknown stage or field (the message names the nearest), or a value that is not possible.
+        RunError: an earlier run is missing or does not fit; or training diverged or was stopped by a signal.
+    """
+    if stage not in STAGES:
+        raise ConfigError("stage", stage, nearest(stage, STAGES))
+    if preset not in ("quick", "paper"):
+        raise ConfigError("preset", preset, nearest(preset, ("quick", "paper")))
+    if isinstance(stage_one, Run):
+        stage_one = str(stage_one.path)
+    dotted = dict(fields or {})
+    dotted |= {} if steps is None else {"request.steps": steps}
+    dotted |= {} if seed is None else {"seed": seed}
+    before, first = None, None
+    if stage == "encoder":
+        config, request = presets.lone_encoder_config(), presets.encoder_request(preset)
+    else:
+        is_multimodal = stage == "multimodal" and str(stage_one) != NONE
+        kind = "multimodal" if is_multimodal else "unimodal" if stage == "unimodal" else "early_fusion"
+        config, request = presets.run_config(kind, preset), presets.request(kind, preset)
+        if is_multimodal and str(stage_one) == AUTO:
+            first = presets.request("unimodal", preset)
+            first = replace(first, steps=stage_one_steps or first.steps)
+        elif is_multimodal:
+            # Fields may say what the secondary modality must be to suit the parent, so they are read before and after.
+            config, _ = changed(config, request, short, dotted)
+            config, before = grown_from(config, str(stage_one), runs)
+    if stage_one_steps is not None and first is None:
+        raise ConfigError("stage_one_steps", stage_one_steps, "given only where stage 1 is trained here")
+    if encoder:
+        config = with_encoders(config, encoder, runs)
+    config, request = changed(config, request, short, dotted)
+    if before is not None:
+        check_same(config, before)
+    done = carry_out(trainings(config, request, preset, first), runs, _watching(on_progress))
+    return _finished(done[-1])
+
+
+def resume(
+    run: Run | str | Path,
+    steps: int | None = None,
+    *,
+    runs: str | Path = "runs",
+    on_progress: OnProgress | None = None,
+) -> Run:
+    """Goes on with a run from its last checkpoint, as `miclab resume` does; with more steps a finished run is extended.
+
+    Arguments:
+        run: the run, its path, name, or the start of a name or hash.
+        steps: training steps in all; None: as many as were requested before.
+        runs: directory of runs.
+        on_progress: as in `train`.
+
+    Raises:
+        RunError: there is no such run, it cannot be gone on with here, or it diverged or was stopped.
+    """
+    from miclab.training.loop import Prepared
+
+    disk = opened(run, runs).disk
+    if not disk.request and steps is None:
+        raise RunError(f"Nothing was requested of {disk.path} yet: say how many steps.")
+    request = schema.from_mapping(Request, disk.request) if disk.request else Request()
+    if steps is not None:
+        request = replace(request, steps=steps, plateau_rows=0)
+    return _finished(train_watched("resume", Prepared(disk), request, _watching(on_progress)))
+
+
+def _watching(on_progress: OnProgress | None) -> Watch:
+    @contextmanager
+    def watch(title: str, ready: Prepared, request: Request) -> Iterator[Callable[[int, str], None]]:
+        yield lambda step, text: on_progress(title, step, request.steps, text) if on_progress else None
+
+    return watch
+
+
+def _finished(done: Done) -> Run:
+    if done.outcome.status != "finished":
+        how = f"{done.run.path} ended as {done.outcome.status} at step {done.outcome.step}: {done.outcome.reason}"
+        remedy = " Go on with miclab.resume(RUN)." if done.outcome.status == "stopped" else ""
+        raise RunError(f"{how}.{remedy}")
+    return Run(done.run)
