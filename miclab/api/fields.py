@@ -15,10 +15,12 @@ from miclab.errors import ConfigError, nearest
 REQUEST = "request"
 
 
-def paths(config: object, owner: str = "") -> Iterator[str]:
+def paths(config: Any, owner: str = "") -> Iterator[str]:
     """Dotted names of all fields of a configuration, parts before their fields. What a name chooses, such as an
     attention mechanism or a term of the loss, is one field."""
-    values = config.items() if isinstance(config, Mapping) else ((f.name, getattr(config, f.name)) for f in _of(config))
+    values = (
+        config.items() if isinstance(config, Mapping) else ((f.name, getattr(config, f.name)) for f in fields(config))
+    )
     for name, value in values:
         path = f"{owner}{name}"
         yield path
@@ -26,10 +28,6 @@ def paths(config: object, owner: str = "") -> Iterator[str]:
             is_dataclass(value) and not isinstance(value, (AttentionOptions, LossOptions))
         ):
             yield from paths(value, f"{path}.")
-
-
-def _of(config: Any) -> Any:
-    return fields(config)
 
 
 def resolve(name: str, known: tuple[str, ...]) -> str:
