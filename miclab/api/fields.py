@@ -67,7 +67,7 @@ def changed(
     known = (*paths(config), *(f"{REQUEST}.{path}" for path in paths(request)))
     given: dict[str, Any] = {}
     for name, value in [*short.items(), *(dotted or {}).items()]:
-        path = name if name in (dotted or {}) and _is_new(name, config) else resolve(name, known)
+        path = name if name in (dotted or {}) and _is_open(name, config) else resolve(name, known)
         if any(path == other or path.startswith(f"{other}.") or other.startswith(f"{path}.") for other in given):
             raise ConfigError(path, value, "one value: it is given twice")
         given[path] = value
@@ -86,8 +86,10 @@ def changed(
     return schema.from_mapping(RunConfig, change, "", config), wanted
 
 
-def _is_new(name: str, config: RunConfig) -> bool:
-    """Whether a dotted name is that of a field of a modality or a term that is added."""
+def _is_open(name: str, config: RunConfig) -> bool:
+    """Whether a dotted name is of options that a choice brings along, or of a modality that is added: `from_mapping`
+    judges it."""
+    if name.startswith(("decoder.attention.", "objective.")):
+        return True
     owner, _, rest = name.partition(".")
-    entry = rest.partition(".")[0]
-    return owner in ("modalities", "objective") and bool(entry) and entry not in getattr(config, owner)
+    return owner == "modalities" and rest.partition(".")[0] not in config.modalities
