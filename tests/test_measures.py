@@ -97,6 +97,19 @@ def test_what_cannot_be_given_is_left_out_by_name(run, registered, capsys):
     assert "of_gates: left out" in re.sub(r"\s+", " ", capsys.readouterr().out)
 
 
+def test_a_report_shows_measures_on_request(run, registered, tmp_path, capsys):
+    """Fails if a report lacks a measure that was requested, or hides that it was left out; or takes a wrong name."""
+    measure("of_gates", needs=("gates",), range=(0, 1), words="needs what no layer gives")(lambda gates: gates)
+    page = tmp_path / "page.html"
+    asked = ("report", str(run.path), "--output", str(page), "--measures")
+    assert main([*asked, "strongest_direction", "of_gates"]) == 0
+    text = page.read_text()
+    assert re.search(r'<h4>Measures on request.*?<td class="name">strongest_direction</td>', text, re.DOTALL)
+    assert "The measure of_gates is left out" in text
+    assert main([*asked, "strongest"]) == 2
+    assert "strongest_direction" in capsys.readouterr().err
+
+
 def test_faults_of_a_measure_are_named(run, registered):
     """Fails if an unknown name, an unknown argument or a wrong shape is not said in words."""
     with pytest.raises(ConfigError, match="entropy"):
