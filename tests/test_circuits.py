@@ -167,7 +167,7 @@ def test_oracles_are_those_of_the_same_sequences(seeds, knocked):
     assert ablate(seeds, sizes=SIZES).oracles == knocked.oracles
 
 
-def test_a_decoder_without_other_heads_tells_why_it_has_no_control(root, formed):
+def test_a_decoder_without_other_heads_says_why_it_has_no_control(root, formed):
     """Fails if controls are dropped in silence, or zeroing modalities speaks of controls."""
     run = trained(root, decoder={"heads": 1, "positions": "rope"})
     found = knock_out([run], sizes=SIZES)
@@ -177,13 +177,13 @@ def test_a_decoder_without_other_heads_tells_why_it_has_no_control(root, formed)
     assert ablate([run], sizes=SIZES).notes == {}
 
 
-def test_tell_is_called_for_every_run_and_intervention(seeds):
+def test_on_progress_is_called_for_every_run_and_intervention(seeds):
     """Fails if a long command looks dead."""
-    told: list[tuple[int, str]] = []
-    ablate(seeds, sizes=SIZES, tell=lambda done, text: told.append((done, text)))
-    assert told[-1] == (2, seeds[1].path.name)
-    assert (1, f"{seeds[1].path.name}: labels zeroed") in told
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    calls: list[tuple[int, str]] = []
+    ablate(seeds, sizes=SIZES, on_progress=lambda done, text: calls.append((done, text)))
+    assert calls[-1] == (2, seeds[1].path.name)
+    assert (1, f"{seeds[1].path.name}: labels zeroed") in calls
+    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
 
 
 def test_circuits_are_the_strengths_of_each_run_clustered_by_seed(seeds, knocked, formed):
@@ -244,8 +244,8 @@ def test_nothing_is_called_a_circuit_at_chance(root, seeds):
     assert knock_out(seeds, sizes=SIZES, split="train").no_circuit == found.no_circuit
     single = trained(root, decoder={"heads": 1, "layers": 1, "positions": "rope"})
     assert [e.name for e in knock_out([single], sizes=SIZES).effects] == ["untouched", "head 0.0"]
-    for told in (knock_out([single], sizes=SIZES), circuits([single], sizes=SIZES)):
-        assert "single head" in told.no_circuit[0]
+    for calls in (knock_out([single], sizes=SIZES), circuits([single], sizes=SIZES)):
+        assert "single head" in calls.no_circuit[0]
     with pytest.raises(RunError, match="single head"):
         Interventions(single, sizes=SIZES).knockouts()
 

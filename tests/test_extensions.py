@@ -39,7 +39,7 @@ def plugin(tmp_path):
 
 
 def test_a_plugin_registers_and_is_recorded_by_its_content(plugin):
-    """Fails if what a file registers cannot be found, or the record does not tell two contents apart."""
+    """Fails if what a file registers cannot be found, or two contents have the same record."""
     registry: Registry = Registry("number", "numbers.name")
     extensions.numbers = registry  # type: ignore[attr-defined]
     try:
@@ -88,10 +88,10 @@ def test_a_bad_plugin_is_named(plugin, tmp_path, capsys, content, name, words):
     """Fails if a bad file ends in a traceback, or the message does not name it."""
     path = tmp_path / name if content is None else plugin(content, name)
     assert cli.main(["runs", "--plugin", str(path)]) == 2
-    told = capsys.readouterr().err
-    assert words in told
-    assert name in told
-    assert "Traceback" not in told
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert name in shown
+    assert "Traceback" not in shown
 
 
 def test_plugin_needs_a_file(capsys):

@@ -85,11 +85,11 @@ def test_the_command_draws_what_has_rows_and_names_what_has_none(tmp_path, capsy
     assert {path.name for path in output.iterdir()} == {
         f"{c}-quick.{k}" for c in ("M1", "M7", "M8", "C2") for k in ("pdf", "svg")
     }
-    told = capsys.readouterr()
-    (said,) = (line for line in told.err.splitlines() if not line.startswith("figure: "))
+    text = capsys.readouterr()
+    (said,) = (line for line in text.err.splitlines() if not line.startswith("figure: "))
     assert "no rows yet for U1, U2," in said
-    assert "M7" not in told.err
-    assert len(told.out.splitlines()) == 2 * len({path.stem for path in output.iterdir()})
+    assert "M7" not in text.err
+    assert len(text.out.splitlines()) == 2 * len({path.stem for path in output.iterdir()})
     assert main(["figure", "U1", "M7", "--studies", str(found), "--output", str(output)]) == 0
     assert main(["figure", "U1", "U2", "--studies", str(found), "--output", str(output)]) == 2
     assert "No rows yet for U1, U2; `miclab reproduce U1 U2` makes them." in capsys.readouterr().err

@@ -24,7 +24,7 @@ from miclab.training.loop import prepare, train, train_config
 from miclab.training.numerics import why_not_compiled
 from miclab.training.objective import Objective, loss_term
 from miclab.training.step import training_step
-from miclab.worlds.sequences import training_batch, training_draft
+from miclab.worlds.sequences import raw_training_batch, training_batch
 from miclab.worlds.world import draw_world
 
 AIDED = {"attention_aid": {"weight": 0.5, "until": 3, "layer": 1}}
@@ -87,8 +87,8 @@ def test_a_term_that_has_ended_leaves_the_plain_step():
             states[True][0].flat.copy_(states[False][0].flat)
             for name, value in states[True][1].items():
                 value.copy_(states[False][1][name])
-        losses = steps[False](training_draft(aided, world, step), 0.01, step)
-        alone = steps[True](training_draft(plain, world, step), 0.01, step)
+        losses = steps[False](raw_training_batch(aided, world, step), 0.01, step)
+        alone = steps[True](raw_training_batch(plain, world, step), 0.01, step)
         assert ("loss.attention_aid" in losses) == (step < 3)
         if step >= 3:
             assert torch.equal(losses["loss"], alone["loss"])
@@ -207,7 +207,7 @@ import own_doors
 from tiny import lively_parameters, tiny_config
 from miclab.training import optimiser, step
 from miclab.training.flat_parameters import TrainedParameters
-from miclab.worlds.sequences import training_draft
+from miclab.worlds.sequences import raw_training_batch
 from miclab.worlds.world import draw_world
 
 found = {}
@@ -217,7 +217,7 @@ for mode in ("compiled", "eager"):
     world, run = draw_world(config), TrainedParameters(config, lively_parameters(config))
     state = optimiser.initial_state(config.optimiser, {"trained": run.flat})
     one = step.training_step(config, run, state)
-    losses = [one(training_draft(config, world, i), 0.01, i) for i in range(4)]
+    losses = [one(raw_training_batch(config, world, i), 0.01, i) for i in range(4)]
     found[mode] = [{n: float(v) for n, v in loss.items()} for loss in losses], run.flat.tolist()
 print(json.dumps([found, len(step._compiled)]))
 """

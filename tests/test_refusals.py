@@ -10,6 +10,7 @@ from miclab.cli import main
 from miclab.config.run import RunConfig
 from miclab.config.schema import from_mapping, to_mapping, trajectory_hash
 from miclab.errors import ConfigError
+from miclab.runs.find import list_runs, open_run
 
 IGNORED = {
     "threshold": (("report", "RUN", "--threshold", "0.3"), "--study"),
@@ -21,6 +22,8 @@ IGNORED = {
     "tagged": (("runs", "--rename", "a", "b", "--tagged", "x"), "another label"),
     "step": (("align", "RUN", "--over-training", "--step", "5"), "--over-training"),
     "ray-address": (("study", "run", "s.yaml", "--ray_address", "x"), "--launcher ray"),
+    "stage-one": (("train", "unimodal", "--stage-one", "RUN"), "train multimodal"),
+    "stage-one-steps": (("train", "unimodal", "--stage-one-steps", "5000"), "train multimodal"),
     "slurm": (("study", "run", "s.yaml", "--slurm", "mem=4GB"), "--launcher slurm"),
     "array-limit": (("study", "run", "s.yaml", "--launcher", "ray", "--array-limit", "9"), "--launcher slurm"),
 }
@@ -73,3 +76,44 @@ def test_true_is_no_choice_where_neither_on_nor_yes_is(tmp_path):
 def test_request_is_among_the_names_of_a_file():
     with pytest.raises(ConfigError, match="did you mean 'request'"):
         from_mapping(RunConfig, {"requst": {}}, also=("request",))
+
+
+FEW = ("--request.steps", "2", "--request.sequences", "2", "--request.novel-sets", "2", "--numerics.mode", "eager")
+
+
+def test_everything_is_checked_before_stage_one_is_trained(tmp_path, capsys):
+    """Fails if minutes of stage 1 were spent before a name that is wrong, or a label that is none, is refused."""
+    wrong = {
+        "no data set": ("--modalities.m2.source", "nosuch"),
+        "frozen": ("--frozen", "bridge.m9"),
+        "name": ("--name", "a/b"),
+    }
+    for message, options in wrong.items():
+        arguments = ("train", "multimodal", *FEW, "--stage-one-steps", "2", "--runs", str(tmp_path), *options)
+        assert main(list(arguments)) == 2, message
+        assert message in capsys.readouterr().err
+    assert list(tmp_path.glob("*/manifest.json")) == []
+
+
+def test_a_modality_that_the_preset_lacks_is_named_or_refused(tmp_path, capsys):
+    """Fails if a misspelt modality is trained without a word."""
+    file = tmp_path / "a.yaml"
+    file.write_text("modalities: {m1x: {classes: 64, dimension: 8}}\ndecoder: {output_projection: off}\n")
+    common = (*FEW, "--runs", str(tmp_path / "runs"), "--config", str(file))
+    assert main(["train", "unimodal", *common]) == 0
+    message = capsys.readouterr().err
+    assert "m1x: no modality of the preset, which has m1" in message
+    assert "m1 is left out" in message
+    assert main(["train", "multimodal", "--stage-one", "none", *common]) == 2
+    assert "two or more, for `miclab train multimodal`" in capsys.readouterr().err
+    file.write_text("requst: {steps: 3}\n")
+    assert main(["train", "unimodal", *common]) == 2
+    assert "did you mean 'request'" in capsys.readouterr().err
+
+
+def test_the_last_run_of_a_plan_has_the_label(tmp_path, capsys):
+    small = ("--modalities.m1.classes", "64", "--modalities.m2.classes", "64")
+    arguments = ("train", "multimodal", *FEW, "--stage-one-steps", "2", "--runs", str(tmp_path), *small)
+    assert main([*arguments, "--name", "joined", "--tags", "a"]) == 0
+    labels = {run.config.stage: run.label.name for run in map(open_run, list_runs(tmp_path))}
+    assert labels == {"unimodal": "", "multimodal": "joined"}

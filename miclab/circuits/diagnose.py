@@ -102,9 +102,9 @@ def alignment_gap(run: Run, found: Evaluation) -> Sign:
         )
     gaps = align(run, step=found.step)
     if few := [a for a in gaps if a.above_null is None]:
-        told = f"not judged: {few[0].traders} labels of {few[0].modality} are too few to tell alignment from chance"
-        return Sign(name, None, told, advice)
-    told = "; ".join(
+        measured = f"not judged: {few[0].traders} labels of {few[0].modality} are too few to judge alignment"
+        return Sign(name, None, measured, advice)
+    measured = "; ".join(
         f"CKA of {a.modality} {a.cka} against {a.traded_high:.3f} by chance ({a.rows} rows, {a.cka.count} draws)"
         for a in gaps
     )
@@ -112,7 +112,7 @@ def alignment_gap(run: Run, found: Evaluation) -> Sign:
     return Sign(
         name,
         weak and any(not a.above_null for a in gaps),
-        f"unimodal ICL of the parent {unimodal:.2f}, multimodal {icl:.2f}; {told}",
+        f"unimodal ICL of the parent {unimodal:.2f}, multimodal {icl:.2f}; {measured}",
         advice,
     )
 
@@ -156,16 +156,16 @@ def diffuse_attention(run: Run, found: Evaluation) -> Sign:
     entropy = float(icl.strengths["entropy"][:, layer, head].mean())
     unformed = why_unformed((layer, head), icl)
     rotary = run.config.decoder.position_facts.rotates
-    told = (
+    measured = (
         f"the induction head {head_name((layer, head))} has attention entropy {entropy:.2f} of a uniform row's"
         f" (diffuse above {DIFFUSE}); positions: {run.config.decoder.positions}"
     )
     if unformed:
-        told = f"not judged: no induction head has formed. {unformed[:1].upper()}{unformed[1:]}"
+        measured = f"not judged: no induction head has formed. {unformed[:1].upper()}{unformed[1:]}"
     return Sign(
         "diffuse attention",
         None if unformed else entropy > DIFFUSE,
-        told,
+        measured,
         "Expected under a rotary code; a one-hot code (decoder.positions=onehot) gives sharper heads."
         if rotary
         else "Train longer or raise data complexity; the code is not rotary, so sharp heads can be had.",

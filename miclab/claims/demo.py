@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 UNIMODAL = ("onehot", "rope", "rope_released")
 SIZES = SplitSizes(sequences=250, novel_sets=8)
-Tell = Callable[[str, int, int, str], None]
-"""Called with the name of a training, its steps done (-1: a remark) and asked for, and a short text."""
+OnProgress = Callable[[str, int, int, str], None]
+"""Called with the name of a training, its steps done (-1: a remark), its steps in all, and a short text."""
 
 
 @dataclass(frozen=True)
@@ -125,15 +125,15 @@ def _train_multimodal(root: str, scale: Scale, queue: Any) -> dict[str, str]:
     return _carry_out(trainings(run_config("multimodal", "quick"), second, "quick", first), root, queue)
 
 
-def train_all(root: Path | str, scale: Scale, tell: Tell) -> dict[str, Run]:
+def train_all(root: Path | str, scale: Scale, on_progress: OnProgress) -> dict[str, Run]:
     """Trains what is missing, in two processes."""
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(min(2, os.cpu_count() or 1), context) as pool:
+    with context.Manager() as manager, ProcessPoolExecutor(min(2, os.cpu_count() or 1), context) as executor:
         queue = manager.Queue()
-        jobs = [pool.submit(job, str(root), scale, queue) for job in (_train_multimodal, _train_unimodal)]
+        jobs = [executor.submit(job, str(root), scale, queue) for job in (_train_multimodal, _train_unimodal)]
         while not all(job.done() for job in jobs) or not queue.empty():
             with contextlib.suppress(Empty):
-                tell(*queue.get(timeout=0.2))
+                on_progress(*queue.get(timeout=0.2))
         paths = {name: path for job in jobs for name, path in job.result().items()}
     return {name: find(path) for name, path in paths.items()}
 
@@ -180,8 +180,8 @@ def judge(runs: dict[str, Run]) -> tuple[list[Judgement], list[Effect]]:
     return [Judgement(EXPECTATIONS[name], value) for name, value in measured.items()], list(effects.values())
 
 
-def demonstrate(root: Path | str, scale: Scale, tell: Tell) -> Demonstration:
+def demonstrate(root: Path | str, scale: Scale, on_progress: OnProgress) -> Demonstration:
     """Trains, measures and judges."""
-    runs = train_all(root, scale, tell)
+    runs = train_all(root, scale, on_progress)
     judgements, effects = judge(runs)
     return Demonstration(runs, judgements, effects, {name: emergence(run) for name, run in runs.items()})

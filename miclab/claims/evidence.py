@@ -204,8 +204,8 @@ class Evidence:
         return self._rows[study]
 
     def plan(self, study: str) -> list[tuple[dict[str, Any], int, str]]:
-        """Configuration as plain data, seed and trajectory hash of every run that a study asks for; none where it does
-        not have the evidence's preset."""
+        """Configuration as plain data, seed and trajectory hash of every run of a study; none where the study does not
+        have the evidence's preset."""
         if study not in self._plans:
             from miclab.studies.study import presets_of
 

@@ -69,4 +69,4 @@ def comparisons_table(line: Line) -> Table:
         for c in line.findings.comparisons
     ]
     columns = ["quantity", "measured", "paper", "ours minus the paper's"]
-    return table("reported apart: decides nothing", columns, rows)
+    return table("shown for comparison, without effect on the verdict", columns, rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,7 @@ import tyro
 from miclab.cli.duration import announce_training
 from miclab.cli.encoder import EncoderOptions, encoder_options
 from miclab.cli.options import Directory, File, LabelOptions, RunName
-from miclab.cli.terminal import bar, parse, print_json, warn
+from miclab.cli.terminal import bar, parse, print_json, refuse_ignored, warn
 from miclab.config import presets
 from miclab.config.request import Request
 from miclab.config.run import RunConfig
@@ -96,8 +96,24 @@ def _from_yaml(path: str, config: RunConfig, request: Request) -> tuple[RunConfi
         raise ConfigError("config", path, f"a YAML file in UTF-8 without syntax errors ({error})") from error
     if not isinstance(data, dict) or not data:
         raise ConfigError("config", path, "a YAML file that holds a mapping of fields to values")
-    asked = data.pop("request", {})
-    return from_mapping(RunConfig, data, "", config), from_mapping(Request, asked, "request", request)
+    requested = data.pop("request", {})
+    found = from_mapping(RunConfig, data, "", config, also=("request",))
+    _name_new_modalities(path, found, config)
+    return found, from_mapping(Request, requested, "request", request)
+
+
+def _name_new_modalities(path: str, found: RunConfig, preset: RunConfig) -> None:
+    """Says which modalities of a file are none of the preset's: names are free, so a misspelt one would be a new
+    modality with other defaults, and take the place of the one that was meant."""
+    new = [name for name in found.modalities if name not in preset.modalities]
+    if new:
+        gone = [name for name in preset.modalities if name not in found.modalities]
+        out = f", and {', '.join(gone)} {'is' if len(gone) == 1 else 'are'} left out" if gone else ""
+        print(
+            f"miclab: {path}: {', '.join(new)}: no modality of the preset, which has {', '.join(preset.modalities)}. It"
+            f" begins from the defaults of any modality{out}",
+            file=sys.stderr,
+        )
 
 
 @contextmanager
@@ -134,7 +150,7 @@ def _report(done: Done, as_json: bool, stage_one: dict[str, Any] | None = None) 
     else:
         print(f"{outcome.status} at step {outcome.step}: {outcome.reason}")
         if outcome.status == "finished" and not done.made:
-            shorter = f": asked {done.requested:,} steps, the run has {outcome.step:,}"
+            shorter = f": requested {done.requested:,} steps, the run has {outcome.step:,}"
             print(f"  already there, nothing trained{shorter if done.requested < outcome.step else ''}")
         if rows:
             print(f"  {row_text(rows[-1])}")
@@ -157,6 +173,8 @@ def run_train(arguments: list[str]) -> int:
         raise ConfigError("profile", profile, nearest(profile, ("quick", "paper")))
     if stage == "encoder":
         return _run_encoder(rest, profile)
+    if stage == "unimodal":
+        refuse_ignored(rest, ("stage_one", "stage_one_steps"), "it is for `miclab train multimodal`")
     stage_one = _early_option(rest, "--stage-one", "auto")
     root = _early_option(rest, "--runs", "runs")
     kind = "unimodal" if stage == "unimodal" else "early_fusion" if stage_one == "none" else "multimodal"
@@ -176,31 +194,31 @@ def run_train(arguments: list[str]) -> int:
         config = with_encoders(config, encoders, root)
     defaults = TrainOptions(profile=profile, stage_one_steps=first.steps, run=config, request=request)
     options = parse(TrainOptions, f"train {stage}", rest, defaults)
-    config, label = options.run, options.label
+    config = options.run
     if kind == "unimodal" and len(config.modalities) > 1:
         raise ConfigError("modalities", list(config.modalities), "one, for `miclab train unimodal`")
+    if kind != "unimodal" and len(config.modalities) < 2:
+        raise ConfigError("modalities", list(config.modalities), "two or more, for `miclab train multimodal`")
     if options.stage_one_steps != first.steps and (kind != "multimodal" or before is not None):
-        told = "given only where `miclab train multimodal` trains stage 1 itself (--stage-one auto)"
-        raise ConfigError("stage_one_steps", options.stage_one_steps, told)
+        allowed = "given only where `miclab train multimodal` trains stage 1 itself (--stage-one auto)"
+        raise ConfigError("stage_one_steps", options.stage_one_steps, allowed)
     if before is not None:
         check_same(config, before)
         if config.parent.step in before.checkpoints:
             print(f"miclab: stage 1: {before.path} at step {config.parent.step:,} is reused", file=sys.stderr)
     earlier = replace(first, steps=options.stage_one_steps) if kind == "multimodal" and before is None else None
-    return _train(trainings(config, options.request, profile, earlier), root, options.json, before, label)
+    return _train(trainings(config, options.request, profile, earlier), root, options.json, before, options.label)
 
 
 def _train(
     plan: Sequence[Training], root: str, as_json: bool, before: Run | None = None, label: Label | None = None
 ) -> int:
-    """Carries a plan out and prints how its last training ended; that one's run is given the label."""
+    """Carries a plan out, gives the run of its last training a label, and prints how it ended."""
 
-    @contextmanager
-    def watch(title: str, ready: Prepared, request: Request) -> Iterator[Callable[[int, str], None]]:
+    def watch(title: str, ready: Prepared, request: Request) -> AbstractContextManager[Callable[[int, str], None]]:
         if label is not None and title == plan[-1].title:
             ready.run.label = label
-        with _watch(title, ready, request) as on_step:
-            yield on_step
+        return _watch(title, ready, request)
 
     done = carry_out(plan, root, watch)
     stage = None
@@ -218,8 +236,7 @@ def _run_encoder(arguments: list[str], profile: presets.Profile) -> int:
         config, request = _from_yaml(path, defaults.run, defaults.request)
         defaults = replace(defaults, run=config, request=request)
     options = parse(EncoderOptions, "train encoder", arguments, defaults)
-    plan = trainings(options.run, options.request, profile)
-    return _train(plan, options.runs, options.json, label=options.label)
+    return _train(trainings(options.run, options.request, profile), options.runs, options.json, label=options.label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +248,7 @@ class ResumeOptions:
     runs: Directory = "runs"
     """Directory of runs."""
     steps: int = 0
-    """Steps in all; 0: as many as were asked for before."""
+    """Steps in all; 0: as many as were requested before."""
     json: bool = False
     """Print the outcome as JSON."""
 
@@ -242,10 +259,10 @@ def run_resume(arguments: list[str]) -> int:
 
     options = parse(ResumeOptions, "resume", arguments)
     run = find(options.run, options.runs)
-    asked = run.request or {}
+    before = run.request or {}
     stage = run.config.stage
     usual = presets.encoder_request("quick") if stage == "encoder" else presets.request(stage, "quick")  # type: ignore[arg-type]
-    request = from_mapping(Request, asked) if asked else usual
+    request = from_mapping(Request, before) if before else usual
     if options.steps:
         # More steps are an order to go on, also for a run that stopped at a plateau.
         request = replace(request, steps=options.steps, plateau_rows=0)

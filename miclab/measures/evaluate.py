@@ -190,7 +190,7 @@ class Evaluation:
     Arguments:
         run: name of the run.
         step: the checkpoint's step.
-        context: number of context examples that was asked for.
+        context: the requested number of context examples.
         scores: by split.
     """
 

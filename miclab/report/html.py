@@ -105,7 +105,7 @@ def embedded_json(value: Any) -> str:
 
 
 def render(template: str, title: str, data: dict[str, Any], script: str, subject: str = "", **context: Any) -> bytes:
-    """A whole page: style, numbers, Plotly and scripts in one file, which asks the network for nothing.
+    """A whole page: style, numbers, Plotly and scripts in one file, which needs no network.
 
     Arguments:
         template: name of the page's template among the resources.

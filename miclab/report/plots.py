@@ -1,6 +1,6 @@
 """What the figures of the reports share: colours, the template of axes and layout, as plain dictionaries for Plotly.
 
-Colours are those of Okabe and Ito, which readers with any colour vision can tell apart."""
+Colours are those of Okabe and Ito, which readers with any colour vision can distinguish."""
 
 from __future__ import annotations
 

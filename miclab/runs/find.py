@@ -154,8 +154,8 @@ def find(reference: str, root: Path | str = "runs") -> Run:
     if not names:
         raise RunError(f"{reference!r} names no run: there is none yet under {root}; `miclab train` makes one.")
     if reference and meant:
-        told = f"{reference!r} begins the names or hashes of {len(meant)} runs under {root}: {_some(meant)}."
-        raise RunError(f"{told} Give more of the one that you mean.")
+        problem = f"{reference!r} begins the names or hashes of {len(meant)} runs under {root}: {_some(meant)}."
+        raise RunError(f"{problem} Give more of the one that you mean.")
     close = difflib.get_close_matches(reference, names, n=1, cutoff=0.5)
     guess = f" Did you mean {close[0]}?" if close else ""
     raise RunError(f"{reference!r} names no run under {root}.{guess} There: {_some(names)}. `miclab runs` lists all.")

@@ -32,9 +32,9 @@ class Point:
 
     Arguments:
         config: its configuration, with seed 0 and, of the parent, the step alone.
-        request: what is asked of its runs.
+        request: the request of its runs.
         parent: configuration of its stage-1 runs, with seed 0; None without stage 1.
-        parent_request: what is asked of these.
+        parent_request: the request of these.
         encoders: configuration and request of the runs that pretrain encoders, by modality.
     """
 

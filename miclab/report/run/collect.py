@@ -306,9 +306,9 @@ def collect(run: Run, measures: Sequence[str] = ()) -> Collected:
     if measures:
         requested = attempt("Measures could not be taken", lambda r: requested_measures(r, measures, sizes))
         problems += requested.notes if requested else []
-    # A file is read several times, and each reading warns; every file is told once, by what the first reading said.
-    told = list({warning.split(" is damaged")[0]: warning.strip() for warning in reversed(run.warnings)}.values())
-    run.warnings[:] = told[::-1]
+    # A file is read several times, and each reading warns: the first warning of each file is kept.
+    once = list({warning.split(" is damaged")[0]: warning.strip() for warning in reversed(run.warnings)}.values())
+    run.warnings[:] = once[::-1]
     return Collected(
         run,
         kept,

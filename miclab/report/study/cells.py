@@ -113,7 +113,7 @@ class StudyCells:
 
     Arguments:
         study: the study.
-        axes: the fields that tell its cells apart; the first two numeric ones span the phase diagrams.
+        axes: the fields in which its cells differ; the first two numeric ones span the phase diagrams.
         along: fields that vary too, but whose value the axes decide.
         keys: planned cells, by the values of the axes, in grid order.
         runs: every planned run, cell by cell.
@@ -231,8 +231,8 @@ def _common_step(frame: pl.DataFrame) -> int:
 def study_cells(study: Study, plan: Plan, frame: pl.DataFrame, at: At = "common") -> StudyCells:
     """The cells of a study with the runs of its table.
 
-    Cells are told apart by the axes of the grid and by every other field of the configuration that a block changes;
-    a field whose value follows from those before it is none of the axes.
+    Cells differ in the axes of the grid and in every other field of the configuration that a block changes. A field
+    whose value follows from those before it is not an axis.
 
     Arguments:
         plan: a plan that has the study.
@@ -254,7 +254,7 @@ def study_cells(study: Study, plan: Plan, frame: pl.DataFrame, at: At = "common"
     fields = [f for f in dict.fromkeys(name for config in configs for name in config) if f not in axes]
     fields = [f for f in fields if f != "seed" and not f.startswith(("parent.", "numerics."))]
     others = {field: [config.get(field) for config in configs] for field in fields}
-    # Lengths of training come last: what they tell apart has a better name mostly, such as the optimiser.
+    # Lengths of training come last: cells that differ in them mostly differ in a field with a better name, too.
     candidates = {a: v for a, v in axes.items() if not a.startswith("request.")} | others
     candidates |= {a: v for a, v in axes.items() if a.startswith("request.")}
     kept = distinguishing(candidates)

@@ -27,7 +27,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def rows_words(cells: StudyCells, asked: str) -> str:
+def rows_words(cells: StudyCells, requested: str) -> str:
     """Which rows stand for the runs, in words."""
     if cells.step >= 0:
         return (
@@ -35,7 +35,7 @@ def rows_words(cells: StudyCells, asked: str) -> str:
             " (--at last takes the last row of each run)."
         )
     last = "The last row of each run"
-    return f"{last}." if asked == "last" else f"{last}: there is no step that all finished runs have."
+    return f"{last}." if requested == "last" else f"{last}: there is no step that all finished runs have."
 
 
 def header(cells: StudyCells, source: str, at: str) -> dict[str, Any]:
