@@ -1,4 +1,4 @@
-"""What rotary decoders of two layers lack: X12 to X15, with the criteria of docs/position-constant.md.
+"""What rotary decoders of two layers lack: X12 to X15, with the criteria of docs/findings/position-constant.md.
 
 Intervals are Student's t over seeds; a ratio of steps is judged by its geometric mean.
 """
