@@ -103,7 +103,7 @@ def end(process: int) -> int:
 
 
 def watch_writing(shared: mmap.mmap) -> None:
-    """Makes this process tell, in its first byte of shared memory, whether it is inside a checkpoint's writing."""
+    """Makes this process show, in its first byte of shared memory, whether it is inside a checkpoint's writing."""
     save = runs.Run.save_checkpoint
 
     def watched(self: runs.Run, *arguments: Any) -> None:
@@ -261,7 +261,7 @@ def trial_of_flips(directory: Path, seed: int) -> tuple[Counter, list[str]]:
 
 
 def _is_spare(name: str) -> bool:
-    """Whether a file belongs to a checkpoint that nobody asked to keep: damaged, it may be dropped."""
+    """Whether a file belongs to a checkpoint that nobody requested to keep: damaged, it may be dropped."""
     return name.startswith("checkpoints/") and (".optimiser." in name or not SHORT.keeps(int(name[12:21])))
 
 

@@ -28,7 +28,7 @@ from miclab.model.decoder import Decoder
 from miclab.training import numerics, optimiser
 from miclab.training.flat_parameters import TrainedParameters
 from miclab.training.step import step_function, training_step
-from miclab.worlds.sequences import training_draft, training_drafts
+from miclab.worlds.sequences import raw_training_batch, raw_training_batches
 from miclab.worlds.world import draw_world
 
 ROUNDS, STEPS = 15, 40
@@ -86,11 +86,11 @@ class _Run:
         self.one = training_step(config, self.trained, self.state)
 
     def drawing(self, steps: int) -> None:
-        collections.deque(training_drafts(self.config, self.world, 0, steps), maxlen=0)
+        collections.deque(raw_training_batches(self.config, self.world, 0, steps), maxlen=0)
 
     def step(self, steps: int) -> None:
-        for draft in training_drafts(self.config, self.world, 0, steps):
-            float(self.one(draft, 1e-3, 0)["loss"])
+        for raw in raw_training_batches(self.config, self.world, 0, steps):
+            float(self.one(raw, 1e-3, 0)["loss"])
 
 
 def timed(parts: dict[str, Callable[[int], object]], rounds: int = ROUNDS) -> dict[str, list[float]]:
@@ -113,8 +113,8 @@ def kernels(run: _Run) -> dict[str, float]:
     tensors = (run.trained.flat.clone(), state["mean.trained"].clone(), state["square.trained"].clone(), numbers)
 
     def call(steps: int) -> None:
-        for draft in training_drafts(config, run.world, 0, steps):
-            graph(*tensors, run.trained.fixed, draft)
+        for raw in raw_training_batches(config, run.world, 0, steps):
+            graph(*tensors, run.trained.fixed, raw)
 
     call(1)
     with profile(activities=[ProfilerActivity.CPU]) as found:
@@ -140,7 +140,7 @@ def measure(positions: str) -> None:
     seconds = time.perf_counter() - start
     batch, labels = config.optimiser.batch_size, config.label_count
     bare = bare_products(Decoder(config).width, config.sequence_length, batch, labels, False)
-    drawn = training_draft(config, run.world, 0)
+    drawn = raw_training_batch(config, run.world, 0)
 
     def repeated(part: Callable[[], object]) -> Callable[[int], object]:
         return lambda steps: collections.deque((part() for _ in range(steps)), maxlen=0)
@@ -162,7 +162,7 @@ def measure(positions: str) -> None:
 
 
 def main() -> None:
-    """Tells of `rope` and of one-hot positions (APE)."""
+    """Reports `rope` and of one-hot positions (APE)."""
     torch.set_num_threads(1)
     numerics.keep_freed_memory()
     print("One training step, one thread; lowest and median of blocks in turn (aim: step / bare at most 1.5)")

@@ -81,8 +81,8 @@ def measure_plan(folder: Path, points: int = 20_000, seeds: int = 5, done: int =
         root = folder / name.replace(" ", "-")
         fake_done(root, Plan([load_study(file, "quick")], "eager"), done)
         command = [sys.executable, "-c", PLAN, str(file), "--runs", str(root)]
-        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
-        status, seconds, megabytes, lines, end = json.loads(told)
+        message = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+        status, seconds, megabytes, lines, end = json.loads(message)
         if status or f"{done} done" not in end:
             raise RuntimeError(f"`study plan` did not find what is done: {end}")
         found[name] = {"runs": count * per_point, "lines": lines, "seconds": seconds, "megabytes": megabytes}

@@ -25,7 +25,7 @@ class ConfigError(MiclabError, ValueError):
 
 
 class RunError(MiclabError):
-    """A run directory that is missing, damaged, busy or unfit for what was asked of it."""
+    """A run directory that is missing, damaged, busy or unfit for what was requested."""
 
 
 class BusyError(RunError):
@@ -55,9 +55,9 @@ def missing_extra(command: str, extra: str, package: str) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a machine's or a GPU's memory was exhausted. The CPU's allocator of PyTorch has no type of its own."""
-    told = str(error)
+    message = str(error)
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and ("allocate" in told or "out of memory" in told)
+        isinstance(error, RuntimeError) and ("allocate" in message or "out of memory" in message)
     )
 
 

@@ -188,8 +188,9 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def is_number(self, place: int) -> bool:
-        """Whether a column holds numbers alone, which are set to the right."""
-        return bool(self.rows) and all(isinstance(row[place], Number) or not str(row[place]) for row in self.rows)
+        """Whether a column holds numbers and intervals alone, which are set to the right."""
+        shown = [row[place] for row in self.rows if str(row[place])]
+        return bool(shown) and all(isinstance(one, (Number, Interval)) for one in shown)
 
     def show(self) -> None:
         """Prints it to standard output."""

@@ -49,8 +49,8 @@ def main() -> None:
             level = float(np.mean(plain))
             above = [f"{v} ({name})" for name, v in PAPER.items() if v > level]
             spread = f"{level:.3f} ({min(plain):.3f} to {max(plain):.3f})"
-            told = "; ".join(above) or "none"
-            print(f"{rows:>6} {spread:>24} {64 / (rows + 64):>13.3f} {np.mean(debiased):>9.3f}   {told}")
+            text = "; ".join(above) or "none"
+            print(f"{rows:>6} {spread:>24} {64 / (rows + 64):>13.3f} {np.mean(debiased):>9.3f}   {text}")
 
 
 if __name__ == "__main__":

@@ -72,5 +72,5 @@ def spectrogram(rate: int, samples: np.ndarray) -> np.ndarray:
 def spectrograms(voice: str, texts: list[str]) -> np.ndarray:
     """Spectrograms of texts, uint8 [text, 32, 32]."""
     # More at once than there may be processors: most of the time goes into starting and waiting.
-    with ThreadPoolExecutor(8) as pool:
-        return np.stack(list(pool.map(lambda text: spectrogram(*speak(voice, text)), texts)))
+    with ThreadPoolExecutor(8) as executor:
+        return np.stack(list(executor.map(lambda text: spectrogram(*speak(voice, text)), texts)))

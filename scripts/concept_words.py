@@ -47,7 +47,7 @@ def code_of(text: str) -> Code:
 
 
 def left_out(code: Code, entry: dict[str, Any], subgroup: str) -> str | None:
-    """The rule by which a concept is left out, or None: what stays can be told apart by picture and by name."""
+    """The rule by which a concept is left out, or None: what stays differs by picture and by name."""
     label = entry["label"]
     if code == ("1f4dc",):
         # Its name in the package of OpenMoji, "scroll", is also that of a mouse's wheel, and that is what it draws.

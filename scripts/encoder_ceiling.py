@@ -33,8 +33,8 @@ def accuracy(features: Tensor, data: DataSet, classes: Sequence[int]) -> float:
     members = {c: (data.class_of == c).nonzero()[:, 0] for c in classes}
     queries, contexts = [], []
     for _ in range(EPISODES):
-        asked, other = (classes[i] for i in torch.randperm(len(classes), generator=generator)[:2].tolist())
-        mine, theirs = (members[c][torch.randperm(len(members[c]), generator=generator)] for c in (asked, other))
+        requested, other = (classes[i] for i in torch.randperm(len(classes), generator=generator)[:2].tolist())
+        mine, theirs = (members[c][torch.randperm(len(members[c]), generator=generator)] for c in (requested, other))
         queries.append(mine[0])
         contexts.append(torch.cat([(mine[1:].repeat(COPIES))[:COPIES], theirs.repeat(COPIES)[:COPIES]]))
     found = torch.einsum("ed,ekd->ek", features[torch.stack(queries)], features[torch.stack(contexts)]).argmax(1)

@@ -8,7 +8,7 @@ The class, the tokenizer and the processor are transformers' own. An example is 
 
 1. A byte-level tokenizer is trained on invented syllables, so that a syllable is a token and a name is two.
 2. The vision tower stays as it was drawn, with filters of zero mean, so that blank paper gives nothing. Its merger
-   learns to put two drawings of one training letter near each other, and others apart (contrastive loss).
+   learns to put two drawings of one training letter near each other, and others far from it (contrastive loss).
 3. The decoder starts from weights drawn with a bias towards copying, the same for every head of every layer: what a
    head writes is a projection of what it reads, and queries are projected as keys are, so that like attends to like
    (after Trockman and Kolter, "Mimetic initialization of self-attention layers", 2023). Biases of queries and keys are
@@ -229,7 +229,7 @@ def train_decoder(model: Any, embeddings: Tensor, sequences: Sequences, steps: i
     """Cross-entropy of the names of letters that came before."""
     decoder, picture = model.model.language_model, model.config.image_token_id
     optimiser = torch.optim.AdamW(decoder.parameters(), lr=RATE, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
-    started, right, tell = time.monotonic(), torch.zeros(2), 100
+    started, right, every = time.monotonic(), torch.zeros(2), 100
     for step in range(steps):
         decay = 0.1 + 0.9 * (1 + math.cos(math.pi * step / steps)) / 2
         optimiser.param_groups[0]["lr"] = RATE * decay * min(1.0, (step + 1) / WARM_UP)
@@ -247,11 +247,11 @@ def train_decoder(model: Any, embeddings: Tensor, sequences: Sequences, steps: i
         loss.backward()
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimiser.step()
-        right += (logits.argmax(-1) == wanted).float().mean(0) / tell
-        if (step + 1) % tell == 0:
-            told = f"loss {loss.item():.3f}, first syllable {right[0]:.3f}, second {right[1]:.3f}"
+        right += (logits.argmax(-1) == wanted).float().mean(0) / every
+        if (step + 1) % every == 0:
+            shown = f"loss {loss.item():.3f}, first syllable {right[0]:.3f}, second {right[1]:.3f}"
             spent = f"{time.monotonic() - started:.0f} s, {time.process_time():.0f} s of CPU"
-            print(f"decoder {step + 1}: {told}, {spent}", flush=True)
+            print(f"decoder {step + 1}: {shown}, {spent}", flush=True)
             right.zero_()
 
 

@@ -63,8 +63,12 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def options(command: str) -> tuple[list[str], list[str]]:
-    """The words of a `miclab` command before its first option, and the names of its options."""
+    """The words of a `miclab` command before its first option, and the names of its options. `--plugin FILE`, which
+    every command takes, is left out."""
     words = shlex.split(command)[1:]
+    while "--plugin" in words:
+        place = words.index("--plugin")
+        del words[place : place + 2]
     names = [word.partition("=")[0] for word in words if word.startswith("--")]
     first = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
     return words[:first], names

@@ -2,5 +2,5 @@
 
 from beartype import BeartypeConf, beartype
 
-# As in Python's own typing rules, an int may stand where a float is asked for.
+# As in Python's own typing rules, an int may stand where a float is expected.
 check = beartype(conf=BeartypeConf(is_pep484_tower=True))

@@ -185,7 +185,7 @@ def test_concepts_are_aligned_only_where_the_same_one_lies_in_the_same_place(ble
     assert np.mean([one.cka.mean > one.null_high for one in found["unrelated"]]) > 0.8
 
 
-def test_two_labels_are_too_few_to_tell():
+def test_two_labels_are_too_few_to_judge():
     """Fails if labels of which half the orders are the true one give a verdict: their null holds what it should not."""
     config = tiny_config(2, modalities={n: {"classes": 16, "dimension": 8, "labels": 2} for n in ("m1", "m2")})
     found = alignment(config, draw_world(config), Decoder(config).initial_parameters(0), "m2", rows=64, shuffles=5)

@@ -167,7 +167,7 @@ def test_oracles_are_those_of_the_same_sequences(seeds, knocked):
     assert ablate(seeds, sizes=SIZES).oracles == knocked.oracles
 
 
-def test_a_decoder_without_other_heads_tells_why_it_has_no_control(root, formed):
+def test_a_decoder_without_other_heads_says_why_it_has_no_control(root, formed):
     """Fails if controls are dropped in silence, or zeroing modalities speaks of controls."""
     run = trained(root, decoder={"heads": 1, "positions": "rope"})
     found = knock_out([run], sizes=SIZES)
@@ -177,13 +177,13 @@ def test_a_decoder_without_other_heads_tells_why_it_has_no_control(root, formed)
     assert ablate([run], sizes=SIZES).notes == {}
 
 
-def test_tell_is_called_for_every_run_and_intervention(seeds):
+def test_on_progress_is_called_for_every_run_and_intervention(seeds):
     """Fails if a long command looks dead."""
-    told: list[tuple[int, str]] = []
-    ablate(seeds, sizes=SIZES, tell=lambda done, text: told.append((done, text)))
-    assert told[-1] == (2, seeds[1].path.name)
-    assert (1, f"{seeds[1].path.name}: labels zeroed") in told
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    calls: list[tuple[int, str]] = []
+    ablate(seeds, sizes=SIZES, on_progress=lambda done, text: calls.append((done, text)))
+    assert calls[-1] == (2, seeds[1].path.name)
+    assert (1, f"{seeds[1].path.name}: labels zeroed") in calls
+    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
 
 
 def test_circuits_are_the_strengths_of_each_run_clustered_by_seed(seeds, knocked, formed):
@@ -244,8 +244,8 @@ def test_nothing_is_called_a_circuit_at_chance(root, seeds):
     assert knock_out(seeds, sizes=SIZES, split="train").no_circuit == found.no_circuit
     single = trained(root, decoder={"heads": 1, "layers": 1, "positions": "rope"})
     assert [e.name for e in knock_out([single], sizes=SIZES).effects] == ["untouched", "head 0.0"]
-    for told in (knock_out([single], sizes=SIZES), circuits([single], sizes=SIZES)):
-        assert "single head" in told.no_circuit[0]
+    for calls in (knock_out([single], sizes=SIZES), circuits([single], sizes=SIZES)):
+        assert "single head" in calls.no_circuit[0]
     with pytest.raises(RunError, match="single head"):
         Interventions(single, sizes=SIZES).knockouts()
 
@@ -287,3 +287,25 @@ def test_stored_numbers_of_heads_are_read_as_they_were_written():
     assert stored_name("head 9.10 uniform") == "head 10.11 uniform"
     for name in ("head 0.0", "head 11.9 uniform", "induction head", "control of both", "untouched"):
         assert read_name(stored_name(name)) == name
+
+
+def test_results_give_the_numbers_of_their_plain_data_as_frames(seeds, formed):
+    """Fails if a table, a frame and the JSON of one result differ, or a head loses its name."""
+    found, plain = knock_out(seeds, sizes=SIZES), knock_out(seeds, sizes=SIZES).as_json()
+    frame = found.frame()
+    rows = {row["intervention"]: row for row in frame.iter_rows(named=True)}
+    for effect in plain["effects"]:
+        if effect["accuracy"] is None:
+            continue
+        row = rows[effect["name"]]
+        assert row["accuracy"] == pytest.approx(effect["accuracy"]["mean"], abs=1e-6)
+        assert row["accuracy.low"] == pytest.approx(effect["accuracy"]["low"], abs=1e-6)
+        assert (row["change of accuracy"] is None) == (effect["name"] == "untouched")
+    assert rows["head 1.2"]["heads"] == "1.2"
+    assert {f"oracle: {name.replace('_', ' ')}" for name in plain["oracles"]} <= set(rows)
+    assert "heads" not in ablate(seeds, sizes=SIZES).frame().columns
+    measured = circuits(seeds, sizes=SIZES)
+    first = measured.frame().row(0, named=True)
+    assert first["head 1.3.high"] == measured.measures[first["measure"]][1, 3].high
+    assert measured.as_json()["measures"][first["measure"]]["1.3"]["mean"] == pytest.approx(first["head 1.3"], abs=1e-6)
+    assert f"{seeds[0].path.name}: previous-token head" in measured.tables()[0].notes[0]

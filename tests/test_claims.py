@@ -307,7 +307,7 @@ def test_codes_are_compared_at_the_largest_step_that_both_reached(tmp_path):
     assert findings.conditions[0].measured.mean == pytest.approx(0.4)
 
 
-def test_the_paper_figure_decides_nothing_and_its_distance_is_told(tmp_path):
+def test_the_paper_figure_decides_nothing_and_its_distance_is_given(tmp_path):
     line = verdict(tmp_path, "M7", {"multimodal": knocked(0.5, 0.3)}, spread=0.0)
     assert line.findings.verdict == "holds"
     compared = {a.quantity: a for a in line.findings.comparisons}["without the previous-token head"]
@@ -435,9 +435,9 @@ def test_explain_shows_what_a_verdict_rests_on(tmp_path, capsys):
     directory = studies_directory(tmp_path)
     make_rows(directory, "multimodal", zeroed(0.5, 0.95))
     assert main(["claims", "M8", "--explain", "--studies", str(directory)]) == 0
-    told = capsys.readouterr().out
+    message = capsys.readouterr().out
     for text in ("criterion", CLAIMS["M8"].paper, "holds only if M2's items are zeroed", "0.336", "multimodal.yaml"):
-        assert text in told
+        assert text in message
     assert main(["claims", "--explain", "--studies", str(directory)]) == 2
     assert main(["claims", "--studies", str(tmp_path / "nowhere")]) == 2
 
@@ -459,10 +459,10 @@ def test_rows_of_another_configuration_are_no_evidence(tmp_path):
 
     def changed(part, **values):
         texts = [json.loads(text) for text in rows["config"]]
-        told = [json.dumps({**c, part: {**c[part], **values}}, sort_keys=True) for c in texts]
+        message = [json.dumps({**c, part: {**c[part], **values}}, sort_keys=True) for c in texts]
         names = [f"other{name}" for name in rows["run"]]
         sets = [[0.1] * len(found) for found in rows["icl_sets"]]
-        columns = [pl.Series("config", told), pl.Series("run", names), pl.Series("icl_sets", sets)]
+        columns = [pl.Series("config", message), pl.Series("run", names), pl.Series("icl_sets", sets)]
         return rows.with_columns(columns)
 
     def mean():

@@ -38,7 +38,7 @@ def test_the_difference_that_matters_is_named(tmp_path):
     assert held(found) == {"the gap is put down to the width of 128 instead of 64 under rope"}
 
 
-def test_a_slow_code_is_told_from_a_narrow_one(tmp_path):
+def test_a_slow_code_is_distinguished_from_a_narrow_one(tmp_path):
     def formula(config, step):
         return {"icl": 0.5 + 0.2 * (field_of(config, "decoder.positions") == "onehot")}
 
@@ -103,7 +103,7 @@ def test_in_context_learning_that_fades_is_noticed(tmp_path):
     assert held(found) == {"K is 4096", "K is 8192"}
 
 
-def test_what_stands_next_to_the_label_and_what_came_first_come_apart(tmp_path):
+def test_what_stands_next_to_the_label_and_what_came_first_separate(tmp_path):
     found = line(
         tmp_path, "X5",
         ("early_fusion_swapped", lambda c, s: {"icl": 0.05 * math.log2(field_of(c, K2))}),
@@ -147,7 +147,7 @@ def test_the_configuration_nearest_to_the_papers_figures_is_named(tmp_path):
     assert "all four: nearest is B = 2, M1 next to the label" in found.findings.notes
 
 
-def test_rotary_codes_are_told_apart(tmp_path):
+def test_rotary_codes_are_distinguished(tmp_path):
     def formula(config, step):
         return {"icl": 0.85 if field_of(config, "decoder.positions") == "rope_released" else 0.97}
 

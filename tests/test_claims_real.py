@@ -105,8 +105,8 @@ def test_blends_of_two_concepts(tmp_path):
     assert [c.verdict for c in found.conditions] == ["holds", "holds", "does not hold"]
     measured = [c.measured.mean for c in found.conditions if c.measured]
     assert measured == pytest.approx([0.85, 0.25, 0.65 / 0.85], abs=0.02)
-    told = {a.quantity: a.measured.mean for a in found.comparisons if a.measured}
-    assert told["nearest exemplar by pictures, blends, K2 = 951"] == pytest.approx(0.9, abs=0.02)
+    text = {a.quantity: a.measured.mean for a in found.comparisons if a.measured}
+    assert text["nearest exemplar by pictures, blends, K2 = 951"] == pytest.approx(0.9, abs=0.02)
     few = find_claim("D7").judge(Evidence(tmp_path / "studies", "quick"))
     assert [c.measured.mean for c in few.conditions if c.measured] == pytest.approx([0.8 / 0.85, 1 / 0.85], abs=0.02)
 

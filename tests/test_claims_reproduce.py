@@ -54,9 +54,9 @@ def test_what_stopped_the_studies_is_the_exit_status_and_the_ledger_is_printed(t
     directory = studies_directory(tmp_path)
     monkeypatch.setattr("miclab.cli.study.run_study", lambda arguments: print("stopped") or 1)
     assert main(["reproduce", "M1", "--studies", str(directory), "--json"]) == 1
-    told = capsys.readouterr()
-    assert json.loads(told.out)[0]["verdict"] == "not decided"
-    assert "stopped" in told.err
+    text = capsys.readouterr()
+    assert json.loads(text.out)[0]["verdict"] == "not decided"
+    assert "stopped" in text.err
 
 
 @pytest.mark.slow

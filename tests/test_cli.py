@@ -28,7 +28,7 @@ SECONDARY = {"classes": 16, "dimension": 6, "labels": 4}
 DECODER = {"heads": 2, "positions": "onehot", "position_slots": 20}
 SMALL = ["--sequences", "20", "--novel-sets", "2"]
 RESULTS = ("train", "resume", "runs", "show", "evaluate", "circuits", "knockout", "ablate", "align", "diagnose")
-"""Commands that print results, and print them as JSON when asked."""
+"""Commands that print results, and print them as JSON on request."""
 ELSEWHERE = ("study", "claims", "reproduce", "figure", "data", "mllm")
 """Commands whose results are tested with their packages."""
 GROUPS = {
@@ -180,7 +180,7 @@ def test_a_circuit_is_named_with_its_controls(laboratory, formed):
 
 @pytest.mark.parametrize("command", ["circuits", "knockout"])
 def test_a_run_at_chance_is_not_given_a_circuit(laboratory, command):
-    """It is told why, with status 0; zeroed modalities do not speak of heads at all."""
+    """The reason is printed, with status 0; zeroed modalities do not speak of heads at all."""
     arguments = (laboratory.multimodal.name, "--runs", laboratory.root / "runs", *SMALL)
     status, output, _ = called(command, *arguments)
     flat = " ".join(output.split())
@@ -211,17 +211,17 @@ def test_printed_numbers_stand_under_their_names(laboratory, monkeypatch):
     arguments = ("evaluate", laboratory.multimodal.name, "--runs", laboratory.root / "runs", *SMALL)
     assert called(*arguments)[0] == 0
     (made,) = tables
-    for split, told in in_json(*arguments)["splits"].items():
+    for split, shown in in_json(*arguments)["splits"].items():
         texts = [list(map(str, row)) for row in made.rows]
         (row,) = (dict(zip(made.columns, row, strict=True)) for row in texts if row[0] == split)
-        assert row["accuracy"].startswith(f"{told['accuracy']['mean']:.3f}")
-        assert {name: row[name.replace("_", " ")] for name in told["oracles"]} == {
-            name: f"{value:.3f}" for name, value in told["oracles"].items()
+        assert row["accuracy"].startswith(f"{shown['accuracy']['mean']:.3f}")
+        assert {name: row[name.replace("_", " ")] for name in shown["oracles"]} == {
+            name: f"{value:.3f}" for name, value in shown["oracles"].items()
         }
 
 
 def test_seeds_are_taken_together_and_anything_else_is_refused(laboratory, tmp_path, formed):
-    """Intervals are clustered by seed, every run's heads are told, and a control that is missing says why."""
+    """Intervals are clustered by seed, every run's heads are given, and a control that is missing says why."""
     one = ("train", "unimodal", "--runs", tmp_path, "--config", laboratory.one, "--decoder.heads", "1")
     names = [Path(in_json(*one, "--seed", seed)["run"]).name for seed in (0, 1)]
     for command in ("evaluate", "circuits", "knockout", "ablate"):
@@ -268,14 +268,14 @@ def test_a_request_that_is_met_already_says_so(laboratory):
     done = in_json(*laboratory.train_one)
     assert (done["asked_steps"], done["trained_steps"]) == (4, 0)
     _, output, errors = called(*laboratory.train_one, "--request.steps", "3")
-    assert "already there, nothing trained: asked 3 steps, the run has 4" in output
+    assert "already there, nothing trained: requested 3 steps, the run has 4" in output
     assert f"{laboratory.unimodal} is there already with 4 steps" in errors
     _, output, _ = called("resume", laboratory.unimodal)
     assert "already there, nothing trained\n" in output
 
 
-def test_stage_one_is_as_long_as_is_asked_and_is_reused(laboratory, tmp_path):
-    """What is trained, what goes on and what was there is told for both stages."""
+def test_stage_one_is_as_long_as_requested_and_is_reused(laboratory, tmp_path):
+    """What is trained, what goes on and what was there is reported for both stages."""
     arguments = ("train", "multimodal", "--config", laboratory.two, "--runs", tmp_path, "--request.steps", "1")
     first = in_json(*arguments, "--stage-one-steps", "2")
     assert (first["stage_one"]["step"], first["stage_one"]["trained_steps"], first["trained_steps"]) == (2, 2, 1)
@@ -293,11 +293,11 @@ def test_stage_one_is_as_long_as_is_asked_and_is_reused(laboratory, tmp_path):
 
 def test_a_training_that_compiles_says_so(capsys):
     """For tens of seconds nothing else is seen."""
-    for mode, told in (("compiled", True), ("eager", False)):
+    for mode, shown in (("compiled", True), ("eager", False)):
         run = SimpleNamespace(step=-1, path=Path("run"), warnings=[], config=tiny_config(numerics={"mode": mode}))
         with _watch("stage 1", SimpleNamespace(run=run, line=""), Request(steps=1)):
             pass
-        assert ("stage 1: 0/1 compiling" in capsys.readouterr().err) == told
+        assert ("stage 1: 0/1 compiling" in capsys.readouterr().err) == shown
 
 
 def test_runs_in_committed_rows_are_not_called_new(tmp_path, monkeypatch):
@@ -328,7 +328,7 @@ def test_options_override_the_file_and_the_file_the_profile(laboratory, tmp_path
 
 
 def test_extending_with_resume(laboratory, tmp_path):
-    """`--steps` asks for more, and the run goes on from where it was."""
+    """`--steps` requests more, and the run goes on from where it was."""
     path = in_json("train", "unimodal", "--config", laboratory.one, "--runs", tmp_path)["run"]
     found = in_json("resume", path, "--steps", "6")
     assert (found["status"], found["step"], runs.open_run(path).request["steps"]) == ("finished", 6, 6)
@@ -469,21 +469,21 @@ def test_every_mistake_has_status_two_and_one_message_that_says_what_is_allowed(
 @pytest.mark.parametrize(
     "error", [RuntimeError("DefaultCPUAllocator: can't allocate memory: 360 bytes"), MemoryError()]
 )
-def test_too_little_memory_is_told(laboratory, monkeypatch, error):
+def test_too_little_memory_is_reported(laboratory, monkeypatch, error):
     """Fails if a context that fits no machine ends in a traceback, or any other error is taken for such a one."""
 
     def fail(*arguments: object, **options: object):
         raise error
 
     monkeypatch.setattr("miclab.measures.evaluations.evaluate", fail)
-    asked = ("evaluate", laboratory.unimodal)
-    status, output, errors = called(*asked)
+    requested = ("evaluate", laboratory.unimodal)
+    status, output, errors = called(*requested)
     assert (status, output) == (2, "")
     assert "too little memory" in errors
     assert "fewer sequences" in errors
     error = RuntimeError("a defect")
     with pytest.raises(RuntimeError, match="a defect"):
-        called(*asked)
+        called(*requested)
 
 
 def test_a_run_that_is_being_trained_is_refused(laboratory):

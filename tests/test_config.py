@@ -477,7 +477,7 @@ def test_the_order_of_modalities_counts_and_that_of_keys_does_not():
 
 def test_a_whole_number_for_a_float_is_the_same_run():
     """Fails if a run made in Python with weight_decay=0 gets another name than its own saved configuration."""
-    # FAULT in miclab/config/schema.py: `_without_defaults` keeps 0 and 0.0 apart, which JSON writes differently.
+    # FAULT in miclab/config/schema.py: `_without_defaults` distinguishes 0 from 0.0, which JSON writes differently.
     config = RunConfig(optimiser=OptimiserConfig(weight_decay=0))
     again = schema.from_mapping(RunConfig, json.loads(json.dumps(schema.to_mapping(config))))
     assert config == again

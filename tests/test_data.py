@@ -41,7 +41,7 @@ def made(exemplars: int = 4, classes: int = 3, **changes: object) -> DataSet:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_set_has_the_classes_and_exemplars_asked_for(name: str) -> None:
+def test_a_shipped_set_has_the_classes_and_exemplars_requested(name: str) -> None:
     data = load(name)
     assert len(data.class_names) >= (1600 if name == "glyphs" else 1200)
     assert int(data.exemplars_per_class.min()) >= 4
@@ -190,7 +190,7 @@ def test_small_sets_are_64_classes_with_16_held_out_the_same_in_every_modality()
     assert torch.equal(sets["concepts.speech"].items[sets["concepts.speech"].class_of == 7], expected)
 
 
-def test_a_subset_keeps_the_order_that_was_asked_for() -> None:
+def test_a_subset_keeps_the_order_that_was_requested() -> None:
     part = made(classes=4).subset([2, 0], "part")
     assert part.class_names == ("class 2", "class 0")
     assert part.items[:, 0].tolist() == [3, 3, 3, 3, 1, 1, 1, 1]
@@ -232,19 +232,19 @@ def test_the_split_rules() -> None:
     assert [held_out_last(n) for n in (2, 5, 20, 600)] == [1, 1, 4, 120]
 
 
-def test_nearest_exemplar_accuracy_is_perfect_for_apart_classes_and_chance_for_noise() -> None:
+def test_nearest_exemplar_accuracy_is_perfect_for_separate_classes_and_chance_for_noise() -> None:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(400, 64, generator=generator)
     same = {"exemplars": 4, "classes": 100, "held_out_classes": torch.arange(100) >= 20}
     assert nearest_exemplar_accuracy(made(**same, items=noise), 4).mean == pytest.approx(0.25, abs=0.05)  # type: ignore[arg-type]
-    apart = torch.randn(100, 64, generator=generator).repeat_interleave(4, 0) + 0.01 * noise
-    assert nearest_exemplar_accuracy(made(**same, items=apart), 4).mean == 1  # type: ignore[arg-type]
+    separate = torch.randn(100, 64, generator=generator).repeat_interleave(4, 0) + 0.01 * noise
+    assert nearest_exemplar_accuracy(made(**same, items=separate), 4).mean == 1  # type: ignore[arg-type]
     with pytest.raises(DataError, match="80 classes with two exemplars; 81 ways"):
         nearest_exemplar_accuracy(made(**same, items=noise), 81)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_held_out_classes_can_be_told_apart_far_above_chance(name: str) -> None:
+def test_held_out_classes_can_be_distinguished_far_above_chance(name: str) -> None:
     # Loose bounds: the figures are in docs/guide/data.md; this one falls if exemplars and classes ever get mixed up.
     assert nearest_exemplar_accuracy(load(name), 8, episodes=500).low > 0.35
 

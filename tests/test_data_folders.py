@@ -44,7 +44,7 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     assert seen[-1] == (30, 30)
 
 
-def test_a_folder_of_mixed_sizes_is_read_at_one_size_if_asked(tmp_path: Path) -> None:
+def test_a_folder_of_mixed_sizes_is_read_at_one_size_on_request(tmp_path: Path) -> None:
     make_folder(tmp_path, ["ant", "bee"])
     write_picture(tmp_path / "bee" / "1.png", 0, side=12)
     with pytest.raises(DataError, match=r"different sizes, the first is 8 x 8 and .*bee/1\.png is 12 x 12.*@SIDE"):
@@ -94,7 +94,7 @@ def test_two_classes_of_one_name_are_rejected(tmp_path: Path) -> None:
     make_folder(tmp_path, ["Ant", "bee"])
     make_folder(tmp_path, ["ant"])
     if len(list(tmp_path.iterdir())) < 3:
-        pytest.skip("this file system does not tell upper from lower case")
+        pytest.skip("this file system does not distinguish upper from lower case")
     with pytest.raises(DataError, match="two classes have the same name, 'Ant' and 'ant'"):
         load(f"folder:{tmp_path}")
 
@@ -128,14 +128,14 @@ def _same_name(path: Path) -> None:
 def test_bad_folders_end_the_commands_with_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], None] | None, message: str
 ) -> None:
-    """`data show` and `train` refuse with status 2 and leave nothing behind; `data check`, asked what is wrong,
-    tells it with status 1."""
+    """`data show` and `train` refuse with status 2 and leave nothing behind; `data check`, which says what is wrong,
+    says it with status 1."""
     folder, output, runs = tmp_path / "data", tmp_path / "sheet.png", tmp_path / "runs"
     folder.mkdir()
     if spoil is not None:
         spoil(make_folder(folder, ["ant", "bee", "cat"]))
         if spoil is _same_name and len(list(folder.iterdir())) < 4:
-            pytest.skip("this file system does not tell upper from lower case")
+            pytest.skip("this file system does not distinguish upper from lower case")
     name = f"folder:{folder}"
     assert main(["data", "show", name, "--output", str(output)]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
@@ -173,7 +173,7 @@ def test_omniglot(tmp_path: Path) -> None:
     assert len(load(f"omniglot:{tmp_path}@10").class_names) == 12
 
 
-def test_omniglot_that_is_not_there_tells_where_it_is(tmp_path: Path) -> None:
+def test_omniglot_that_is_not_there_says_where_it_is(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no folder images_background\. .*Brenden Lake"):
         load(f"omniglot:{tmp_path}")
     (tmp_path / "images_background").mkdir()

@@ -1,4 +1,4 @@
-"""Signs of failure: a decoder that has learnt nothing is told apart from one whose attention is diffuse."""
+"""Signs of failure: a decoder that has learnt nothing is distinguished from one whose attention is diffuse."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def test_attention_of_a_formed_head_is_diffuse_or_not(begun, entropy, shown):
     assert f"head 1.0 has attention entropy {entropy:.2f}" in diffuse.evidence
 
 
-def test_one_layer_is_told_to_become_two(tmp_path):
-    """Fails if a decoder that cannot have the circuit is told to train longer."""
+def test_one_layer_is_advised_to_become_two(tmp_path):
+    """Fails if a decoder that cannot have the circuit is advised to train longer."""
     request = Request(steps=1, evaluate_every=1, checkpoint_every=1, sequences=4, novel_sets=1)
     run, _ = train_config(tiny_config(decoder={"layers": 1, "positions": "rope"}), request, tmp_path)
     assert "two layers" in no_induction_circuit(run, evaluate(run, sizes=SIZES)).advice

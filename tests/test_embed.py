@@ -57,7 +57,7 @@ def test_every_kind_of_encoder_makes_a_file_that_is_a_source(case: str, place: P
     assert data.class_names == tuple(f"class {number}" for number in range(10))
     assert data.item_shape == (dimension,)
     assert [file.name for file in tmp_path.iterdir()] == ["v.safetensors"]
-    # Different items are told apart, and their vectors do not depend on the batch.
+    # Different items differ, and their vectors do not depend on the batch.
     assert len(data.items.unique(dim=0)) > 10
     encoder = load_encoder(str(place / name), option.removeprefix("--"))  # type: ignore[arg-type]
     alone = embed(encoder, find_items(encoder.kind, place / items), tmp_path / "w.safetensors", batch=1)

@@ -153,9 +153,9 @@ def test_features_of_a_frozen_encoder_are_kept_and_are_what_it_gives(tmp_path):
     config = classifying(pictures("mlp"))
     pretrained, _ = train_config(config, REQUEST, tmp_path)
     fields = {"encoder_run": pretrained.hash, "encoder_step": 4}
-    for told, seed in ((fields, 0), ({}, 0)):
-        kept = resolved(stage_three(pictures("mlp", **told), frozen=["encoder.m2"]))
-        loose = resolved(stage_three(pictures("mlp", **told)))
+    for text, seed in ((fields, 0), ({}, 0)):
+        kept = resolved(stage_three(pictures("mlp", **text), frozen=["encoder.m2"]))
+        loose = resolved(stage_three(pictures("mlp", **text)))
         one, two = (train_config(c, replace(REQUEST, steps=1), tmp_path)[0] for c in (kept, loose))
         weights = two.parameters(0)[1]
         features = one.world_tensors()["features.m2"]
@@ -269,21 +269,21 @@ def test_spoken_words_after_words(tmp_path):
     """End to end on the small concepts: an encoder of spoken words, words alone, then both. Fails if real items, their
     labels or the stages do not fit together. Queries are exemplars that no stage has seen, of 48 concepts; chance is
     1/8 for the encoder (8 ways) and for words (8 labels), and 1/4 for both. So few concepts are learnt by heart, so
-    nothing is asked of held-out ones."""
+    nothing is required of held-out ones."""
     adam = {"name": "adamw", "learning_rate": 2e-3, "warmup_steps": 50, "batch_size": 64}
     shared = {"sequence": {"context": 4, "burstiness": 2}, "optimiser": adam, "numerics": {"mode": "eager"}}
     shared["decoder"] = {"output_projection": "on"}
     speech = {"source": "small:concepts.speech", "encoder": "mlp", "features": 32}
-    asked = Request(steps=100, evaluate_every=100, checkpoint_every=100, sequences=50)
+    requested = Request(steps=100, evaluate_every=100, checkpoint_every=100, sequences=50)
     encoder = classifying({**speech, "noise": 0.0}, optimiser={"name": "adam", "learning_rate": 1e-3, "batch_size": 64})
-    pretrained, _ = train_config(encoder, asked, tmp_path)
+    pretrained, _ = train_config(encoder, requested, tmp_path)
     words = {"source": "small:concepts.words", "labels": 8, "noise": 0.5}
     first = schema.from_mapping(RunConfig, {**shared, "modalities": {"m1": words}})
-    before, _ = train_config(first, asked, tmp_path)
+    before, _ = train_config(first, requested, tmp_path)
     m2 = {**speech, "labels": 4, "noise": 0.5, "encoder_run": pretrained.hash, "encoder_step": 100}
     both = {**shared, "modalities": {"m1": words, "m2": m2}, "frozen": ["encoder.m2"]}
     both["parent"] = {"run": before.hash, "step": 100}
-    run, _ = train_config(schema.from_mapping(RunConfig, both), asked, tmp_path)
+    run, _ = train_config(schema.from_mapping(RunConfig, both), requested, tmp_path)
     scores = [one.rows()[-1]["accuracy"] for one in (pretrained, before, run)]
     assert scores[0]["nearest"] > 0.4
     assert scores[1]["train"] > 0.55

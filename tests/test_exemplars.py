@@ -76,8 +76,8 @@ def test_a_held_out_concept_is_seen_in_training_in_no_modality(pairing):
             assert data.held_out_classes[data.class_of[ids]].all()
 
 
-def test_training_shows_training_exemplars_and_evaluations_ask_for_held_out_ones():
-    """Fails if a held-out exemplar is seen in training, or an evaluation on training classes asks for one that was."""
+def test_training_shows_training_exemplars_and_evaluations_query_held_out_ones():
+    """Fails if a held-out exemplar is seen in training, or an evaluation on training classes queries one that was."""
     config = real_config()
     world = draw_world(config)
     for name in config.order:
@@ -122,8 +122,8 @@ def test_pairing_by_concept_pairs_the_same_concept():
     batches = [(world, training_batch(config, world, 0))]
     batches += list(split_batches(config, world, "icl", SplitSizes(sequences=30, novel_sets=2)))
     for here, batch in batches:
-        told = [names_of(here, batch, name) for name in config.order]
-        assert told[0] == told[1] == told[2]
+        text = [names_of(here, batch, name) for name in config.order]
+        assert text[0] == text[1] == text[2]
         labels = torch.cat([batch.labels, batch.target[:, None]], 1)
         for name in config.order:
             assert torch.equal(here.tables[name].label_of[batch.classes[name]], labels)
@@ -266,11 +266,15 @@ def test_a_blend_is_made_of_training_exemplars_of_its_two_classes():
             for place in range(5):
                 wanted = data.held_out_exemplars == (place == 4 and here is not world)
                 chosen = int(batch.classes["a"][row, place])
-                pools = [
+                candidates = [
                     known.vectors(((data.class_of == source.classes[parent]) & wanted).nonzero()[:, 0])
                     for parent in source.parents[chosen].tolist()
                 ]
-                made = (pools[0][:, None] + pools[1][None]).flatten(0, 1) / 2**0.5 if chosen >= 20 else pools[0]
+                made = (
+                    (candidates[0][:, None] + candidates[1][None]).flatten(0, 1) / 2**0.5
+                    if chosen >= 20
+                    else candidates[0]
+                )
                 assert float((made - batch.items["a"][row, place]).norm(dim=1).min()) < 1e-5
                 kinds.add(chosen >= 20)
         assert kinds == {True, False}
@@ -308,7 +312,7 @@ def test_blends_are_paired_by_concept_and_keep_their_labels():
 
 
 def test_what_real_data_cannot_give_is_refused():
-    """Fails if a run begins that asks for more labels than are held out, for fresh classes, or for shifted vectors."""
+    """Fails if a run begins that requests more labels than are held out, for fresh classes, or for shifted vectors."""
     with pytest.raises(ConfigError, match=r"novel_fraction.*no fresh classes"):
         real_config(sequence={"context": 4, "burstiness": 2, "novel_fraction": 0.5})
     many = real_config({"a": {**WORDS, "labels": 32}})

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import subprocess
+import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -34,7 +39,7 @@ def plugin(tmp_path):
 
 
 def test_a_plugin_registers_and_is_recorded_by_its_content(plugin):
-    """Fails if what a file registers cannot be found, or the record does not tell two contents apart."""
+    """Fails if what a file registers cannot be found, or two contents have the same record."""
     registry: Registry = Registry("number", "numbers.name")
     extensions.numbers = registry  # type: ignore[attr-defined]
     try:
@@ -83,10 +88,10 @@ def test_a_bad_plugin_is_named(plugin, tmp_path, capsys, content, name, words):
     """Fails if a bad file ends in a traceback, or the message does not name it."""
     path = tmp_path / name if content is None else plugin(content, name)
     assert cli.main(["runs", "--plugin", str(path)]) == 2
-    told = capsys.readouterr().err
-    assert words in told
-    assert name in told
-    assert "Traceback" not in told
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert name in shown
+    assert "Traceback" not in shown
 
 
 def test_plugin_needs_a_file(capsys):
@@ -108,3 +113,93 @@ def test_a_worker_refuses_a_plugin_that_has_changed(plugin, tmp_path):
     answer = json.loads(perform(str(task), handed))
     assert answer["status"] == "failed"
     assert "has changed since it was named" in answer["reason"]
+
+
+EXTENSIONS = Path(__file__).parent / "extensions"
+SMALL = [
+    "--modalities.m1.classes", "64", "--sequence.context", "4", "--sequence.burstiness", "2",
+    "--request.steps", "4", "--request.evaluate-every", "2", "--request.checkpoint-every", "4",
+    "--request.sequences", "10",
+]  # fmt: skip
+
+
+def miclab(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own, which has loaded no plugin yet."""
+    return subprocess.run([sys.executable, "-m", "miclab", *words], cwd=folder, capture_output=True, text=True)
+
+
+def test_a_run_names_its_plugins_and_is_refused_without_them(tmp_path):
+    """Fails if a plugin's content is not part of a run's identity, or if a run is opened, resumed or listed without
+    the plugin that it was trained with in another way than by naming it."""
+    mine = tmp_path / "t5_bias.py"
+    mine.write_text((EXTENSIONS / "t5_bias.py").read_text())
+    words = ["train", "unimodal", *SMALL, "--decoder.positions", "t5_bias", "--json"]
+    first = json.loads(miclab(tmp_path, *words, "--plugin", "t5_bias.py").stdout)
+    config = json.loads((tmp_path / first["run"] / "config.json").read_text())
+    assert config["plugins"] == [f"t5_bias:{hashlib.sha256(mine.read_bytes()).hexdigest()}"]
+    for command in (["evaluate", first["run"]], ["resume", first["run"], "--steps", "6"]):
+        refused = miclab(tmp_path, *command)
+        assert refused.returncode == 2
+        assert "--plugin t5_bias.py" in refused.stderr
+        assert "Traceback" not in refused.stderr
+    # A run that uses nothing of a plugin does not depend on it.
+    plain = json.loads(miclab(tmp_path, "train", "unimodal", *SMALL, "--json", "--plugin", "t5_bias.py").stdout)
+    assert json.loads((tmp_path / plain["run"] / "config.json").read_text())["plugins"] == []
+    listed = miclab(tmp_path, "runs")
+    assert Path(plain["run"]).name in listed.stdout
+    assert "t5_bias" in listed.stdout + listed.stderr
+    mine.write_text(mine.read_text() + "\n# another content\n")
+    changed = miclab(tmp_path, "evaluate", first["run"], "--plugin", "t5_bias.py")
+    assert changed.returncode == 2
+    assert "SHA-256" in changed.stderr
+    second = json.loads(miclab(tmp_path, *words, "--plugin", "t5_bias.py").stdout)
+    assert second["run"] != first["run"]
+
+
+def test_a_study_hands_its_plugins_to_its_workers(tmp_path):
+    """Fails if workers lack a plugin of their engine, if the plan names other runs than are trained, or if a study's
+    folder loads code."""
+    (tmp_path / "mine.yaml").write_text(
+        """
+        stage: unimodal
+        config:
+          modalities: {m1: {classes: 64}}
+          sequence: {context: 4, burstiness: 2}
+          decoder: {positions: t5_bias}
+        profiles:
+          quick: {seeds: [0], request: {steps: 4, evaluate_every: 2, checkpoint_every: 4, sequences: 10}}
+        """
+    )
+    (tmp_path / "t5_bias.py").write_text((EXTENSIONS / "t5_bias.py").read_text())
+    refused = miclab(tmp_path, "study", "run", "mine.yaml", "--workers", "1")
+    assert refused.returncode == 2
+    assert "--plugin" in refused.stderr
+    done = miclab(tmp_path, "study", "run", "mine.yaml", "--workers", "1", "--plugin", "t5_bias.py")
+    assert done.returncode == 0, done.stderr
+    planned = json.loads(miclab(tmp_path, "study", "plan", "mine.yaml", "--json", "--plugin", "t5_bias.py").stdout)
+    runs = planned["runs"] if isinstance(planned, dict) else planned
+    assert (tmp_path / "runs" / runs[0]["run"] / "manifest.json").is_file()
+
+
+def test_an_installed_extension_is_loaded_by_its_entry_point(tmp_path):
+    """Fails if an installed package cannot add to the registries, or one that fails is not named."""
+    (tmp_path / "their_positions.py").write_text((EXTENSIONS / "t5_bias.py").read_text())
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[miclab.extensions]\ntheirs = their_positions\n")
+    script = (
+        "from miclab.config import extensions; from miclab.model.positions import POSITION_CODES;"
+        "print([p.name for p in extensions.load_installed()], 't5_bias' in POSITION_CODES, extensions.handed_on())"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{Path.cwd()}:{tmp_path}"}
+    command = [sys.executable, "-c", script]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["['theirs']", "True", "()"]
+    (tmp_path / "their_positions.py").write_text("1 / 0")
+    broken = subprocess.run(
+        [sys.executable, "-m", "miclab", "runs"], env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert broken.returncode == 2
+    assert "'theirs'" in broken.stderr
+    assert "Traceback" not in broken.stderr

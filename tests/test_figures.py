@@ -21,6 +21,7 @@ from miclab.claims.plots.panels import Point
 from miclab.claims.registry import all_claims, find_claim
 from miclab.cli import main
 from miclab.config.axes import field_of
+from miclab.studies.study import presets_of
 
 
 def everything(config, step):
@@ -39,6 +40,7 @@ def everything(config, step):
     columns += [MEAN_UNTOUCHED, *MEAN_WITHOUT.values(), *CONTROLS.values()]
     columns += [CKA, DISTANCE, NULL, *(f"probe.oracles.{name}" for name in mixtures.CEILINGS.values())]
     columns += mixtures.ZEROED.values()
+    columns += [f"probe.uniform_pattern.{name}" for name in ("untouched", "head 1.1 uniform")]
     return {"icl": value, "iwl": 1 - value, "cla.icl": value, **measures, **dict.fromkeys(columns, value)}
 
 
@@ -46,14 +48,16 @@ def everything(config, step):
 def directory(tmp_path_factory):
     found = studies_directory(tmp_path_factory.mktemp("figures"))
     for study in RUN_ORDER:
-        make_rows(found, study, everything, steps=(1, 750, 1500, 3000) if study == "transience" else (1, 750, 1500))
+        steps = (1, 750, 1500, 3000) if study == "transience" else (1, 750, 1500)
+        make_rows(found, study, everything, steps=steps, profile=presets_of(found / f"{study}.yaml")[0])
     return found
 
 
 @pytest.mark.parametrize("claim", [one.id for one in all_claims()])
 def test_every_claim_has_a_figure_without_a_date(directory, tmp_path, claim):
-    document, drawing = draw(Evidence(directory, "quick"), find_claim(claim), tmp_path)
-    assert [document.name, drawing.name] == [f"{claim}-quick.pdf", f"{claim}-quick.svg"]
+    profile = "paper" if claim == "X15" else "quick"
+    document, drawing = draw(Evidence(directory, profile), find_claim(claim), tmp_path)
+    assert [document.name, drawing.name] == [f"{claim}-{profile}.pdf", f"{claim}-{profile}.svg"]
     assert document.read_bytes().startswith(b"%PDF")
     assert b"CreationDate" not in document.read_bytes()
     assert b"<dc:date>" not in drawing.read_bytes()
@@ -81,11 +85,11 @@ def test_the_command_draws_what_has_rows_and_names_what_has_none(tmp_path, capsy
     assert {path.name for path in output.iterdir()} == {
         f"{c}-quick.{k}" for c in ("M1", "M7", "M8", "C2") for k in ("pdf", "svg")
     }
-    told = capsys.readouterr()
-    (said,) = (line for line in told.err.splitlines() if not line.startswith("figure: "))
+    text = capsys.readouterr()
+    (said,) = (line for line in text.err.splitlines() if not line.startswith("figure: "))
     assert "no rows yet for U1, U2," in said
-    assert "M7" not in told.err
-    assert len(told.out.splitlines()) == 2 * len({path.stem for path in output.iterdir()})
+    assert "M7" not in text.err
+    assert len(text.out.splitlines()) == 2 * len({path.stem for path in output.iterdir()})
     assert main(["figure", "U1", "M7", "--studies", str(found), "--output", str(output)]) == 0
     assert main(["figure", "U1", "U2", "--studies", str(found), "--output", str(output)]) == 2
     assert "No rows yet for U1, U2; `miclab reproduce U1 U2` makes them." in capsys.readouterr().err

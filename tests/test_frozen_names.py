@@ -11,28 +11,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from miclab.circuits.heads import control
-from miclab.circuits.strongest import CircuitHeads
-from miclab.classification import model_of
-from miclab.diagnose import diagnose
-from miclab.evaluate import evaluate
-from miclab.exemplars import ordered
-from miclab.request import Request, SplitSizes
-from miclab.sources import resolved
-from miclab.train import train_config
 from tiny import tiny_config
 from tiny_mllm import production, task
 
-from miclab import schema, seeds
+from miclab import seeds
+from miclab.circuits.controls import control
+from miclab.circuits.diagnose import diagnose
+from miclab.circuits.find import CircuitHeads
 from miclab.circuits.knockout import ablate, knock_out
-from miclab.config import RunConfig
+from miclab.config import schema
+from miclab.config.request import Request, SplitSizes
+from miclab.config.run import RunConfig
 from miclab.data import load
 from miclab.data.contact import sampled_classes
 from miclab.data.nearest import nearest_exemplar_accuracy
+from miclab.measures.evaluate import evaluate
 from miclab.mllm.episodes import Sampler
 from miclab.mllm.finetune import Finetuning
 from miclab.mllm.knockout import matched_draws
 from miclab.mllm.options import EpisodeOptions, FinetuneOptions
+from miclab.model.classifier import model_of
+from miclab.training.loop import train_config
+from miclab.worlds.exemplars import ordered
+from miclab.worlds.source_facts import resolved
 
 PACKAGE = seeds.__name__.partition(".")[0]
 SIZES = SplitSizes(sequences=4, novel_sets=2)

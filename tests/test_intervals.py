@@ -66,8 +66,8 @@ def test_seeds_may_have_different_numbers_of_sets():
 
 
 def test_ratio_of_means_that_move_together_is_sure():
-    """Fails if numerator and denominator are resampled apart: sets (or sequences, or seeds) differ much, yet in every
-    one 30 % is left; apart, the interval would reach from about 0.2 to 0.45."""
+    """Fails if numerator and denominator are resampled separately: sets (sequences, seeds) differ much, yet in every
+    one 30 % is left; separately, the interval would reach from about 0.2 to 0.45."""
     below = np.linspace(0.2, 1.0, 8)[:, None] * np.ones((8, 20))
     for seeds in ([below], [below.reshape(1, -1)], [below, 0.5 * below, 0.1 * below]):
         found = ratio_interval([0.3 * seed for seed in seeds], seeds)

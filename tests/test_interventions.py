@@ -117,7 +117,7 @@ def test_patching_from_the_same_batch_is_the_identity(laboratory):
     """Fails for any activation that is captured elsewhere than it is edited."""
     decoder, parameters, batch, _ = laboratory
     untouched = decoder.trace(parameters, batch, capture=tuple(decoder.activations()))
-    assert len(untouched.activations) == 15
+    assert len(untouched.activations) == 21
     for name, value in untouched.activations.items():
         patched = decoder.trace(parameters, batch, edits=patch(name, value)).logits
         assert torch.equal(patched, untouched.logits), name
@@ -134,7 +134,7 @@ def test_patching_all_of_the_stream_gives_the_other_batchs_logits(laboratory, na
 
 
 def test_patching_some_positions_leaves_the_rest(laboratory):
-    """Fails if a position beside those asked for is patched; in the last block only the last position counts."""
+    """Fails if a position beside those requested is patched; in the last block only the last position counts."""
     decoder, parameters, batch, other = laboratory
     name = "blocks.1.residual"
     value = decoder.trace(parameters, other, capture=(name,)).activations[name]
@@ -154,13 +154,13 @@ def test_patching_some_positions_leaves_the_rest(laboratory):
 def test_unknown_activation_names_the_known_ones(laboratory, how):
     """Fails if a slip of the pen silently edits or captures nothing."""
     decoder, parameters, batch, _ = laboratory
-    asked = {
+    requested = {
         "capture": {"capture": ("blocks.7.residual",)},
         "edits": {"edits": {"blocks.7.residual": lambda x: x}},
         "capture_pattern": {"capture": ("blocks.7.*",)},
     }[how]
     with pytest.raises(MiclabError, match=r"blocks\.7\..*blocks\.0\.attention\.heads.*items\.m2"):
-        decoder.trace(parameters, batch, **asked)
+        decoder.trace(parameters, batch, **requested)
 
 
 def test_zeroing_items_and_zeroing_labels_are_different_interventions(laboratory):

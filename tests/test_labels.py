@@ -119,7 +119,7 @@ def test_a_damaged_label_is_named_and_the_run_is_read(runs):
     assert "--rename" in opened.warnings[0]
 
 
-def test_a_report_calls_runs_by_their_names_and_tells_equal_ones_apart(runs):
+def test_a_report_calls_runs_by_their_names_and_distinguishes_equal_ones(runs):
     runs[0].label = Label("a")
     assert short_names(runs) == ["a", runs[1].path.name, runs[2].path.name]
     runs[1].label = Label("a")
@@ -143,9 +143,9 @@ def test_the_commands_give_show_and_change_labels(runs, capsys, tmp_path):
     assert "base" in called(capsys, "runs", *where)[1]
     shown = called(capsys, "show", "base", *where, "--json")[1]
     assert json.loads(shown)["tags"] == ["x", "y"]
-    status, _, told = called(capsys, "runs", *where, "--rename", "base", "a\tb")
+    status, _, message = called(capsys, "runs", *where, "--rename", "base", "a\tb")
     assert status == 2
-    assert "control characters" in told
+    assert "control characters" in message
     assert called(capsys, "runs", *where, "--rename", "base", "")[0] == 0
     assert Path(runs[0].path / FILE).exists()
     assert open_run(runs[0].path).label == Label("", ("x", "y"))
@@ -168,6 +168,6 @@ def test_train_labels_its_run_and_no_hash(capsys, tmp_path):
     again = json.loads(called(capsys, *train)[1])
     assert first["run"] == again["run"]
     assert open_run(first["run"]).label == Label("first", ("a", "b"))
-    status, _, told = called(capsys, *train, "--name", "a/b")
+    status, _, message = called(capsys, *train, "--name", "a/b")
     assert status == 2
-    assert "name = 'a/b'" in told
+    assert "name = 'a/b'" in message

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from test_strengths import random_attention
-from tiny import tiny_config
+from tiny import lively_parameters, tiny_config
 
 from miclab.cli import main
 from miclab.config.extensions import load_plugin
@@ -20,8 +20,11 @@ from miclab.measures.attention import attention_entropy, key_constant, label_row
 from miclab.measures.evaluate import evaluate
 from miclab.measures.layer import Layer, causal, take
 from miclab.measures.registry import MEASURES, chosen, describe, guides, measure
+from miclab.model.decoder import Decoder
 from miclab.training.loop import train_config
 from miclab.worlds.roles import sequence_roles
+from miclab.worlds.sequences import training_batch
+from miclab.worlds.world import draw_world
 
 SIZES = SplitSizes(sequences=20, novel_sets=2)
 OF_EVERY_ROW = (
@@ -180,3 +183,26 @@ def test_key_constant_reads_keys_where_a_layer_gives_them():
     found, left_out = take(chosen(("key_constant", "entropy")), layer)
     assert found["key_constant"].tolist() == [[1, 1]] * 3
     assert left_out == {"entropy": "the decoder's attention gives no pattern"}
+
+
+@pytest.mark.parametrize("positions", ["rope", "alibi", "learned"])
+def test_keys_are_those_before_their_positions(positions):
+    """Fails if the keys that a layer gives are rotated, or miss what makes them: beside a plain product."""
+    config = tiny_config(decoder={"norm": "none", "positions": positions, "heads": 2})
+    batch, parameters = training_batch(config, draw_world(config), 0), lively_parameters(config)
+    found = Decoder(config).trace(parameters, batch, capture=("embedding", "blocks.0.attention.keys")).activations
+    wanted = found["embedding"] @ parameters["decoder.blocks.0.attention.key"]
+    torch.testing.assert_close(found["blocks.0.attention.keys"].transpose(1, 2).flatten(2), wanted)
+
+
+def test_a_constant_on_every_token_shows_in_the_keys(tmp_path):
+    """Fails if `key_constant` of a real run does not see what the configuration put into every key."""
+    request = Request(steps=1, evaluate_every=1, checkpoint_every=1, sequences=4, novel_sets=1)
+    found = {}
+    for norm in (0.0, 8.0):
+        config = tiny_config(decoder={"positions": "rope", "token_constant": norm})
+        run = train_config(config, request, tmp_path)[0]
+        found[norm] = evaluate(run, splits=("icl",), sizes=SIZES, measures=("key_constant",)).scores["icl"]
+    share = {norm: float(scores.strengths["key_constant"][:, 0].mean()) for norm, scores in found.items()}
+    assert share[0.0] < 0.3
+    assert share[8.0] > 0.8

@@ -33,7 +33,7 @@ ALONG = ("input_ids", "attention_mask", "mm_token_type_ids")
 
 
 @pytest.fixture(scope="module")
-def tiny_asked(tmp_path_factory) -> tuple[Production, Task]:
+def tiny_task(tmp_path_factory) -> tuple[Production, Task]:
     """The tiny model, and episodes of which it answers some wrongly."""
     options = EpisodeOptions(data="small:concepts.pictures", episodes=24, seed=3, template="{item}{answer}\n")
     folder = make_episodes(tmp_path_factory.mktemp("task") / "pictures", options)
@@ -41,16 +41,16 @@ def tiny_asked(tmp_path_factory) -> tuple[Production, Task]:
 
 
 def encoded(of, folder, **more):
-    asked = task(folder, of.view, **more)
-    prompter = of.prompter(asked)
-    return asked, prompter, prompter.encode([(episode, episode.answer) for episode in asked.episodes])
+    chosen = task(folder, of.view, **more)
+    prompter = of.prompter(chosen)
+    return chosen, prompter, prompter.encode([(episode, episode.answer) for episode in chosen.episodes])
 
 
 @pytest.mark.parametrize(("family", "chat"), FORMS)
 def test_strengths_equal_those_of_whole_eager_maps(family: str, chat: bool, tmp_path: Path):
     of = production(family, chat)
-    asked, _, batch = encoded(of, tmp_path)
-    values, _ = measure_batch(of, asked.episodes, asked)
+    chosen, _, batch = encoded(of, tmp_path)
+    values, _ = measure_batch(of, chosen.episodes, chosen)
     of.model.set_attn_implementation("eager")
     with torch.no_grad():
         maps = of.model(**batch.inputs, output_attentions=True, use_cache=False).attentions
@@ -123,8 +123,8 @@ def test_mean_ablation_puts_the_mean_over_prompts_in_place(tmp_path: Path):
 @pytest.mark.parametrize("side", [28, 56])
 def test_positions_survive_merges_and_image_tokens(family: str, chat: bool, side: int, tmp_path: Path):
     of = production(family, chat)
-    asked, prompter, batch = encoded(of, tmp_path, side=side)
-    for row, (episode, reading) in enumerate(zip(asked.episodes, batch.readings, strict=True)):
+    chosen, prompter, batch = encoded(of, tmp_path, side=side)
+    for row, (episode, reading) in enumerate(zip(chosen.episodes, batch.readings, strict=True)):
         ids, kind, exemplar = batch.inputs["input_ids"][row], reading.roles.kind, reading.roles.exemplar
         assert prompter.tokenizer.decode(ids[list(reading.answer_positions)]).strip() == episode.answer
         assert reading.answer_positions[0] == reading.last + 1
@@ -142,11 +142,11 @@ def test_positions_survive_merges_and_image_tokens(family: str, chat: bool, side
 
 
 def test_a_label_that_a_tokenizer_merges_with_its_neighbours_is_found(tmp_path: Path):
-    asked = task(tmp_path, "text", names=("dax", "toma"))
-    asked = Task(name="t", shots=2, episodes=asked.episodes, style=Style(template="{item}: {answer}."), view="text")
+    chosen = task(tmp_path, "text", names=("dax", "toma"))
+    chosen = Task(name="t", shots=2, episodes=chosen.episodes, style=Style(template="{item}: {answer}."), view="text")
     core = tokenizer(merges=120)
-    prompter = Prompter(core, asked)
-    batch = prompter.encode([(e, e.answer) for e in asked.episodes])
+    prompter = Prompter(core, chosen)
+    batch = prompter.encode([(e, e.answer) for e in chosen.episodes])
     for row, reading in enumerate(batch.readings):
         for number, example in enumerate(reading.episode.support):
             mask = (reading.roles.kind == LABEL) & (reading.roles.exemplar == number)
@@ -157,14 +157,14 @@ def test_a_label_that_a_tokenizer_merges_with_its_neighbours_is_found(tmp_path: 
 
 @pytest.mark.parametrize("cut", [False, True])
 @torch.no_grad()
-def test_scores_say_what_greedy_decoding_writes(cut: bool, tiny_asked: tuple[Production, Task]):
+def test_scores_say_what_greedy_decoding_writes(cut: bool, tiny_task: tuple[Production, Task]):
     """`cut`: without the heads of layer 1, so that there are answers that are none of the context's."""
-    of, asked = tiny_asked
+    of, chosen = tiny_task
     heads = [(1, head) for head in range(8)] if cut else []
-    prompter = of.prompter(asked)
+    prompter = of.prompter(chosen)
     with knocked_out(of.layers, heads):
-        found = answers(of, *next(batches(prompter, len(asked.episodes))))
-        for number, episode in enumerate(asked.episodes):
+        found = answers(of, *next(batches(prompter, len(chosen.episodes))))
+        for number, episode in enumerate(chosen.episodes):
             written, likely = {}, {}
             for name in episode.candidates:
                 encoded = prompter.encode([(episode, name)])
@@ -191,12 +191,12 @@ def test_scores_say_what_greedy_decoding_writes(cut: bool, tiny_asked: tuple[Pro
 
 def test_padding_changes_nothing(tmp_path: Path):
     of = production("llava")
-    asked = task(tmp_path)
-    together = answers(of, *next(batches(of.prompter(asked), 3)))
-    alone = [answers(of, *one) for one in batches(of.prompter(asked), 1)]
+    chosen = task(tmp_path)
+    together = answers(of, *next(batches(of.prompter(chosen), 3)))
+    alone = [answers(of, *one) for one in batches(of.prompter(chosen), 1)]
     np.testing.assert_allclose(together.log_probability, [float(a.log_probability[0]) for a in alone], rtol=1e-4)
-    wide, _ = measure_batch(of, asked.episodes, asked)
-    table = measure_heads(of, asked, batch=1)
+    wide, _ = measure_batch(of, chosen.episodes, chosen)
+    table = measure_heads(of, chosen, batch=1)
     for name, value in wide.items():
         np.testing.assert_allclose(table.values[name], value, atol=1e-5)
 
@@ -210,7 +210,7 @@ def test_layers_are_read_from_the_model():
         ]
 
 
-def test_an_unknown_architecture_is_told_what_was_looked_for():
+def test_an_unknown_architecture_is_refused_with_what_was_looked_for():
     class OddAttention(nn.Module):
         pass
 
@@ -232,9 +232,9 @@ def test_an_answer_without_tokens_is_refused(tmp_path: Path):
     of = production("qwen2.5")
     core = of.processor
     core.backend_tokenizer.normalizer = __import__("tokenizers").normalizers.Replace("\u200b", "")
-    asked = task(tmp_path, "text", names=("\u200b", "dax"))
+    chosen = task(tmp_path, "text", names=("\u200b", "dax"))
     with pytest.raises(TaskError, match="makes nothing of it"):
-        of.prompter(asked).encode([(e, e.answer) for e in asked.episodes])
+        of.prompter(chosen).encode([(e, e.answer) for e in chosen.episodes])
 
 
 def test_a_head_that_does_not_exist_is_refused():
@@ -245,16 +245,16 @@ def test_a_head_that_does_not_exist_is_refused():
 
 def test_a_broken_picture_is_named(tmp_path: Path):
     of = production("qwen2.5-vl")
-    asked = task(tmp_path)
+    chosen = task(tmp_path)
     (tmp_path / "0-0.png").write_bytes(b"no picture")
     with pytest.raises(TaskError, match=r"0-0\.png cannot be read"):
-        of.prompter(asked).encode([(asked.episodes[0], "dax")])
+        of.prompter(chosen).encode([(chosen.episodes[0], "dax")])
     table = None
     with pytest.raises(TaskError):
-        table = measure_heads(of, asked)
+        table = measure_heads(of, chosen)
     Pictures(tmp_path).paint("0-0", (0, 0, 0))
     (tmp_path / "2-1.png").write_bytes(b"no picture")
-    table = measure_heads(of, asked)
+    table = measure_heads(of, chosen)
     assert table.episodes == 2
     assert "2-1.png" in table.problem
 

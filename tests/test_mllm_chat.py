@@ -52,7 +52,7 @@ def test_a_label_is_not_found_in_text_that_a_template_cut():
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "message"),
     [
         (PLAIN.replace("<image>", ""), "every image"),
         (PLAIN.replace("{{ c.text }}", ""), "every text once"),
@@ -61,9 +61,9 @@ def test_a_label_is_not_found_in_text_that_a_template_cut():
          "{% for c in content if c.type == 'text' %}{{ c.text }}{% endfor %}", "every image where it stands"),
     ],
 )  # fmt: skip
-def test_a_template_that_drops_moves_or_changes_parts_is_refused(template: str, told: str):
+def test_a_template_that_drops_moves_or_changes_parts_is_refused(template: str, message: str):
     parts = [("image", ""), ("label", "dax"), ("image", ""), ("text", "Answer: "), ("answer", "dax")]
-    with pytest.raises(ModelError, match=rf"{told}.*--prompt plain"):
+    with pytest.raises(ModelError, match=rf"{message}.*--prompt plain"):
         shown(template, parts)
 
 
@@ -76,10 +76,10 @@ def test_the_start_token_is_written_once(begins: bool, tmp_path: Path):
         single="<|begin|> $A", pair="<|begin|> $A $B", special_tokens=[("<|begin|>", number)]
     )
     core.chat_template = ("{{ bos_token }}" if begins else "") + "{% for m in messages %}{{ m.content }}{% endfor %}"
-    asked = task(tmp_path, "text")
-    episode = asked.episodes[0]
+    chosen = task(tmp_path, "text")
+    episode = chosen.episodes[0]
     for form in ("chat", "plain"):
-        ids = Prompter(core, asked, form).encode([(episode, episode.answer)]).inputs["input_ids"][0].tolist()
+        ids = Prompter(core, chosen, form).encode([(episode, episode.answer)]).inputs["input_ids"][0].tolist()
         assert ids[0] == number
         assert ids.count(number) == 1
 
@@ -92,6 +92,6 @@ def test_the_start_token_is_written_once_before_pictures_too(tmp_path: Path):
         single="<|endoftext|> $A", pair="<|endoftext|> $A $B", special_tokens=[("<|endoftext|>", 0)]
     )
     of.processor.chat_template = "{{ bos_token }}" + of.processor.chat_template
-    asked = task(tmp_path)
-    batch = of.prompter(asked).encode([(asked.episodes[0], asked.episodes[0].answer)])
+    chosen = task(tmp_path)
+    batch = of.prompter(chosen).encode([(chosen.episodes[0], chosen.episodes[0].answer)])
     assert batch.inputs["input_ids"][0].tolist().count(0) == 1

@@ -36,8 +36,8 @@ def novel(tmp_path_factory) -> Path:
 
 def test_the_tiny_model_induces_and_its_circuit_does_it(capsys, novel: Path, tmp_path: Path):
     common = ["--task", str(novel), "--batch", "32", "--json"]
-    asked = ["mllm", "knockout", "tiny", *common, "--output", str(tmp_path / "knockout"), "--top", "2"]
-    assert main([*asked, "--rank", "8", "--layers", "none"]) == 0
+    requested = ["mllm", "knockout", "tiny", *common, "--output", str(tmp_path / "knockout"), "--top", "2"]
+    assert main([*requested, "--rank", "8", "--layers", "none"]) == 0
     found = {effect["name"]: effect for effect in json.loads(capsys.readouterr().out)["effects"]}
     assert found["untouched"]["correct"]["mean"] >= 0.8
     # What is knocked out takes far more than as many random heads of the same layers do.
@@ -49,9 +49,9 @@ def test_the_tiny_model_induces_and_its_circuit_does_it(capsys, novel: Path, tmp
 def test_heads_compare_and_scale(capsys, novel: Path, tmp_path: Path):
     common = ["--task", str(novel), "--episodes", "8", "--batch", "8", "--json"]
     assert main(["mllm", "heads", "tiny", *common, "--output", str(tmp_path / "heads")]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["episodes"] == 8
-    assert len(told["top"]["previous_token_1"]) == 5
+    message = json.loads(capsys.readouterr().out)
+    assert message["episodes"] == 8
+    assert len(message["top"]["previous_token_1"]) == 5
     assert read_manifest(tmp_path / "heads")["status"] == "complete"
     page = (tmp_path / "heads" / "heads.html").read_text()
     assert "image q" in page
@@ -67,23 +67,23 @@ def test_heads_compare_and_scale(capsys, novel: Path, tmp_path: Path):
     shared = {}
     for a, b in ((first, second), (second, first)):
         assert main(["mllm", "compare", a, b, "--top", "1", "--among", "2", "--json"]) == 0
-        (told,) = json.loads(capsys.readouterr().out)
-        shared[a] = told["shared"]
-        assert told["expected"] == pytest.approx(2 / 16)
-        assert -1 < told["correlation"] < 1
+        (message,) = json.loads(capsys.readouterr().out)
+        shared[a] = message["shared"]
+        assert message["expected"] == pytest.approx(2 / 16)
+        assert -1 < message["correlation"] < 1
     assert shared == {first: [], second: [f"{rows[1]['layer']}.{rows[1]['head']}"]}
     assert main(["mllm", "scale", "tiny", "tiny", *common, "--output", str(tmp_path / "scale")]) == 0
     assert json.loads(capsys.readouterr().out)[1]["gain"]["mean"] == 0
 
 
 def test_finetuning_goes_on_after_a_kill_as_if_there_had_been_none(capsys, novel: Path, tmp_path: Path):
-    def asked(output: str) -> list[str]:
+    def requested(output: str) -> list[str]:
         return ["mllm", "finetune", "tiny", "--task", str(novel), "--episodes", "8", "--batch", "8", "--json",
                 "--output", str(tmp_path / output), "--steps", "12", "--every", "2", "--train-batch", "2",
                 "--learning-rate", "1e-3"]  # fmt: skip
 
     killed = subprocess.Popen(
-        [sys.executable, "-m", "miclab", *asked("killed")], env=os.environ | {"OMP_NUM_THREADS": "1"},
+        [sys.executable, "-m", "miclab", *requested("killed")], env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     rows = tmp_path / "killed" / "run" / METRICS
@@ -95,9 +95,9 @@ def test_finetuning_goes_on_after_a_kill_as_if_there_had_been_none(capsys, novel
     before = rows.read_bytes().splitlines()
     assert 2 <= len(before) < 7
     assert read_manifest(tmp_path / "killed")["status"] == "partial"
-    assert main(asked("killed")) == 0
+    assert main(requested("killed")) == 0
     resumed = json.loads(capsys.readouterr().out)["rows"]
-    assert main(asked("whole")) == 0
+    assert main(requested("whole")) == 0
     whole = json.loads(capsys.readouterr().out)["rows"]
     assert resumed == whole
     assert [row["step"] for row in whole] == list(range(0, 13, 2))
@@ -107,21 +107,21 @@ def test_finetuning_goes_on_after_a_kill_as_if_there_had_been_none(capsys, novel
         if output == "stopped":
             shutil.copytree(tmp_path / "killed" / "run", tmp_path / "stopped" / "run")
         before = files(tmp_path / output)
-        assert main([*asked(output), "--seed", "1"]) == 2
+        assert main([*requested(output), "--seed", "1"]) == 2
         assert said in capsys.readouterr().err
         assert files(tmp_path / output) == before
 
 
-def test_episodes_that_ranked_heads_are_not_asked(capsys, novel: Path, tmp_path: Path):
+def test_episodes_that_ranked_heads_are_left_out(capsys, novel: Path, tmp_path: Path):
     common = ["tiny", "--task", str(novel), "--batch", "8", "--json"]
     assert main(["mllm", "heads", *common, "--episodes", "8", "--output", str(tmp_path / "heads")]) == 0
     capsys.readouterr()
     cut = ["mllm", "knockout", *common, "--top", "1", "--layers", "none", "--heads", str(tmp_path / "heads")]
     assert main([*cut, "--episodes", "12", "--output", str(tmp_path / "k")]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["episodes"], told["left_out"]) == (4, 8)
-    asked = read_table(tmp_path / "k", "answers.parquet")["episode"].unique(maintain_order=True).to_list()
-    assert asked == [f"2-shot.json, episode {number}" for number in range(8, 12)]
+    message = json.loads(capsys.readouterr().out)
+    assert (message["episodes"], message["left_out"]) == (4, 8)
+    requested = read_table(tmp_path / "k", "answers.parquet")["episode"].unique(maintain_order=True).to_list()
+    assert requested == [f"2-shot.json, episode {number}" for number in range(8, 12)]
     assert main([*cut, "--episodes", "8", "--output", str(tmp_path / "none")]) == 2
     assert "ranked the heads" in capsys.readouterr().err
 
@@ -132,14 +132,14 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_finished_results_outlive_what_is_refused_or_fails(capsys, novel: Path, tmp_path: Path, monkeypatch):
-    asked = ["mllm", "heads", "tiny", "--task", str(novel), "--episodes", "4", "--output", str(tmp_path / "o")]
-    assert main([*asked, "--batch", "4"]) == 0
+    requested = ["mllm", "heads", "tiny", "--task", str(novel), "--episodes", "4", "--output", str(tmp_path / "o")]
+    assert main([*requested, "--batch", "4"]) == 0
     before = files(tmp_path / "o")
     capsys.readouterr()
-    assert main([*asked, "--batch", "4", "--maps", "1"]) == 2
-    told = capsys.readouterr().err
-    assert "differ in maps (2, now 1)" in told
-    assert "--output" in told
+    assert main([*requested, "--batch", "4", "--maps", "1"]) == 2
+    message = capsys.readouterr().err
+    assert "differ in maps (2, now 1)" in message
+    assert "--output" in message
     assert main(["mllm", "knockout", "tiny", "--task", str(novel), "--output", str(tmp_path / "o")]) == 2
     assert "command ('heads', now 'knockout')" in capsys.readouterr().err
     assert files(tmp_path / "o") == before
@@ -149,16 +149,16 @@ def test_finished_results_outlive_what_is_refused_or_fails(capsys, novel: Path, 
 
     with monkeypatch.context() as patched:
         patched.setattr(heads, "measure_heads", failing)
-        assert main([*asked, "--batch", "4", "--json"]) == 2
+        assert main([*requested, "--batch", "4", "--json"]) == 2
     assert files(tmp_path / "o") == before
     # The same may be done again, and how it is printed does not count.
-    assert main([*asked, "--batch", "4", "--json"]) == 0
+    assert main([*requested, "--batch", "4", "--json"]) == 0
     assert read_manifest(tmp_path / "o")["status"] == "complete"
 
 
 def test_a_diverged_finetuning_ends_with_1(capsys, novel: Path, tmp_path: Path):
-    asked = ["mllm", "finetune", "tiny", "--task", str(novel), "--episodes", "4", "--steps", "3", "--every", "3"]
-    assert main([*asked, "--train-batch", "1", "--learning-rate", "1e30", "--output", str(tmp_path / "o")]) == 1
+    requested = ["mllm", "finetune", "tiny", "--task", str(novel), "--episodes", "4", "--steps", "3", "--every", "3"]
+    assert main([*requested, "--train-batch", "1", "--learning-rate", "1e30", "--output", str(tmp_path / "o")]) == 1
     assert "Lower --learning-rate" in capsys.readouterr().err
     assert read_manifest(tmp_path / "o")["status"] == "partial"
 
@@ -167,11 +167,11 @@ def test_a_picture_that_goes_missing_is_named_and_the_rest_is_kept(capsys, novel
     task = shutil.copytree(novel, tmp_path / "task")
     entry = json.loads((task / "2-shot.json").read_text())[3]
     (task / entry["query"]["image"][0]).write_bytes(b"no picture")
-    asked = ["mllm", "heads", "tiny", "--task", str(task), "--episodes", "8", "--output", str(tmp_path / "o")]
-    assert main(asked) == 2
-    told = capsys.readouterr().err
-    assert "cannot be read" in told
-    assert "partial results are kept" in told
+    requested = ["mllm", "heads", "tiny", "--task", str(task), "--episodes", "8", "--output", str(tmp_path / "o")]
+    assert main(requested) == 2
+    message = capsys.readouterr().err
+    assert "cannot be read" in message
+    assert "partial results are kept" in message
     manifest = read_manifest(tmp_path / "o")
     assert manifest["status"] == "partial"
     assert "cannot be read" in manifest["reason"]
@@ -187,7 +187,7 @@ def test_a_picture_that_goes_missing_is_named_and_the_rest_is_kept(capsys, novel
     assert "Only 3 episodes of task were measured" in capsys.readouterr().err
     assert not (tmp_path / "k").exists()
     (task / entry["query"]["image"][0]).unlink()
-    assert main(asked) == 2
+    assert main(requested) == 2
     assert "is missing" in capsys.readouterr().err
 
 
@@ -205,7 +205,7 @@ def test_a_damaged_model_is_refused(capsys, novel: Path, tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         (["--four-bit"], "bitsandbytes"),
         (["--view", "text"], "no `text`"),
@@ -220,7 +220,7 @@ def test_a_damaged_model_is_refused(capsys, novel: Path, tmp_path: Path, monkeyp
         (["--device", "nowhere"], "nowhere"),
     ],
 )
-def test_what_cannot_be_is_told(more: list[str], told: str, capsys, novel: Path, tmp_path: Path):
+def test_what_cannot_be_is_refused(more: list[str], message: str, capsys, novel: Path, tmp_path: Path):
     if more[-1] == "cuda" and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     try:
@@ -229,7 +229,7 @@ def test_what_cannot_be_is_told(more: list[str], told: str, capsys, novel: Path,
         # Values are checked while options are read.
         status = ended.code
     assert status == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
 
@@ -237,7 +237,7 @@ WORDS = {"text": "a thing", "answer": "dax"}
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("query.json", [{**WORDS, "support": {"dax": ["a", "b"]}}], "class 'dax' is no object"),
         ("query.json", [{**WORDS, "support": ["dax"]}], "`support` is no object"),
@@ -249,25 +249,25 @@ WORDS = {"text": "a thing", "answer": "dax"}
         ("task.json", [], "no object with `instruction`"),
     ],
 )
-def test_a_task_of_another_form_is_told(name: str, content: object, told: str, capsys, tmp_path: Path):
+def test_a_task_of_another_form_is_refused(name: str, content: object, message: str, capsys, tmp_path: Path):
     (tmp_path / "2-shot.json").write_text("[]")
     if name == "query.json":
         (tmp_path / "2-shot.json").unlink()
     (tmp_path / name).write_text(json.dumps(content))
-    asked = ["mllm", "heads", "tiny", "--view", "text", "--task", str(tmp_path), "--output", str(tmp_path / "o")]
-    assert main(asked) == 2
-    assert told in capsys.readouterr().err
+    requested = ["mllm", "heads", "tiny", "--view", "text", "--task", str(tmp_path), "--output", str(tmp_path / "o")]
+    assert main(requested) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("where", "told"), [(".", "cannot be made"), ("file", "is a file"), ("file/new", "cannot be made")]
+    ("where", "message"), [(".", "cannot be made"), ("file", "is a file"), ("file/new", "cannot be made")]
 )
-def test_episodes_are_not_made_where_they_cannot_be(where: str, told: str, capsys, tmp_path: Path, monkeypatch):
+def test_episodes_are_not_made_where_they_cannot_be(where: str, message: str, capsys, tmp_path: Path, monkeypatch):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     monkeypatch.chdir(tmp_path / "empty" if where == "." else tmp_path)
     assert main(["mllm", "make-episodes", where, "--data", "small:glyphs", "--shots", "1"]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_model_that_writes_nothing_behind_a_prompt_has_no_memory_table(capsys, tmp_path: Path):
@@ -277,7 +277,7 @@ def test_a_model_that_writes_nothing_behind_a_prompt_has_no_memory_table(capsys,
 
 
 @pytest.mark.parametrize("offline", [True, False])
-def test_code_of_checkpoints_is_not_run_and_offline_asks_no_network(offline: bool, monkeypatch):
+def test_code_of_checkpoints_is_not_run_and_offline_uses_no_network(offline: bool, monkeypatch):
     seen: list[tuple[str, bool | None, bool | None]] = []
 
     def watched(kind: type, name: str) -> None:
@@ -297,22 +297,33 @@ def test_code_of_checkpoints_is_not_run_and_offline_asks_no_network(offline: boo
     assert {(local, trust) for _, local, trust in seen} == {(offline, False)}
 
 
-def test_scale_notes_what_was_asked_and_names_a_missing_picture(capsys, novel: Path, tmp_path: Path):
+def test_scale_notes_what_was_requested_and_names_a_missing_picture(capsys, novel: Path, tmp_path: Path):
     task = shutil.copytree(novel, tmp_path / "task")
     entries = json.loads((task / "2-shot.json").read_text())
     for entry in entries:
         for one in (entry["query"], *entry["support"]["2-shot"]):
             one["text"] = "a letter"
     (task / "2-shot.json").write_text(json.dumps(entries))
-    asked = ["mllm", "scale", "tiny", "tiny", "--task", str(task), "--episodes", "4", "--output", str(tmp_path / "o")]
-    assert main([*asked, "--batch", "4", "--prompt", "plain"]) == 0
+    requested = [
+        "mllm",
+        "scale",
+        "tiny",
+        "tiny",
+        "--task",
+        str(task),
+        "--episodes",
+        "4",
+        "--output",
+        str(tmp_path / "o"),
+    ]
+    assert main([*requested, "--batch", "4", "--prompt", "plain"]) == 0
     noted = read_manifest(tmp_path / "o")["asked"]
     assert (noted["prompt"], noted["batch"], noted["episodes"], noted["models"]) == ("plain", 4, 4, ["tiny", "tiny"])
     answered = read_table(tmp_path / "o", "answers.parquet")["episode"].to_list()
     assert answered[:4] == [f"2-shot.json, episode {number}" for number in range(4)]
     capsys.readouterr()
     (task / entries[3]["query"]["image"][0]).unlink()
-    asked[-1] = str(tmp_path / "p")
-    assert main(asked) == 2
+    requested[-1] = str(tmp_path / "p")
+    assert main(requested) == 2
     assert f"{entries[3]['query']['image'][0]} is missing" in capsys.readouterr().err
     assert not (tmp_path / "p").exists()

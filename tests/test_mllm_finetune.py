@@ -24,9 +24,9 @@ from miclab.mllm.task import Style
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_adapters_are_put_into_the_decoder_alone(family: str, tmp_path: Path):
     of = production(family)
-    asked = task(tmp_path, of.view)
+    chosen = task(tmp_path, of.view)
     decoder = of.model.get_decoder()
-    work = Finetuning(of, asked, asked, tmp_path / "run", FinetuneOptions(steps=1, rank=2))
+    work = Finetuning(of, chosen, chosen, tmp_path / "run", FinetuneOptions(steps=1, rank=2))
     inside = {id(parameter) for parameter in decoder.parameters()}
     # Two matrices for each of the four projections of both layers.
     assert len(work.trained) == 2 * 4 * 2
@@ -41,8 +41,8 @@ def test_fused_projections_get_adapters_too(tmp_path: Path):
     )  # fmt: skip
     model = Phi3ForCausalLM(config).eval()
     of = Production("phi3", model, tokens, attention_layers(model), LoadOptions())
-    asked = task(tmp_path, "text")
-    trained = Finetuning(of, asked, asked, tmp_path / "run", FinetuneOptions(steps=1, rank=2)).trained
+    chosen = task(tmp_path, "text")
+    trained = Finetuning(of, chosen, chosen, tmp_path / "run", FinetuneOptions(steps=1, rank=2)).trained
     assert sorted({name.split(".lora_")[0].split("self_attn.")[1] for name in trained}) == ["o_proj", "qkv_proj"]
     assert len(trained) == 2 * 2 * 2
 
@@ -51,17 +51,17 @@ OPTIONS = FinetuneOptions(steps=2, every=1, train_batch=1, rank=2, learning_rate
 
 
 def begun(folder: Path, options: FinetuneOptions = OPTIONS, **changes: Any) -> Finetuning:
-    """A fine-tuning of a text model; `changes` are made to what it is asked."""
+    """A fine-tuning of a text model; `changes` are made to its options."""
     of = production("qwen2.5")
     of = replace(of, options=replace(of.options, **changes.get("load", {})))
-    asked = replace(task(folder.parent, "text"), **changes.get("task", {}))
+    chosen = replace(task(folder.parent, "text"), **changes.get("task", {}))
     if "picture" in changes:
-        asked.episodes[0].query.images[0].write_bytes(changes["picture"])
-    return Finetuning(of, asked, asked, folder, options, changes.get("evaluation_batch", 3))
+        chosen.episodes[0].query.images[0].write_bytes(changes["picture"])
+    return Finetuning(of, chosen, chosen, folder, options, changes.get("evaluation_batch", 3))
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"load": {"dtype": "bfloat16"}}, "dtype ('float32', now 'bfloat16')"),
         ({"load": {"prompt": "plain"}}, "prompt ("),
@@ -72,11 +72,11 @@ def begun(folder: Path, options: FinetuneOptions = OPTIONS, **changes: Any) -> F
         ({"picture": b"another"}, "held_out_sha256 ("),
     ],
 )
-def test_a_run_is_gone_on_with_as_it_was_asked_only(changes: dict[str, Any], told: str, tmp_path: Path, once: Path):
+def test_a_run_is_resumed_with_its_own_options_only(changes: dict[str, Any], message: str, tmp_path: Path, once: Path):
     folder = shutil.copytree(once, tmp_path / "run")
     with pytest.raises(ModelError) as caught:
         begun(folder, **changes)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "--output" in str(caught.value)
 
 
@@ -121,8 +121,8 @@ def test_a_run_that_diverges_says_so(tmp_path: Path):
 
 def test_strengths_of_some_episodes_are_not_taken_for_all(tmp_path: Path):
     of = production("qwen2.5-vl")
-    asked = task(tmp_path)
-    work = Finetuning(of, asked, asked, tmp_path / "run", OPTIONS)
-    asked.episodes[1].query.images[0].write_bytes(b"no picture")
+    chosen = task(tmp_path)
+    work = Finetuning(of, chosen, chosen, tmp_path / "run", OPTIONS)
+    chosen.episodes[1].query.images[0].write_bytes(b"no picture")
     with pytest.raises(TaskError, match="Only 1 episodes of tiny were measured"):
         work.run()

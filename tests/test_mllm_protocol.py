@@ -72,7 +72,7 @@ def test_names_of_an_episode_differ_in_their_first_syllable():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda entry: entry["query"].pop("answer"), "no `answer`"),
         (lambda entry: entry["support"].clear(), "support"),
@@ -80,14 +80,14 @@ def test_names_of_an_episode_differ_in_their_first_syllable():
         (lambda entry: entry["query"].pop("image"), "--view text"),
     ],
 )
-def test_a_damaged_task_is_named(change, told: str, episodes: Path, tmp_path: Path):
+def test_a_damaged_task_is_named(change, message: str, episodes: Path, tmp_path: Path):
     entries = json.loads((episodes / "2-shot.json").read_text())
     change(entries[3])
     for path in episodes.iterdir():
         if path.name != "2-shot.json":
             (tmp_path / path.name).symlink_to(path)
     (tmp_path / "2-shot.json").write_text(json.dumps(entries))
-    with pytest.raises(TaskError, match=told) as caught:
+    with pytest.raises(TaskError, match=message) as caught:
         load_task(tmp_path, shots=2)
     assert "episode 3" in str(caught.value)
 
@@ -117,9 +117,9 @@ def test_controls_are_matched_in_layers_and_leave_top_heads_alone():
 
 def test_a_set_that_leaves_too_few_heads_has_no_control(tmp_path: Path):
     of = production("qwen2.5")
-    asked = task(tmp_path, "text")
+    chosen = task(tmp_path, "text")
     # Four of eight heads of each kind: fewer are left than both kinds together have.
-    found = knock_out(of, measure_heads(of, asked), asked, KnockoutOptions(top=4, layers="none"), batch=3)
+    found = knock_out(of, measure_heads(of, chosen), chosen, KnockoutOptions(top=4, layers="none"), batch=3)
     both = found.named("both top 4")
     assert len(both.heads[0]) > 4
     assert both.beyond_control("correct") is None
@@ -132,9 +132,9 @@ def test_a_set_that_leaves_too_few_heads_has_no_control(tmp_path: Path):
 @pytest.mark.parametrize("baseline", ["zero", "mean"])
 def test_knockouts_are_paired_with_the_untouched_model(baseline: str, tmp_path: Path):
     of = production("qwen2.5")
-    asked = task(tmp_path, "text")
-    table = measure_heads(of, asked)
-    found = knock_out(of, table, asked, KnockoutOptions(top=1, baseline=baseline), batch=3)
+    chosen = task(tmp_path, "text")
+    table = measure_heads(of, chosen)
+    found = knock_out(of, table, chosen, KnockoutOptions(top=1, baseline=baseline), batch=3)
     names = [effect.name for effect in found.effects]
     assert names[:3] == ["untouched", "top 1 previous-token", control_of("top 1 previous-token")]
     assert np.array_equal(found.effects[0].values["log_probability"], found.effects[0].before["log_probability"])
@@ -152,7 +152,7 @@ def test_knockouts_are_paired_with_the_untouched_model(baseline: str, tmp_path: 
 
 def test_memory_that_runs_out_keeps_what_was_done(tmp_path: Path, monkeypatch):
     of = production("qwen2.5")
-    asked = task(tmp_path, "text")
+    chosen = task(tmp_path, "text")
     calls = []
     whole = of.model.forward
 
@@ -165,17 +165,17 @@ def test_memory_that_runs_out_keeps_what_was_done(tmp_path: Path, monkeypatch):
         return whole(*arguments, **more)
 
     monkeypatch.setattr(of.model, "forward", forward)
-    table = measure_heads(of, asked)
+    table = measure_heads(of, chosen)
     assert table.episodes == 2
     assert "1.50 GiB more were needed, 1.00 GiB were free" in table.problem
     assert "--batch 1" in table.problem
     with pytest.raises(OutOfMemoryError):
-        measure_heads(of, asked)
+        measure_heads(of, chosen)
     with pytest.raises(RuntimeError, match="shape"), memory_guard("testing"):
         raise RuntimeError("shape mismatch")
 
 
-def test_a_missing_extra_is_told(monkeypatch, capsys):
+def test_a_missing_extra_is_named(monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(ModelError, match=r"pip install '\.\[mllm\]'"):
         errors.require()
@@ -241,15 +241,15 @@ def test_the_manifest_says_why_it_stopped(episodes: Path, tmp_path: Path, capsys
         raise torch.OutOfMemoryError("Tried to allocate 1.50 GiB")
 
     monkeypatch.setattr(type(of.model), "forward", full)
-    asked = ["mllm", "heads", str(tmp_path / "model"), "--task", str(episodes), "--output", str(tmp_path / "o")]
-    assert main(asked) == 2
+    chosen = ["mllm", "heads", str(tmp_path / "model"), "--task", str(episodes), "--output", str(tmp_path / "o")]
+    assert main(chosen) == 2
     assert "1.50 GiB more were needed" in capsys.readouterr().err
     found = read_manifest(tmp_path / "o")
     assert found["status"] == "partial"
     assert "1.50 GiB more were needed" in found["reason"]
 
 
-def test_a_model_that_is_not_there_is_told(capsys, episodes: Path, tmp_path: Path):
+def test_a_model_that_is_not_there_is_named(capsys, episodes: Path, tmp_path: Path):
     assert main(["mllm", "heads", "./nowhere", "--task", str(episodes), "--output", str(tmp_path / "o")]) == 2
     assert "is no folder" in capsys.readouterr().err
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "odd"}))

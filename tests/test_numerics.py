@@ -29,7 +29,7 @@ def test_without_a_compiler_auto_means_eager_and_one_line_says_so(without_compil
 
 
 def test_without_a_compiler_compiled_mode_is_refused(without_compiler):
-    """It was asked for by name, so nothing else will do."""
+    """It was requested by name, so nothing else will do."""
     with pytest.raises(ConfigError, match=r"numerics\.mode = 'compiled'.*'eager' or 'auto'.*no C\+\+ compiler"):
         numerics.resolved(tiny_config(numerics={"mode": "compiled"}))
 

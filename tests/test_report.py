@@ -1,4 +1,4 @@
-"""The report is one file that asks nothing of the network, agrees with the run, and survives damage."""
+"""The report is one file that needs no network, agrees with the run, and survives damage."""
 
 import json
 import re
@@ -211,11 +211,11 @@ def test_a_report_replaces_itself_and_nothing_else(page, tmp_path, unimodal, mul
             check_replaceable(page, subject)
     notes = tmp_path / "notes.html"
     notes.write_text("<p>my notes</p>")
-    asked = ["report", str(unimodal.path), "--output", str(notes)]
-    assert main(asked) == 2
+    requested = ["report", str(unimodal.path), "--output", str(notes)]
+    assert main(requested) == 2
     assert "no report of miclab" in capsys.readouterr().err
     assert notes.read_text() == "<p>my notes</p>"
-    assert main([*asked, "--overwrite"]) == main(asked) == 0
+    assert main([*requested, "--overwrite"]) == main(requested) == 0
     assert embedded(notes)["runs"][0]["hash"] == unimodal.hash
 
 

@@ -214,7 +214,7 @@ def test_correlations_of_the_page_are_those_of_scipy(file, page):
     assert sorted(v for v in measure["values"] if v is not None) == pytest.approx(sorted(strongest), abs=1e-4)
     # A measure that is the same everywhere goes with nothing.
     assert re.search(
-        r"Entropy of the query&#39;s attention, layer 1</span></td><td class=\"number\">does not vary", text
+        r"Entropy of the query&#39;s attention, layer 0</span></td><td class=\"number\">does not vary", text
     )
 
 
@@ -258,10 +258,10 @@ def test_the_threshold_is_passed_between_neighbours_that_have_values():
     assert crossings([(256, 0.5), (512, 0.5)], Axis(field=K, name="K", values=(256, 512)), 0.5) == []
 
 
-def test_the_line_is_told_in_words(file, page):
-    (_, below, told), (_, at, _) = crossing_rows(cells_of(file), 0.3)
+def test_the_line_is_given_in_words(file, page):
+    (_, below, message), (_, at, _) = crossing_rows(cells_of(file), 0.3)
     assert below == []
-    assert told == "below it everywhere"
+    assert message == "below it everywhere"
     assert len(at) == 1
     assert 512 < at[0] < 1024
     assert "Where icl passes 0.5" in without_plotly(page)
@@ -358,7 +358,7 @@ def test_a_study_of_one_point_and_one_of_categories_alone(tmp_path):
     assert figure["data"][0]["error_y"]["visible"]
 
 
-def test_what_blocks_change_tells_cells_apart_and_what_follows_does_not(tmp_path):
+def test_what_blocks_change_distinguishes_cells_and_what_follows_does_not(tmp_path):
     sgd = {"optimiser": {"name": "sgd", "learning_rate": 0.001}}
     file = write_file(
         tmp_path, "blocks",
@@ -385,8 +385,8 @@ def test_values_of_axes_are_the_same_from_a_plan_and_from_a_table():
 
 def test_the_command_writes_a_report_or_says_what_is_wrong(file, tmp_path, capsys):
     output = tmp_path / "r.html"
-    asked = ["report", "--study", str(file), "--runs", str(tmp_path / "none"), "--output", str(output)]
-    assert main([*asked, "--threshold", "0.25"]) == 0
+    requested = ["report", "--study", str(file), "--runs", str(tmp_path / "none"), "--output", str(output)]
+    assert main([*requested, "--threshold", "0.25"]) == 0
     assert capsys.readouterr().out.strip() == str(output)
     assert "icl = 0.25" in without_plotly(output) or "icl passes 0.25" in without_plotly(output)
     empty = write_file(tmp_path, "empty", [])
@@ -398,10 +398,10 @@ def test_the_command_writes_a_report_or_says_what_is_wrong(file, tmp_path, capsy
         "not both": ["somerun", "--study", str(file)],
         "between 0 and 1": ["--study", str(file), "--threshold", "1.5"],
     }
-    for told, arguments in wrong.items():
+    for message, arguments in wrong.items():
         other = str(tmp_path / "other.html")
         assert main(["report", "--runs", str(tmp_path / "none"), "--output", other, *arguments]) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
         main(["report", "--study", str(file), "--profile", "slow"])
     assert stop.value.code == 2

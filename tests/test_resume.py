@@ -47,13 +47,13 @@ def contents(run: runs.Run) -> dict[str, bytes]:
 def crashed(config: RunConfig, request: Request, root: Path, step: int) -> runs.Run:
     """A run whose process ended right after a step."""
 
-    def tell(progress) -> None:
+    def on_progress(progress) -> None:
         if progress.step == step:
             raise CrashError
 
     run, _ = prepare(config, root)
     with pytest.raises(CrashError):
-        train(run, request, tell)
+        train(run, request, on_progress)
     return runs.open_run(run.path)
 
 
@@ -92,7 +92,7 @@ def test_a_crash_between_checkpoints_costs_only_the_steps_after_the_last(tmp_pat
 
 
 @pytest.mark.parametrize("steps", [4, 6])
-def test_an_extended_run_has_the_bits_of_one_asked_for_all_steps(tmp_path, steps):
+def test_an_extended_run_has_the_bits_of_one_with_all_steps(tmp_path, steps):
     """Also where the first end (6) is off the schedule of rows: its own row comes on top and changes no other, and its
     checkpoint stays, since a stage-2 run may have started there."""
     reference, _ = train_config(CONFIG, replace(REQUEST, steps=20), tmp_path / "reference")
@@ -226,7 +226,7 @@ def test_a_signal_ends_training_with_a_checkpoint_at_the_step_in_hand(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     run, outcome = train_config(CONFIG, REQUEST, tmp_path / "stopped", interrupt)
     assert (outcome.status, outcome.step, run.step, run.reason) == ("stopped", 7, 7, "stopped by SIGTERM")
-    # Asked for less than it has, it is left as it is: on its way to more.
+    # With fewer steps requested than it has, it is left as it is: on its way to more.
     less = train(run, replace(REQUEST, steps=5))
     assert (less.status, less.step) == ("finished", 7)
     left = runs.open_run(run.path)
@@ -283,7 +283,7 @@ def test_a_parent_that_does_not_fit_is_refused(tmp_path):
     assert runs.list_runs(tmp_path) == [parent.path]
 
 
-def test_a_parent_has_one_name_however_it_is_asked_for(tmp_path):
+def test_a_parent_has_one_name_however_it_is_named(tmp_path):
     """The hash of a run must not depend on how its parent was spelled."""
     parent, _ = train_config(STAGE_ONE, replace(REQUEST, steps=4), tmp_path)
     config = stage_two(parent, 4)

@@ -61,8 +61,8 @@ def test_a_reference_that_names_no_run_or_several_is_refused(tmp_path):
     for seed in range(1, 7):
         other = replace(CONFIG, seed=seed)
         runs.create(tmp_path, other, draw_world(other).tensors())
-    for reference, told in (("unimodal-", "of 7 runs"), ("", "names no run"), ("nothing", "names no run")):
-        with pytest.raises(RunError, match=told) as caught:
+    for reference, shown in (("unimodal-", "of 7 runs"), ("", "names no run"), ("nothing", "names no run")):
+        with pytest.raises(RunError, match=shown) as caught:
             runs.find(reference, tmp_path)
         assert str(caught.value).count("unimodal-rope-") == runs.CANDIDATES
         assert "and 2 more" in str(caught.value)
@@ -112,7 +112,7 @@ def test_half_written_files_go_and_other_peoples_files_stay(tmp_path):
 
 
 def test_a_running_run_is_refused_to_a_second_one(tmp_path):
-    """The lock is asked for through another handle, as another process would."""
+    """The lock is requested through another handle, as another process would."""
     run = created(tmp_path)
     before = contents(run.path)
     with run.locked(), pytest.raises(RunError, match="is being trained by another process"):

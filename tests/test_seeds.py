@@ -23,7 +23,7 @@ SIZES = SplitSizes(sequences=8, novel_sets=2)
 
 
 def parts(config: RunConfig, sizes: SplitSizes = SIZES) -> dict[str, list[torch.Tensor]]:
-    """What each seed decides, in one world that is drawn apart from it."""
+    """What each seed decides, in one world that is drawn separately."""
     world = draw_world(replace(config, seed=0, seeds=SeedsConfig()))
     batch = training_batch(config, world, 3)
     fresh = novel_world(config, world, "training", 3)

@@ -21,9 +21,9 @@ from miclab.worlds.sequences import (
     plan_bursty,
     plan_independent,
     plan_training,
+    raw_training_batches,
     swap_labels,
     training_batch,
-    training_drafts,
 )
 from miclab.worlds.splits import SPLITS, split_batches
 from miclab.worlds.world import World, draw_world
@@ -101,12 +101,12 @@ def test_the_querys_place_and_the_order_of_bursts_are_uniform():
     """Fails if copies of a class stand together, or the query prefers some places of the context."""
     config = tiny_config(sequence={"context": 4, "burstiness": 2, "distinct_labels": "on"})
     _, plan = planned(config, count=6000)
-    classes, asked = plan.classes["m1"][:, :-1], plan.classes["m1"][:, -1:]
+    classes, requested = plan.classes["m1"][:, :-1], plan.classes["m1"][:, -1:]
     patterns = Counter(map(tuple, (classes == classes[:, :1]).tolist()))
     # Three ways to pair four places; each as likely as the others.
     assert len(patterns) == 3
     assert min(patterns.values()) > 2000 - 5 * math.sqrt(2000)
-    share = (classes == asked).double().mean(0)
+    share = (classes == requested).double().mean(0)
     np.testing.assert_allclose(share.numpy(), 0.5, atol=4 * math.sqrt(0.25 / 6000))
 
 
@@ -259,14 +259,14 @@ def test_a_batch_is_a_function_of_config_seed_and_step():
 
 
 @pytest.mark.parametrize(("first", "end"), [(0, 20), (5, 13), (7, 9), (4, 4)])
-def test_drafts_of_training_are_those_of_its_steps(first, end):
+def test_raw_batches_of_training_are_those_of_its_steps(first, end):
     """Fails if drawing several at a time leaves one out, repeats one, or lets one decide the next."""
     config = tiny_config(2, optimiser={"batch_size": 4}, sequence={"novel_fraction": 0.5})
     world = draw_world(config)
-    drafts = list(training_drafts(config, world, first, end))
-    assert len(drafts) == end - first
-    for step, draft in enumerate(drafts, first):
-        assert equal(draft.batch(), training_batch(config, world, step))
+    raw_batches = list(raw_training_batches(config, world, first, end))
+    assert len(raw_batches) == end - first
+    for step, raw in enumerate(raw_batches, first):
+        assert equal(raw.batch(), training_batch(config, world, step))
 
 
 # -- splits -------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from miclab.training import optimiser
 from miclab.training.flat_parameters import TrainedParameters, gradient_function
 from miclab.training.numerics import why_not_compiled
 from miclab.training.step import graph_key, step_function, training_step
-from miclab.worlds.sequences import training_batch, training_draft
+from miclab.worlds.sequences import raw_training_batch, training_batch
 from miclab.worlds.world import draw_world
 
 
@@ -38,7 +38,7 @@ def test_a_step_is_a_batch_a_gradient_and_an_update(name):
         losses, slope = gradients(runs[1].flat, training_batch(config, world, i))
         flat = {"trained": runs[1].flat}
         optimiser.update(config.optimiser, flat, {"trained": slope}, states[1], 0.1 / (i + 1))
-        found = step(training_draft(config, world, i), 0.1 / (i + 1), i)
+        found = step(raw_training_batch(config, world, i), 0.1 / (i + 1), i)
         assert found.keys() == losses.keys() == {"loss"}
         assert torch.equal(found["loss"], losses["loss"])
     for one, other in zip((runs[0].named, states[0]), (runs[1].named, states[1]), strict=True):
@@ -80,7 +80,7 @@ def traced(config: RunConfig) -> tuple[Any, ...]:
     numbers = optimiser.coefficients(config.optimiser, 1, 0.1)
     own = (trained.flat, state.get("mean.trained"), state.get("square.trained"), numbers, trained.fixed)
     given: list[torch.Tensor] = []
-    rebuilt = [leaves_of(part, given) for part in (*own, training_draft(config, draw_world(config), 0))]
+    rebuilt = [leaves_of(part, given) for part in (*own, raw_training_batch(config, draw_world(config), 0))]
     step = step_function(config, trained)
     graph = make_fx(lambda *new: step(*[part(list(new)) for part in rebuilt]))(*given)
     constants = {name: value.tolist() for name, value in vars(graph).items() if isinstance(value, torch.Tensor)}
@@ -142,7 +142,7 @@ sys.path.insert(0, "tests")
 from tiny import lively_parameters, tiny_config
 from miclab.training import numerics, optimiser, step
 from miclab.training.flat_parameters import TrainedParameters
-from miclab.worlds.sequences import training_draft
+from miclab.worlds.sequences import raw_training_batch
 from miclab.config.parts import NumericsConfig
 from miclab.worlds.world import draw_world
 
@@ -153,7 +153,7 @@ def trained(mode, positions, seed):
     world, run = draw_world(config), TrainedParameters(config, lively_parameters(config, seed))
     state = optimiser.initial_state(config.optimiser, {"trained": run.flat})
     one = step.training_step(config, run, state)
-    losses = [float(one(training_draft(config, world, i), 0.01, i)["loss"]) for i in range(3)]
+    losses = [float(one(raw_training_batch(config, world, i), 0.01, i)["loss"]) for i in range(3)]
     return losses + run.flat.tolist()
 
 found = {}

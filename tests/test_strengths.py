@@ -189,7 +189,7 @@ def test_uniform_attention_has_entropy_one():
 
 
 def test_context_label_predictions():
-    """Fails if CLA asks for the target instead of any label of the context."""
+    """Fails if CLA requires the target instead of any label of the context."""
     logits = torch.eye(4)[[0, 1, 2, 3]]
     labels = torch.tensor([[0, 3], [0, 3], [2, 2], [0, 3]])
     assert measures.context_label_predictions(logits, labels).tolist() == [True, False, True, True]

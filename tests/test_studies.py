@@ -1,4 +1,4 @@
-"""Study files and plans: what is asked for becomes the right runs, in order, and what is wrong is named."""
+"""Study files and plans: what is requested becomes the right runs, in order, and what is wrong is named."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_every_name_in_a_plan_is_the_hash_of_its_configuration(tmp_path):
 
 
 def test_a_length_of_its_own_for_a_point_is_no_other_run(tmp_path):
-    """`request.steps` is part of no hash: a point asked for twice is trained to the longer end."""
+    """`request.steps` is part of no hash: a point requested twice is trained to the longer end."""
     study = tiny_study(tmp_path, grid=[{"zip": {BURSTS: [1, 2, 2], "request.steps": [6, 2, 4]}}])
     plan = planned(study)
     assert values(plan, "tiny", BURSTS, "request.steps") == [(1, 6, 0), (1, 6, 1), (2, 4, 0), (2, 4, 1)]
@@ -128,16 +128,16 @@ def test_a_length_of_its_own_for_a_point_is_no_other_run(tmp_path):
     assert joined(request, request) is request
 
 
-def test_studies_share_runs_and_what_each_asks_of_them(tmp_path):
+def test_studies_share_runs_and_what_each_requests_of_them(tmp_path):
     first = tiny_study(tmp_path, name="first", probes=["ablation"])
     second = tiny_study(
         tmp_path, name="second", probes=["knockout"], profiles={"quick": {"seeds": [1, 2], "request": {"steps": 8}}}
     )
     plan = planned(first, second)
     assert [run.seed for run in plan.runs.values()] == [0, 1, 2]
-    asked = [(run.request.steps, [(probe.name, probe.step) for probe in run.probes]) for run in plan.runs.values()]
-    assert asked == [(4, [("ablation", 4)]), (8, [("ablation", 4), ("knockout", 8)]), (8, [("knockout", 8)])]
-    steps = {name: [request.steps for request in found.values()] for name, found in plan.asked.items()}
+    wanted = [(run.request.steps, [(probe.name, probe.step) for probe in run.probes]) for run in plan.runs.values()]
+    assert wanted == [(4, [("ablation", 4)]), (8, [("ablation", 4), ("knockout", 8)]), (8, [("knockout", 8)])]
+    steps = {name: [request.steps for request in found.values()] for name, found in plan.requested.items()}
     assert steps == {"first": [4, 4], "second": [8, 8]}
     with pytest.raises(MiclabError, match="Two studies are named 'first'"):
         planned(first, first)
@@ -218,7 +218,7 @@ def test_files_and_profiles_that_are_not_there_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("parent", "told"),
+    ("parent", "message"),
     [
         ({"config": {"decoder": {"layers": 3}}}, "the decoder and labels of the children"),
         ({"config": {"modalities": {"m1": {"labels": 4}}}}, "the decoder and labels of the children"),
@@ -226,6 +226,6 @@ def test_files_and_profiles_that_are_not_there_are_named(tmp_path):
         ({"stepts": 3}, "did you mean 'steps'?"),
     ],
 )
-def test_a_parent_that_no_child_can_start_from_is_refused(tmp_path, parent, told):
-    with pytest.raises(MiclabError, match=re.escape(told)):
+def test_a_parent_that_no_child_can_start_from_is_refused(tmp_path, parent, message):
+    with pytest.raises(MiclabError, match=re.escape(message)):
         planned(tiny_study(tmp_path, 2, parent=parent))

@@ -89,8 +89,8 @@ def local_jobs(monkeypatch):
     arrays: list[int] = []
     started: list = []
 
-    def launcher(root: Path, **asked) -> SlurmLauncher:
-        made = SlurmLauncher(root.resolve() / state.FOLDER / "jobs", cluster="local", **asked)
+    def launcher(root: Path, **requested) -> SlurmLauncher:
+        made = SlurmLauncher(root.resolve() / state.FOLDER / "jobs", cluster="local", **requested)
         send = made._executor.map_array
 
         def sent(function, paths):
@@ -202,12 +202,12 @@ def test_clusters_that_are_not_there_are_named(tmp_path, capsys, monkeypatch):
     study = tiny_study(tmp_path)
     monkeypatch.setattr(slurm.shutil, "which", lambda name: None)
     common = ["study", "run", str(study.file), "--runs", str(tmp_path / "runs")]
-    for more, told in (
+    for more, message in (
         (["--launcher", "slurm"], "There is no `sbatch` here"),
         (["--launcher", "slurm", "--slurm", "time"], "write KEY=VALUE"),
         (["--array-limit", "0"], "--array-limit is 1 or more"),
     ):
         assert main([*common, *more]) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     with pytest.raises(MiclabError, match="cannot have these parameters"):
         SlurmLauncher(tmp_path, parameters={"partitoin": "long"}, cluster="local")

@@ -69,7 +69,7 @@ def test_a_study_killed_at_any_run_and_in_the_middle_of_one_ends_with_the_same_b
 
     def work(path: str) -> str:
         monkeypatch.setattr(training._Loop, "_checkpoint", dies)
-        monkeypatch.setattr(task, "_told", lambda error: (_ for _ in ()).throw(error))
+        monkeypatch.setattr(task, "reason_of", lambda error: (_ for _ in ()).throw(error))
         return perform(path)
 
     kills = 0
@@ -104,7 +104,7 @@ def test_a_run_that_diverges_is_marked_with_its_children_and_stops_no_other(tmp_
     assert again.tasks == []
 
 
-def test_an_error_is_marked_with_its_reason_and_retried_only_when_asked(tmp_path, monkeypatch):
+def test_an_error_is_marked_with_its_reason_and_retried_only_on_request(tmp_path, monkeypatch):
     plan = planned(tiny_study(tmp_path, 2, profiles={"quick": {"seeds": [0, 1]}}))
     root, prepare = tmp_path / "runs", training.prepared
 
@@ -131,11 +131,11 @@ def test_an_error_is_marked_with_its_reason_and_retried_only_when_asked(tmp_path
 
 
 def test_a_run_that_kills_its_process_is_given_up_in_the_end_and_no_other(tmp_path):
-    """The pool of processes breaks as a whole, so the death of one loses the runs beside it too."""
+    """The executor of processes breaks as a whole, so the death of one loses the runs beside it too."""
     plan = planned(tiny_study(tmp_path))
     killer = next(iter(plan.runs))
 
-    class Pool(Here):
+    class Executor(Here):
         def room(self) -> int:
             return 2 - len(self.hand)
 
@@ -145,7 +145,7 @@ def test_a_run_that_kills_its_process_is_given_up_in_the_end_and_no_other(tmp_pa
             self.hand = []
             return ended
 
-    launcher = Pool()
+    launcher = Executor()
     tally = carry_out(plan, tmp_path / "runs", launcher)
     assert statuses(tally) == ["failed", "done"]
     assert f"its process died {DEATHS} times" in tally.states[killer].reason
@@ -158,9 +158,9 @@ def test_a_run_that_another_process_holds_is_waited_for_and_not_trained(tmp_path
     plan = planned(tiny_study(tmp_path))
     first, second = plan.runs.values()
     root = tmp_path / "runs"
-    claims = state.claims_folder(root)
-    held = reserve(claims, first.hash)
-    dead = reserve(claims, second.hash)
+    leases = state.leases_folder(root)
+    held = reserve(leases, first.hash)
+    dead = reserve(leases, second.hash)
     assert held is not None
     assert dead is not None
     trained: list[str] = []
@@ -185,19 +185,19 @@ def test_a_run_that_another_process_holds_is_waited_for_and_not_trained(tmp_path
 
 
 def test_the_lock_of_a_run_that_is_trained_by_hand_holds_too(tmp_path):
-    """Without a claim: the answer is that it is busy, and no failure is marked."""
+    """Without a lease: the answer is that it is busy, and no failure is marked."""
     run = next(iter(planned(tiny_study(tmp_path)).runs.values()))
     root = tmp_path / "runs"
     by_hand, _ = training.prepare(run.config, root)
     path = write_task(root, run, "test")
     with by_hand.locked():
-        told = json.loads(perform(str(path)))
-    assert told["status"] == "busy"
-    assert "is being trained by another process" in told["reason"]
+        message = json.loads(perform(str(path)))
+    assert message["status"] == "busy"
+    assert "is being trained by another process" in message["reason"]
     assert state.look(run, root).status == "begun"
 
 
-def test_a_claim_lost_in_the_middle_ends_training_without_a_mark(tmp_path, monkeypatch):
+def test_a_lease_lost_in_the_middle_ends_training_without_a_mark(tmp_path, monkeypatch):
     run = next(iter(planned(tiny_study(tmp_path)).runs.values()))
     root = tmp_path / "runs"
     monkeypatch.setattr(task, "reserve", lambda *arguments: lost(reserve(*arguments)))
@@ -206,8 +206,8 @@ def test_a_claim_lost_in_the_middle_ends_training_without_a_mark(tmp_path, monke
         held._lost = True
         return held
 
-    told = json.loads(perform(str(write_task(root, run, "test"))))
-    assert (told["status"], told["reason"]) == ("busy", "another process took the run over")
+    message = json.loads(perform(str(write_task(root, run, "test"))))
+    assert (message["status"], message["reason"]) == ("busy", "another process took the run over")
     assert state.look(run, root).status == "begun"
 
 
@@ -237,16 +237,16 @@ def test_a_study_that_is_stopped_gives_nothing_more_and_marks_nothing(tmp_path):
     plan = planned(tiny_study(tmp_path))
 
     class Stopped(Here):
-        asked = False
+        requested = False
 
         def wait(self, seconds: float) -> list[tuple[str, str | None]]:
-            if not self.asked:
+            if not self.requested:
                 os.kill(os.getpid(), signal.SIGTERM)
                 return []
             return [(path, None) for path in self.hand]
 
         def stop(self) -> None:
-            self.asked = True
+            self.requested = True
 
     launcher = Stopped()
     assert statuses(carry_out(plan, tmp_path / "runs", launcher)) == ["new", "new"]
@@ -348,12 +348,12 @@ def test_a_checkpoint_of_stage_two_is_made_again_beside_the_run(tmp_path):
 
 
 def by_hand(root: Path, parent) -> Path:
-    """A directory with a stage-1 run trained as its plan asks."""
+    """A directory with a stage-1 run trained as its plan requests."""
     train_config(parent.config, parent.request, root)
     return root
 
 
-def test_a_finished_run_is_extended_where_a_study_asks_for_more_steps(tmp_path):
+def test_a_finished_run_is_extended_where_a_study_requests_more_steps(tmp_path):
     quick = {"quick": {"seeds": [0]}}
     carry_out(planned(tiny_study(tmp_path, profiles=quick)), tmp_path / "runs")
     longer = planned(tiny_study(tmp_path, profiles={"quick": {"seeds": [0], "request": {"steps": 8}}}))

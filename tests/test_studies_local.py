@@ -28,8 +28,8 @@ PROFILES = {"quick": {"seeds": [0], "request": LONG}}
 
 def start(file: Path, root: Path, *more: str) -> subprocess.Popen:
     """`miclab study run` in a process of its own."""
-    asked = ("--runs", str(root), "--workers", "1", *more)
-    command = [sys.executable, "-m", "miclab", "study", "run", str(file), *asked]
+    requested = ("--runs", str(root), "--workers", "1", *more)
+    command = [sys.executable, "-m", "miclab", "study", "run", str(file), *requested]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
@@ -67,16 +67,16 @@ def test_a_study_whose_processes_are_killed_and_stopped_ends_with_the_bits_of_on
     os.kill(next(iter(state.held(root).values())).process, signal.SIGKILL)
     wait_for(lambda: steps(root) > before)
     engine.send_signal(signal.SIGTERM)
-    _, told = engine.communicate(timeout=120)
-    assert engine.returncode == 1, told
-    assert "Traceback" not in told
+    _, message = engine.communicate(timeout=120)
+    assert engine.returncode == 1, message
+    assert "Traceback" not in message
     assert state.held(root) == {}
 
     engine = start(study.file, root, "--json")
-    told, errors = engine.communicate(timeout=240)
+    message, errors = engine.communicate(timeout=240)
     assert engine.returncode == 0, errors
     counts = {"done": 2, "failed": 0, "begun": 0, "new": 0}
-    found = json.loads(told)["studies"]
+    found = json.loads(message)["studies"]
     assert {name: sum(group[name] for group in found.values()) for name in counts} == counts
     carry_out(planned(study), tmp_path / "alone")
     assert contents(root) == contents(tmp_path / "alone")
@@ -100,18 +100,18 @@ def run(capsys, *arguments: object) -> tuple[int, str, str]:
     return status, captured.out, captured.err
 
 
-def test_status_tells_what_is_done_failed_and_left(done, capsys):
+def test_status_says_what_is_done_failed_and_left(done, capsys):
     common = (done / "tiny.yaml", done / "one.yaml", "--runs", done / "runs")
     status, out, _ = run(capsys, "status", *common)
     assert status == 0
     assert out.splitlines()[0] == "tiny: 3 runs: 1 done, 1 failed, 1 new"
     assert out.splitlines()[1] == "one: 1 runs: 1 done"
     assert out.splitlines()[2].endswith(": no room")
-    told = json.loads(run(capsys, "status", *common, "--json")[1])
-    assert told["studies"]["tiny"] == {"runs": 3, "done": 1, "failed": 1, "begun": 0, "new": 1, "running": 0,
+    message = json.loads(run(capsys, "status", *common, "--json")[1])
+    assert message["studies"]["tiny"] == {"runs": 3, "done": 1, "failed": 1, "begun": 0, "new": 1, "running": 0,
                                        "in_committed_rows": 0}  # fmt: skip
-    assert [failure["reason"] for failure in told["failures"]] == ["no room"]
-    assert told["running"] == {}
+    assert [failure["reason"] for failure in message["failures"]] == ["no room"]
+    assert message["running"] == {}
 
 
 def test_plan_lists_the_runs_in_order_and_writes_nothing(done, capsys):
@@ -119,8 +119,8 @@ def test_plan_lists_the_runs_in_order_and_writes_nothing(done, capsys):
     status, out, _ = run(capsys, "plan", done / "tiny.yaml", "--runs", done / "runs")
     assert status == 0
     assert [line.split()[3] for line in out.splitlines()[1:4]] == ["done", "failed", "new"]
-    told = json.loads(run(capsys, "plan", done / "tiny.yaml", "--runs", done / "runs", "--json")[1])
-    assert [(r["seed"], r["status"], r["step"], r["steps"]) for r in told] == [
+    message = json.loads(run(capsys, "plan", done / "tiny.yaml", "--runs", done / "runs", "--json")[1])
+    assert [(r["seed"], r["status"], r["step"], r["steps"]) for r in message] == [
         (0, "done", 4, 4), (1, "failed", -1, 4), (2, "new", -1, 4),
     ]  # fmt: skip
     status, out, _ = run(capsys, "plan", done / "tiny.yaml", "--runs", done / "runs", "--seeds", "0", "2")
@@ -142,8 +142,8 @@ def test_rows_go_to_the_screen_to_files_and_come_from_a_table_where_there_are_no
         file = tmp_path / f"table{ending}"
         assert run(capsys, *common, "--runs", done / "runs", "--output", file)[0] == 0
         assert read(file)["step"].to_list() == [0, 1, 2, 4, None]
-    told = json.loads(run(capsys, *common, "--runs", done / "runs", "--json")[1])
-    assert [row["step"] for row in told] == [0, 1, 2, 4, None]
+    message = json.loads(run(capsys, *common, "--runs", done / "runs", "--json")[1])
+    assert [row["step"] for row in message] == [0, 1, 2, 4, None]
     status, _, errors = run(capsys, *common, "--runs", tmp_path / "none")
     assert status == 2
     assert "`miclab study run" in errors
@@ -151,7 +151,7 @@ def test_rows_go_to_the_screen_to_files_and_come_from_a_table_where_there_are_no
     stored.parent.mkdir(parents=True)
     stored.write_bytes((tmp_path / "table.parquet").read_bytes())
     for more in (("--runs", tmp_path / "none"), ("--runs", done / "runs", "--stored")):
-        assert json.loads(run(capsys, *common, "--json", *more)[1]) == told
+        assert json.loads(run(capsys, *common, "--json", *more)[1]) == message
 
 
 def test_what_the_command_line_gets_wrong_is_said_without_a_traceback(done, capsys):
@@ -160,7 +160,7 @@ def test_what_the_command_line_gets_wrong_is_said_without_a_traceback(done, caps
     assert status == 0
     assert "run,status,plan,rows" in out
     assert "study" in usage()
-    for arguments, told in (
+    for arguments, message in (
         (("runs",), "did you mean 'run'?"),
         (("status",), "Name at least one study file"),
         (("run", done / "none.yaml"), "none.yaml"),
@@ -168,7 +168,7 @@ def test_what_the_command_line_gets_wrong_is_said_without_a_traceback(done, caps
     ):
         status, _, errors = run(capsys, *arguments)
         assert status == 2
-        assert told in errors
+        assert message in errors
 
 
 def test_a_finished_study_needs_no_worker_and_a_failed_one_exits_with_1(done, capsys):
@@ -180,7 +180,7 @@ def test_a_finished_study_needs_no_worker_and_a_failed_one_exits_with_1(done, ca
     assert "failed: unimodal-rope-" in out
 
 
-def test_the_seeds_that_are_asked_for_are_trained_and_the_table_keeps_the_others(tmp_path, monkeypatch, capsys):
+def test_the_seeds_that_are_requested_are_trained_and_the_table_keeps_the_others(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("miclab.cli.study._launcher", lambda options, root: Here())
     study = tiny_study(tmp_path, 2)
     for folder, seed, expected in (("one", "1", [1]), ("one", "0", [0, 1]), ("two", "1", [0, 1])):
@@ -196,10 +196,10 @@ def test_the_seeds_that_are_asked_for_are_trained_and_the_table_keeps_the_others
 def test_the_numeric_mode_is_found_out_once_for_a_directory_of_runs(tmp_path, monkeypatch):
     from miclab.training import numerics
 
-    asked: list[int] = []
-    monkeypatch.setattr(numerics, "why_not_compiled", lambda: asked.append(1) or "no compiler")
+    requested: list[int] = []
+    monkeypatch.setattr(numerics, "why_not_compiled", lambda: requested.append(1) or "no compiler")
     assert [mode.long_mode(tmp_path), mode.long_mode(tmp_path)] == ["eager", "eager"]
-    assert len(asked) == 1
+    assert len(requested) == 1
     monkeypatch.setattr(mode, "_fingerprint", lambda: ["another compiler"])
     monkeypatch.setattr(numerics, "why_not_compiled", lambda: "")
     assert mode.long_mode(tmp_path) == "compiled"

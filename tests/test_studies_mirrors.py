@@ -65,7 +65,7 @@ def test_every_finished_run_is_sent_once_also_over_several_starts(done, tmp_path
     assert "loss" in copy.rows[1][1]
 
 
-def test_a_mirror_that_raises_is_told_of_once_and_fails_no_run(tmp_path, monkeypatch, capsys):
+def test_a_mirror_that_raises_is_reported_once_and_fails_no_run(tmp_path, monkeypatch, capsys):
     class Broken:
         def send(self, copy: Copy) -> None:
             raise SystemExit("no network")
@@ -105,26 +105,26 @@ COPY = Copy(
 )
 
 
-def test_wandb_is_told_each_row_at_its_step(tmp_path, monkeypatch):
-    told: list = []
-    run = SimpleNamespace(log=lambda row, step: told.append((step, row)), finish=lambda: told.append("finished"))
+def test_wandb_is_sent_each_row_at_its_step(tmp_path, monkeypatch):
+    text: list = []
+    run = SimpleNamespace(log=lambda row, step: text.append((step, row)), finish=lambda: text.append("finished"))
     fake = ModuleType("wandb")
-    fake.init = lambda **asked: told.append((asked["group"], asked["name"], asked["config"])) or run  # type: ignore
+    fake.init = lambda **requested: text.append((requested["group"], requested["name"], requested["config"])) or run  # type: ignore
     fake.Settings = dict  # type: ignore
     monkeypatch.setitem(sys.modules, "wandb", fake)
     mirrors.Wandb(tmp_path / "wandb").send(COPY)
-    assert told == [("study", "run", COPY.config), *COPY.rows, "finished"]
+    assert text == [("study", "run", COPY.config), *COPY.rows, "finished"]
 
 
-def test_trackio_is_told_each_row_at_its_step(tmp_path, monkeypatch):
-    told: list = []
+def test_trackio_is_sent_each_row_at_its_step(tmp_path, monkeypatch):
+    text: list = []
     fake = ModuleType("trackio")
-    fake.init = lambda **asked: told.append((asked["project"], asked["name"]))  # type: ignore
-    fake.log = lambda row, step: told.append((step, row))  # type: ignore
-    fake.finish = lambda: told.append("finished")  # type: ignore
+    fake.init = lambda **requested: text.append((requested["project"], requested["name"]))  # type: ignore
+    fake.log = lambda row, step: text.append((step, row))  # type: ignore
+    fake.finish = lambda: text.append("finished")  # type: ignore
     monkeypatch.setitem(sys.modules, "trackio", fake)
     mirrors.Trackio(tmp_path).send(COPY)
-    assert told == [("study", "run"), *COPY.rows, "finished"]
+    assert text == [("study", "run"), *COPY.rows, "finished"]
 
 
 def test_tensorboard_reads_the_event_files(tmp_path):

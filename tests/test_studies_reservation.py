@@ -44,8 +44,8 @@ print(won)
 """
 
 
-def claim(folder: Path, owner: Owner, number: int = 0, age: float = 0.0) -> Path:
-    """A claim of somebody, last touched `age` seconds ago."""
+def lease(folder: Path, owner: Owner, number: int = 0, age: float = 0.0) -> Path:
+    """A lease of somebody, last touched `age` seconds ago."""
     path = folder / f"run.{number}"
     path.write_text(json.dumps(vars(owner)))
     os.utime(path, (time.time() - age,) * 2)
@@ -57,7 +57,7 @@ def myself() -> Owner:
     return Owner(lease.machine(), os.getpid(), lease.started(os.getpid()), "token")
 
 
-def test_a_run_is_claimed_once_and_is_free_after_release(tmp_path):
+def test_a_run_is_leased_once_and_is_free_after_release(tmp_path):
     held = reserve(tmp_path, "run")
     assert held is not None
     assert reserve(tmp_path, "run") is None
@@ -74,7 +74,7 @@ def test_a_run_is_claimed_once_and_is_free_after_release(tmp_path):
     assert owners(tmp_path / "missing") == {}
 
 
-def test_the_claim_of_a_dead_process_is_taken_over_at_once(tmp_path):
+def test_the_lease_of_a_dead_process_is_taken_over_at_once(tmp_path):
     subprocess.run([sys.executable, "-c", DEAD, str(tmp_path)], check=False)
     assert (tmp_path / "run.0").exists()
     assert owners(tmp_path) == {}
@@ -86,14 +86,14 @@ def test_the_claim_of_a_dead_process_is_taken_over_at_once(tmp_path):
 
 
 def test_a_number_that_another_process_has_now_is_no_sign_of_life(tmp_path, myself):
-    claim(tmp_path, Owner(myself.machine, myself.process, "1", "token"))
+    lease(tmp_path, Owner(myself.machine, myself.process, "1", "token"))
     assert reserve(tmp_path, "run") is not None
 
 
-def test_the_claim_of_another_machine_holds_as_long_as_its_heart_beats(tmp_path):
+def test_the_lease_of_another_machine_holds_as_long_as_its_heart_beats(tmp_path):
     """Its process number says nothing here: it is judged by the age of its last beat alone."""
     elsewhere = Owner("elsewhere/1/2", 1, "3", "token")
-    claim(tmp_path, elsewhere, age=50)
+    lease(tmp_path, elsewhere, age=50)
     assert reserve(tmp_path, "run", timeout=100) is None
     assert owners(tmp_path, timeout=100) == {"run": elsewhere}
     assert owners(tmp_path, timeout=10) == {}
@@ -102,7 +102,7 @@ def test_the_claim_of_another_machine_holds_as_long_as_its_heart_beats(tmp_path)
     assert held.path.name == "run.1"
 
 
-def test_a_beating_heart_touches_its_claim_and_sees_that_it_was_lost(tmp_path, monkeypatch):
+def test_a_beating_heart_touches_its_lease_and_sees_that_it_was_lost(tmp_path, monkeypatch):
     monkeypatch.setattr(lease, "BEAT", 0.02)
     held = reserve(tmp_path, "run")
     assert held is not None
@@ -112,7 +112,7 @@ def test_a_beating_heart_touches_its_claim_and_sees_that_it_was_lost(tmp_path, m
         time.sleep(0.01)
     assert held.path.stat().st_mtime > time.time() - 60
     assert not held.lost
-    successor = claim(tmp_path, Owner("elsewhere/1/2", 1, "3", "token"), number=1)
+    successor = lease(tmp_path, Owner("elsewhere/1/2", 1, "3", "token"), number=1)
     while not held.lost and time.monotonic() < deadline:
         time.sleep(0.01)
     assert held.lost
@@ -120,10 +120,10 @@ def test_a_beating_heart_touches_its_claim_and_sees_that_it_was_lost(tmp_path, m
     assert list(tmp_path.iterdir()) == [successor]
 
 
-def test_who_followed_a_claim_that_was_given_back_meanwhile_gives_up(tmp_path, monkeypatch):
-    """Between the judgement that a claim is stale and the successor's own claim, its owner lets go and another
-    process claims the run anew: it keeps it."""
-    stale = claim(tmp_path, Owner("elsewhere/1/2", 1, "3", "token"), age=50)
+def test_who_followed_a_lease_that_was_given_back_meanwhile_gives_up(tmp_path, monkeypatch):
+    """Between the judgement that a lease is stale and the successor's own lease, its owner lets go and another
+    process leases the run anew: it keeps it."""
+    stale = lease(tmp_path, Owner("elsewhere/1/2", 1, "3", "token"), age=50)
     write = lease.storage.write_bytes
     held: list = []
 
@@ -155,7 +155,7 @@ def test_of_many_threads_one_wins(tmp_path):
 
 
 def test_processes_that_race_are_never_inside_together(tmp_path):
-    """Each winner makes a directory that another one inside would find; stale claims lie in the way now and then."""
+    """Each winner makes a directory that another one inside would find; stale leases lie in the way now and then."""
     count, turns = 3, 40
     racers = [
         subprocess.Popen([sys.executable, "-c", RACE, str(tmp_path), str(turns)], stdout=subprocess.PIPE, text=True)
@@ -164,11 +164,11 @@ def test_processes_that_race_are_never_inside_together(tmp_path):
     for _ in range(20):
         time.sleep(0.1)
         if not list(tmp_path.glob("run.*")):
-            # A dead process's claim.
+            # A dead process's lease.
             temporary = tmp_path / ".dead.tmp"
             temporary.write_text(json.dumps(vars(Owner(lease.machine(), 2**22 + 7, "1", "dead"))))
             with contextlib.suppress(FileExistsError):
                 os.link(temporary, tmp_path / "run.0")
-    told = [racer.communicate()[0] for racer in racers]
+    message = [racer.communicate()[0] for racer in racers]
     assert [racer.returncode for racer in racers] == [0] * count
-    assert sum(map(int, told)) > 0
+    assert sum(map(int, message)) > 0

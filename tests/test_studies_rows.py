@@ -152,7 +152,7 @@ def test_a_table_is_written_at_most_every_half_minute_and_reads_each_run_once(ca
 
 
 def test_rows_of_another_request_are_left_out(tmp_path):
-    """A run that another study trained for longer, or evaluated more often, gives a table the rows that it asks for."""
+    """A run that another study trained for longer, or evaluated more often, gives a table the rows that it requests."""
     study = tiny_study(tmp_path, profiles={"quick": {"seeds": [0]}})
     plan = planned(study)
     carry_out(plan, tmp_path / "runs")
@@ -230,13 +230,13 @@ def test_a_table_that_was_found_keeps_the_runs_that_are_not_here(tmp_path):
 def test_committed_rows_belong_to_the_runs_that_their_study_plans(table):
     """Fails if a change to the reading of studies, to defaults or to hashes makes other runs of the same file."""
     study = load_study(COMMITTED.parent / f"{table.stem}.yaml", table.parent.name)
-    asked = Plan([study], "compiled").asked[study.name]
+    requested = Plan([study], "compiled").requested[study.name]
     ends = pl.read_parquet(table, columns=["run", "step", "last"]).filter("last")
-    assert set(ends["run"]) <= set(asked)
-    assert {run: step for run, step, _ in ends.iter_rows() if step != asked[run].steps} == {}
+    assert set(ends["run"]) <= set(requested)
+    assert {run: step for run, step, _ in ends.iter_rows() if step != requested[run].steps} == {}
 
 
-def test_what_another_study_asks_of_a_run_is_not_in_the_rows(tmp_path):
+def test_what_another_study_requests_of_a_run_is_not_in_the_rows(tmp_path):
     """The shorter study's table ends at its own step, with the probes of that step, whoever was planned first."""
     root = tmp_path / "runs"
     profiles = {"quick": {"seeds": [0], "request": {"steps": 8, "checkpoint_every": 8}}}

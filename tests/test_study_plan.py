@@ -61,7 +61,7 @@ def test_a_named_run_stands_under_its_name(study, tmp_path, capsys):
     assert "the first" in printed(capsys, *where)
 
 
-def test_values_are_short_and_axes_are_told_apart():
+def test_values_are_short_and_axes_are_distinguished():
     assert [shown(v) for v in (True, None, 0.001, [8, 4], (), {"a": 1}, "rope")] == [
         "yes", "-", "0.001", "8,4", "default", "a=1", "rope",
     ]  # fmt: skip

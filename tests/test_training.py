@@ -39,7 +39,7 @@ def unimodal(classes, burstiness, positions):
         decoder=replace(config.decoder, positions=positions),
     )
 
-def tell(run, sequences=250):
+def show(run, sequences=250):
     sizes = SplitSizes(sequences=sequences, novel_sets=8)
     scores = evaluate(run, sizes=sizes, measures=False).scores
     found = {name: split.accuracy for name, split in scores.items()}
@@ -54,7 +54,7 @@ def tell(run, sequences=250):
 def test_much_data_makes_the_decoder_read_its_context(run_python, tmp_path):
     """K = 4096, B = 4 with one-hot positions: fails if any part of the induction circuit (positions, attention,
     gradients, optimiser) or the labels of the `icl` and `swapped` splits are wrong."""
-    scores = run_python(COMMON + "tell(trained(unimodal(4096, 4, 'onehot'), 1000), 1000)", tmp_path)
+    scores = run_python(COMMON + "show(trained(unimodal(4096, 4, 'onehot'), 1000), 1000)", tmp_path)
     print(scores)
     assert scores["icl"] >= 0.95
     assert scores["swapped"] >= 0.95
@@ -64,7 +64,7 @@ def test_much_data_makes_the_decoder_read_its_context(run_python, tmp_path):
 def test_little_data_makes_the_decoder_memorise(run_python, tmp_path):
     """K = 256, B = 1: fails if a class's label leaks into the context of the `iwl` split, or if the labels of
     `swapped` are not those that were memorised."""
-    scores = run_python(COMMON + "tell(trained(unimodal(256, 1, 'rope'), 500), 1000)", tmp_path)
+    scores = run_python(COMMON + "show(trained(unimodal(256, 1, 'rope'), 500), 1000)", tmp_path)
     print(scores)
     assert scores["iwl"] >= 0.9
     assert scores["swapped"] <= 0.1
@@ -74,11 +74,11 @@ def test_little_data_makes_the_decoder_memorise(run_python, tmp_path):
 def test_second_modality_is_read_in_context_after_the_first(run_python, tmp_path):
     """Stage 1 on K1 = 8192, then stage 2 with 32 times fewer classes of m2: fails if stage 2 loses the parent's
     decoder or world, if the projector is not trained, or if novel classes of m2 get wrong labels."""
-    first = run_python(COMMON + "tell(trained(unimodal(8192, 4, 'rope'), 3000))", tmp_path)
+    first = run_python(COMMON + "show(trained(unimodal(8192, 4, 'rope'), 3000))", tmp_path)
     second = """
 config = run_config("multimodal", "quick")
 assert config.modalities["m2"].classes * 32 == config.modalities["m1"].classes == 8192
-tell(trained(replace(config, parent=ParentConfig(run=sys.argv[2], step=3000)), 1000))
+show(trained(replace(config, parent=ParentConfig(run=sys.argv[2], step=3000)), 1000))
 """
     scores = run_python(COMMON + second, tmp_path, first["hash"])
     print(first)
@@ -107,7 +107,7 @@ def test_a_longer_context_than_in_training_is_measured(tmp_path, positions):
 
 
 def test_one_hot_says_why_it_cannot_see_a_longer_context(tmp_path):
-    """Fails if one-hot slots are overrun in silence, or the message does not tell the way out."""
+    """Fails if one-hot slots are overrun in silence, or the message does not say the way out."""
     config = tiny_config(decoder={"positions": "onehot"})
     run, _ = train_config(config, Request(steps=1, evaluate_every=1, checkpoint_every=1, sequences=4), tmp_path)
     assert evaluate(run, context=16, sizes=SplitSizes(sequences=4, novel_sets=1)).context == 16

@@ -27,7 +27,7 @@ from miclab.worlds.world import (
 
 
 @pytest.mark.parametrize(("noise", "dimension"), [(0.0, 64), (0.1, 64), (1.0, 32)])
-def test_items_have_norm_one_and_the_noise_that_was_asked_for(noise, dimension):
+def test_items_have_norm_one_and_the_noise_that_was_requested(noise, dimension):
     """Fails if an item is not scaled by 1 / sqrt(1 + eps^2), or if eps is per dimension instead of per item: the mean
     squared norm is 1 and the variance within a class is eps^2 / (1 + eps^2), both to 3 standard errors."""
     config = tiny_config(modalities={"m1": {"classes": 512, "dimension": dimension, "noise": noise, "labels": 8}})
@@ -96,9 +96,9 @@ def test_a_draw_with_a_label_never_leaves_the_label(data):
     powers = st.floats(-300, 0)
     weights = 10 ** np.array(data.draw(st.lists(powers, min_size=len(label_of), max_size=len(label_of))))
     table = ClassTable(torch.tensor(label_of), torch.tensor(weights))
-    asked = torch.arange(labels).repeat(50)
-    drawn = table.draw_with_label(asked, stream(data.draw(st.integers(0, 1000)), "test"))
-    assert torch.equal(torch.tensor(label_of)[drawn], asked)
+    requested = torch.arange(labels).repeat(50)
+    drawn = table.draw_with_label(requested, stream(data.draw(st.integers(0, 1000)), "test"))
+    assert torch.equal(torch.tensor(label_of)[drawn], requested)
     anywhere = table.draw((100,), stream(0, "test"))
     assert anywhere.min() >= 0
     assert anywhere.max() < len(label_of)
@@ -163,7 +163,7 @@ def test_a_world_is_rebuilt_from_its_tensors_and_kept_by_stage_two():
 
 
 def test_the_joint_task_deals_classes_over_groups():
-    """Fails if classes get their modality's labels where the joint-label task asks for groups."""
+    """Fails if classes get their modality's labels where the joint-label task needs groups."""
     config = tiny_config(2, sequence={"context": 4, "burstiness": 2, "task": "joint_label", "groups": [4, 2]})
     world = draw_world(config)
     assert torch.equal(world.tables["m1"].label_of, torch.arange(32) % 4)

@@ -79,10 +79,10 @@ class Here:
     def close(self) -> None: ...
 
 
-def carry_out(plan: Plan, root: Path, launcher: Any = None, **asked: Any) -> Tally:
+def carry_out(plan: Plan, root: Path, launcher: Any = None, **requested: Any) -> Tally:
     """Carries a plan out here."""
     root.mkdir(parents=True, exist_ok=True)
-    return Engine(plan, root, launcher or Here(), **asked).go()
+    return Engine(plan, root, launcher or Here(), **requested).go()
 
 
 def contents(root: Path) -> dict[str, bytes]:

@@ -85,7 +85,11 @@ def circuits(
     from miclab.circuits.existence import circuits
 
     return circuits(
-        disks(run), step=step, split=split, sizes=_sizes(sequences, novel_sets, evaluation_seed), tell=on_progress
+        disks(run),
+        step=step,
+        split=split,
+        sizes=_sizes(sequences, novel_sets, evaluation_seed),
+        on_progress=on_progress,
     )
 
 
@@ -120,7 +124,7 @@ def knock_out(
         raise ConfigError("baseline", baseline, nearest(str(baseline), ("zero", "mean")))
     runs, sizes = disks(run), _sizes(sequences, novel_sets, evaluation_seed)
     if heads is None:
-        return knockout.knock_out(runs, baseline=baseline, step=step, sizes=sizes, split=split, tell=on_progress)
+        return knockout.knock_out(runs, baseline=baseline, step=step, sizes=sizes, split=split, on_progress=on_progress)
     names = [heads] if isinstance(heads, str) else list(heads)
     if not names:
         raise ConfigError("heads", names, "at least one head, or None")
@@ -143,7 +147,7 @@ def ablate(
     from miclab.circuits.knockout import ablate
 
     sizes = _sizes(sequences, novel_sets, evaluation_seed)
-    return ablate(disks(run), step=step, split=split, sizes=sizes, tell=on_progress)
+    return ablate(disks(run), step=step, split=split, sizes=sizes, on_progress=on_progress)
 
 
 def align(

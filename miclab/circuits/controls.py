@@ -37,8 +37,8 @@ def control(circuit: CircuitHeads, heads: tuple[Head, ...], seed: int) -> Contro
         heads: of the circuit, what the control is for.
         seed: of the run; the draws are a function of it, of `circuit` and of `heads`.
     """
-    pools = [[other for other in circuit.rest if other[0] == head[0]] for head in heads]
-    sets = {tuple(sorted(chosen)) for chosen in product(*pools) if len(set(chosen)) == len(heads)}
+    candidates = [[other for other in circuit.rest if other[0] == head[0]] for head in heads]
+    sets = {tuple(sorted(chosen)) for chosen in product(*candidates) if len(set(chosen)) == len(heads)}
     note = ""
     if not sets:
         sets = set(combinations(sorted(circuit.rest), len(heads)))

@@ -14,6 +14,7 @@ from miclab.measures.evaluate import Evaluation, evaluate
 from miclab.runs.find import find
 from miclab.runs.run import Run
 from miclab.statistics.intervals import clustered_interval
+from miclab.tables import Mark, Table, Tabled, table
 
 HIGH = 0.8
 """An accuracy from here on is called high."""
@@ -38,6 +39,16 @@ class Sign:
     shown: bool | None
     evidence: str
     advice: str
+
+
+class Signs(tuple[Sign, ...], Tabled):
+    """The signs of one checkpoint, each judged or not."""
+
+    def tables(self) -> tuple[Table, ...]:
+        """A row for each sign; what to change stands only where the sign is shown."""
+        marks = {True: Mark("shown", "bad"), False: Mark("no", "good"), None: Mark("not judged")}
+        rows = [[s.name, marks[s.shown], s.evidence, s.advice if s.shown else ""] for s in self]
+        return (table("", ["sign", "found", "evidence", "what to change"], rows),)
 
 
 def _accuracy(found: Evaluation, split: str) -> float:
@@ -91,9 +102,9 @@ def alignment_gap(run: Run, found: Evaluation) -> Sign:
         )
     gaps = align(run, step=found.step)
     if few := [a for a in gaps if a.above_null is None]:
-        told = f"not judged: {few[0].traders} labels of {few[0].modality} are too few to tell alignment from chance"
-        return Sign(name, None, told, advice)
-    told = "; ".join(
+        measured = f"not judged: {few[0].traders} labels of {few[0].modality} are too few to judge alignment"
+        return Sign(name, None, measured, advice)
+    measured = "; ".join(
         f"CKA of {a.modality} {a.cka} against {a.traded_high:.3f} by chance ({a.rows} rows, {a.cka.count} draws)"
         for a in gaps
     )
@@ -101,7 +112,7 @@ def alignment_gap(run: Run, found: Evaluation) -> Sign:
     return Sign(
         name,
         weak and any(not a.above_null for a in gaps),
-        f"unimodal ICL of the parent {unimodal:.2f}, multimodal {icl:.2f}; {told}",
+        f"unimodal ICL of the parent {unimodal:.2f}, multimodal {icl:.2f}; {measured}",
         advice,
     )
 
@@ -145,16 +156,16 @@ def diffuse_attention(run: Run, found: Evaluation) -> Sign:
     entropy = float(icl.strengths["entropy"][:, layer, head].mean())
     unformed = why_unformed((layer, head), icl)
     rotary = run.config.decoder.position_facts.rotates
-    told = (
+    measured = (
         f"the induction head {head_name((layer, head))} has attention entropy {entropy:.2f} of a uniform row's"
         f" (diffuse above {DIFFUSE}); positions: {run.config.decoder.positions}"
     )
     if unformed:
-        told = f"not judged: no induction head has formed. {unformed[:1].upper()}{unformed[1:]}"
+        measured = f"not judged: no induction head has formed. {unformed[:1].upper()}{unformed[1:]}"
     return Sign(
         "diffuse attention",
         None if unformed else entropy > DIFFUSE,
-        told,
+        measured,
         "Expected under a rotary code; a one-hot code (decoder.positions=onehot) gives sharper heads."
         if rotary
         else "Train longer or raise data complexity; the code is not rotary, so sharp heads can be had.",
@@ -186,7 +197,7 @@ def diagnose(
     step: int | None = None,
     sizes: SplitSizes | None = None,
     on_progress: Callable[[int, str], None] = lambda done, text: None,
-) -> list[Sign]:
+) -> Signs:
     """Looks for every known sign in a checkpoint of a run, by default its last good one.
 
     Arguments:
@@ -199,4 +210,4 @@ def diagnose(
         on_progress(1 + len(signs), look.__name__.replace("_", " "))
         signs.append(look(run, found))
     on_progress(STEPS, "")
-    return signs
+    return Signs(signs)

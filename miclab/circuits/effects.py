@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from miclab.circuits.find import Head, head_name
 from miclab.statistics.intervals import Interval, clustered_interval, ratio_interval
+from miclab.tables import Table, table
 
 Scores = NDArray[np.floating]
 """Scores by set of novel classes and sequence."""
@@ -65,6 +66,28 @@ class Effect:
     def knocked_out(self) -> str:
         """The heads in words, counted from 0: `0.0, 1.0`, or `0.1 | 0.2` of a control with two draws."""
         return " | ".join(", ".join(map(head_name, heads)) for heads in self.draws or (self.heads,))
+
+
+EFFECT_COLUMNS = ("intervention", "heads", "accuracy", "change of accuracy", "accuracy / untouched (share)",
+                  "answers in context")  # fmt: skip
+
+
+def effects_table(
+    title: str,
+    effects: Sequence[Effect | PooledEffect],
+    oracles: Mapping[str, float] | None = None,
+    notes: Iterable[str] = (),
+) -> Table:
+    """A row for each intervention, of one run or of several, and one for each oracle. Heads have a column where heads
+    were cut; of the untouched decoder no change is shown."""
+    rows: list[tuple[Any, ...]] = []
+    for effect in effects:
+        change, share = (None, None) if effect.name == "untouched" else (effect.change, effect.share)
+        rows.append((effect.name, effect.knocked_out, effect.accuracy, change, share, effect.in_context))
+    for name, value in (oracles or {}).items():
+        rows.append((f"oracle: {name.replace('_', ' ')}", "", value, None, None, None))
+    shown = [place for place in range(len(EFFECT_COLUMNS)) if place != 1 or any(row[1] for row in rows)]
+    return table(title, [EFFECT_COLUMNS[i] for i in shown], [[row[i] for i in shown] for row in rows], notes)
 
 
 @dataclass(frozen=True)

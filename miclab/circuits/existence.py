@@ -14,7 +14,7 @@ from miclab.runs.run import Run
 from miclab.statistics.intervals import Interval, clustered_interval
 from miclab.tables import Table, Tabled
 
-Tell = Callable[[int, str], None]
+OnProgress = Callable[[int, str], None]
 """Called with the number of runs done and what is or was done."""
 
 
@@ -124,7 +124,7 @@ def circuits(
     step: int | None = None,
     sizes: SplitSizes | None = None,
     split: str = "icl",
-    tell: Tell | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Circuits:
     """Strengths of every head, and the heads of the induction circuit where there is one.
 
@@ -141,8 +141,8 @@ def circuits(
     found = []
     for done, run in enumerate(runs, 1):
         found.append(evaluate(run, step=step, sizes=sizes, splits=tuple(dict.fromkeys((split, "icl")))))
-        if tell:
-            tell(done, run.path.name)
+        if on_progress:
+            on_progress(done, run.path.name)
     scores = [one.scores[split] for one in found]
     table, measured = head_intervals(scores), [one.strengths for one in scores]
     means = [{name: values.mean(0) for name, values in m.items()} for m in measured]

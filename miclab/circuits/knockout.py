@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from miclab.circuits.controls import Control, control
-from miclab.circuits.effects import Effect, PooledEffect
-from miclab.circuits.existence import Tell, circuit_lines, circuits_json, why_no_circuit
+from miclab.circuits.effects import Effect, PooledEffect, effects_table
+from miclab.circuits.existence import OnProgress, circuit_lines, circuits_json, why_no_circuit
 from miclab.circuits.find import NO_PATTERN, CircuitHeads, head_name, strongest_heads
 from miclab.circuits.interventions import (
     Edit,
@@ -31,7 +31,7 @@ from miclab.measures.evaluate import SplitScores, check_seeds, oracle_means, sco
 from miclab.measures.evaluations import at_steps
 from miclab.model.decoder import Decoder
 from miclab.runs.run import Run
-from miclab.tables import Table, Tabled, table
+from miclab.tables import Table, Tabled
 from miclab.worlds.sequences import training_batch
 from miclab.worlds.world import world_from_tensors
 
@@ -43,7 +43,7 @@ class Interventions:
         run: the run.
         step: its checkpoint; None: the last good one.
         sizes: sequences looked at.
-        split: the split whose accuracy is asked for.
+        split: the split whose accuracy is measured.
         watch: called with the name of each intervention before it is computed.
     """
 
@@ -182,7 +182,7 @@ class Effects(Tabled):
     Arguments:
         runs: names of the runs.
         steps: the checkpoint of each.
-        split: the split whose accuracy was asked for.
+        split: the split whose accuracy was measured.
         effects: of each intervention that could be made in every run.
         oracles: what can be reached without a network on the same sequences, untouched.
         circuits: of knockouts, the circuit's heads in each run; None where it has no circuit.
@@ -200,24 +200,12 @@ class Effects(Tabled):
     notes: dict[str, str] = field(default_factory=dict)
 
     def tables(self) -> tuple[Table, ...]:
-        """A row for each intervention and each oracle, with the heads where heads were cut."""
-        are_heads = bool(self.circuits)
-        rows = [
-            [e.name, *([e.knocked_out] if are_heads else []), e.accuracy,
-             *((None, None) if e.name == "untouched" else (e.change, e.share)), e.in_context]
-            for e in self.effects
-        ]  # fmt: skip
-        rows += [
-            [f"oracle: {name.replace('_', ' ')}", *([None] if are_heads else []), value, None, None, None]
-            for name, value in self.oracles.items()
-        ]
-        columns = ["intervention", *(["heads"] if are_heads else []), "accuracy", "change of accuracy",
-                   "accuracy / untouched (share)", "answers in context"]  # fmt: skip
-        lines = list(circuit_lines(self.runs, self.circuits, self.no_circuit)) if are_heads else []
+        """A row for each intervention and each oracle."""
+        lines = list(circuit_lines(self.runs, self.circuits, self.no_circuit)) if self.circuits else []
         for note in dict.fromkeys(self.notes.values()):
             lines.append(f"{', '.join(name for name, text in self.notes.items() if text == note)}: {note}")
         title = f"{at_steps(self.runs, self.steps)}, split {self.split} [95 % interval]"
-        return (table(title, columns, rows, lines),)
+        return (effects_table(title, self.effects, self.oracles, lines),)
 
     def as_json(self) -> dict[str, Any]:
         """Everything as plain data. An effect that could not be made is there with its reason and no numbers: a control
@@ -237,9 +225,9 @@ class Effects(Tabled):
                 "effects": rows}  # fmt: skip
 
 
-def _watching(tell: Tell | None, done: int, run: str) -> Callable[[str], None] | None:
-    """`tell` as it is called while a run is looked at, of which each intervention takes a while."""
-    return None if tell is None else lambda name: tell(done, f"{run}: {name}")
+def _watching(on_progress: OnProgress | None, done: int, run: str) -> Callable[[str], None] | None:
+    """`on_progress` for one run, of which each intervention takes a while."""
+    return None if on_progress is None else lambda name: on_progress(done, f"{run}: {name}")
 
 
 def _pooled(
@@ -248,19 +236,19 @@ def _pooled(
     step: int | None,
     sizes: SplitSizes | None,
     split: str,
-    tell: Tell | None,
+    on_progress: OnProgress | None,
 ) -> tuple[Effects, list[Interventions]]:
     """`make` over runs, and what made it; an effect that one run lacks is left out."""
     check_seeds(runs)
     works: list[Interventions] = []
     by_name: dict[str, list[Effect]] = {}
     for done, run in enumerate(runs, 1):
-        work = Interventions(run, step, sizes, split, _watching(tell, done - 1, run.path.name))
+        work = Interventions(run, step, sizes, split, _watching(on_progress, done - 1, run.path.name))
         works.append(work)
         for effect in make(work):
             by_name.setdefault(effect.name, []).append(effect)
-        if tell:
-            tell(done, run.path.name)
+        if on_progress:
+            on_progress(done, run.path.name)
     effects = tuple(PooledEffect(n, tuple(found)) for n, found in by_name.items() if len(found) == len(runs))
     names, steps = tuple(run.path.name for run in runs), tuple(work.step for work in works)
     return Effects(names, steps, split, effects, oracle_means([work.untouched for work in works])), works
@@ -273,7 +261,7 @@ def knock_out(
     step: int | None = None,
     sizes: SplitSizes | None = None,
     split: str = "icl",
-    tell: Tell | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Effects:
     """`Interventions.knockouts` of each run's own circuit, over all of them; where a run has no circuit, only
     `Interventions.single_knockouts`.
@@ -283,7 +271,7 @@ def knock_out(
         baseline: what takes the place of a head's output, `zero` or `mean`.
         step: the checkpoint of each; None: its last good one.
         sizes: sequences looked at.
-        split: the split whose accuracy is asked for.
+        split: the split whose accuracy is measured.
 
     Raises:
         RunError: the runs differ in more than the seed, or there is none.
@@ -293,7 +281,7 @@ def knock_out(
     def make(work: Interventions) -> list[Effect]:
         return work.knockouts(baseline) if work.circuit else work.single_knockouts(baseline)
 
-    found, works = _pooled(runs, make, step, sizes, split, tell)
+    found, works = _pooled(runs, make, step, sizes, split, on_progress)
     notes: dict[str, str] = {}
     for run, work in zip(found.runs, works, strict=True):
         for name, chosen in work.controls.items() if work.circuit else ():
@@ -336,7 +324,7 @@ def ablate(
     step: int | None = None,
     sizes: SplitSizes | None = None,
     split: str = "icl",
-    tell: Tell | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Effects:
     """`Interventions.ablations` of each run, over all of them; arguments and errors are those of `knock_out`."""
-    return _pooled(runs, Interventions.ablations, step, sizes, split, tell)[0]
+    return _pooled(runs, Interventions.ablations, step, sizes, split, on_progress)[0]

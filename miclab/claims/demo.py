@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from miclab.circuits.effects import effects_table
 from miclab.circuits.find import circuit_heads
 from miclab.circuits.knockout import Effect, Interventions
 from miclab.claims.demonstration import EXPECTATIONS, Judgement
+from miclab.claims.tables import verdict_mark
 from miclab.config.parts import ModalityConfig
 from miclab.config.presets import request, run_config
 from miclab.config.request import Request, SplitSizes
@@ -29,6 +31,7 @@ from miclab.measures.evaluate import Evaluation, evaluate
 from miclab.runs.find import find
 from miclab.runs.run import Run
 from miclab.statistics.intervals import Interval, clustered_interval
+from miclab.tables import Table, Tabled, table
 from miclab.training.stages import Training, carry_out, trainings
 
 if TYPE_CHECKING:
@@ -36,8 +39,8 @@ if TYPE_CHECKING:
 
 UNIMODAL = ("onehot", "rope", "rope_released")
 SIZES = SplitSizes(sequences=250, novel_sets=8)
-Tell = Callable[[str, int, int, str], None]
-"""Called with the name of a training, its steps done (-1: a remark) and asked for, and a short text."""
+OnProgress = Callable[[str, int, int, str], None]
+"""Called with the name of a training, its steps done (-1: a remark), its steps in all, and a short text."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Demonstration:
+class Demonstration(Tabled):
     """What the demonstration made: its runs, the judgements on the claims, and the effects of interventions."""
 
     runs: dict[str, Run]
@@ -60,6 +63,20 @@ class Demonstration:
     effects: list[Effect]
     emergence: dict[str, int | None]
     """Step of the first metric row with ICL of at least 0.9, by run; None: never."""
+
+    def tables(self) -> tuple[Table, ...]:
+        """A row for each result beside the paper's, and one for each intervention on the multimodal decoder."""
+        title = (
+            "quick profile (AdamW, projection after attention), one seed; novel classes, mean of 8 sets [95 % interval]"
+        )
+        rows = [
+            [f"{j.claim.id}  {j.claim.statement}", j.measured, j.paper, j.claim.criterion, verdict_mark(j.verdict),
+             j.conclusion]
+            for j in self.judgements
+        ]  # fmt: skip
+        columns = ["result", "measured", "paper", "holds where", "verdict", "what we conclude"]
+        effects = effects_table("interventions on the multimodal decoder", self.effects)
+        return table(title, columns, rows), effects
 
 
 def unimodal_config(positions: str) -> RunConfig:
@@ -108,15 +125,15 @@ def _train_multimodal(root: str, scale: Scale, queue: Any) -> dict[str, str]:
     return _carry_out(trainings(run_config("multimodal", "quick"), second, "quick", first), root, queue)
 
 
-def train_all(root: Path | str, scale: Scale, tell: Tell) -> dict[str, Run]:
+def train_all(root: Path | str, scale: Scale, on_progress: OnProgress) -> dict[str, Run]:
     """Trains what is missing, in two processes."""
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(min(2, os.cpu_count() or 1), context) as pool:
+    with context.Manager() as manager, ProcessPoolExecutor(min(2, os.cpu_count() or 1), context) as executor:
         queue = manager.Queue()
-        jobs = [pool.submit(job, str(root), scale, queue) for job in (_train_multimodal, _train_unimodal)]
+        jobs = [executor.submit(job, str(root), scale, queue) for job in (_train_multimodal, _train_unimodal)]
         while not all(job.done() for job in jobs) or not queue.empty():
             with contextlib.suppress(Empty):
-                tell(*queue.get(timeout=0.2))
+                on_progress(*queue.get(timeout=0.2))
         paths = {name: path for job in jobs for name, path in job.result().items()}
     return {name: find(path) for name, path in paths.items()}
 
@@ -163,8 +180,8 @@ def judge(runs: dict[str, Run]) -> tuple[list[Judgement], list[Effect]]:
     return [Judgement(EXPECTATIONS[name], value) for name, value in measured.items()], list(effects.values())
 
 
-def demonstrate(root: Path | str, scale: Scale, tell: Tell) -> Demonstration:
+def demonstrate(root: Path | str, scale: Scale, on_progress: OnProgress) -> Demonstration:
     """Trains, measures and judges."""
-    runs = train_all(root, scale, tell)
+    runs = train_all(root, scale, on_progress)
     judgements, effects = judge(runs)
     return Demonstration(runs, judgements, effects, {name: emergence(run) for name, run in runs.items()})

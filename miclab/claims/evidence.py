@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from miclab.claims.verdict import Comparison, Condition
 from miclab.config.axes import field_named, field_of
 from miclab.errors import MiclabError
-from miclab.statistics.grid import Bound, Cell, Cells, Expression, Key, Rule
+from miclab.statistics.grid import RULE, Bound, Cell, Cells, Expression, Key, Rule
 from miclab.statistics.intervals import Interval
 
 if TYPE_CHECKING:
@@ -71,6 +71,18 @@ def identity_of(config: Mapping[str, Any]) -> str:
     return json.dumps(kept, sort_keys=True)
 
 
+def differences(one: Mapping[str, Any], other: Mapping[str, Any], before: str = "") -> list[str]:
+    """Dotted fields in which two configurations differ, but for the seed and names of runs."""
+    found = []
+    for name in {**one, **other}:
+        left, right = one.get(name), other.get(name)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            found += differences(left, right, f"{before}{name}.")
+        elif left != right and name not in ("seed", "run", "encoder_run"):
+            found.append(before + name)
+    return found
+
+
 class EvidenceCells(Cells):
     """Cells that know their runs, so that conditions on them say which are used and which are missing."""
 
@@ -116,13 +128,13 @@ def grid(
     *,
     at: At = "last",
     where: Callable[[Cell], Any] | None = None,
-    rule: Rule = "bootstrap",
+    rule: Rule = RULE,
 ) -> EvidenceCells:
     """Cells of a grid: the planned ones, with the values of the rows that are there.
 
     Arguments:
         studies: names of studies, separated by spaces.
-        axes: short names of the axes that tell the cells apart (`miclab.config.axes`), separated by spaces.
+        axes: short names of the axes that distinguish the cells (`miclab.config.axes`), separated by spaces.
         quantities: names of columns, separated by spaces (in a list where a name has spaces), or names of one's own
             with what they stand for.
         at: which row stands for a run.
@@ -130,7 +142,7 @@ def grid(
         rule: how intervals are made.
 
     Raises:
-        MiclabError: there is no such study, axis or column.
+        MiclabError: there is no such study or axis, or the axes leave two planned runs of one seed in one cell.
     """
     names = studies.split() if isinstance(studies, str) else studies
     wanted = quantities.split() if isinstance(quantities, str) else quantities
@@ -138,11 +150,11 @@ def grid(
 
 
 class Evidence:
-    """Rows and plans of the studies of one directory, in one profile.
+    """Rows and plans of the studies of one directory, in one preset.
 
     Arguments:
-        directory: where the study files lie, and their rows under `rows/PROFILE`.
-        profile: `quick` or `paper`.
+        directory: where the study files lie, and their rows under `rows/PRESET`.
+        profile: the preset, `quick` or `paper`.
     """
 
     def __init__(self, directory: Path | str, profile: str):
@@ -173,6 +185,10 @@ class Evidence:
             raise MiclabError(f"There is no study {str(path)!r}; the claims need it.")
         return path
 
+    def has(self, study: str) -> bool:
+        """Whether the directory has the file of a study."""
+        return (self.directory / f"{study}.yaml").is_file()
+
     def rows(self, study: str) -> pl.DataFrame | None:
         """Rows of a study's finished runs; None if there are none."""
         if study not in self._rows:
@@ -188,8 +204,8 @@ class Evidence:
         return self._rows[study]
 
     def plan(self, study: str) -> list[tuple[dict[str, Any], int, str]]:
-        """Configuration as plain data, seed and trajectory hash of every run that a study asks for; none where it does
-        not have the evidence's preset."""
+        """Configuration as plain data, seed and trajectory hash of every run of a study; none where the study does not
+        have the evidence's preset."""
         if study not in self._plans:
             from miclab.studies.study import presets_of
 
@@ -220,7 +236,7 @@ class Evidence:
         *,
         at: At = "last",
         where: Callable[[Cell], Any] | None = None,
-        rule: Rule = "bootstrap",
+        rule: Rule = RULE,
     ) -> EvidenceCells:
         """Cells of a grid; see `grid`. `axes` may be dotted fields too."""
         if not isinstance(quantities, Mapping):
@@ -228,9 +244,17 @@ class Evidence:
         fields = [field_named(axis) for axis in axes]
         planned: dict[Key, dict[int, str]] = {}
         identities: dict[str, str] = {}
+        configs: dict[str, Mapping[str, Any]] = {}
         for study in studies:
             for config, seed, name in self.plan(study):
-                planned.setdefault(tuple(field_of(config, field) for field in fields), {})[seed] = name
+                cell = planned.setdefault(tuple(field_of(config, field) for field in fields), {})
+                configs[name] = config
+                if cell.setdefault(seed, name) != name:
+                    differ = ", ".join(differences(configs[cell[seed]], config)) or "the runs that they start from"
+                    raise MiclabError(
+                        f"Two runs of {', '.join(studies)} are in one cell of the axes {' '.join(axes) or '(none)'}:"
+                        f" add an axis in which they differ: {differ}."
+                    )
                 identities[self._identity(name, config)] = name
         cells = EvidenceCells(tuple(planned), {}, planned, axes=tuple(axes), rule=rule)
         cells = cells if where is None else cells.where(where)

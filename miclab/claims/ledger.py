@@ -52,7 +52,7 @@ RUN_ORDER = (
 
 @dataclass(frozen=True)
 class Line:
-    """A claim with its findings in one profile.
+    """A claim with its findings in one preset.
 
     Arguments:
         planned: runs of its studies, stage-1 runs aside; its conditions may need fewer of them.

@@ -44,7 +44,7 @@ def usage() -> str:
         "",
         "commands:",
     ]
-    lines += [f"  {name:<10} {told}" for name, (_, told) in COMMANDS.items()]
+    lines += [f"  {name:<10} {summary}" for name, (_, summary) in COMMANDS.items()]
     lines += [
         "",
         "`miclab COMMAND --help` shows the options of a command with their defaults.",
@@ -115,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not is_out_of_memory(error):
             raise
         why = str(error).partition("\n")[0] or "no more can be had"
-        advice = "Ask for less at once: a shorter context, fewer sequences or rows, or a smaller batch"
+        advice = "Use less at once: a shorter context, fewer sequences or rows, or a smaller batch"
         print(f"miclab: there is too little memory ({why}). {advice}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

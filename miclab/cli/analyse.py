@@ -59,9 +59,9 @@ def run_evaluate(arguments: list[str]) -> int:
     from miclab.measures.evaluations import evaluate_runs
 
     announce_sequences("evaluate", runs, options.runs, sequences_of(options.sizes))
-    with bar("evaluate", len(runs)) as tell:
+    with bar("evaluate", len(runs)) as on_progress:
         found = evaluate_runs(runs, step=options.checkpoint, context=options.context or None, sizes=options.sizes,
-                              measures=options.measures, on_progress=tell)  # fmt: skip
+                              measures=options.measures, on_progress=on_progress)  # fmt: skip
     for run in runs:
         warn(run)
     if options.json:
@@ -79,8 +79,10 @@ def run_circuits(arguments: list[str]) -> int:
 
     sizes = options.sizes
     announce_sequences("circuits", runs, options.runs, sizes.sequences * (sizes.novel_sets + (options.split != "icl")))
-    with bar("circuits", len(runs)) as tell:
-        found = circuits(runs, step=options.checkpoint, sizes=options.sizes, split=options.split, tell=tell)
+    with bar("circuits", len(runs)) as on_progress:
+        found = circuits(
+            runs, step=options.checkpoint, sizes=options.sizes, split=options.split, on_progress=on_progress
+        )
     for run in runs:
         warn(run)
     if options.json:
@@ -99,8 +101,8 @@ def run_align(arguments: list[str]) -> int:
     from miclab.measures.alignments import align_run
 
     steps = run.checkpoints if options.over_training else [options.checkpoint]
-    with bar("align", len(steps)) as tell:
-        found = align_run(run, steps, options.rows, tell)
+    with bar("align", len(steps)) as on_progress:
+        found = align_run(run, steps, options.rows, on_progress)
     warn(run)
     if options.json:
         print_json(found.as_json())

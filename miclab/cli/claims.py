@@ -11,15 +11,13 @@ from typing import Literal
 
 from miclab.claims.evidence import Evidence
 from miclab.claims.ledger import Line, chosen, judged, studies_to_run
-from miclab.cli.options import Claims, Directory, output_folder
-from miclab.cli.terminal import bar, parse, print_json, print_table, refuse_ignored
+from miclab.claims.registry import Claim
+from miclab.claims.tables import comparisons_table, conditions_table, ledger_table
+from miclab.cli.options import Claims, ClaimsOrStudies, Directory, output_folder
+from miclab.cli.terminal import bar, parse, print_json, refuse_ignored
 from miclab.config import presets
-from miclab.errors import MiclabError
-from miclab.statistics.intervals import Interval
+from miclab.errors import ConfigError, MiclabError
 from miclab.studies.shipped import studies_directory, writable_studies
-
-SHOWN = 4
-"""Conditions that the ledger shows one by one; more are counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,41 +40,14 @@ class ClaimsOptions:
     """Markdown page: directory of the claims' figures, relative to the page; empty: none is shown."""
 
 
-def _measured(line: Line) -> str:
-    conditions = line.findings.conditions
-    if all(condition.measured is None for condition in conditions):
-        return "no rows yet" if not line.runs else "too few rows"
-    if len(conditions) > SHOWN:
-        held = sum(condition.verdict == "holds" for condition in conditions)
-        return f"{held} of {len(conditions)} conditions hold (--explain)"
-    # The condition's text is shown where the quantity alone is not enough.
-    alone = len({c.quantity for c in conditions}) == len(conditions)
-    return "\n".join(f"{c.quantity}{'' if alone else f', if {c.text}'}: {c.measured_text}" for c in conditions)
-
-
 def _print_ledger(lines: Sequence[Line], profile: str) -> None:
-    cells = [
-        [
-            line.entry.id,
-            line.entry.statement,
-            _measured(line),
-            line.entry.paper,
-            f"{line.runs} of {line.needed}",
-            line.verdict,
-        ]
-        for line in lines
-    ]
-    print_table(
-        f"ledger of claims, profile {profile}: estimates with 95 % intervals over seeds (C: configurations)",
-        ["claim", "statement", "measured", "paper", "runs", "verdict"],
-        cells,
-    )
+    ledger_table(lines, profile).show()
     found = [line.findings.verdict for line in lines]
     counts = [f"{found.count(v)} {v}" for v in ("holds", "holds only if", "does not hold", "not decided") if v in found]
     print(f"\n{len(lines)} claims: {', '.join(counts)}. `miclab claims ID --explain` shows what a verdict rests on.")
 
 
-def _explain(line: Line, directory: str) -> None:
+def _explain(line: Line, directory: Path) -> None:
     entry, findings = line.entry, line.findings
     print(f"{entry.id}  {entry.statement}\n")
     print(f"paper:      {entry.paper}")
@@ -85,21 +56,10 @@ def _explain(line: Line, directory: str) -> None:
     print(f"profile:    {line.profile}")
     print(f"runs:       {_runs(line)}")
     print(f"verdict:    {line.verdict}\n")
-    cells = [[c.text, c.quantity, c.measured_text, _unit(c.measured), c.bound, c.verdict] for c in findings.conditions]
-    print_table(
-        "conditions, with 95 % intervals",
-        ["condition", "quantity", "measured", "resampled", "holds if", "verdict"],
-        cells,
-    )
+    conditions_table([line]).show()
     if findings.comparisons:
-        cells = [
-            [a.quantity, a.measured_text, a.paper_text, "" if a.distance is None else f"{a.distance:+.3f}"]
-            for a in findings.comparisons
-        ]
         print()
-        print_table(
-            "reported apart: decides nothing", ["quantity", "measured", "paper", "ours minus the paper's"], cells
-        )
+        comparisons_table(line).show()
     for note in findings.notes:
         print(f"\nnote: {note}")
 
@@ -111,15 +71,30 @@ def _runs(line: Line) -> str:
     return f"{text} that the conditions need" + (f"; the studies have {more} more, for other uses" if more > 0 else "")
 
 
-def _unit(interval: Interval | None) -> str:
-    return "" if interval is None else f"{interval.count} {interval.unit}s"
+def _judgeable(evidence: Evidence, ids: Sequence[str]) -> list[Claim]:
+    """The claims that are named; if none is, those whose studies are in the directory. Others are named on standard
+    error.
+
+    Raises:
+        MiclabError: there is no such claim, or no study of any.
+    """
+    entries = chosen(ids)
+    there = [entry for entry in entries if ids or all(map(evidence.has, entry.studies))]
+    if not there:
+        own = "Name a claim of yours, with its file after --plugin."
+        raise MiclabError(f"{evidence.directory} has the studies of none of the {len(entries)} claims. {own}")
+    if len(there) < len(entries):
+        others = [entry.id for entry in entries if entry not in there]
+        text = f"{evidence.directory} lacks the studies of {len(others)} claims, which are left out: "
+        print(f"miclab: {text}{', '.join(others)}", file=sys.stderr)
+    return there
 
 
 def _show(ids: Sequence[str], profile: str, directory: Path, explain: bool, json: bool) -> None:
-    entries = chosen(ids)
     if explain and not ids:
         raise MiclabError("--explain needs the claims to explain, for example `miclab claims U5 --explain`.")
-    lines = judged(Evidence(directory, profile), entries)
+    evidence = Evidence(directory, profile)
+    lines = judged(evidence, _judgeable(evidence, ids))
     if json:
         print_json([line.as_json() for line in lines])
     elif explain:
@@ -142,7 +117,8 @@ def run_claims(arguments: list[str]) -> int:
     if options.markdown != "no":
         from miclab.claims import markdown
 
-        lines = judged(Evidence(studies_directory(options.studies), options.profile), chosen(options.ids))
+        evidence = Evidence(studies_directory(options.studies), options.profile)
+        lines = judged(evidence, _judgeable(evidence, options.ids))
         shown = [line for line in lines if options.figures and line.runs]
         figures = {line.entry.id: f"{options.figures}/{line.entry.id}-{line.profile}.svg" for line in shown}
         print(markdown.table(lines) if options.markdown == "table" else markdown.page(lines, figures))
@@ -178,7 +154,8 @@ def run_reproduce(arguments: list[str]) -> int:
     """`miclab reproduce [ID ...]`."""
     options = parse(ReproduceOptions, "reproduce", arguments)
     studies = writable_studies(options.studies)
-    before = judged(Evidence(studies, options.profile), chosen(options.ids))
+    evidence = Evidence(studies, options.profile)
+    before = judged(evidence, _judgeable(evidence, options.ids))
     names = studies_to_run(before, options.again)
     status = 0
     if names:
@@ -200,14 +177,23 @@ def run_reproduce(arguments: list[str]) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class FigureOptions:
-    """Draw the paper's figures of claims from our rows, as PDF and SVG."""
+    """Draw the paper's figures of claims from our rows, or the figure of a study, as PDF and SVG."""
 
-    ids: Claims = ()
-    """Claims, for example U1 M7; those without rows are named and left out."""
+    ids: ClaimsOrStudies = ()
+    """Claims, for example U1 M7; those without rows are named and left out. Or study files, for example my_study.yaml,
+    whose rows lie beside them."""
     profile: presets.Profile = "quick"
     """Whose rows."""
     studies: Directory = ""
-    """Directory of study files, with their rows under rows/PROFILE; empty: those that come with miclab."""
+    """Claims: directory of study files, with their rows under rows/PROFILE; empty: those that come with miclab."""
+    x: str = ""
+    """Study: axis from left to right, such as K or decoder.layers; empty: the first whose values are numbers."""
+    by: str = ""
+    """Study: axis that distinguishes curves; empty: two axes of numbers make a heat map, other axes curves."""
+    value: str = "icl"
+    """Study: column of its table, such as icl, iwl or loss."""
+    format: tuple[Literal["pdf", "svg", "png"], ...] = ("pdf", "svg")
+    """Kinds of file to write."""
     output: Directory = "figures"
     """Directory to write to."""
     json: bool = False
@@ -215,28 +201,48 @@ class FigureOptions:
 
 
 def run_figure(arguments: list[str]) -> int:
-    """`miclab figure [ID ...]`."""
+    """`miclab figure [ID ...]`, or `miclab figure STUDY.yaml ...`."""
     options = parse(FigureOptions, "figure", arguments)
-    from miclab.claims.plots.figures import NoRowsError, draw
-
-    evidence, entries = Evidence(studies_directory(options.studies), options.profile), chosen(options.ids)
+    files = [Path(name) for name in options.ids if name.endswith((".yaml", ".yml"))]
+    if files and len(files) < len(options.ids):
+        raise MiclabError("Name claims or study files, not both at once.")
+    if files and options.studies:
+        raise ConfigError("studies", options.studies, "empty with study files: their rows lie beside them")
+    if not files and (options.x, options.by, options.value) != ("", "", "icl"):
+        raise MiclabError("--x, --by and --value are for study files, for example `miclab figure my_study.yaml --x K`.")
     folder = output_folder(options.output)
-    written: list[str] = []
-    lacking: list[str] = []
-    with bar("figure", len(entries)) as tell:
-        for done, entry in enumerate(entries, 1):
-            try:
-                written += [str(path) for path in draw(evidence, entry, folder)]
-            except NoRowsError:
-                lacking.append(entry.id)
-            tell(done, entry.id)
-    if lacking:
-        told = f"no rows yet for {', '.join(lacking)}; `miclab reproduce {' '.join(lacking)}` makes them"
-        if not written:
-            raise MiclabError(f"{told[:1].upper()}{told[1:]}.")
-        print(f"miclab: not drawn: {told}", file=sys.stderr)
+    written = _draw_studies(files, options, folder) if files else _draw_claims(options, folder)
     if options.json:
         print_json(written)
     else:
         print("\n".join(written))
     return 0
+
+
+def _draw_studies(files: Sequence[Path], options: FigureOptions, folder: Path) -> list[str]:
+    from miclab.claims.plots.study import View, draw_study
+
+    view = View(x=options.x, by=options.by, value=options.value)
+    return [str(path) for file in files for path in draw_study(file, options.profile, view, folder, options.format)]
+
+
+def _draw_claims(options: FigureOptions, folder: Path) -> list[str]:
+    from miclab.claims.plots.figures import NoRowsError, draw
+
+    evidence = Evidence(studies_directory(options.studies), options.profile)
+    entries = _judgeable(evidence, options.ids)
+    written: list[str] = []
+    lacking: list[str] = []
+    with bar("figure", len(entries)) as on_progress:
+        for done, entry in enumerate(entries, 1):
+            try:
+                written += [str(path) for path in draw(evidence, entry, folder, options.format)]
+            except NoRowsError:
+                lacking.append(entry.id)
+            on_progress(done, entry.id)
+    if lacking:
+        text = f"no rows yet for {', '.join(lacking)}; `miclab reproduce {' '.join(lacking)}` makes them"
+        if not written:
+            raise MiclabError(f"{text[:1].upper()}{text[1:]}.")
+        print(f"miclab: not drawn: {text}", file=sys.stderr)
+    return written

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from miclab.cli.options import Directory, File, output_file
-from miclab.cli.terminal import parse, print_json, print_table
+from miclab.cli.terminal import parse, print_json
 from miclab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -77,19 +77,19 @@ def run_demo(arguments: list[str]) -> int:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TextColumn("{task.fields[text]}"))  # fmt: skip
-    told: dict[str, int] = {}
+    printed: dict[str, int] = {}
     trained: set[str] = set()
     with Progress(*columns, console=console, refresh_per_second=4, disable=not console.is_terminal) as progress:
         tasks: dict[str, object] = {}
 
-        def tell(name: str, step: int, steps: int, text: str) -> None:
+        def on_progress(name: str, step: int, steps: int, text: str) -> None:
             if step < 0:
                 console.print(f"miclab: {text}")
                 return
             trained.add(name)
             if not console.is_terminal:
-                if text and (step == steps or step - told.get(name, -(10**9)) >= steps // 4):
-                    told[name] = step
+                if text and (step == steps or step - printed.get(name, -(10**9)) >= steps // 4):
+                    printed[name] = step
                     print(f"{name}: {step}/{steps} {text}", file=sys.stderr, flush=True)
                 return
             if name not in tasks:
@@ -99,7 +99,7 @@ def run_demo(arguments: list[str]) -> int:
             if text:
                 progress.update(task, text=text)  # type: ignore[arg-type]
 
-        done = demonstrate(options.runs, scale, tell)
+        done = demonstrate(options.runs, scale, on_progress)
     for name in done.runs.keys() - trained:
         print(f"miclab: {name}: {done.runs[name].path} is there already, nothing trained", file=sys.stderr)
     rows = [judgement.row() for judgement in done.judgements]
@@ -119,14 +119,6 @@ def run_demo(arguments: list[str]) -> int:
         when = "not reached" if step is None else f"reached at step {step}"
         print(f"{name:<14} ICL 0.9 {when}; {done.runs[name].path}")
     print()
-    cells = [[r["result"], r["measured"], r["paper"], r["criterion"], r["verdict"], r["conclusion"]] for r in rows]
-    print_table(
-        "quick profile (AdamW, projection after attention), one seed; novel classes, mean of 8 sets [95 % interval]",
-        ["result", "measured", "paper", "holds where", "verdict", "what we conclude"],
-        cells,
-    )
-    cells = [[e.name, e.accuracy, e.in_context] for e in done.effects]
-    print()
-    print_table("interventions on the multimodal decoder", ["intervention", "accuracy", "answers in context"], cells)
+    done.show()
     print(f"\nreport: {path.resolve()}   ({seconds:.0f} s)")
     return 0

@@ -40,7 +40,7 @@ class EmbedOptions:
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto: a GPU where there is one."""
     offline: bool = False
-    """Ask no network; take hub ids from the cache."""
+    """Use no network; take hub ids from the cache."""
     overwrite: bool = False
     """Replace FILE.safetensors if it is there."""
     json: bool = False

@@ -66,7 +66,7 @@ def run_runs(arguments: list[str]) -> int:
             continue
         last = (run.rows() or [{"accuracy": {}}])[-1]
         warn(run)
-        # A killed process leaves its run so; to ask for the lock would disturb one that is alive.
+        # A killed process leaves its run so. Taking the lock to find out would disturb one that is alive.
         status_text = "running, or killed" if run.status == "running" else run.status
         rows.append({"run": path.name, "name": label.name, "tags": list(label.tags), "status": status_text,
                      "step": run.step, "accuracy": last["accuracy"], "note": run.reason})  # fmt: skip

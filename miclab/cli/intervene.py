@@ -24,7 +24,7 @@ class KnockoutOptions(Seeds):
     baseline: Literal["zero", "mean"] = "zero"
     """What takes the place of a head's output."""
     split: Literal["train", "icl", "swapped", "iwl"] = "icl"
-    """Split whose accuracy is asked for."""
+    """Split whose accuracy is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class AblateOptions(Seeds):
     """Accuracy with the items of a modality, the labels, or both zeroed. Several RUNs are clustered by seed."""
 
     split: Literal["train", "icl", "swapped", "iwl"] = "icl"
-    """Split whose accuracy is asked for."""
+    """Split whose accuracy is measured."""
 
 
 def _print(options: Seeds, found: Effects) -> int:
@@ -60,9 +60,9 @@ def run_knockout(arguments: list[str]) -> int:
 
     # Every head, the two strongest together, and up to five draws of three controls.
     announce_sequences("knockout", runs, options.runs, _sequences(options), _heads(runs) + 17)
-    with bar("knockout", len(runs)) as tell:
+    with bar("knockout", len(runs)) as on_progress:
         found = knock_out(runs, baseline=options.baseline, step=options.checkpoint, sizes=options.sizes,
-                          split=options.split, tell=tell)  # fmt: skip
+                          split=options.split, on_progress=on_progress)  # fmt: skip
     for run in runs:
         warn(run)
     return _print(options, found)
@@ -75,8 +75,8 @@ def run_ablate(arguments: list[str]) -> int:
     from miclab.circuits.knockout import ablate
 
     announce_sequences("ablate", runs, options.runs, _sequences(options), 2 + 2 * len(runs[0].config.modalities))
-    with bar("ablate", len(runs)) as tell:
-        found = ablate(runs, step=options.checkpoint, sizes=options.sizes, split=options.split, tell=tell)
+    with bar("ablate", len(runs)) as on_progress:
+        found = ablate(runs, step=options.checkpoint, sizes=options.sizes, split=options.split, on_progress=on_progress)
     for run in runs:
         warn(run)
     return _print(options, found)

@@ -32,13 +32,17 @@ def _make_episodes(arguments: list[str]) -> int:
     options = parse(EpisodesFlags, "mllm make-episodes", arguments)
     from miclab.mllm.episodes import make_episodes
 
-    asked = replace(chosen(EpisodeOptions, options), template=options.template.replace("\\n", "\n"))
-    with bar("episodes", asked.episodes) as tell:
-        folder = make_episodes(options.folder, asked, tell)
+    requested = replace(chosen(EpisodeOptions, options), template=options.template.replace("\\n", "\n"))
+    with bar("episodes", requested.episodes) as on_progress:
+        folder = make_episodes(options.folder, requested, on_progress)
     if options.json:
-        print_json({"folder": str(folder), "episodes": asked.episodes, "ways": asked.ways, "shots": asked.shots})
+        print_json(
+            {"folder": str(folder), "episodes": requested.episodes, "ways": requested.ways, "shots": requested.shots}
+        )
         return 0
-    print(f"wrote {folder}: {asked.episodes} episodes, {asked.ways} classes, {asked.shots} examples of each")
+    print(
+        f"wrote {folder}: {requested.episodes} episodes, {requested.ways} classes, {requested.shots} examples of each"
+    )
     return 0
 
 

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from miclab.mllm.task import Task
 
 
-def told(options: DataclassInstance) -> dict[str, Any]:
+def as_plain(options: DataclassInstance) -> dict[str, Any]:
     """Options as plain data, for a manifest."""
     return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskFlags:
-    """Which episodes are asked, and how."""
+    """Which episodes are answered, and how they are written."""
 
     task: Path
     """Folder with N-shot.json or query.json, in VL-ICL Bench's format."""
@@ -91,12 +91,12 @@ class ModelFlags(LoadOptions, TaskFlags):
         return load_model(self.model_name, chosen(LoadOptions, self))
 
     def results(self, command: str, extends: tuple[str, ...] = ()) -> Results:
-        """The folder of results; what may be asked otherwise of finished ones is in `extends`."""
+        """The folder of results; `extends` names the options that may differ from those of finished results."""
         from miclab.mllm.results import Results
 
         short = Path(self.model_name.rstrip("/")).name
         folder = self.output if self.output != Path() else Path("mllm") / f"{command}-{short}-{self.task.name}"
-        return Results(folder, command, told(self) | {"model": self.model_name}, extends)
+        return Results(folder, command, as_plain(self) | {"model": self.model_name}, extends)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ class KnockoutFlags(KnockoutOptions, ModelFlags):
     heads: Path = Path()
     """Folder that `mllm heads` wrote, to rank heads by; default: the first --rank episodes of this task rank them."""
     rank: int = 16
-    """Episodes that rank heads; those are not asked."""
+    """Episodes that rank heads; they are not among those answered."""
 
     def __post_init__(self) -> None:
         ModelFlags.__post_init__(self)

@@ -21,9 +21,9 @@ def _head_rows(table: HeadTable) -> list[dict[str, Any]]:
     for measure in table.measures:
         rank = {head: number for number, head in enumerate(table.ranked(measure), 1)}
         for head, interval in zip(table.heads, table.intervals[measure], strict=True):
-            told = interval.as_json()
-            rows.append({"measure": measure, "layer": head[0], "head": head[1], "mean": told["mean"],
-                         "low": told["low"], "high": told["high"], "rank": rank[head],
+            measured = interval.as_json()
+            rows.append({"measure": measure, "layer": head[0], "head": head[1], "mean": measured["mean"],
+                         "low": measured["low"], "high": measured["high"], "rank": rank[head],
                          "episodes": table.episodes})  # fmt: skip
     return rows
 
@@ -42,8 +42,8 @@ def heads(arguments: list[str]) -> int:
     from miclab.report.models import heads_page
 
     with opened as results:
-        with bar("heads", len(task.episodes)) as tell:
-            table = measure_heads(production, task, options.batch, tell)
+        with bar("heads", len(task.episodes)) as on_progress:
+            table = measure_heads(production, task, options.batch, on_progress)
         results.table("heads.parquet", _head_rows(table))
         used = [sha256 for e, sha256 in zip(task.episodes, task.digests, strict=True) if e.in_context]
         results.note(left_out=table.left_out, episodes=table.episodes, episodes_sha256=used)

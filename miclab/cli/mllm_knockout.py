@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _ranking(options: KnockoutFlags, production: Any, task: Any) -> tuple[HeadTable, Any, Any]:
-    """Strengths that rank the heads, episodes for mean outputs, and those that are left to ask: none that ranked."""
+    """Strengths that rank the heads, episodes for mean outputs, and episodes to answer: none that ranked."""
     import numpy as np
 
     from miclab.mllm.heads import HeadTable, measure_heads
@@ -40,18 +40,18 @@ def _ranking(options: KnockoutFlags, production: Any, task: Any) -> tuple[HeadTa
         if not left:
             raise MiclabError(
                 f"All {len(task.episodes)} episodes of {task.name} ranked the heads of {options.heads}, and those are "
-                "not asked. Take more --episodes, another --task, or --rank in the place of --heads."
+                "left out. Take more --episodes, another --task, or --rank in the place of --heads."
             )
         rest = replace(task, episodes=left)
         return HeadTable(options.model_name, task.name, heads, values), rest, rest
     if not 1 <= options.rank < len(task.episodes):
         raise MiclabError(
             f"rank = {options.rank} is not possible. Allowed: 1 to {len(task.episodes) - 1}, since the task has "
-            f"{len(task.episodes)} episodes and those that rank heads are not asked. Or give --heads FOLDER."
+            f"{len(task.episodes)} episodes and those that rank heads are left out. Or give --heads FOLDER."
         )
     first = task.part(0, options.rank)
-    with bar("ranking heads", options.rank) as tell:
-        return measure_heads(production, first, options.batch, tell).whole(), first, task.part(options.rank)
+    with bar("ranking heads", options.rank) as on_progress:
+        return measure_heads(production, first, options.batch, on_progress).whole(), first, task.part(options.rank)
 
 
 def knockout(arguments: list[str]) -> int:
@@ -72,9 +72,9 @@ def knockout(arguments: list[str]) -> int:
     left_out = len(task.episodes) - len(left.episodes)
     title = f"Knockouts of {options.model_name} on {task.name}"
     with opened as results:
-        with bar("knockout", len(left.episodes)) as tell:
+        with bar("knockout", len(left.episodes)) as on_progress:
             found = knock_out(production, table, left, chosen(KnockoutOptions, options), ranked_on=ranked_on,
-                              batch=options.batch, tell=tell)  # fmt: skip
+                              batch=options.batch, on_progress=on_progress)  # fmt: skip
         results.table("answers.parquet", found.rows)
         results.note(left_out=left_out)
         save_page(results, arguments, title, knockout_page(found), found.problem)
@@ -84,7 +84,7 @@ def knockout(arguments: list[str]) -> int:
                     "effects": [_effect_json(e) for e in found.effects]})  # fmt: skip
     else:
         (made,) = found.tables()
-        left = [f"{left_out} episodes that ranked the heads were not asked."] if left_out else []
+        left = [f"{left_out} episodes that ranked the heads were left out."] if left_out else []
         replace(made, title=f"{title}: {made.title}", notes=(*left, *made.notes)).show()
     return close(results, found.problem)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from miclab.cli.mllm_flags import FinetuneFlags, ScaleFlags, told
+from miclab.cli.mllm_flags import FinetuneFlags, ScaleFlags, as_plain
 from miclab.cli.mllm_output import close, save_page
 from miclab.cli.terminal import bar, parse, print_json, print_table
 from miclab.errors import MiclabError
@@ -21,7 +21,7 @@ def finetune(arguments: list[str]) -> int:
     from miclab.mllm.finetune import Finetuning
     from miclab.report.models import finetune_page
 
-    asked = chosen(FinetuneOptions, options)
+    requested = chosen(FinetuneOptions, options)
     opened = options.results("finetune", extends=("steps",))
     production = options.production()
     task = options.load(production.view)
@@ -29,12 +29,12 @@ def finetune(arguments: list[str]) -> int:
         raise MiclabError(f"{task.name} has {len(task.episodes)} episodes; fine-tuning takes 4 and more.")
     cut = 3 * len(task.episodes) // 4
     title = f"Fine-tuning of {options.model_name} on {task.name}"
-    work = Finetuning(production, task.part(0, cut), task.part(cut), opened.folder / "run", asked, options.batch)
+    work = Finetuning(production, task.part(0, cut), task.part(cut), opened.folder / "run", requested, options.batch)
     with opened as results:
         problem, status = "", 0
-        with bar("finetune", asked.steps, work.step) as tell:
+        with bar("finetune", requested.steps, work.step) as on_progress:
             try:
-                rows = work.run(tell)
+                rows = work.run(on_progress)
             except MiclabError as error:
                 rows, problem, status = work.rows, str(error), 1 if isinstance(error, DivergedError) else 2
         if not rows:
@@ -67,7 +67,7 @@ def scale_up(arguments: list[str]) -> int:
 
     if len(options.models) < 2:
         raise MiclabError("Name two or more models, the smallest first.")
-    opened = Results(options.output, "scale", told(options))
+    opened = Results(options.output, "scale", as_plain(options))
     tasks, lacking = {}, []
     for view in ("image", "text"):
         try:
@@ -77,18 +77,18 @@ def scale_up(arguments: list[str]) -> int:
             lacking.append(error)
     if not tasks:
         raise lacking[0]
-    asked = next(iter(tasks.values()))
+    first = next(iter(tasks.values()))
     rows: list[dict[str, Any]] = []
 
     def keep(size: Size) -> None:
         for number in range(len(size.values["correct"])):
-            name = asked.episodes[number].name
+            name = first.episodes[number].name
             rows.append({"model": size.model, "episode": name} | {m: float(size.values[m][number]) for m in MEASURES})
         results.table("answers.parquet", rows)
 
-    episodes = len(asked.episodes)
-    with opened as results, bar("scale", episodes * len(options.models)) as tell:
-        found, problem = scale(options.models, tasks, chosen(LoadOptions, options), options.batch, tell, keep)
+    episodes = len(first.episodes)
+    with opened as results, bar("scale", episodes * len(options.models)) as on_progress:
+        found, problem = scale(options.models, tasks, chosen(LoadOptions, options), options.batch, on_progress, keep)
     gains = [None, *(size.gain(smaller, "correct") for smaller, size in pairwise(found))]
     if options.json:
         print_json([{"model": s.model, "parameters": s.parameters, "layers": s.layers, "heads": s.heads,

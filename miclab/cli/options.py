@@ -24,6 +24,10 @@ RunNames = Annotated[
 Claims = Annotated[
     tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[CLAIM ...]", help_behavior_hint="(default: all)")
 ]
+ClaimsOrStudies = Annotated[
+    tyro.conf.Positional[tuple[str, ...]],
+    tyro.conf.arg(metavar="[CLAIM ... | STUDY.yaml ...]", help_behavior_hint="(default: all claims)"),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +126,8 @@ def _beside(path: str, option: str) -> Path:
     if found.parent.exists() and not found.parent.is_dir():
         raise MiclabError(f"--{option} {path}: {found.parent} is a file. Name a directory that is there.")
     if not found.parent.is_dir():
-        told = f"--{option} {path}: there is no directory {found.parent}."
-        raise MiclabError(f"{told} Make it (`mkdir -p {found.parent}`), or give another --{option}.")
+        problem = f"--{option} {path}: there is no directory {found.parent}."
+        raise MiclabError(f"{problem} Make it (`mkdir -p {found.parent}`), or give another --{option}.")
     return found
 
 

@@ -81,18 +81,18 @@ def _report_study(options: ReportOptions, output: Path, command: str) -> int:
     check_replaceable(output, subject_of(study), options.overwrite)
     root = Path(options.runs)
     stored = not list_runs(root)
-    # Without runs the mode decides nothing: rows are told apart by their configuration.
+    # Without runs the mode decides nothing: rows are found by their configuration.
     plan = Plan([study], "compiled" if stored else lambda: long_mode(root))
     frame, warnings = current_rows(study, plan, root, stored=stored)
     for line in warnings:
         print(f"miclab: warning: {line}", file=sys.stderr)
     source = f"the table {table_file(study)}" if stored else f"the runs under {root} and the table {table_file(study)}"
 
-    with bar("report", len(STAGES)) as tell:
+    with bar("report", len(STAGES)) as on_progress:
         print(
             write_study_report(
                 study, plan, frame, output, source=source, command=command, threshold=options.threshold,
-                at=options.at, tell=tell,
+                at=options.at, on_progress=on_progress,
             )
         )  # fmt: skip
     return 0

@@ -30,7 +30,7 @@ USAGE = """usage: miclab study {run,status,plan,rows} FILE [options]
 
 
 STAGE_ONE = "(stage 1)"
-"""What the stage-1 runs that no study asks for by itself are called."""
+"""Name of the stage-1 runs that are in no study's own points."""
 
 
 def run_study(arguments: list[str]) -> int:
@@ -57,7 +57,7 @@ def _planned(files: tuple[str, ...], options: StudyOptions) -> tuple[list[Study]
 
 
 def _kept(studies: list[Study], plan: Plan, root: Path) -> frozenset[str]:
-    """Runs whose rows lie beside the studies, trained as long as is asked, and stage-1 runs that only these need."""
+    """Runs whose rows lie beside the studies with the requested steps, and stage-1 runs that only these need."""
     from miclab.studies.rows import StudyTable
 
     found = frozenset(identity for study in studies for identity in StudyTable(study, plan, root).kept())
@@ -95,10 +95,10 @@ def _failures(plan: Plan, states: dict[str, Any]) -> list[dict[str, str]]:
 def _print_counts(counts: dict[str, dict[str, int]], failures: list[dict[str, str]]) -> None:
     for name, group in counts.items():
         words = {"in_committed_rows": "needed only by committed rows" if name == STAGE_ONE else "in committed rows"}
-        told = ", ".join(
+        parts = ", ".join(
             f"{number} {words.get(status, status)}" for status, number in group.items() if status != "runs" and number
         )
-        print(f"{name}: {group['runs']} runs: {told or 'nothing to do'}")
+        print(f"{name}: {group['runs']} runs: {parts or 'nothing to do'}")
     for failure in failures[:20]:
         print(f"  failed: {failure['run']}: {failure['reason']}")
     if len(failures) > 20:
@@ -168,7 +168,7 @@ def _announce(plan: Plan, root: Path, workers: int) -> None:
 
 
 def _of_seeds(studies: list[Study], plan: Plan, seeds: tuple[int, ...], root: Path) -> Plan:
-    """The part of a plan that is asked for."""
+    """The requested part of a plan."""
     from miclab.studies.mode import long_mode
     from miclab.studies.plan import Plan
 

@@ -62,7 +62,7 @@ def shown(value: Any) -> str:
 
 
 def short_axes(axes: tuple[str, ...]) -> list[str]:
-    """The last part of each axis' name, or as many parts as tell it from the others."""
+    """The last part of each axis' name, or as many parts as distinguish it from the others."""
     names = [axis.split(".") for axis in axes]
     found = []
     for own in names:

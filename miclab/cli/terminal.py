@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def parse(kind: type[T], name: str, arguments: list[str], default: T | None = None) -> T:
-    """Options of a command, typed by a dataclass; prints help or an error and exits where asked to or wrong.
+    """Options of a command, typed by a dataclass; prints help on request, or an error, and exits.
 
     Raises:
         ConfigError: a value that the dataclass rejects.
@@ -79,13 +79,13 @@ def bar(title: str, total: int, start: int = 0, waiting: str = "") -> Iterator[C
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        told = [start]
+        shown = [start]
         if waiting:
             print(f"{title}: {start}/{total} {waiting}", file=sys.stderr, flush=True)
 
         def plain(done: int, text: str) -> None:
-            if done >= total or done - told[0] >= max(1, (total - start) // 5):
-                told[0] = done
+            if done >= total or done - shown[0] >= max(1, (total - start) // 5):
+                shown[0] = done
                 print(f"{title}: {done}/{total} {text}", file=sys.stderr, flush=True)
 
         yield plain

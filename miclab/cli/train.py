@@ -150,7 +150,7 @@ def _report(done: Done, as_json: bool, stage_one: dict[str, Any] | None = None) 
     else:
         print(f"{outcome.status} at step {outcome.step}: {outcome.reason}")
         if outcome.status == "finished" and not done.made:
-            shorter = f": asked {done.requested:,} steps, the run has {outcome.step:,}"
+            shorter = f": requested {done.requested:,} steps, the run has {outcome.step:,}"
             print(f"  already there, nothing trained{shorter if done.requested < outcome.step else ''}")
         if rows:
             print(f"  {row_text(rows[-1])}")
@@ -200,8 +200,8 @@ def run_train(arguments: list[str]) -> int:
     if kind != "unimodal" and len(config.modalities) < 2:
         raise ConfigError("modalities", list(config.modalities), "two or more, for `miclab train multimodal`")
     if options.stage_one_steps != first.steps and (kind != "multimodal" or before is not None):
-        told = "given only where `miclab train multimodal` trains stage 1 itself (--stage-one auto)"
-        raise ConfigError("stage_one_steps", options.stage_one_steps, told)
+        allowed = "given only where `miclab train multimodal` trains stage 1 itself (--stage-one auto)"
+        raise ConfigError("stage_one_steps", options.stage_one_steps, allowed)
     if before is not None:
         check_same(config, before)
         if config.parent.step in before.checkpoints:
@@ -248,7 +248,7 @@ class ResumeOptions:
     runs: Directory = "runs"
     """Directory of runs."""
     steps: int = 0
-    """Steps in all; 0: as many as were asked for before."""
+    """Steps in all; 0: as many as were requested before."""
     json: bool = False
     """Print the outcome as JSON."""
 
@@ -259,10 +259,10 @@ def run_resume(arguments: list[str]) -> int:
 
     options = parse(ResumeOptions, "resume", arguments)
     run = find(options.run, options.runs)
-    asked = run.request or {}
+    before = run.request or {}
     stage = run.config.stage
     usual = presets.encoder_request("quick") if stage == "encoder" else presets.request(stage, "quick")  # type: ignore[arg-type]
-    request = from_mapping(Request, asked) if asked else usual
+    request = from_mapping(Request, before) if before else usual
     if options.steps:
         # More steps are an order to go on, also for a run that stopped at a plateau.
         request = replace(request, steps=options.steps, plateau_rows=0)

@@ -46,7 +46,7 @@ class Watch:
         self.first: dict[str, int] = {}
         self.steps: dict[str, int] = {}
         self._live: Any = None
-        self._looked = self._told = 0.0
+        self._looked = self._printed = 0.0
         self._counts: tuple[int, ...] = ()
 
     def __enter__(self) -> Watch:
@@ -73,8 +73,8 @@ class Watch:
             self._live.update(self._table(tally), refresh=True)
             return
         counts = tuple(sum(s.status == status for s in tally.states.values()) for status in ("done", "failed"))
-        if counts != self._counts and now - self._told > LINES:
-            self._counts, self._told = counts, now
+        if counts != self._counts and now - self._printed > LINES:
+            self._counts, self._printed = counts, now
             print(f"miclab: {self.summary(tally)}", file=sys.stderr, flush=True)
 
     def _look_at_running(self, tally: Tally) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,8 +109,8 @@ def default_of(field: str) -> Any:
         if name not in known and name in _options(kind):
             return None
         if name not in known:
-            before = "".join(f"{part}." for part in names[:place])
-            raise ConfigError("axis", field, nearest(field, (*(before + part for part in known), *AXES)))
+            within = f"in {'.'.join(names[:place])}: " if place else ""
+            raise ConfigError("axis", field, within + nearest(name, known if len(names) > 1 else {**known, **AXES}))
         item = known[name]
         made = item.default_factory is not dataclasses.MISSING
         value = item.default_factory() if made else item.default  # type: ignore[misc]
@@ -120,7 +120,7 @@ def default_of(field: str) -> Any:
     return None if inside else to_mapping(value)
 
 
-def _options(kind: type) -> set[str]:
+def _options(kind: Any) -> set[str]:
     """The options that any mechanism or term adds to those that all of them have."""
     registry = {AttentionOptions: ATTENTION, LossOptions: LOSS_TERMS}.get(kind, {})
     return {item.name for one in registry.values() for item in dataclasses.fields(one.Options)}
@@ -176,6 +176,22 @@ def _lacking(found: Any, names: list[str], place: int) -> Any:
 def _modality_defaults() -> dict[str, Any]:
     kind = typing.get_args(typing.get_type_hints(RunConfig)["modalities"])[1]
     return to_mapping(kind())
+
+
+def distinguishing(candidates: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
+    """The first of the fields that together distinguish all that any of them does.
+
+    Arguments:
+        candidates: for each field its value in every configuration.
+    """
+    kept: list[str] = []
+    parts = 1
+    for name, values in candidates.items():
+        split = len(set(zip(*(candidates[k] for k in kept), values, strict=True)))
+        if split > parts:
+            kept.append(name)
+            parts = split
+    return tuple(kept)
 
 
 def axis_name(axis: str, *, alone: bool = False) -> str:

@@ -126,15 +126,13 @@ def load_installed() -> tuple[Plugin, ...]:
     plugins = []
     for entry in importlib.metadata.entry_points(group=GROUP):
         try:
-            module = entry.load()
+            entry.load()
         except Exception as error:
             raise MiclabError(
                 f"The installed extension {entry.name!r} ({entry.value}) fails when it is loaded:"
                 f" {type(error).__name__}: {error}. Uninstall it or mend it."
             ) from error
-        file = Path(
-            getattr(module, "__file__", None) or getattr(sys.modules[module.__module__], "__file__", "")
-        ).resolve()
+        file = Path(sys.modules[entry.module].__file__ or "").resolve()
         plugin = Plugin(entry.name, file, hashlib.sha256(file.read_bytes()).hexdigest())
         _loaded[file] = plugin
         _installed.add(file)

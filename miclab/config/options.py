@@ -161,5 +161,5 @@ def option_text(name: str, options: AttentionOptions | LossOptions) -> str:
     """What `named_fields` reads: the name, and the fields that differ from their default."""
     changed = [item.name for item in fields(options) if getattr(options, item.name) != item.default]
     plain = to_mapping(options)
-    told = [f"{field}={plain[field]}".replace(", ", ",") for field in changed if field != "name"]
-    return f"{name}:{','.join(told)}" if told else name
+    values = [f"{field}={plain[field]}".replace(", ", ",") for field in changed if field != "name"]
+    return f"{name}:{','.join(values)}" if values else name

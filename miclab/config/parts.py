@@ -20,10 +20,10 @@ class ModalityConfig:
     """One modality: a Gaussian mixture of classes, or real data with its own classes and exemplars."""
 
     classes: int = 8192
-    """Number of classes, K. A multiple of `labels`. With a source: as many of its training classes, or all of them
-    where it has fewer."""
+    """Number of classes, K. A multiple of `labels`. With a source: how many of its training classes to use, at most
+    all."""
     dimension: int = 64
-    """Dimension of an item, D. With a source: that of its items, whatever is asked for."""
+    """Dimension of an item, D. With a source: that of its items, whatever stands here."""
     noise: float = 0.1
     """Within-class noise, epsilon, relative to the norm of a prototype, or to that of a source's items (1)."""
     zipf_exponent: float = 0.0
@@ -119,7 +119,7 @@ class SequenceConfig:
     """Modality that draws the classes; the others follow by its label. Empty: the last one of `modalities`."""
     task: Literal["shared_label", "joint_label", "classification"] = "shared_label"
     """`joint_label`: the label is made of one group per modality, so that every modality is needed. `classification`:
-    one item and no context, whose class is asked for: how encoders are pretrained."""
+    one item and no context, and its class is predicted: how encoders are pretrained."""
     pairing: Literal["label", "concept"] = "label"
     """`concept`: the items of an exemplar are of classes of the same name. Every modality needs a source for that."""
     groups: tuple[int, ...] = ()

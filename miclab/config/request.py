@@ -1,5 +1,5 @@
-"""What is asked of a run beside its trajectory: how long, when to stop, what to evaluate and keep. None of it changes a
-weight, so extending a run or evaluating it more is the same run."""
+"""The request of a run, beside its configuration: how long to train, when to stop, what to evaluate and keep. No field
+of it changes a weight, so a run that is extended or evaluated more is the same run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Request:
     """How long to train, when to stop, and what to write down."""
 
     steps: int = 300_000
-    """Training steps in all; a finished run is extended by asking for more."""
+    """Training steps in all; more of them extend a finished run."""
     evaluate_every: int = 2000
     """Steps between metric rows; before the first of them also at 1, 2, 4, 8, ... steps."""
     checkpoint_every: int = 20_000

@@ -79,8 +79,9 @@ class RunConfig:
             check_whole("", self, "seed", 0, 2**63 - 1)
         elif name == "sequence":
             value.check(names)
-        elif name == "objective" and not isinstance(value, dict):
-            raise ConfigError("objective", value, "a mapping of terms to their options")
+        elif name == "objective":
+            if not isinstance(value, dict):
+                raise ConfigError("objective", value, "a mapping of terms to their options")
         elif hasattr(value, "check"):
             value.check(name)
 

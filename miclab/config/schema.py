@@ -89,9 +89,9 @@ def _value(hint: Any, value: Any, where: str, base: Any) -> Any:
         value = _switch(value, hint.registry)
         hint.registry.check(value, where)
         return value
-    if hasattr(hint, "read"):
+    if read := getattr(hint, "read", None):
         # Which dataclass it is depends on the name that is chosen.
-        return hint.read(value, where, base)
+        return read(value, where, base)
     if dataclasses.is_dataclass(hint):
         return from_mapping(typing.cast(type, hint), value, where, base)
     if origin is dict:
@@ -144,12 +144,12 @@ def field_text(kind: type, name: str, value: Any) -> str:
 
 def _object_text(config: Any) -> str:
     """The fields that differ from their default; empty where none does, so that the part is left out as a whole."""
-    kind, told = type(config), []
+    kind, entries = type(config), []
     for name in _sorted_names(kind):
         text = field_text(kind, name, getattr(config, name))
         if text:
-            told.append(f'"{name}":{text}')
-    return f"{{{','.join(told)}}}" if told else ""
+            entries.append(f'"{name}":{text}')
+    return f"{{{','.join(entries)}}}" if entries else ""
 
 
 @functools.cache

@@ -39,7 +39,7 @@ def load_cifar_100(name: str, argument: str, progress: Progress = silent) -> Dat
     held-out exemplars are those of test.bin.
 
     Raises:
-        DataError: a file is missing or damaged, or a size other than 32 is asked for.
+        DataError: a file is missing or damaged, or a size other than 32 is requested.
     """
     path, size = path_and_side(argument)
     require_folder(name, path, CIFAR_100)

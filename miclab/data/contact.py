@@ -10,10 +10,10 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from miclab.claims.plots.palette import VERMILLION
 from miclab.data.dataset import DataSet
 from miclab.data.shipped import load_shipped
 from miclab.seeds import stream
+from miclab.statistics.palette import VERMILLION
 from miclab.storage import explained
 
 CONCEPTS = "concepts"

@@ -88,7 +88,7 @@ def read_classes(
                 (_, height, width), (_, first_height, first_width) = picture.shape, items.shape[1:]
                 raise DataError(
                     f"{name}: pictures of different sizes, the first is {first_width} x {first_height} and {file} is "
-                    f"{width} x {height}. Ask for one size with @SIDE after the path, for example @84."
+                    f"{width} x {height}. Give one size with @SIDE after the path, for example @84."
                 )
             items[done] = picture
         progress(done + 1, len(files))

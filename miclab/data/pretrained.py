@@ -186,7 +186,7 @@ def load_encoder(name: str, kind: Kind, *, device: str = "auto", offline: bool =
         name: folder or hub id.
         kind: of its items.
         device: cpu, cuda, ..., or auto.
-        offline: asks no network.
+        offline: uses no network.
 
     Raises:
         EncoderError: the extra `mllm` is missing, there is no such model, its weights are no safetensors or lack some,

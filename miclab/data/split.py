@@ -1,4 +1,4 @@
-"""Which classes and exemplars are kept apart: rules that a reader can repeat by hand."""
+"""Which classes and exemplars are held out: rules that a reader can repeat by hand."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ from miclab.worlds.mixtures import BlendedSource
 from miclab.worlds.world import World, world_from_tensors
 
 ROWS = 1024
-"""Rows of every CKA, unless asked otherwise."""
+"""Rows of every CKA, unless another number is given."""
 DRAWS = 20
 """Independent draws of so many rows, over which CKA is averaged."""
 ROW_SHUFFLES = 40
@@ -248,7 +248,7 @@ def alignment(
         draws: independent draws behind the estimate.
     """
     if rows < 4:
-        raise RunError(f"CKA of {rows} rows is not defined: the debiased estimator needs at least 4. Ask for more.")
+        raise RunError(f"CKA of {rows} rows is not defined: the debiased estimator needs at least 4. Give more.")
     made = [
         _draw(config, world, parameters, modality, rows, stream(config.seed, "alignment", modality, index))
         for index in range(draws)

@@ -145,10 +145,7 @@ def score_split(
                 logits.append(decoder.logits(parameters, chunk))
                 continue
             wanted = ("blocks.*",) if requested else ()
-            try:
-                trace = decoder.trace(parameters, chunk, capture=wanted, edits=edits)
-            except KeyError as error:
-                raise RunError(f"The intervention is impossible for this decoder: {error.args[0]}.") from error
+            trace = decoder.trace(parameters, chunk, capture=wanted, edits=edits)
             logits.append(trace.logits)
             if requested:
                 found, left_out = _chunk_strengths(decoder, parameters, trace.activations, chunk, requested)
@@ -193,7 +190,7 @@ class Evaluation:
     Arguments:
         run: name of the run.
         step: the checkpoint's step.
-        context: number of context examples that was asked for.
+        context: the requested number of context examples.
         scores: by split.
     """
 

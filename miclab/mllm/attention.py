@@ -181,7 +181,7 @@ def measuring(
         yield recorder
         missing = [layer.path for layer in layers if layer.index not in recorder.found]
         if missing:
-            raise _no_eager(model, f"{missing[0]} did not ask for it")
+            raise _no_eager(model, f"{missing[0]} did not request it")
     finally:
         _ACTIVE.reset(token)
         for config, implementation in before:

@@ -75,10 +75,10 @@ def published() -> dict[str, dict[str, Ranking]]:
     """The rankings that the paper gives, by model and measure."""
     body = json.loads(files("miclab.mllm").joinpath("rankings.json").read_text(encoding="utf-8"))
     found = {}
-    for model, told in body["rankings"].items():
-        total = told["layers"] * told["heads"]
+    for model, entry in body["rankings"].items():
+        total = entry["layers"] * entry["heads"]
         found[model] = {
-            measure: Ranking(model, measure, tuple(map(parse_head, told[measure].split())), total)
+            measure: Ranking(model, measure, tuple(map(parse_head, entry[measure].split())), total)
             for measure in (PREVIOUS_TOKEN, INDUCTION)
         }
     return found
@@ -113,7 +113,7 @@ def overlap(a: Ranking, b: Ranking, top: int = 5, among: int = 10) -> Overlap:
     head, which holds where one model was made from the other.
 
     Raises:
-        ConfigError: more heads are asked for than a ranking knows.
+        ConfigError: more heads are requested than a ranking has.
     """
     for name, wanted, ranking in (("top", top, a), ("among", among, b)):
         if not 1 <= wanted <= len(ranking.heads):
@@ -138,7 +138,7 @@ def compare(a: str, b: str, top: int = 5, among: int = 10, measures: tuple[str, 
 
     Raises:
         ModelError: there is no such ranking, or no common measure; the models' heads differ in number.
-        ConfigError: more heads are asked for than a ranking knows.
+        ConfigError: more heads are requested than a ranking has.
     """
     of_a, of_b = rankings(a), rankings(b)
     common = [measure for measure in of_a if measure in of_b and (not measures or measure in measures)]

@@ -23,13 +23,19 @@ from miclab.storage import json_bytes, write_bytes
 
 @dataclass(frozen=True)
 class Drawn:
-    """One episode as indices: exemplars [ways, shots + 1], of which the last of class `asked` is the query's; names;
-    order of the examples as (class, shot)."""
+    """One episode as indices.
+
+    Arguments:
+        exemplars: [ways, shots + 1]; the last one of class `query_class` is the query's.
+        names: of the classes.
+        order: of the examples, as (class, shot).
+        query_class: class of the query.
+    """
 
     exemplars: list[list[int]]
     names: list[str]
     order: list[tuple[int, int]]
-    asked: int
+    query_class: int
 
 
 class Sampler:
@@ -88,14 +94,14 @@ def _texts(data: DataSet) -> list[list[str]] | None:
     return found
 
 
-def make_episodes(folder: Path, options: EpisodeOptions, tell: Callable[[int, str], None] | None = None) -> Path:
+def make_episodes(folder: Path, options: EpisodeOptions, on_progress: Callable[[int, str], None] | None = None) -> Path:
     """Writes a task: pictures, N-shot.json, query.json and task.json. Entries of concepts also say the item in words
     (`text`), so that the same folder is a text-only task.
 
     Arguments:
         folder: must have a name, and not exist or be empty.
         options: which episodes.
-        tell: called with the number of episodes made.
+        on_progress: called with the number of episodes made.
 
     Raises:
         TaskError: the folder is not empty or cannot be made, the template cannot be used, or the data has too few
@@ -137,8 +143,8 @@ def make_episodes(folder: Path, options: EpisodeOptions, tell: Callable[[int, st
         drawn = sampler.draw(number)
         label = f"{options.shots}-shot"
         support = [entry(drawn.exemplars[w][s], s) | {"answer": drawn.names[w]} for w, s in drawn.order]
-        query = entry(drawn.exemplars[drawn.asked][options.shots], options.shots)
-        query |= {"answer": drawn.names[drawn.asked]}
+        query = entry(drawn.exemplars[drawn.query_class][options.shots], options.shots)
+        query |= {"answer": drawn.names[drawn.query_class]}
         shots.append({"query": query, "support": {label: support}})
         by_class: dict[str, Any] = {}
         for one in support:
@@ -147,8 +153,8 @@ def make_episodes(folder: Path, options: EpisodeOptions, tell: Callable[[int, st
             if texts is not None:
                 shown["texts"].append(one["text"])
         queries.append(query | {"question": "", "classes": drawn.names, "support": by_class})
-        if tell:
-            tell(number + 1, "")
+        if on_progress:
+            on_progress(number + 1, "")
     write_bytes(making / f"{options.shots}-shot.json", json_bytes(shots))
     write_bytes(making / "query.json", json_bytes(queries))
     made = {"data": options.data, "part": options.part, "words": options.words, "ways": options.ways,

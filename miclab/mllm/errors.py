@@ -16,7 +16,7 @@ LOWER = (
 
 
 class ModelError(MiclabError):
-    """A model that cannot be had, or that cannot do what was asked of it."""
+    """A model that cannot be loaded, or that cannot do what was requested."""
 
 
 class TaskError(MiclabError):
@@ -44,8 +44,8 @@ def require() -> None:
         raise ModelError(missing_extra("miclab mllm", "mllm", error.name or "transformers")) from error
 
 
-def _asked(text: str) -> str:
-    """How much a failed allocation asked for and what was free, from the allocator's message."""
+def _needed(text: str) -> str:
+    """How much memory a failed allocation needed and how much was free, from the allocator's message."""
     cuda = re.search(r"Tried to allocate ([\d.]+ [KMGT]?i?B)", text)
     free = re.search(r"of which ([\d.]+ [KMGT]?i?B) is free", text)
     plain = re.search(r"allocate (\d+) bytes", text)
@@ -58,7 +58,7 @@ def _asked(text: str) -> str:
 
 @contextmanager
 def memory_guard(doing: str) -> Iterator[None]:
-    """Turns an exhausted memory into an OutOfMemoryError that says how much was asked for and which flags lower it."""
+    """Turns an exhausted memory into an OutOfMemoryError that says how much was needed and which flags lower it."""
     import torch
 
     try:
@@ -66,10 +66,10 @@ def memory_guard(doing: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        told = _asked(str(error))
+        needed = _needed(str(error))
     else:
         return
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    raise OutOfMemoryError(f"Out of memory while {doing}: {told}. {LOWER}")
+    raise OutOfMemoryError(f"Out of memory while {doing}: {needed}. {LOWER}")

@@ -1,8 +1,8 @@
 """LoRA fine-tuning on episodes, with head strengths, accuracy and CLA at a schedule; resumes after a kill.
 
 A run is a folder: `metrics.jsonl`, one line an evaluation; `checkpoint-STEP.safetensors`, the adapter with the
-optimiser's state; and `run.json`, what was asked for with the checksums of both, which is written last. A batch is a
-function of the seed and the step, so a run that was killed goes on from its last evaluation as if it had not been.
+optimiser's state; and `run.json`, the options with the checksums of both, which is written last. A batch is a function
+of the seed and the step, so a run that was killed goes on from its last evaluation as if it had not been.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from miclab.mllm.heads import measure_heads
 from miclab.mllm.loading import Production
 from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN, FinetuneOptions
 from miclab.mllm.results import differences
-from miclab.mllm.scoring import MEASURES, Tell, answers, batches, forward, joined
+from miclab.mllm.scoring import MEASURES, OnProgress, answers, batches, forward, joined
 from miclab.mllm.task import Task
 from miclab.seeds import stream, stream_seed
 from miclab.statistics.intervals import clustered_interval
@@ -48,7 +48,7 @@ class Finetuning:
         evaluation_batch: episodes of an evaluation at a time.
 
     Raises:
-        ModelError: the folder holds a run that was asked for otherwise.
+        ModelError: the folder holds a run with other options.
         DamagedError: a file of the run is missing, or not what was written.
     """
 
@@ -65,7 +65,7 @@ class Finetuning:
 
         self.training, self.held_out, self.folder, self.options = training, held_out, folder, options
         self.evaluation_batch = evaluation_batch
-        self.asked = self._asked(production)
+        self.requested = self._requested(production)
         saved = self._saved()
         torch.manual_seed(stream_seed(options.seed, "adapters"))
         # By identity: modules of a vision tower may end in the same names.
@@ -75,7 +75,7 @@ class Finetuning:
             r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=targets
         )
         with warnings.catch_warnings():
-            # peft asks transformers for a property by a name that is going away.
+            # peft reads a property of transformers by a name that is deprecated.
             warnings.simplefilter("ignore", FutureWarning)
             model = get_peft_model(production.model, lora)
         self.production = Production(
@@ -88,18 +88,18 @@ class Finetuning:
         if saved:
             self._restore(saved)
 
-    def _asked(self, production: Production) -> dict[str, Any]:
+    def _requested(self, production: Production) -> dict[str, Any]:
         """All that decides the run, as it stands on disk."""
         how, parts = asdict(production.options), {"training": self.training, "held_out": self.held_out}
         del how["offline"]
-        asked = asdict(self.options) | how | {
+        requested = asdict(self.options) | how | {
             "device": production.options.torch_device, "model": production.name, "shots": self.training.shots,
             "view": self.training.view, "evaluation_batch": self.evaluation_batch, **asdict(self.training.style),
             **{name: part.name for name, part in parts.items()},
             **{f"{name}_episodes": len(part.episodes) for name, part in parts.items()},
             **{f"{name}_sha256": storage.digest("".join(part.digests).encode()) for name, part in parts.items()},
         }  # fmt: skip
-        return json.loads(storage.json_bytes(asked))
+        return json.loads(storage.json_bytes(requested))
 
     def _saved(self) -> dict[str, Any]:
         """Step, number of rows and checksums of the run in the folder; empty where there is none."""
@@ -107,7 +107,7 @@ class Finetuning:
         if not path.exists():
             return {}
         before = storage.read_sealed(path, REMEDY)
-        differ = differences(before.get("asked", before), self.asked, {"steps"})
+        differ = differences(before.get("asked", before), self.requested, {"steps"})
         if differ:
             raise ModelError(
                 f"{self.folder} holds a fine-tuning that differs in {differ}. Give another --output, or delete the "
@@ -146,7 +146,7 @@ class Finetuning:
             "checkpoint_sha256": storage.write_bytes(now, storage.tensor_bytes(tensors)),
         }
         # Last, so that it never names what is not there.
-        storage.write_bytes(self.folder / RUN, storage.sealed({"asked": self.asked, "saved": saved}))
+        storage.write_bytes(self.folder / RUN, storage.sealed({"asked": self.requested, "saved": saved}))
         for old in self.folder.glob(CHECKPOINT.replace("{:06d}", "*")):
             if old != now:
                 old.unlink()
@@ -204,7 +204,7 @@ class Finetuning:
             losses.append(F.cross_entropy(own, encoded.inputs["input_ids"][row, places].to(own.device)))
         return torch.stack(losses).mean()
 
-    def run(self, tell: Tell | None = None) -> list[dict[str, Any]]:
+    def run(self, on_progress: OnProgress | None = None) -> list[dict[str, Any]]:
         """Trains to the last step; returns the rows of the evaluations.
 
         Raises:
@@ -232,7 +232,7 @@ class Finetuning:
                 self.rows.append(self.evaluate() | {"loss": total / since})
                 total, since = 0.0, 0
                 self._save()
-            if tell:
-                tell(self.step, f"accuracy {self.rows[-1]['correct']['mean']:.2f}")
+            if on_progress:
+                on_progress(self.step, f"accuracy {self.rows[-1]['correct']['mean']:.2f}")
         model.eval()
         return self.rows

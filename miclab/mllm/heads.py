@@ -18,7 +18,7 @@ from miclab.mllm.errors import ModelError, OutOfMemoryError, TaskError, memory_g
 from miclab.mllm.layers import all_heads
 from miclab.mllm.loading import Production
 from miclab.mllm.prompt import Reading
-from miclab.mllm.scoring import Tell, forward
+from miclab.mllm.scoring import OnProgress, forward
 from miclab.mllm.task import Episode, Task
 from miclab.statistics.intervals import Interval, clustered_interval
 from miclab.tables import Table, Tabled
@@ -154,7 +154,9 @@ def measure_batch(
     return values, maps
 
 
-def measure_heads(production: Production, task: Task, batch: int = 1, tell: Tell | None = None) -> HeadTable:
+def measure_heads(
+    production: Production, task: Task, batch: int = 1, on_progress: OnProgress | None = None
+) -> HeadTable:
     """Strengths of every head over the episodes of a task whose answer is in the context.
 
     Memory does not grow with layers or episodes. Where memory runs out, or an episode cannot be read, after some were
@@ -177,8 +179,8 @@ def measure_heads(production: Production, task: Task, batch: int = 1, tell: Tell
                 raise
             problem = str(error)
             break
-        if tell:
-            tell(min(start + batch, len(usable)), "")
+        if on_progress:
+            on_progress(min(start + batch, len(usable)), "")
     values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     heads = all_heads(production.layers)
     return HeadTable(production.name, task.name, heads, values, len(task.episodes) - len(usable), problem)

@@ -16,7 +16,7 @@ from miclab.mllm.errors import OutOfMemoryError, TaskError
 from miclab.mllm.heads import HeadTable
 from miclab.mllm.loading import Production
 from miclab.mllm.options import KnockoutOptions
-from miclab.mllm.scoring import MEASURES, Answers, Tell, answers, batches, joined
+from miclab.mllm.scoring import MEASURES, Answers, OnProgress, answers, batches, joined
 from miclab.mllm.task import Task
 from miclab.seeds import stream_seed
 from miclab.statistics.intervals import Interval, clustered_interval
@@ -60,14 +60,14 @@ def matched_draws(
     for _ in range(draws):
         drawn: list[Head] = []
         for layer, count in sorted(Counter(layer for layer, _ in chosen).items()):
-            pool = by_layer[layer]
-            places = generator.permutation(len(pool))[:count]
-            drawn += [pool[i] for i in places.tolist()]
+            candidates = by_layer[layer]
+            places = generator.permutation(len(candidates))[:count]
+            drawn += [candidates[i] for i in places.tolist()]
         missing = len(chosen) - len(drawn)
         if missing:
             short = True
-            pool = [head for head in rest if head not in drawn]
-            drawn += [pool[i] for i in generator.permutation(len(pool))[:missing].tolist()]
+            candidates = [head for head in rest if head not in drawn]
+            drawn += [candidates[i] for i in generator.permutation(len(candidates))[:missing].tolist()]
         found.append(tuple(sorted(drawn)))
     note = "some are of other layers: their own have too few other heads" if short else ""
     different = len(set(found))
@@ -181,10 +181,10 @@ class Knockouts(Tabled):
         return next(effect for effect in self.effects if effect.name == name)
 
 
-def _effects(asked: Sequence[Condition], found: Mapping[Condition, Answers]) -> tuple[Effect, ...]:
-    before = found[asked[0]].named()
+def _effects(requested: Sequence[Condition], found: Mapping[Condition, Answers]) -> tuple[Effect, ...]:
+    before = found[requested[0]].named()
     by_name: dict[str, list[Condition]] = {}
-    for condition in asked:
+    for condition in requested:
         by_name.setdefault(condition.name, []).append(condition)
     means = {
         name: {m: np.mean([found[c].named()[m] for c in of], axis=0) for m in MEASURES} for name, of in by_name.items()
@@ -219,9 +219,9 @@ def knock_out(
     *,
     ranked_on: Task | None = None,
     batch: int = 1,
-    tell: Tell | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Knockouts:
-    """Knocks out the top heads of a table and their controls, and asks every episode under each.
+    """Knocks out the top heads of a table and their controls; the model answers every episode under each.
 
     Arguments:
         production: the model.
@@ -229,27 +229,27 @@ def knock_out(
         task: the episodes to answer; not those that ranked the heads, or the choice favours itself.
         ranked_on: episodes over whose prompts the mean outputs are taken; None: `task`.
         batch: episodes at a time.
-        tell: called with the number of episodes answered under all interventions.
+        on_progress: called with the number of episodes answered under all interventions.
 
     Raises:
         OutOfMemoryError, TaskError: before the first batch was answered; later the result has its `problem` set.
     """
     options = options or KnockoutOptions()
-    asked, notes = conditions(table, options)
+    requested, notes = conditions(table, options)
     means = mean_outputs(production, ranked_on or task, batch) if options.baseline == "mean" else None
-    parts: dict[Condition, list[Answers]] = {condition: [] for condition in asked}
+    parts: dict[Condition, list[Answers]] = {condition: [] for condition in requested}
     prompter, done, problem = production.prompter(task), 0, ""
     try:
         for episodes, encoded in batches(prompter, batch):
             lot = {}
-            for condition in asked:
+            for condition in requested:
                 with knocked_out(production.layers, condition.heads, means):
                     lot[condition] = answers(production, episodes, encoded)
             for condition, found in lot.items():
                 parts[condition].append(found)
             done += len(episodes)
-            if tell:
-                tell(done, "")
+            if on_progress:
+                on_progress(done, "")
     except (OutOfMemoryError, TaskError) as error:
         if not done:
             raise
@@ -263,7 +263,7 @@ def knock_out(
             "episode": task.episodes[number].name,
         }
         | {name: float(values[number]) for name, values in found[c].named().items()}
-        for c in asked
+        for c in requested
         for number in range(done)
     ]
-    return Knockouts(_effects(asked, found), notes, rows, done, problem)
+    return Knockouts(_effects(requested, found), notes, rows, done, problem)

@@ -25,7 +25,7 @@ class Production:
     """A model with what is needed to use it.
 
     Arguments:
-        name: as it was asked for.
+        name: as it was requested.
         model: in evaluation mode.
         processor: processor, or tokenizer of a model that reads text alone.
         layers: its layers of attention.

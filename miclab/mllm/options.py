@@ -45,7 +45,7 @@ class LoadOptions:
     prompt: PromptForm = "auto"
     """chat: by the model's chat template; plain: as it stands; auto: chat where there is a template."""
     offline: bool = False
-    """Ask no network; take hub ids from the cache."""
+    """Use no network; take hub ids from the cache."""
 
     def __post_init__(self) -> None:
         at_least(self, max_pixels=0)

@@ -28,7 +28,7 @@ def load_processor(where: str, max_pixels: int = 0, offline: bool = False) -> An
     Arguments:
         where: folder or hub id.
         max_pixels: pictures are shrunk to at most so many pixels, where the processor can; 0: its own limit.
-        offline: asks no network.
+        offline: uses no network.
 
     Raises:
         OSError, ValueError, KeyError, ImportError: as transformers does.

@@ -158,7 +158,7 @@ class Prompter:
     def _render(self, content: Content) -> str:
         """A user's turn and the start of the reply, as the chat template writes them."""
         message: Any = content if self.reads_images else "".join(part["text"] for part in content)
-        # By the tokenizer: processors' own ways to it may ask for their video part, which is left out here.
+        # The tokenizer applies the template: a processor's own method may need its video part, which is not loaded.
         text: Any = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": message}],
             chat_template=self.chat_template,
@@ -194,7 +194,7 @@ class Prompter:
             replaced = made.pop("text_replacement_offsets", None)
             if replaced is None:
                 raise ModelError(
-                    f"{type(self.processor).__name__} does not tell where images stand in its text, which needs "
+                    f"{type(self.processor).__name__} does not report where images stand in its text. That needs "
                     "transformers 5.23 or newer and a processor of its own."
                 )
         else:

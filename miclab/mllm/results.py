@@ -55,19 +55,19 @@ class Results:
     Arguments:
         folder: made when the work begins.
         command: name of the subcommand.
-        told: what was asked for, plain data.
-        extends: names of what may be asked otherwise of results that are whole.
+        requested: the command's options, plain data.
+        extends: names of options that may differ from those of finished results.
 
     Raises:
         RunError: the folder holds whole results of something else, or what is not of `miclab mllm`, or is a file.
         DamagedError: it holds results whose manifest is damaged.
     """
 
-    def __init__(self, folder: Path, command: str, told: Mapping[str, Any], extends: Collection[str] = ()):
+    def __init__(self, folder: Path, command: str, requested: Mapping[str, Any], extends: Collection[str] = ()):
         self.folder = folder
         if folder.exists() and not folder.is_dir():
             raise RunError(f"{folder} is a file. Give a folder as --output.")
-        before, now = _whole(folder), json.loads(storage.json_bytes({**told, "command": command}))
+        before, now = _whole(folder), json.loads(storage.json_bytes({**requested, "command": command}))
         differ = differences(before, now, {*IMMATERIAL, *extends}) if before else ""
         if differ:
             raise RunError(
@@ -79,7 +79,7 @@ class Results:
             "command": command,
             "status": "partial",
             "reason": "it has not finished",
-            "asked": dict(told),
+            "asked": dict(requested),
             "versions": versions(),
             "files": {},
         }
@@ -91,9 +91,9 @@ class Results:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is not None:
-            told = str(error) if isinstance(error, MiclabError) else f"it was stopped by {type(error).__name__}"
+            problem = str(error) if isinstance(error, MiclabError) else f"it was stopped by {type(error).__name__}"
             if not self.untouched:
-                self.finish(told)
+                self.finish(problem)
 
     def _write(self) -> None:
         self.untouched = False
@@ -126,7 +126,7 @@ class Results:
 
 
 def _whole(folder: Path) -> dict[str, Any]:
-    """What was asked for of the whole results in a folder, with the command; empty where there are none.
+    """The options of the finished results in a folder, with the command; empty where there are none.
 
     Raises:
         DamagedError: the manifest is not what was written.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from miclab.errors import MiclabError
 from miclab.mllm.errors import ModelError
 from miclab.mllm.loading import LoadOptions, Production, load_model
-from miclab.mllm.scoring import Tell, answers, batches, joined
+from miclab.mllm.scoring import OnProgress, answers, batches, joined
 from miclab.mllm.task import Task
 from miclab.statistics.intervals import Interval, clustered_interval
 
@@ -43,7 +43,7 @@ class Size:
         return clustered_interval([(self.values[measure] - smaller.values[measure])[None]])
 
 
-def ask(production: Production, task: Task, batch: int = 1, tell: Tell | None = None) -> Size:
+def evaluate_model(production: Production, task: Task, batch: int = 1, on_progress: OnProgress | None = None) -> Size:
     """One model's answers to every episode.
 
     Raises:
@@ -54,11 +54,16 @@ def ask(production: Production, task: Task, batch: int = 1, tell: Tell | None = 
     for episodes, encoded in batches(production.prompter(task), batch):
         parts.append(answers(production, episodes, encoded))
         done += len(episodes)
-        if tell:
-            tell(done, production.name)
+        if on_progress:
+            on_progress(done, production.name)
     size = sum(parameter.numel() for parameter in production.model.parameters())
     first = production.layers[0]
     return Size(production.name, size, len(production.layers), first.heads, joined(parts).named())
+
+
+def _after(on_progress: OnProgress | None, before: int) -> OnProgress | None:
+    """`on_progress` for one model, with `before` episodes answered by those before it."""
+    return None if on_progress is None else lambda done, text: on_progress(before + done, text)
 
 
 def scale(
@@ -66,7 +71,7 @@ def scale(
     tasks: dict[str, Task],
     options: LoadOptions,
     batch: int = 1,
-    tell: Tell | None = None,
+    on_progress: OnProgress | None = None,
     keep: Callable[[Size], None] | None = None,
 ) -> tuple[list[Size], str]:
     """Every model's answers, one model in memory at a time.
@@ -76,14 +81,14 @@ def scale(
         tasks: the same episodes by view; each model gets those that it can see.
         options: how they are loaded.
         batch: episodes at a time.
-        tell: called with the number of episodes answered, over all models.
+        on_progress: called with the number of episodes answered, over all models.
         keep: called with each model's answers as soon as there are any.
 
     Returns:
         The sizes, and why it stopped early, or an empty text.
 
     Raises:
-        MiclabError: the first model could not be asked.
+        MiclabError: the first model could not be evaluated.
     """
     found: list[Size] = []
     for number, name in enumerate(models):
@@ -92,8 +97,7 @@ def scale(
             task = tasks.get(production.view)
             if task is None:
                 raise ModelError(f"{name} reads {production.view} alone, and the task has none.")
-            before = number * len(task.episodes)
-            size = ask(production, task, batch, (lambda done, text, b=before: tell(b + done, text)) if tell else None)
+            size = evaluate_model(production, task, batch, _after(on_progress, number * len(task.episodes)))
         except MiclabError as error:
             if not found:
                 raise

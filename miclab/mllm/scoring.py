@@ -20,7 +20,7 @@ from miclab.mllm.loading import Production
 from miclab.mllm.prompt import Encoded, Prompter
 from miclab.mllm.task import Episode
 
-Tell = Callable[[int, str], None]
+OnProgress = Callable[[int, str], None]
 """Is called with the number of episodes or steps done and a short text."""
 MEASURES = ("correct", "choice", "copied", "log_probability")
 
@@ -61,7 +61,7 @@ def batches(prompter: Prompter, batch: int) -> Iterator[tuple[tuple[Episode, ...
 
 
 def forward(model: Any, inputs: dict[str, torch.Tensor], positions: torch.Tensor | None = None) -> torch.Tensor:
-    """Logits at some positions [batch, position, vocabulary]; None: at the last alone, where nothing is asked of them.
+    """Logits at some positions [batch, position, vocabulary]; None: at the last alone.
 
     Where the model can, other positions' logits are not computed: with large vocabularies they are most of the memory.
     """

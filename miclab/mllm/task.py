@@ -3,7 +3,7 @@
     N-shot.json   [{"query": {"image": [PATH], "answer": A}, "support": {"N-shot": [{"image": [PATH], "answer": A}, ...]}}]
     query.json    [{"image": [PATH], "question": Q, "answer": A, "classes": [...],
                     "support": {CLASS: {"images": [PATH, ...]}}}]
-    task.json     {"instruction": ..., "template": ...}: how it is asked, if there is such a file (ours)
+    task.json     {"instruction": ..., "template": ...}: how it is written, if there is such a file (ours)
 
 Paths are relative to the folder. `text` beside or in the place of `image` describes an item in words: the text-only
 variant of a task. Where N-shot.json is missing, N examples of every class are taken from query.json, shuffled.
@@ -55,7 +55,7 @@ class Episode:
         support: the examples.
         query: the item to answer for.
         answer: the right answer.
-        question: what is asked about every item; may be empty.
+        question: the question about every item; may be empty.
     """
 
     name: str
@@ -100,7 +100,7 @@ class Style:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Episodes that are asked in one style.
+    """Episodes in one style of prompt.
 
     Arguments:
         name: of its folder.
@@ -155,9 +155,9 @@ class Reader:
         self.folder, self.view = folder, view
         self.where = ""
 
-    def fail(self, told: str) -> TaskError:
-        """The error that `told` is."""
-        return TaskError(f"{self.where}: {told}")
+    def fail(self, problem: str) -> TaskError:
+        """The error with the text `problem`, which names the place."""
+        return TaskError(f"{self.where}: {problem}")
 
     def strings(self, value: Any) -> list[str]:
         """A text, or a list of texts, as a list."""

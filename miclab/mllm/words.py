@@ -1,4 +1,4 @@
-"""Invented names: two syllables at random, so that nothing but the context tells what they stand for.
+"""Invented names: two syllables at random. Only the context says what they stand for.
 
 Some happen to be words (`bone`, `judo`, `tuna`), and some of those are words for a concept of the shipped data. They
 are not left out: that would change what a seed draws, and with it the tasks whose figures are recorded.
@@ -39,7 +39,7 @@ def invented_words(part: WordPart, generator: torch.Generator) -> Iterator[str]:
 
 
 def distinct_words(count: int, part: WordPart, generator: torch.Generator) -> list[str]:
-    """Words no two of which begin with the same syllable, so that the first token tells them apart."""
+    """Words no two of which begin with the same syllable, so that they differ in the first token."""
     found: list[str] = []
     for word in invented_words(part, generator):
         if all(word[:2] != other[:2] for other in found):

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from miclab.config.run import RunConfig
-from miclab.errors import MiclabError, RunError, nearest
+from miclab.errors import RunError, nearest
 from miclab.model.attention.mechanism import Point, Positions, build_attention, unchanged
 from miclab.model.encoders import encoder_shapes, initial_encoder
 from miclab.model.feed_forward import feed_forward, feed_forward_shapes, initial_feed_forward
@@ -34,11 +34,12 @@ EPSILON = 1e-5
 """Added to the mean square inside RMSNorm and to the variance inside LayerNorm."""
 
 AXES = {
+    **dict.fromkeys(("queries", "keys", "values"), "batch head position dimension"),
     "pattern": "batch head query key",
     "heads": "batch head position dimension",
     "output": "batch position width",
 }
-"""Axes of the activations of attention."""
+"""Axes of the activations of attention. Queries and keys are those before any rotation."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ class Decoder:
         self.constant_on = shown[:, None]
 
     def activations(self) -> dict[str, str]:
-        """Name and axes of every activation, in the order of the forward pass. The axes of what an attention mechanism
-        names beside its pattern and its heads are its own (empty here)."""
+        """Name and axes of every activation, in the order of the forward pass. Axes of what one mechanism of attention
+        alone has are empty here."""
         named = {f"items.{name}": "batch exemplar width" for name in self.config.order}
         named |= {"labels": "batch context width", "embedding": "batch position width"}
         for i, mechanism in enumerate(self.attention):
@@ -238,7 +239,7 @@ class Decoder:
             edits: for a name, a function from the activation to what takes its place.
 
         Raises:
-            MiclabError: there is no activation of such a name.
+            RunError: there is no activation of such a name.
         """
         kept: dict[str, Tensor] = {}
         edits = edits or {}
@@ -257,13 +258,13 @@ class Decoder:
         """The activations that names stand for; a name may end in `*`.
 
         Raises:
-            MiclabError: there is no activation of such a name.
+            RunError: there is no activation of such a name.
         """
         known, found = self.activations(), []
         for name in names:
             fits = [one for one in known if one == name or (name.endswith("*") and one.startswith(name[:-1]))]
             if not fits:
-                raise MiclabError(f"There is no activation named {name}: {nearest(name, tuple(known))}.")
+                raise RunError(f"There is no activation named {name}: {nearest(name, tuple(known))}.")
             found += fits
         return found
 
@@ -274,15 +275,13 @@ class Decoder:
             name = f"blocks.{i}"
             normed, gain = self._norm(parameters, f"{name}.norm1", x)
             own = _own(parameters, f"decoder.{name}.attention", mechanism.shapes(i))
+            given = {"layer": i, "positions": positions, "roles": batch.roles}
             if query_only and i == self.options.layers - 1:
-                attended = mechanism.last(own, normed, gain, layer=i, positions=positions, roles=batch.roles)
-                x = x[:, -1:] + attended
+                # The residual stands first: the order of these operations decides the last bits of gradients.
+                x = x[:, -1:] + mechanism.last(own, normed, gain, **given)
             else:
                 here = partial(_within, point, f"{name}.attention")
-                attended = mechanism.everywhere(
-                    own, normed, gain, layer=i, positions=positions, roles=batch.roles, point=here
-                )
-                x = x + here("output", attended)
+                x = x + here("output", mechanism.everywhere(own, normed, gain, **given, point=here))
             if self.options.mlp != "none":
                 normed, gain = self._norm(parameters, f"{name}.norm2", x)
                 own = _own(parameters, f"decoder.{name}.mlp", feed_forward_shapes(self.options, self.width))

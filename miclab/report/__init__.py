@@ -1,4 +1,4 @@
-"""The report: runs as one HTML file that opens from disk and asks the network for nothing.
+"""The report: runs as one HTML file that opens from disk and needs no network.
 
 Run --collect--> plain numbers --figures, bars--> Plotly figures --page--> HTML (template.html, report.css, report.js)
 """

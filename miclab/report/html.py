@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
+from miclab import tables
 from miclab.report.plots import TEMPLATE
 
 GENERATOR = "miclab report"
@@ -40,6 +41,15 @@ class Table:
     kind: str = "plain"
     chosen_by: str = ""
     chosen: Sequence[int] = ()
+
+
+def table_of(made: tables.Table, kind: str = "plain") -> Table:
+    """A table of typed cells as a page shows it: numbers and intervals to the right, marks in frames."""
+    rows = [
+        [mark(str(one), one.kind) if isinstance(one, tables.Mark) else str(one) for one in row] for row in made.rows
+    ]
+    numbers = tuple(place for place in range(len(made.columns)) if made.is_number(place))
+    return Table(made.columns, rows, numbers, kind)
 
 
 def mark(text: str, kind: str = "plain") -> Markup:
@@ -95,7 +105,7 @@ def embedded_json(value: Any) -> str:
 
 
 def render(template: str, title: str, data: dict[str, Any], script: str, subject: str = "", **context: Any) -> bytes:
-    """A whole page: style, numbers, Plotly and scripts in one file, which asks the network for nothing.
+    """A whole page: style, numbers, Plotly and scripts in one file, which needs no network.
 
     Arguments:
         template: name of the page's template among the resources.

@@ -15,9 +15,9 @@ from PIL import Image
 
 from miclab.circuits.find import head_name
 from miclab.mllm.heads import HeadTable, Map
-from miclab.mllm.knockout import Effect, Knockouts
-from miclab.report.html import Table, identifiers, render
-from miclab.report.plots import layout_of
+from miclab.mllm.knockout import Knockouts
+from miclab.report.html import Table, identifiers, render, table_of
+from miclab.report.plots import BLUE, layout_of
 
 SHOWN = ("previous_token_1", "label_to_item", "induction_all_positions", "induction", "target_label_attention",
          "total_label_attention")  # fmt: skip
@@ -103,7 +103,7 @@ def heatmap(heads: HeadTable, measure: str) -> dict[str, Any]:
 
 
 def _colour_rule(kind: int) -> str:
-    return "#0072b2" if kind >= 0 else "#b84e00" if kind == -1 else "#2b2b2b"
+    return BLUE if kind >= 0 else "#b84e00" if kind == -1 else "#2b2b2b"
 
 
 def map_figure(shown: Map) -> dict[str, Any]:
@@ -182,34 +182,6 @@ def heads_page(heads: HeadTable, top: int) -> Page:
     return Page(parts, figures)
 
 
-def effect_cells(effect: Effect) -> list[str]:
-    """An effect as texts: name, heads, accuracy, choice, copied, log-probability, change, change beyond the control."""
-    beyond = effect.beyond_control("correct")
-    heads = " ".join(map(head_name, effect.heads[0])) if len(effect.heads) == 1 else f"{len(effect.heads)} draws"
-    if len(effect.heads[0]) > 10:
-        heads = f"{len(effect.heads[0])} heads"
-    untouched = effect.values is effect.before or not effect.heads[0]
-    return [
-        effect.name,
-        heads,
-        *(str(effect.interval(measure)) for measure in ("correct", "choice", "copied", "log_probability")),
-        "" if untouched else str(effect.change("correct")),
-        "" if beyond is None else str(beyond),
-    ]
-
-
-EFFECT_COLUMNS = (
-    "intervention",
-    "heads",
-    "accuracy",
-    "forced choice",
-    "CLA",
-    "log-probability",
-    "change",
-    "beyond control",
-)
-
-
 def knockout_page(found: Knockouts) -> Page:
     """The page of `miclab mllm knockout`."""
     names, means, low, high = [], [], [], []
@@ -219,7 +191,7 @@ def knockout_page(found: Knockouts) -> Page:
         means.append(interval.mean)
         low.append(interval.mean - interval.low)
         high.append(interval.high - interval.mean)
-    colours = ["#9a9a9a" if "random" in n or n == "untouched" else "#0072b2" for n in names]
+    colours = ["#9a9a9a" if "random" in n or n == "untouched" else BLUE for n in names]
     bars = {"type": "bar", "orientation": "h", "x": means, "y": names, "marker": {"color": colours},
             "error_x": {"type": "data", "array": high, "arrayminus": low, "color": "#2b2b2b"},
             "hovertemplate": "%{y}: %{x:.3f}<extra></extra>"}  # fmt: skip
@@ -229,9 +201,9 @@ def knockout_page(found: Knockouts) -> Page:
         f"{found.episodes} episodes; 95 % intervals by paired bootstrap over them. A control is the mean over its draws"
         " of random heads of the same layers."
     )
-    table = Table(EFFECT_COLUMNS, [effect_cells(effect) for effect in found.effects], numbers=(2, 3, 4, 5, 6, 7))
-    notes = [f"{name}: {text}." for name, text in found.notes.items()]
-    return Page([Part(note=note, figure="effects", table=table, notes=notes)], {"effects": figure})
+    (made,) = found.tables()
+    notes = [f"{line}." for line in made.notes]
+    return Page([Part(note=note, figure="effects", table=table_of(made), notes=notes)], {"effects": figure})
 
 
 def finetune_page(rows: Sequence[Mapping[str, Any]]) -> Page:

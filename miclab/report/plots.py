@@ -1,13 +1,13 @@
 """What the figures of the reports share: colours, the template of axes and layout, as plain dictionaries for Plotly.
 
-Colours are those of Okabe and Ito, which readers with any colour vision can tell apart."""
+Colours are those of Okabe and Ito, which readers with any colour vision can distinguish."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from miclab.claims.plots.palette import BLUE, GREEN, ORANGE, PURPLE, SERIES, SKY, VERMILLION
-from miclab.claims.plots.palette import DARK as BLACK
+from miclab.statistics.palette import BLUE, GREEN, ORANGE, PURPLE, SERIES, SKY, VERMILLION
+from miclab.statistics.palette import DARK as BLACK
 
 __all__ = ["BLACK", "BLUE", "GREEN", "ORANGE", "PURPLE", "SKY", "VERMILLION"]
 

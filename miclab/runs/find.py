@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from miclab import storage
 from miclab.config import schema
+from miclab.config.extensions import check_marks
 from miclab.config.run import RunConfig
 from miclab.errors import RunError
 from miclab.runs.label import called
@@ -30,12 +31,15 @@ def open_run(path: Path | str) -> Run:
     Raises:
         RunError: there is none at `path`.
         DamagedError: its manifest, configuration or world is damaged; the message names the file.
+        ConfigError: it uses a plugin that is not loaded; the message names it.
     """
     path = Path(path)
     manifest = read_manifest(path)
     content = storage.read_checked(path / "config.json", manifest["files"]["config.json"], REFUSED)
     storage.read_checked(path / "world.safetensors", manifest["files"]["world.safetensors"], REFUSED)
-    return Run(path, schema.from_mapping(RunConfig, json.loads(content)), manifest)
+    data = json.loads(content)
+    check_marks(data.get("plugins", ()))
+    return Run(path, schema.from_mapping(RunConfig, data), manifest)
 
 
 def run_name(config: RunConfig) -> str:
@@ -150,8 +154,8 @@ def find(reference: str, root: Path | str = "runs") -> Run:
     if not names:
         raise RunError(f"{reference!r} names no run: there is none yet under {root}; `miclab train` makes one.")
     if reference and meant:
-        told = f"{reference!r} begins the names or hashes of {len(meant)} runs under {root}: {_some(meant)}."
-        raise RunError(f"{told} Give more of the one that you mean.")
+        problem = f"{reference!r} begins the names or hashes of {len(meant)} runs under {root}: {_some(meant)}."
+        raise RunError(f"{problem} Give more of the one that you mean.")
     close = difflib.get_close_matches(reference, names, n=1, cutoff=0.5)
     guess = f" Did you mean {close[0]}?" if close else ""
     raise RunError(f"{reference!r} names no run under {root}.{guess} There: {_some(names)}. `miclab runs` lists all.")

@@ -83,7 +83,7 @@ class Run:
 
     @property
     def request(self) -> dict[str, Any]:
-        """What was last asked of it: steps, schedule of evaluations and checkpoints, when to stop."""
+        """The last request: steps, schedule of evaluations and checkpoints, when to stop."""
         return self._manifest["request"]
 
     @property

@@ -1,1 +1,1 @@
-"""Intervals and correlations."""
+"""Intervals, correlations, cells and regressions, and the colours of figures that show them."""

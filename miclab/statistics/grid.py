@@ -31,6 +31,8 @@ Predicate = Callable[[Cell], Any]
 Rule = Literal["bootstrap", "student"]
 """How an interval is made: seeds resampled, and within a seed its sets of novel classes; or Student's t over seeds of
 the statistic of each seed."""
+RULE: Rule = "bootstrap"
+"""How intervals are made where a claim does not say it."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Cells:
     planned: Mapping[Key, Mapping[int, str]]
     step: int = -1
     axes: tuple[str, ...] = ()
-    rule: Rule = "bootstrap"
+    rule: Rule = RULE
 
     @cached_property
     def present(self) -> frozenset[str]:

@@ -118,7 +118,7 @@ class Engine:
         return self.tally.states[identity].status == "done"
 
     def go(self) -> Tally:
-        """Works until all is done or has failed, or a signal asks to stop."""
+        """Works until all is done or has failed, or a signal arrives."""
         with _Stop() as stop:
             self._work(stop)
         self._clear_tasks()
@@ -168,15 +168,15 @@ class Engine:
             self._died(identity)
             return
         Path(path).unlink(missing_ok=True)
-        told = answer(text)
-        self.tally.steps += told.steps
-        self.tally.seconds += told.seconds
-        if told.status == "busy":
+        ended = answer(text)
+        self.tally.steps += ended.steps
+        self.tally.seconds += ended.seconds
+        if ended.status == "busy":
             self.tally.elsewhere.add(identity)
-        elif told.status == "stopped":
+        elif ended.status == "stopped":
             # By us, or by the end of its job's time: then it goes on in another.
-            self._settle(identity, State("begun", told.reason))
-            if told.steps:
+            self._settle(identity, State("begun", ended.reason))
+            if ended.steps:
                 heapq.heappush(self.ready, self.order[identity])
             else:
                 self._died(identity)

@@ -1,10 +1,10 @@
-"""Who trains a run: a claim that one process at a time can have, also on a file system that several machines share.
+"""Who trains a run: a lease that one process at a time can hold, also on a file system that several machines share.
 
-    .studies/claims/HASH.0     a small file: host, process, token; its time of change is the heartbeat
+    .studies/claims/HASH.0     a small file: machine, process, token; its time of change is the heartbeat
 
-A claim is made by `link`, which fails where the name exists. A dead owner is not removed but followed: who finds the
-claim stale links HASH.1, and of several who do so one succeeds. The highest number owns the run; whoever made a claim
-looks again whether it still is the highest, and that what it followed is still there, and otherwise gives it up.
+A lease is made by `link`, which fails where the name exists. A dead owner is not removed but followed: a process that
+finds the lease stale links HASH.1, and of several that do so one succeeds. The highest number owns the run. The maker
+of a lease looks again: it gives the lease up unless it is still the highest and the one that it followed still there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from miclab import storage
 BEAT = 15.0
 """Seconds between heartbeats."""
 TIMEOUT = 300.0
-"""Seconds without a heartbeat after which the claim of another machine is stale."""
+"""Seconds without a heartbeat after which the lease of another machine is stale."""
 
 
 def machine() -> str:
@@ -37,7 +37,8 @@ def machine() -> str:
 
 
 def started(process: int) -> str:
-    """When a process of this machine began, so that a reused number is told apart; empty if there is none."""
+    """When a process of this machine began, which distinguishes it from a later one with the same number; empty if
+    there is none."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -54,13 +55,13 @@ def started(process: int) -> str:
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a claim.
+    """Who holds a lease.
 
     Arguments:
         machine: see `machine`.
         process: its number there.
         started: see `started`.
-        token: of this one claim.
+        token: of this one lease.
     """
 
     machine: str
@@ -96,7 +97,7 @@ def _owner(path: Path) -> Owner | None:
 
 
 def is_stale(path: Path, owner: Owner | None, timeout: float = TIMEOUT) -> bool:
-    """Whether the owner of a claim is gone: dead on this machine, or silent on another."""
+    """Whether the owner of a lease is gone: dead on this machine, or silent on another."""
     if owner is not None and owner.machine == machine():
         return started(owner.process) != owner.started
     try:
@@ -110,7 +111,7 @@ def _generation(path: Path) -> int:
     return int(path.suffix[1:])
 
 
-def _claims(folder: Path, run: str) -> list[Path]:
+def _leases(folder: Path, run: str) -> list[Path]:
     try:
         names = os.listdir(folder)
     except FileNotFoundError:
@@ -119,7 +120,7 @@ def _claims(folder: Path, run: str) -> list[Path]:
 
 
 def owners(folder: Path, timeout: float = TIMEOUT) -> dict[str, Owner]:
-    """Owner of every run under a claim that is not stale, by run."""
+    """Owner of every run under a lease that is not stale, by run."""
     try:
         names = [n for n in os.listdir(folder) if not n.startswith(".")]
     except FileNotFoundError:
@@ -135,8 +136,8 @@ def owners(folder: Path, timeout: float = TIMEOUT) -> dict[str, Owner]:
     return found
 
 
-class Reservation:
-    """A claim on a run, held until `release`. Make one with `reserve`."""
+class Lease:
+    """A lease of a run, held until `release`. Make one with `reserve`."""
 
     def __init__(self, path: Path, owner: Owner):
         self.path, self.owner = path, owner
@@ -152,7 +153,7 @@ class Reservation:
     def _beat(self) -> None:
         while not self._over.wait(BEAT):
             with contextlib.suppress(OSError):
-                highest = _claims(self.path.parent, self.path.stem)
+                highest = _leases(self.path.parent, self.path.stem)
                 if not highest or highest[-1] != self.path:
                     self._lost = True
                     return
@@ -161,26 +162,26 @@ class Reservation:
     def release(self) -> None:
         """Gives the run back."""
         self._over.set()
-        for path in _claims(self.path.parent, self.path.stem):
-            # Also what this claim followed.
+        for path in _leases(self.path.parent, self.path.stem):
+            # Also what this lease followed.
             if _generation(path) <= _generation(self.path):
                 with contextlib.suppress(OSError):
                     path.unlink()
 
 
-def reserve(folder: Path, run: str, timeout: float = TIMEOUT) -> Reservation | None:
-    """Claims a run for this process; None where another process holds it.
+def reserve(folder: Path, run: str, timeout: float = TIMEOUT) -> Lease | None:
+    """Leases a run to this process; None where another process holds it.
 
     Arguments:
-        folder: directory of claims.
+        folder: directory of leases.
         run: name of the run, without a point.
         timeout: see `TIMEOUT`.
 
     Raises:
-        RunError: a claim cannot be written.
+        RunError: a lease cannot be written.
     """
     owner = Owner(machine(), os.getpid(), started(os.getpid()), secrets.token_hex(8))
-    before = _claims(folder, run)
+    before = _leases(folder, run)
     followed = _owner(before[-1]) if before else None
     if before and not is_stale(before[-1], followed, timeout):
         return None
@@ -189,7 +190,7 @@ def reserve(folder: Path, run: str, timeout: float = TIMEOUT) -> Reservation | N
     storage.write_bytes(temporary, storage.json_bytes(vars(owner)))
     try:
         with contextlib.suppress(FileExistsError), storage.explained(path):
-            # Over a network the answer of a `link` that succeeded may be lost: the number of names tells.
+            # Over a network the answer of a `link` that succeeded may be lost; the number of names is reliable.
             with contextlib.suppress(FileExistsError):
                 os.link(temporary, path)
             if os.stat(temporary).st_nlink != 2:
@@ -197,7 +198,7 @@ def reserve(folder: Path, run: str, timeout: float = TIMEOUT) -> Reservation | N
     finally:
         temporary.unlink(missing_ok=True)
     still = not before or _owner(before[-1]) == followed
-    if not still or _claims(folder, run)[-1:] != [path]:
+    if not still or _leases(folder, run)[-1:] != [path]:
         path.unlink(missing_ok=True)
         return None
-    return Reservation(path, owner)
+    return Lease(path, owner)

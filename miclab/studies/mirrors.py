@@ -1,7 +1,7 @@
 """Trackers that show a copy of a study's rows: Weights & Biases, MLflow, TensorBoard, Trackio.
 
-A mirror is fed by a thread of its own and can fail no run: the first error is told once, and that mirror stays silent
-from then on. The rows beside the runs are the truth; a mirror is sent each finished run once.
+A mirror is fed by a thread of its own and can fail no run. Its first error is printed once, and it is off from then
+on. The rows beside the runs are the truth; a mirror is sent each finished run once.
 """
 
 from __future__ import annotations
@@ -224,8 +224,8 @@ class _Feed:
             except BaseException as error:  # Whatever a tracker raises, and SystemExit is among it, fails no run.
                 missing = f" (in the clone of miclab: pip install '.[{self.name}]')"
                 hint = missing if isinstance(error, ImportError) else ""
-                told = f"{type(error).__name__}: {error}"
-                print(f"miclab: warning: the mirror {self.name} is off: {told}{hint}", file=sys.stderr, flush=True)
+                reason = f"{type(error).__name__}: {error}"
+                print(f"miclab: warning: the mirror {self.name} is off: {reason}{hint}", file=sys.stderr, flush=True)
                 return
 
     def close(self) -> None:

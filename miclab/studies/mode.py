@@ -17,7 +17,7 @@ from miclab.studies.state import FOLDER
 
 
 def _fingerprint() -> list[str]:
-    """What decides whether a compiler works here, told without importing torch."""
+    """What decides whether a compiler works here, found without importing torch."""
     compilers = [shutil.which(name) or "" for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++") if name]
     return [importlib.metadata.version("torch"), sys.version, platform.node(), platform.machine(), *compilers]
 
@@ -36,6 +36,6 @@ def long_mode(root: Path) -> str:
     from miclab.training import numerics
 
     mode = "eager" if numerics.why_not_compiled() else "compiled"
-    with contextlib.suppress(RunError):  # Who may only read asks the compiler every time.
+    with contextlib.suppress(RunError):  # Who may only read tries the compiler every time.
         storage.write_bytes(file, storage.json_bytes({"here": here, "mode": mode}))
     return mode

@@ -24,7 +24,7 @@ class PlannedProbe(NamedTuple):
     Arguments:
         name: its name.
         step: the checkpoint that it looks at.
-        sequences: as in the request of the study that asks for it.
+        sequences: as in the study's request.
         novel_sets: likewise.
     """
 
@@ -40,7 +40,7 @@ class PlannedProbe(NamedTuple):
 
 
 def planned_probes(study: Study, request: Request) -> tuple[PlannedProbe, ...]:
-    """The probes that a study asks for of a run, at the end of its own request."""
+    """The analyses of a run that a study lists, at the end of its own request."""
     return tuple(PlannedProbe(name, request.steps, request.sequences, request.novel_sets) for name in study.probe_names)
 
 
@@ -55,8 +55,8 @@ class PlannedRun:
         parent: trajectory hash of the stage-1 run, or empty.
         encoders: trajectory hash of the run that pretrains the encoder, by modality.
         point: configuration of its point, with any seed.
-        request: what is asked of it by all studies of the plan.
-        probes: the analyses after training that any study asks for.
+        request: the request of all studies of the plan together.
+        probes: the analyses after training that any study lists.
         starts: checkpoints that other runs start from.
     """
 
@@ -106,16 +106,16 @@ class Plan:
         self.runs: dict[str, PlannedRun] = {}
         self.members: dict[str, list[str]] = {}
         """For each study the hashes of its points' runs, in grid order, each once; parents are not among them."""
-        self.asked: dict[str, dict[str, Request]] = {}
-        """For each study what it asks of each of these, whatever others ask of them: its rows are those."""
+        self.requested: dict[str, dict[str, Request]] = {}
+        """For each study its own request of each of these runs, which decides its rows."""
         for study in studies:
             if study.name in self.members:
                 raise MiclabError(f"Two studies are named {study.name!r}: the table of one would replace the other's.")
             with _uncollected():
-                asked: dict[str, Request] = {}
+                requested: dict[str, Request] = {}
                 for identity, request in self._study_runs(study, Mode(mode)):
-                    asked[identity] = joined(asked[identity], request) if identity in asked else request
-                self.asked[study.name], self.members[study.name] = asked, list(asked)
+                    requested[identity] = joined(requested[identity], request) if identity in requested else request
+                self.requested[study.name], self.members[study.name] = requested, list(requested)
 
     def _study_runs(self, study: Study, mode: Mode) -> Iterator[tuple[str, Request]]:
         own, first = _Texts(), _Texts()

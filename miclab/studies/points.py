@@ -18,7 +18,7 @@ from miclab.config.run import RunConfig
 from miclab.errors import ConfigError, MiclabError, nearest
 from miclab.studies.study import Block, Fields, Study, laid_over, nested
 from miclab.training.stages import pretraining, stage_one
-from miclab.worlds.source_facts import resolved_modality
+from miclab.worlds.source_facts import plugin_marks, resolved_modality
 
 Place = tuple[int, ...]
 """Indices of the values of some axes."""
@@ -32,9 +32,9 @@ class Point:
 
     Arguments:
         config: its configuration, with seed 0 and, of the parent, the step alone.
-        request: what is asked of its runs.
+        request: the request of its runs.
         parent: configuration of its stage-1 runs, with seed 0; None without stage 1.
-        parent_request: what is asked of these.
+        parent_request: the request of these.
         encoders: configuration and request of the runs that pretrain encoders, by modality.
     """
 
@@ -142,6 +142,7 @@ class _StudyReader:
                 config.check_part(name)
                 checked[name].add(id(part))
         config.check_across_parts()
+        config.__dict__["plugins"] = plugin_marks(config)
         return config
 
 

@@ -105,8 +105,8 @@ class StudyTable:
         return _frame(rows, self.study.axes)
 
     def kept(self) -> dict[str, list[dict[str, Any]]]:
-        """Rows of planned runs in the table as it was found, by hash: those that were trained as long as is asked now.
-        A table that was committed is not lost where its runs are not."""
+        """Rows of planned runs in the table as it was found, by hash: those that were trained for the requested steps.
+        So a committed table keeps its rows where the runs themselves are missing."""
         if self._kept is None:
             self._kept = {}
             found = read_table(table_file(self.study)) if table_file(self.study).exists() else None
@@ -114,8 +114,10 @@ class StudyTable:
                 if row["run"] in self.plan.runs and row["status"] == "finished":
                     self._kept.setdefault(row["run"], []).append(row)
             for identity, rows in list(self._kept.items()):
-                asked = self.plan.asked[self.study.name].get(identity)
-                if asked is None or (rows[-1]["step"] != asked.steps and not rows[-1]["reason"].startswith("plateau")):
+                requested = self.plan.requested[self.study.name].get(identity)
+                if requested is None or (
+                    rows[-1]["step"] != requested.steps and not rows[-1]["reason"].startswith("plateau")
+                ):
                     del self._kept[identity]
         return self._kept
 
@@ -156,17 +158,17 @@ class StudyTable:
         if disk is None:
             return [{**failed, "reason": "it was removed"}]
         ended = {**shared, "status": "finished", "reason": found.reason}
-        # Another study may ask more of the same run.
-        asked = self.plan.asked[self.study.name][run.hash]
+        # Another study may request more of the same run.
+        requested = self.plan.requested[self.study.name][run.hash]
         rows = [
             {**ended, "step": row["step"], "last": False, "loss": row["loss"], **metric_columns(row)}
             for row in disk.rows()
-            if row["step"] <= asked.steps and asked.evaluates(row["step"])
+            if row["step"] <= requested.steps and requested.evaluates(row["step"])
         ]
         if disk.warnings or not rows:
             # Rows that end at a damaged file would pass for a shorter run.
             return [{**failed, "reason": "; ".join(disk.warnings) or "it has no metric row"}]
-        rows[-1] |= {"last": True, **probe_columns(planned_probes(self.study, asked), disk)}
+        rows[-1] |= {"last": True, **probe_columns(planned_probes(self.study, requested), disk)}
         self.warnings += disk.warnings
         return rows
 
@@ -208,10 +210,10 @@ def write_table(frame: pl.DataFrame, file: Path) -> None:
     buffer = io.BytesIO()
     if file.suffix == ".csv":
         lists = [n for n, kind in frame.schema.items() if kind == pl.List]
-        told = [
+        texts = [
             pl.Series(n, [None if v is None else json.dumps(list(v)) for v in frame[n]], dtype=pl.String) for n in lists
         ]
-        frame.with_columns(told).write_csv(buffer)
+        frame.with_columns(texts).write_csv(buffer)
     elif file.suffix == ".parquet":
         frame.write_parquet(buffer, compression="zstd")
     else:

@@ -18,7 +18,7 @@ from miclab.studies.lease import Owner, owners
 from miclab.studies.plan import Plan, PlannedProbe, PlannedRun
 
 FOLDER = ".studies"
-"""Directory beside the runs in which studies keep claims, marks of failure and tasks in hand."""
+"""Directory beside the runs in which studies keep leases, marks of failure and running tasks."""
 
 Status = Literal["done", "failed", "begun", "new"]
 
@@ -28,7 +28,7 @@ class State:
     """How far a run is, for one plan.
 
     Arguments:
-        status: `done` (trained as long as asked, all probes stored), `failed`, `begun`, or `new`.
+        status: `done` (all requested steps trained, all analyses stored), `failed`, `begun`, or `new`.
         reason: why it failed, in words, or how it ended.
         step: its last checkpoint; -1: none.
     """
@@ -41,8 +41,8 @@ class State:
 NEW = State("new")
 
 
-def claims_folder(root: Path) -> Path:
-    """Where claims lie."""
+def leases_folder(root: Path) -> Path:
+    """Where leases lie."""
     return root / FOLDER / "claims"
 
 
@@ -76,7 +76,7 @@ def failure_reason(root: Path, run: str) -> str:
 
 
 def probe_step(probe: PlannedProbe, disk: Run) -> int:
-    """Checkpoint that a probe looks at: the one asked for, or the last where training ended earlier."""
+    """Checkpoint of an analysis: the requested one, or the last where training ended earlier."""
     return min(probe.step, disk.step)
 
 
@@ -164,7 +164,7 @@ def inherited(state: State, run: PlannedRun, states: Mapping[str, State], plan: 
 
 def held(root: Path) -> dict[str, Owner]:
     """Who trains which run now, by hash."""
-    return owners(claims_folder(root))
+    return owners(leases_folder(root))
 
 
 def count(states: Iterable[State]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""One run of a study in a worker process: claim it, train it, probe it, and mark it where it fails.
+"""One run of a study in a worker process: lease it, train it, analyse it, and mark it where it fails.
 
 A worker is given the path of a task file and nothing else, whatever the launcher; it answers with a line of JSON.
 """
@@ -45,7 +45,7 @@ class Answer:
         status: `done`; `failed`; `stopped` by a signal; `busy`: another process holds the run.
         reason: in words.
         steps: training steps that this task did.
-        seconds: time from the claim to the end.
+        seconds: time from the lease to the end.
     """
 
     run: str
@@ -153,19 +153,19 @@ def perform(path: str, plugins: Handed = ()) -> str:
 
 
 def _perform(root: Path, run: PlannedRun) -> Answer:
-    held = reserve(state.claims_folder(root), run.hash)
+    held = reserve(state.leases_folder(root), run.hash)
     if held is None:
         return Answer(run.hash, "busy", "another process trains it")
     start = time.perf_counter()
 
-    def tell() -> None:
+    def check() -> None:
         if held.lost:
             raise LostError("another process took the run over")
 
     steps = 0
     try:
         before = state.look(run, root)
-        status, reason, step = _train_and_probe(root, run, tell)
+        status, reason, step = _train_and_probe(root, run, check)
         steps = max(0, step - max(before.step, 0))
         if status != "stopped" and before.status == "failed":
             state.forget_failure(root, run.hash)
@@ -174,29 +174,29 @@ def _perform(root: Path, run: PlannedRun) -> Answer:
     except (BusyError, LostError) as error:
         status, reason = "busy", str(error)
     except Exception as error:
-        status, reason = "failed", _told(error)
+        status, reason = "failed", reason_of(error)
         state.mark_failure(root, run, reason, traceback.format_exc())
     finally:
         held.release()
     return Answer(run.hash, status, reason, steps, time.perf_counter() - start)
 
 
-def _told(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     return str(error) if isinstance(error, MiclabError) else f"{type(error).__name__}: {error}"
 
 
-def _train_and_probe(root: Path, run: PlannedRun, tell: Callable[[], None]) -> tuple[Ending, str, int]:
+def _train_and_probe(root: Path, run: PlannedRun, check: Callable[[], None]) -> tuple[Ending, str, int]:
     from miclab.training.loop import prepared
 
     ready = prepared(run.config, root, run.request.steps)
-    outcome = ready.train(run.request, lambda progress: tell())
+    outcome = ready.train(run.request, lambda progress: check())
     if outcome.status == "diverged":
         return "failed", f"diverged: {outcome.reason}", outcome.step
     if outcome.status == "stopped":
         return "stopped", outcome.reason, outcome.step
     disk = open_run(ready.run.path)
     if state.missing_checkpoints(run, disk):
-        _remake_checkpoints(root, run, disk, tell)
+        _remake_checkpoints(root, run, disk, check)
     if state.missing_probes(run, disk):
         from miclab.studies.analyses import store_missing
 
@@ -204,7 +204,7 @@ def _train_and_probe(root: Path, run: PlannedRun, tell: Callable[[], None]) -> t
     return "done", outcome.reason, outcome.step
 
 
-def _remake_checkpoints(root: Path, run: PlannedRun, disk: Run, tell: Callable[[], None]) -> None:
+def _remake_checkpoints(root: Path, run: PlannedRun, disk: Run, check: Callable[[], None]) -> None:
     """Trains a run again, beside it, up to checkpoints that are needed and that an earlier request did not keep.
     They have the same bits, so nothing of the run is touched."""
     from miclab.training.lineage import Lineage
@@ -216,7 +216,7 @@ def _remake_checkpoints(root: Path, run: PlannedRun, disk: Run, tell: Callable[[
     beside = root / state.FOLDER / "again" / run.hash
     # The runs before it lie under `root`, and not beside what is made here.
     ready = prepared(run.config, beside, request.steps, Lineage.resolve(run.config, root))
-    outcome = ready.train(request, lambda progress: tell())
+    outcome = ready.train(request, lambda progress: check())
     if outcome.status == "stopped":
         raise KeyboardInterrupt
     again = open_run(ready.run.path)

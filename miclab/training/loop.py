@@ -30,17 +30,17 @@ from miclab.training.flat_parameters import TrainedParameters
 from miclab.training.lineage import Lineage
 from miclab.training.objective import Objective
 from miclab.training.step import training_step
-from miclab.worlds.sequences import training_drafts
+from miclab.worlds.sequences import raw_training_batches
 from miclab.worlds.world import World, draw_world, world_from_tensors
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a training process tells while it runs.
+    """What a training process reports while it runs.
 
     Arguments:
         step: finished steps.
-        steps: steps that were asked for.
+        steps: steps that were requested.
         row: the metric row just written, or None.
     """
 
@@ -149,8 +149,8 @@ def _check_same_bits(run: Run) -> None:
     before, now = run.environment, numerics.environment(run.config)
     changed = [k for k in ("mode", "threads", "device", "torch") if before and before[k] != now[k]]
     if changed:
-        told = ", ".join(f"{k} {before[k]} (now {now[k]})" for k in changed)
-        raise RunError(f"{run.path} was trained with {told}; resuming would not give the same bits.")
+        differences = ", ".join(f"{k} {before[k]} (now {now[k]})" for k in changed)
+        raise RunError(f"{run.path} was trained with {differences}; resuming would not give the same bits.")
     if schema.trajectory_hash(run.config) != run.hash:
         raise RunError(f"{run.path} was begun by a version of miclab in which its configuration meant another result.")
     if before and before["processor"] != now["processor"]:
@@ -168,9 +168,8 @@ def train(
 ) -> Outcome:
     """Trains a run until `request.steps`, from its last good checkpoint.
 
-    A run that already has so many steps is left as it is, also one that was stopped on its way to more: the outcome, of
-    what is asked here, is `finished`, the run is still `stopped`. The same run killed and resumed, at whatever instant,
-    ends with the same bits in weights and rows.
+    If the run already has `request.steps`, nothing is trained and the outcome is `finished`. The run's own status does
+    not change. A run that is killed and resumed, at any instant, ends with the same bits in weights and rows.
 
     Arguments:
         on_progress: called after every step.
@@ -198,7 +197,7 @@ def train(
         plateau = request.plateau(run.rows())
         if found is not None and (plateau or step >= request.steps):
             reason = plateau or "all steps done"
-            # A run that was stopped on its way to more is not finished because less is asked for.
+            # A run that was stopped on its way to more steps is not finished because fewer are requested.
             if run.status != "finished" and (plateau or step >= former.steps):
                 run.note("finished", reason)
             return Outcome("finished", step, reason)
@@ -239,7 +238,7 @@ class _Loop:
         self.kept = kept
         # The rows that a run of any length has: where the mean of losses begins anew.
         self.endless = replace(request, steps=2**62)
-        self.tell = on_progress or (lambda progress: None)
+        self.on_progress = on_progress or (lambda progress: None)
         self.trained = TrainedParameters(self.config, parameters)
         self.parameters = self.trained.named
         self.rows_before = run.rows()
@@ -262,9 +261,9 @@ class _Loop:
         if fresh:
             self._row()
             self._checkpoint()
-        for draft in training_drafts(self.config, self.world, self.step, self.request.steps):
+        for raw in raw_training_batches(self.config, self.world, self.step, self.request.steps):
             rate = optimiser.learning_rate(self.config.optimiser, self.step)
-            losses = step(draft, rate, self.step)
+            losses = step(raw, rate, self.step)
             value = float(losses["loss"])
             if not math.isfinite(value):
                 return self._diverged(f"the loss was {value} at step {self.step + 1}")
@@ -281,9 +280,9 @@ class _Loop:
                 self._checkpoint()
                 reason = self.request.plateau(self.rows_before) if evaluates else ""
                 if reason:
-                    self.tell(Progress(self.step, self.request.steps, row))
+                    self.on_progress(Progress(self.step, self.request.steps, row))
                     return Outcome("finished", self.step, reason)
-            self.tell(Progress(self.step, self.request.steps, row))
+            self.on_progress(Progress(self.step, self.request.steps, row))
             if signals.received and self.step < self.request.steps:
                 signals.heeded = True
                 if self.step != self.saved and _all_finite(self.parameters):

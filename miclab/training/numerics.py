@@ -46,7 +46,7 @@ def resolved(config: RunConfig, steps: int = PAYS_FROM) -> tuple[RunConfig, str]
     missed.
 
     Raises:
-        ConfigError: compiled mode is asked for and cannot be had.
+        ConfigError: compiled mode is requested and no compiler works.
     """
     numerics = config.numerics
     if numerics.mode == "auto" and steps < PAYS_FROM:
@@ -74,7 +74,7 @@ def environment(config: RunConfig) -> dict[str, Any]:
 
 
 def keep_freed_memory() -> None:
-    """Asks glibc to keep freed memory instead of giving it back at every step: the page faults of fresh buffers cost a
+    """Makes glibc keep freed memory instead of giving it back at every step: the page faults of fresh buffers cost a
     fifth of a training step. Does nothing elsewhere."""
     trim_threshold, mmap_threshold = -1, -3
     with contextlib.suppress(OSError, AttributeError):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from miclab.config.options import LOSS_TERMS, LossOptions
 from miclab.config.run import RunConfig
-from miclab.errors import ConfigError, MiclabError
+from miclab.errors import ConfigError, RunError
 from miclab.model.classifier import Classifier, model_of
 from miclab.model.decoder import Decoder, Parameters
 from miclab.worlds.sequences import Batch
@@ -25,7 +25,7 @@ CROSS_ENTROPY = "cross_entropy"
 Losses = dict[str, Tensor]
 """`loss`, what is lowered, and `loss.NAME`, the value of each term without its weight, where a run has terms."""
 Activations = Mapping[str, Tensor]
-Thing = TypeVar("Thing", bound=Callable)
+Thing = TypeVar("Thing")
 
 
 class LossTerm:
@@ -70,9 +70,10 @@ def loss_term(name: str, needs: tuple[str, ...] = ()) -> Callable[[Thing], Thing
 
     def add(thing: Thing) -> Thing:
         term: Any = thing
-        if not inspect.isclass(thing):
-            own = {"__call__": lambda self, *given: thing(*given), "needs": needs}
-            term = type(name, (LossTerm,), {**own, "__doc__": thing.__doc__, "__module__": thing.__module__})
+        if not inspect.isclass(term):
+            function = term
+            own = {"__call__": lambda self, *given: function(*given), "needs": needs}
+            term = type(name, (LossTerm,), {**own, "__doc__": function.__doc__, "__module__": function.__module__})
         LOSS_TERMS.register(name)(term)
         return thing
 
@@ -104,7 +105,7 @@ class Objective:
             if isinstance(self.model, Decoder) and term.needs:
                 try:
                     self.model.named(term.needs)
-                except MiclabError as error:
+                except RunError as error:
                     raise ConfigError(
                         "objective", name, f"a term whose activations the decoder has. {error}"
                     ) from error

@@ -111,9 +111,9 @@ def pretraining(
         for n, m in before.modalities.items()
     }
     found = schema.from_mapping(RunConfig, change, "encoder.config", replace(before, modalities=own))
-    asked = schema.from_mapping(Request, request, "encoder.request", presets.encoder_request(preset))
+    requested = schema.from_mapping(Request, request, "encoder.request", presets.encoder_request(preset))
     steps = config.modalities[name].encoder_step
-    return found, schema.from_mapping(Request, {"steps": steps}, "encoder.request", asked)
+    return found, schema.from_mapping(Request, {"steps": steps}, "encoder.request", requested)
 
 
 def trainings(

@@ -18,9 +18,9 @@ from miclab.config.schema import to_mapping
 from miclab.training import numerics, optimiser
 from miclab.training.flat_parameters import TrainedParameters, gradient_function
 from miclab.training.objective import Losses, Objective
-from miclab.worlds.sequences import Draft
+from miclab.worlds.sequences import RawBatch
 
-Step = Callable[[Draft, float, int], Losses]
+Step = Callable[[RawBatch, float, int], Losses]
 _compiled: dict[Hashable, Callable] = {}
 
 
@@ -79,8 +79,8 @@ def step_function(config: RunConfig, trained: TrainedParameters, active: tuple[s
     """
     gradient = gradient_function(config, trained, active)
 
-    def step(flat, mean, square, numbers, fixed, draft):
-        losses, slope = gradient(flat, draft.batch(), fixed)
+    def step(flat, mean, square, numbers, fixed, raw):
+        losses, slope = gradient(flat, raw.batch(), fixed)
         optimiser.move(config.optimiser, flat, slope, mean, square, numbers)
         return losses
 
@@ -99,8 +99,9 @@ def _compile(config: RunConfig, trained: TrainedParameters, active: tuple[str, .
 
 
 def training_step(config: RunConfig, trained: TrainedParameters, state: optimiser.State) -> Step:
-    """A function from (draft, learning rate, finished steps) to the losses before the update; it changes `trained.flat`
-    and `state` in place. Compiled if `config.numerics.mode` says so; once more where a term of the loss ends.
+    """A function from (raw batch, learning rate, finished steps) to the losses before the update. It changes
+    `trained.flat` and `state` in place. It is compiled if `config.numerics.mode` says so, and once more where a term of
+    the loss ends.
 
     Arguments:
         state: what `optimiser.initial_state` gives for {"trained": trained.flat}.
@@ -109,11 +110,11 @@ def training_step(config: RunConfig, trained: TrainedParameters, state: optimise
     objective, functions = Objective(config), {}
     mean, square = state.get("mean.trained"), state.get("square.trained")
 
-    def step(draft: Draft, rate: float, finished: int) -> Losses:
+    def step(raw: RawBatch, rate: float, finished: int) -> Losses:
         active = objective.active(finished)
         if active not in functions:
             functions[active] = make(config, trained, active)
         numbers = optimiser.coefficients(config.optimiser, optimiser.next_step(state, "trained"), rate)
-        return functions[active](trained.flat, mean, square, numbers, trained.fixed, draft)
+        return functions[active](trained.flat, mean, square, numbers, trained.fixed, raw)
 
     return step

@@ -18,7 +18,7 @@ from miclab.data import DataError, DataSet
 
 
 @dataclass(frozen=True, eq=False)
-class Pool:
+class ClassIndex:
     """Exemplars by class.
 
     Arguments:
@@ -40,7 +40,7 @@ class Pool:
         return self.at(classes, (uniform * self.counts[classes]).long())
 
 
-def pool(data: DataSet, classes: Int[Tensor, " classes"], wanted: Bool[Tensor, " exemplar"]) -> Pool:
+def index_exemplars(data: DataSet, classes: Int[Tensor, " classes"], wanted: Bool[Tensor, " exemplar"]) -> ClassIndex:
     """The wanted exemplars of some classes of a data set."""
     place = torch.full((len(data.class_names),), -1)
     place[classes] = torch.arange(len(classes))
@@ -50,7 +50,7 @@ def pool(data: DataSet, classes: Int[Tensor, " classes"], wanted: Bool[Tensor, "
     if len(classes) and int(counts.min()) < 1:
         lacking = data.class_names[int(classes[counts.argmin()])]
         raise DataError(f"{data.name}: {lacking!r} has no exemplar in a part that needs one.")
-    return Pool(members, counts.cumsum(0) - counts, counts)
+    return ClassIndex(members, counts.cumsum(0) - counts, counts)
 
 
 def distinct_slots(

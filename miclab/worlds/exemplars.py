@@ -23,7 +23,7 @@ from miclab.config.run import RunConfig
 from miclab.data import load
 from miclab.data.items import CHUNK, Exemplars
 from miclab.errors import ConfigError, RunError
-from miclab.worlds.class_index import Pool, distinct_slots, pool
+from miclab.worlds.class_index import ClassIndex, distinct_slots, index_exemplars
 from miclab.worlds.noise import draw_bits, items_around, noise_scales
 
 
@@ -102,11 +102,11 @@ def check_kept(config: RunConfig, name: str, classes: Int[Tensor, " classes"]) -
 
 
 def novel_classes(config: RunConfig, name: str, count: int, index: int, least: int) -> Int[Tensor, " classes"]:
-    """Held-out classes of set number `index`: `count`, or all of them where there are fewer. The sets take their
-    classes in turn from one order, so that they are disjoint while there are enough.
+    """Held-out classes of set number `index`: `count` of them, at most all. The sets take their classes in turn from
+    one order, so that they are disjoint while there are enough.
 
     Raises:
-        ConfigError: fewer than `least` classes are held out, or than the configuration asks for.
+        ConfigError: fewer classes are held out than `least`, or than the configuration requests.
     """
     modality = config.modalities[name]
     data, held_out = known_exemplars(modality).data, held_out_names(config)
@@ -145,7 +145,7 @@ class ExemplarSource:
         exemplars: all items of the data set.
         classes: the run's classes, as indices into the data set.
         shown: exemplars that may stand in a context.
-        asked: exemplars that may be the query.
+        queries: exemplars that may be the query.
         noise: as in `GaussianSource`.
         shape: of a picture, where it may be shifted.
         shift: by how many pixels at most.
@@ -153,8 +153,8 @@ class ExemplarSource:
 
     exemplars: Exemplars
     classes: Int[Tensor, " classes"]
-    shown: Pool
-    asked: Pool
+    shown: ClassIndex
+    queries: ClassIndex
     noise: float
     shape: tuple[int, ...] = ()
     shift: int = 0
@@ -180,16 +180,16 @@ class ExemplarSource:
         self, classes: Int[Tensor, "batch exemplar"], generator: torch.Generator
     ) -> Int[Tensor, "batch exemplar"]:
         """An exemplar for every place of sequences, the query's last."""
-        if self.asked is self.shown:
+        if self.queries is self.shown:
             # The query comes first, so that no repeat can meet it.
             turned = classes.roll(1, 1)
             return self.shown.at(turned, distinct_slots(turned, self.shown.counts[turned], generator)).roll(-1, 1)
         context, query = classes[:, :-1], classes[:, -1:]
-        asked = self.asked.draw(query, generator)
+        queries = self.queries.draw(query, generator)
         if not context.shape[1]:
-            return asked
+            return queries
         slots = distinct_slots(context, self.shown.counts[context], generator)
-        return torch.cat([self.shown.at(context, slots), asked], 1)
+        return torch.cat([self.shown.at(context, slots), queries], 1)
 
     def centres(
         self, classes: Int[Tensor, "batch exemplar"], generator: torch.Generator
@@ -214,13 +214,13 @@ class ExemplarSource:
         held_out = data.held_out_exemplars
         has_some = torch.bincount(data.class_of[held_out], minlength=len(data.class_names)) > 0
         wanted = held_out | ~has_some[data.class_of]
-        return replace(self, asked=pool(data, self.classes, wanted), shift=0)
+        return replace(self, queries=index_exemplars(data, self.classes, wanted), shift=0)
 
 
 def training_centre(modality: ModalityConfig, classes: Int[Tensor, " classes"]) -> Float[Tensor, " dimension"]:
     """The mean item of a run's training classes, without their held-out exemplars."""
     known = known_exemplars(modality)
-    return known.mean(pool(known.data, classes, ~known.data.held_out_exemplars).members)
+    return known.mean(index_exemplars(known.data, classes, ~known.data.held_out_exemplars).members)
 
 
 def training_source(
@@ -236,7 +236,7 @@ def training_source(
         centre: what is subtracted from items (see `miclab.data.items`); None: nothing.
     """
     known = known_exemplars(modality)
-    found = pool(known.data, classes, ~known.data.held_out_exemplars)
+    found = index_exemplars(known.data, classes, ~known.data.held_out_exemplars)
     exemplars = known if features is None and centre is None else Exemplars(known.data, features, centre)
     return ExemplarSource(exemplars, classes, found, found, modality.noise, modality.shape, modality.shift)
 
@@ -244,7 +244,7 @@ def training_source(
 def novel_source(source: ExemplarSource, classes: Int[Tensor, " classes"]) -> ExemplarSource:
     """A source of other classes of the same data, with all their exemplars."""
     data = source.exemplars.data
-    found = pool(data, classes, torch.ones(len(data.items), dtype=torch.bool))
+    found = index_exemplars(data, classes, torch.ones(len(data.items), dtype=torch.bool))
     return ExemplarSource(source.exemplars, classes, found, found, source.noise, source.shape)
 
 

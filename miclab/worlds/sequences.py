@@ -28,7 +28,7 @@ from miclab.worlds.roles import Roles, sequence_roles
 from miclab.worlds.world import ClassTable, World, novel_world
 
 DRAWN_TOGETHER = 8
-"""Drafts that `training_drafts` draws at a time; which ones does not depend on it."""
+"""Batches that `raw_training_batches` draws at a time; their content does not depend on it."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Draft:
-    """A batch whose noise is still random bits: all that chance decides, and no arithmetic yet.
+class RawBatch:
+    """A batch before noise is added. It holds the random bits, so that the compiled step does the arithmetic.
 
     Arguments:
         centres: prototype of each item's class, or the exemplar that stands for it, by modality.
@@ -111,8 +111,8 @@ class Draft:
         parts = (self.label_vectors, self.labels, self.target, self.classes, self.placement, self.roles)
         return Batch(items, *parts, noise)
 
-    def where(self, mask: Bool[Tensor, " batch"], other: Draft) -> Draft:
-        """This draft's sequences where `mask` holds, the other's elsewhere."""
+    def where(self, mask: Bool[Tensor, " batch"], other: RawBatch) -> RawBatch:
+        """This batch's sequences where `mask` holds, the other's elsewhere."""
 
         def pick(one: Any, two: Any) -> Any:
             if isinstance(one, Tensor):
@@ -121,7 +121,7 @@ class Draft:
                 return one
             return {name: pick(value, two[name]) for name, value in one.items()}
 
-        return Draft(*(pick(getattr(self, f.name), getattr(other, f.name)) for f in fields(Draft)))
+        return RawBatch(*(pick(getattr(self, f.name), getattr(other, f.name)) for f in fields(RawBatch)))
 
 
 @dataclass(frozen=True)
@@ -216,8 +216,8 @@ def plan_bursty(config: RunConfig, world: World, count: int, generator: torch.Ge
     else:
         drawn = _exemplars_of_distinct_labels(config, world, shape, generator)
     shuffle = torch.rand((count, context), generator=generator).argsort(1)
-    asked = torch.randint(context, (count, 1), generator=generator)
-    return drawn.take(torch.cat([shuffle, shuffle.gather(1, asked)], 1) // copies)
+    queries = torch.randint(context, (count, 1), generator=generator)
+    return drawn.take(torch.cat([shuffle, shuffle.gather(1, queries)], 1) // copies)
 
 
 def plan_independent(config: RunConfig, world: World, count: int, generator: torch.Generator) -> ClassPlan:
@@ -251,8 +251,8 @@ def config_roles(config: RunConfig) -> Roles:
     return sequence_roles(config.order, context, int(config.sequence.first_token != "none"))
 
 
-def draft(config: RunConfig, world: World, plan: ClassPlan, generator: torch.Generator) -> Draft:
-    """All that chance decides of sequences with a plan's classes."""
+def raw_batch(config: RunConfig, world: World, plan: ClassPlan, generator: torch.Generator) -> RawBatch:
+    """A raw batch of sequences with a plan's classes: everything that is random in them."""
     shown = 0 if config.is_classification else -1
     labels, target = plan.labels[:, :shown], plan.labels[:, -1]
     width = world.label_embeddings.shape[1]
@@ -263,40 +263,40 @@ def draft(config: RunConfig, world: World, plan: ClassPlan, generator: torch.Gen
     placement = torch.rand(len(target), generator=generator)
     roles = config_roles(config)
     scales = {name: noise_scales(config.modalities[name].noise, c.shape[2]) for name, c in noisy.items()}
-    return Draft(centres, bits, scales, vectors, labels, target, plan.classes, placement, roles)
+    return RawBatch(centres, bits, scales, vectors, labels, target, plan.classes, placement, roles)
 
 
 def realise(config: RunConfig, world: World, plan: ClassPlan, generator: torch.Generator) -> Batch:
     """Fresh items for a plan's classes."""
-    return draft(config, world, plan, generator).batch()
+    return raw_batch(config, world, plan, generator).batch()
 
 
-def training_draft(config: RunConfig, world: World, step: int) -> Draft:
-    """The draft of a training step's batch: a pure function of (config, config.sequences_seed, step)."""
+def raw_training_batch(config: RunConfig, world: World, step: int) -> RawBatch:
+    """The raw batch of a training step: a pure function of (config, config.sequences_seed, step)."""
     generator, count = stream(config.sequences_seed, "batch", step), config.optimiser.batch_size
-    drawn = draft(config, world, plan_training(config, world, count, generator), generator)
+    drawn = raw_batch(config, world, plan_training(config, world, count, generator), generator)
     if config.sequence.novel_fraction > 0:
         mask = torch.rand(count, generator=generator) < config.sequence.novel_fraction
         fresh = novel_world(config, world, "training", step)
-        drawn = draft(config, fresh, plan_training(config, fresh, count, generator), generator).where(mask, drawn)
+        drawn = raw_batch(config, fresh, plan_training(config, fresh, count, generator), generator).where(mask, drawn)
     return _with_token_noise(config, drawn, step) if config.sequence.token_noise else drawn
 
 
-def _with_token_noise(config: RunConfig, drawn: Draft, step: int) -> Draft:
-    """A draft with noise on its tokens, from a stream of its own: all else is as without it."""
+def _with_token_noise(config: RunConfig, drawn: RawBatch, step: int) -> RawBatch:
+    """A raw batch with noise on its tokens, from a stream of its own: all else is as without it."""
     width = config.decoder.residual_width(config.item_width)
     generator = stream(config.sequences_seed, "token_noise", step)
     bits = draw_bits((len(drawn.target), config.sequence_length), width, generator)
     return replace(drawn, token_bits=bits, token_scale=torch.tensor(config.sequence.token_noise / math.sqrt(width)))
 
 
-def training_drafts(config: RunConfig, world: World, first: int, end: int) -> Iterator[Draft]:
-    """The drafts of steps `first` to `end` - 1. They are drawn some at a time: one between two steps would find its
-    code and tables driven out of the processor's cache, and take two to three times as long."""
+def raw_training_batches(config: RunConfig, world: World, first: int, end: int) -> Iterator[RawBatch]:
+    """The raw batches of steps `first` to `end` - 1. They are drawn some at a time: a draw between two steps would
+    find its code and tables driven out of the processor's cache, and take two to three times as long."""
     for start in range(first, end, DRAWN_TOGETHER):
-        yield from [training_draft(config, world, step) for step in range(start, min(start + DRAWN_TOGETHER, end))]
+        yield from [raw_training_batch(config, world, step) for step in range(start, min(start + DRAWN_TOGETHER, end))]
 
 
 def training_batch(config: RunConfig, world: World, step: int) -> Batch:
     """The batch of a training step: a pure function of (config, config.sequences_seed, step)."""
-    return training_draft(config, world, step).batch()
+    return raw_training_batch(config, world, step).batch()

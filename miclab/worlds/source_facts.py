@@ -13,8 +13,10 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from miclab.config.extensions import check_marks, loaded, marks_of
 from miclab.config.parts import ModalityConfig
 from miclab.config.run import RunConfig
+from miclab.data.registry import SOURCES
 
 FACTS = Path(__file__).parents[1] / "data" / "files" / "sources.json"
 
@@ -78,4 +80,27 @@ def resolved(config: RunConfig) -> RunConfig:
     if config.is_classification:
         # Every class is a label of its own.
         found = {name: replace(modality, labels=modality.classes) for name, modality in found.items()}
-    return config if found == dict(config.modalities) else replace(config, modalities=found)
+    config = config if found == dict(config.modalities) else replace(config, modalities=found)
+    return with_plugins(config)
+
+
+def with_plugins(config: RunConfig) -> RunConfig:
+    """The configuration with the marks of the plugins that it uses.
+
+    Raises:
+        ConfigError: it names plugins already, and they are not loaded, or have another content.
+    """
+    marks = plugin_marks(config)
+    if config.plugins == marks:
+        return config
+    if config.plugins:
+        check_marks(config.plugins)
+    return replace(config, plugins=marks)
+
+
+def plugin_marks(config: RunConfig) -> tuple[str, ...]:
+    """The marks of the plugins that a configuration uses (see `miclab.config.extensions`)."""
+    if not loaded():
+        return ()
+    sources = [(SOURCES, m.source.partition(":")[0]) for m in config.modalities.values() if m.source]
+    return marks_of([*config.uses(), *sources])

@@ -1,7 +1,7 @@
 """The four evaluation splits: fixed sets of fresh sequences (arXiv 2601.20796, section 2).
 
 train    training classes, true labels, drawn as in training
-icl      novel classes, uniform, always bursty: only the context can tell their labels
+icl      novel classes, uniform, always bursty: their labels are known from the context alone
 swapped  training classes, bursty, every label and the target shifted by one
 iwl      training classes, not bursty: the query's class is in the context only by chance
 
@@ -58,7 +58,7 @@ def split_batches(config: RunConfig, world: World, split: str, sizes: SplitSizes
 
 
 def with_context(config: RunConfig, context: int) -> RunConfig:
-    """The same run asked at another number of context examples.
+    """The same run with another number of context examples.
 
     Raises:
         ConfigError: the position code cannot place so long a sequence, or the burstiness does not divide it.

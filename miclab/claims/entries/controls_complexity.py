@@ -36,7 +36,7 @@ class Curve(NamedTuple):
 CUBIC = Curve("a cubic", 4, np.asarray, np.asarray)
 LOGISTIC = Curve("a logistic curve", 2, lambda icl: logit(np.clip(icl, 0.02, 0.98)), expit)
 """Cannot run off beyond the cells that it is fitted to. Fitted by least squares to the logit of ICL between 0.02 and
-0.98, beyond which 100 sequences tell nothing."""
+0.98, beyond which 100 sequences say nothing."""
 EXPONENTS = np.round(np.arange(-1.0, 3.001, 0.1), 2)
 """Exponents b of B that are tried in K B^b."""
 FIXED = {"K": 0.0, "K sqrt(B)": 0.5, "K B": 1.0}

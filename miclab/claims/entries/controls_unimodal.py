@@ -18,7 +18,7 @@ from miclab.config.axes import field_of
 from miclab.statistics.grid import column, mean
 
 GAP = 0.05
-"""Of accuracy: what U5 asks for, too."""
+"""Of accuracy: the bound of U5, too."""
 EARLY_STEPS = 3000
 """By then ICL has arisen at every K of the study of transience."""
 Decoder = tuple[str, int, int]

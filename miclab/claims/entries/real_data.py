@@ -31,7 +31,7 @@ GROUPS = {
 }
 """Studies over whose cells CKA is compared with ICL."""
 CELLS = f"source1 source2 K1 K2 {SHAPE} stage1_steps pairing K3 encoder_step3"
-"""What tells their cells apart."""
+"""What distinguishes their cells."""
 STRONG = 0.8
 """In-context accuracy on held-out concepts that counts as strong."""
 FEW = 0.9

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from miclab.circuits.knockout import Effect
-from miclab.claims.plots.palette import BLUE, GREEN, ORANGE, SKY, VERMILLION
 from miclab.config.request import SplitSizes
 from miclab.model.decoder import Decoder
 from miclab.runs.run import Run
+from miclab.statistics.palette import BLUE, GREEN, ORANGE, SKY, VERMILLION
 from miclab.worlds.splits import split_batches
 from miclab.worlds.world import world_from_tensors
 

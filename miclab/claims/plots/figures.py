@@ -84,7 +84,7 @@ def curves(studies: str, *, x: str, by: str = "", scores: str = "icl", at: At = 
     Arguments:
         studies: names of studies, separated by spaces.
         x: short name of the axis from left to right.
-        by: of that which tells the curves apart; empty: there is one curve.
+        by: of that which distinguishes the curves; empty: there is one curve.
         scores: columns, separated by spaces.
         at: which row stands for a run: `common` among those of one curve.
     """

@@ -7,9 +7,9 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from miclab.claims.plots.figures import need
-from miclab.claims.plots.palette import BLACK, BLUE, GREY, VERMILLION
 from miclab.claims.verdict import Comparison, Condition, Findings
 from miclab.statistics.intervals import Interval
+from miclab.statistics.palette import BLACK, BLUE, GREY, VERMILLION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

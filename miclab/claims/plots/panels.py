@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from miclab.claims.plots.palette import BLACK, SERIES
 from miclab.config.axes import DOUBLING, field_named
 from miclab.statistics.grid import Cells, Key, mean
 from miclab.statistics.intervals import Interval
+from miclab.statistics.palette import BLACK, SERIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,6 +45,13 @@ def points(cells: Cells, quantity: str) -> list[Point]:
     return found
 
 
+def shown(value: Any) -> str:
+    """A value of an axis as text."""
+    if isinstance(value, (tuple, list)):
+        return " ".join(map(shown, value)) or "none"
+    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
+
+
 def scale(axes: Axes, axis: str, values: Sequence[Any]) -> None:
     """Scale and ticks of the x axis for an axis of studies."""
     if field_named(axis).split(".")[-1] in DOUBLING:
@@ -54,20 +61,26 @@ def scale(axes: Axes, axis: str, values: Sequence[Any]) -> None:
     axes.minorticks_off()
 
 
-def heatmap(axes: Axes, found: Sequence[Point], title: str, x: str, y: str) -> Any:
-    """Means in a grid, each cell with its mean and the ends of its interval; keys are (x, y)."""
+def heatmap(
+    axes: Axes, found: Sequence[Point], title: str, x: str, y: str, limits: tuple[float, float] = (0.0, 1.0)
+) -> Any:
+    """Means in a grid, each cell with its mean and the ends of its interval; keys are (x, y).
+
+    Arguments:
+        limits: values at the two ends of the colours.
+    """
     columns, rows = sorted({p.key[0] for p in found}), sorted({p.key[1] for p in found})
     grid = np.full((len(rows), len(columns)), np.nan)
     for point in found:
         grid[rows.index(point.key[1]), columns.index(point.key[0])] = point.mean
-    image = axes.imshow(grid, origin="lower", cmap=MAP, vmin=0, vmax=1, aspect="auto")
+    image = axes.imshow(grid, origin="lower", cmap=MAP, vmin=limits[0], vmax=limits[1], aspect="auto")
     for point in found:
         place = columns.index(point.key[0]), rows.index(point.key[1])
-        colour = "black" if point.mean > 0.55 else "white"
+        colour = "black" if point.mean > limits[0] + 0.55 * (limits[1] - limits[0]) else "white"
         text = f"{point.mean:.2f}\n[{point.low:.2f}, {point.high:.2f}]"
         axes.text(*place, text, ha="center", va="center", fontsize=5.5, color=colour)
-    axes.set_xticks(range(len(columns)), [f"{v:g}" for v in columns])
-    axes.set_yticks(range(len(rows)), [f"{v:g}" for v in rows])
+    axes.set_xticks(range(len(columns)), [shown(v) for v in columns])
+    axes.set_yticks(range(len(rows)), [shown(v) for v in rows])
     axes.spines[:].set_visible(False)
     axes.set(xlabel=x, ylabel=y)
     axes.set_title(title, fontsize=8, loc="left")

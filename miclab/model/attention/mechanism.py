@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from miclab.config.decoder import DecoderConfig
 from miclab.config.options import ATTENTION, SOFTMAX, AttentionOptions
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from miclab.circuits.diagnose import Sign, diagnose
+from miclab.circuits.diagnose import Signs, diagnose
 from miclab.circuits.existence import why_no_circuit
 from miclab.circuits.find import CircuitHeads, circuit_heads
 from miclab.circuits.knockout import Effect, Interventions
@@ -139,7 +139,7 @@ class Collected:
     attention: Attention | None
     tests: Tests | None
     oracles: dict[str, float] | None
-    signs: list[Sign] | None
+    signs: Signs | None
     parameters: int
     problems: list[str] = field(default_factory=list)
 
@@ -282,9 +282,9 @@ def collect(run: Run) -> Collected:
     oracles = attempt("Oracles could not be measured", measured_oracles)
     sizes = intervention_sizes(run.config)
     signs = attempt("Signs of failure were not looked for", lambda r: diagnose(r, sizes=sizes))
-    # A file is read several times, and each reading warns; every file is told once, by what the first reading said.
-    told = list({warning.split(" is damaged")[0]: warning.strip() for warning in reversed(run.warnings)}.values())
-    run.warnings[:] = told[::-1]
+    # A file is read several times, and each reading warns: the first warning of each file is kept.
+    once = list({warning.split(" is damaged")[0]: warning.strip() for warning in reversed(run.warnings)}.values())
+    run.warnings[:] = once[::-1]
     return Collected(
         run,
         kept,

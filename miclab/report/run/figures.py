@@ -1,7 +1,7 @@
 """Plain numbers to Plotly figures, as plain dictionaries {data, layout}. Nothing here reads a run.
 
 In figures over training, `x` is the step; the page shows it on a log-like axis, log(1 + step), or a linear one.
-Colours are those of Okabe and Ito, which readers with any colour vision can tell apart; dashes tell lines apart too.
+Colours are those of Okabe and Ito, which readers with any colour vision can distinguish. Lines differ in dashes too.
 """
 
 from __future__ import annotations

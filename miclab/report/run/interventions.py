@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from miclab.circuits.knockout import Effect
-from miclab.report.html import Table
+from miclab.circuits.effects import Effect, effects_table
+from miclab.report.html import Table, table_of
 from miclab.report.run.collect import Collected, Tests
 from miclab.report.run.names import part_name
+from miclab.tables import table
 
 
 def _oracle_table(oracles: Mapping[str, float]) -> Table:
-    rows = [[name.replace("_", " "), f"{value:.3f}"] for name, value in oracles.items()]
-    return Table(["without a network, inputs untouched", "accuracy"], rows, numbers=(1,))
+    rows = [[name.replace("_", " "), value] for name, value in oracles.items()]
+    return table_of(table("", ["without a network, inputs untouched", "accuracy"], rows))
 
 
 def _effect_table(effects: Sequence[Effect], no_circuit: str) -> Table:
-    rows = [
-        [
-            part_name(e.name, no_circuit),
-            e.knocked_out,
-            str(e.accuracy),
-            "" if e.name == "untouched" else str(e.change),
-            "" if e.name == "untouched" else str(e.share or ""),
-            str(e.in_context),
-        ]
-        for e in effects
-    ]
-    head = ["intervention", "heads", "accuracy", "change", "share of untouched", "answers from the context"]
-    return Table(head, rows, numbers=(2, 3, 4, 5), kind="numbers")
+    named = [replace(effect, name=part_name(effect.name, no_circuit)) for effect in effects]
+    return table_of(effects_table("", named), kind="numbers")
 
 
 def _control_words(tests: Tests) -> str:
@@ -60,5 +51,6 @@ def interventions_view(collected: Collected) -> dict[str, Any] | None:
         " of the context. Zeroing the items of a modality leaves the labels in place."
         f"{_control_words(tests)}",
         "heads": tests.heads is not None,
+        "no_circuit": tests.no_circuit,
         "tables": [*tables, ("", _oracle_table(collected.oracles or {}))],
     }

@@ -1,4 +1,4 @@
-"""Assembles the report: one HTML file that opens from disk and asks the network for nothing."""
+"""Assembles the report: one HTML file that opens from disk and needs no network."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from miclab.claims.evidence import column_values
-from miclab.config.axes import DOUBLING, axis_name, field_of
+from miclab.config.axes import DOUBLING, axis_name, distinguishing, field_of
 from miclab.config.schema import to_mapping
 from miclab.errors import MiclabError
 from miclab.report.run.collect import evenly
@@ -113,7 +113,7 @@ class StudyCells:
 
     Arguments:
         study: the study.
-        axes: the fields that tell its cells apart; the first two numeric ones span the phase diagrams.
+        axes: the fields in which its cells differ; the first two numeric ones span the phase diagrams.
         along: fields that vary too, but whose value the axes decide.
         keys: planned cells, by the values of the axes, in grid order.
         runs: every planned run, cell by cell.
@@ -221,18 +221,6 @@ def _flat(config: Mapping[str, Any], before: str = "") -> dict[str, Value]:
     return found
 
 
-def _telling(candidates: Mapping[str, Sequence[Value]]) -> tuple[str, ...]:
-    """The first of the fields that together tell apart all that any of them does."""
-    kept: list[str] = []
-    parts = 1
-    for name, values in candidates.items():
-        split = len(set(zip(*(candidates[k] for k in kept), values, strict=True)))
-        if split > parts:
-            kept.append(name)
-            parts = split
-    return tuple(kept)
-
-
 def _common_step(frame: pl.DataFrame) -> int:
     """The largest step at which every finished run has a row; -1 where there is none."""
     count = frame["run"].n_unique()
@@ -243,8 +231,8 @@ def _common_step(frame: pl.DataFrame) -> int:
 def study_cells(study: Study, plan: Plan, frame: pl.DataFrame, at: At = "common") -> StudyCells:
     """The cells of a study with the runs of its table.
 
-    Cells are told apart by the axes of the grid and by every other field of the configuration that a block changes;
-    a field whose value follows from those before it is none of the axes.
+    Cells differ in the axes of the grid and in every other field of the configuration that a block changes. A field
+    whose value follows from those before it is not an axis.
 
     Arguments:
         plan: a plan that has the study.
@@ -266,10 +254,10 @@ def study_cells(study: Study, plan: Plan, frame: pl.DataFrame, at: At = "common"
     fields = [f for f in dict.fromkeys(name for config in configs for name in config) if f not in axes]
     fields = [f for f in fields if f != "seed" and not f.startswith(("parent.", "numerics."))]
     others = {field: [config.get(field) for config in configs] for field in fields}
-    # Lengths of training come last: what they tell apart has a better name mostly, such as the optimiser.
+    # Lengths of training come last: cells that differ in them mostly differ in a field with a better name, too.
     candidates = {a: v for a, v in axes.items() if not a.startswith("request.")} | others
     candidates |= {a: v for a, v in axes.items() if a.startswith("request.")}
-    kept = _telling(candidates)
+    kept = distinguishing(candidates)
     alone = len(planned[0].point.modalities) == 1 if planned else False
     found_axes = tuple(_axis(field, candidates[field], alone) for field in kept)
     keys = list(zip(*(candidates[field] for field in kept), strict=True)) if kept else [()] * len(planned)

@@ -1,4 +1,4 @@
-"""The report on a study: its rows as one HTML file that opens from disk and asks the network for nothing."""
+"""The report on a study: its rows as one HTML file that opens from disk and needs no network."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def write_study_report(
     command: str = "",
     threshold: float = 0.5,
     at: At = "common",
-    tell: Callable[[int, str], None] = lambda done, text: None,
+    on_progress: Callable[[int, str], None] = lambda done, text: None,
 ) -> Path:
     """Writes one self-contained HTML file about a study. It is a function of the rows, those that its claims need, and
     the arguments: it holds no date.
@@ -122,7 +122,7 @@ def write_study_report(
         command: the command that made the report.
         threshold: accuracy, between 0 and 1, whose line is drawn in the phase diagram of ICL.
         at: which row stands for a run.
-        tell: told how many of `STAGES` are done, and which is next.
+        on_progress: called with the number of `STAGES` done and the name of the next one.
 
     Returns:
         The path of the file.
@@ -134,20 +134,20 @@ def write_study_report(
     """
     if not 0 < threshold < 1:
         raise MiclabError(f"A threshold of {threshold:g} is none of an accuracy: give a number between 0 and 1.")
-    tell(0, STAGES[0])
+    on_progress(0, STAGES[0])
     cells = study_cells(study, plan, frame, at)
     if set(cells.counts()) <= {"missing"}:
         raise MiclabError(
             f"None of the planned runs of {study.name} is in its rows. `miclab study run {study.file} --profile"
             f" {study.profile}` trains them."
         )
-    tell(1, STAGES[1])
+    on_progress(1, STAGES[1])
     over = trajectories(cells)
-    tell(2, STAGES[2])
+    on_progress(2, STAGES[2])
     measures, probes = measures_of_runs(cells), probes_of(cells)
-    tell(3, STAGES[3])
+    on_progress(3, STAGES[3])
     lines, missing = claims_of(study)
-    tell(4, STAGES[4])
+    on_progress(4, STAGES[4])
     context = {
         "header": header(cells, source, at),
         "command": command,
@@ -168,5 +168,5 @@ def write_study_report(
     title = f"{study.name} ({study.profile})"
     page = render("study.html", title, data, "study.js", subject_of(study), **context)
     storage.write_bytes(Path(path), page)
-    tell(5, "")
+    on_progress(5, "")
     return Path(path)

@@ -23,7 +23,7 @@ LIFT = 9
 DIAGRAMS = ("icl", "iwl", "swapped")
 """Scores that have a phase diagram."""
 SCALE = "Cividis"
-"""Told apart by readers with any colour vision, and from dark to bright in grey."""
+"""A scale that readers with any colour vision can read; in grey it goes from dark to bright."""
 SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
 BLANK = {"not planned": "·", "not run yet": "not run"}
 """What a cell without a value shows, by its reason; of any other reason `failed` or `no row`."""
@@ -35,7 +35,7 @@ def style(index: int) -> tuple[str, str, str]:
 
 
 def panels(cells: StudyCells) -> list[tuple[Value, ...]]:
-    """What is drawn apart in phase diagrams: combinations of the axes beside x and y, as they are planned."""
+    """The panels of phase diagrams: planned combinations of the axes other than x and y."""
     rest = cells.rest(cells.x, cells.y)
     found = [tuple(cells.value(cell, axis) for axis in rest) for cell in range(len(cells.keys))]
     return list(dict.fromkeys(found))
@@ -60,9 +60,9 @@ def cell_text(cells: StudyCells, cell: int, score: str) -> str:
     if found is None:
         return cells.blank(cell) or "not measured"
     seeds = sum(run.row is not None for run in runs)
-    told = f"{found[0]:.3f}" + (f" [{found[1].low:.3f}, {found[1].high:.3f}]" if found[1] else "")
+    remark = f"{found[0]:.3f}" + (f" [{found[1].low:.3f}, {found[1].high:.3f}]" if found[1] else "")
     noun = "seed" if seeds == 1 else "seeds"
-    return f"{told}, {seeds} {noun}{'' if found[1] else ' (no interval)'}{trouble(cells, cell)}"
+    return f"{remark}, {seeds} {noun}{'' if found[1] else ' (no interval)'}{trouble(cells, cell)}"
 
 
 def trouble(cells: StudyCells, cell: int) -> str:
@@ -99,14 +99,14 @@ def heatmap_figure(
             found = None if cell is None else cells.scores[cell].get(score)
             icl = None if cell is None else cells.scores[cell].get("icl")
             where = f"{x.short} = {shown_value(left)}, {y.short} = {shown_value(below)}"
-            told = "not planned" if cell is None else cell_text(cells, cell, score)
+            remark = "not planned" if cell is None else cell_text(cells, cell, score)
             mark = "" if cell is None or not trouble(cells, cell) else "*"
             grid["z"][-1].append(rounded(found[0]) if found else None)
             grid["line"][-1].append(rounded(icl[0], 6) if icl else None)
-            grid["hover"][-1].append(f"{where}<br>{score} {told}")
+            grid["hover"][-1].append(f"{where}<br>{score} {remark}")
             grid["cell"][-1].append(-1 if cell is None else cell)
             # Plotly's own texts in heatmaps have too little contrast in the middle of the scale.
-            text, colour = (f"{found[0]:.2f}{mark}", _ink(found[0])) if found else (_blank_mark(told), "#5f5f5f")
+            text, colour = (f"{found[0]:.2f}{mark}", _ink(found[0])) if found else (_blank_mark(remark), "#5f5f5f")
             font = {"size": 12 if found else 10.5, "color": colour}
             notes.append({"x": column, "y": row, "text": text, "showarrow": False, "font": font, "yshift": LIFT})
     heat = {
@@ -241,12 +241,12 @@ def crossing_rows(cells: StudyCells, threshold: float) -> list[tuple[str, list[f
     for name, scores in lines.items():
         at = crossings([(value, scores.get(value)) for value in x.values], x, threshold)
         if at:
-            told = " and ".join(f"{x.short} = {value:{',.0f' if value >= 100 else '.3g'}}" for value in at)
+            remark = " and ".join(f"{x.short} = {value:{',.0f' if value >= 100 else '.3g'}}" for value in at)
         elif not scores:
-            told = "no rows"
+            remark = "no rows"
         else:
             side = "below" if max(scores.values()) < threshold else "at or above"
             mixed = min(scores.values()) < threshold <= max(scores.values())
-            told = "between values that are not neighbours" if mixed else f"{side} it everywhere"
-        found.append((name, at, told))
+            remark = "between values that are not neighbours" if mixed else f"{side} it everywhere"
+        found.append((name, at, remark))
     return found

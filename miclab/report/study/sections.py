@@ -9,7 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from miclab.claims.ledger import Line
-from miclab.report.html import Table, code, mark
+from miclab.claims.tables import KINDS, conditions_table
+from miclab.report.html import Table, code, mark, table_of
 from miclab.report.study.analyses import ProbeOfStudy, text
 from miclab.report.study.cells import RunOfStudy, StudyCells, finite, shown_value
 from miclab.report.study.correlations import MeasureOfRuns
@@ -19,7 +20,6 @@ from miclab.statistics.correlation import FEWEST_RUNS
 from miclab.statistics.intervals import Interval
 
 STATUS_MARKS = {"finished": "good", "failed": "bad"}
-VERDICT_MARKS = {"holds": "good", "does not hold": "bad"}
 
 
 def _number(value: float | None) -> str:
@@ -27,7 +27,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def rows_words(cells: StudyCells, asked: str) -> str:
+def rows_words(cells: StudyCells, requested: str) -> str:
     """Which rows stand for the runs, in words."""
     if cells.step >= 0:
         return (
@@ -35,7 +35,7 @@ def rows_words(cells: StudyCells, asked: str) -> str:
             " (--at last takes the last row of each run)."
         )
     last = "The last row of each run"
-    return f"{last}." if asked == "last" else f"{last}: there is no step that all finished runs have."
+    return f"{last}." if requested == "last" else f"{last}: there is no step that all finished runs have."
 
 
 def header(cells: StudyCells, source: str, at: str) -> dict[str, Any]:
@@ -75,31 +75,20 @@ def claims_view(answers: Sequence[str], lines: Sequence[Line], missing: Mapping[
     if not answers:
         return None
     by_id = {line.entry.id: line for line in lines}
-    rows, conditions = [], []
+    rows, shown = [], []
     for name in answers:
         line = by_id.get(name)
         if line is None:
             rows.append([name, missing.get(name, ""), mark("not judged"), "", ""])
             continue
-        verdict = mark(line.verdict, VERDICT_MARKS.get(line.findings.verdict, "plain"))
+        verdict = mark(line.verdict, KINDS.get(line.findings.verdict, "plain"))
         rows.append(
             [name, line.entry.statement, verdict, line.entry.paper, f"{line.runs} used, {line.missing} missing"]
         )
-        conditions += [
-            [
-                name,
-                c.text,
-                c.quantity,
-                c.measured_text,
-                c.bound,
-                mark(c.verdict, VERDICT_MARKS.get(c.verdict, "plain")),
-            ]
-            for c in line.findings.conditions
-        ]
-    head = ["claim", "condition", "quantity", "measured", "holds if", "verdict"]
+        shown.append(line)
     return {
         "table": Table(["claim", "statement", "verdict", "the paper", "runs"], rows),
-        "conditions": Table(head, conditions) if conditions else None,
+        "conditions": table_of(conditions_table(shown)) if shown else None,
     }
 
 

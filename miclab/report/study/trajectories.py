@@ -85,5 +85,5 @@ def training_layout(title: str, height: int = 340) -> dict[str, Any]:
 
 def trajectory_text(mean: float, interval: Interval | None, seeds: int) -> str:
     """A point of a trajectory in words."""
-    told = f"{mean:.3f}" + (f" [{interval.low:.3f}, {interval.high:.3f}]" if interval else "")
-    return f"{told}, {seeds} seed{'' if seeds == 1 else 's'}"
+    shown = f"{mean:.3f}" + (f" [{interval.low:.3f}, {interval.high:.3f}]" if interval else "")
+    return f"{shown}, {seeds} seed{'' if seeds == 1 else 's'}"

@@ -24,7 +24,7 @@ class Launcher(Protocol):
         ...
 
     def stop(self) -> None:
-        """Asks running tasks to save a checkpoint and end; `wait` gives their answers."""
+        """Makes running tasks save a checkpoint and end; `wait` gives their answers."""
         ...
 
     def close(self) -> None:

@@ -52,7 +52,7 @@ class LocalLauncher:
         """Workers without a task."""
         return self.workers - len(self._futures)
 
-    def _pool(self) -> Any:
+    def _open_executor(self) -> Any:
         if self._executor is None:
             self._executor = loky.ProcessPoolExecutor(
                 self.workers,
@@ -67,13 +67,13 @@ class LocalLauncher:
         """Gives tasks to workers."""
         for path in paths:
             try:
-                self._futures[self._pool().submit(perform, path, handed_on())] = path
+                self._futures[self._open_executor().submit(perform, path, handed_on())] = path
             except loky.BrokenProcessPool:
-                # A worker died since the last `wait`, which will tell of the others.
+                # A worker died since the last `wait`; the next one reports the other tasks.
                 self._lost.append((path, None))
 
     def wait(self, seconds: float) -> list[tuple[str, str | None]]:
-        """Answers of ended tasks. When a worker dies, all tasks in hand are lost together; the pool is made anew."""
+        """Answers of ended tasks. When a worker dies, all running tasks are lost and the executor is made anew."""
         found: list[tuple[str, str | None]] = list(self._lost)
         self._lost = []
         if not self._futures:

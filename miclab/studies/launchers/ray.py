@@ -38,8 +38,10 @@ class RayLauncher:
                 include_dashboard=None if address else False,
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
-            told = f"There is no Ray cluster at {address!r} ({error}). Start one with `ray start --head`, or name its "
-            raise MiclabError(f"{told}address with --ray-address.") from error
+            problem = (
+                f"There is no Ray cluster at {address!r} ({error}). Start one with `ray start --head`, or name its "
+            )
+            raise MiclabError(f"{problem}address with --ray-address.") from error
         # A task that was lost with its node is the engine's to give again: only it knows what was done.
         self._perform = ray.remote(num_cpus=1, max_retries=0)(perform)
         self._tasks: dict[Any, str] = {}

@@ -24,7 +24,7 @@ REFUSED = 60.0
 ARRAYS = 20
 """Arrays that are filled at a time."""
 MINUTES = 24 * 60
-"""Time limit of a job where none is asked for; a run that meets it saves a checkpoint and is submitted again."""
+"""Time limit of a job where none is given; a run that meets it saves a checkpoint and is submitted again."""
 
 
 def answer_file(path: str) -> Path:
@@ -77,11 +77,13 @@ class SlurmLauncher:
             raise MiclabError("The launcher `slurm` needs `pip install '.[slurm]'` in the clone of miclab.") from error
         self.array_limit = array_limit
         self._executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
-        asked = {"time": MINUTES, "cpus_per_task": 1, **(parameters or {})}
-        asked["array_parallelism"] = workers or array_limit
+        requested = {"time": MINUTES, "cpus_per_task": 1, **(parameters or {})}
+        requested["array_parallelism"] = workers or array_limit
         try:
             self._executor.update_parameters(
-                name="miclab", timeout_min=asked["time"], **{f"slurm_{name}": value for name, value in asked.items()}
+                name="miclab",
+                timeout_min=requested["time"],
+                **{f"slurm_{name}": value for name, value in requested.items()},
             )
         except (NameError, ValueError, AssertionError) as error:
             raise MiclabError(f"Slurm's jobs cannot have these parameters: {error}") from error
@@ -123,7 +125,7 @@ class SlurmLauncher:
             self._send()
         found: list[tuple[str, str | None]] = []
         for path, job in list(self._jobs.items()):
-            # The answer is looked for first: Slurm is asked about a job only where there is none.
+            # The answer is looked for first: Slurm is queried about a job only where there is none.
             if not answer_file(path).exists() and not job.done():
                 continue
             del self._jobs[path]

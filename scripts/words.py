@@ -1,0 +1,102 @@
+"""Finds words that are not to be used, in code and pages: `python -m scripts.words` lists them and exits with 1.
+
+The list is `words.toml` beside this file. Every word has what to say instead (`say`) and, where it needs them,
+
+    within    [[pattern, reason], ...]: regular expressions within which the word may stand
+    only      [path, ...]: the word is looked for in these files and folders alone
+    allowed   [[path, count, reason], ...]: a file, or a folder with a / at its end, that still holds the word so often
+
+A count is a ratchet: both a larger and a smaller number are errors, so that words which are gone stay gone.
+Identifiers are split at underscores and capitals, and upper and lower case are the same.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+LIST = Path(__file__).with_name("words.toml")
+SEARCHED = ("miclab/**/*.py", "tests/**/*.py", "scripts/**/*.py", "benchmarks/**/*.py", "docs/**/*.md", "README.md")
+SKIPPED = ("docs/claims/", "docs/reference/api/", "docs/reference/cli.md", "docs/reference/config.md")
+"""Pages that `make docs` writes."""
+PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+"""Words of a line; identifiers give several."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A listed word in a file; `line` counts from 1."""
+
+    path: str
+    line: int
+    word: str
+
+
+class Rule:
+    """What the list says of one word."""
+
+    def __init__(self, word: str, entry: dict[str, Any]):
+        self.word, self.say = word, str(entry["say"])
+        self.within = [re.compile(pattern) for pattern, _ in entry.get("within", [])]
+        self.only: tuple[str, ...] = tuple(entry.get("only", [""]))
+        self.allowed: dict[str, int] = {path: count for path, count, _ in entry.get("allowed", [])}
+
+    def stands_in(self, line: str) -> int:
+        """How often the word stands in a line outside its exceptions."""
+        for pattern in self.within:
+            line = pattern.sub(" ", line)
+        return sum(part.lower() == self.word for part in PARTS.findall(line))
+
+
+def read_rules(text: str) -> list[Rule]:
+    """The rules of a list: a table for each word; its key may hold several forms of it, such as `tell tells`."""
+    return [Rule(word, entry) for words, entry in tomllib.loads(text).items() for word in words.split()]
+
+
+def find_words(rules: Iterable[Rule], path: str, text: str) -> Iterator[Found]:
+    """The listed words of a file."""
+    rules = [rule for rule in rules if path.startswith(rule.only)]
+    for number, line in enumerate(text.splitlines(), 1):
+        for rule in rules:
+            if rule.word in line.lower():
+                yield from [Found(path, number, rule.word)] * rule.stands_in(line)
+
+
+def complaints(rules: Iterable[Rule], found: Iterable[Found]) -> list[str]:
+    """A line for every word that is not allowed, and for every count that is no longer true."""
+    found, lines = list(found), []
+    for rule in rules:
+        here, counted = [f for f in found if f.word == rule.word], set[str]()
+        for place, count in rule.allowed.items():
+            those = [f for f in here if f.path == place or (place.endswith("/") and f.path.startswith(place))]
+            counted |= {f.path for f in those}
+            if len(those) != count:
+                lines.append(f"{place}: {rule.word}: {len(those)}, the list allows {count} -> say {rule.say}")
+        lines += [f"{f.path}:{f.line}: {rule.word} -> say {rule.say}" for f in here if f.path not in counted]
+    return lines
+
+
+def searched(root: Path) -> Iterator[tuple[str, str]]:
+    """Paths from `root` and texts of all files that are searched."""
+    for pattern in SEARCHED:
+        for path in sorted(root.glob(pattern)):
+            name = path.relative_to(root).as_posix()
+            if not name.startswith(SKIPPED) and path != Path(__file__).resolve():
+                yield name, path.read_text(encoding="utf-8")
+
+
+def main() -> int:
+    rules = read_rules(LIST.read_text(encoding="utf-8"))
+    lines = complaints(rules, [f for name, text in searched(ROOT) for f in find_words(rules, name, text)])
+    print(*lines, sep="\n", end="\n" if lines else "")
+    return 1 if lines else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
