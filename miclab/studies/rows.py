@@ -16,8 +16,8 @@ from miclab.config import schema
 from miclab.errors import DamagedError, MiclabError
 from miclab.runs.find import glance
 from miclab.studies import state
-from miclab.studies.analyses import probe_columns
-from miclab.studies.plan import Plan, PlannedRun, axis_value, planned_probes
+from miclab.studies.analyses import analysis_columns
+from miclab.studies.plan import Plan, PlannedRun, axis_value, planned_analyses
 from miclab.studies.state import State
 from miclab.studies.study import Study
 
@@ -168,7 +168,7 @@ class StudyTable:
         if disk.warnings or not rows:
             # Rows that end at a damaged file would pass for a shorter run.
             return [{**failed, "reason": "; ".join(disk.warnings) or "it has no metric row"}]
-        rows[-1] |= {"last": True, **probe_columns(planned_probes(self.study, requested), disk)}
+        rows[-1] |= {"last": True, **analysis_columns(planned_analyses(self.study, requested), disk)}
         self.warnings += disk.warnings
         return rows
 
