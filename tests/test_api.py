@@ -12,7 +12,7 @@ import pytest
 import torch
 from claims_rows import make_rows, studies_directory
 from tiny import tiny_mapping
-from tiny_study import Here, planned, write_study
+from tiny_study import Here, write_study
 
 import miclab
 from miclab.api import analyses, fields
@@ -21,7 +21,6 @@ from miclab.config import presets
 from miclab.errors import ConfigError, MiclabError, RunError
 from miclab.model.decoder import Decoder
 from miclab.runs.find import open_run
-from miclab.studies.engine import Engine
 from miclab.tables import Tabled
 from miclab.training.lineage import Lineage
 
@@ -243,16 +242,16 @@ def test_alignment_and_diagnosis_are_what_the_commands_print(second, capsys):
 
 
 def test_heads_cut_together_are_cut_together(run):
-    """Fails if of several heads one alone is cut: cutting every head leaves nothing that depends on the context."""
+    """Fails if of several heads one alone is cut, or activations are edited elsewhere than where they are named."""
     found = miclab.knock_out(run, run.heads, **SIZES)
     assert [e.name for e in found.effects] == ["untouched", "heads 0.0, 0.1, 1.0, 1.1"]
     batch = run.batch("icl", 20, novel_set=1)
-    residual = Decoder(run.config).trace(run.parameters(), batch, capture=("embedding",)).activations["embedding"]
-    edits = {f"blocks.{i}.attention.heads": torch.zeros_like for i in range(run.config.decoder.layers)}
-    logits = Decoder(run.config).trace(run.parameters(), batch, edits=edits).logits
-    assert residual.shape[0] == len(logits)
+    edits = {f"blocks.{layer}.attention.heads": torch.zeros_like for layer in range(run.config.decoder.layers)}
+    seen = run.activations(["embedding", "final", "blocks.*"], batch=batch, edits=edits)
+    assert not seen["blocks.1.attention.output"].any()
     mine = found.effects[1].by_run[0].correct[1]
-    assert mine.tolist() == (logits.argmax(-1) == batch.target).double().tolist()
+    assert mine.tolist() == (seen["logits"].argmax(-1) == batch.target).double().tolist()
+    assert torch.equal(run.activations(batch=batch)["logits"].argmax(-1), run.model()(batch).argmax(-1))
 
 
 def test_claims_are_those_of_the_ledger(tmp_path, capsys):
@@ -269,14 +268,17 @@ def test_claims_are_those_of_the_ledger(tmp_path, capsys):
         miclab.judge("U99", studies=directory)
 
 
-def test_a_study_is_what_the_commands_print(tmp_path, capsys):
+def test_a_study_is_what_the_commands_print(tmp_path, capsys, monkeypatch):
     """Fails if plan or rows are of other runs than the command's."""
     file, runs = write_study(tmp_path, grid={"product": {"decoder.heads": [1, 2]}}), tmp_path / "runs"
     study = miclab.study(file)
     with pytest.raises(MiclabError, match="has no rows yet"):
         study.rows(runs)
-    runs.mkdir()
-    Engine(planned(study.file), runs, Here()).go()
+    monkeypatch.setattr("miclab.studies.mode.long_mode", lambda root: "eager")
+    monkeypatch.setattr("miclab.studies.launchers.local.LocalLauncher", lambda workers: Here())
+    seen: list[tuple[int, int]] = []
+    assert study.run(runs, on_progress=lambda *p: seen.append(p)).frame()["status"].to_list() == ["done"] * 4
+    assert (seen[0], seen[-1]) == ((0, 4), (4, 4))
     assert plain(study.plan(runs)) == printed(capsys, "study", "plan", file, "--runs", runs)
     assert json.loads(study.rows(runs).write_json()) == printed(capsys, "study", "rows", file, "--runs", runs)
     assert study.axes == ("decoder.heads",)
@@ -328,6 +330,7 @@ def test_runs_are_found_by_name_and_damage_is_named(root, run, tmp_path, capsys)
         (lambda r: r.attention(head=1), "LAYER.HEAD"),
         (lambda r: r.attention(sequence=40), "0 to 31"),
         (lambda r: r.parameters(3), r"step = 3.*\[0, 1, 2, 4\]"),
+        (lambda r: r.activations("blocks.0.attention.patern"), "attention.pattern"),
         (lambda r: r.batch("ickl"), "split = 'ickl'"),
         (lambda r: r.batch("train", novel_set=1), "novel_set = 1"),
         (lambda r: miclab.knock_out(r, ["3.1"]), "head = '3.1'"),

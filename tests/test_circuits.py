@@ -287,3 +287,25 @@ def test_stored_numbers_of_heads_are_read_as_they_were_written():
     assert stored_name("head 9.10 uniform") == "head 10.11 uniform"
     for name in ("head 0.0", "head 11.9 uniform", "induction head", "control of both", "untouched"):
         assert read_name(stored_name(name)) == name
+
+
+def test_results_give_the_numbers_of_their_plain_data_as_frames(seeds, formed):
+    """Fails if a table, a frame and the JSON of one result differ, or a head loses its name."""
+    found, plain = knock_out(seeds, sizes=SIZES), knock_out(seeds, sizes=SIZES).as_json()
+    frame = found.frame()
+    rows = {row["intervention"]: row for row in frame.iter_rows(named=True)}
+    for effect in plain["effects"]:
+        if effect["accuracy"] is None:
+            continue
+        row = rows[effect["name"]]
+        assert row["accuracy"] == pytest.approx(effect["accuracy"]["mean"], abs=1e-6)
+        assert row["accuracy.low"] == pytest.approx(effect["accuracy"]["low"], abs=1e-6)
+        assert (row["change of accuracy"] is None) == (effect["name"] == "untouched")
+    assert rows["head 1.2"]["heads"] == "1.2"
+    assert {f"oracle: {name.replace('_', ' ')}" for name in plain["oracles"]} <= set(rows)
+    assert "heads" not in ablate(seeds, sizes=SIZES).frame().columns
+    measured = circuits(seeds, sizes=SIZES)
+    first = measured.frame().row(0, named=True)
+    assert first["head 1.3.high"] == measured.measures[first["measure"]][1, 3].high
+    assert measured.as_json()["measures"][first["measure"]]["1.3"]["mean"] == pytest.approx(first["head 1.3"], abs=1e-6)
+    assert f"{seeds[0].path.name}: previous-token head" in measured.tables()[0].notes[0]

@@ -117,7 +117,7 @@ def test_patching_from_the_same_batch_is_the_identity(laboratory):
     """Fails for any activation that is captured elsewhere than it is edited."""
     decoder, parameters, batch, _ = laboratory
     untouched = decoder.trace(parameters, batch, capture=tuple(decoder.activations()))
-    assert len(untouched.activations) == 17
+    assert len(untouched.activations) == 21
     for name, value in untouched.activations.items():
         patched = decoder.trace(parameters, batch, edits=patch(name, value)).logits
         assert torch.equal(patched, untouched.logits), name

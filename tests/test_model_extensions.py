@@ -135,8 +135,8 @@ def test_a_variant_of_a_mechanism_never_inherits_a_fast_path_that_is_not_its_own
     """Fails if a subclass that changes attention at every position would train with the fast path of its parent."""
 
     class Doubled(Softmax):
-        def project(self, parameters, x, gain, positions):
-            queries, keys, values = super().project(parameters, x, gain, positions)
+        def project(self, parameters, x, gain, layer):
+            queries, keys, values = super().project(parameters, x, gain, layer)
             return queries, keys, 2 * values
 
     class Windowed(Softmax):

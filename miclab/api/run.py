@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from miclab.api.attention import Attention
     from miclab.api.module import Model
+    from miclab.model.decoder import Edits
     from miclab.worlds.sequences import Batch
     from miclab.worlds.world import World
 
@@ -176,6 +177,39 @@ class Run(Tabled):
         sizes = SplitSizes(sequences=sequences, novel_sets=novel_set + 1, evaluation_seed=seed)
         *_, (_, found) = split_batches(self.config, self.world(), split, sizes)
         return found
+
+    def activations(
+        self,
+        names: str | Sequence[str] = "*",
+        step: int | None = None,
+        *,
+        batch: Batch | None = None,
+        edits: Edits | None = None,
+    ) -> dict[str, Tensor]:
+        """Activations by name, and the logits at the query as `logits` [sequence, label].
+
+        Arguments:
+            names: names of activations; one may end in `*`. `miclab.model.decoder.Decoder.activations` lists them with
+                their axes.
+            step: training step of a checkpoint; None: the last good one.
+            batch: the sequences; None: those of `batch()`.
+            edits: for the name of an activation, a function from it to what takes its place
+                (`miclab.circuits.interventions` has some, such as `patch`).
+
+        Raises:
+            ConfigError: there is no such checkpoint.
+            MiclabError: there is no activation of such a name; the message names the nearest.
+        """
+        import torch
+
+        from miclab.model.decoder import Decoder
+
+        wanted = (names,) if isinstance(names, str) else tuple(names)
+        with torch.no_grad():
+            trace = Decoder(self.config).trace(
+                self.parameters(step), self.batch() if batch is None else batch, capture=wanted, edits=edits
+            )
+        return {**trace.activations, "logits": trace.logits}
 
     def attention(
         self,

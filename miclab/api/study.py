@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +106,56 @@ class Study(Tabled):
         kept = frozenset(StudyTable(self.file, plan, root).kept())
         kept |= {before for before, children in plan.children().items() if kept.issuperset(children)}
         return StudyPlan(plan, state.survey(plan, root), kept)
+
+    def run(
+        self,
+        runs: str | Path = "runs",
+        *,
+        workers: int = 0,
+        retry_failed: bool = False,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> StudyPlan:
+        """Trains what is missing on this machine and writes the table of the study, as `miclab study run` does.
+
+        Stopped or killed at any moment, it goes on where it was.
+
+        Arguments:
+            runs: directory of runs, made if it is new.
+            workers: processes at once, each of one thread; 0: one for each core.
+            retry_failed: try failed runs again, but for those that diverged.
+            on_progress: called with the number of runs that ended and of all, whenever it changes.
+
+        Returns:
+            The plan with the state of every run; a run that failed is marked there with its reason.
+
+        Raises:
+            MiclabError: a point of the grid cannot work.
+        """
+        from miclab.studies.engine import Engine, Tally
+        from miclab.studies.launchers.local import LocalLauncher
+        from miclab.studies.rows import StudyTable
+
+        root = root_directory(runs)
+        root.mkdir(parents=True, exist_ok=True)
+        plan = self._plan(root)
+        written, seen = StudyTable(self.file, plan, root), -1
+
+        def change(tally: Tally) -> None:
+            nonlocal seen
+            written.write(tally.states)
+            ended = sum(found.status in ("done", "failed") for found in tally.states.values())
+            if on_progress and ended != seen:
+                seen = ended
+                on_progress(ended, len(plan.runs))
+
+        launcher = LocalLauncher(workers)
+        try:
+            tally = Engine(plan, root, launcher, retry_failed=retry_failed, on_change=change).go()
+        finally:
+            launcher.close()
+        change(tally)
+        written.write(tally.states, now=True)
+        return StudyPlan(plan, tally.states, frozenset())
 
     def rows(self, runs: str | Path = "runs", *, stored: bool = False) -> pl.DataFrame:
         """The table of the study as a frame of polars: a row for each run and evaluated step.

@@ -14,6 +14,7 @@ from miclab.measures.evaluate import Evaluation, evaluate
 from miclab.runs.find import find
 from miclab.runs.run import Run
 from miclab.statistics.intervals import clustered_interval
+from miclab.tables import Mark, Table, Tabled, table
 
 HIGH = 0.8
 """An accuracy from here on is called high."""
@@ -38,6 +39,16 @@ class Sign:
     shown: bool | None
     evidence: str
     advice: str
+
+
+class Signs(tuple[Sign, ...], Tabled):
+    """The signs of one checkpoint, each judged or not."""
+
+    def tables(self) -> tuple[Table, ...]:
+        """A row for each sign; what to change stands only where the sign is shown."""
+        marks = {True: Mark("shown", "bad"), False: Mark("no", "good"), None: Mark("not judged")}
+        rows = [[s.name, marks[s.shown], s.evidence, s.advice if s.shown else ""] for s in self]
+        return (table("", ["sign", "found", "evidence", "what to change"], rows),)
 
 
 def _accuracy(found: Evaluation, split: str) -> float:
@@ -186,7 +197,7 @@ def diagnose(
     step: int | None = None,
     sizes: SplitSizes | None = None,
     on_progress: Callable[[int, str], None] = lambda done, text: None,
-) -> list[Sign]:
+) -> Signs:
     """Looks for every known sign in a checkpoint of a run, by default its last good one.
 
     Arguments:
@@ -199,4 +210,4 @@ def diagnose(
         on_progress(1 + len(signs), look.__name__.replace("_", " "))
         signs.append(look(run, found))
     on_progress(STEPS, "")
-    return signs
+    return Signs(signs)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from miclab.cli.options import Directory, File, output_file
-from miclab.cli.terminal import parse, print_json, print_table
+from miclab.cli.terminal import parse, print_json
 from miclab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,7 +66,6 @@ def run_demo(arguments: list[str]) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from miclab.circuits.effects import effects_table
     from miclab.claims.demo import Scale, demonstrate
     from miclab.report import write_report
     from miclab.report.existing import check_replaceable
@@ -120,13 +119,6 @@ def run_demo(arguments: list[str]) -> int:
         when = "not reached" if step is None else f"reached at step {step}"
         print(f"{name:<14} ICL 0.9 {when}; {done.runs[name].path}")
     print()
-    cells = [[r["result"], r["measured"], r["paper"], r["criterion"], r["verdict"], r["conclusion"]] for r in rows]
-    print_table(
-        "quick profile (AdamW, projection after attention), one seed; novel classes, mean of 8 sets [95 % interval]",
-        ["result", "measured", "paper", "holds where", "verdict", "what we conclude"],
-        cells,
-    )
-    print()
-    effects_table("interventions on the multimodal decoder", done.effects).show()
+    done.show()
     print(f"\nreport: {path.resolve()}   ({seconds:.0f} s)")
     return 0

@@ -34,12 +34,12 @@ EPSILON = 1e-5
 """Added to the mean square inside RMSNorm and to the variance inside LayerNorm."""
 
 AXES = {
-    "keys": "batch head position dimension",
+    **dict.fromkeys(("queries", "keys", "values"), "batch head position dimension"),
     "pattern": "batch head query key",
     "heads": "batch head position dimension",
     "output": "batch position width",
 }
-"""Axes of the activations of attention."""
+"""Axes of the activations of attention. Queries and keys are those before any rotation."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class Decoder:
         self.constant_on = shown[:, None]
 
     def activations(self) -> dict[str, str]:
-        """Name and axes of every activation, in the order of the forward pass. The axes of what an attention mechanism
-        names beside its pattern and its heads are its own (empty here)."""
+        """Name and axes of every activation, in the order of the forward pass. Axes of what one mechanism of attention
+        alone has are empty here."""
         named = {f"items.{name}": "batch exemplar width" for name in self.config.order}
         named |= {"labels": "batch context width", "embedding": "batch position width"}
         for i, mechanism in enumerate(self.attention):

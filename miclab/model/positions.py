@@ -181,11 +181,14 @@ class Rotary(PositionCode):
 
     def __init__(self, config: RunConfig):
         super().__init__(config)
-        half = self.width // self.heads // 2
-        frequency = config.decoder.rope_theta ** (-torch.arange(half, dtype=torch.double) / half)
-        angle = torch.arange(self.length)[:, None] * frequency
+        self.theta = config.decoder.rope_theta
+        angle = torch.arange(self.length)[:, None] * self.frequencies(self.width // self.heads // 2)
         self.cosine = torch.stack([angle.cos(), angle.cos()], 1).float()
         self.sine = torch.stack([-angle.sin(), angle.sin()], 1).float()
+
+    def frequencies(self, half: int) -> Float[Tensor, " half"]:
+        """Angle by which each pair of dimensions turns from one position to the next."""
+        return self.theta ** (-torch.arange(half, dtype=torch.double) / half)
 
     def rotate(self, heads, rows, parameters):
         halves = heads.unflatten(-1, (2, -1))

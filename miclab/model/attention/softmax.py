@@ -16,7 +16,7 @@ from miclab.model.attention.mechanism import (
     attention,
     scaled,
 )
-from miclab.model.positions import Coded, Heads
+from miclab.model.positions import Heads
 
 Scores = Float[Tensor, "batch head query key"]
 
@@ -25,7 +25,7 @@ Scores = Float[Tensor, "batch head query key"]
 class Softmax(Mechanism):
     """Softmax of scaled products of queries and keys."""
 
-    points = ("keys", "pattern", "heads")
+    points = ("queries", "keys", "values", "pattern", "heads")
     heeds = ("rotation", "score_bias", "centre_keys")
     facts = frozenset({"softmax"})
     followed = ("everywhere", "project", "pattern")
@@ -57,19 +57,18 @@ class Softmax(Mechanism):
         return scores.softmax(-1)
 
     # -- every position -----------------------------------------------------------------------------------------
-    def project(
-        self, parameters: Parameters, x: Tensor, gain: Tensor | None, positions: Positions, point: Point
-    ) -> tuple[Coded, Coded, Heads]:
-        """Queries, keys and values of every position; keys are named before their positions are in them."""
+    def project(self, parameters: Parameters, x: Tensor, gain: Tensor | None, layer: int) -> tuple[Heads, Heads, Heads]:
+        """Queries, keys and values of every position, before positions are put into queries and keys."""
         both = torch.cat([parameters["query"], parameters["key"]], 1)
         queries, keys = (x @ scaled(gain, both)).chunk(2, -1)
         queries = self.split(_biased(parameters, "query", queries))
-        keys = point("keys", self.split(_biased(parameters, "key", self._centred(keys))))
-        values = self.split(x @ scaled(gain, parameters["value"]))
-        return positions.queries(queries), positions.keys(keys), values
+        keys = self.split(_biased(parameters, "key", self._centred(keys)))
+        return queries, keys, self.split(x @ scaled(gain, parameters["value"]))
 
     def everywhere(self, parameters, x, gain, *, layer, positions, roles, point: Point):
-        queries, keys, values = self.project(parameters, x, gain, positions, point)
+        queries, keys, values = self.project(parameters, x, gain, layer)
+        queries, keys, values = point("queries", queries), point("keys", keys), point("values", values)
+        queries, keys = positions.queries(queries), positions.keys(keys)
         scores = queries @ keys.transpose(-1, -2) / math.sqrt(self.width // self.heads)
         scores = scores + self.score_bias(parameters, positions, layer)
         pattern = point("pattern", self.pattern(parameters, scores))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from miclab.circuits.diagnose import Sign, diagnose
+from miclab.circuits.diagnose import Signs, diagnose
 from miclab.circuits.existence import why_no_circuit
 from miclab.circuits.find import CircuitHeads, circuit_heads
 from miclab.circuits.knockout import Effect, Interventions
@@ -139,7 +139,7 @@ class Collected:
     attention: Attention | None
     tests: Tests | None
     oracles: dict[str, float] | None
-    signs: list[Sign] | None
+    signs: Signs | None
     parameters: int
     problems: list[str] = field(default_factory=list)
 

@@ -7,11 +7,10 @@ from typing import Any
 
 import yaml
 
-from miclab.circuits.diagnose import Sign
 from miclab.circuits.find import head_name
 from miclab.config import schema
 from miclab.measures.registry import FIRST, describe
-from miclab.report.html import Table, code, mark
+from miclab.report.html import Table, code, mark, table_of
 from miclab.report.run.collect import Collected, alignment_values, rows_for_measures
 from miclab.report.run.data import colour_top, formed
 from miclab.report.run.figures import ATTENTION_TOPS, attention_groups
@@ -197,16 +196,6 @@ def _attention(collected: Collected) -> dict[str, Any] | None:
     }
 
 
-def _signs(signs: Sequence[Sign] | None) -> Table | None:
-    if signs is None:
-        return None
-    rows = []
-    for sign in signs:
-        state = mark("not judged") if sign.shown is None else mark("shown", "bad") if sign.shown else mark("no", "good")
-        rows.append([sign.name, state, sign.evidence, sign.advice if sign.shown else ""])
-    return Table(["sign", "", "evidence", "advice"], rows)
-
-
 def _timing(collected: Collected) -> str:
     timing = collected.run.timing
     if not timing:
@@ -249,7 +238,7 @@ def run_view(number: int, name: str, own: str, collected: Collected) -> dict[str
         "curves": _curves(collected),
         "attention": _attention(collected),
         "interventions": interventions_view(collected),
-        "signs": _signs(collected.signs),
+        "signs": table_of(collected.signs.tables()[0]) if collected.signs else None,
         "environment": _environment(collected),
         "config": yaml.safe_dump(schema.to_mapping(run.config), sort_keys=False, width=100),
         "request": yaml.safe_dump(dict(run.request), sort_keys=False) if run.request else "",
