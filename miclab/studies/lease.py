@@ -4,7 +4,7 @@
 
 A lease is made by `link`, which fails where the name exists. A dead owner is not removed but followed: a process that
 finds the lease stale links HASH.1, and of several that do so one succeeds. The highest number owns the run. The maker
-of a lease looks again: it gives the lease up unless it is still the highest and the one that it followed still there.
+of a lease looks again. It gives the lease up unless it is still the highest and the one that it followed still exists.
 """
 
 from __future__ import annotations

@@ -234,8 +234,8 @@ def read_table(file: Path) -> pl.DataFrame:
 
 
 def current_rows(study: Study, plan: Plan, root: Path, *, stored: bool = False) -> tuple[pl.DataFrame, list[str]]:
-    """The table as it stands now, and warnings about damaged files: from the runs under `root` where one of the study
-    is done, with the rows that lie beside the study for runs that are not there; else the table beside the study.
+    """The current table, and warnings about damaged files. It is made from the runs under `root` if one of the study is
+    done, with committed rows for runs that are missing. Otherwise it is the table beside the study.
 
     Arguments:
         stored: the table beside the study, whatever runs there are.

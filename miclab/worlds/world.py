@@ -153,8 +153,8 @@ class World:
     partners: Mapping[str, Int[Tensor, " classes"]] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What must be kept to have this world again: of real data the classes, their labels, features that stand in
-        the place of items, and the centre that is subtracted; the items themselves lie in the data set."""
+        """What must be kept to have this world again. Of real data these are the classes, their labels, features in the
+        place of items, and the subtracted centre; the items themselves are in the data set."""
         found = {}
         for name, source in self.sources.items():
             if isinstance(source, GaussianSource):
