@@ -282,8 +282,8 @@ class Tabled:
             one.show()
 
     def plot(self, axes: Axes | None = None) -> Axes:
-        """The estimates of its main table with their intervals, a row of the table from top to bottom, a colour for
-        each column that holds estimates.
+        """The estimates of its main table with their intervals. Rows of the table go from top to bottom; each column of
+        estimates has a colour.
 
         Arguments:
             axes: where to draw; None: new axes.

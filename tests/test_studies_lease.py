@@ -1,4 +1,4 @@
-"""Claims on runs: one owner at a time, dead ones are followed, living ones are left alone."""
+"""Leases of runs: one owner at a time, dead ones are followed, living ones are left alone."""
 
 from __future__ import annotations
 

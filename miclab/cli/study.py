@@ -221,7 +221,7 @@ def _status(arguments: list[str]) -> int:
     counts = _counts(plan, states, set(running), kept)
     failures = _failures(plan, states)
     if options.json:
-        held = {plan.runs[i].name: f"{o.host} {o.process}" for i, o in running.items() if i in plan.runs}
+        held = {plan.runs[i].name: f"{o.machine_name} {o.process}" for i, o in running.items() if i in plan.runs}
         print_json({"studies": counts, "running": held, "failures": failures})
     else:
         _print_counts(counts, failures)

@@ -51,8 +51,8 @@ def request(stage: Stage, profile: Profile) -> Request:
 
 def encoder_config(config: RunConfig, name: str) -> RunConfig:
     """The run that pretrains the encoder of a modality as a classifier of its classes. Real items have no noise there,
-    since a run that keeps features adds it to these, and the modality's name is the same in whatever role. Eager: each
-    number of classes would be compiled anew."""
+    since a run that keeps features adds noise to the features. The modality's name is the same in every role. Eager:
+    each number of classes would be compiled anew."""
     modality = replace(
         config.modalities[name],
         labels=config.modalities[name].classes,

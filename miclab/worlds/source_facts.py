@@ -1,8 +1,7 @@
 """What a modality's source decides about its configuration: content, shape, dimension, number of classes.
 
-Of the data that come with miclab this is written down in `sources.json`, so that studies are planned and claims judged
-without reading any; whoever trains on the data makes sure that they are these
-(`miclab.worlds.exemplars.known_exemplars`).
+For the data that come with miclab, `sources.json` holds this, so that studies are planned and claims judged without
+reading any data. Training checks that the data are these (`miclab.worlds.exemplars.known_exemplars`).
 """
 
 from __future__ import annotations

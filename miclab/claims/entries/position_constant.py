@@ -50,8 +50,8 @@ def _of(everything: EvidenceCells, *decoders: Mapping[str, Any]) -> EvidenceCell
 
 
 def steps_ratio(one: Mapping[str, Any], other: Mapping[str, Any]) -> Expression:
-    """Steps to 0.9 of a decoder over those of another: infinite where a run of the first does not get there; a run of
-    the second that does not counts as its last step."""
+    """Steps to 0.9 of a decoder over those of another. It is infinite where a run of the first never reaches 0.9. A run
+    of the second that never does counts as its last step."""
     return (mean("steps", **one) / mean("steps, censored", **other)).on_log_scale()
 
 
