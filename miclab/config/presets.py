@@ -27,7 +27,7 @@ ENCODER_OPTIMISER = OptimiserConfig(name="adam", learning_rate=1e-3)
 ENCODER_STEPS = {"quick": 2000, "paper": 50_000}
 """Steps of their pretraining."""
 QUICK_DECODER = DecoderConfig(output_projection="on")
-"""With the projection after attention AdamW finds the circuit in a half to a third of the steps (docs/guide/train.md)."""
+"""With the projection after attention AdamW needs a half to a third of the steps (docs/guide/train.md)."""
 
 
 def run_config(stage: Stage, profile: Profile) -> RunConfig:
