@@ -2,8 +2,8 @@
 (D6, D7).
 
 A decoder trained on real data has 951 classes, so few that it learns them by heart (docs/findings/alignment.md).
-Mixtures of two (`miclab.worlds.mixtures`) give it as many as the synthetic world has. A modality keeps its classes: mixtures of words
-stand in stage 1 and, as partners of pictures, in stage 2.
+Mixtures of two (`miclab.worlds.mixtures`) give it as many as the synthetic world has. A modality keeps its classes:
+mixtures of words stand in stage 1 and, as partners of pictures, in stage 2.
 """
 
 from __future__ import annotations
