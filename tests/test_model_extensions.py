@@ -14,7 +14,6 @@ from tiny import lively_parameters, tiny_config, tiny_mapping
 from tiny_study import planned, study_mapping, tiny_study
 
 from miclab.config import presets
-from miclab.config.extensions import marks_of
 from miclab.config.options import ATTENTION, AttentionOptions, named_fields, option_text
 from miclab.config.positions import FACTS, POSITION_CODES
 from miclab.config.registry import Registry
@@ -27,6 +26,7 @@ from miclab.model.decoder import Decoder
 from miclab.runs.find import open_run
 from miclab.studies.study import laid_over
 from miclab.worlds.sequences import config_roles
+from miclab.worlds.source_facts import resolved
 
 WINDOW = ATTENTION["sliding_window"].Options
 SMALL = ("--sequences", "10", "--novel-sets", "2")
@@ -80,7 +80,7 @@ def test_options_are_axes_of_a_study(tmp_path):
         mapping = laid_over(study_mapping()["config"], own)
         mapping = laid_over(mapping, {"decoder": {"attention": {"name": "sliding_window", "window": window}}})
         mapping = laid_over(mapping, {"objective": {"attention_aid": {"weight": 0.5, "until": end}}})
-        config = from_mapping(RunConfig, mapping, "", presets.run_config("unimodal", "quick"))
+        config = resolved(from_mapping(RunConfig, mapping, "", presets.run_config("unimodal", "quick")))
         assert (run.config, run.hash) == (config, trajectory_hash(config))
 
 
@@ -211,7 +211,7 @@ def test_an_extension_trains_and_is_recorded(trained, name):
     assert name in run.path.name
     first, last = (run.parameters(step)[1] for step in (0, 4))
     assert not torch.equal(first[parameter], last[parameter])
-    assert marks_of(run.config.uses()) == (plugin.mark,)
+    assert run.config.plugins == (plugin.mark,)
 
 
 def test_options_on_the_command_line_override_the_file(trained, tmp_path):
