@@ -35,6 +35,7 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+	$(BIN)/python -m scripts.words
 
 # The site, read from disk: build/site/index.html. Warnings are errors.
 docs: .venv/installed

@@ -247,8 +247,9 @@ class Table:
         import polars as pl
 
         rows = self.data()
-        # A row may lack an interval that another has.
-        names = list(dict.fromkeys(name for row in rows for name in row))
+        # A row may lack an interval that another has; the ends of each stand beside it.
+        cells = [(name, row[place]) for place, name in enumerate(self.columns) for row in self.rows]
+        names = list(dict.fromkeys(key for name, one in cells for key in one.fields(name)))
         return pl.DataFrame([{name: row.get(name) for name in names} for row in rows], infer_schema_length=None)
 
 
@@ -281,8 +282,8 @@ class Tabled:
             one.show()
 
     def plot(self, axes: Axes | None = None) -> Axes:
-        """The estimates of its main table with their intervals, a row of the table from top to bottom, a colour for
-        each column that holds estimates.
+        """The estimates of its main table with their intervals. Rows of the table go from top to bottom; each column of
+        estimates has a colour.
 
         Arguments:
             axes: where to draw; None: new axes.

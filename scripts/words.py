@@ -39,24 +39,24 @@ class Found:
 
 
 class Rule:
-    """What the list says of one word."""
+    """What the list says of one word, in all its forms."""
 
-    def __init__(self, word: str, entry: dict[str, Any]):
-        self.word, self.say = word, str(entry["say"])
+    def __init__(self, forms: str, entry: dict[str, Any]):
+        self.forms, self.say = tuple(forms.split()), str(entry["say"])
         self.within = [re.compile(pattern) for pattern, _ in entry.get("within", [])]
         self.only: tuple[str, ...] = tuple(entry.get("only", [""]))
         self.allowed: dict[str, int] = {path: count for path, count, _ in entry.get("allowed", [])}
 
-    def stands_in(self, line: str) -> int:
-        """How often the word stands in a line outside its exceptions."""
+    def found_in(self, line: str) -> list[str]:
+        """The forms of the word in a line, outside its exceptions."""
         for pattern in self.within:
             line = pattern.sub(" ", line)
-        return sum(part.lower() == self.word for part in PARTS.findall(line))
+        return [part.lower() for part in PARTS.findall(line) if part.lower() in self.forms]
 
 
 def read_rules(text: str) -> list[Rule]:
-    """The rules of a list: a table for each word; its key may hold several forms of it, such as `tell tells`."""
-    return [Rule(word, entry) for words, entry in tomllib.loads(text).items() for word in words.split()]
+    """The rules of a list: a table for each word, whose key holds its forms, such as `tell tells`."""
+    return [Rule(forms, entry) for forms, entry in tomllib.loads(text).items()]
 
 
 def find_words(rules: Iterable[Rule], path: str, text: str) -> Iterator[Found]:
@@ -64,21 +64,21 @@ def find_words(rules: Iterable[Rule], path: str, text: str) -> Iterator[Found]:
     rules = [rule for rule in rules if path.startswith(rule.only)]
     for number, line in enumerate(text.splitlines(), 1):
         for rule in rules:
-            if rule.word in line.lower():
-                yield from [Found(path, number, rule.word)] * rule.stands_in(line)
+            if any(form in line.lower() for form in rule.forms):
+                yield from (Found(path, number, word) for word in rule.found_in(line))
 
 
 def complaints(rules: Iterable[Rule], found: Iterable[Found]) -> list[str]:
     """A line for every word that is not allowed, and for every count that is no longer true."""
     found, lines = list(found), []
     for rule in rules:
-        here, counted = [f for f in found if f.word == rule.word], set[str]()
+        here, counted = [f for f in found if f.word in rule.forms], set[str]()
         for place, count in rule.allowed.items():
             those = [f for f in here if f.path == place or (place.endswith("/") and f.path.startswith(place))]
             counted |= {f.path for f in those}
             if len(those) != count:
-                lines.append(f"{place}: {rule.word}: {len(those)}, the list allows {count} -> say {rule.say}")
-        lines += [f"{f.path}:{f.line}: {rule.word} -> say {rule.say}" for f in here if f.path not in counted]
+                lines.append(f"{place}: {rule.forms[0]}: {len(those)}, the list allows {count} -> say {rule.say}")
+        lines += [f"{f.path}:{f.line}: {f.word} -> say {rule.say}" for f in here if f.path not in counted]
     return lines
 
 

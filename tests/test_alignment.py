@@ -159,14 +159,14 @@ def test_few_unrelated_labels_are_not_taken_for_aligned():
     assert np.mean([one.cka.mean > one.null_high for one in found]) > 0.9
 
 
-@pytest.mark.parametrize("blends", [0, 200])
-def test_concepts_are_aligned_only_where_the_same_one_lies_in_the_same_place(blends):
-    """Fails if blends, which share their parents, trade as if each were a concept of its own: unrelated ones then seem
-    aligned."""
-    words = {"source": "small:concepts.words", "labels": 4, "noise": 0.0, "blends": blends}
-    modalities = {"m1": {**words, "classes": 32}, "m2": {**words, "classes": 24, "blends": blends}}
+@pytest.mark.parametrize("mixtures", [0, 200])
+def test_concepts_are_aligned_only_where_the_same_one_lies_in_the_same_place(mixtures):
+    """Fails if mixtures, which share their parents, trade as if each were a concept of its own: then unrelated ones
+    seem aligned."""
+    words = {"source": "small:concepts.words", "labels": 4, "noise": 0.0, "blends": mixtures}
+    modalities = {"m1": {**words, "classes": 32}, "m2": {**words, "classes": 24, "blends": mixtures}}
     sequence = {"context": 4, "burstiness": 2, "pairing": "concept", "leader": "m2"}
-    if blends:
+    if mixtures:
         modalities["m2"]["classes"] = 32
     found = {"same": [], "unrelated": []}
     for seed in range(8):

@@ -112,7 +112,7 @@ def test_what_stands_next_to_the_label_and_what_came_first_separate(tmp_path):
     assert held(found) == {"M1 is trained first"}
 
 
-def probes(config, step):
+def analyses(config, step):
     """The circuit matters; at B = 4 a mean output does a head's work, and any head of four does."""
     easy = field_of(config, B) == 4
     return {
@@ -124,14 +124,14 @@ def probes(config, step):
 
 
 def test_the_circuit_is_judged_at_each_burstiness_against_other_heads(tmp_path):
-    texts = held(line(tmp_path, "X6", ("circuit_controls", probes)))
+    texts = held(line(tmp_path, "X6", ("circuit_controls", analyses)))
     assert sum("zero stands in" in c for c in texts) == 6
     assert sum("mean output stands in" in c for c in texts) == 4
     assert {c[5] for c in texts if "one of four" in c} == {"1", "2"}
 
 
 def test_zeroed_modalities_are_judged_in_both_orders(tmp_path):
-    texts = held(line(tmp_path, "X7", ("circuit_controls", probes)))
+    texts = held(line(tmp_path, "X7", ("circuit_controls", analyses)))
     assert len(texts) == 6
     assert all("M2's items zeroed" in c for c in texts)
 
@@ -140,7 +140,7 @@ def test_the_configuration_nearest_to_the_papers_figures_is_named(tmp_path):
     def formula(config, step):
         near = field_of(config, B) == 2 and field_of(config, "sequence.order") == ("m2", "m1")
         values = (0.199, 0.062, 0.336) if near else (0.5, 0.5, 0.9)
-        return probes(config, step) | dict(zip((PREVIOUS, INDUCTION, SECOND), values, strict=True))
+        return analyses(config, step) | dict(zip((PREVIOUS, INDUCTION, SECOND), values, strict=True))
 
     found = line(tmp_path, "X8", ("circuit_controls", formula))
     assert found.verdict == "holds"

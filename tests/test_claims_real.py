@@ -90,8 +90,8 @@ def test_real_pairings(tmp_path, claim):
     assert ceiling.measured.mean == pytest.approx(0.95, abs=0.02)
 
 
-def test_blends_of_two_concepts(tmp_path):
-    """Fails if a cell with blends is taken for one without, or few classes of pictures for all."""
+def test_mixtures_of_two_concepts(tmp_path):
+    """Fails if a cell with mixtures is taken for one without, or few classes of pictures for all."""
 
     def formula(config, step):
         value = 0.6 + 0.25 * (config["modalities"]["m1"]["blends"] > 0)

@@ -60,7 +60,7 @@ def test_what_stopped_the_studies_is_the_exit_status_and_the_ledger_is_printed(t
 
 
 @pytest.mark.slow
-def test_missing_runs_are_trained_probed_and_judged(tmp_path, capsys):
+def test_missing_runs_are_trained_analysed_and_judged(tmp_path, capsys):
     directory = studies_directory(tmp_path)
     (directory / "multimodal.yaml").write_text(TINY)
     runs = tmp_path / "runs"

@@ -19,7 +19,7 @@ from miclab.errors import ConfigError, RunError
 from miclab.seeds import stream
 from miclab.worlds.class_index import distinct_slots
 from miclab.worlds.exemplars import exemplars_of, known_exemplars, ordered, partners, shifted
-from miclab.worlds.mixtures import BlendedSource, blended_pairs
+from miclab.worlds.mixtures import MixtureSource, mixture_pairs
 from miclab.worlds.sequences import Batch, training_batch
 from miclab.worlds.source_facts import FACTS, read_facts, resolved
 from miclab.worlds.splits import SPLITS, split_batches
@@ -242,16 +242,16 @@ def test_prototypes_are_the_means_of_training_exemplars():
     assert partners(replace(config, modalities=config.modalities), {"a": source}) == {}  # type: ignore[dict-item]
 
 
-def test_a_blend_is_made_of_training_exemplars_of_its_two_classes():
-    """Fails if a blend's item is not (a + b) / sqrt(2) of an exemplar of each, a held-out exemplar or concept goes into
-    one that training sees, a class of the data is changed by blends, or `icl` shows one."""
+def test_a_mixture_is_made_of_training_exemplars_of_its_two_classes():
+    """Fails if a mixture's item is not (a + b) / sqrt(2) of an exemplar of each, a held-out exemplar or concept is in
+    one that training sees, a class of the data is changed by mixtures, or `icl` shows one."""
     config = real_config({"a": {**WORDS, "classes": 20, "blends": 50}})
     plain = real_config({"a": {**WORDS, "classes": 20}})
     assert schema.trajectory_hash(config) != schema.trajectory_hash(plain)
     world = draw_world(config)
     source = world.sources["a"]
     data = known_exemplars(config.modalities["a"]).data
-    assert isinstance(source, BlendedSource)
+    assert isinstance(source, MixtureSource)
     assert len(source.names) == len(world.tables["a"].label_of) == 70
     assert source.names[20:] == tuple(f"{source.names[i]} + {source.names[j]}" for i, j in source.parents[20:].tolist())
     assert world.tables["a"].label_of.bincount().min() >= 70 // 8
@@ -278,27 +278,27 @@ def test_a_blend_is_made_of_training_exemplars_of_its_two_classes():
                 assert float((made - batch.items["a"][row, place]).norm(dim=1).min()) < 1e-5
                 kinds.add(chosen >= 20)
         assert kinds == {True, False}
-        assert torch.allclose(shown.prototypes[:20], source.unblended().prototypes)
+        assert torch.allclose(shown.prototypes[:20], source.without_mixtures().prototypes)
     first, second = source.parents[33].tolist()
     assert torch.allclose(source.prototypes[33] * 2**0.5, source.prototypes[first] + source.prototypes[second])
     for here, _ in split_batches(config, world, "icl", SplitSizes(sequences=4, novel_sets=2)):
-        assert not isinstance(here.sources["a"], BlendedSource)
+        assert not isinstance(here.sources["a"], MixtureSource)
     assert torch.equal(world_from_tensors(config, world.tensors()).tables["a"].label_of, world.tables["a"].label_of)
 
 
 @given(st.integers(3, 40), st.data())
-def test_no_two_blends_are_of_the_same_pair(classes, data):
+def test_no_two_mixtures_are_of_the_same_pair(classes, data):
     """Fails if a pair comes twice or is of one class, or classes are used unevenly."""
-    blends = data.draw(st.integers(0, classes * ((classes - 1) // 2)))
-    pairs = blended_pairs(classes, blends).tolist()
-    assert len({frozenset(pair) for pair in pairs}) == blends
+    mixtures = data.draw(st.integers(0, classes * ((classes - 1) // 2)))
+    pairs = mixture_pairs(classes, mixtures).tolist()
+    assert len({frozenset(pair) for pair in pairs}) == mixtures
     assert all(len(set(pair)) == 2 for pair in pairs)
     uses = torch.tensor(pairs, dtype=torch.long).flatten().bincount(minlength=classes)
     assert int(uses.max() - uses.min()) <= 2
 
 
-def test_blends_are_paired_by_concept_and_keep_their_labels():
-    """Fails if a blend meets another blend in another modality, or carries another label there."""
+def test_mixtures_are_paired_by_concept_and_keep_their_labels():
+    """Fails if a mixture meets another one in another modality, or carries another label there."""
     modalities = {
         name: {**m, "labels": 4, "classes": 20, "blends": 30} for name, m in zip("ab", (WORDS, SPEECH), strict=True)
     }

@@ -46,7 +46,7 @@ def write_file(folder: Path, name: str, grid: list[dict[str, Any]], **more: Any)
 
 
 def formula(config, step):
-    """Scores that rise with K and B, and measures that go with them; probes as well."""
+    """Scores that rise with K and B, and measures that go with them; analyses as well."""
     size = (np.log2(config["modalities"]["m1"]["classes"]) - 8) * config["sequence"]["burstiness"] / 10
     icl = float(size * (0.2 + 0.8 * step / 1000))
     return {"icl": icl, "iwl": 1 - icl, "swapped": icl / 2, "cla.icl": icl**2, "measure.entropy.1.1": 0.5,

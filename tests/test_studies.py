@@ -135,7 +135,9 @@ def test_studies_share_runs_and_what_each_requests_of_them(tmp_path):
     )
     plan = planned(first, second)
     assert [run.seed for run in plan.runs.values()] == [0, 1, 2]
-    wanted = [(run.request.steps, [(probe.name, probe.step) for probe in run.probes]) for run in plan.runs.values()]
+    wanted = [
+        (run.request.steps, [(analysis.name, analysis.step) for analysis in run.analyses]) for run in plan.runs.values()
+    ]
     assert wanted == [(4, [("ablation", 4)]), (8, [("ablation", 4), ("knockout", 8)]), (8, [("knockout", 8)])]
     steps = {name: [request.steps for request in found.values()] for name, found in plan.requested.items()}
     assert steps == {"first": [4, 4], "second": [8, 8]}
@@ -191,8 +193,8 @@ WRONG = {
     "parent": ({"parent": {"steps": 3}}, "parent", "only in a study whose stage is multimodal"),
     "parent axis": ({"grid": [{"product": {"parent.steps": [3]}}]}, "parent", "only in a study whose stage is"),
     "probe": ({"probes": ["knockouts"]}, "probes = 'knockouts'", "did you mean 'knockout'?"),
-    "contexts": ({"probes": ["context"]}, "probe_contexts = []", "with the probe `context`"),
-    "contexts alone": ({"probe_contexts": [8]}, "probe_contexts = [8]", "with the probe `context`"),
+    "contexts": ({"probes": ["context"]}, "probe_contexts = []", "with the analysis `context`"),
+    "contexts alone": ({"probe_contexts": [8]}, "probe_contexts = [8]", "with the analysis `context`"),
     "modalities": ({"stage": "early_fusion"}, "modalities", "as many as the stage early_fusion has"),
 }  # fmt: skip
 

@@ -254,7 +254,7 @@ def test_a_study_that_is_stopped_gives_nothing_more_and_marks_nothing(tmp_path):
     assert not (tmp_path / "runs" / state.FOLDER / "failures").exists()
 
 
-def test_probes_are_stored_and_computed_once_and_those_added_later_train_nothing(tmp_path, monkeypatch):
+def test_analyses_are_stored_and_computed_once_and_those_added_later_train_nothing(tmp_path, monkeypatch):
     root = tmp_path / "runs"
     profile = {"quick": {"seeds": [0]}}
     plan = planned(tiny_study(tmp_path, profiles=profile, probes=["ablation"]))
@@ -269,7 +269,7 @@ def test_probes_are_stored_and_computed_once_and_those_added_later_train_nothing
     assert [name for _, name in run.analyses] == ["ablation.3x2", "context.4.3x2", "context.8.3x2", "knockout.3x2"]
     assert (path / "analyses/000000004.ablation.3x2.json").stat().st_mtime_ns == before
     assert run.verify() == []
-    # What the probe at the trained length says is what the last row says.
+    # What the analysis at the trained length says is what the last row says.
     values = (run.analysis(4, "context.4.3x2") or {})["values"]
     assert values == {"": {"accuracy": run.rows()[-1]["accuracy"]["icl"], "sets": run.rows()[-1]["icl_sets"]}}
     again = Here()
@@ -287,7 +287,7 @@ def test_probes_are_stored_and_computed_once_and_those_added_later_train_nothing
     assert file.read_bytes() == content
 
 
-def test_a_probe_that_is_not_possible_is_stored_with_its_reason_and_fails_nothing(tmp_path):
+def test_an_analysis_that_is_not_possible_is_stored_with_its_reason_and_fails_nothing(tmp_path):
     study = tiny_study(
         tmp_path, config={"decoder": {"layers": 1, "positions": "onehot", "position_slots": 9}},
         probes=["knockout", "context"], probe_contexts=[4, 8], profiles={"quick": {"seeds": [0]}},
@@ -300,7 +300,7 @@ def test_a_probe_that_is_not_possible_is_stored_with_its_reason_and_fails_nothin
     assert "values" in (run.analysis(4, "context.4.3x2") or {})
 
 
-def test_a_probe_that_breaks_fails_its_run_which_stays_trained(tmp_path, monkeypatch):
+def test_an_analysis_that_breaks_fails_its_run_which_stays_trained(tmp_path, monkeypatch):
     from miclab.circuits import knockout
 
     plan = planned(tiny_study(tmp_path, probes=["ablation"], profiles={"quick": {"seeds": [0]}}))

@@ -25,7 +25,7 @@ COMMITTED = Path(__file__).parent.parent / "studies/rows"
 
 @pytest.fixture(scope="module")
 def carried_out(tmp_path_factory):
-    """A study of two stages with probes, whose points differ in an axis of each block, and whose last one fails."""
+    """A study of two stages with analyses, whose points differ in an axis of each block, and whose last one fails."""
     folder = tmp_path_factory.mktemp("study")
     grid = [
         {"product": {"modalities.m2.noise": [0, 0.5]}},
@@ -185,7 +185,7 @@ def test_a_run_whose_rows_are_damaged_has_failed(carried_out):
     assert "000000002.jsonl is damaged" in found[0][3]
 
 
-def test_a_damaged_probe_is_named_and_its_columns_are_empty(carried_out):
+def test_a_damaged_analysis_is_named_and_its_columns_are_empty(carried_out):
     study, plan, root = carried_out
     states = state.survey(plan, root)
     run = plan.runs[plan.members["tiny"][0]]
@@ -237,7 +237,7 @@ def test_committed_rows_belong_to_the_runs_that_their_study_plans(table):
 
 
 def test_what_another_study_requests_of_a_run_is_not_in_the_rows(tmp_path):
-    """The shorter study's table ends at its own step, with the probes of that step, whoever was planned first."""
+    """The shorter study's table ends at its own step, with the analyses of that step, whoever was planned first."""
     root = tmp_path / "runs"
     profiles = {"quick": {"seeds": [0], "request": {"steps": 8, "checkpoint_every": 8}}}
     short = tiny_study(tmp_path, name="short", profiles={"quick": {"seeds": [0]}}, probes=["ablation"])

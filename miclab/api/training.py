@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from miclab.training.loop import Prepared
 
 OnProgress = Callable[[str, int, int, str], None]
-"""Called after every step with the title of the training (`stage 1`), its steps done, its steps in all, and accuracies
-in a few characters (empty between metric rows)."""
+"""Called after every step with the title of the training (`stage 1`), its steps done and its steps in all. The last
+argument is a short text of accuracies, empty between metric rows."""
 STAGES = ("unimodal", "multimodal", "encoder")
 
 

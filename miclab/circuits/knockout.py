@@ -208,8 +208,8 @@ class Effects(Tabled):
         return (effects_table(title, self.effects, self.oracles, lines),)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything as plain data. An effect that could not be made is there with its reason and no numbers: a control
-        that is missing is not a control that did nothing."""
+        """Everything as plain data. An effect that could not be measured has its reason and no numbers. A missing
+        control is not a control without effect."""
         made = {e.name for e in self.effects}
         rows = [e.as_json(self.runs, self.notes.get(e.name, "")) for e in self.effects]
         rows += [

@@ -22,8 +22,8 @@ SUBJECT = "demo"
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """Within minutes: train three unimodal decoders and a multimodal one, knock out their circuit, zero their
-    modalities, and say for each result how it stands to the paper."""
+    """In a few minutes: train three unimodal decoders and a multimodal one, knock out their circuit and zero their
+    modalities. Each result is compared with the paper."""
 
     runs: Directory = "runs"
     """Directory of runs; what stands there already is not trained again."""

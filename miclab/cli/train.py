@@ -103,8 +103,8 @@ def _from_yaml(path: str, config: RunConfig, request: Request) -> tuple[RunConfi
 
 
 def _name_new_modalities(path: str, found: RunConfig, preset: RunConfig) -> None:
-    """Says which modalities of a file are none of the preset's: names are free, so a misspelt one would be a new
-    modality with other defaults, and take the place of the one that was meant."""
+    """Says which modalities of a file are none of the preset's. Names are free, so a misspelt name would be a new
+    modality with other defaults."""
     new = [name for name in found.modalities if name not in preset.modalities]
     if new:
         gone = [name for name in preset.modalities if name not in found.modalities]

@@ -1,7 +1,7 @@
 """Axes of studies: short names of the fields of a configuration in which runs differ, with their words.
 
-Every short name is checked against the configuration when this module is imported, and a field that no configuration
-has is an error wherever it is read: a misspelt axis never makes all cells into one.
+Every short name is checked against the configuration when this module is imported. A field that no configuration has is
+an error wherever it is read, so a misspelt axis never merges all cells into one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Code of others that adds to the registries: files named with `--plugin`, and installed packages.
 
 A folder never causes code to be loaded: not a run, not a study, not a task. Only `--plugin FILE.py` and an installed
-entry point of the group `miclab.extensions` do. What a configuration uses of them is recorded in it as
-`NAME:SHA-256 of the file`, so that the same configuration with another file is another run.
+entry point of the group `miclab.extensions` do. A configuration records what it uses of them as `NAME:SHA-256 of the
+file`. So the same configuration with another file is another run.
 """
 
 from __future__ import annotations

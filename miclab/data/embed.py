@@ -4,8 +4,8 @@
     FILE.safetensors.parts/KEY.safetensors
                             vectors of a few batches; KEY is a hash of the encoder and of these items
 
-A run that was killed finds its parts again by their keys; parts of another encoder, or of items that have changed, have
-other keys and are computed anew. The folder of parts is removed at the end.
+A run that was killed finds its parts again by their keys. Parts of another encoder, or of changed items, have other
+keys and are computed anew. The folder of parts is removed at the end.
 """
 
 from __future__ import annotations

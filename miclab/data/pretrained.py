@@ -1,7 +1,7 @@
 """Encoders of Hugging Face: a batch of pictures, texts or sounds to one vector each.
 
-The vector is what the model gives by `get_image_features`, `get_text_features` or `get_audio_features` (CLIP, SigLIP,
-CLAP); without such a method its pooled output (DINOv2), and without that the mean of the last hidden state over places.
+The vector comes from `get_image_features`, `get_text_features` or `get_audio_features` (CLIP, SigLIP, CLAP). Without
+such a method it is the pooled output (DINOv2), and without that the mean of the last hidden state.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class PretrainedEncoder:
 
     def _padding(self) -> dict[str, Any]:
         """How items of a batch come to one length: SigLIP was trained on texts of its full length, and CLAP's extractor
-        has a length of its own for sounds; all else is padded to the longest."""
+        has its own length for sounds. Everything else is padded to the longest."""
         if self.kind == "audio":
             return {} if hasattr(self.prepare, "nb_max_samples") else {"padding": True}
         config = self.model.config

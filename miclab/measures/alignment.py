@@ -6,8 +6,8 @@ name, where exemplars are paired by concept. The prototype of a class of real da
 number of rows is fixed and stated, since plain linear CKA of n random rows in d dimensions is about d / (n + d).
 
 There are two nulls. Pairs shuffled one by one are unrelated rows, but rows of one class are not independent: with few
-classes the true spread is wider. So what is tested is which class belongs to which: labels (concepts) trade partners as
-wholes, and a blend's prototype is made anew of those of the concepts that its two stand for now.
+classes the true spread is wider. So the test is which class belongs to which. Labels (concepts) trade partners as
+wholes. A mixture's prototype is made anew from the concepts that its two classes stand for now.
 
 Intervals come from independent draws of pairs, never from resampled rows: a resample holds some rows twice, the
 similarity of a row to its own copy is no longer on the diagonal that the debiased estimator leaves out, and the bias
@@ -32,7 +32,7 @@ from miclab.model.projector import project, secondary_modalities
 from miclab.runs.run import Run
 from miclab.seeds import stream
 from miclab.statistics.intervals import Interval, clustered_interval
-from miclab.worlds.mixtures import BlendedSource
+from miclab.worlds.mixtures import MixtureSource
 from miclab.worlds.world import World, world_from_tensors
 
 ROWS = 1024
@@ -135,8 +135,8 @@ class _Draw:
 
 
 def aligned_modalities(config: RunConfig) -> tuple[str, ...]:
-    """Modalities whose alignment is defined: all but the host; none in the joint-label task, where an item's label is
-    the group of its own modality, which no class of another modality shares."""
+    """Modalities whose alignment is defined: all but the host. In the joint-label task there is none, since an item's
+    label is the group of its own modality."""
     return () if config.sequence.task == "joint_label" else secondary_modalities(config)
 
 
@@ -157,12 +157,12 @@ def _draw(
         )
         answers, right = candidates, partners
         source = world.sources[config.leader]
-        blends = source if isinstance(source, BlendedSource) else None
-        shared = blends.parents[leading] if blends else leading
+        mixtures = source if isinstance(source, MixtureSource) else None
+        shared = mixtures.parents[leading] if mixtures else leading
 
         def traded(generator: torch.Generator) -> Tensor:
             found = prototypes[of_host[_trade(shared, generator)]]
-            return blends.blend(leading, *found.unbind(1)) if blends else found
+            return mixtures.mix(leading, *found.unbind(1)) if mixtures else found
     else:
         shared = torch.multinomial(mine.label_mass[:common], rows, replacement=True, generator=generator)
         classes = mine.draw_with_label(shared, generator)

@@ -1,8 +1,8 @@
 """Strengths of attention heads (arXiv 2601.20796, section 4), for one layer's attention and the roles of its positions.
 
 Every function takes attention [batch, head, query position, key position] and returns one value for each sequence and
-head [batch, head], so that means, intervals and comparisons are made in one place. "From the last position" is the
-last row of attention: the query's last item, where the model answers.
+head [batch, head]. Means, intervals and comparisons are made in one place. "From the last position" is the last row of
+attention: the query's last item, where the model answers.
 """
 
 from __future__ import annotations

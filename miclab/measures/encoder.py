@@ -44,8 +44,8 @@ def _nearest(model: Classifier, world: World, parameters: Parameters, index: int
 
 @torch.no_grad()
 def classifier_row(config: RunConfig, world: World, parameters: Parameters, sizes: SplitSizes) -> dict[str, Any]:
-    """What the training of an encoder writes down at an evaluation: accuracy on items as in training and, with real
-    data, on held-out exemplars; and on novel classes the accuracy of the nearest exemplar, by set."""
+    """Metric row of an encoder's training: accuracy on items as in training and, with real data, on held-out exemplars.
+    On novel classes it is the accuracy of the nearest exemplar, by set."""
     if sizes.evaluation_seed >= 0:
         config = replace(config, seed=sizes.evaluation_seed)
     model = Classifier(config)

@@ -169,8 +169,8 @@ def score_split(
 
 
 def metric_row(config: RunConfig, world: World, parameters: Parameters, sizes: SplitSizes) -> dict[str, Any]:
-    """What training writes down at an evaluation: accuracies of the splits, `icl` of each set of novel classes, the
-    measures on `icl`, by layer and head, and the alignment of each secondary modality, where there is one."""
+    """Metric row of a training: accuracies of the splits, `icl` of each set of novel classes, and the measures on `icl`
+    by layer and head. With several modalities, the alignment of each secondary one."""
     scores = {split: score_split(config, world, parameters, split, sizes, measures=split == "icl") for split in SPLITS}
     icl = scores["icl"]
     row: dict[str, Any] = {
@@ -230,8 +230,8 @@ def evaluate(
 
 
 def _experiment(run: Run) -> tuple[str, ...]:
-    """What has to agree between seeds of one experiment: the configuration but for its seeds, and the same of the
-    parent, whose name would differ anyway. A parent that is no longer there is taken on trust."""
+    """What has to agree between seeds of one experiment: the configuration without its seeds, and that of the parent.
+    The parent's name would always differ. A parent that is no longer there is taken on trust."""
     parent = run.config.parent
     own = trajectory_hash(replace(run.config, seed=0, seeds=SeedsConfig(), parent=ParentConfig()))
     if not parent.run:

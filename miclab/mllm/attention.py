@@ -1,7 +1,7 @@
 """Attention measured inside the layers: each head's map is made, reduced to its strengths, and dropped.
 
-The measures are those of `miclab.measures.attention`, which take one layer's attention [batch, head, query, key]; here
-they are given a few heads of one sequence at a time, so that no layer's maps exist as a whole.
+The measures are those of `miclab.measures.attention`, which take one layer's attention [batch, head, query, key]. Here
+they get a few heads of one sequence at a time, so that no layer's maps exist as a whole.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """An episode as a turn of a chat: what the template writes, and where the episode's parts stand in it.
 
-A template is free to write roles, marks and blanks around a turn, and to cut the space at the ends of its texts. What
-it writes around them is learnt from a rendering with marks in their place, so that an item or a label is never sought
-in the template's own words.
+A template is free to write roles, marks and blanks around a turn, and to cut the space at the ends of its texts. A
+rendering with marks in their place shows what the template writes around them. So an item or a label is never sought in
+the template's own words.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A run is a folder: `metrics.jsonl`, one line an evaluation; `checkpoint-STEP.safetensors`, the adapter with the
 optimiser's state; and `run.json`, the options with the checksums of both, which is written last. A batch is a function
-of the seed and the step, so a run that was killed goes on from its last evaluation as if it had not been.
+of the seed and the step, so a run that was killed resumes from its last evaluation with the same results.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Episodes as tokens: what a model reads, and where in it items, labels and the answer stand.
 
-Positions are found from character offsets in the text after every image placeholder was replaced, so they hold however
-a tokenizer merges a label with its neighbours and however many tokens an image takes.
+Positions are found from character offsets in the text after every image placeholder was replaced. So they hold however
+a tokenizer merges a label with its neighbours, and for any number of tokens of an image.
 """
 
 from __future__ import annotations

@@ -48,9 +48,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], but: Collecti
 
 
 class Results:
-    """A folder of results. Its `with` block is the work: until it is finished the manifest says `partial`, so what is
-    left of a killed command is marked, and an error that leaves the block is noted as the reason. Whole results that
-    stand there already stay as they are until the first new file is written.
+    """A folder of results. Its `with` block is the work. Until it is finished the manifest says `partial`, so results
+    of a killed command are marked. An error that leaves the block is noted as the reason. Whole results that stand
+    there already stay as they are until the first new file is written.
 
     Arguments:
         folder: made when the work begins.

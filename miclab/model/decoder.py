@@ -159,8 +159,8 @@ class Decoder:
 
     # -- pieces -------------------------------------------------------------------------------------------------
     def _norm(self, parameters: Parameters, name: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The normalised residual, and the gain that its readers owe it: folded into their weights, where it costs a
-        product of a weight's size instead of one of the residual's."""
+        """The normalised residual, and the gain that its readers still have to apply. They fold it into their weights,
+        where it costs a product of a weight's size instead of one of the residual's."""
         if self.options.norm == "rmsnorm":
             return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPSILON), parameters[f"decoder.{name}.gain"]
         if self.options.norm == "layernorm":

@@ -57,7 +57,7 @@ def feed_forward(
 
 
 def _shifted(x: Float[Tensor, "*row width"], bias: Float[Tensor, " width"]) -> Tensor:
-    """x + bias, with the bias of every row from a product with ones: its gradient, a sum over rows, is then a product
-    as well, several times as fast as the compiler's own sum."""
+    """x + bias, with the bias of every row from a product with ones. Its gradient, a sum over rows, is then a product
+    as well: several times as fast as the compiler's own sum."""
     ones = torch.ones(x.shape[:-1].numel(), 1, dtype=x.dtype, device=x.device)
     return x + (ones @ bias[None]).view(x.shape)

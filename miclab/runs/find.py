@@ -130,8 +130,8 @@ def root_directory(root: Path | str) -> Path:
 
 
 def find(reference: str, root: Path | str = "runs") -> Run:
-    """The run that `reference` means: a path, or under `root` a directory's name, the name that a run was given, or the
-    start of a directory's name or of a hash, where no other run begins so.
+    """The run that `reference` means: a path or, under `root`, a directory's name or the name that a run was given. The
+    start of a directory's name or hash will do if no other run begins so.
 
     Raises:
         RunError: none, or several, are meant.

@@ -1,6 +1,6 @@
 """Analyses after training, of the checkpoint at which a study ends: knockouts, ablations, other context lengths.
 
-A probe is stored beside the run, under its name and its number of sequences, and is computed once.
+An analysis is stored beside the run, under its name and its number of sequences, and is computed once.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from miclab.circuits.find import stored_name
 from miclab.config.request import SplitSizes
 from miclab.errors import ConfigError, DamagedError, RunError
 from miclab.runs.run import Run
-from miclab.studies.plan import PlannedProbe, PlannedRun
-from miclab.studies.state import missing_probes, probe_step
+from miclab.studies.plan import PlannedAnalysis, PlannedRun
+from miclab.studies.state import analysis_step, missing_analyses
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from miclab.circuits.knockout import Interventions
 
 REFUSED = "refused"
-"""Key of a stored probe that is not possible for its run, with the reason."""
+"""Key of a stored analysis that is not possible for its run, with the reason."""
 
 
-class _Prober:
-    """Computes the probes of one checkpoint; what they share is computed once."""
+class _Analyser:
+    """Computes the analyses of one checkpoint; what they share is computed once."""
 
     def __init__(self, disk: Run, step: int, sizes: SplitSizes):
         self.disk, self.step, self.sizes = disk, step, sizes
@@ -38,21 +38,21 @@ class _Prober:
 
         return Interventions(self.disk, self.step, self.sizes)
 
-    def values(self, probe: str) -> dict[str, Any]:
-        """For each quantity of a probe the mean accuracy on `icl`, and that of each set of novel classes."""
-        if probe in ("knockout", "mean_knockout"):
-            baseline = "mean" if probe == "mean_knockout" else "zero"
+    def values(self, analysis: str) -> dict[str, Any]:
+        """For each quantity of an analysis the mean accuracy on `icl`, and that of each set of novel classes."""
+        if analysis in ("knockout", "mean_knockout"):
+            baseline = "mean" if analysis == "mean_knockout" else "zero"
             return _accuracies(self.interventions.knockouts(baseline))
-        if probe == "uniform_pattern":
+        if analysis == "uniform_pattern":
             return _accuracies(self.interventions.uniform_patterns())
-        if probe == "ablation":
+        if analysis == "ablation":
             return _accuracies(self.interventions.ablations())
         from miclab.measures.evaluate import evaluate
 
-        if probe == "oracles":
+        if analysis == "oracles":
             found = evaluate(self.disk, step=self.step, splits=("icl",), sizes=self.sizes, measures=False)
             return {name: _accuracy(score) for name, score in found.scores["icl"].oracles.items()}
-        context = int(probe.removeprefix("context."))
+        context = int(analysis.removeprefix("context."))
         found = evaluate(self.disk, step=self.step, context=context, splits=("icl",), sizes=self.sizes, measures=False)
         return {"": _accuracy(found.scores["icl"].correct)}
 
@@ -66,32 +66,35 @@ def _accuracy(correct: NDArray) -> dict[str, Any]:
 
 
 def store_missing(run: PlannedRun, disk: Run) -> None:
-    """Computes and stores what is missing of a trained run's probes. One that is impossible for the run (a single head
+    """Computes and stores the missing analyses of a trained run. One that is impossible for the run (a single head
     to knock out, a context that the position code cannot place) is stored with the reason.
 
     Raises:
         RunError: a file of the run is damaged, or it cannot be written.
     """
-    probers: dict[tuple[int, int, int], _Prober] = {}
-    for probe in missing_probes(run, disk):
-        step, sizes = probe_step(probe, disk), SplitSizes(sequences=probe.sequences, novel_sets=probe.novel_sets)
-        prober = probers.setdefault((step, probe.sequences, probe.novel_sets), _Prober(disk, step, sizes))
-        content: dict[str, Any] = {"probe": probe.name, "step": step, "split": "icl", **vars(sizes)}
+    analysers: dict[tuple[int, int, int], _Analyser] = {}
+    for analysis in missing_analyses(run, disk):
+        step, sizes = (
+            analysis_step(analysis, disk),
+            SplitSizes(sequences=analysis.sequences, novel_sets=analysis.novel_sets),
+        )
+        analyser = analysers.setdefault((step, analysis.sequences, analysis.novel_sets), _Analyser(disk, step, sizes))
+        content: dict[str, Any] = {"probe": analysis.name, "step": step, "split": "icl", **vars(sizes)}
         try:
-            content["values"] = prober.values(probe.name)
+            content["values"] = analyser.values(analysis.name)
         except DamagedError:
             raise
         except (ConfigError, RunError) as error:
             content[REFUSED] = str(error)
-        disk.save_analysis(step, probe.file, content)
+        disk.save_analysis(step, analysis.file, content)
 
 
-def probe_columns(probes: Iterable[PlannedProbe], disk: Run) -> dict[str, Any]:
-    """Stored probes as columns of a table: `probe.NAME` and, by set of novel classes, `probe.NAME.sets`."""
+def analysis_columns(analyses: Iterable[PlannedAnalysis], disk: Run) -> dict[str, Any]:
+    """Stored analyses as columns of a table: `probe.NAME` and, by set of novel classes, `probe.NAME.sets`."""
     columns: dict[str, Any] = {}
-    for probe in probes:
-        stored = disk.analysis(probe_step(probe, disk), probe.file) or {}
+    for analysis in analyses:
+        stored = disk.analysis(analysis_step(analysis, disk), analysis.file) or {}
         for name, value in stored.get("values", {}).items():
-            column = f"probe.{probe.name}.{name}".rstrip(".")
+            column = f"probe.{analysis.name}.{name}".rstrip(".")
             columns[column], columns[f"{column}.sets"] = value["accuracy"], value["sets"]
     return columns

@@ -4,7 +4,7 @@
 
 A lease is made by `link`, which fails where the name exists. A dead owner is not removed but followed: a process that
 finds the lease stale links HASH.1, and of several that do so one succeeds. The highest number owns the run. The maker
-of a lease looks again: it gives the lease up unless it is still the highest and the one that it followed still there.
+of a lease looks again. It gives the lease up unless it is still the highest and the one that it followed still exists.
 """
 
 from __future__ import annotations
@@ -70,23 +70,23 @@ class Owner:
     token: str
 
     @property
-    def host(self) -> str:
+    def machine_name(self) -> str:
         """Host name."""
         return self.machine.partition("/")[0]
 
 
 def _now(folder: Path) -> float:
     """The time by the clock of the file system, which is the clock of the heartbeats."""
-    probe = folder / f".clock.{secrets.token_hex(6)}.tmp"
+    beside = folder / f".clock.{secrets.token_hex(6)}.tmp"
     try:
-        probe.touch()
-        return probe.stat().st_mtime
+        beside.touch()
+        return beside.stat().st_mtime
     except OSError:
         # Somebody who may only read looks on.
         return time.time()
     finally:
         with contextlib.suppress(OSError):
-            probe.unlink()
+            beside.unlink()
 
 
 def _owner(path: Path) -> Owner | None:

@@ -18,7 +18,7 @@ from miclab.studies.points import PARTS, Mode, points
 from miclab.studies.study import Study, value_at
 
 
-class PlannedProbe(NamedTuple):
+class PlannedAnalysis(NamedTuple):
     """An analysis after training (see `miclab.studies.analyses`).
 
     Arguments:
@@ -39,9 +39,11 @@ class PlannedProbe(NamedTuple):
         return f"{self.name}.{self.sequences}x{self.novel_sets}"
 
 
-def planned_probes(study: Study, request: Request) -> tuple[PlannedProbe, ...]:
+def planned_analyses(study: Study, request: Request) -> tuple[PlannedAnalysis, ...]:
     """The analyses of a run that a study lists, at the end of its own request."""
-    return tuple(PlannedProbe(name, request.steps, request.sequences, request.novel_sets) for name in study.probe_names)
+    return tuple(
+        PlannedAnalysis(name, request.steps, request.sequences, request.novel_sets) for name in study.analysis_names
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,7 +68,7 @@ class PlannedRun:
     parent: str
     point: RunConfig
     request: Request
-    probes: tuple[PlannedProbe, ...] = ()
+    analyses: tuple[PlannedAnalysis, ...] = ()
     starts: tuple[int, ...] = ()
     encoders: Mapping[str, str] = field(default_factory=dict)
 
@@ -129,8 +131,8 @@ class Plan:
                     starts = (point.parent_request.steps,)
                     hosts = {n: run for n, run in encoders.items() if n in point.parent.modalities}
                     parent = self._add(point.parent, before, point.parent_request, seed, starts=starts, encoders=hosts)
-                probes = planned_probes(study, point.request)
-                run = self._add(point.config, texts, point.request, seed, parent, probes=probes, encoders=encoders)
+                analyses = planned_analyses(study, point.request)
+                run = self._add(point.config, texts, point.request, seed, parent, analyses=analyses, encoders=encoders)
                 yield run, point.request
 
     def _encoder(self, encoder: tuple[RunConfig, Request], seed: int) -> str:
@@ -146,7 +148,7 @@ class Plan:
         seed: int,
         parent: str = "",
         *,
-        probes: tuple[PlannedProbe, ...] = (),
+        analyses: tuple[PlannedAnalysis, ...] = (),
         starts: tuple[int, ...] = (),
         encoders: Mapping[str, str] | None = None,
     ) -> str:
@@ -161,11 +163,11 @@ class Plan:
             stage = point.stage if not parent else "multimodal"
             self.runs[identity] = PlannedRun(
                 hash=identity, name=directory_name(stage, point.variety, identity), seed=seed,
-                parent=parent, point=point, request=request, probes=probes, starts=starts, encoders=encoders or {},
+                parent=parent, point=point, request=request, analyses=analyses, starts=starts, encoders=encoders or {},
             )  # fmt: skip
         else:
             old.request = joined(old.request, request)
-            old.probes = tuple(dict.fromkeys((*old.probes, *probes)))
+            old.analyses = tuple(dict.fromkeys((*old.analyses, *analyses)))
             old.starts = tuple(dict.fromkeys((*old.starts, *starts)))
         return identity
 

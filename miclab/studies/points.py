@@ -1,6 +1,6 @@
 """The points of a study's grid as checked configurations: one for each place of the grid, before seeds.
 
-A study may have a hundred thousand points that differ in one field, so each part of a configuration is read and checked
+A study may have a hundred thousand points that differ in one field. So each part of a configuration is read and checked
 once, and a point is put together from parts.
 """
 

@@ -16,8 +16,8 @@ from miclab.config import schema
 from miclab.errors import DamagedError, MiclabError
 from miclab.runs.find import glance
 from miclab.studies import state
-from miclab.studies.analyses import probe_columns
-from miclab.studies.plan import Plan, PlannedRun, axis_value, planned_probes
+from miclab.studies.analyses import analysis_columns
+from miclab.studies.plan import Plan, PlannedRun, axis_value, planned_analyses
 from miclab.studies.state import State
 from miclab.studies.study import Study
 
@@ -168,7 +168,7 @@ class StudyTable:
         if disk.warnings or not rows:
             # Rows that end at a damaged file would pass for a shorter run.
             return [{**failed, "reason": "; ".join(disk.warnings) or "it has no metric row"}]
-        rows[-1] |= {"last": True, **probe_columns(planned_probes(self.study, requested), disk)}
+        rows[-1] |= {"last": True, **analysis_columns(planned_analyses(self.study, requested), disk)}
         self.warnings += disk.warnings
         return rows
 
@@ -234,8 +234,8 @@ def read_table(file: Path) -> pl.DataFrame:
 
 
 def current_rows(study: Study, plan: Plan, root: Path, *, stored: bool = False) -> tuple[pl.DataFrame, list[str]]:
-    """The table as it stands now, and warnings about damaged files: from the runs under `root` where one of the study
-    is done, with the rows that lie beside the study for runs that are not there; else the table beside the study.
+    """The current table, and warnings about damaged files. It is made from the runs under `root` if one of the study is
+    done, with committed rows for runs that are missing. Otherwise it is the table beside the study.
 
     Arguments:
         stored: the table beside the study, whatever runs there are.

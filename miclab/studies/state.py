@@ -15,7 +15,7 @@ from miclab.errors import DamagedError
 from miclab.runs.find import glance
 from miclab.runs.run import Run
 from miclab.studies.lease import Owner, owners
-from miclab.studies.plan import Plan, PlannedProbe, PlannedRun
+from miclab.studies.plan import Plan, PlannedAnalysis, PlannedRun
 
 FOLDER = ".studies"
 """Directory beside the runs in which studies keep leases, marks of failure and running tasks."""
@@ -75,19 +75,21 @@ def failure_reason(root: Path, run: str) -> str:
         return "the mark of its failure cannot be read"
 
 
-def probe_step(probe: PlannedProbe, disk: Run) -> int:
+def analysis_step(analysis: PlannedAnalysis, disk: Run) -> int:
     """Checkpoint of an analysis: the requested one, or the last where training ended earlier."""
-    return min(probe.step, disk.step)
+    return min(analysis.step, disk.step)
 
 
-def missing_probes(run: PlannedRun, disk: Run) -> list[PlannedProbe]:
-    """Probes of a trained run that are not stored, or whose file is damaged."""
-    return [probe for probe in run.probes if disk.analysis(probe_step(probe, disk), probe.file) is None]
+def missing_analyses(run: PlannedRun, disk: Run) -> list[PlannedAnalysis]:
+    """Analyses of a trained run that are not stored, or whose file is damaged."""
+    return [
+        analysis for analysis in run.analyses if disk.analysis(analysis_step(analysis, disk), analysis.file) is None
+    ]
 
 
 def missing_checkpoints(run: PlannedRun, disk: Run) -> list[int]:
-    """Checkpoints that a trained run has not kept, and that others of the plan start from or a missing probe needs."""
-    needed = {probe_step(probe, disk) for probe in missing_probes(run, disk)}
+    """Checkpoints that a trained run has not kept, but other runs of the plan or missing analyses need."""
+    needed = {analysis_step(analysis, disk) for analysis in missing_analyses(run, disk)}
     return sorted((needed | set(run.starts)) - set(disk.checkpoints))
 
 
@@ -101,7 +103,7 @@ def is_trained(run: PlannedRun, disk: Run) -> bool:
 
 def is_complete(run: PlannedRun, disk: Run) -> bool:
     """Whether a run is trained and nothing else is missing."""
-    return is_trained(run, disk) and not missing_checkpoints(run, disk) and not missing_probes(run, disk)
+    return is_trained(run, disk) and not missing_checkpoints(run, disk) and not missing_analyses(run, disk)
 
 
 def state_on_disk(run: PlannedRun, disk: Run | None, failure: str) -> State:

@@ -1,4 +1,4 @@
-"""A study file, read strictly (docs/studies.md has the format)."""
+"""A study file, read strictly (docs/reference/study-file.md has the format)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from miclab.config import presets, schema
 from miclab.errors import ConfigError, MiclabError, nearest
 
-Probe = Literal["knockout", "mean_knockout", "uniform_pattern", "ablation", "context", "oracles"]
+Analysis = Literal["knockout", "mean_knockout", "uniform_pattern", "ablation", "context", "oracles"]
 Fields = dict[str, Any]
 
 
@@ -76,7 +76,7 @@ class Study:
         encoder: how encoders are pretrained, of modalities whose `encoder_step` says for how many steps; `modality` in
             its `config` holds fields of the modality.
         probes: analyses after training.
-        probe_contexts: context lengths for the probe `context`.
+        probe_contexts: context lengths for the analysis `context`.
     """
 
     name: str
@@ -91,7 +91,7 @@ class Study:
     seeds: tuple[int, ...] = (0,)
     parent: Parent = field(default_factory=Parent)
     encoder: Parent = field(default_factory=Parent)
-    probes: tuple[Probe, ...] = ()
+    probes: tuple[Analysis, ...] = ()
     probe_contexts: tuple[int, ...] = ()
 
     @property
@@ -100,10 +100,10 @@ class Study:
         return tuple(dict.fromkeys(axis for block in self.grid for axis in block.axes))
 
     @property
-    def probe_names(self) -> tuple[str, ...]:
-        """Names of the probes, `context` with each of its lengths."""
+    def analysis_names(self) -> tuple[str, ...]:
+        """Names of the analyses, `context` with each of its lengths."""
         lengths = tuple(f"context.{n}" for n in self.probe_contexts)
-        return tuple(name for probe in self.probes for name in (lengths if probe == "context" else (probe,)))
+        return tuple(name for analysis in self.probes for name in (lengths if analysis == "context" else (analysis,)))
 
 
 def _mapping(value: Any, where: str, known: tuple[str, ...] | None = None) -> Fields:
@@ -205,7 +205,7 @@ def _read(file: Path) -> Any:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError("study", str(file), f"a YAML file in UTF-8 without syntax errors ({error})") from error
     if not data:
-        raise ConfigError("study", str(file), "a YAML file that is not empty (docs/studies.md has the format)")
+        raise ConfigError("study", str(file), "a YAML file that is not empty (docs/reference/study-file.md)")
     return data
 
 
@@ -230,12 +230,12 @@ def _study(value: Any, file: Path, profile: str) -> Study:
     encoder = _parent(data.get("encoder"), "encoder")
     trained = _parent(chosen.get("encoder"), f"{where}.encoder")
     probes = _items(data.get("probes", []), "probes")
-    for probe in probes:
-        if probe not in get_args(Probe):
-            raise ConfigError("probes", probe, nearest(str(probe), get_args(Probe)))
+    for analysis in probes:
+        if analysis not in get_args(Analysis):
+            raise ConfigError("probes", analysis, nearest(str(analysis), get_args(Analysis)))
     contexts = _items(data.get("probe_contexts", []), "probe_contexts", int)
     if ("context" in probes) != bool(contexts):
-        raise ConfigError("probe_contexts", list(contexts), "a list with the probe `context`, and only with it")
+        raise ConfigError("probe_contexts", list(contexts), "a list with the analysis `context`, and only with it")
     if not isinstance(data.get("title", ""), str):
         raise ConfigError("title", data["title"], "a line of text")
     place = f"{where}.grid" if "grid" in chosen else "grid"

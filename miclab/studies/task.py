@@ -27,7 +27,7 @@ from miclab.runs.find import directory_name, open_run
 from miclab.runs.run import Run
 from miclab.studies import state
 from miclab.studies.lease import reserve
-from miclab.studies.plan import PlannedProbe, PlannedRun
+from miclab.studies.plan import PlannedAnalysis, PlannedRun
 
 Ending = Literal["done", "failed", "stopped", "busy"]
 
@@ -71,7 +71,7 @@ def write_task(root: Path, run: PlannedRun, engine: str) -> Path:
         "hash": run.hash,
         "config": schema.to_mapping(run.config),
         "request": schema.to_mapping(run.request),
-        "probes": list(run.probes),
+        "probes": list(run.analyses),
         "starts": list(run.starts),
     }
     path = tasks_folder(root) / f"{run.hash}.{engine}.json"
@@ -98,7 +98,7 @@ def read_task(path: str) -> tuple[Path, PlannedRun]:
         parent=config.parent.run,
         point=config,
         request=schema.from_mapping(Request, data["request"]),
-        probes=tuple(PlannedProbe(*probe) for probe in data["probes"]),
+        analyses=tuple(PlannedAnalysis(*analysis) for analysis in data["probes"]),
         starts=tuple(data["starts"]),
     )
     return Path(data["root"]), run
@@ -165,7 +165,7 @@ def _perform(root: Path, run: PlannedRun) -> Answer:
     steps = 0
     try:
         before = state.look(run, root)
-        status, reason, step = _train_and_probe(root, run, check)
+        status, reason, step = _train_and_analyse(root, run, check)
         steps = max(0, step - max(before.step, 0))
         if status != "stopped" and before.status == "failed":
             state.forget_failure(root, run.hash)
@@ -185,7 +185,7 @@ def reason_of(error: Exception) -> str:
     return str(error) if isinstance(error, MiclabError) else f"{type(error).__name__}: {error}"
 
 
-def _train_and_probe(root: Path, run: PlannedRun, check: Callable[[], None]) -> tuple[Ending, str, int]:
+def _train_and_analyse(root: Path, run: PlannedRun, check: Callable[[], None]) -> tuple[Ending, str, int]:
     from miclab.training.loop import prepared
 
     ready = prepared(run.config, root, run.request.steps)
@@ -197,7 +197,7 @@ def _train_and_probe(root: Path, run: PlannedRun, check: Callable[[], None]) -> 
     disk = open_run(ready.run.path)
     if state.missing_checkpoints(run, disk):
         _remake_checkpoints(root, run, disk, check)
-    if state.missing_probes(run, disk):
+    if state.missing_analyses(run, disk):
         from miclab.studies.analyses import store_missing
 
         store_missing(run, disk)

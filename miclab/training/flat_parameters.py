@@ -1,7 +1,7 @@
 """Loss and gradients of the trained parameters, which lie in one flat tensor.
 
-One tensor in and one out keeps the compiled step free of the checks and allocations of dozens of small ones, and makes
-the optimiser's update one operation.
+With one tensor in and one out, the compiled step has no checks and allocations of dozens of small ones. The optimiser's
+update is one operation.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from miclab.config.run import RunConfig
 from miclab.errors import ConfigError
 
 PAYS_FROM = 2500
-"""Steps from which compiling pays where nothing was compiled before: it takes about a minute of one core, and a step in
-eager mode takes two to three times as long as a compiled one (`python -m benchmarks.step`)."""
+"""Steps from which compiling pays where nothing was compiled before. It takes about a minute of one core, and an eager
+step takes two to three times as long as a compiled one (`python -m benchmarks.step`)."""
 COMPILER_OPTIONS: dict[str, Any] = {"cpp_wrapper": True}
 """Matrix products are called from C++: from Python, some dozen calls would cost some percent of a step."""
 
@@ -74,7 +74,7 @@ def environment(config: RunConfig) -> dict[str, Any]:
 
 
 def keep_freed_memory() -> None:
-    """Makes glibc keep freed memory instead of giving it back at every step: the page faults of fresh buffers cost a
+    """Makes glibc keep freed memory instead of giving it back at every step. The page faults of fresh buffers cost a
     fifth of a training step. Does nothing elsewhere."""
     trim_threshold, mmap_threshold = -1, -3
     with contextlib.suppress(OSError, AttributeError):

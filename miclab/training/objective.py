@@ -1,7 +1,7 @@
 """What training lowers: a weighted sum of terms, by default the cross-entropy at the query alone.
 
-A term of one's own is a class or a function with the decorator `loss_term`, in a file that is named with `--plugin`;
-the configuration then takes its name under `objective`. It sees the batch, the logits and the activations it needs.
+A user's term is a class or a function with the decorator `loss_term`, in a file that is named with `--plugin`. The
+configuration then takes its name under `objective`. It sees the batch, the logits and the activations it needs.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ def learning_rate(config: OptimiserConfig, step: int) -> float:
 
 
 def coefficients(config: OptimiserConfig, step: int, rate: float) -> Float[Tensor, " 3"]:
-    """The numbers of update number `step` (from 1) that change from update to update: the factor of decay, the size
-    of the step, and the factor that corrects the root of the mean square for its start at 0."""
+    """The numbers of update number `step` (from 1) that change from update to update: the factor of decay and the size
+    of the step. The third corrects the root of the mean square for its start at 0."""
     kept = 1 - rate * config.weight_decay if config.name == "adamw" else 1.0
     if config.name == "sgd":
         return torch.tensor([kept, rate, 1.0])

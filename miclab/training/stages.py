@@ -66,8 +66,8 @@ class Done:
 
 
 Watch = Callable[[str, "Prepared", Request], AbstractContextManager[Callable[[int, str], None]]]
-"""From a training's title, prepared run and request to a context around it; what that gives is called after every step
-with the step and a short text."""
+"""From a training's title, prepared run and request to a context around it. Its value is called after every step with
+the step and a short text."""
 
 
 # -- what is trained ----------------------------------------------------------------------------------------------
@@ -228,8 +228,8 @@ def with_encoders(config: RunConfig, references: str, root: Path | str) -> RunCo
 
 # -- before and while they are trained ----------------------------------------------------------------------------
 def check(plan: Sequence[Training], root: Path | str) -> None:
-    """Makes sure of all trainings, before the first begins, of what can be known then: sources, shapes, frozen parts,
-    encoders, the terms of the loss, and that each can grow from the one before it.
+    """Checks all trainings before the first begins, as far as is possible then: sources, shapes, frozen parts, encoders
+    and terms of the loss. Each has to be able to grow from the one before it.
 
     Raises:
         RunError: an earlier run is missing, has no checkpoint at the step that is named, or does not fit.

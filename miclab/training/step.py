@@ -1,7 +1,7 @@
 """One training step: what chance drew becomes a batch, a loss, its gradient and the optimiser's update.
 
-All of it is one function of tensors, run as it is or compiled. A process compiles it once for all runs whose steps are
-the same but for the values of tensors: what a run owns (its world, weights, averages and learning rate) is passed in.
+All of it is one function of tensors, run as it is or compiled. A process compiles it once for all runs whose steps
+differ only in the values of tensors. What a run owns (its world, weights, averages and learning rate) is passed in.
 Every field of a configuration is taken to change the step, except those in `PASSED_IN`.
 """
 
@@ -37,8 +37,8 @@ PASSED_IN = {
         "shift", "encoder_run", "encoder_step",
     ),
 }  # fmt: skip
-"""Fields that change a step only through tensors that are passed in, or through what `graph_key` adds for them: shapes,
-whether there is any noise, and the terms of the loss that count."""
+"""Fields that change a step only through tensors that are passed in, or through what `graph_key` adds for them. It adds
+shapes, whether there is any noise, and the terms of the loss that count."""
 
 
 def graph_key(config: RunConfig, active: tuple[str, ...] | None = None) -> Hashable:

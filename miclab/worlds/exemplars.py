@@ -2,8 +2,8 @@
 
 In training a sequence shows training exemplars of training classes. In evaluations on training classes the context
 shows the same and the query is a held-out exemplar; on `icl` all are exemplars of held-out classes. The query's
-exemplar never stands in its own context, and no exemplar stands there twice while its class has others (a class with
-one exemplar in that part repeats it).
+exemplar never stands in its own context. No exemplar stands there twice while its class has others; a class with one
+exemplar in that part repeats it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def known_exemplars(modality: ModalityConfig) -> Exemplars:
 
 # -- which classes ------------------------------------------------------------------------------------------------
 def ordered(names: Sequence[str], seed: int, purpose: str) -> list[int]:
-    """Indices of names in an order that seed and purpose decide for each name alone: a concept has the same place in
+    """Indices of names in an order that seed and purpose decide for each name alone. So a concept has the same place in
     every modality, and the first K classes are among the first K + 1."""
 
     def key(index: int) -> str:

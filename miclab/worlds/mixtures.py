@@ -1,8 +1,8 @@
-"""Blends: further classes made of pairs of real ones, so that a run has more classes than its data.
+"""Mixtures: further classes made of pairs of real ones, so that a run has more classes than its data.
 
-An item of a blend of classes i and j is (a + b) / sqrt(2) of an exemplar a of i and an exemplar b of j, of the scale
-of both while they are unrelated. Real data have few classes and a decoder learns few classes by heart; blends are as
-fixed as these, with a label of their own, and there can be as many as wanted. What is held out is never blended.
+An item of a mixture of classes i and j is (a + b) / sqrt(2) of an exemplar a of i and an exemplar b of j. It has the
+scale of both if they are unrelated. Real data have few classes, which a decoder learns by heart. Mixtures are as fixed
+as those, have a label of their own, and can be as many as wanted. Held-out classes and exemplars are in no mixture.
 
     classes 0 .. K-1         the data's own
     K + t                    t mod K with the class that lies 1 + t div K places after it
@@ -22,34 +22,34 @@ from miclab.worlds.exemplars import ExemplarSource
 from miclab.worlds.noise import draw_bits, items_around, noise_scales
 
 
-def blended_pairs(classes: int, blends: int) -> Int[Tensor, "blends 2"]:
-    """The two classes of each blend. No two blends are of the same pair, and all classes are used alike.
+def mixture_pairs(classes: int, mixtures: int) -> Int[Tensor, "mixtures 2"]:
+    """The two classes of each mixture. No two mixtures are of the same pair, and all classes are used alike.
 
     Arguments:
         classes: the data's own, K.
-        blends: at most K times (K - 1) / 2, rounded down.
+        mixtures: at most K times (K - 1) / 2, rounded down.
     """
-    place = torch.arange(blends)
+    place = torch.arange(mixtures)
     first = place % classes
     return torch.stack([first, (first + 1 + place // classes) % classes], 1)
 
 
-def blended_names(names: tuple[str, ...], blends: int) -> tuple[str, ...]:
-    """Names of classes and of their blends."""
-    return names + tuple(f"{names[i]} + {names[j]}" for i, j in blended_pairs(len(names), blends).tolist())
+def mixture_names(names: tuple[str, ...], mixtures: int) -> tuple[str, ...]:
+    """Names of classes and of their mixtures."""
+    return names + tuple(f"{names[i]} + {names[j]}" for i, j in mixture_pairs(len(names), mixtures).tolist())
 
 
 @dataclass(frozen=True, eq=False)
-class BlendedSource(ExemplarSource):
-    """Items of real classes and of blends of two.
+class MixtureSource(ExemplarSource):
+    """Items of real classes and of mixtures of two.
 
     Arguments:
-        blends: how many there are beyond the classes.
+        mixtures: how many there are beyond the classes.
     """
 
-    blends: int = 0
+    mixtures: int = 0
 
-    def unblended(self) -> ExemplarSource:
+    def without_mixtures(self) -> ExemplarSource:
         """The data's own classes alone."""
         return ExemplarSource(**{f.name: getattr(self, f.name) for f in fields(ExemplarSource)})
 
@@ -57,20 +57,20 @@ class BlendedSource(ExemplarSource):
     def parents(self) -> Int[Tensor, "classes 2"]:
         """The two classes of each class: of the data's own twice itself."""
         own = torch.arange(len(self.classes))
-        return torch.cat([torch.stack([own, own], 1), blended_pairs(len(own), self.blends)])
+        return torch.cat([torch.stack([own, own], 1), mixture_pairs(len(own), self.mixtures)])
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the classes, those of blends `one + other`."""
-        return blended_names(super().names, self.blends)
+        """Names of the classes, those of mixtures `one + other`."""
+        return mixture_names(super().names, self.mixtures)
 
     @cached_property
     def prototypes(self) -> Float[Tensor, "classes dimension"]:
-        """Mean item of each class, of a blend the blend of both means."""
-        own = self.unblended().prototypes
-        return self.blend(torch.arange(len(self.parents)), own[self.parents[:, 0]], own[self.parents[:, 1]])
+        """Mean item of each class; of a mixture, the mixture of both means."""
+        own = self.without_mixtures().prototypes
+        return self.mix(torch.arange(len(self.parents)), own[self.parents[:, 0]], own[self.parents[:, 1]])
 
-    def blend(
+    def mix(
         self,
         classes: Int[Tensor, "*shape"],
         one: Float[Tensor, "*shape dimension"],
@@ -84,20 +84,20 @@ class BlendedSource(ExemplarSource):
         self, classes: Int[Tensor, "batch exemplar"], generator: torch.Generator
     ) -> Float[Tensor, "batch exemplar dimension"]:
         """An item for every place of sequences, without noise."""
-        one, other = (super(BlendedSource, self).centres(p, generator) for p in self.parents[classes].unbind(-1))
-        return self.blend(classes, one, other)
+        one, other = (super(MixtureSource, self).centres(p, generator) for p in self.parents[classes].unbind(-1))
+        return self.mix(classes, one, other)
 
     def draw(self, classes: Int[Tensor, "*shape"], generator: torch.Generator) -> Float[Tensor, "*shape dimension"]:
         """An item of the context's part for each entry of `classes`, with noise."""
         one, other = (self.exemplars.vectors(self.shown.draw(p, generator)) for p in self.parents[classes].unbind(-1))
-        items = self.blend(classes, one, other)
+        items = self.mix(classes, one, other)
         if not self.noise:
             return items
         bits = draw_bits(tuple(classes.shape), items.shape[-1], generator)
         return items_around(items, bits, noise_scales(self.noise, items.shape[-1]))
 
 
-def blended(source: ExemplarSource, blends: int) -> ExemplarSource:
-    """A source with so many blends of its classes besides."""
+def with_mixtures(source: ExemplarSource, mixtures: int) -> ExemplarSource:
+    """A source with so many mixtures of its classes besides."""
     own = {f.name: getattr(source, f.name) for f in fields(ExemplarSource)}
-    return BlendedSource(**own, blends=blends) if blends else source
+    return MixtureSource(**own, mixtures=mixtures) if mixtures else source

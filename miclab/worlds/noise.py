@@ -19,8 +19,8 @@ Bits = Int[Tensor, "*shape 2 pair"]
 def draw_bits(shape: tuple[int, ...], dimension: int, generator: torch.Generator) -> Bits:
     """32 random bits for each number that `normal` makes of them.
 
-    They come from a stream of their own (SFC64, several times as fast as `generator`'s and, like every bit generator
-    of NumPy, the same in all its versions), whose seed is the next number of `generator`.
+    They come from a stream of their own, whose seed is the next number of `generator`. It is SFC64: several times as
+    fast as `generator`'s and, like every bit generator of NumPy, the same in all its versions.
     """
     words = math.prod(shape) * ((dimension + 1) // 2)
     seed = int(torch.randint(2**63 - 1, (), generator=generator))

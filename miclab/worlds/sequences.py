@@ -79,7 +79,8 @@ class RawBatch:
     Arguments:
         centres: prototype of each item's class, or the exemplar that stands for it, by modality.
         bits: what `miclab.worlds.noise.normal` makes each item's noise of, by modality; lacking where exemplars get no
-        noise. scales: `miclab.worlds.noise.noise_scales` of each modality in `bits`.
+        noise.
+        scales: `miclab.worlds.noise.noise_scales` of each modality in `bits`.
         token_bits: those of the noise on tokens; None where there is none.
         token_scale: standard deviation of that noise.
 
@@ -183,8 +184,8 @@ def _uniform(world: World) -> World:
 
 
 def _exemplars_of_distinct_labels(config: RunConfig, world: World, shape: tuple[int, int], generator: torch.Generator):
-    """Exemplars of which no two of a sequence share a label: labels one after the other by their mass, without
-    putting back (the Gumbel top-k trick), then a class of that label."""
+    """Exemplars of which no two of a sequence share a label. Labels are drawn by their mass without replacement (the
+    Gumbel top-k trick), then a class of each label."""
     if config.sequence.distinct_labels == "released":
         world = _uniform(world)
     joint = config.sequence.task == "joint_label"
@@ -291,8 +292,8 @@ def _with_token_noise(config: RunConfig, drawn: RawBatch, step: int) -> RawBatch
 
 
 def raw_training_batches(config: RunConfig, world: World, first: int, end: int) -> Iterator[RawBatch]:
-    """The raw batches of steps `first` to `end` - 1. They are drawn some at a time: a draw between two steps would
-    find its code and tables driven out of the processor's cache, and take two to three times as long."""
+    """The raw batches of steps `first` to `end` - 1. They are drawn some at a time. A draw between two steps would take
+    two to three times as long, since its code and tables would have left the processor's cache."""
     for start in range(first, end, DRAWN_TOGETHER):
         yield from [raw_training_batch(config, world, step) for step in range(start, min(start + DRAWN_TOGETHER, end))]
 

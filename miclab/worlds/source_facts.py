@@ -1,8 +1,7 @@
 """What a modality's source decides about its configuration: content, shape, dimension, number of classes.
 
-Of the data that come with miclab this is written down in `sources.json`, so that studies are planned and claims judged
-without reading any; whoever trains on the data makes sure that they are these
-(`miclab.worlds.exemplars.known_exemplars`).
+For the data that come with miclab, `sources.json` holds this, so that studies are planned and claims judged without
+reading any data. Training checks that the data are these (`miclab.worlds.exemplars.known_exemplars`).
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from pathlib import Path
 from miclab.config.extensions import check_marks, loaded, marks_of
 from miclab.config.parts import ModalityConfig
 from miclab.config.run import RunConfig
-from miclab.data.registry import SOURCES
 
 FACTS = Path(__file__).parents[1] / "data" / "files" / "sources.json"
 
@@ -102,5 +100,8 @@ def plugin_marks(config: RunConfig) -> tuple[str, ...]:
     """The marks of the plugins that a configuration uses (see `miclab.config.extensions`)."""
     if not loaded():
         return ()
+    # Plans of studies without plugins are made without torch.
+    from miclab.data.registry import SOURCES
+
     sources = [(SOURCES, m.source.partition(":")[0]) for m in config.modalities.values() if m.source]
     return marks_of([*config.uses(), *sources])

@@ -31,7 +31,7 @@ from miclab.worlds.exemplars import (
     training_centre,
     training_source,
 )
-from miclab.worlds.mixtures import blended, blended_names
+from miclab.worlds.mixtures import mixture_names, with_mixtures
 from miclab.worlds.noise import draw_bits, items_around, noise_scales
 
 
@@ -153,8 +153,8 @@ class World:
     partners: Mapping[str, Int[Tensor, " classes"]] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What must be kept to have this world again: of real data the classes, their labels, features that stand in
-        the place of items, and the centre that is subtracted; the items themselves lie in the data set."""
+        """What must be kept to have this world again. Of real data these are the classes, their labels, features in the
+        place of items, and the subtracted centre; the items themselves are in the data set."""
         found = {}
         for name, source in self.sources.items():
             if isinstance(source, GaussianSource):
@@ -205,7 +205,7 @@ def world_from_tensors(config: RunConfig, tensors: Mapping[str, Tensor]) -> Worl
             features = tensors[f"features.{name}"] if config.keeps_features(name) else None
             centre = tensors[f"centre.{name}"] if modality.centre != "off" else None
             source = training_source(modality, tensors[f"classes.{name}"], features, centre)
-            sources[name] = blended(source, modality.blends)
+            sources[name] = with_mixtures(source, modality.blends)
             label_of = tensors[f"labels.{name}"]
         else:
             sources[name] = GaussianSource(tensors[f"prototypes.{name}"], modality.noise)
@@ -229,10 +229,10 @@ def _dealt(config: RunConfig, name: str, classes: Tensor, host: Mapping[str, int
 
 
 def _class_names(config: RunConfig, name: str, classes: Tensor) -> tuple[str, ...]:
-    """Names of a source's classes and their blends, without regard to case."""
+    """Names of a source's classes and their mixtures, without regard to case."""
     modality = config.modalities[name]
     known = known_exemplars(modality).data.class_names
-    return blended_names(tuple(known[i].casefold() for i in classes.tolist()), modality.blends)
+    return mixture_names(tuple(known[i].casefold() for i in classes.tolist()), modality.blends)
 
 
 def _draw_source(

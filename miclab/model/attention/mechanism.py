@@ -4,7 +4,7 @@ A mechanism says which parameters a layer has and computes attention at every po
 alone, is the fast path of the last layer in training; by default it is the last row of `everywhere`.
 
 Shapes: x [batch position width] is the residual stream after normalisation. A norm's gain is not yet in it: where
-`gain` is not None, x * gain is meant, and a weight takes it over (`scaled`), which is cheaper.
+`gain` is not None, the input is x * gain. A weight takes the gain over (`scaled`), which is cheaper.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class Mechanism:
     """Dataclass of the mechanism's options; a subclass of `AttentionOptions` where it has any."""
     points: tuple[str, ...] = ("heads",)
     """Activations that `everywhere` names. Every mechanism names `heads` [batch head position dimension], the output of
-    every head before they are joined, so that heads can be knocked out. A mechanism that has a `pattern` [batch head
-    query key], whose rows are shares of attention, names it too; without it no measure of attention is taken."""
+    every head before they are joined, so that heads can be knocked out. A mechanism with a `pattern` [batch head query
+    key], whose rows are shares of attention, names it too. Without it no measure of attention is taken."""
     heeds: tuple[str, ...] = ()
     """What it heeds, so that nothing is ignored in silence: `rotation`, if it passes queries and keys through
     `positions`; `score_bias`, if it adds `positions.score_bias` to scores; `centre_keys`, if it centres keys."""

@@ -56,9 +56,8 @@ def example_names(attention: Attention, example: int) -> list[str]:
 
 
 def colour_top(attention: Attention) -> float:
-    """End of the colour scale that suits the last maps of the first sequence: the first of `ATTENTION_TOPS` that all
-    but a few cells fall below. The first rows are left out, since they have few positions to look at and so are always
-    strong."""
+    """End of the colour scale for the last maps of the first sequence: the first of `ATTENTION_TOPS` above nearly all
+    cells. The first rows are left out, since they have few positions to look at and so are always strong."""
     maps = attention.examples[0, -1]
     length = maps.shape[-1]
     rows, columns = np.tril_indices(length)

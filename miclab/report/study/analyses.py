@@ -1,4 +1,4 @@
-"""Probes of a study's runs: what knockouts, zeroed inputs and other context lengths leave of in-context learning."""
+"""Analyses of a study's runs: what knockouts, zeroed inputs and other context lengths leave of in-context learning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from miclab.report.study.cells import StudyCells, estimates
 from miclab.report.study.phases import faint, style
 from miclab.statistics.intervals import Interval
 
-COLUMN = re.compile(r"probe\.(?P<probe>[^.]+)\.(?P<name>.+)")
+COLUMN = re.compile(r"probe\.(?P<analysis>[^.]+)\.(?P<name>.+)")
 TITLES = {
     "knockout": "Heads knocked out (output set to zero)",
     "mean_knockout": "Heads knocked out (output set to its mean)",
@@ -24,8 +24,8 @@ UNTOUCHED = "untouched"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeOfStudy:
-    """One kind of probe.
+class AnalysisOfStudy:
+    """One kind of analysis.
 
     Arguments:
         name: `knockout`, `mean_knockout`, `ablation`, `context` or `oracles`.
@@ -43,29 +43,31 @@ class ProbeOfStudy:
         return TITLES.get(self.name, self.name.replace("_", " "))
 
 
-def probes_of(cells: StudyCells) -> list[ProbeOfStudy]:
-    """Every kind of probe that the last rows of the runs hold."""
+def analyses_of(cells: StudyCells) -> list[AnalysisOfStudy]:
+    """Every kind of analysis that the last rows of the runs hold."""
     names: dict[str, list[str]] = {}
     for run in cells.runs:
         for column, value in (run.last or {}).items():
             match = COLUMN.fullmatch(column)
             if match and value is not None and not column.endswith(".sets"):
-                known = names.setdefault(match["probe"], [])
+                known = names.setdefault(match["analysis"], [])
                 if match["name"] not in known:
                     known.append(match["name"])
     found = []
-    for probe, quantities in names.items():
+    for analysis, quantities in names.items():
         # Untouched first, then what cuts the circuit, single heads last; lengths in their order.
         quantities.sort(key=lambda q: (q != UNTOUCHED, q.startswith("head "), int(q) if q.isdigit() else 0, q))
-        columns = {f"probe.{probe}.{quantity}": quantity for quantity in quantities}
+        columns = {f"probe.{analysis}.{quantity}": quantity for quantity in quantities}
         by_cell = {}
         for cell, runs in enumerate(cells.members):
             rows = {run.seed: run.last for run in runs if run.last is not None}
             kept = estimates(rows, list(columns))
             if kept:
                 by_cell[cell] = {read_name(columns[column]): value for column, value in kept.items()}
-        found.append(ProbeOfStudy(name=probe, quantities=tuple(map(read_name, quantities)), cells=by_cell))
-    return sorted(found, key=lambda probe: (list(TITLES).index(probe.name) if probe.name in TITLES else 9, probe.name))
+        found.append(AnalysisOfStudy(name=analysis, quantities=tuple(map(read_name, quantities)), cells=by_cell))
+    return sorted(
+        found, key=lambda analysis: (list(TITLES).index(analysis.name) if analysis.name in TITLES else 9, analysis.name)
+    )
 
 
 def text(found: tuple[float, Interval | None] | None) -> str:
@@ -75,10 +77,10 @@ def text(found: tuple[float, Interval | None] | None) -> str:
     return f"{found[0]:.3f}" + (f" [{found[1].low:.3f}, {found[1].high:.3f}]" if found[1] else "")
 
 
-def bars_figure(probe: ProbeOfStudy, cell: int) -> Figure:
+def bars_figure(analysis: AnalysisOfStudy, cell: int) -> Figure:
     """Accuracy of one cell under each intervention, with intervals; the line is the untouched decoder."""
-    found = probe.cells[cell]
-    shown = [q for q in probe.quantities if q in found and q != UNTOUCHED]
+    found = analysis.cells[cell]
+    shown = [q for q in analysis.quantities if q in found and q != UNTOUCHED]
     bar = {
         "type": "bar", "orientation": "h", "y": shown, "x": [rounded(found[q][0]) for q in shown],
         "marker": {"color": BLUE}, "customdata": [cell] * len(shown),
@@ -108,11 +110,11 @@ def bars_figure(probe: ProbeOfStudy, cell: int) -> Figure:
     return {"data": [bar], "layout": {**layout, **more, "meta": {"cells": True}}}
 
 
-def context_figure(probe: ProbeOfStudy, cells: StudyCells) -> Figure:
+def context_figure(analysis: AnalysisOfStudy, cells: StudyCells) -> Figure:
     """Accuracy at each length of the context, a line with bars for each cell."""
     data: list[Figure] = []
-    lengths = [q for q in probe.quantities if q.isdigit()]
-    for index, (cell, found) in enumerate(probe.cells.items()):
+    lengths = [q for q in analysis.quantities if q.isdigit()]
+    for index, (cell, found) in enumerate(analysis.cells.items()):
         colour, dash, symbol = style(index)
         shown = [q for q in lengths if q in found]
         data.append(

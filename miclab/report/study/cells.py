@@ -73,7 +73,7 @@ class RunOfStudy:
         reason: how it ended, or why it failed.
         rows: its metric rows, of which some may be left out evenly.
         row: the row that stands for it; None where it is not finished, or has none at the common step.
-        last: its last row, which holds the probes; None where it is not finished.
+        last: its last row, which holds the analyses; None where it is not finished.
     """
 
     hash: str

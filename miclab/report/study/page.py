@@ -15,7 +15,7 @@ from miclab.claims.registry import CLAIMS, all_claims
 from miclab.errors import MiclabError
 from miclab.report.html import render
 from miclab.report.plots import Figure, rounded
-from miclab.report.study.analyses import ProbeOfStudy, bars_figure, context_figure, probes_of
+from miclab.report.study.analyses import AnalysisOfStudy, analyses_of, bars_figure, context_figure
 from miclab.report.study.cells import At, RunOfStudy, StudyCells, finite, study_cells
 from miclab.report.study.correlations import MeasureOfRuns, measures_of_runs, scatter_figure
 from miclab.report.study.phases import DIAGRAMS, SCORES, curve_figure, heatmap_figure, panels
@@ -59,7 +59,7 @@ def claims_of(study: Study) -> tuple[list[Line], dict[str, str]]:
 
 
 def _figures(
-    cells: StudyCells, over: list[dict[str, Trajectory]], probes: list[ProbeOfStudy], threshold: float
+    cells: StudyCells, over: list[dict[str, Trajectory]], analyses: list[AnalysisOfStudy], threshold: float
 ) -> dict[str, Figure]:
     found: dict[str, Figure] = {}
     if cells.x is not None and cells.y is not None:
@@ -73,11 +73,11 @@ def _figures(
     found["scatter"] = scatter_figure(cells)
     # The page fills in the curves of the chosen cell's runs.
     found["cell"] = {"data": [], "layout": training_layout("")}
-    for probe in probes:
-        if probe.name == "context":
-            found["probe-context"] = context_figure(probe, cells)
+    for analysis in analyses:
+        if analysis.name == "context":
+            found["probe-context"] = context_figure(analysis, cells)
         else:
-            found |= {f"probe-{probe.name}-{cell}": bars_figure(probe, cell) for cell in probe.cells}
+            found |= {f"probe-{analysis.name}-{cell}": bars_figure(analysis, cell) for cell in analysis.cells}
     return found
 
 
@@ -144,7 +144,7 @@ def write_study_report(
     on_progress(1, STAGES[1])
     over = trajectories(cells)
     on_progress(2, STAGES[2])
-    measures, probes = measures_of_runs(cells), probes_of(cells)
+    measures, analyses = measures_of_runs(cells), analyses_of(cells)
     on_progress(3, STAGES[3])
     lines, missing = claims_of(study)
     on_progress(4, STAGES[4])
@@ -155,7 +155,7 @@ def write_study_report(
         "phases": phases_view(cells, threshold),
         "training": training_view(cells, over),
         "measures": measures_view(cells, measures),
-        "analyses": analyses_view(cells, probes),
+        "analyses": analyses_view(cells, analyses),
         "runs": runs_view(cells),
     }
     data = {
@@ -163,7 +163,7 @@ def write_study_report(
         "scores": SCORES,
         "runs": [_run(run) for run in cells.runs],
         "measures": [_measure(measure) for measure in measures],
-        "figures": _figures(cells, over, probes, threshold),
+        "figures": _figures(cells, over, analyses, threshold),
     }
     title = f"{study.name} ({study.profile})"
     page = render("study.html", title, data, "study.js", subject_of(study), **context)

@@ -151,8 +151,8 @@ def places(axis: Axis) -> dict[Value, float]:
 
 
 def curve_figure(cells: StudyCells, score: str, threshold: float) -> Figure:
-    """A score over the study's one leading axis: a line with a 95 % band for each combination of the other axes; marks
-    with bars where the axis has no order, or where a value stands alone."""
+    """A score over the study's one leading axis: a line with a 95 % band for each combination of the other axes. Where
+    the axis has no order, or a value stands alone, there are marks with bars."""
     x = cells.x
     at = places(x) if x else {None: 0.0}
     data: list[Figure] = []
@@ -212,8 +212,9 @@ def _curve_layout(cells: StudyCells, score: str, at: dict[Value, float], thresho
 
 
 def crossings(values: Sequence[tuple[Value, float | None]], axis: Axis, threshold: float) -> list[float]:
-    """Where a score passes a threshold along an axis, between neighbours that have values: linear in accuracy, and on
-    the axis linear or, where it is drawn in doublings, in log2. Neighbours are those of the axis, not of the gaps.
+    """Where a score passes a threshold along an axis, between neighbours that have values. Interpolation is linear in
+    accuracy; on the axis it is linear, or in log2 where the axis is drawn in doublings. Neighbours are those of the
+    axis, not of the gaps.
 
     Arguments:
         values: score by value of the axis, in the axis' order; None where there is none.

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from miclab.claims.ledger import Line
 from miclab.claims.tables import KINDS, conditions_table
 from miclab.report.html import Table, code, mark, table_of
-from miclab.report.study.analyses import ProbeOfStudy, text
+from miclab.report.study.analyses import AnalysisOfStudy, text
 from miclab.report.study.cells import RunOfStudy, StudyCells, finite, shown_value
 from miclab.report.study.correlations import MeasureOfRuns
 from miclab.report.study.phases import DIAGRAMS, SCORES, cell_text, crossing_rows, panel_name, panels, trouble
@@ -187,22 +187,24 @@ def measures_view(cells: StudyCells, measures: Sequence[MeasureOfRuns]) -> dict[
     }
 
 
-def analyses_view(cells: StudyCells, probes: Sequence[ProbeOfStudy]) -> dict[str, Any] | None:
+def analyses_view(cells: StudyCells, analyses: Sequence[AnalysisOfStudy]) -> dict[str, Any] | None:
     """What knockouts, zeroed inputs and other lengths leave of ICL; None where no run has such an analysis."""
-    shown = [probe for probe in probes if probe.cells]
+    shown = [analysis for analysis in analyses if analysis.cells]
     if not shown:
         return None
     numbers = []
-    for probe in shown:
+    for analysis in shown:
         rows = [
-            [cells.label(cell), *(text(found.get(q)) for q in probe.quantities)] for cell, found in probe.cells.items()
+            [cells.label(cell), *(text(found.get(q)) for q in analysis.quantities)]
+            for cell, found in analysis.cells.items()
         ]
-        right = tuple(range(1, len(probe.quantities) + 1))
-        numbers.append((probe.title, Table(["cell", *probe.quantities], rows, numbers=right, kind="numbers")))
-    known = dict.fromkeys(cell for probe in shown if probe.name != "context" for cell in probe.cells)
+        right = tuple(range(1, len(analysis.quantities) + 1))
+        numbers.append((analysis.title, Table(["cell", *analysis.quantities], rows, numbers=right, kind="numbers")))
+    known = dict.fromkeys(cell for analysis in shown if analysis.name != "context" for cell in analysis.cells)
     return {
         "panels": [
-            (probe.title, f"probe-{probe.name}", "" if probe.name == "context" else "probes") for probe in shown
+            (analysis.title, f"probe-{analysis.name}", "" if analysis.name == "context" else "probes")
+            for analysis in shown
         ],
         "cells": [(str(cell), cells.label(cell)) for cell in known],
         "numbers": numbers,

@@ -15,8 +15,8 @@ Trajectory = dict[int, tuple[float, Interval | None, int]]
 
 
 def training_panels(cells: StudyCells) -> list[tuple[str, list[int]]]:
-    """Names of the panels, with their cells: one for each combination of the axes but x, so that a panel's lines are
-    the values of x; a single panel without a name where x alone varies."""
+    """Names of the panels, with their cells: one for each combination of the axes but x. A panel's lines are the values
+    of x. Where x alone varies, there is one panel without a name."""
     x = cells.x
     rest = cells.rest(x)
     found: dict[str, list[int]] = {}

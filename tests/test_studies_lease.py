@@ -1,4 +1,4 @@
-"""Claims on runs: one owner at a time, dead ones are followed, living ones are left alone."""
+"""Leases of runs: one owner at a time, dead ones are followed, living ones are left alone."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ print(won)
 """
 
 
-def lease(folder: Path, owner: Owner, number: int = 0, age: float = 0.0) -> Path:
+def lease_of(folder: Path, owner: Owner, number: int = 0, age: float = 0.0) -> Path:
     """A lease of somebody, last touched `age` seconds ago."""
     path = folder / f"run.{number}"
     path.write_text(json.dumps(vars(owner)))
@@ -86,14 +86,14 @@ def test_the_lease_of_a_dead_process_is_taken_over_at_once(tmp_path):
 
 
 def test_a_number_that_another_process_has_now_is_no_sign_of_life(tmp_path, myself):
-    lease(tmp_path, Owner(myself.machine, myself.process, "1", "token"))
+    lease_of(tmp_path, Owner(myself.machine, myself.process, "1", "token"))
     assert reserve(tmp_path, "run") is not None
 
 
 def test_the_lease_of_another_machine_holds_as_long_as_its_heart_beats(tmp_path):
     """Its process number says nothing here: it is judged by the age of its last beat alone."""
     elsewhere = Owner("elsewhere/1/2", 1, "3", "token")
-    lease(tmp_path, elsewhere, age=50)
+    lease_of(tmp_path, elsewhere, age=50)
     assert reserve(tmp_path, "run", timeout=100) is None
     assert owners(tmp_path, timeout=100) == {"run": elsewhere}
     assert owners(tmp_path, timeout=10) == {}
@@ -112,7 +112,7 @@ def test_a_beating_heart_touches_its_lease_and_sees_that_it_was_lost(tmp_path, m
         time.sleep(0.01)
     assert held.path.stat().st_mtime > time.time() - 60
     assert not held.lost
-    successor = lease(tmp_path, Owner("elsewhere/1/2", 1, "3", "token"), number=1)
+    successor = lease_of(tmp_path, Owner("elsewhere/1/2", 1, "3", "token"), number=1)
     while not held.lost and time.monotonic() < deadline:
         time.sleep(0.01)
     assert held.lost
@@ -123,7 +123,7 @@ def test_a_beating_heart_touches_its_lease_and_sees_that_it_was_lost(tmp_path, m
 def test_who_followed_a_lease_that_was_given_back_meanwhile_gives_up(tmp_path, monkeypatch):
     """Between the judgement that a lease is stale and the successor's own lease, its owner lets go and another
     process leases the run anew: it keeps it."""
-    stale = lease(tmp_path, Owner("elsewhere/1/2", 1, "3", "token"), age=50)
+    stale = lease_of(tmp_path, Owner("elsewhere/1/2", 1, "3", "token"), age=50)
     write = lease.storage.write_bytes
     held: list = []
 
