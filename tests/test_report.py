@@ -19,6 +19,7 @@ from miclab.measures.evaluate import evaluate
 from miclab.report import write_report
 from miclab.report.existing import check_replaceable
 from miclab.report.html import coded, identifiers, mark
+from miclab.report.models import Page, Part, page_bytes
 from miclab.report.run.collect import EXAMPLES, Formed, evenly, intervention_sizes, measured_oracles
 from miclab.report.run.figures import attention_figure, attention_groups
 from miclab.report.run.names import circuit_parts, formed_names, part_name
@@ -318,6 +319,16 @@ def test_a_phone_sees_all_of_it(page):
         assert tab.inner_text("#verdicts .mark") == "agrees"
         # Tabs stay on top in one line, however many there are.
         assert tab.evaluate("document.querySelector('.tabs').offsetHeight") < 844 / 10
+
+
+def test_heat_maps_of_models_have_no_zero_lines(tmp_path):
+    """Fails if a line is drawn through the cells of row or column 0."""
+    heat = {"data": [{"type": "heatmap", "z": [[0, 1], [1, 0]], "x": [0, 1], "y": [0, 1]}], "layout": {"height": 300}}
+    file = tmp_path / "models.html"
+    file.write_bytes(page_bytes("t", "miclab", Page([Part(title="induction", figure="h")], {"h": heat})))
+    with browser.opened(file) as tab:
+        tab.wait_for_selector("[data-figure=h] .heatmaplayer image")
+        assert tab.locator(".zerolinelayer path").count() == 0
 
 
 def test_heads_are_named_as_a_circuit_only_where_there_is_one():

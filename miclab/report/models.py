@@ -25,6 +25,8 @@ SHOWN = ("previous_token_1", "label_to_item", "induction_all_positions", "induct
 SCALE = [[0, "#f7fbff"], [0.5, "#6baed6"], [1, "#08306b"]]
 """Light is little, dark is much."""
 SIGNED = "RdBu"
+EMPTY = "#f2f2f2"
+"""Cells of a heatmap without a value."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def page_bytes(title: str, command: str, page: Page, problem: str = "") -> bytes
 def _layout(x: str, y: str, height: int, **more: Any) -> dict[str, Any]:
     across, upright = ({"title": {"text": text}, **more.pop(name, {})} for text, name in ((x, "xaxis"), (y, "yaxis")))
     margin = {"l": 60, "r": 20, "t": 10, "b": 45}
-    return layout_of(height, across, upright, **{"margin": margin, "plot_bgcolor": "#f2f2f2", **more})
+    return layout_of(height, across, upright, **{"margin": margin, **more})
 
 
 def heatmap(heads: HeadTable, measure: str) -> dict[str, Any]:
@@ -97,7 +99,7 @@ def heatmap(heads: HeadTable, measure: str) -> dict[str, Any]:
         "colorscale": SIGNED if signed else SCALE, "zmin": -top if signed else 0, "zmax": top,
         "hovertemplate": "head %{y}.%{x}: %{z:.3f}<extra></extra>",
     }  # fmt: skip
-    return {"data": [trace], "layout": _layout("head", "layer", 140 + 22 * len(layers),
+    return {"data": [trace], "layout": _layout("head", "layer", 140 + 22 * len(layers), plot_bgcolor=EMPTY,
                                                yaxis={"autorange": "reversed", "dtick": max(1, len(layers) // 12)},
                                                xaxis={"dtick": 1 if width <= 32 else 4})}  # fmt: skip
 
@@ -120,7 +122,14 @@ def map_figure(shown: Map) -> dict[str, Any]:
     axis = {"tickvals": list(range(size)), "ticktext": ticks, "tickfont": {"size": 9}} if size <= 80 else {}
     trace = {"type": "heatmap", "z": values, "colorscale": SCALE, "zmin": 0, "zmax": 1,
              "hovertemplate": "%{y} looks at %{x}: %{z:.2f}<extra></extra>"}  # fmt: skip
-    layout = _layout("key", "query", 660, xaxis={**axis, "tickangle": -90}, yaxis={**axis, "autorange": "reversed"})
+    layout = _layout(
+        "key",
+        "query",
+        660,
+        plot_bgcolor=EMPTY,
+        xaxis={**axis, "tickangle": -90},
+        yaxis={**axis, "autorange": "reversed"},
+    )
     return {"data": [trace], "layout": layout | {"margin": {"l": 90, "r": 20, "t": 10, "b": 90}}}
 
 
