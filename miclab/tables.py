@@ -247,8 +247,9 @@ class Table:
         import polars as pl
 
         rows = self.data()
-        # A row may lack an interval that another has.
-        names = list(dict.fromkeys(name for row in rows for name in row))
+        # A row may lack an interval that another has; the ends of each stand beside it.
+        cells = [(name, row[place]) for place, name in enumerate(self.columns) for row in self.rows]
+        names = list(dict.fromkeys(key for name, one in cells for key in one.fields(name)))
         return pl.DataFrame([{name: row.get(name) for name in names} for row in rows], infer_schema_length=None)
 
 

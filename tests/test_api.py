@@ -322,6 +322,7 @@ def test_runs_are_found_by_name_and_damage_is_named(root, run, tmp_path, capsys)
         (lambda r: miclab.train("multimodal", classes=5), "modalities.m1.classes, modalities.m2.classes"),
         (lambda r: miclab.train("unimodal", heads="4"), "a value of type int"),
         (lambda r: miclab.train("unimodal", fields={"decoder.hedas": 1}), "did you mean 'decoder.heads'"),
+        (lambda r: miclab.train("unimodal", fields={"decoder.attention.layrs": [1]}), "did you mean 'layers'"),
         (lambda r: miclab.train("unimodal", heads=1, fields={"decoder.heads": 2}), "given twice"),
         (lambda r: miclab.train("unimodal", preset="quik"), "did you mean 'quick'"),
         (lambda r: miclab.train("unimodal", stage_one_steps=5), "stage_one_steps"),
@@ -379,6 +380,10 @@ def test_fields_of_one_modality_leave_the_others():
     assert (new.modalities["m2"].noise, new.modalities["m2"].classes) == (0.25, 256)
     assert (new.modalities["m3"].classes, new.modalities["m3"].labels) == (64, 16)
     assert (new.decoder.heads, new.decoder.layers) == (2, config.decoder.layers)
+    options = {"decoder.attention.layers": [1], "objective.cross_entropy.weight": 0.5}
+    new, _ = fields.changed(new, request, {}, options)
+    assert (new.decoder.attention.layers, new.objective["cross_entropy"].weight) == ((1,), 0.5)
+    assert set(new.modalities) == {"m1", "m2", "m3"}
     assert (wanted.evaluate_every, wanted.checkpoint_every, wanted.steps) == (10, 20, request.steps)
 
 

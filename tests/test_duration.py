@@ -12,13 +12,13 @@ from tiny import tiny_config
 from miclab import storage
 from miclab.circuits.diagnose import SIGNS, STEPS, diagnose
 from miclab.cli import main
-from miclab.cli.duration import ASSUMED, FROM, RECENT, announce, forward, rough, speed, training
+from miclab.cli.duration import ASSUMED, FEWEST, FROM, RECENT, announce, forward, rough, speed, training
 from miclab.config.request import Request
 from miclab.runs.find import open_run
 from miclab.runs.run import Run
 from miclab.training.loop import train_config
 
-REQUEST = Request(steps=4, sequences=4, novel_sets=2)
+REQUEST = Request(steps=FEWEST, evaluate_every=FEWEST, checkpoint_every=FEWEST, sequences=4, novel_sets=2)
 
 
 @pytest.fixture
@@ -42,10 +42,12 @@ def test_the_estimate_of_a_run_like_a_measured_one_is_its_time(run):
     assert measured.runs == 1
     assert training(run.config, REQUEST) / measured.rate == pytest.approx(40.0)
     assert training(run.config, REQUEST, done=2) < training(run.config, REQUEST)
-    assert training(run.config, REQUEST, done=4) == 0
+    assert training(run.config, REQUEST, done=FEWEST) == 0
 
 
 def test_without_a_run_that_says_something_the_speed_is_assumed(run, tmp_path):
+    short = train_config(tiny_config(1, seed=9), replace(REQUEST, steps=FEWEST - 1), tmp_path)[0]
+    took(short, 100.0)
     took(run, 0.01)
     for root in (run.path.parent, tmp_path / "none"):
         assert speed(root).rate == ASSUMED
@@ -75,7 +77,7 @@ def test_more_of_anything_takes_longer():
         replace(config, sequence=replace(config.sequence, context=64)),
     ]
     assert all(forward(other) > forward(config) for other in larger)
-    longer = [replace(REQUEST, steps=100), replace(REQUEST, sequences=1000), replace(REQUEST, novel_sets=8)]
+    longer = [replace(REQUEST, steps=1000), replace(REQUEST, sequences=1000), replace(REQUEST, novel_sets=8)]
     assert all(training(config, other) > training(config, REQUEST) for other in longer)
 
 
@@ -96,7 +98,7 @@ def test_only_what_takes_long_is_announced(tmp_path, capsys):
 
 
 def test_commands_say_it_before_they_begin(run, capsys):
-    took(run, 2000.0)
+    took(run, 100_000.0)
     root = run.path.parent
     for command in ("diagnose", "knockout", "evaluate", "circuits", "ablate"):
         sizes = ("--sequences", "40", "--novel-sets", "2")

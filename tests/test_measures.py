@@ -12,6 +12,9 @@ import torch
 from test_strengths import random_attention
 from tiny import lively_parameters, tiny_config
 
+from miclab.circuits.diagnose import diagnose
+from miclab.circuits.existence import circuits
+from miclab.circuits.knockout import knock_out
 from miclab.cli import main
 from miclab.config.extensions import load_plugin
 from miclab.config.request import Request, SplitSizes
@@ -95,6 +98,19 @@ def test_what_cannot_be_given_is_left_out_by_name(run, registered, capsys):
     assert content["left_out"] == found.left_out
     assert main(["evaluate", str(run.path), *sizes]) == 0
     assert "of_gates: left out" in re.sub(r"\s+", " ", capsys.readouterr().out)
+
+
+def test_a_report_shows_measures_on_request(run, registered, tmp_path, capsys):
+    """Fails if a report lacks a measure that was requested, or hides that it was left out; or takes a wrong name."""
+    measure("of_gates", needs=("gates",), range=(0, 1), words="needs what no layer gives")(lambda gates: gates)
+    page = tmp_path / "page.html"
+    asked = ("report", str(run.path), "--output", str(page), "--measures")
+    assert main([*asked, "strongest_direction", "of_gates"]) == 0
+    text = page.read_text()
+    assert re.search(r'<h4>Measures on request.*?<td class="name">strongest_direction</td>', text, re.DOTALL)
+    assert "The measure of_gates is left out" in text
+    assert main([*asked, "strongest"]) == 2
+    assert "strongest_direction" in capsys.readouterr().err
 
 
 def test_faults_of_a_measure_are_named(run, registered):
@@ -206,3 +222,21 @@ def test_a_constant_on_every_token_shows_in_the_keys(tmp_path):
     share = {norm: float(scores.strengths["key_constant"][:, 0].mean()) for norm, scores in found.items()}
     assert share[0.0] < 0.3
     assert share[8.0] > 0.8
+
+
+def test_a_decoder_without_a_pattern_says_so_everywhere(tmp_path):
+    """Fails if linear attention, which has no pattern, ends an analysis in a traceback, or a row claims a measure."""
+    load_plugin(Path(__file__).parent / "extensions" / "linear_example.py")
+    request = Request(steps=1, evaluate_every=1, checkpoint_every=1, sequences=4, novel_sets=2)
+    config = tiny_config(decoder={"heads": 2, "positions": "learned", "attention": {"name": "linear_example"}})
+    run = train_config(config, request, tmp_path)[0]
+    assert run.rows()[-1]["measures"] == {}
+    found = circuits([run], sizes=SIZES)
+    assert (found.measures, found.heads) == ({}, (None,))
+    assert "gives no pattern" in found.no_circuit[0]
+    effects = knock_out([run], sizes=SIZES)
+    assert [e.name for e in effects.effects] == ["untouched", "head 0.0", "head 0.1", "head 1.0", "head 1.1"]
+    assert {sign.name for sign in diagnose(run, sizes=SIZES) if "gives no pattern" in sign.evidence} == {
+        "no induction circuit",
+        "diffuse attention",
+    }

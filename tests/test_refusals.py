@@ -23,7 +23,6 @@ IGNORED = {
     "step": (("align", "RUN", "--over-training", "--step", "5"), "--over-training"),
     "ray-address": (("study", "run", "s.yaml", "--ray_address", "x"), "--launcher ray"),
     "stage-one": (("train", "unimodal", "--stage-one", "RUN"), "train multimodal"),
-    "stage-one-steps": (("train", "unimodal", "--stage-one-steps", "5000"), "train multimodal"),
     "slurm": (("study", "run", "s.yaml", "--slurm", "mem=4GB"), "--launcher slurm"),
     "array-limit": (("study", "run", "s.yaml", "--launcher", "ray", "--array-limit", "9"), "--launcher slurm"),
 }

@@ -80,7 +80,8 @@ def test_rows_must_fit_and_may_lack_cells():
     """Fails if a row of the wrong length is printed askew, or a missing interval breaks the frame."""
     with pytest.raises(ValueError, match="2 columns, but 1 cells"):
         table("", ["a", "b"], [["only"]])
-    frame = table("", ["name", "change"], [["untouched", None], ["cut", ESTIMATE]]).frame()
+    frame = table("", ["name", "change", "share"], [["untouched", None, 1.0], ["cut", ESTIMATE, 0.5]]).frame()
+    assert frame.columns == ["name", "change", "change.low", "change.high", "share"]
     assert frame["change.low"].to_list() == [None, 0.25]
     assert frame.schema["change"] == pl.Float64
     assert table("", ["a", "b"], [[1, "x"], [None, "y"]]).is_number(0)

@@ -207,10 +207,11 @@ class Diagnosis(Tabled):
         Arguments:
             axes: where to draw; None: new axes.
         """
+        from miclab.statistics.palette import BLUE, GREY, VERMILLION
         from miclab.tables import new_axes
 
         axes = axes or new_axes()
-        colours = [{True: "C1", False: "C0", None: "0.6"}[sign.shown] for sign in self.signs]
+        colours = [{True: VERMILLION, False: BLUE, None: GREY}[sign.shown] for sign in self.signs]
         lengths = [{True: 1.0, False: 0.0, None: 0.5}[sign.shown] for sign in self.signs]
         axes.barh([sign.name for sign in self.signs], lengths, color=colours)
         axes.set_xticks([0, 0.5, 1], ["not shown", "not judged", "shown"])

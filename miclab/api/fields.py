@@ -15,10 +15,12 @@ from miclab.errors import ConfigError, nearest
 REQUEST = "request"
 
 
-def paths(config: object, owner: str = "") -> Iterator[str]:
+def paths(config: Any, owner: str = "") -> Iterator[str]:
     """Dotted names of all fields of a configuration, parts before their fields. What a name chooses, such as an
     attention mechanism or a term of the loss, is one field."""
-    values = config.items() if isinstance(config, Mapping) else ((f.name, getattr(config, f.name)) for f in _of(config))
+    values = (
+        config.items() if isinstance(config, Mapping) else ((f.name, getattr(config, f.name)) for f in fields(config))
+    )
     for name, value in values:
         path = f"{owner}{name}"
         yield path
@@ -26,10 +28,6 @@ def paths(config: object, owner: str = "") -> Iterator[str]:
             is_dataclass(value) and not isinstance(value, (AttentionOptions, LossOptions))
         ):
             yield from paths(value, f"{path}.")
-
-
-def _of(config: Any) -> Any:
-    return fields(config)
 
 
 def resolve(name: str, known: tuple[str, ...]) -> str:
@@ -69,7 +67,7 @@ def changed(
     known = (*paths(config), *(f"{REQUEST}.{path}" for path in paths(request)))
     given: dict[str, Any] = {}
     for name, value in [*short.items(), *(dotted or {}).items()]:
-        path = name if name in (dotted or {}) and _is_new(name, config) else resolve(name, known)
+        path = name if name in (dotted or {}) and _is_open(name, config) else resolve(name, known)
         if any(path == other or path.startswith(f"{other}.") or other.startswith(f"{path}.") for other in given):
             raise ConfigError(path, value, "one value: it is given twice")
         given[path] = value
@@ -88,8 +86,10 @@ def changed(
     return schema.from_mapping(RunConfig, change, "", config), wanted
 
 
-def _is_new(name: str, config: RunConfig) -> bool:
-    """Whether a dotted name is that of a field of a modality or a term that is added."""
+def _is_open(name: str, config: RunConfig) -> bool:
+    """Whether a dotted name is of options that a choice brings along, or of a modality that is added: `from_mapping`
+    judges it."""
+    if name.startswith(("decoder.attention.", "objective.")):
+        return True
     owner, _, rest = name.partition(".")
-    entry = rest.partition(".")[0]
-    return owner in ("modalities", "objective") and bool(entry) and entry not in getattr(config, owner)
+    return owner == "modalities" and rest.partition(".")[0] not in config.modalities

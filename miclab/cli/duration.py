@@ -32,8 +32,10 @@ COMPILING = 25.0
 """Seconds that the first step of a compiled run takes."""
 FROM = 10.0
 """Seconds from which on a command says how long it will take."""
-RECENT, LOOKED_AT, SHORTEST = 5, 40, 5.0
-"""Runs that the speed is measured on, how many are looked at for them, and the seconds that one trained at least."""
+RECENT, LOOKED_AT = 5, 40
+"""Runs that the speed is measured on, and how many are looked at for them."""
+SHORTEST, FEWEST = 5.0, 50
+"""Seconds and steps that such a run has trained at least: the first steps of a process are slow."""
 
 
 def forward(config: RunConfig) -> float:
@@ -102,7 +104,7 @@ def _rate(path: Path) -> float | None:
     except (MiclabError, OSError, ValueError):
         return None
     seconds = sum(entry.get("seconds", 0.0) for entry in run.timing)
-    if run.config.is_classification or seconds < SHORTEST:
+    if run.config.is_classification or seconds < SHORTEST or run.timing[-1]["step"] < FEWEST:
         return None
     steps = min(request.steps, run.timing[-1]["step"])
     return training(run.config, request, 0) * steps / request.steps / seconds

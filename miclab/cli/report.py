@@ -30,6 +30,8 @@ class ReportOptions:
     """Accuracy on novel classes (0 to 1) whose line is drawn in the study's phase diagram."""
     at: Literal["common", "last"] = "common"
     """Which row stands for a run of the study: that of the largest step that all finished runs have, or its last."""
+    measures: tuple[str, ...] = ()
+    """Measures of every head to show of each run's last checkpoint as well, by name, such as `key_constant`."""
     runs: str = "runs"
     """Directory of runs; a study that has none there is read from the table beside its file."""
     output: str = "report.html"
@@ -48,6 +50,7 @@ def run_report(arguments: list[str]) -> int:
     if options.study:
         if options.run:
             raise MiclabError("A report is on runs or on a study: give RUNs or --study, not both.")
+        refuse_ignored(arguments, ("measures",), "it is for a report on runs")
         return _report_study(options, output, command)
     if not options.run:
         raise MiclabError("Name at least one RUN (`miclab runs` lists them), or a study with --study FILE.")
@@ -61,7 +64,7 @@ def run_report(arguments: list[str]) -> int:
     passes = max(2 * run.config.decoder.layers * run.config.decoder.heads + 20 for run in runs)
     announce_sequences("report", runs, options.runs, 2000, passes)
     with bar("report", len(runs)) as on_progress:
-        path = write_report(runs, output, command=command, on_progress=on_progress)
+        path = write_report(runs, output, command=command, measures=options.measures, on_progress=on_progress)
     for run in runs:
         warn(run)
     print(path)

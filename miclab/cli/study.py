@@ -26,7 +26,8 @@ USAGE = """usage: miclab study {run,status,plan,rows} FILE [options]
   plan     list the runs of a study and what is done, without starting any
   rows     the table of a study: on the screen, or as CSV or parquet
 
-`miclab study run --help` shows the options of a command. docs/studies.md has the format of a study file."""
+`miclab study run --help` shows the options of a command. The format of a study file:
+docs/reference/study-file.md."""
 
 
 STAGE_ONE = "(stage 1)"

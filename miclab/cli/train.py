@@ -174,7 +174,7 @@ def run_train(arguments: list[str]) -> int:
     if stage == "encoder":
         return _run_encoder(rest, profile)
     if stage == "unimodal":
-        refuse_ignored(rest, ("stage_one", "stage_one_steps"), "it is for `miclab train multimodal`")
+        refuse_ignored(rest, ("stage_one",), "it is for `miclab train multimodal`")
     stage_one = _early_option(rest, "--stage-one", "auto")
     root = _early_option(rest, "--runs", "runs")
     kind = "unimodal" if stage == "unimodal" else "early_fusion" if stage_one == "none" else "multimodal"

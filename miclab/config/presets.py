@@ -21,13 +21,13 @@ Stage = Literal["unimodal", "multimodal", "early_fusion"]
 """Stages of a study; stage 3 is `multimodal` with encoders."""
 
 QUICK_OPTIMISER = OptimiserConfig(name="adamw", learning_rate=2e-3, warmup_steps=200)
-"""With the warm-up twice 1e-3 is stable, and the circuit is found in half the steps (docs/quick.md)."""
+"""With the warm-up twice 1e-3 is stable, and the circuit is found in half the steps (docs/guide/train.md)."""
 ENCODER_OPTIMISER = OptimiserConfig(name="adam", learning_rate=1e-3)
 """What encoders are pretrained with, in either preset (arXiv 2601.20796, section 3)."""
 ENCODER_STEPS = {"quick": 2000, "paper": 50_000}
 """Steps of their pretraining."""
 QUICK_DECODER = DecoderConfig(output_projection="on")
-"""With the projection after attention AdamW finds the circuit in a half to a third of the steps (docs/quick.md)."""
+"""With the projection after attention AdamW needs a half to a third of the steps (docs/guide/train.md)."""
 
 
 def run_config(stage: Stage, profile: Profile) -> RunConfig:

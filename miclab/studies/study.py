@@ -1,4 +1,4 @@
-"""A study file, read strictly (docs/studies.md has the format)."""
+"""A study file, read strictly (docs/reference/study-file.md has the format)."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def _read(file: Path) -> Any:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError("study", str(file), f"a YAML file in UTF-8 without syntax errors ({error})") from error
     if not data:
-        raise ConfigError("study", str(file), "a YAML file that is not empty (docs/studies.md has the format)")
+        raise ConfigError("study", str(file), "a YAML file that is not empty (docs/reference/study-file.md)")
     return data
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from miclab.config.extensions import check_marks, loaded, marks_of
 from miclab.config.parts import ModalityConfig
 from miclab.config.run import RunConfig
-from miclab.data.registry import SOURCES
 
 FACTS = Path(__file__).parents[1] / "data" / "files" / "sources.json"
 
@@ -101,5 +100,8 @@ def plugin_marks(config: RunConfig) -> tuple[str, ...]:
     """The marks of the plugins that a configuration uses (see `miclab.config.extensions`)."""
     if not loaded():
         return ()
+    # Plans of studies without plugins are made without torch.
+    from miclab.data.registry import SOURCES
+
     sources = [(SOURCES, m.source.partition(":")[0]) for m in config.modalities.values() if m.source]
     return marks_of([*config.uses(), *sources])

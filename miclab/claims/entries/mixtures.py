@@ -1,9 +1,9 @@
 """Is it the number of classes that keeps words and pictures from being read in context? Mixtures as further classes
 (D6, D7).
 
-A decoder trained on real data has 951 classes, so few that it learns them by heart (docs/alignment.md). Mixtures of two
-(`miclab.worlds.mixtures`) give it as many as the synthetic world has. A modality keeps its classes: mixtures of words
-stand in stage 1 and, as partners of pictures, in stage 2.
+A decoder trained on real data has 951 classes, so few that it learns them by heart (docs/findings/alignment.md).
+Mixtures of two (`miclab.worlds.mixtures`) give it as many as the synthetic world has. A modality keeps its classes:
+mixtures of words stand in stage 1 and, as partners of pictures, in stage 2.
 """
 
 from __future__ import annotations

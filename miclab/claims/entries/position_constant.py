@@ -1,4 +1,4 @@
-"""What rotary decoders of two layers lack: X12 to X15, with the criteria of docs/position-constant.md.
+"""What rotary decoders of two layers lack: X12 to X15, with the criteria of docs/findings/position-constant.md.
 
 Intervals are Student's t over seeds; a ratio of steps is judged by its geometric mean.
 """
@@ -58,7 +58,7 @@ def steps_ratio(one: Mapping[str, Any], other: Mapping[str, Any]) -> Expression:
 @claim(
     "X12",
     "With a constant in its keys, rope learns as fast as absolute codes.",
-    paper="none: it does not ask what rotary codes lack",
+    paper="none: it does not study what rotary codes lack",
     criterion=(
         "At (4096, 2): the ratio of steps to 0.9, rope with a bias of the keys (width 64) over learnt positions "
         "(width 64) and over one-hot positions (width 128), geometric mean over seeds, has its upper bound below "
@@ -133,7 +133,7 @@ def uniform_in_first(row: Mapping[str, Any]) -> list[float] | None:
 @claim(
     "X14",
     "A constant in the keys makes a previous-token head that is needed.",
-    paper="none: it does not ask what rotary codes lack",
+    paper="none: it does not study what rotary codes lack",
     criterion=(
         "At (4096, 2): PH of layer 0 is above 0.5 with a bias of the keys and with a constant on every token, and "
         "below 0.25 for plain rope, whole intervals; and setting the pattern of layer 0 to uniform lowers ICL by more "
@@ -166,7 +166,7 @@ def x14(rows: Evidence) -> Iterator[Finding]:
 @claim(
     "X15",
     "The same under the paper's optimiser.",
-    paper="none: it does not ask what rotary codes lack",
+    paper="none: it does not study what rotary codes lack",
     criterion=(
         "K = 4096, B = 4, SGD 1e-3, three seeds to step 205,000: the ratio of steps to 0.9 of rope with a bias of the "
         "keys over learnt positions has its upper bound below 1.1."

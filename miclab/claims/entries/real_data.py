@@ -90,7 +90,8 @@ def a1(rows: Evidence) -> Iterator[Finding]:
         yield cells.comparison(mean(DISTANCE, keep), f"L2 distance, {name}", known.get(f"L2 distance, {name}"))
         yield cells.comparison(mean(NULL, keep), f"95 % of debiased CKA of shuffled pairs, {name}")
         yield cells.comparison(mean("icl", keep), f"ICL, {name}")
-    yield "The paper's CKA is probably the plain one: docs/alignment.md says from how many rows on it means anything."
+    page = "docs/findings/alignment.md"
+    yield f"The paper's CKA is probably the plain one: {page} says from how many rows on it means anything."
 
 
 @claim(

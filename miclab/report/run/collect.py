@@ -17,10 +17,12 @@ from miclab.circuits.knockout import Effect, Interventions
 from miclab.config.request import SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import MiclabError, RunError
-from miclab.measures.evaluate import score_split
+from miclab.measures.evaluate import evaluate, head_intervals, score_split
+from miclab.measures.evaluations import heads_table
 from miclab.model.decoder import Decoder
 from miclab.runs.run import Run
 from miclab.statistics.intervals import Interval, clustered_interval
+from miclab.tables import Table
 from miclab.worlds.oracles import oracle_scores
 from miclab.worlds.sequences import config_roles
 from miclab.worlds.splits import split_batches
@@ -129,6 +131,7 @@ class Collected:
             None where they cannot be made.
         signs: signs of failure, or None where they cannot be looked for.
         parameters: number of weights.
+        requested: measures that were requested, on the sequences of the interventions; None: none was.
         problems: what could not be read or computed, in words, each once.
     """
 
@@ -141,6 +144,7 @@ class Collected:
     oracles: dict[str, float] | None
     signs: Signs | None
     parameters: int
+    requested: Table | None = None
     problems: list[str] = field(default_factory=list)
 
 
@@ -263,9 +267,25 @@ def measured_oracles(run: Run) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
-def collect(run: Run) -> Collected:
+def requested_measures(run: Run, names: Sequence[str], sizes: SplitSizes) -> Table:
+    """Measures of every head at the last good checkpoint, on novel classes.
+
+    Raises:
+        ConfigError: there is no such measure.
+        RunError: no checkpoint can be read.
+    """
+    scores = evaluate(run, splits=("icl",), sizes=sizes, measures=names).scores["icl"]
+    left_out = [f"The measure {name} is left out, since {reason}." for name, reason in scores.left_out.items()]
+    return heads_table("", head_intervals([scores]), left_out)
+
+
+def collect(run: Run, measures: Sequence[str] = ()) -> Collected:
     """Reads and computes all that a run's section of the report says. Never raises for damage to rows, checkpoints or
-    a parent run: it names them in `problems`."""
+    a parent run: it names them in `problems`.
+
+    Arguments:
+        measures: measures of every head to take of the last good checkpoint as well, by name.
+    """
     problems: list[str] = []
 
     def attempt(what: str, make: Callable[[Run], T]) -> T | None:
@@ -282,6 +302,10 @@ def collect(run: Run) -> Collected:
     oracles = attempt("Oracles could not be measured", measured_oracles)
     sizes = intervention_sizes(run.config)
     signs = attempt("Signs of failure were not looked for", lambda r: diagnose(r, sizes=sizes))
+    requested = None
+    if measures:
+        requested = attempt("Measures could not be taken", lambda r: requested_measures(r, measures, sizes))
+        problems += requested.notes if requested else []
     # A file is read several times, and each reading warns: the first warning of each file is kept.
     once = list({warning.split(" is damaged")[0]: warning.strip() for warning in reversed(run.warnings)}.values())
     run.warnings[:] = once[::-1]
@@ -295,6 +319,7 @@ def collect(run: Run) -> Collected:
         oracles,
         signs,
         Decoder(run.config).parameter_count(),
+        requested,
         [*run.warnings, *problems],
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from miclab import storage
 from miclab.errors import RunError
+from miclab.measures.registry import chosen
 from miclab.report.html import identifiers, render
 from miclab.report.plots import Figure
 from miclab.report.run.collect import Collected, collect, split_values
@@ -40,6 +41,7 @@ def write_report(
     command: str = "",
     verdicts: Sequence[Mapping[str, str]] | None = None,
     subject: str = "",
+    measures: Sequence[str] = (),
     on_progress: Callable[[int, str], None] = lambda done, text: None,
 ) -> Path:
     """Writes one self-contained HTML file about one or several runs.
@@ -53,6 +55,7 @@ def write_report(
         command: what to give as the command that made the report; empty: `miclab report` with the runs' paths.
         verdicts: rows of a table of results, each with `result`, `measured`, `paper`, `verdict`, `conclusion`.
         subject: what the page is about (see `miclab.report.existing`); empty: these runs.
+        measures: measures of every head to show of each run's last good checkpoint as well, by name.
         on_progress: called with the number of runs done, and which is next.
 
     Returns:
@@ -60,13 +63,15 @@ def write_report(
 
     Raises:
         RunError: there is no run, or the file cannot be written.
+        ConfigError: there is no such measure.
     """
     if not runs:
         raise RunError("There is no run to report on. `miclab runs` lists the runs.")
+    chosen(measures)
     names, collected = short_names(runs), []
     for done, run in enumerate(runs):
         on_progress(done, names[done])
-        collected.append(collect(run))
+        collected.append(collect(run, measures))
     on_progress(len(runs), "")
     views, figures = [], {}
     for number, (name, own, one) in enumerate(zip(names, identifiers(names), collected, strict=True)):

@@ -236,6 +236,7 @@ def run_view(number: int, name: str, own: str, collected: Collected) -> dict[str
         "facts": _facts(collected),
         "problems": collected.problems,
         "curves": _curves(collected),
+        "requested": table_of(collected.requested) if collected.requested and collected.requested.rows else None,
         "attention": _attention(collected),
         "interventions": interventions_view(collected),
         "signs": table_of(collected.signs.tables()[0]) if collected.signs else None,
