@@ -23,13 +23,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 LIST = Path(__file__).with_name("words.toml")
 SEARCHED = (
-    "miclab/**/*.py",
-    "tests/**/*.py",
-    "scripts/**/*.py",
-    "benchmarks/**/*.py",
-    "docs/**/*.md",
-    "docs/*.py",
-    "README.md",
+    *(f"{folder}/**/*.py" for folder in ("miclab", "tests", "scripts", "benchmarks")),
+    *(f"miclab/**/*.{kind}" for kind in ("html", "js")),
+    *("docs/*.py", "docs/**/*.md", "README.md", "CHANGELOG.md"),
 )
 SKIPPED = ("docs/claims/", "docs/reference/api/", "docs/reference/cli.md", "docs/reference/config.md")
 """Pages that `make docs` writes."""
