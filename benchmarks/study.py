@@ -42,7 +42,7 @@ print(json.dumps([status, seconds, megabytes, screen.getvalue().count("\\n"), sc
 
 
 def write_study(folder: Path, name: str, axes: dict[str, list], seeds: int, request: dict[str, int], mode: str) -> Path:
-    """A unimodal study of the quick profile."""
+    """A unimodal study of the quick preset."""
     data = {
         "title": name,
         "stage": "unimodal",

@@ -22,7 +22,11 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 LIST = Path(__file__).with_name("words.toml")
-SEARCHED = ("miclab/**/*.py", "tests/**/*.py", "scripts/**/*.py", "benchmarks/**/*.py", "docs/**/*.md", "README.md")
+SEARCHED = (
+    *(f"{folder}/**/*.py" for folder in ("miclab", "tests", "scripts", "benchmarks")),
+    *(f"miclab/**/*.{kind}" for kind in ("html", "js")),
+    *("docs/*.py", "docs/**/*.md", "README.md", "CHANGELOG.md"),
+)
 SKIPPED = ("docs/claims/", "docs/reference/api/", "docs/reference/cli.md", "docs/reference/config.md")
 """Pages that `make docs` writes."""
 PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")

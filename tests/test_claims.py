@@ -383,7 +383,7 @@ def test_the_circuit_of_a_row_is_that_of_its_strongest_heads():
 
 @pytest.mark.parametrize("profile", ["quick", "paper"])
 def test_every_entry_can_be_judged_on_the_studies_that_it_names(tmp_path, profile):
-    """Both profiles' grids give every claim its cells: fails if a study is renamed or an axis leaves a grid."""
+    """Both presets' grids give every claim its cells: fails if a study is renamed or an axis leaves a grid."""
     evidence = Evidence(studies_directory(tmp_path), profile)
     for entry in all_claims():
         line = judged(evidence, [entry])[0]

@@ -316,7 +316,7 @@ def test_runs_in_committed_rows_are_not_called_new(tmp_path, monkeypatch):
     assert [row["in_committed_rows"] for row in in_json("study", "plan", *arguments)].count(True) == 4
 
 
-def test_options_override_the_file_and_the_file_the_profile(laboratory, tmp_path):
+def test_options_override_the_file_and_the_file_the_preset(laboratory, tmp_path):
     """Three layers; the run on disk has what the uppermost says."""
     path = in_json("train", "unimodal", "--config", laboratory.one, "--runs", tmp_path,
                    "--optimiser.learning-rate", "0.5", "--seed", "3", "--request.steps", "1")["run"]  # fmt: skip
@@ -369,7 +369,7 @@ def mistakes(laboratory: Laboratory, tmp_path: Path) -> dict[str, tuple[tuple[ob
         "unknown command": (("evaulate",), ["'evaulate' is no command", "did you mean 'evaluate'?", "knockout"]),
         "unknown stage": (("train", "unimodel"), ["'unimodel' is no stage", "did you mean 'unimodal'?"]),
         "unknown option": (("train", "unimodal", "--decoder.hedas", "2"), ["--decoder.hedas", "--decoder.heads"]),
-        "unknown profile": (("train", "unimodal", "--profile", "fast"), ["profile = 'fast'", "paper, quick"]),
+        "unknown preset": (("train", "unimodal", "--profile", "fast"), ["profile = 'fast'", "paper, quick"]),
         "no number": (("resume", name, "--steps", "many"), ["--steps", "INT"]),
         "bad value": ((*train, laboratory.one, "--decoder.heads", "3"), ["decoder.heads = 3", "a divisor"]),
         "unknown run": (("show", "unimodal-rope", *where), ["'unimodal-rope' names no run", name]),

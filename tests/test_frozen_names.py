@@ -33,7 +33,9 @@ from miclab.mllm.options import EpisodeOptions, FinetuneOptions
 from miclab.model.classifier import model_of
 from miclab.training.loop import train_config
 from miclab.worlds.exemplars import ordered
+from miclab.worlds.sequences import raw_training_batch
 from miclab.worlds.source_facts import resolved
+from miclab.worlds.world import draw_world
 
 PACKAGE = seeds.__name__.partition(".")[0]
 SIZES = SplitSizes(sequences=4, novel_sets=2)
@@ -151,6 +153,13 @@ def test_streams_of_training_and_of_analyses(tmp_path: Path, streams):
     assert names(streams) == expanded(f"{SPLITS} {NOVEL} novel/evaluation/#/m2 alignment/m2/{{#,shuffles,trades}}")
 
 
+def test_the_stream_of_noise_on_tokens(streams):
+    """Fails if that noise is drawn from another stream, or changes what the batch's own stream gives."""
+    config = tiny_config(1, sequence={"token_noise": 0.5})
+    raw_training_batch(config, draw_world(config), 3)
+    assert streams[-2:] == [(0, "batch", 3), (0, "token_noise", 3)]
+
+
 def test_streams_of_a_control(streams):
     """Fails if the random heads of a control are drawn anew; heads are counted from 1 in the stream's name."""
     others = ((0, 1), (0, 2), (1, 1), (1, 2))
@@ -190,7 +199,7 @@ def test_streams_of_data_and_of_production_models(tmp_path: Path, streams):
 
 
 WORDS = "adapters alignment batch classifier contact_sheet control dropout encoder episode evaluation \
-    labels nearest nearest_exemplar novel parameters prototypes shuffles support trades training world"
+    labels nearest nearest_exemplar novel parameters prototypes shuffles support token_noise trades training world"
 
 
 def test_no_stream_escapes_this_file():

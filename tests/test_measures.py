@@ -104,12 +104,12 @@ def test_a_report_shows_measures_on_request(run, registered, tmp_path, capsys):
     """Fails if a report lacks a measure that was requested, or hides that it was left out; or takes a wrong name."""
     measure("of_gates", needs=("gates",), range=(0, 1), words="needs what no layer gives")(lambda gates: gates)
     page = tmp_path / "page.html"
-    asked = ("report", str(run.path), "--output", str(page), "--measures")
-    assert main([*asked, "strongest_direction", "of_gates"]) == 0
+    requested = ("report", str(run.path), "--output", str(page), "--measures")
+    assert main([*requested, "strongest_direction", "of_gates"]) == 0
     text = page.read_text()
     assert re.search(r'<h4>Measures on request.*?<td class="name">strongest_direction</td>', text, re.DOTALL)
     assert "The measure of_gates is left out" in text
-    assert main([*asked, "strongest"]) == 2
+    assert main([*requested, "strongest"]) == 2
     assert "strongest_direction" in capsys.readouterr().err
 
 

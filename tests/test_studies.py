@@ -145,7 +145,7 @@ def test_studies_share_runs_and_what_each_requests_of_them(tmp_path):
         planned(first, first)
 
 
-def test_a_profile_has_its_own_grid_fields_and_parent(tmp_path):
+def test_a_preset_has_its_own_grid_fields_and_parent(tmp_path):
     paper = {"seeds": [7], "grid": [], "config": {"sequence": {"burstiness": 1}}, "parent": {"steps": 6},
              "request": {"steps": 10}}  # fmt: skip
     file = write_study(tmp_path, 2, grid=[{"product": {BURSTS: [1, 2]}}], profiles={"paper": paper})
@@ -182,13 +182,13 @@ WRONG = {
     "zip": ({"grid": [{"zip": {BURSTS: [1, 2], CLASSES: [32]}}]}, "grid[0].zip", "of one length"),
     "twice": ({"grid": [{"zip": {BURSTS: [1]}, "product": {BURSTS: [2]}}]}, "grid[0].zip", "not in the product too"),
     "under": ({"grid": [{"product": {"sequence": [{}], BURSTS: [2]}}]}, "sequence = ", "not part of another one"),
-    "seed axis": ({"grid": [{"product": {"seed": [1]}}]}, "seed", "the profile has `seeds`"),
+    "seed axis": ({"grid": [{"product": {"seed": [1]}}]}, "seed", "the preset has `seeds`"),
     "seed field": ({"config": {"seed": 1}}, "config.seed = 1", "a study has `seeds`"),
     "seeds": ({"profiles": {"quick": {"seeds": [1, 1]}}}, "profiles.quick.seeds = [1, 1]", "none twice"),
     "seed below": ({"profiles": {"quick": {"seeds": [-1]}}}, "profiles.quick.seeds = [-1]", "from 0 to 2^63 - 1"),
     "seed kind": ({"profiles": {"quick": {"seeds": [0.5]}}}, "profiles.quick.seeds = 0.5", "type int"),
-    "no profile": ({"profiles": {"quick": None}, "stage": "unimodal", "title": 3}, "title = 3", "a line of text"),
-    "profile key": ({"profiles": {"quick": {"step": 3}}}, "profiles.quick.step = 3", "a known key"),
+    "no preset": ({"profiles": {"quick": None}, "stage": "unimodal", "title": 3}, "title = 3", "a line of text"),
+    "preset key": ({"profiles": {"quick": {"step": 3}}}, "profiles.quick.step = 3", "a known key"),
     "request": ({"profiles": {"quick": {"request": {"stepts": 3}}}}, "request.stepts", "did you mean 'steps'?"),
     "parent": ({"parent": {"steps": 3}}, "parent", "only in a study whose stage is multimodal"),
     "parent axis": ({"grid": [{"product": {"parent.steps": [3]}}]}, "parent", "only in a study whose stage is"),
@@ -208,7 +208,7 @@ def test_what_is_wrong_is_named_with_its_place_and_what_is_allowed(tmp_path, nam
     assert allowed in str(caught.value)
 
 
-def test_files_and_profiles_that_are_not_there_are_named(tmp_path):
+def test_files_and_presets_that_are_not_there_are_named(tmp_path):
     with pytest.raises(MiclabError, match=r"missing\.yaml.*No such file"):
         load_study(tmp_path / "missing.yaml", "quick")
     file = write_study(tmp_path)

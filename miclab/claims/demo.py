@@ -67,7 +67,7 @@ class Demonstration(Tabled):
     def tables(self) -> tuple[Table, ...]:
         """A row for each result beside the paper's, and one for each intervention on the multimodal decoder."""
         title = (
-            "quick profile (AdamW, projection after attention), one seed; novel classes, mean of 8 sets [95 % interval]"
+            "quick preset (AdamW, projection after attention), one seed; novel classes, mean of 8 sets [95 % interval]"
         )
         rows = [
             [f"{j.claim.id}  {j.claim.statement}", j.measured, j.paper, j.claim.criterion, verdict_mark(j.verdict),

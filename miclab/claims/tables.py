@@ -46,7 +46,7 @@ def ledger_table(lines: Sequence[Line], preset: str) -> Table:
          verdict_mark(line.findings.verdict, line.verdict)]
         for line in lines
     ]  # fmt: skip
-    title = f"ledger of claims, profile {preset}: estimates with 95 % intervals over seeds (C: configurations)"
+    title = f"ledger of claims, preset {preset}: estimates with 95 % intervals over seeds (C: configurations)"
     return table(title, ["claim", "statement", "measured", "paper", "runs", "verdict"], rows)
 
 

@@ -53,7 +53,7 @@ def _explain(line: Line, directory: Path) -> None:
     print(f"paper:      {entry.paper}")
     print(f"criterion:  {entry.criterion}")
     print(f"studies:    {', '.join(f'{directory}/{name}.yaml' for name in entry.studies)}")
-    print(f"profile:    {line.profile}")
+    print(f"preset:     {line.profile}")
     print(f"runs:       {_runs(line)}")
     print(f"verdict:    {line.verdict}\n")
     conditions_table([line]).show()

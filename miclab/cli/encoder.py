@@ -31,5 +31,5 @@ class EncoderOptions(LabelOptions):
 
 
 def encoder_options(profile: presets.Profile) -> EncoderOptions:
-    """The options' defaults in a profile."""
+    """The options' defaults in a preset."""
     return EncoderOptions(profile=profile, run=presets.lone_encoder_config(), request=presets.encoder_request(profile))

@@ -25,7 +25,7 @@ class ReportOptions:
     study: str = ""
     """Study file: report on its rows instead, the ones that `miclab study rows` shows."""
     profile: Profile = "quick"
-    """Profile of the study."""
+    """Preset of the study."""
     threshold: float = 0.5
     """Accuracy on novel classes (0 to 1) whose line is drawn in the study's phase diagram."""
     at: Literal["common", "last"] = "common"

@@ -179,7 +179,7 @@ def _of_seeds(studies: list[Study], plan: Plan, seeds: tuple[int, ...], root: Pa
     for study in studies:
         if unknown := set(seeds) - set(study.seeds):
             raise MiclabError(
-                f"--seeds {' '.join(map(str, sorted(unknown)))}: the profile {study.profile} of {study.file} has"
+                f"--seeds {' '.join(map(str, sorted(unknown)))}: the preset {study.profile} of {study.file} has"
                 f" {', '.join(map(str, study.seeds))}."
             )
         chosen.append(replace(study, seeds=tuple(seed for seed in study.seeds if seed in seeds)))

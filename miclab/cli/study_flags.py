@@ -21,7 +21,7 @@ class StudyOptions:
     """What every command takes."""
 
     profile: Profile = "quick"
-    """Profile of the study."""
+    """Preset of the study."""
     runs: Directory = "runs"
     """Directory of runs."""
     json: bool = False
@@ -31,7 +31,7 @@ class StudyOptions:
 @dataclass(frozen=True, kw_only=True)
 class _Seeded(StudyOptions):
     seeds: tuple[int, ...] = ()
-    """Of the profile's seeds these alone. Empty: all of them."""
+    """Of the preset's seeds these alone. Empty: all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,7 +48,7 @@ USAGE = f"""usage: miclab train {{{",".join(STAGES)}}} [options]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(LabelOptions):
-    """Train a decoder. Every field of the configuration is an option; the values shown are the profile's."""
+    """Train a decoder. Every field of the configuration is an option; the values shown are the preset's."""
 
     profile: presets.Profile = "quick"
     """Where the other defaults come from. `quick`: AdamW, minutes. `paper`: the paper's SGD and steps, hours."""
@@ -58,7 +58,7 @@ class TrainOptions(LabelOptions):
     """Directory of runs."""
     stage_one: Annotated[str, tyro.conf.arg(metavar="{RUN,RUN@STEP,auto,none}")] = "auto"
     """Multimodal only. RUN or RUN@STEP to start from; `auto`: the stage-1 run of the same decoder, primary modality,
-    profile and seed, trained first if it is not there; `none`: early fusion, from scratch."""
+    preset and seed, trained first if it is not there; `none`: early fusion, from scratch."""
     encoder: Annotated[str, tyro.conf.arg(metavar="[NAME=]RUN[@STEP],...")] = ""
     """Runs of `miclab train encoder` whose encoders (and data, and dimensions) modalities take up, in front of their
     projectors; NAME is the modality, by default the last one. Stage 3: `--stage-one` a stage-2 run, or `auto`.

@@ -1,4 +1,4 @@
-"""Two profiles of every training: `quick` (AdamW, minutes) and `paper` (the paper's optimiser and steps)."""
+"""Two presets of every training: `quick` (AdamW, minutes) and `paper` (the paper's optimiser and steps)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Stage = Literal["unimodal", "multimodal", "early_fusion"]
 QUICK_OPTIMISER = OptimiserConfig(name="adamw", learning_rate=2e-3, warmup_steps=200)
 """With the warm-up twice 1e-3 is stable, and the circuit is found in half the steps (docs/guide/train.md)."""
 ENCODER_OPTIMISER = OptimiserConfig(name="adam", learning_rate=1e-3)
-"""What encoders are pretrained with, in either profile (arXiv 2601.20796, section 3)."""
+"""What encoders are pretrained with, in either preset (arXiv 2601.20796, section 3)."""
 ENCODER_STEPS = {"quick": 2000, "paper": 50_000}
 """Steps of their pretraining."""
 QUICK_DECODER = DecoderConfig(output_projection="on")
@@ -115,7 +115,7 @@ def stage_one_config(config: RunConfig) -> RunConfig:
 
 
 def first_stage(config: RunConfig, profile: Profile) -> RunConfig:
-    """`stage_one_config`, with the profile's optimiser of stage 1 where `config` has the profile's of stage 2."""
+    """`stage_one_config`, with the preset's optimiser of stage 1 where `config` has the preset's of stage 2."""
     before = stage_one_config(config)
     if config.optimiser == run_config("multimodal", profile).optimiser:
         before = replace(before, optimiser=run_config("unimodal", profile).optimiser)

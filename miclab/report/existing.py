@@ -27,7 +27,7 @@ def subject_at(path: Path) -> str | None:
 
 def check_replaceable(path: Path, subject: str, overwrite: bool = False) -> None:
     """Makes sure that writing a report destroys nothing else. A report may be made again: one on the same runs, in
-    their order, or on the same study and its profile, is replaced.
+    their order, or on the same study and its preset, is replaced.
 
     Arguments:
         path: where the report goes.

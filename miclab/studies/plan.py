@@ -96,7 +96,7 @@ class Plan:
     """The runs of one study or several, in order: those of encoders and stage 1 before the first that needs them.
 
     Arguments:
-        studies: what to plan, all of the same profile.
+        studies: what to plan, all of the same preset.
         mode: numeric mode (`compiled` or `eager`) that `auto` stands for, or a function that finds it out, called only
             if an `auto` is met.
 

@@ -91,7 +91,7 @@ def _check_axes(study: Study) -> None:
         for axis in block.axes:
             owner = axis.split(".")[0]
             if owner == "seed":
-                raise ConfigError(axis, "an axis", "no axis: the profile has `seeds`")
+                raise ConfigError(axis, "an axis", "no axis: the preset has `seeds`")
             if owner not in known:
                 raise ConfigError(axis, "an axis", f"a dotted field: {nearest(owner, known)}")
             if owner == "parent" and study.stage != "multimodal":
@@ -226,7 +226,7 @@ class _BlockReader:
         base, data = self.parts[name], change[name]
         if name == "modalities" and isinstance(data, dict):
             # An axis changes one modality and leaves the others; one that the study's `config` leaves out is the
-            # profile's.
+            # preset's.
             known = {**self.shared.base.modalities, **base}
             found = {n: self._changed(known.get(n, ModalityConfig()), part, f"{name}.{n}") for n, part in data.items()}
             return _with_content({**base, **found})

@@ -250,7 +250,7 @@ def current_rows(study: Study, plan: Plan, root: Path, *, stored: bool = False) 
     file = table_file(study)
     if not file.exists():
         raise MiclabError(
-            f"{study.name} has no rows yet in the profile {study.profile}: there is neither a run of it under {root}"
+            f"{study.name} has no rows yet in the preset {study.profile}: there is neither a run of it under {root}"
             f" nor a table {file}. `miclab study run {study.file} --profile {study.profile}` makes them."
         )
     return read_table(file), []

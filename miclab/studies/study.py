@@ -59,7 +59,7 @@ class Parent:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A study with one of its profiles.
+    """A study with one of its presets.
 
     Arguments:
         name: the file's name without its ending.
@@ -67,7 +67,7 @@ class Study:
         profile: `quick` or `paper`.
         title: a line.
         answers: claims that it answers.
-        stage: whose profile `config` changes.
+        stage: whose preset `config` changes.
         config: fields that all points share.
         request: fields of the request that all points share.
         grid: blocks; the study is their union.
@@ -171,7 +171,7 @@ KEYS = ("title", "answers", "stage", "config", "grid", "parent", "encoder", "pro
 
 
 def load_study(file: Path | str, profile: str) -> Study:
-    """A study file with one of its profiles.
+    """A study file with one of its presets.
 
     Raises:
         ConfigError: the file cannot be read, or something in it is unknown or of the wrong kind; fields of the

@@ -47,7 +47,7 @@ def new_figure(columns: int, width: float = 3.4, height: float = 2.9) -> tuple[F
 def need(found: object) -> None:
     """Raises NoRowsError unless there is something to draw."""
     if not found:
-        raise NoRowsError("none of its studies has rows in this profile. `miclab reproduce` makes them.")
+        raise NoRowsError("none of its studies has rows in this preset. `miclab reproduce` makes them.")
 
 
 def accuracy_axis(place: Any, **texts: str) -> None:

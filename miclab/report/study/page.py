@@ -114,7 +114,7 @@ def write_study_report(
     the arguments: it holds no date.
 
     Arguments:
-        study: the study, with its profile.
+        study: the study, with its preset.
         plan: a plan that has it.
         frame: its table (`miclab.studies.rows.current_rows`).
         path: where the file goes; replaced if it exists.
