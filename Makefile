@@ -43,7 +43,7 @@ docs: .venv/installed
 	@echo "build/site/index.html"
 
 dist: .venv/installed
-	rm -rf build dist
+	rm -rf build/lib build/bdist* dist
 	$(BIN)/python -m build --no-isolation --outdir dist .
 
 lock: .venv/core

@@ -20,7 +20,6 @@ author = "The miclab developers"
 release = version = pages.version()
 
 extensions = ["myst_nb", "autoapi.extension", "sphinx.ext.napoleon"]
-exclude_patterns = ["_templates"]
 html_theme = "furo"
 html_title = "miclab"
 html_static_path = ["_static"]
@@ -51,7 +50,6 @@ nb_merge_streams = True
 # The API pages are made from the text of the modules, whichever there are: nothing of miclab is imported for them.
 autoapi_dirs = [str(HERE.parent / "miclab")]
 autoapi_root = "reference/api"
-autoapi_template_dir = str(HERE / "_templates" / "autoapi")
 autoapi_options = ["members", "show-module-summary"]
 autoapi_member_order = "bysource"
 autoapi_python_class_content = "class"

@@ -81,7 +81,7 @@ def measured(interval: dict[str, Any] | None) -> str:
     """An interval as it stands in the ledger: `0.985 [0.979, 0.990]`."""
     if interval is None:
         return "no rows"
-    alone = " (one seed)" if interval["unit"] != "seed" else ""
+    alone = " (one seed)" if interval["unit"] == "set" else ""
     return f"{interval['mean']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]{alone}"
 
 
@@ -167,8 +167,7 @@ def claims_pages(here: Path) -> dict[str, str]:
     for name, claim in quick.items():
         others = [by_preset[p].get(name) for p in PRESETS[1:]]
         judged = [c for c in (claim, *others) if c and c["runs"]]
-        if judged and claim["runs"]:
-            pages[f"{name}.md"] = claim_page(judged, here)
+        pages[f"{name}.md"] = claim_page(judged or [claim], here)
     return pages
 
 

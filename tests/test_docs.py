@@ -190,7 +190,7 @@ def test_pages_of_claims_hold_what_the_rows_say(claims, monkeypatch):
     quick = [claim for claim in claims if claim["profile"] == "quick"]
     with_rows = [claim for claim in quick if claim["runs"]]
     assert len(with_rows) > 30
-    assert set(made) == {"index.md", *[f"{claim['id']}.md" for claim in with_rows]}
+    assert set(made) == {"index.md", *[f"{claim['id']}.md" for claim in quick]}
     for claim in with_rows:
         page = made[f"{claim['id']}.md"]
         assert page.index(f"**Verdict: {claim['verdict_text']}.**") < page.index(claim["criterion"])

@@ -251,7 +251,7 @@ def _names(file: Path) -> set[str]:
             names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
         elif isinstance(node, ast.Attribute):
             names.add(ast.unparse(node))
-        elif isinstance(node, ast.keyword):
+        elif isinstance(node, ast.keyword) and ast.unparse(node) != "allow_pickle=False":
             names.add(str(node.arg))
     return names
 
@@ -267,4 +267,11 @@ def test_no_pickle_is_read_or_written(tmp_path):
         assert any(forbidden.match(name) for name in _names(example)), line
     sources = [*Path(runs.__file__).parents[1].rglob("*.py")]
     assert len(sources) > 30
-    assert [(f.name, name) for f in sources for name in _names(f) if forbidden.match(name)] == []
+    found = [(f.name, name) for f in sources for name in _names(f) if forbidden.match(name)]
+    # One place reads NumPy's files, and each of its calls says that pickles are refused.
+    [reader] = [f for f in sources if f.name == "vector_files.py"]
+    calls = [n for n in ast.walk(ast.parse(reader.read_text())) if isinstance(n, ast.Call)]
+    loads = [ast.unparse(n) for n in calls if ast.unparse(n.func) == "np.load"]
+    assert loads
+    assert all("allow_pickle=False" in load for load in loads)
+    assert [one for one in found if one != ("vector_files.py", "np.load")] == []

@@ -205,7 +205,8 @@ def test_clusters_that_are_not_there_are_named(tmp_path, capsys, monkeypatch):
     for more, message in (
         (["--launcher", "slurm"], "There is no `sbatch` here"),
         (["--launcher", "slurm", "--slurm", "time"], "write KEY=VALUE"),
-        (["--array-limit", "0"], "--array-limit is 1 or more"),
+        (["--launcher", "slurm", "--array-limit", "0"], "--array-limit is 1 or more"),
+        (["--array-limit", "0"], "--array-limit has no effect here"),
     ):
         assert main([*common, *more]) == 2
         assert message in capsys.readouterr().err

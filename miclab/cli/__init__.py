@@ -12,7 +12,7 @@ COMMANDS = {
         "miclab.cli.demo",
         "train, join a second modality, find and cut the circuit, compare with the paper",
     ),
-    "train": ("miclab.cli.train", "train a decoder: `train unimodal` or `train multimodal`"),
+    "train": ("miclab.cli.train", "train a decoder or an encoder: `train unimodal`, `train multimodal`, `train encoder`"),
     "resume": ("miclab.cli.train", "go on with a run, or extend a finished one"),
     "runs": ("miclab.cli.inspect", "list the runs"),
     "show": ("miclab.cli.inspect", "one run: configuration, state, metric rows, integrity of its files"),
@@ -20,7 +20,7 @@ COMMANDS = {
     "claims": ("miclab.cli.claims", "the ledger: verdict on every claim from the committed rows, beside the paper"),
     "reproduce": ("miclab.cli.claims", "train what claims still need, then print the ledger"),
     "figure": ("miclab.cli.claims", "the paper's figure of a claim from our rows, as PDF and SVG"),
-    "data": ("miclab.cli.data", "real data: `data list`, `data show`, `data check`"),
+    "data": ("miclab.cli.data", "real data and embeddings of your own: `data list`, `show`, `check`, `embed`"),
     "evaluate": (
         "miclab.cli.analyse",
         "accuracy on every split with intervals and oracles; other context lengths",
@@ -92,9 +92,9 @@ def main(arguments: list[str] | None = None) -> int:
     except MiclabError as error:
         print(f"miclab: {error}", file=sys.stderr)
         return 2
-    if not arguments:
+    if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
-        return 2
+        return 0 if arguments else 2
     name, rest = arguments[0], arguments[1:]
     if name in ("-V", "--version"):
         from miclab import __version__

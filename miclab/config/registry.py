@@ -1,7 +1,7 @@
 """Registries: what a configuration can name, and the decorator that adds to it.
 
 A registry maps names to classes or functions. Everything that researchers extend is in one: attention, position codes,
-loss terms, sources, measures, claims and corruptions. A name is registered when its module is imported. So a user's
+loss terms, sources, measures and claims. A name is registered when its module is imported. So a user's
 file adds to a registry as a module of this package does (see `miclab.config.extensions`).
 
 A registry also knows the package's own names before their modules are imported: a configuration is checked, and

@@ -55,7 +55,7 @@ def _attention(axes: list[Axes], run: Run) -> None:
         place.imshow(pattern.numpy(), cmap="magma_r", vmin=0, vmax=float(pattern.max()), interpolation="nearest")
         place.set_xticks(range(len(names)), names, fontsize=4.5, rotation=90)
         place.set_yticks(range(len(names)), names, fontsize=4.5)
-        place.set_title(f"Attention of layer {layer + 1}, one sequence", fontsize=9, loc="left")
+        place.set_title(f"Attention of layer {layer}, one sequence", fontsize=9, loc="left")
 
 
 def _bars(axes: Axes, effects: list[Effect]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 import shutil
@@ -109,7 +110,7 @@ class SlurmLauncher:
         while self._gathered:
             chunk = self._gathered[: self.array_limit]
             try:
-                jobs = self._executor.map_array(work, chunk, [handed_on()] * len(chunk))
+                jobs = self._executor.map_array(functools.partial(work, plugins=handed_on()), chunk)
             except self._refusal as error:
                 if not self._jobs:
                     raise MiclabError(f"Slurm refused the first array: {str(error).strip()}") from error
