@@ -305,6 +305,11 @@ def test_every_result_has_a_frame_a_plot_and_html(root, run, second):
 def test_runs_are_found_by_name_and_damage_is_named(root, run, tmp_path, capsys):
     """Fails if a run is taken for another, or one that is damaged hides the others."""
     assert miclab.find(run.hash[:8], root) == miclab.load(run.path) == run
+    named = trained(root, seed=0, name="first", tags=["tiny"])
+    assert (named, named.label.name, named.label.tags) == (run, "first", ("tiny",))
+    shown = printed(capsys, "show", run.path)
+    assert {key: value for key, value in plain(run).items() if shown[key] != value} == {}
+    assert plain(miclab.list_runs(root))[-1]["tags"] == printed(capsys, "runs", "--runs", root)[-1]["tags"]
     assert [r.name for r in miclab.list_runs(root)] == [r["run"] for r in printed(capsys, "runs", "--runs", root)]
     other = trained(tmp_path, steps=2)
     (other.path / "world.safetensors").write_bytes(b"")

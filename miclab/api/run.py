@@ -12,6 +12,7 @@ from miclab.config.request import SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError
 from miclab.runs import find as directory
+from miclab.runs.label import Label
 from miclab.runs.run import Run as Disk
 from miclab.tables import Table, Tabled, table
 
@@ -51,6 +52,11 @@ class Run(Tabled):
     def name(self) -> str:
         """Name of the directory: stage, position code and the start of the hash."""
         return self.disk.path.name
+
+    @property
+    def label(self) -> Label:
+        """Name and tags that its owner gave it."""
+        return self.disk.label
 
     @property
     def hash(self) -> str:
@@ -268,6 +274,8 @@ class Run(Tabled):
         (see `verify`)."""
         return {
             "run": str(self.path),
+            "name": self.label.name,
+            "tags": list(self.label.tags),
             "hash": self.hash,
             "status": self.status,
             "reason": self.reason,

@@ -39,12 +39,13 @@ class Runs(Tabled, Sequence[Run]):
     def as_json(self) -> list[dict[str, Any]]:
         """A row for each run, as plain data: name, status, step, last accuracies and a note."""
         found = [
-            {"run": run.name, "status": run.status, "step": run.step, "note": run.reason,
+            {"run": run.name, "name": run.label.name, "tags": list(run.label.tags),
+             "status": run.status, "step": run.step, "note": run.reason,
              "accuracy": (run.disk.rows() or [{"accuracy": {}}])[-1]["accuracy"]}
             for run in self
         ]  # fmt: skip
         return found + [
-            {"run": path.name, "status": "damaged", "step": None, "note": why, "accuracy": {}}
+            {"run": path.name, "name": "", "tags": [], "status": "damaged", "step": None, "note": why, "accuracy": {}}
             for path, why in self.damaged.items()
         ]
 

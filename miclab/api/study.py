@@ -23,30 +23,30 @@ class StudyPlan(Tabled):
     """The runs of a study in order, each before those that start from it, and how far each is.
 
     Arguments:
-        plan: the runs by hash.
+        study: the study.
+        plan: its runs by hash.
         states: of each, what lies on disk.
         kept: hashes of runs whose rows lie beside the study.
+        root: directory of runs.
     """
 
-    def __init__(self, plan: Plan, states: dict[str, State], kept: frozenset[str]):
-        self.plan, self.states, self.kept = plan, states, kept
+    def __init__(self, study: files.Study, plan: Plan, states: dict[str, State], kept: frozenset[str], root: Path):
+        self.study, self.plan, self.states, self.kept, self.root = study, plan, states, kept, root
 
     def __len__(self) -> int:
         return len(self.plan.runs)
 
     def as_json(self) -> list[dict[str, Any]]:
         """A row for each run, as `miclab study plan --json` has it."""
-        return [
-            {"run": run.name, "hash": run.hash, "parent": run.parent, "seed": run.seed, "steps": run.request.steps,
-             "status": state.status, "step": state.step, "reason": state.reason,
-             "in_committed_rows": run.hash in self.kept}
-            for run, state in ((run, self.states[identity]) for identity, run in self.plan.runs.items())
-        ]  # fmt: skip
+        from miclab.studies.listing import plan_json
+
+        return plan_json(self.study, self.plan, self.states, self.kept, self.root)
 
     def tables(self) -> tuple[Table, ...]:
         """A row for each run."""
-        names = ("run", "seed", "steps", "status", "step", "parent", "in_committed_rows")
-        return (table("", names, [[row[name] for name in names] for row in self.as_json()]),)
+        names, axes = ("run", "seed", "steps", "status", "step", "parent", "in_committed_rows"), self.study.axes
+        rows = [[row[name] for name in names] + [row["axes"].get(axis) for axis in axes] for row in self.as_json()]
+        return (table("", [*names, *axes], rows),)
 
     def plot(self, axes: Any = None) -> Any:
         """How many runs have each status.
@@ -89,6 +89,12 @@ class Study(Tabled):
 
         return Plan([self.file], lambda: long_mode(root))
 
+    def _kept(self, plan: Plan, root: Path) -> frozenset[str]:
+        from miclab.studies.rows import StudyTable
+
+        found = frozenset(StudyTable(self.file, plan, root).kept())
+        return found | {before for before, children in plan.children().items() if found.issuperset(children)}
+
     def plan(self, runs: str | Path = "runs") -> StudyPlan:
         """The runs of the study and what is done of each. Nothing is trained.
 
@@ -99,13 +105,10 @@ class Study(Tabled):
             MiclabError: a point of the grid cannot work; the message names point and field.
         """
         from miclab.studies import state
-        from miclab.studies.rows import StudyTable
 
         root = root_directory(runs)
         plan = self._plan(root)
-        kept = frozenset(StudyTable(self.file, plan, root).kept())
-        kept |= {before for before, children in plan.children().items() if kept.issuperset(children)}
-        return StudyPlan(plan, state.survey(plan, root), kept)
+        return StudyPlan(self.file, plan, state.survey(plan, root), self._kept(plan, root), root)
 
     def run(
         self,
@@ -155,7 +158,7 @@ class Study(Tabled):
             launcher.close()
         change(tally)
         written.write(tally.states, now=True)
-        return StudyPlan(plan, tally.states, frozenset())
+        return StudyPlan(self.file, plan, tally.states, self._kept(plan, root), root)
 
     def rows(self, runs: str | Path = "runs", *, stored: bool = False) -> pl.DataFrame:
         """The table of the study as a frame of polars: a row for each run and evaluated step.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from miclab.config import presets, schema
 from miclab.config.presets import Profile
 from miclab.config.request import Request
 from miclab.errors import ConfigError, RunError, nearest
+from miclab.runs.label import Label
 from miclab.training.stages import (
     AUTO,
     NONE,
@@ -47,6 +48,8 @@ def train(
     stage_one_steps: int | None = None,
     encoder: str = "",
     runs: str | Path = "runs",
+    name: str = "",
+    tags: Sequence[str] = (),
     on_progress: OnProgress | None = None,
     fields: Mapping[str, Any] | None = None,
     **short: Any,
@@ -66,6 +69,8 @@ def train(
         stage_one_steps: steps of stage 1 where that is `auto`.
         encoder: `[NAME=]RUN[@STEP],...`: runs of `train("encoder")` whose encoders modalities take up.
         runs: directory of runs.
+        name: what the run is called in lists and reports; it is no part of what is trained.
+        tags: words by which runs are grouped.
         on_progress: called after every step with title, steps done, steps in all, and a short text.
         fields: values by dotted name of the configuration (`decoder.heads`) or the request (`request.evaluate_every`).
         short: values by a field's last name (`heads`), where no other field has it, or of a whole part (`decoder={}`).
@@ -107,8 +112,12 @@ def train(
     config, request = changed(config, request, short, dotted)
     if before is not None:
         check_same(config, before)
+    label = Label(name, tuple(tags))
     done = carry_out(trainings(config, request, preset, first), runs, _watching(on_progress))
-    return _finished(done[-1])
+    run = _finished(done[-1])
+    if name or tags:
+        run.disk.label = label
+    return run
 
 
 def resume(

@@ -230,8 +230,9 @@ def _status(arguments: list[str]) -> int:
 
 
 def _plan(arguments: list[str]) -> int:
-    from miclab.cli.study_plan import plan_json, plan_lines
+    from miclab.cli.study_plan import plan_lines
     from miclab.studies import state
+    from miclab.studies.listing import plan_json
 
     options = parse(PlanOptions, "study plan", arguments)
     (study,), plan = _planned((options.file,), options)

@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miclab.runs.label import read_label
+from miclab.studies.listing import given_name, planned_axes
 
 if TYPE_CHECKING:
-    from miclab.studies.plan import Plan, PlannedRun
+    from miclab.studies.plan import Plan
     from miclab.studies.state import State
     from miclab.studies.study import Study
 
 LONGEST = 24
 """Letters of a value that the table shows; --json has all of it."""
-
-
-def _axes(study: Study, plan: Plan) -> Iterator[tuple[PlannedRun, dict[str, Any]]]:
-    """Every run with the values of the study's axes. A run that the study needs before its own, such as stage 1, stands
-    at no value of an axis: it has none."""
-    from miclab.studies.plan import axis_value
-
-    own = set(plan.members[study.name])
-    for identity, run in plan.runs.items():
-        parent = plan.runs.get(run.parent)
-        yield run, {axis: axis_value(run, parent, axis) for axis in study.axes} if identity in own else {}
-
-
-def _name(run: PlannedRun, found: State, root: Path) -> str:
-    """The name that a run was given; a new one has no directory to look into."""
-    return "" if found.status == "new" else read_label(root / run.name, []).name
-
-
-def plan_json(
-    study: Study, plan: Plan, states: Mapping[str, State], kept: frozenset[str], root: Path
-) -> list[dict[str, Any]]:
-    """The runs as plain values, in the order in which they are trained."""
-    found = []
-    for run, axes in _axes(study, plan):
-        state = states[run.hash]
-        found.append(
-            {"run": run.name, "name": _name(run, state, root), "hash": run.hash, "parent": run.parent, "axes": axes,
-             "seed": run.seed, "steps": run.request.steps, "status": state.status, "step": state.step,
-             "reason": state.reason, "in_committed_rows": run.hash in kept}
-        )  # fmt: skip
-    return found
 
 
 def shown(value: Any) -> str:
@@ -76,13 +45,13 @@ def short_axes(axes: tuple[str, ...]) -> list[str]:
 def plan_lines(study: Study, plan: Plan, states: Mapping[str, State], kept: frozenset[str], root: Path) -> list[str]:
     """The runs as the lines of a table."""
     rows = []
-    for run, axes in _axes(study, plan):
+    for run, axes in planned_axes(study, plan):
         state = states[run.hash]
         status = "in rows" if run.hash in kept and state.status == "new" else state.status
         values = [shown(axes.get(axis)) for axis in study.axes]
         step = str(state.step) if state.step >= 0 else "-"
         rows.append(
-            [run.name, _name(run, state, root), *values, str(run.seed), str(run.request.steps), status, step,
+            [run.name, given_name(run, state, root), *values, str(run.seed), str(run.request.steps), status, step,
              run.parent[:12] or "-"]
         )  # fmt: skip
     table = [["run", "name", *short_axes(study.axes), "seed", "steps", "status", "step", "parent"], *rows]
