@@ -138,7 +138,7 @@ def claims_index(claims: Sequence[dict[str, Any]]) -> str:
     """The table of all claims."""
     rows = [
         (
-            f"[{c['id']}]({c['id']}.md)" if c["runs"] else c["id"],
+            f"[{c['id']}]({c['id']}.md)",
             c["statement"],
             f"**{c['verdict']}**" if c["runs"] else "no rows yet",
             KINDS.get(c["id"][0], ""),
@@ -147,7 +147,7 @@ def claims_index(claims: Sequence[dict[str, Any]]) -> str:
         )
         for c in claims
     ]
-    toctree = "\n".join(["```{toctree}", ":hidden:", "", *[c["id"] for c in claims if c["runs"]], "```"])
+    toctree = "\n".join(["```{toctree}", ":hidden:", "", *[c["id"] for c in claims], "```"])
     intro = """# Claims
 
 Each claim is judged from the rows that are committed under `studies/rows`, by a criterion with fixed numbers.

@@ -12,7 +12,10 @@ COMMANDS = {
         "miclab.cli.demo",
         "train, join a second modality, find and cut the circuit, compare with the paper",
     ),
-    "train": ("miclab.cli.train", "train a decoder or an encoder: `train unimodal`, `train multimodal`, `train encoder`"),
+    "train": (
+        "miclab.cli.train",
+        "train a decoder or an encoder: `train unimodal`, `train multimodal`, `train encoder`",
+    ),
     "resume": ("miclab.cli.train", "go on with a run, or extend a finished one"),
     "runs": ("miclab.cli.inspect", "list the runs"),
     "show": ("miclab.cli.inspect", "one run: configuration, state, metric rows, integrity of its files"),

@@ -41,6 +41,10 @@ class Plugin:
         """What a configuration records of it."""
         return f"{self.name}:{self.digest}"
 
+    def covers(self, file: Path) -> bool:
+        """Whether a file is a part of it: the file itself, or of an installed package any module of it."""
+        return file == self.file or (self.file.name == "__init__.py" and self.file.parent in file.parents)
+
 
 _loaded: dict[Path, Plugin] = {}
 _installed: set[Path] = set()
@@ -132,12 +136,31 @@ def load_installed() -> tuple[Plugin, ...]:
                 f"The installed extension {entry.name!r} ({entry.value}) fails when it is loaded:"
                 f" {type(error).__name__}: {error}. Uninstall it or mend it."
             ) from error
-        file = Path(sys.modules[entry.module].__file__ or "").resolve()
-        plugin = Plugin(entry.name, file, hashlib.sha256(file.read_bytes()).hexdigest())
+        file = _file_of_module(entry.module)
+        plugin = Plugin(entry.name, file, _digest_of_package(file))
         _loaded[file] = plugin
         _installed.add(file)
         plugins.append(plugin)
     return tuple(plugins)
+
+
+def _file_of_module(name: str) -> Path:
+    """The file of a module; of one without a file, such as a folder of modules, the name is refused."""
+    found = getattr(sys.modules[name], "__file__", None)
+    if not found:
+        raise MiclabError(f"The installed extension {name!r} is a folder without a module: name a module of it.")
+    return Path(found).resolve()
+
+
+def _digest_of_package(file: Path) -> str:
+    """SHA-256 of a module, or of all modules of the package whose `__init__.py` it is, by name."""
+    if file.name != "__init__.py":
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    found = hashlib.sha256()
+    for part in sorted(file.parent.rglob("*.py")):
+        content = part.read_bytes()
+        found.update(f"{part.relative_to(file.parent)}:{len(content)}\n".encode() + content)
+    return found.hexdigest()
 
 
 def marks_of(uses: Iterable[tuple[Registry, str]]) -> tuple[str, ...]:
@@ -147,7 +170,7 @@ def marks_of(uses: Iterable[tuple[Registry, str]]) -> tuple[str, ...]:
         uses: each registry and the name in it that the configuration uses.
     """
     files = {Path(registry.file(name)).resolve() for registry, name in uses if name in registry}
-    return tuple(sorted(plugin.mark for file, plugin in _loaded.items() if file in files))
+    return tuple(sorted({plugin.mark for plugin in _loaded.values() if any(map(plugin.covers, files))}))
 
 
 def check_marks(marks: Sequence[str]) -> None:
