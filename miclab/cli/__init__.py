@@ -14,7 +14,7 @@ COMMANDS = {
     ),
     "train": (
         "miclab.cli.train",
-        "train a decoder or an encoder: `train unimodal`, `train multimodal`, `train encoder`",
+        "train a decoder or an encoder: `train unimodal`, `multimodal`, `encoder`",
     ),
     "resume": ("miclab.cli.train", "go on with a run, or extend a finished one"),
     "runs": ("miclab.cli.inspect", "list the runs"),
