@@ -439,3 +439,21 @@ def test_sizes_of_the_functions_are_those_of_the_commands():
 
     sizes = SizedOptions().sizes
     assert (sizes.sequences, sizes.novel_sets) == (analyses.SEQUENCES, analyses.SETS)
+
+
+@pytest.mark.parametrize(
+    ("stage", "more", "field"),
+    [
+        ("unimodal", {"stage_one": "nonsense"}, "stage_one"),
+        ("encoder", {"stage_one": "nonsense"}, "stage_one"),
+        ("unimodal", {"fields": {"modalities.m2.classes": 64}}, "modalities"),
+        ("multimodal", {"stage_one_steps": 0}, "request.steps"),
+        ("unimodal", {"stage_one_steps": 5}, "stage_one_steps"),
+    ],
+)
+def test_what_a_stage_cannot_have_is_refused_before_anything_is_trained(tmp_path, stage, more, field):
+    """Fails if a value without effect is passed over, or another stage is trained than was named."""
+    with pytest.raises(miclab.ConfigError) as raised:
+        miclab.train(stage, runs=tmp_path / "runs", **more)
+    assert raised.value.field == field
+    assert not (tmp_path / "runs").exists()

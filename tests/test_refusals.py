@@ -104,7 +104,7 @@ def test_a_modality_that_the_preset_lacks_is_named_or_refused(tmp_path, capsys):
     assert "m1x: no modality of the preset, which has m1" in message
     assert "m1 is left out" in message
     assert main(["train", "multimodal", "--stage-one", "none", *common]) == 2
-    assert "two or more, for `miclab train multimodal`" in capsys.readouterr().err
+    assert "two or more, for the stage `multimodal`" in capsys.readouterr().err
     file.write_text("requst: {steps: 3}\n")
     assert main(["train", "unimodal", *common]) == 2
     assert "did you mean 'request'" in capsys.readouterr().err

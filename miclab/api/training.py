@@ -22,6 +22,7 @@ from miclab.training.stages import (
     Done,
     Watch,
     carry_out,
+    check_modalities,
     check_same,
     grown_from,
     train_watched,
@@ -91,7 +92,9 @@ def train(
     dotted = dict(fields or {})
     dotted |= {} if steps is None else {"request.steps": steps}
     dotted |= {} if seed is None else {"seed": seed}
-    before, first = None, None
+    before, first, kind = None, None, stage
+    if stage != "multimodal" and str(stage_one) != AUTO:
+        raise ConfigError("stage_one", str(stage_one), "given only with the stage 'multimodal'")
     if stage == "encoder":
         config, request = presets.lone_encoder_config(), presets.encoder_request(preset)
     else:
@@ -100,7 +103,7 @@ def train(
         config, request = presets.run_config(kind, preset), presets.request(kind, preset)
         if is_multimodal and str(stage_one) == AUTO:
             first = presets.request("unimodal", preset)
-            first = replace(first, steps=stage_one_steps or first.steps)
+            first = first if stage_one_steps is None else replace(first, steps=stage_one_steps)
         elif is_multimodal:
             # Fields may say what the secondary modality must be to suit the parent, so they are read before and after.
             config, _ = changed(config, request, short, dotted)
@@ -110,6 +113,8 @@ def train(
     if encoder:
         config = with_encoders(config, encoder, runs)
     config, request = changed(config, request, short, dotted)
+    if kind != "encoder":
+        check_modalities(kind, config)
     if before is not None:
         check_same(config, before)
     label = Label(name, tuple(tags))

@@ -24,6 +24,7 @@ from miclab.training.stages import (
     Done,
     Training,
     carry_out,
+    check_modalities,
     check_same,
     grown_from,
     train_watched,
@@ -195,10 +196,7 @@ def run_train(arguments: list[str]) -> int:
     defaults = TrainOptions(profile=profile, stage_one_steps=first.steps, run=config, request=request)
     options = parse(TrainOptions, f"train {stage}", rest, defaults)
     config = options.run
-    if kind == "unimodal" and len(config.modalities) > 1:
-        raise ConfigError("modalities", list(config.modalities), "one, for `miclab train unimodal`")
-    if kind != "unimodal" and len(config.modalities) < 2:
-        raise ConfigError("modalities", list(config.modalities), "two or more, for `miclab train multimodal`")
+    check_modalities(kind, config)
     if options.stage_one_steps != first.steps and (kind != "multimodal" or before is not None):
         allowed = "given only where `miclab train multimodal` trains stage 1 itself (--stage-one auto)"
         raise ConfigError("stage_one_steps", options.stage_one_steps, allowed)

@@ -139,6 +139,19 @@ def trainings(
 
 
 # -- earlier runs that are named ----------------------------------------------------------------------------------
+def check_modalities(stage: str, config: RunConfig) -> None:
+    """Raises ConfigError where a configuration has too many modalities for a stage, or too few.
+
+    Arguments:
+        stage: `unimodal`, `multimodal` or `early_fusion`.
+    """
+    names = list(config.modalities)
+    if stage == "unimodal" and len(names) > 1:
+        raise ConfigError("modalities", names, "one, for the stage `unimodal`")
+    if stage != "unimodal" and len(names) < 2:
+        raise ConfigError("modalities", names, "two or more, for the stage `multimodal`")
+
+
 def grown_from(config: RunConfig, reference: str, root: Path | str) -> tuple[RunConfig, Run]:
     """The configuration with decoder, host, numerics and seed of a stage-1 run, and that run.
 
