@@ -241,9 +241,14 @@ def test_alignment_and_diagnosis_are_what_the_commands_print(second, capsys):
     assert plain(miclab.diagnose(second, **SIZES)) == printed(capsys, "diagnose", second.path, *SMALL)
 
 
-def test_heads_cut_together_are_cut_together(run):
-    """Fails if of several heads one alone is cut, or activations are edited elsewhere than where they are named."""
+def test_heads_cut_together_are_cut_together(run, capsys):
+    """Fails if of several heads one alone is cut, the command cuts others, or activations are edited elsewhere than
+    where they are named."""
     found = miclab.knock_out(run, run.heads, **SIZES)
+    words = [run.path, "--heads", *run.heads, *(f"--{name.replace('_', '-')}={v}" for name, v in SIZES.items())]
+    assert plain(found) == printed(capsys, "knockout", *words)
+    assert main(["knockout", str(run.path), "--heads", "7.0"]) == 2
+    assert "heads = '7.0'" in capsys.readouterr().err
     assert [e.name for e in found.effects] == ["untouched", "heads 0.0, 0.1, 1.0, 1.1"]
     batch = run.batch("icl", 20, novel_set=1)
     edits = {f"blocks.{layer}.attention.heads": torch.zeros_like for layer in range(run.config.decoder.layers)}

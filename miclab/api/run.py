@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from miclab.circuits.find import head_named
 from miclab.config import schema
 from miclab.config.request import SplitSizes
 from miclab.config.run import RunConfig
@@ -256,10 +257,8 @@ class Run(Tabled):
         Raises:
             ConfigError: the run has no such head; the message lists them.
         """
-        if not re.fullmatch(r"\d+\.\d+", str(name)) or str(name) not in self.heads:
-            raise ConfigError("head", name, f"LAYER.HEAD, both from 0: {', '.join(self.heads)}")
-        layer, _, head = str(name).partition(".")
-        return int(layer), int(head)
+        options = self.config.decoder
+        return head_named(str(name), product(range(options.layers), range(options.heads)), "head")
 
     # -- how it is shown ----------------------------------------------------------------------------------------
     def tables(self) -> tuple[Table, ...]:

@@ -8,13 +8,14 @@ Needs no torch: the ledger reads rows.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from miclab import tables
+from miclab.errors import ConfigError
 
 Head = tuple[int, int]
 """Layer and head, both from 0."""
@@ -27,6 +28,22 @@ _NAMED = re.compile(r"head (?P<layer>\d+)\.(?P<head>\d+)(?P<rest>.*)")
 def head_name(head: Head) -> str:
     """LAYER.HEAD, both from 0: `1.0` is the first head of the second layer."""
     return str(tables.Head(*head))
+
+
+def head_named(name: str, known: Iterable[Head], field: str = "heads") -> Head:
+    """Layer and head of a name LAYER.HEAD, both from 0.
+
+    Arguments:
+        known: the heads that there are.
+        field: the option that holds the name, for messages.
+
+    Raises:
+        ConfigError: there is no such head; the message lists those that are known.
+    """
+    names = {head_name(head): head for head in known}
+    if name not in names:
+        raise ConfigError(field, name, f"LAYER.HEAD, both from 0: {', '.join(names)}")
+    return names[name]
 
 
 def old_head_name(head: Head) -> str:

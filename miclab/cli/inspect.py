@@ -10,7 +10,7 @@ import tyro
 from miclab.cli.options import Directory, RunName
 from miclab.cli.terminal import parse, print_json, print_table, refuse_ignored, warn
 from miclab.config.schema import to_mapping
-from miclab.errors import MiclabError
+from miclab.errors import ConfigError, MiclabError
 from miclab.runs.find import find, list_runs, open_run
 from miclab.runs.label import tags_of
 from miclab.runs.run import Run
@@ -57,9 +57,12 @@ def run_runs(arguments: list[str]) -> int:
         try:
             run = open_run(path)
         except MiclabError as error:
-            rows.append({"run": path.name, "name": "", "tags": [], "status": "damaged", "step": None, "accuracy": {},
+            # Nothing is wrong with a run whose plugin was not named.
+            needs_plugin = isinstance(error, ConfigError) and error.field == "plugins"
+            state = "needs plugin" if needs_plugin else "damaged"
+            rows.append({"run": path.name, "name": "", "tags": [], "status": state, "step": None, "accuracy": {},
                          "note": str(error)})  # fmt: skip
-            status = 1
+            status = status if needs_plugin else 1
             continue
         label = run.label
         if not wanted <= set(label.tags):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from itertools import product
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import tyro
+
+from miclab.circuits.find import head_named
 from miclab.cli.duration import announce_sequences
 from miclab.cli.options import Seeds, find_runs
 from miclab.cli.terminal import bar, parse, print_json, warn
@@ -21,6 +25,9 @@ class KnockoutOptions(Seeds):
     with any label of it, there is no circuit, and only single heads are cut. Several RUNs are clustered by seed; the
     circuit's heads are found in each for itself."""
 
+    heads: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LAYER.HEAD ...")] = ()
+    """Cut these heads together and nothing else; both numbers from 0, such as `0.0 1.0`. Empty: every single head, and
+    the circuit's with their controls."""
     baseline: Literal["zero", "mean"] = "zero"
     """What takes the place of a head's output."""
     split: Literal["train", "icl", "swapped", "iwl"] = "icl"
@@ -56,8 +63,17 @@ def run_knockout(arguments: list[str]) -> int:
     """`miclab knockout RUN...`."""
     options = parse(KnockoutOptions, "knockout", arguments)
     runs = find_runs(options.run, options.runs)
-    from miclab.circuits.knockout import knock_out
+    from miclab.circuits.knockout import knock_out, knock_out_together
 
+    if options.heads:
+        decoder = runs[0].config.decoder
+        known = list(product(range(decoder.layers), range(decoder.heads)))
+        chosen = [head_named(name, known) for name in options.heads]
+        found = knock_out_together(runs, chosen, baseline=options.baseline, step=options.checkpoint,
+                                   sizes=options.sizes, split=options.split)  # fmt: skip
+        for run in runs:
+            warn(run)
+        return _print(options, found)
     # Every head, the two strongest together, and up to five draws of three controls.
     announce_sequences("knockout", runs, options.runs, _sequences(options), _heads(runs) + 17)
     with bar("knockout", len(runs)) as on_progress:

@@ -31,7 +31,7 @@ from miclab.training.lineage import Lineage
 from miclab.training.objective import Objective
 from miclab.training.step import training_step
 from miclab.worlds.sequences import raw_training_batches
-from miclab.worlds.world import World, draw_world, world_from_tensors
+from miclab.worlds.world import World, draw_world, novel_world, world_from_tensors
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,9 @@ def prepared(
     # What only the model can refuse is refused before a directory is made.
     Objective(config)
     world = draw_world(config, lineage.kept_tensors())
+    if any(modality.source for modality in config.modalities.values()) and not config.is_classification:
+        # Real data may hold out too few classes: that too is said before a directory is made.
+        novel_world(config, world, "evaluation", 0)
     return Prepared(create(root, config, world.tensors()), line, lineage)
 
 
