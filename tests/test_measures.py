@@ -64,10 +64,10 @@ def test_a_measure_of_weights_of_a_trained_run(run, plugin):
     """Fails if a plugin's measure is not given its layer's weights, or heads or layers are mixed up: beside NumPy."""
     found = evaluate(run, splits=("icl",), sizes=SIZES, measures=("strongest_direction",)).scores["icl"]
     _, parameters = run.parameters()
+    size = parameters["decoder.blocks.0.attention.query"].shape[1] // 2
     for layer in range(2):
         weights = [parameters[f"decoder.blocks.{layer}.attention.{part}"].double().numpy() for part in ("query", "key")]
         for head in range(2):
-            size = weights[0].shape[1] // 2
             query, key = (w[:, head * size : (head + 1) * size] for w in weights)
             values = np.linalg.svd(query @ key.T, compute_uv=False) ** 2
             assert found.strengths["strongest_direction"][:, layer, head] == pytest.approx(values[0] / values.sum())

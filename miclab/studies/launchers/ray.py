@@ -43,7 +43,7 @@ class RayLauncher:
             )
             raise MiclabError(f"{problem}address with --ray-address.") from error
         # A task that was lost with its node is the engine's to give again: only it knows what was done.
-        self._perform = ray.remote(num_cpus=1, max_retries=0)(perform)
+        self._perform: Any = ray.remote(num_cpus=1, max_retries=0)(perform)
         self._tasks: dict[Any, str] = {}
 
     def room(self) -> int:
