@@ -25,7 +25,7 @@ from miclab.errors import ConfigError
 
 COMMANDS = tomllib.loads((Path(__file__).parent / "commands.toml").read_text())
 ALL = [block for page in pages() for block in blocks(page)]
-INTERVAL = re.compile(r"(-?\d\.\d{3}) \[(-?\d\.\d{3}),\s+(-?\d\.\d{3})\]")
+INTERVAL = re.compile(r"(-?\d+\.\d{3}) \[(-?\d+\.\d{3}),\s+(-?\d+\.\d{3})\]")
 
 
 def called(arguments: list[str]) -> tuple[int, str]:

@@ -3,6 +3,7 @@ hold sequences."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -143,9 +144,10 @@ def student_interval(
     count = len(values)
     if np.isinf(values).any():
         return Interval(np.inf, np.inf, np.inf, "seed", count, level)
-    shown = np.log(values) if scale == "log" else values
+    # math's functions, one number at a time: NumPy's differ in the last bit from processor to processor.
+    shown = np.array([math.log(value) for value in values]) if scale == "log" else values
     centre = shown.mean()
     half = stdtrit(count - 1, (1 + level) / 2) * shown.std(ddof=1) / np.sqrt(count)
     ends = np.array([centre, centre - half, centre + half])
-    estimate, low, high = (float(end) for end in (np.exp(ends) if scale == "log" else ends))
+    estimate, low, high = (float(end) for end in (map(math.exp, ends) if scale == "log" else ends))
     return Interval(estimate, low, high, "seed", count, level)
