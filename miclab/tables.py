@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import html
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal
+
+from miclab.statistics import palette
+from miclab.statistics.style import Estimate
 
 if TYPE_CHECKING:
     import polars as pl
@@ -21,30 +24,32 @@ WIDTH = 160
 """Columns of a table where standard output is no terminal."""
 
 
-@runtime_checkable
-class Estimate(Protocol):
-    """A number with the ends of its interval, such as `miclab.statistics.intervals.Interval`."""
+class Words:
+    """A cell that is words."""
 
-    @property
-    def mean(self) -> float: ...
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
+    def fields(self, name: str) -> dict[str, Any]:
+        """Columns of a frame."""
+        return {name: str(self)}
 
 
 @dataclass(frozen=True)
-class Text:
-    """Words, shown as they are."""
+class Text(Words):
+    """Words, shown as they are.
+
+    Arguments:
+        hint: an explanation that a page shows under the mouse.
+    """
 
     text: str
+    hint: str = ""
 
     def __str__(self) -> str:
         return self.text
 
-    def fields(self, name: str) -> dict[str, Any]:
-        """Columns of a frame."""
-        return {name: self.text}
+
+@dataclass(frozen=True)
+class Code(Text):
+    """An identifier or a command, in the letters of code where there are such."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +57,23 @@ class Number:
     """A number.
 
     Arguments:
-        value: None or not a number is shown as an empty cell.
+        value: None or not a number is shown as `absent`.
         digits: behind the point; None for whole numbers, shown with commas.
-        form: `f` for fixed digits, `g` for significant ones.
+        form: `f` for fixed digits, `+f` with a sign, `g` for significant ones.
+        absent: why there is no number.
     """
 
     value: float | None
     digits: int | None = 3
-    form: Literal["f", "g"] = "f"
+    form: Literal["f", "+f", "g"] = "f"
+    absent: str = ""
 
     def __str__(self) -> str:
         if self.value is None or self.value != self.value:
-            return ""
-        return f"{self.value:,}" if self.digits is None else f"{self.value:.{self.digits}{self.form}}"
+            return self.absent
+        return (
+            f"{self.value:,}" if self.digits is None else f"{self.value:{self.form[:-1]}.{self.digits}{self.form[-1]}}"
+        )
 
     def fields(self, name: str) -> dict[str, Any]:
         """Columns of a frame."""
@@ -78,7 +87,9 @@ class Share(Number):
     digits: int | None = 1
 
     def __str__(self) -> str:
-        return "" if self.value is None or self.value != self.value else f"{100 * self.value:.{self.digits}f} %"
+        return (
+            self.absent if self.value is None or self.value != self.value else f"{100 * self.value:.{self.digits}f} %"
+        )
 
 
 @dataclass(frozen=True)
@@ -86,18 +97,22 @@ class Interval:
     """An estimate with the ends of its interval.
 
     Arguments:
-        value: None is shown as an empty cell.
+        value: None is shown as `absent`.
         digits: behind the point.
+        absent: why there is no estimate.
+        remark: what stands behind it.
     """
 
     value: Estimate | None
     digits: int = 3
+    absent: str = ""
+    remark: str = ""
 
     def __str__(self) -> str:
         if self.value is None:
-            return ""
+            return self.absent
         mean, low, high = (f"{v:.{self.digits}f}" for v in (self.value.mean, self.value.low, self.value.high))
-        return f"{mean} [{low}, {high}]"
+        return f"{mean} [{low}, {high}]{self.remark}"
 
     def fields(self, name: str) -> dict[str, Any]:
         """Columns of a frame: the estimate, and both ends."""
@@ -107,8 +122,8 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Head:
-    """A head, LAYER.HEAD, both from 0."""
+class HeadName(Words):
+    """The name of a head, LAYER.HEAD, both from 0."""
 
     layer: int
     head: int
@@ -116,13 +131,9 @@ class Head:
     def __str__(self) -> str:
         return f"{self.layer}.{self.head}"
 
-    def fields(self, name: str) -> dict[str, Any]:
-        """Columns of a frame."""
-        return {name: str(self)}
-
 
 @dataclass(frozen=True)
-class Place:
+class Place(Words):
     """A file or folder."""
 
     path: Path
@@ -130,27 +141,19 @@ class Place:
     def __str__(self) -> str:
         return str(self.path)
 
-    def fields(self, name: str) -> dict[str, Any]:
-        """Columns of a frame."""
-        return {name: str(self.path)}
-
 
 @dataclass(frozen=True)
-class Mark:
+class Mark(Words):
     """A short word that judges, such as a verdict."""
 
     text: str
-    kind: Literal["good", "bad", "plain"] = "plain"
+    kind: palette.Kind = "plain"
 
     def __str__(self) -> str:
         return self.text
 
-    def fields(self, name: str) -> dict[str, Any]:
-        """Columns of a frame."""
-        return {name: self.text}
 
-
-Cell = Text | Number | Share | Interval | Head | Place | Mark
+Cell = Text | Code | Number | Share | Interval | HeadName | Place | Mark
 
 
 def cell(value: Any) -> Cell:
@@ -169,6 +172,11 @@ def cell(value: Any) -> Cell:
     if isinstance(value, Path):
         return Place(value)
     return Interval(value) if isinstance(value, Estimate) else Text(str(value))
+
+
+def estimate(value: float | None, interval: Estimate | None, remark: str = "") -> Number | Interval:
+    """The cell of a number whose interval may be lacking."""
+    return Number(value) if interval is None else Interval(interval, remark=remark)
 
 
 @dataclass(frozen=True)
@@ -213,7 +221,7 @@ class Table:
         """It as a Markdown table, its notes as paragraphs below."""
 
         def line(cells: Iterable[object]) -> str:
-            return f"| {' | '.join(_markdown(str(one)) for one in cells)} |"
+            return f"| {' | '.join(map(_markdown_cell, cells))} |"
 
         numbers = ("---:" if self.is_number(place) else "---" for place in range(len(self.columns)))
         parts = [_markdown(self.title)] if self.title else []
@@ -221,19 +229,43 @@ class Table:
             parts.append("\n".join([line(self.columns), f"| {' | '.join(numbers)} |", *map(line, self.rows)]))
         return "\n\n".join([*parts, *map(_markdown, self.notes)])
 
-    def html(self) -> str:
-        """It as HTML, its notes as paragraphs below. Classes: `number` of numeric cells, `mark` of marks."""
+    def html(self, kind: str = "", rows_by: str = "", words: Callable[[str], str] = html.escape) -> str:
+        """It as HTML, its notes as paragraphs below.
+
+        Classes: `number` of numeric columns and cells, `name` of words in the first column, `mark` of marks, `note` of
+        notes.
+
+        Arguments:
+            kind: class of the table; empty: none.
+            rows_by: what a script knows a row by; its number from 0 stands in `data-NAME`, and rows take the keyboard's
+                focus. Empty: nothing knows them.
+            words: how words become HTML.
+        """
 
         def of(place: int, one: Cell) -> str:
-            text = html.escape(str(one))
-            inner = f'<span class="mark {one.kind}">{text}</span>' if isinstance(one, Mark) and text else text
-            return f'<td class="number">{inner}</td>' if isinstance(one, (Number, Interval)) else f"<td>{inner}</td>"
+            text = words(str(one))
+            if isinstance(one, Mark) and text:
+                text = f'<span class="mark {one.kind}">{text}</span>'
+            elif isinstance(one, Code):
+                text = f"<code>{html.escape(one.text)}</code>"
+            if isinstance(one, Text) and one.hint:
+                text = f'<span title="{html.escape(one.hint)}">{text}</span>'
+            named = "number" if isinstance(one, (Number, Interval)) else "" if place else "name"
+            return f'<td class="{named}">{text}</td>' if named else f"<td>{text}</td>"
 
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
-        body = "".join(f"<tr>{''.join(of(i, one) for i, one in enumerate(row))}</tr>" for row in self.rows)
-        caption = f"<caption>{html.escape(self.title)}</caption>" if self.title else ""
-        frame = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if self.columns else ""
-        return frame + "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
+        def line(number: int, row: Sequence[Cell]) -> str:
+            start = f'<tr tabindex="0" data-{rows_by}="{number}">' if rows_by else "<tr>"
+            return f"{start}{''.join(of(place, one) for place, one in enumerate(row))}</tr>"
+
+        heads = (
+            f"<th{' class=number' if self.is_number(place) else ''}>{words(name)}</th>"
+            for place, name in enumerate(self.columns)
+        )
+        body = "".join(line(number, row) for number, row in enumerate(self.rows))
+        caption = f"<caption>{words(self.title)}</caption>" if self.title else ""
+        start = f'<table class="{kind}">' if kind else "<table>"
+        frame = f"{start}{caption}<thead><tr>{''.join(heads)}</tr></thead><tbody>{body}</tbody></table>"
+        return (frame if self.columns else "") + "".join(f'<p class="note">{words(note)}</p>' for note in self.notes)
 
     def data(self) -> list[dict[str, Any]]:
         """Its rows as plain data by column; of an interval also NAME.low and NAME.high."""
@@ -251,6 +283,11 @@ class Table:
         cells = [(name, row[place]) for place, name in enumerate(self.columns) for row in self.rows]
         names = list(dict.fromkeys(key for name, one in cells for key in one.fields(name)))
         return pl.DataFrame([{name: row.get(name) for name in names} for row in rows], infer_schema_length=None)
+
+
+def titled(one: Table, title: str, notes: Iterable[str] | None = None) -> Table:
+    """The same table with another title, and with other notes where they are given."""
+    return replace(one, title=title, notes=one.notes if notes is None else tuple(notes))
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], notes: Iterable[str] = ()) -> Table:
@@ -288,39 +325,21 @@ class Tabled:
         Arguments:
             axes: where to draw; None: new axes.
         """
-        return draw_intervals(self.tables()[0], axes or new_axes())
+        from miclab.statistics.style import draw_intervals, new_axes
+
+        shown, columns = self.tables()[0], {}
+        for place, name in enumerate(shown.columns):
+            found = [row[place] for row in shown.rows]
+            if any(isinstance(one, Interval) for one in found):
+                columns[name] = [one.value if isinstance(one, Interval) else None for one in found]
+        return draw_intervals(axes or new_axes(), shown.title, [str(row[0]) for row in shown.rows], columns)
 
     def _repr_html_(self) -> str:
         return "".join(one.html() for one in self.tables())
 
 
-def new_axes() -> Axes:
-    """Axes of a new figure, which no window and no list of open figures holds."""
-    from matplotlib.figure import Figure
-
-    return Figure(layout="constrained").add_subplot()
-
-
-def draw_intervals(one: Table, axes: Axes) -> Axes:
-    """Draws the estimates of a table (see `Tabled.plot`)."""
-    places = [i for i in range(len(one.columns)) if any(isinstance(row[i], Interval) for row in one.rows)]
-    for number, place in enumerate(places):
-        for height, row in enumerate(one.rows):
-            found = row[place]
-            if isinstance(found, Interval) and found.value is not None:
-                mean, low, high = found.value.mean, found.value.low, found.value.high
-                y = height + 0.6 * (number - (len(places) - 1) / 2) / max(len(places), 1)
-                axes.plot([low, high], [y, y], color=f"C{number}")
-                label = one.columns[place] if not height else None
-                axes.plot([mean], [y], color=f"C{number}", marker="osD^v"[number % 5], label=label)
-    axes.set_yticks(range(len(one.rows)), [str(row[0]) for row in one.rows])
-    axes.invert_yaxis()
-    axes.set_title(one.title, fontsize="small", wrap=True)
-    if len(places) > 1:
-        axes.legend(fontsize="small")
-    elif places:
-        axes.set_xlabel(one.columns[places[0]])
-    return axes
+def _markdown_cell(one: object) -> str:
+    return f"`{one}`" if isinstance(one, Code) and "`" not in one.text else _markdown(str(one))
 
 
 def _markdown(text: str) -> str:

@@ -18,7 +18,7 @@ from miclab.errors import MiclabError, RunError
 from miclab.measures.evaluate import evaluate
 from miclab.report import write_report
 from miclab.report.existing import check_replaceable
-from miclab.report.html import coded, identifiers, mark
+from miclab.report.html import coded, identifiers, packed_plotly, shown, shown_mark
 from miclab.report.models import Page, Part, page_bytes
 from miclab.report.run.collect import EXAMPLES, Formed, evenly, intervention_sizes, measured_oracles
 from miclab.report.run.figures import attention_figure, attention_groups
@@ -26,6 +26,7 @@ from miclab.report.run.names import circuit_parts, formed_names, part_name
 from miclab.report.run.page import subject_of
 from miclab.runs.find import open_run
 from miclab.runs.run import Run
+from miclab.tables import Code, Mark, table
 from miclab.training.loop import train_config
 
 EAGER = NumericsConfig(mode="eager")
@@ -60,9 +61,9 @@ def multimodal(root) -> Run:
 
 @pytest.fixture(scope="module")
 def page(root, unimodal, multimodal) -> Path:
-    verdict = {"result": "a & <b>", "measured": "0.9", "paper": "0.8", "verdict": "agrees", "conclusion": "fine"}
+    results = table("", ["result", "measured", "verdict"], [["a & <b>", 0.9, Mark("agrees", "good")]])
     path = root / "report.html"
-    return write_report([unimodal, multimodal], path, command="miclab report a b", verdicts=[verdict])
+    return write_report([unimodal, multimodal], path, command="miclab report a b", verdicts=results)
 
 
 def embedded(path: Path) -> dict:
@@ -72,11 +73,9 @@ def embedded(path: Path) -> dict:
 
 
 def without_plotly(path: Path) -> str:
-    from plotly.offline import get_plotlyjs
-
     text = path.read_text()
-    assert text.count(get_plotlyjs()) == 1
-    return text.replace(get_plotlyjs(), "")
+    assert text.count(packed_plotly()) == 1
+    return text.replace(packed_plotly(), "")
 
 
 def test_nothing_outside_is_referred_to(page):
@@ -355,7 +354,12 @@ def test_backticks_are_code_and_hostile_texts_stay_inert():
     assert coded("see `miclab align`, or `x`") == "see <code>miclab align</code>, or <code>x</code>"
     assert coded("a ` b") == "a ` b"
     assert coded("`<img src=x>` <b>") == "<code>&lt;img src=x&gt;</code> &lt;b&gt;"
-    assert coded(mark("<i>", "good")) == '<span class="mark good">&lt;i&gt;</span>'
+    assert coded(shown_mark(Mark("<i>", "good"))) == '<span class="mark good">&lt;i&gt;</span>'
+    made = shown(table("", ["`a`"], [["<b>"], [Code("`c`")], ["see `d`"]]))
+    assert "<code>a</code>" in made
+    assert "&lt;b&gt;" in made
+    assert "<code>`c`</code>" in made
+    assert "see <code>d</code>" in made
 
 
 def test_ids_are_those_of_the_names_and_never_twice():

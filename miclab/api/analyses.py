@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from miclab.api.run import Run
 from miclab.api.runs import disks, opened
-from miclab.config.request import SplitSizes
+from miclab.config.request import Split, SplitSizes
 from miclab.errors import ConfigError, nearest
 from miclab.tables import Mark, Table, Tabled, table
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 AnyRun = Run | str | Path
 OnProgress = Callable[[int, str], None]
-Split = Literal["train", "icl", "swapped", "iwl"]
 SEQUENCES, SETS = 1000, 8
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError, MiclabError
 from miclab.model.decoder import Decoder, Parameters
-from miclab.tables import Head, Table, Tabled, new_axes, table
+from miclab.tables import HeadName, Table, Tabled, new_axes, table
 from miclab.worlds.sequences import Batch, config_roles
 
 if TYPE_CHECKING:
@@ -130,4 +130,4 @@ def attention(
     if isinstance(sequence, int):
         found = tuple(one[0] for one in found)
     roles = tuple(config_roles(config).axis_names())
-    return Attention(found[0], roles, str(Head(*head)), step, np.asarray(found[1]), np.asarray(found[2]))
+    return Attention(found[0], roles, str(HeadName(*head)), step, np.asarray(found[1]), np.asarray(found[2]))

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from miclab.worlds.sequences import Batch
     from miclab.worlds.world import World
 
-SPLITS = ("train", "icl", "swapped", "iwl")
 DRAWN = 32
 """Sequences that are drawn unless said otherwise; a report shows attention on the same ones."""
 

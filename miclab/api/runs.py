@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miclab.api.run import SPLITS, Run
+from miclab.api.run import Run
+from miclab.config.request import SPLITS
 from miclab.errors import MiclabError, RunError
 from miclab.runs import find as directory
 from miclab.runs.run import Run as Disk

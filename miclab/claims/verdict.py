@@ -5,12 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from miclab.statistics.intervals import Interval
+from miclab.statistics.palette import Kind
 
 Outcome = Literal["holds", "does not hold", "not decided"]
 Verdict = Literal["holds", "holds only if", "does not hold", "not decided"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+"""Every verdict, in the order in which they are counted."""
+HOLDS, _, FAILS, UNDECIDED = VERDICTS
+
+
+def kind_of(verdict: str) -> Kind:
+    """How a verdict is marked: one that holds is good, one that does not is bad, others are plain."""
+    return "good" if verdict == HOLDS else "bad" if verdict == FAILS else "plain"
 
 
 def outcome(measured: Interval | None, low: float, high: float) -> Outcome:

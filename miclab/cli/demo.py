@@ -104,7 +104,7 @@ def run_demo(arguments: list[str]) -> int:
         print(f"miclab: {name}: {done.runs[name].path} is there already, nothing trained", file=sys.stderr)
     rows = [judgement.row() for judgement in done.judgements]
     command = "miclab demo" + "".join(f" {argument}" for argument in arguments)
-    path = write_report(list(done.runs.values()), output, command=command, verdicts=rows, subject=SUBJECT)
+    path = write_report(list(done.runs.values()), output, command=command, verdicts=done.tables()[0], subject=SUBJECT)
     if picture is not None:
         from miclab.claims.plots.demonstration import draw
 

@@ -4,10 +4,14 @@ of it changes a weight, so a run that is extended or evaluated more is the same 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from miclab.config.checks import check_known, check_number, check_whole
 from miclab.errors import ConfigError
+
+Split = Literal["train", "icl", "swapped", "iwl"]
+"""An evaluation split; `miclab.worlds.splits` says what each is."""
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from miclab.config.request import SplitSizes
+from miclab.config.request import SPLITS, SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError
 from miclab.seeds import stream
@@ -27,8 +27,6 @@ from miclab.worlds.sequences import (
     swap_labels,
 )
 from miclab.worlds.world import World, novel_world
-
-SPLITS = ("train", "icl", "swapped", "iwl")
 
 
 def _plan(config: RunConfig, world: World, split: str, count: int, generator) -> ClassPlan:

@@ -13,7 +13,8 @@ from miclab.circuits.knockout import Effect
 from miclab.config.request import SplitSizes
 from miclab.model.decoder import Decoder
 from miclab.runs.run import Run
-from miclab.statistics.palette import BLUE, GREEN, ORANGE, SKY, VERMILLION
+from miclab.statistics.palette import BLUE, GREEN, ORANGE, SKY, VERMILLION, WEIGHTS
+from miclab.statistics.style import DATES, STYLE, colour_map
 from miclab.worlds.splits import split_batches
 from miclab.worlds.world import world_from_tensors
 
@@ -52,7 +53,9 @@ def _attention(axes: list[Axes], run: Run) -> None:
     for layer, place in enumerate(axes):
         # One sequence: the mean over sequences would hide which exemplar matches.
         pattern = trace.activations[f"blocks.{layer}.attention.pattern"][0, 0]
-        place.imshow(pattern.numpy(), cmap="magma_r", vmin=0, vmax=float(pattern.max()), interpolation="nearest")
+        place.imshow(
+            pattern.numpy(), cmap=colour_map(WEIGHTS), vmin=0, vmax=float(pattern.max()), interpolation="nearest"
+        )
         place.set_xticks(range(len(names)), names, fontsize=4.5, rotation=90)
         place.set_yticks(range(len(names)), names, fontsize=4.5)
         place.set_title(f"Attention of layer {layer}, one sequence", fontsize=9, loc="left")
@@ -74,13 +77,11 @@ def _bars(axes: Axes, effects: list[Effect]) -> None:
 
 def draw(runs: dict[str, Run], effects: list[Effect], path: Path) -> Path:
     """Writes the picture; the format is that of the file's ending (svg, pdf, png)."""
-    with mpl.rc_context(
-        {"svg.hashsalt": "miclab", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
-    ):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 5.8), layout="constrained")
         axes = figure.subplots(2, 2)
         _curves(axes[0, 0], runs)
         _bars(axes[0, 1], effects)
         _attention([axes[1, 0], axes[1, 1]], runs["stage 2"])
-        figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+        figure.savefig(path, dpi=160, metadata=DATES[path.suffix[1:]])
     return path

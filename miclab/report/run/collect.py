@@ -305,7 +305,6 @@ def collect(run: Run, measures: Sequence[str] = ()) -> Collected:
     requested = None
     if measures:
         requested = attempt("Measures could not be taken", lambda r: requested_measures(r, measures, sizes))
-        problems += requested.notes if requested else []
     # A file is read several times, and each reading warns: the first warning of each file is kept.
     once = list({warning.split(" is damaged")[0]: warning.strip() for warning in reversed(run.warnings)}.values())
     run.warnings[:] = once[::-1]
@@ -333,3 +332,9 @@ def alignment_values(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any
 def split_values(rows: list[dict[str, Any]], split: str) -> list[float | None]:
     """Accuracy on a split at every row; None where a row lacks it."""
     return [row.get("accuracy", {}).get(split) for row in rows]
+
+
+def losses_of(rows: list[dict[str, Any]]) -> dict[str, list[float | None]]:
+    """What the rows hold of the loss and of each of its terms (`loss.NAME`); None where a row lacks it."""
+    terms = dict.fromkeys(name for row in rows for name in row if name.startswith("loss."))
+    return {name: [row.get(name) for row in rows] for name in ("loss", *terms)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from miclab.report.run.collect import Collected, collect, split_values
 from miclab.report.run.data import figures_of, numbers_of
 from miclab.report.run.figures import overview_figure
 from miclab.report.run.names import short_names
-from miclab.report.run.sections import overview_table, run_view, verdict_table
+from miclab.report.run.sections import overview_table, run_view
 from miclab.runs.run import Run
+from miclab.tables import Table
 
 
 def subject_of(runs: Sequence[Run]) -> str:
@@ -39,7 +40,7 @@ def write_report(
     path: Path,
     *,
     command: str = "",
-    verdicts: Sequence[Mapping[str, str]] | None = None,
+    verdicts: Table | None = None,
     subject: str = "",
     measures: Sequence[str] = (),
     on_progress: Callable[[int, str], None] = lambda done, text: None,
@@ -53,7 +54,7 @@ def write_report(
         runs: at least one.
         path: where the file goes; replaced if it exists.
         command: what to give as the command that made the report; empty: `miclab report` with the runs' paths.
-        verdicts: rows of a table of results, each with `result`, `measured`, `paper`, `verdict`, `conclusion`.
+        verdicts: results that stand above the runs; None: there are none.
         subject: what the page is about (see `miclab.report.existing`); empty: these runs.
         measures: measures of every head to show of each run's last good checkpoint as well, by name.
         on_progress: called with the number of runs done, and which is next.
@@ -90,7 +91,7 @@ def write_report(
         "names": names,
         "command": command or shlex.join(["miclab", "report", *(str(run.path) for run in runs)]),
         "entries": [*entries, *((view["id"], view["name"]) for view in views)],
-        "verdicts": verdict_table(verdicts) if verdicts else None,
+        "verdicts": verdicts,
         "overview": overview_table(collected, names) if len(runs) > 1 else None,
         "runs": views,
     }
