@@ -258,7 +258,7 @@ class Table:
             return f"{start}{''.join(of(place, one) for place, one in enumerate(row))}</tr>"
 
         heads = (
-            f"<th{' class=number' if self.is_number(place) else ''}>{words(name)}</th>"
+            f'<th class="number">{words(name)}</th>' if self.is_number(place) else f"<th>{words(name)}</th>"
             for place, name in enumerate(self.columns)
         )
         body = "".join(line(number, row) for number, row in enumerate(self.rows))

@@ -99,6 +99,6 @@ def test_a_result_shows_its_tables(capsys):
     assert result.frame().to_dicts() == [{"a": 1}]
     page = result._repr_html_()
     assert html.unescape(page).count("first <1>") == 1
-    assert "<p>a note</p><p>only a note</p>" in page
+    assert '<p class="note">a note</p><p class="note">only a note</p>' in page
     result.show()
     assert capsys.readouterr().out.splitlines()[-2:] == ["a note", "only a note"]
