@@ -155,12 +155,25 @@ def announce_sequences(title: str, runs: Iterable[Run], root: Path | str, count:
     announce(title, passes * count * sum(forward(run.config) for run in runs), root)
 
 
-def announce_study(runs: Iterable[tuple[PlannedRun, int]], root: Path | str, workers: int) -> None:
+def announce_study(
+    runs: Iterable[tuple[PlannedRun, int]], root: Path | str, workers: int, title: str = "study"
+) -> None:
     """Says how long a study will take, analyses after training left out.
 
     Arguments:
-        runs: what is to be trained, each with the steps that it has.
+        runs: what is to be trained, each with the steps that it has; runs come after those that they start from.
         workers: processes at once.
+        title: of the command.
     """
-    known = [(run, done) for run, done in runs if not run.point.is_classification]
-    announce("study", sum(training(r.point, r.request, done) for r, done in known), root, workers=workers)
+    work, chains = 0.0, {}
+    compiles = False
+    for run, done in runs:
+        if run.point.is_classification:
+            continue
+        own = training(run.point, run.request, done)
+        work += own
+        # A run waits for those that it starts from, however many processes there are.
+        chains[run.hash] = own + max((chains.get(before, 0.0) for before in run.origins), default=0.0)
+        compiles |= run.point.numerics.mode == "compiled"
+    longest = max([work / max(1, workers), *chains.values()])
+    announce(title, longest, root, more=COMPILING * compiles)

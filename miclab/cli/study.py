@@ -114,7 +114,7 @@ def _run(arguments: list[str]) -> int:
         refuse_ignored(arguments, ("array_limit", "slurm"), "it is for --launcher slurm")
     studies, plan = _planned(options.file, options)
     from miclab.cli.watch import Watch
-    from miclab.studies.engine import Engine
+    from miclab.studies.engine import Engine, carry_out
     from miclab.studies.mirrors import Mirrors
     from miclab.studies.rows import StudyTable
     from miclab.studies.state import survey
@@ -133,22 +133,14 @@ def _run(arguments: list[str]) -> int:
 
         def change(tally: Tally) -> None:
             nonlocal mirrored
-            states = others | tally.states
-            for table in tables:
-                table.write(states)
             if tally.ended != mirrored:
                 mirrored = tally.ended
-                mirrors(states)
+                mirrors(others | tally.states)
             watch(tally)
 
-        try:
-            tally = Engine(plan, root, launcher, retry_failed=options.retry_failed, on_change=change).go()
-        finally:
-            launcher.close()
-        states = others | tally.states
-        for table in tables:
-            table.write(states, now=True)
-        mirrors(states)
+        engine = Engine(plan, root, launcher, retry_failed=options.retry_failed)
+        tally = carry_out(engine, tables, change, others)
+        mirrors(others | tally.states)
     counts, failures = _counts(plan, tally.states, set()), _failures(plan, tally.states)
     if options.json:
         print_json({"studies": counts, "failures": failures})
