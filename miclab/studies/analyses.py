@@ -1,4 +1,4 @@
-"""Analyses after training, of the checkpoint at which a study ends: knockouts, ablations, other context lengths, and the
+"""Analyses after training, of the checkpoint at which a study ends: knockouts, ablations, other context lengths, the
 entropy of the circuit's heads.
 
 An analysis is stored beside the run, under its name and its number of sequences, and is computed once.
