@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,10 @@ def run_demo(arguments: list[str]) -> int:
     start = time.monotonic()
     found = Demonstration.open(root, options.short)
     check_replaceable(output, subject_of(found.study), options.overwrite)
-    announce_study(found.left(), root, options.workers or cores(), "demo")
+    left = found.left()
+    if not left:
+        print(f"miclab: demo: its {len(found.plan.runs)} runs are there already, nothing is trained", file=sys.stderr)
+    announce_study(left, root, options.workers or cores(), "demo")
     with Watch(found.plan, root) as watch:
         found.train(watch, options.workers)
     frame = read_table(table_file(found.study))
