@@ -44,8 +44,7 @@ def run_demo(arguments: list[str]) -> int:
     output = output_file(options.output)
     picture = output_file(options.picture, "picture") if options.picture else None
     from miclab.claims.demonstration import Demonstration
-    from miclab.cli.duration import announce_study
-    from miclab.cli.watch import Watch
+    from miclab.cli.progress import Watch, announce_study
     from miclab.report.existing import check_replaceable
     from miclab.report.study.page import STAGES, subject_of, write_study_report
     from miclab.runs.find import root_directory

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from miclab.cli.duration import announce_sequences
 from miclab.cli.options import RunNames, find_runs, output_file
+from miclab.cli.progress import announce_sequences
 from miclab.cli.terminal import bar, parse, refuse_ignored, warn
 from miclab.config.presets import Profile
 from miclab.errors import MiclabError

@@ -23,7 +23,7 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
     """
     import tyro
 
-    from miclab.cli.chosen import RULES
+    from miclab.cli.options import RULES
 
     program = f"miclab {name}"
     if default is None:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from miclab.cli.duration import announce_training
-from miclab.cli.encoder import EncoderOptions, encoder_options
 from miclab.cli.options import Directory, File, LabelOptions, RunName
+from miclab.cli.progress import announce_training
 from miclab.cli.terminal import bar, parse, print_json, refuse_ignored, warn
 from miclab.config import presets
 from miclab.config.request import Request
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from miclab.runs.label import Label
     from miclab.runs.run import Run
     from miclab.training.loop import Prepared
+
 
 STAGES = ("unimodal", "multimodal", "encoder")
 USAGE = f"""usage: miclab train {{{",".join(STAGES)}}} [options]
@@ -267,3 +267,25 @@ def run_resume(arguments: list[str]) -> int:
     from miclab.training.loop import Prepared
 
     return _report(train_watched("resume", Prepared(run), request, _watch), options.json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions(LabelOptions):
+    """Pretrain the encoder of a modality as a classifier of its classes. Every field of the configuration is an option;
+    `nearest` in its rows is the accuracy of the nearest exemplar among 8 novel classes, on its features."""
+
+    profile: presets.Profile = "quick"
+    """How long by default: 2,000 steps (`quick`), 50,000 (`paper`)."""
+    config: File = ""
+    """YAML file with fields of the configuration, and of the request under `request:`. Options override it."""
+    runs: Directory = "runs"
+    """Directory of runs."""
+    json: bool = False
+    """Print the outcome as JSON."""
+    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    request: Request = field(default_factory=Request)
+
+
+def encoder_options(profile: presets.Profile) -> EncoderOptions:
+    """The options' defaults in a preset."""
+    return EncoderOptions(profile=profile, run=presets.lone_encoder_config(), request=presets.encoder_request(profile))
