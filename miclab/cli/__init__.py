@@ -36,6 +36,8 @@ COMMANDS = {
     "mllm": ("miclab.cli.mllm", "the protocol on production models of Hugging Face (extra `mllm`)"),
     "report": ("miclab.cli.report", "one HTML file on runs or on a study, readable without a network"),
 }
+OLDER_NAMES = {"--profile": "--preset"}
+"""Options that are still accepted under an older name."""
 
 
 def usage() -> str:
@@ -84,6 +86,16 @@ def with_plugins(arguments: list[str]) -> list[str]:
     return rest
 
 
+def with_new_names(arguments: list[str]) -> list[str]:
+    """The arguments with today's names of options that had another name."""
+
+    def renamed(word: str) -> str:
+        option, equals, value = word.partition("=")
+        return f"{OLDER_NAMES.get(option, option)}{equals}{value}"
+
+    return [renamed(word) for word in arguments]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -91,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(usage())
         return 0 if arguments else 2
     try:
-        arguments = with_plugins(arguments)
+        arguments = with_new_names(with_plugins(arguments))
     except MiclabError as error:
         print(f"miclab: {error}", file=sys.stderr)
         return 2

@@ -24,7 +24,7 @@ class ReportOptions:
     """Paths, names, or starts of names or hashes; none with --study."""
     study: str = ""
     """Study file: report on its rows instead, the ones that `miclab study rows` shows."""
-    profile: Profile = "quick"
+    preset: Profile = "quick"
     """Preset of the study."""
     threshold: float = 0.5
     """Accuracy on novel classes (0 to 1) whose line is drawn in the study's phase diagram."""
@@ -44,7 +44,7 @@ def run_report(arguments: list[str]) -> int:
     """`miclab report RUN...` and `miclab report --study FILE`."""
     options = parse(ReportOptions, "report", arguments)
     if not options.study:
-        refuse_ignored(arguments, ("profile", "threshold", "at"), "it is for a report on a study (--study)")
+        refuse_ignored(arguments, ("preset", "threshold", "at"), "it is for a report on a study (--study)")
     command = shlex.join(["miclab", "report", *arguments])
     output = output_file(options.output)
     if options.study:
@@ -77,7 +77,7 @@ def _report_study(options: ReportOptions, output: Path, command: str) -> int:
     from miclab.studies.rows import current_rows, table_file
     from miclab.studies.study import load_study
 
-    study = load_study(options.study, options.profile)
+    study = load_study(options.study, options.preset)
     from miclab.report.existing import check_replaceable
     from miclab.report.study.page import STAGES, subject_of, write_study_report
 

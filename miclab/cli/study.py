@@ -41,7 +41,7 @@ StudyFile = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
 class StudyOptions:
     """What every command takes."""
 
-    profile: Profile = "quick"
+    preset: Profile = "quick"
     """Preset of the study."""
     runs: Directory = "runs"
     """Directory of runs."""
@@ -125,7 +125,7 @@ def _planned(files: tuple[str, ...], options: StudyOptions) -> tuple[list[Study]
     if not files:
         raise MiclabError("Name at least one study file.")
     root = root_directory(options.runs)
-    studies = [load_study(file, options.profile) for file in files]
+    studies = [load_study(file, options.preset) for file in files]
     return studies, Plan(studies, lambda: long_mode(root))
 
 

@@ -229,10 +229,10 @@ def _study(value: Any, file: Path, profile: str) -> Study:
     stage = data.get("stage", "unimodal")
     _check_stage(stage, "stage")
     if profile not in get_args(presets.Profile):
-        raise ConfigError("profile", profile, nearest(profile, get_args(presets.Profile)))
+        raise ConfigError("preset", profile, nearest(profile, get_args(presets.Profile)))
     known = _mapping(data.get("profiles"), "profiles", get_args(presets.Profile))
     if profile not in known:
-        raise ConfigError("profile", profile, f"one that the study has: {', '.join(known) or 'it has none'}")
+        raise ConfigError("preset", profile, f"one that the study has: {', '.join(known) or 'it has none'}")
     where = f"profiles.{profile}"
     chosen = _mapping(known[profile], where, ("seeds", "request", "config", "grid", "parent", "encoder"))
     seeds = _items(chosen.get("seeds", [0]), f"{where}.seeds", int)
