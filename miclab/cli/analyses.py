@@ -10,13 +10,12 @@ import tyro
 
 from miclab.circuits.find import head_named
 from miclab.cli.options import CheckpointOptions, RunName, Seeds, SizedOptions, find_runs
-from miclab.cli.progress import announce_sequences, sequences_of
+from miclab.cli.progress import ablations_of, knockouts_of, looking, sequences_of
 from miclab.cli.terminal import bar, parse, print_json, refuse_ignored, warn
 from miclab.runs.find import find
 
 if TYPE_CHECKING:
     from miclab.circuits.knockout import Effects
-    from miclab.runs.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +65,9 @@ def run_evaluate(arguments: list[str]) -> int:
     runs = find_runs(options.run, options.runs)
     from miclab.measures.evaluations import evaluate_runs
 
-    announce_sequences("evaluate", runs, options.runs, sequences_of(options.sizes))
-    with bar("evaluate", len(runs)) as on_progress:
+    sizes = options.sizes
+    count = sequences_of(sizes) + bool(options.measures) * sizes.novel_sets * sizes.sequences
+    with looking("evaluate", runs, options.runs, lambda config: count) as on_progress:
         found = evaluate_runs(runs, step=options.checkpoint, context=options.context or None, sizes=options.sizes,
                               measures=options.measures, on_progress=on_progress)  # fmt: skip
     for run in runs:
@@ -86,8 +86,8 @@ def run_circuits(arguments: list[str]) -> int:
     from miclab.circuits.existence import circuits
 
     sizes = options.sizes
-    announce_sequences("circuits", runs, options.runs, sizes.sequences * (sizes.novel_sets + (options.split != "icl")))
-    with bar("circuits", len(runs)) as on_progress:
+    count = sizes.sequences * (sizes.novel_sets + (options.split != "icl"))
+    with looking("circuits", runs, options.runs, lambda config: count) as on_progress:
         found = circuits(
             runs, step=options.checkpoint, sizes=options.sizes, split=options.split, on_progress=on_progress
         )
@@ -121,12 +121,13 @@ def run_align(arguments: list[str]) -> int:
 
 def run_diagnose(arguments: list[str]) -> int:
     """`miclab diagnose RUN`."""
-    from miclab.circuits.diagnose import STEPS, diagnose
+    from miclab.circuits.diagnose import diagnose
 
     options = parse(DiagnoseOptions, "diagnose", arguments)
     run = find(options.run, options.runs)
-    announce_sequences("diagnose", [run], options.runs, sequences_of(options.sizes))
-    with bar("diagnose", STEPS) as on_progress:
+    sizes = options.sizes
+    count = sequences_of(sizes) + bool(run.config.parent.run) * sizes.novel_sets * sizes.sequences
+    with looking("diagnose", [run], options.runs, lambda config: count) as on_progress:
         signs = diagnose(run, step=options.checkpoint, sizes=options.sizes, on_progress=on_progress)
     warn(run)
     if options.json:
@@ -177,10 +178,6 @@ def _sequences(options: KnockoutOptions | AblateOptions) -> int:
     return options.sizes.sequences * (options.sizes.novel_sets if options.split == "icl" else 1)
 
 
-def _heads(runs: list[Run]) -> int:
-    return runs[0].config.decoder.layers * runs[0].config.decoder.heads
-
-
 def run_knockout(arguments: list[str]) -> int:
     """`miclab knockout RUN...`."""
     options = parse(KnockoutOptions, "knockout", arguments)
@@ -191,14 +188,17 @@ def run_knockout(arguments: list[str]) -> int:
         decoder = runs[0].config.decoder
         known = list(product(range(decoder.layers), range(decoder.heads)))
         chosen = [head_named(name, known) for name in options.heads]
-        found = knock_out_together(runs, chosen, baseline=options.baseline, step=options.checkpoint,
-                                   sizes=options.sizes, split=options.split)  # fmt: skip
+        with looking("knockout", runs, options.runs, lambda config: 2 * _sequences(options)):
+            found = knock_out_together(runs, chosen, baseline=options.baseline, step=options.checkpoint,
+                                       sizes=options.sizes, split=options.split)  # fmt: skip
         for run in runs:
             warn(run)
         return _print(options, found)
-    # Every head, the two strongest together, and up to five draws of three controls.
-    announce_sequences("knockout", runs, options.runs, _sequences(options), _heads(runs) + 17)
-    with bar("knockout", len(runs)) as on_progress:
+    # Whether there is a circuit is always seen on novel classes.
+    more = 0 if options.split == "icl" else options.sizes.sequences * options.sizes.novel_sets
+    with looking(
+        "knockout", runs, options.runs, lambda config: knockouts_of(config) * _sequences(options) + more
+    ) as on_progress:
         found = knock_out(runs, baseline=options.baseline, step=options.checkpoint, sizes=options.sizes,
                           split=options.split, on_progress=on_progress)  # fmt: skip
     for run in runs:
@@ -212,8 +212,9 @@ def run_ablate(arguments: list[str]) -> int:
     runs = find_runs(options.run, options.runs)
     from miclab.circuits.knockout import ablate
 
-    announce_sequences("ablate", runs, options.runs, _sequences(options), 2 + 2 * len(runs[0].config.modalities))
-    with bar("ablate", len(runs)) as on_progress:
+    with looking(
+        "ablate", runs, options.runs, lambda config: ablations_of(config) * _sequences(options)
+    ) as on_progress:
         found = ablate(runs, step=options.checkpoint, sizes=options.sizes, split=options.split, on_progress=on_progress)
     for run in runs:
         warn(run)

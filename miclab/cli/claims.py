@@ -90,11 +90,21 @@ def _judgeable(evidence: Evidence, ids: Sequence[str]) -> list[Claim]:
     return there
 
 
+def _judged(evidence: Evidence, ids: Sequence[str]) -> list[Line]:
+    """The claims that can be judged with their findings, under a progress bar."""
+    entries, lines = _judgeable(evidence, ids), []
+    with bar("claims", len(entries)) as on_progress:
+        for entry in entries:
+            lines += judged(evidence, [entry])
+            on_progress(len(lines), entry.id)
+    return lines
+
+
 def _show(ids: Sequence[str], preset: str, directory: Path, explain: bool, json: bool) -> None:
     if explain and not ids:
         raise MiclabError("--explain needs the claims to explain, for example `miclab claims U5 --explain`.")
     evidence = Evidence(directory, preset)
-    lines = judged(evidence, _judgeable(evidence, ids))
+    lines = _judged(evidence, ids)
     if json:
         print_json([line.as_json() for line in lines])
     elif explain:
@@ -118,7 +128,7 @@ def run_claims(arguments: list[str]) -> int:
         from miclab.claims import markdown
 
         evidence = Evidence(studies_directory(options.studies), options.preset)
-        lines = judged(evidence, _judgeable(evidence, options.ids))
+        lines = _judged(evidence, options.ids)
         shown = [line for line in lines if options.figures and line.runs]
         figures = {line.entry.id: f"{options.figures}/{line.entry.id}-{line.profile}.svg" for line in shown}
         print(markdown.table(lines) if options.markdown == "table" else markdown.page(lines, figures))
@@ -155,7 +165,7 @@ def run_reproduce(arguments: list[str]) -> int:
     options = parse(ReproduceOptions, "reproduce", arguments)
     studies = writable_studies(options.studies)
     evidence = Evidence(studies, options.preset)
-    before = judged(evidence, _judgeable(evidence, options.ids))
+    before = _judged(evidence, options.ids)
     names = studies_to_run(before, options.again)
     status = 0
     if names:

@@ -11,11 +11,13 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from miclab.cli.terminal import bar, duration
 from miclab.config import schema
 from miclab.config.request import Request, SplitSizes
 from miclab.config.run import RunConfig
@@ -36,6 +38,8 @@ COMPILING = 25.0
 """Seconds that the first step of a compiled run takes."""
 FROM = 10.0
 """Seconds from which on a command says how long it will take."""
+CONTROL_DRAWS = 5
+"""As `miclab.circuits.controls` has them, which loads torch."""
 RECENT, LOOKED_AT = 5, 40
 """Runs that the speed is measured on, and how many are looked at for them."""
 SHORTEST, FEWEST = 5.0, 50
@@ -154,9 +158,48 @@ def announce_training(title: str, run: Run, request: Request) -> None:
     announce(title, training(run.config, request, run.step), run.path.parent, more=COMPILING * compiles)
 
 
-def announce_sequences(title: str, runs: Iterable[Run], root: Path | str, count: int, passes: float = 1) -> None:
-    """Says how long it takes to look at so many sequences of each of some runs, `passes` times."""
-    announce(title, passes * count * sum(forward(run.config) for run in runs), root)
+@contextmanager
+def looking(
+    title: str, runs: Sequence[Run], root: Path | str, sequences: Callable[[RunConfig], int]
+) -> Iterator[Callable[[int, str], None]]:
+    """A progress bar over the sequences of splits that are looked at, after a line on how long it will take. What it
+    gives shows a text and takes, beside it, a number of its caller's that the bar does not need.
+
+    Arguments:
+        sequences: how many are looked at of a run with such a configuration, as far as is known before.
+    """
+    from miclab.worlds.splits import counted
+
+    counts = {run.hash: sequences(run.config) for run in runs}
+    announce(title, sum(counts[run.hash] * forward(run.config) for run in runs), root)
+    total, seen, shown = sum(counts.values()), 0, ""
+    with bar(title, total) as update:
+
+        def look(count: int) -> None:
+            nonlocal seen
+            seen = min(seen + count, total)
+            update(seen, shown)
+
+        def name(done: int, text: str) -> None:
+            nonlocal shown
+            shown = text
+            update(seen, text)
+
+        with counted(look):
+            yield name
+        update(total, "")
+
+
+def knockouts_of(config: RunConfig) -> int:
+    """Passes over the sequences that `Interventions.knockouts` takes, roughly: the untouched decoder, every head, the
+    circuit's two together, and the control of these two."""
+    layers, heads = config.decoder.layers, config.decoder.heads
+    return 2 + layers * heads + min(CONTROL_DRAWS, (heads - 1) ** 2)
+
+
+def ablations_of(config: RunConfig) -> int:
+    """Passes that `Interventions.ablations` takes."""
+    return 2 + 2 * len(config.modalities)
 
 
 def announce_study(
@@ -187,16 +230,6 @@ LINES = 30.0
 """Seconds between lines where there is no terminal."""
 SHOWN = 20
 """Running runs that the table shows."""
-
-
-def duration(seconds: float) -> str:
-    """A time in words: `3 d 4 h`, `2 h 05 min`, `12 min`, `40 s`."""
-    whole = int(seconds)
-    if whole >= 86400:
-        return f"{whole // 86400} d {whole % 86400 // 3600} h"
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 60} min" if whole >= 120 else f"{whole} s"
 
 
 class Watch:

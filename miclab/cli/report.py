@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from miclab.cli.options import RunNames, find_runs, output_file
-from miclab.cli.progress import announce_sequences
+from miclab.cli.progress import ablations_of, knockouts_of, looking
 from miclab.cli.terminal import bar, parse, refuse_ignored, warn
 from miclab.config.presets import Profile
+from miclab.config.run import RunConfig
 from miclab.errors import MiclabError
 from miclab.runs.find import list_runs
 
@@ -60,15 +61,26 @@ def run_report(arguments: list[str]) -> int:
     from miclab.report.run.page import subject_of
 
     check_replaceable(output, subject_of(runs), options.overwrite)
-    # Knockouts of every head with two baselines, ablations and the maps of each checkpoint, on about 2,000 sequences.
-    passes = max(2 * run.config.decoder.layers * run.config.decoder.heads + 20 for run in runs)
-    announce_sequences("report", runs, options.runs, 2000, passes)
-    with bar("report", len(runs)) as on_progress:
+    checkpoints = max(len(run.checkpoints) for run in runs)
+    with looking(
+        "report", runs, options.runs, lambda config: _sequences(config, checkpoints, bool(options.measures))
+    ) as on_progress:
         path = write_report(runs, output, command=command, measures=options.measures, on_progress=on_progress)
     for run in runs:
         warn(run)
     print(path)
     return 0
+
+
+def _sequences(config: RunConfig, checkpoints: int, measured: bool) -> int:
+    """Sequences that the report on a run looks at, roughly: maps of each checkpoint, knockouts with two baselines,
+    ablations, oracles, signs of failure, and measures."""
+    from miclab.report.run.collect import MAP_SIZES, intervention_sizes
+
+    sizes = intervention_sizes(config)
+    maps = (1 + checkpoints) * MAP_SIZES.sequences * MAP_SIZES.novel_sets
+    passes = 2 * knockouts_of(config) - 1 + ablations_of(config) - 1 + 2 + bool(config.parent.run) + measured
+    return maps + passes * sizes.sequences * sizes.novel_sets + 3 * sizes.sequences
 
 
 def _report_study(options: ReportOptions, output: Path, command: str) -> int:

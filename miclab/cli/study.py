@@ -130,6 +130,8 @@ def _planned(files: tuple[str, ...], options: StudyOptions) -> tuple[list[Study]
 
 
 def _print_counts(counts: dict[str, dict[str, int]], failures: list[dict[str, str]]) -> None:
+    from miclab.studies.listing import STAGE_ONE
+
     for name, group in counts.items():
         words = {"in_committed_rows": "needed only by committed rows" if name == STAGE_ONE else "in committed rows"}
         parts = ", ".join(
