@@ -12,6 +12,7 @@ import yaml
 from claims_rows import make_rows, studies_directory
 from tiny_study import REQUEST, Here, study_mapping
 
+import miclab
 from miclab.circuits.find import circuit_heads
 from miclab.claims import demonstration
 from miclab.claims.demonstration import Demonstration
@@ -149,6 +150,25 @@ def test_it_trains_once_and_writes_page_and_picture(tiny, tmp_path, capsys):
     np.testing.assert_allclose(
         row["probe.entropy.induction head.sets"], strengths["entropy"][:, layer, head], atol=1e-6
     )
+
+
+def test_functions_do_what_the_commands_do(tiny, tmp_path):
+    """Fails if `miclab.reproduce` trains what is there, or writes its rows elsewhere than beside the study, or if
+    `miclab.demo` trains again what `reproduce` has trained."""
+    ended = []
+    ledger = miclab.reproduce("DemoM8", "DemoX8", studies="files", on_progress=lambda *now: ended.append(now))
+    assert [one.id for one in ledger] == ["DemoM8", "DemoX8"]
+    assert all(one.line.runs and not one.line.missing for one in ledger)
+    assert ended[-1] == (5, 5)
+    assert (tmp_path / "files/rows/quick/demo.parquet").is_file()
+    found = miclab.demo("mine.html")
+    assert [len(launcher.tasks) for launcher in tiny] == [5, 0]
+    assert found.frame()["claim"].to_list() == list(found.study.answers)
+    assert (tmp_path / "mine.html").is_file()
+    miclab.reproduce("DemoM8", studies="files")
+    assert len(tiny) == 2, "rows are complete"
+    with pytest.raises(miclab.RunError, match="no directory"):
+        miclab.demo("nowhere/mine.html")
 
 
 def test_another_file_is_not_overwritten_and_nothing_is_trained_for_it(tiny, tmp_path, capsys):

@@ -13,9 +13,9 @@ import tyro
 from miclab.cli.options import output_file
 from miclab.cli.terminal import bar, parse, print_json, print_table
 from miclab.data.catalogue import load
-from miclab.data.check import check
+from miclab.data.check import checked
 from miclab.data.dataset import DataSet
-from miclab.data.registry import MissingDataError, Progress, find, registered
+from miclab.data.registry import Progress, registered
 from miclab.data.shipped import SHIPPED
 from miclab.errors import ConfigError, MiclabError, nearest
 
@@ -173,19 +173,7 @@ def _show(arguments: list[str]) -> int:
 
 def _check(arguments: list[str]) -> int:
     options = parse(CheckOptions, "data check", arguments)
-    reports = []
-    # Names that nobody registered are refused before anything is read.
-    for name in options.names:
-        find(name)
-    for name in options.names or SHIPPED:
-        try:
-            report = check(name, lambda name=name: _load(name))
-        except MissingDataError:
-            # What is not there cannot be judged.
-            raise
-        except MiclabError as error:
-            report = {"name": name, "faults": [str(error)], "notes": [], "common_share": {}}
-        reports.append(report)
+    reports = checked(options.names or tuple(SHIPPED), _load)
     faults = sum(len(report["faults"]) for report in reports)
     if options.json:
         print_json(reports)

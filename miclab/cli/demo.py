@@ -43,13 +43,13 @@ def run_demo(arguments: list[str]) -> int:
         raise ConfigError("workers", options.workers, "0 or more")
     output = output_file(options.output)
     picture = output_file(options.picture, "picture") if options.picture else None
+    from miclab.api.reproduce import write_results
     from miclab.claims.demonstration import Demonstration
     from miclab.cli.progress import Watch, announce_study
     from miclab.report.existing import check_replaceable
-    from miclab.report.study.page import STAGES, subject_of, write_study_report
+    from miclab.report.study.page import STAGES, subject_of
     from miclab.runs.find import root_directory
     from miclab.studies.launchers.local import cores
-    from miclab.studies.rows import read_table, table_file
 
     root = root_directory(options.runs)
     root.mkdir(parents=True, exist_ok=True)
@@ -62,19 +62,13 @@ def run_demo(arguments: list[str]) -> int:
     announce_study(left, root, options.workers or cores(), "demo")
     with Watch(found.plan, root) as watch:
         found.train(watch, options.workers)
-    frame = read_table(table_file(found.study))
-    command = shlex.join(["miclab", "demo", *arguments])
     with bar("report", len(STAGES)) as on_progress:
-        path = write_study_report(found.study, found.plan, frame, output, source=f"the runs under {root}",
-                                  command=command, at="last", on_progress=on_progress)  # fmt: skip
-    if picture is not None:
-        from miclab.claims.plots.demonstration import draw
-
-        draw(found, picture)
+        write_results(found, output, picture, command=shlex.join(["miclab", "demo", *arguments]),
+                      on_progress=on_progress)  # fmt: skip
     seconds = time.monotonic() - start
     if options.json:
-        print_json({**found.as_json(), "report": str(path), "seconds": round(seconds, 1)})
+        print_json({**found.as_json(), "report": str(output), "seconds": round(seconds, 1)})
         return 0
     found.show()
-    print(f"\nreport: {path.resolve()}   ({seconds:.0f} s)")
+    print(f"\nreport: {output.resolve()}   ({seconds:.0f} s)")
     return 0

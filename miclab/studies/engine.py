@@ -238,7 +238,7 @@ def carry_out(
     Arguments:
         engine: what is to be done, and where.
         tables: those of the plan's studies.
-        on_change: called with the tally after every change, and every few seconds.
+        on_change: called with the tally after every change, every few seconds, and at the end.
         others: states of runs that are in the tables and not in the plan.
     """
 
@@ -256,4 +256,5 @@ def carry_out(
     finally:
         engine.launcher.close()
     write(tally, now=True)
+    on_change(tally)
     return tally
