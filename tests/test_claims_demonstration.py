@@ -17,12 +17,12 @@ def judged(claim, mean, low, high):
     [
         ("U5b", (0.15, 0.12, 0.18), "holds", "ours: there"),
         ("U5b", (0.08, 0.06, 0.09), "holds", "ours: 0.020 below"),
-        ("U5b", (0.05, 0.02, 0.08), "not decided", "ours: 0.050 below"),
-        ("U5b", (0.03, 0.02, 0.04), "does not hold", "ours: 0.070 below"),
-        ("U5b", (-0.03, -0.04, -0.02), "does not hold", "ours: 0.130 below"),
+        ("U5b", (0.05, 0.02, 0.08), "undecided", "ours: 0.050 below"),
+        ("U5b", (0.03, 0.02, 0.04), "fails", "ours: 0.070 below"),
+        ("U5b", (-0.03, -0.04, -0.02), "fails", "ours: 0.130 below"),
         ("M8a", (0.56, 0.55, 0.57), "holds", "ours: 0.224 above"),
-        ("M8a", (0.95, 0.94, 0.96), "does not hold", "ours: 0.614 above"),
-        ("M1", (0.89, 0.88, 0.91), "not decided", "ours: 0.060 below"),
+        ("M8a", (0.95, 0.94, 0.96), "fails", "ours: 0.614 above"),
+        ("M1", (0.89, 0.88, 0.91), "undecided", "ours: 0.060 below"),
     ],
 )
 def test_direction_decides_and_the_distance_stands_beside(claim, interval, verdict, beside):

@@ -98,14 +98,14 @@ EXPECTATIONS = {
     for one in (
         Expectation(
             "U5a", "APE: unimodal ICL arises at K = 4096, B = 4", "ICL", "about 0.95 to 1",
-            {"holds": "The decoder reads its context.", "does not hold": "It does not read its context yet."},
+            {"holds": "The decoder reads its context.", "fails": "It does not read its context yet."},
             low=0.95,
         ),
         Expectation(
             "U5b", "`rope` is 5 points or more below APE at K = 4096, B = 4", "ICL(APE) - ICL(rope)", "0.10 to 0.20",
             {
                 "holds": "RoPE is behind at equal steps.",
-                "does not hold": _NOT_BEHIND,
+                "fails": _NOT_BEHIND,
             },
             low=0.05, figure=_GAP,
         ),
@@ -114,7 +114,7 @@ EXPECTATIONS = {
             "0.10 to 0.20",
             {
                 "holds": "The released code is behind at equal steps.",
-                "does not hold": _NOT_BEHIND,
+                "fails": _NOT_BEHIND,
             },
             low=0.05, figure=_GAP,
         ),
@@ -123,7 +123,7 @@ EXPECTATIONS = {
             "by eye",
             {
                 "holds": "The induction head of APE is sharper.",
-                "does not hold": "The induction head of APE is not sharper.",
+                "fails": "The induction head of APE is not sharper.",
             },
             low=0.05,
         ),
@@ -131,7 +131,7 @@ EXPECTATIONS = {
             "M1", "K2 = 256 after K1 = 8192 suffices for ICL of 0.90", "multimodal ICL", "about 0.95 and more",
             {
                 "holds": "A secondary modality with 32 times fewer classes is read from the context.",
-                "does not hold": "The second modality is not read well after this training.",
+                "fails": "The second modality is not read well after this training.",
             },
             low=0.9, figure=paper.figure("M1", "multimodal ICL"),
         ),
@@ -139,7 +139,7 @@ EXPECTATIONS = {
             "M7a", "no previous-token head: ICL falls by 40 %", "accuracy / untouched", "0.199 of 0.970",
             {
                 "holds": f"The head is needed; the paper's share is 0.2. {_COPY}",
-                "does not hold": "The circuit survives without it.",
+                "fails": "The circuit survives without it.",
             },
             high=0.6, figure=paper.figure("M7", "share without the previous-token head"),
         ),
@@ -147,7 +147,7 @@ EXPECTATIONS = {
             "M7b", "without the induction head ICL falls to chance (1/16)", "accuracy", "0.062",
             {
                 "holds": "No label reaches the answer without it.",
-                "does not hold": "Other paths still carry labels to the answer.",
+                "fails": "Other paths still carry labels to the answer.",
             },
             high=0.15, figure=paper.figure("M7", "induction head"),
         ),
@@ -155,7 +155,7 @@ EXPECTATIONS = {
             "M8a", "zeroing M2's items lowers ICL to 0.6 at most", "accuracy", "0.336",
             {
                 "holds": f"M2's items are needed. {_COPY}",
-                "does not hold": "ICL survives without M2's items.",
+                "fails": "ICL survives without M2's items.",
             },
             high=0.6, figure=paper.figure("M8", "items of m2 zeroed"),
         ),
@@ -163,7 +163,7 @@ EXPECTATIONS = {
             "M8b", "zeroing M1's items falls to chance", "accuracy", "0.063",
             {
                 "holds": "As in the paper: M1 carries the matching.",
-                "does not hold": "M2 alone finds the matching exemplar: the paper's 0.063 is not what its items carry.",
+                "fails": "M2 alone finds the matching exemplar: the paper's 0.063 is not what its items carry.",
             },
             high=0.15, figure=paper.figure("M8", "items of m1 zeroed"),
         ),
@@ -171,7 +171,7 @@ EXPECTATIONS = {
             "M8c", "zeroing M1's items and the labels, which live in M1's space", "accuracy", "0.063 (our reading)",
             {
                 "holds": "1/16 is chance among M2's labels: zeroing the labels alone does it as well.",
-                "does not hold": "Zeroing the labels too does not explain the paper's figure.",
+                "fails": "Zeroing the labels too does not explain the paper's figure.",
             },
             high=0.15, figure=paper.figure("M8", "items of m1 and labels zeroed"),
         ),

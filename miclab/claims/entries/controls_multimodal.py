@@ -13,7 +13,7 @@ from miclab.claims.entries.multimodal import INTACT, KEPT_SHARE, UNTOUCHED, WITH
 from miclab.claims.evidence import Evidence, EvidenceCells, grid
 from miclab.claims.registry import claim
 from miclab.claims.verdict import Finding
-from miclab.statistics.grid import Cell, Expression, Means, lowest, mean, slope
+from miclab.statistics.grid import Cell, Expression, Means, accuracy, lowest, mean, slope
 
 STUDY = "circuit_controls"
 MEAN_UNTOUCHED = "probe.mean_knockout.untouched"
@@ -112,7 +112,7 @@ def x6(rows: Evidence) -> Iterator[Finding]:
                 "accuracy without random other heads minus accuracy without the head",
                 f"B is {bursts} and the {name} is one of four in its layer",
             )
-            yield cells.comparison(mean(column), f"four heads, B = {bursts}: accuracy without the {name}")
+            yield cells.comparison(accuracy(column), f"four heads, B = {bursts}: accuracy without the {name}")
 
 
 @claim(
@@ -136,7 +136,7 @@ def x7(rows: Evidence) -> Iterator[Finding]:
                     mean(column) / mean(INTACT) < KEPT_SHARE, SHARE, f"{place}, {modality}'s items zeroed"
                 )
             for what, column in (("untouched", INTACT), *ZEROED.items()):
-                yield cells.comparison(mean(column), f"{place}: {what}")
+                yield cells.comparison(accuracy(column), f"{place}: {what}")
 
 
 def _distances(means: Means, figure: str) -> NDArray[np.floating]:

@@ -11,7 +11,7 @@ from miclab.claims.entries.positions import SHARPNESS
 from miclab.claims.evidence import Evidence, EvidenceCells, grid
 from miclab.claims.registry import claim
 from miclab.claims.verdict import Finding
-from miclab.statistics.grid import mean
+from miclab.statistics.grid import accuracy, mean
 
 Decoder = tuple[str, int]
 """Position code and width."""
@@ -47,7 +47,8 @@ def _causes(everything: EvidenceCells, quantity: str, words: str, *, rises: bool
 
 def _every_decoder(everything: EvidenceCells, quantity: str, words: str) -> Iterator[Finding]:
     for decoder, cells in everything.by("code width"):
-        yield cells.comparison(mean(quantity), f"{words}, {_name(decoder)}")
+        shown = accuracy(quantity) if quantity == "icl" else mean(quantity)
+        yield cells.comparison(shown, f"{words}, {_name(decoder)}")
 
 
 @claim(
@@ -89,4 +90,9 @@ def x11(rows: Evidence) -> Iterator[Finding]:
     """ICL in a context of 16 between decoders that differ in one thing."""
     cells = grid(rows, "context_codes", "code width N", "icl")
     yield from _causes(cells, "icl", "ICL at N = 16", rises=False)
+    for _, having, lacking in PARTS:
+        yield cells.leaves_first(
+            *(lambda cell, mine=one: cell.key[:2] == mine for one in (lacking, having)),
+            f"share of seeds in which {_name(lacking)} leaves the plateau before {_name(having)}",
+        )
     yield from _every_decoder(cells, "icl", "ICL at N = 16")

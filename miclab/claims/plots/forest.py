@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {"holds": BLUE, "does not hold": VERMILLION, "not decided": GREY}
-MARKERS = {"holds": "o", "does not hold": "X", "not decided": "D"}
+COLOURS = {"holds": BLUE, "fails": VERMILLION, "undecided": GREY}
+MARKERS = {"holds": "o", "fails": "X", "undecided": "D"}
 """Colour and shape both show the verdict, for those who see no colours."""
 
 
@@ -43,7 +43,7 @@ def forest(findings: Findings) -> Figure:
     places = figure.subplots(len(parts), 1, squeeze=False, height_ratios=[len(part) for part in parts])[:, 0]
     for place, part in zip(places, parts, strict=True):
         _lines(place, part)
-        place.set_xlabel("conditions: blue circle holds, orange cross fails, grey diamond is not decided"
+        place.set_xlabel("conditions: blue circle holds, orange cross fails, grey diamond is undecided"
                          if part is conditions else "reported apart", fontsize=7)  # fmt: skip
     return figure
 
@@ -60,7 +60,7 @@ def conditions_figure(findings: Findings) -> Figure:
 
 def _lines(place: Axes, part: list[Condition] | list[Comparison]) -> None:
     for row, item in enumerate(part):
-        measured, verdict = item.measured, item.verdict if isinstance(item, Condition) else "not decided"
+        measured, verdict = item.measured, item.verdict if isinstance(item, Condition) else "undecided"
         assert measured is not None
         colour = COLOURS[verdict] if isinstance(item, Condition) else BLACK
         place.plot([measured.low, measured.high], [row, row], color=colour, lw=1.4)
