@@ -438,7 +438,13 @@ def test_explain_shows_what_a_verdict_rests_on(tmp_path, capsys):
     make_rows(directory, "multimodal", zeroed(0.5, 0.95))
     assert main(["claims", "M8", "--explain", "--studies", str(directory)]) == 0
     message = capsys.readouterr().out
-    for text in ("criterion", CLAIMS["M8"].paper, "holds in part, if M2's items are zeroed", "0.336", "multimodal.yaml"):
+    for text in (
+        "criterion",
+        CLAIMS["M8"].paper,
+        "holds in part, if M2's items are zeroed",
+        "0.336",
+        "multimodal.yaml",
+    ):
         assert text in message
     assert main(["claims", "--explain", "--studies", str(directory)]) == 2
     assert main(["claims", "--studies", str(tmp_path / "nowhere")]) == 2

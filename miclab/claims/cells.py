@@ -24,7 +24,7 @@ class EvidenceCells(Cells):
 
     leaving: Mapping[Key, Mapping[int, Escape]] = field(default_factory=dict)
 
-    def condition(self, bound: Bound, quantity: str, text: str) -> Condition:
+    def condition(self, bound: Bound, quantity: str, text: str, short: str = "") -> Condition:
         """A condition on a statistic of the cells: Student's t over seeds. Where some seeds of a cell have left the
         plateau and some have not, it stays open unless it comes out the same if all had and if none had.
 
@@ -32,12 +32,14 @@ class EvidenceCells(Cells):
             bound: the statistic with its bounds, such as `slope("icl", "eps") > 0`.
             quantity: what is measured, in words.
             text: completes the sentence "the claim holds only if ...".
+            short: the same in fewer words, for a cell of the ledger; empty: the text itself.
         """
         expression = bound.expression
         cells = near(self, self.leaving, self.used_by(expression)) if self.decidable else ()
         found = Condition(
             text=text, quantity=quantity, measured=self.interval(expression), low=bound.low, high=bound.high,
             used=self.used, absent=self.absent, values=self.each_seed(expression), p=self.p_value(bound), plateau=cells,
+            short=short,
         )  # fmt: skip
         return replace(found, open=self._turns(expression, found))
 

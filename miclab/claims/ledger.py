@@ -85,11 +85,13 @@ class Line:
         """The verdict in words: with its conditions, what is missing, or the seeds that left the plateau."""
         found = self.findings.verdict
         if found == "holds in part":
-            return in_part(self.findings.holding, len(self.findings.conditions))
+            return in_part(self.findings.holding_in_short, len(self.findings.conditions))
         if found == "undecided":
             return f"{found}: {self._open}"
-        left = _left(self.findings.plateau)
-        return f"{found}: {left}" if left and found in ("holds", "fails") else found
+        if found in ("holds", "fails") and (left := _left(self.findings.plateau)):
+            mixed = any(cell.mixed for cell in self.findings.plateau)
+            return f"{found}, whether or not all seeds leave the plateau" if mixed else f"{found}: {left}"
+        return found
 
     @property
     def _open(self) -> str:
@@ -128,8 +130,8 @@ class Line:
 
     @property
     def wants_seeds(self) -> tuple[CellEscape, ...]:
-        """Cells near the plateau with fewer seeds than such cells should have."""
-        return tuple(cell for cell in self.findings.plateau if cell.seeds < WANTED_SEEDS)
+        """Cells that some seed left late, with fewer seeds than such cells should have."""
+        return tuple(cell for cell in self.findings.plateau if cell.left and cell.seeds < WANTED_SEEDS)
 
     def as_json(self) -> dict[str, Any]:
         """The line as plain data. Scripts read these names: `clause` is a condition's text, `apart` are comparisons."""

@@ -23,8 +23,8 @@ from miclab.statistics.intervals import Interval, share_interval
 
 FACTOR = 4
 """A cell is near its threshold if a seed left the plateau within this factor of the step that is judged."""
-SLACK = 0.1
-"""Of accuracy: as far below the plateau a seed still counts as on it; others read no context at all."""
+READS = 0.75
+"""Share of the plateau's accuracy from which on a seed counts as on it; one below reads no context at all."""
 WANTED_SEEDS = 10
 """Seeds that a cell near its threshold should have."""
 
@@ -80,7 +80,7 @@ def escapes(frame: pl.DataFrame, judged: Mapping[str, float], configs: Mapping[s
             continue
         above = mine.filter(pl.col("icl") >= level)["step"]
         final = float(mine["icl"][-1])
-        on = copying(configs[name]) - SLACK <= final < level
+        on = READS * copying(configs[name]) <= final < level
         found[name] = Escape(final >= level, on, float(above[0]) if len(above) else last, last)
     return found
 

@@ -62,6 +62,7 @@ class Condition:
         p: two-sided p of the nearer bound; None where it is not known.
         plateau: of its cells near the plateau of copying any label, how many seeds have left it.
         open: whether it would come out otherwise if seeds of these cells had left, or had not.
+        short: `text` in fewer words, for a cell of the ledger; empty: the text itself.
     """
 
     text: str
@@ -75,6 +76,7 @@ class Condition:
     p: float | None = None
     plateau: tuple[CellEscape, ...] = ()
     open: bool = False
+    short: str = ""
 
     @property
     def decidable(self) -> bool:
@@ -197,6 +199,11 @@ class Findings:
     def holding(self) -> tuple[str, ...]:
         """Under which conditions it holds."""
         return tuple(c.text for c in self.conditions if c.verdict == "holds")
+
+    @property
+    def holding_in_short(self) -> tuple[str, ...]:
+        """The same in fewer words."""
+        return tuple(c.short or c.text for c in self.conditions if c.verdict == "holds")
 
 
 def findings_of(found: Iterable[Finding]) -> Findings:

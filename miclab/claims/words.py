@@ -34,16 +34,15 @@ def in_part(holding: Sequence[str], conditions: int) -> str:
         holding: the conditions that hold, each completing "the claim holds only if ...".
         conditions: how many there are in all.
     """
-    parts, words = [], 0
-    for text in merged(holding):
-        words += len(text.split())
-        # "and 3 more" has to fit too.
-        if words > MOST_WORDS - 3:
+    texts, parts = merged(holding), []
+    for text in texts:
+        # Where others follow, "and 3 more" has to fit too.
+        room = MOST_WORDS - 3 * (len(parts) + 1 < len(texts))
+        if len(" ".join([*parts, text]).split()) > room:
             break
         parts.append(text)
-    shown, every = "; ".join(parts), len(merged(holding))
     count = f"{len(holding)} of {conditions} conditions"
     if not parts:
         return f"holds in part: {count}"
-    more = f" and {every - len(parts)} more" if len(parts) < every else ""
-    return f"holds in part, if {shown}{more} ({count})"
+    more = f" and {len(texts) - len(parts)} more" if len(parts) < len(texts) else ""
+    return f"holds in part, if {'; '.join(parts)}{more} ({count})"

@@ -41,7 +41,10 @@ def _causes(everything: EvidenceCells, quantity: str, words: str, *, rises: bool
         cells = everything.where(lambda cell, both=(having, lacking): cell.key[:2] in both)
         one, other = (mean(quantity, code=code, width=width) for code, width in (plus, minus))
         yield cells.condition(
-            one - other > GAP, f"{words}, {_name(plus)} minus {_name(minus)}", f"it is put down to {name}"
+            one - other > GAP,
+            f"{words}, {_name(plus)} minus {_name(minus)}",
+            f"it is put down to {name}",
+            f"{_name(plus)} against {_name(minus)}",
         )
 
 

@@ -73,7 +73,10 @@ def x1(rows: Evidence) -> Iterator[Finding]:
         cells = everything.where(lambda cell, both=(plus, minus): cell.key[:3] in both)
         one, other = (mean("icl", lambda cell, mine=mine: cell.key[:3] == mine) for mine in (plus, minus))
         yield cells.condition(
-            one - other > GAP, f"mean ICL, {_decoder(plus)} minus {_decoder(minus)}", f"the gap is put down to {name}"
+            one - other > GAP,
+            f"mean ICL, {_decoder(plus)} minus {_decoder(minus)}",
+            f"the gap is put down to {name}",
+            f"{_decoder(plus)} against {_decoder(minus)}",
         )
     for _, plus, minus in EXPLANATIONS:
         yield everything.where(lambda cell, both=(plus, minus): cell.key[:3] in both).leaves_first(

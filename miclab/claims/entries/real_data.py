@@ -36,7 +36,7 @@ BEYOND = (
     "Pairs of synthetic data share their label alone: a projector that knows every label reaches a debiased CKA of "
     "about 0.01 (scripts/cka_ceiling.py; 2026-11-26). With few classes of real data CKA is as high by chance."
 )
-"""Why CKA cannot answer what A1 and D5 ask."""
+"""Why CKA cannot answer the question of A1 and D5."""
 STRONG = 0.8
 """In-context accuracy on held-out concepts that counts as strong."""
 FEW = 0.9

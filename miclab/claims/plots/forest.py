@@ -7,6 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from miclab.claims.plots.figures import need
+from miclab.claims.plots.panels import SEEDS
 from miclab.claims.verdict import Comparison, Condition, Findings
 from miclab.statistics.intervals import Interval
 from miclab.statistics.palette import BLACK, BLUE, GREY, VERMILLION
@@ -64,6 +65,8 @@ def _lines(place: Axes, part: list[Condition] | list[Comparison]) -> None:
         assert measured is not None
         colour = COLOURS[verdict] if isinstance(item, Condition) else BLACK
         place.plot([measured.low, measured.high], [row, row], color=colour, lw=1.4)
+        if item.values:
+            place.plot(item.values, [row] * len(item.values), color=colour, **SEEDS)
         place.plot(measured.mean, row, MARKERS[verdict] if isinstance(item, Condition) else "s", color=colour, ms=4)
         if isinstance(item, Condition):
             for bound in (item.low, item.high):
