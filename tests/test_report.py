@@ -61,9 +61,8 @@ def multimodal(root) -> Run:
 
 @pytest.fixture(scope="module")
 def page(root, unimodal, multimodal) -> Path:
-    results = table("", ["result", "measured", "verdict"], [["a & <b>", 0.9, Mark("agrees", "good")]])
     path = root / "report.html"
-    return write_report([unimodal, multimodal], path, command="miclab report a b", verdicts=results)
+    return write_report([unimodal, multimodal], path, command="miclab report a b")
 
 
 def embedded(path: Path) -> dict:
@@ -312,10 +311,10 @@ def test_a_phone_sees_all_of_it(page):
     with browser.opened(page, "run1", **phone) as tab:
         tab.wait_for_selector("#run1 [data-kind=attention] .heatmaplayer")
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390
-        outside = """[...document.querySelectorAll("#verdicts td, #overview td, #run1 .signs td, #run1 .main-svg")]
+        outside = """[...document.querySelectorAll("#overview td, #run1 .signs td, #run1 .main-svg")]
             .filter((e) => e.textContent && e.getBoundingClientRect().right > 390).length"""
         assert tab.evaluate(outside) == 0
-        assert tab.inner_text("#verdicts .mark") == "agrees"
+        assert tab.inner_text("#overview .mark") == "finished"
         # Tabs stay on top in one line, however many there are.
         assert tab.evaluate("document.querySelector('.tabs').offsetHeight") < 844 / 10
 

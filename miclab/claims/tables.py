@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from miclab.claims.ledger import Line
+from miclab.claims.ledger import Line, below
 from miclab.claims.registry import THEME, THEMES
 from miclab.claims.verdict import HOLDS, Comparison, Condition, kind_of
 from miclab.tables import Interval, Mark, Number, Table, table
@@ -48,7 +48,7 @@ def ledger_table(lines: Sequence[Line], preset: str) -> Table:
     ]  # fmt: skip
     others = [f"{letter}: {theme.over}" for letter, theme in THEMES.items() if theme.over != THEME.over]
     title = f"ledger of claims, preset {preset}: estimates with 95 % intervals over {THEME.over} ({', '.join(others)})"
-    return table(title, ["claim", "statement", "measured", "paper", "runs", "verdict"], rows)
+    return table(title, ["claim", "statement", "measured", "paper", "runs", "verdict"], rows, below(lines))
 
 
 def conditions_table(lines: Sequence[Line]) -> Table:
@@ -59,7 +59,7 @@ def conditions_table(lines: Sequence[Line]) -> Table:
             unit = "" if c.measured is None else f"{c.measured.count} {c.measured.unit}s"
             row = [c.text, c.quantity, measured_cell(c), unit, c.bound, verdict_mark(c.verdict)]
             rows.append([line.entry.id, *row] if len(lines) > 1 else row)
-    columns = ["condition", "quantity", "measured", "resampled", "holds if", "verdict"]
+    columns = ["condition", "quantity", "measured", "over", "holds if", "verdict"]
     return table("conditions, with 95 % intervals", ["claim", *columns] if len(lines) > 1 else columns, rows)
 
 

@@ -28,7 +28,7 @@ from miclab.mllm.results import differences
 from miclab.mllm.scoring import MEASURES, OnProgress, answers, batches, forward, joined
 from miclab.mllm.task import Task
 from miclab.seeds import stream, stream_seed
-from miclab.statistics.intervals import clustered_interval
+from miclab.statistics.intervals import episode_interval
 
 METRICS, CHECKPOINT, RUN = "metrics.jsonl", "checkpoint-{:06d}.safetensors", "run.json"
 REMEDY = "The fine-tuning cannot be gone on with. Give another --output, or delete the folder of the run."
@@ -163,7 +163,7 @@ class Finetuning:
         if not np.isfinite(named["log_probability"]).all():
             raise self._diverged("An answer's log-probability", self.step)
         row: dict[str, Any] = {"step": self.step}
-        row |= {name: clustered_interval([named[name][None]]).as_json() for name in MEASURES}
+        row |= {name: episode_interval(named[name]).as_json() for name in MEASURES}
         strengths: dict[str, Any] = {}
         for measure in table.measures:
             plain = measure.split(".")[0]

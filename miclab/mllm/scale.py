@@ -13,7 +13,7 @@ from miclab.mllm.errors import ModelError
 from miclab.mllm.loading import LoadOptions, Production, load_model
 from miclab.mllm.scoring import OnProgress, answers, batches, joined
 from miclab.mllm.task import Task
-from miclab.statistics.intervals import Interval, clustered_interval
+from miclab.statistics.intervals import Interval, episode_interval
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Size:
 
     def interval(self, measure: str) -> Interval:
         """Mean of a measure over episodes."""
-        return clustered_interval([self.values[measure][None]])
+        return episode_interval(self.values[measure])
 
     def gain(self, smaller: Size, measure: str) -> Interval:
         """Difference from a smaller model on the same episodes, by paired bootstrap."""
-        return clustered_interval([(self.values[measure] - smaller.values[measure])[None]])
+        return episode_interval(self.values[measure] - smaller.values[measure])
 
 
 def evaluate_model(production: Production, task: Task, batch: int = 1, on_progress: OnProgress | None = None) -> Size:

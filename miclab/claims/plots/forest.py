@@ -7,6 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from miclab.claims.plots.figures import need
+from miclab.claims.plots.panels import SEEDS
 from miclab.claims.verdict import Comparison, Condition, Findings, kind_of
 from miclab.statistics.intervals import Interval
 from miclab.statistics.palette import BLACK, KIND_MARKERS, KINDS
@@ -39,7 +40,7 @@ def forest(findings: Findings) -> Figure:
     places = figure.subplots(len(parts), 1, squeeze=False, height_ratios=[len(part) for part in parts])[:, 0]
     for place, part in zip(places, parts, strict=True):
         _lines(place, part)
-        place.set_xlabel("conditions: blue circle holds, orange cross fails, grey diamond is not decided"
+        place.set_xlabel("conditions: blue circle holds, orange cross fails, grey diamond is undecided"
                          if part is conditions else "reported apart", fontsize=7)  # fmt: skip
     return figure
 
@@ -62,6 +63,8 @@ def _lines(place: Axes, part: list[Condition] | list[Comparison]) -> None:
         kind = kind_of(item.verdict) if isinstance(item, Condition) else None
         colour, shape = (KINDS[kind], KIND_MARKERS[kind]) if kind else (BLACK, "s")
         place.plot([measured.low, measured.high], [row, row], color=colour, lw=1.4)
+        if item.values:
+            place.plot(item.values, [row] * len(item.values), color=colour, **SEEDS)
         place.plot(measured.mean, row, shape, color=colour, ms=4)
         if isinstance(item, Condition):
             for bound in (item.low, item.high):
