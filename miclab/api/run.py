@@ -15,6 +15,7 @@ from miclab.errors import ConfigError
 from miclab.runs import find as directory
 from miclab.runs.label import Label
 from miclab.runs.run import Run as Disk
+from miclab.runs.status import status_mark
 from miclab.tables import Table, Tabled, table
 
 if TYPE_CHECKING:
@@ -264,8 +265,10 @@ class Run(Tabled):
         """What it is, and its last metric row."""
         rows = self.disk.rows()
         accuracy = rows[-1]["accuracy"] if rows else {}
-        columns = ["run", "status", "step", *accuracy]
-        return (table("", columns, [[self.name, self.status, self.step, *accuracy.values()]], [self.reason]),)
+        columns = ["run", "name", "tags", "status", "step", *accuracy]
+        label = [self.label.name, ", ".join(self.label.tags)]
+        row = [self.name, *label, status_mark(self.status), self.step, *accuracy.values()]
+        return (table("", columns, [row], [self.reason]),)
 
     def as_json(self) -> dict[str, Any]:
         """State, configuration and metric rows as plain data, as `miclab show --json` has them, but for damaged files
@@ -291,14 +294,15 @@ class Run(Tabled):
         Arguments:
             axes: where to draw; None: new axes.
         """
-        from miclab.tables import new_axes
+        from miclab.statistics.palette import SPLITS
+        from miclab.statistics.style import draw_curves, new_axes
 
-        axes = axes or new_axes()
         rows = self.disk.rows()
-        for split in rows[-1]["accuracy"] if rows else ():
-            axes.plot([row["step"] for row in rows], [row["accuracy"][split] for row in rows], label=split)
-        axes.set(xlabel="training step", ylabel="accuracy", ylim=(0, 1), title=self.name)
-        axes.legend()
+        steps = [row["step"] for row in rows]
+        splits = rows[-1]["accuracy"] if rows else {}
+        curves = {split: (steps, [row["accuracy"][split] for row in rows]) for split in splits}
+        axes = draw_curves(axes or new_axes(), curves, SPLITS)
+        axes.set(ylabel="accuracy", title=self.disk.title)
         return axes
 
     def __repr__(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -128,16 +128,12 @@ def run_diagnose(arguments: list[str]) -> int:
     sizes = options.sizes
     count = sequences_of(sizes) + bool(run.config.parent.run) * sizes.novel_sets * sizes.sequences
     with looking("diagnose", [run], options.runs, lambda config: count) as on_progress:
-        signs = diagnose(run, step=options.checkpoint, sizes=options.sizes, on_progress=on_progress)
+        found = diagnose(run, step=options.checkpoint, sizes=options.sizes, on_progress=on_progress)
     warn(run)
     if options.json:
-        print_json([asdict(sign) for sign in signs])
-        return 0
-    for sign in signs:
-        mark = {True: "SHOWN", False: "not shown", None: "not judged"}[sign.shown]
-        print(f"{sign.name}: {mark}\n    {sign.evidence}")
-        if sign.shown:
-            print(f"    What to change: {sign.advice}")
+        print_json(found.as_json())
+    else:
+        found.show()
     return 0
 
 

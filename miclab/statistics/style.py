@@ -90,7 +90,7 @@ def draw_intervals(
 
 
 def draw_curves(
-    axes: Axes, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], colours: Mapping[str, str]
+    axes: Axes, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], colours: Mapping[str, str] | None = None
 ) -> Axes:
     """Draws accuracies over training steps, a curve with a colour and a marker for each name.
 
@@ -100,7 +100,7 @@ def draw_curves(
         colours: of some curves by name; others have those of the palette in their order.
     """
     for number, (name, (steps, values)) in enumerate(curves.items()):
-        colour = colours.get(name, series(number))
+        colour = (colours or {}).get(name, series(number))
         axes.plot(steps, values, color=colour, marker=marker(number), markersize=3, lw=1.3, label=name)
     axes.set(xlabel="training step", ylim=(-0.02, 1.02))
     if curves:
@@ -108,9 +108,16 @@ def draw_curves(
     return axes
 
 
-def draw_counts(axes: Axes, counts: Mapping[str, int], noun: str) -> Axes:
-    """Draws how many there are of each name, a bar for each from top to bottom."""
-    axes.barh(list(counts), list(counts.values()), color=series(0))
+def draw_counts(axes: Axes, counts: Mapping[str, int], noun: str, colours: Sequence[str] | None = None) -> Axes:
+    """Draws how many there are of each name, a bar for each from top to bottom.
+
+    Arguments:
+        axes: where to draw.
+        counts: by name.
+        noun: what is counted.
+        colours: of each bar; None: all alike.
+    """
+    axes.barh(list(counts), list(counts.values()), color=series(0) if colours is None else list(colours))
     axes.invert_yaxis()
     axes.set_xlabel(noun)
     return axes

@@ -119,7 +119,7 @@ def curve(axes: Axes, x: Sequence[float], found: Sequence[Point], label: str, in
     )
     dots = [(where, value) for where, point in zip(x, found, strict=True) for value in point.seeds]
     if dots:
-        axes.plot(*zip(*dots, strict=True), color=PALETTE[index % len(PALETTE)], **SEEDS)
+        axes.plot(*zip(*dots, strict=True), color=series(index), **SEEDS)
 
 
 def band(axes: Axes, steps: Sequence[int], found: Sequence[Point], label: str, index: int) -> None:

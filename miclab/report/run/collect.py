@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from miclab.circuits.diagnose import Signs, diagnose
+from miclab.circuits.diagnose import Diagnosis, diagnose
 from miclab.circuits.existence import why_no_circuit
 from miclab.circuits.find import CircuitHeads, circuit_heads
 from miclab.circuits.knockout import Effect, Interventions
@@ -142,7 +142,7 @@ class Collected:
     attention: Attention | None
     tests: Tests | None
     oracles: dict[str, float] | None
-    signs: Signs | None
+    signs: Diagnosis | None
     parameters: int
     requested: Table | None = None
     problems: list[str] = field(default_factory=list)

@@ -17,7 +17,7 @@ from miclab.report.run.data import colour_top, formed
 from miclab.report.run.figures import ATTENTION_TOPS, attention_groups
 from miclab.report.run.interventions import interventions_view
 from miclab.runs.status import status_mark
-from miclab.tables import Code, Number, Table, estimate, table
+from miclab.tables import Code, Number, Table, estimate, table, titled
 
 PARTS = {
     "curves": "Accuracy and loss",
@@ -209,7 +209,7 @@ def run_view(number: int, name: str, own: str, collected: Collected) -> dict[str
         "requested": collected.requested,
         "attention": _attention(collected),
         "interventions": interventions_view(collected),
-        "signs": collected.signs.tables()[0] if collected.signs else None,
+        "signs": titled(collected.signs.tables()[0], "") if collected.signs else None,
         "environment": _environment(collected),
         "config": yaml.safe_dump(schema.to_mapping(run.config), sort_keys=False, width=100),
         "request": yaml.safe_dump(dict(run.request), sort_keys=False) if run.request else "",

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import html
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from miclab.statistics import palette
-from miclab.statistics.style import Estimate
+from miclab.tables.cells import Cell, Figures, Interval, Writer, cell, escaped
 
 if TYPE_CHECKING:
     import polars as pl
@@ -22,164 +20,6 @@ if TYPE_CHECKING:
 
 WIDTH = 160
 """Columns of a table where standard output is no terminal."""
-
-
-class Words:
-    """A cell that is words."""
-
-    def fields(self, name: str) -> dict[str, Any]:
-        """Columns of a frame."""
-        return {name: str(self)}
-
-
-@dataclass(frozen=True)
-class Text(Words):
-    """Words, shown as they are.
-
-    Arguments:
-        hint: an explanation that a page shows under the mouse.
-    """
-
-    text: str
-    hint: str = ""
-
-    def __str__(self) -> str:
-        return self.text
-
-
-@dataclass(frozen=True)
-class Code(Text):
-    """An identifier or a command, in the letters of code where there are such."""
-
-
-@dataclass(frozen=True)
-class Number:
-    """A number.
-
-    Arguments:
-        value: None or not a number is shown as `absent`.
-        digits: behind the point; None for whole numbers, shown with commas.
-        form: `f` for fixed digits, `+f` with a sign, `g` for significant ones.
-        absent: why there is no number.
-    """
-
-    value: float | None
-    digits: int | None = 3
-    form: Literal["f", "+f", "g"] = "f"
-    absent: str = ""
-
-    def __str__(self) -> str:
-        if self.value is None or self.value != self.value:
-            return self.absent
-        return (
-            f"{self.value:,}" if self.digits is None else f"{self.value:{self.form[:-1]}.{self.digits}{self.form[-1]}}"
-        )
-
-    def fields(self, name: str) -> dict[str, Any]:
-        """Columns of a frame."""
-        return {name: None if self.value is None or self.value != self.value else self.value}
-
-
-@dataclass(frozen=True)
-class Share(Number):
-    """A number from 0 to 1, shown in per cent."""
-
-    digits: int | None = 1
-
-    def __str__(self) -> str:
-        return (
-            self.absent if self.value is None or self.value != self.value else f"{100 * self.value:.{self.digits}f} %"
-        )
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with the ends of its interval.
-
-    Arguments:
-        value: None is shown as `absent`; ends that are not numbers as `no interval`.
-        digits: behind the point.
-        absent: why there is no estimate.
-        remark: what stands behind it.
-    """
-
-    value: Estimate | None
-    digits: int = 3
-    absent: str = ""
-    remark: str = ""
-
-    def __str__(self) -> str:
-        if self.value is None:
-            return self.absent
-        if self.value.low != self.value.low:
-            return f"{self.value.mean:.{self.digits}f} (no interval){self.remark}"
-        mean, low, high = (f"{v:.{self.digits}f}" for v in (self.value.mean, self.value.low, self.value.high))
-        return f"{mean} [{low}, {high}]{self.remark}"
-
-    def fields(self, name: str) -> dict[str, Any]:
-        """Columns of a frame: the estimate, and both ends."""
-        if self.value is None:
-            return {name: None, f"{name}.low": None, f"{name}.high": None}
-        low, high = (None if end != end else end for end in (self.value.low, self.value.high))
-        return {name: self.value.mean, f"{name}.low": low, f"{name}.high": high}
-
-
-@dataclass(frozen=True)
-class HeadName(Words):
-    """The name of a head, LAYER.HEAD, both from 0."""
-
-    layer: int
-    head: int
-
-    def __str__(self) -> str:
-        return f"{self.layer}.{self.head}"
-
-
-@dataclass(frozen=True)
-class Place(Words):
-    """A file or folder."""
-
-    path: Path
-
-    def __str__(self) -> str:
-        return str(self.path)
-
-
-@dataclass(frozen=True)
-class Mark(Words):
-    """A short word that judges, such as a verdict."""
-
-    text: str
-    kind: palette.Kind = "plain"
-
-    def __str__(self) -> str:
-        return self.text
-
-
-Cell = Text | Code | Number | Share | Interval | HeadName | Place | Mark
-
-
-def cell(value: Any) -> Cell:
-    """The cell of a plain value: whole numbers with commas, other numbers with three digits, estimates with
-    their intervals, None as an empty cell, anything else as text."""
-    if isinstance(value, Cell):
-        return value
-    if value is None:
-        return Number(None)
-    if isinstance(value, bool):
-        return Text("yes" if value else "no")
-    if isinstance(value, int):
-        return Number(value, None)
-    if isinstance(value, float):
-        return Number(value)
-    if isinstance(value, Path):
-        return Place(value)
-    return Interval(value) if isinstance(value, Estimate) else Text(str(value))
-
-
-def estimate(value: float | None, interval: Estimate | None, remark: str = "") -> Number | Interval:
-    """The cell of a number whose interval may be lacking."""
-    return Number(value) if interval is None else Interval(interval, remark=remark)
 
 
 @dataclass(frozen=True)
@@ -201,7 +41,7 @@ class Table:
     def is_number(self, place: int) -> bool:
         """Whether a column holds numbers and intervals alone, which are set to the right."""
         shown = [row[place] for row in self.rows if str(row[place])]
-        return bool(shown) and all(isinstance(one, (Number, Interval)) for one in shown)
+        return bool(shown) and all(isinstance(one, Figures) for one in shown)
 
     def show(self) -> None:
         """Prints it to standard output."""
@@ -223,16 +63,18 @@ class Table:
     def markdown(self) -> str:
         """It as a Markdown table, its notes as paragraphs below."""
 
-        def line(cells: Iterable[object]) -> str:
-            return f"| {' | '.join(map(_markdown_cell, cells))} |"
+        def line(cells: Iterable[str]) -> str:
+            return f"| {' | '.join(cells)} |"
 
         numbers = ("---:" if self.is_number(place) else "---" for place in range(len(self.columns)))
-        parts = [_markdown(self.title)] if self.title else []
+        parts = [escaped(self.title)] if self.title else []
         if self.columns:
-            parts.append("\n".join([line(self.columns), f"| {' | '.join(numbers)} |", *map(line, self.rows)]))
-        return "\n\n".join([*parts, *map(_markdown, self.notes)])
+            head = line(map(escaped, self.columns))
+            rows = [line(one.markdown() for one in row) for row in self.rows]
+            parts.append("\n".join([head, f"| {' | '.join(numbers)} |", *rows]))
+        return "\n\n".join([*parts, *map(escaped, self.notes)])
 
-    def html(self, kind: str = "", rows_by: str = "", words: Callable[[str], str] = html.escape) -> str:
+    def html(self, kind: str = "", rows_by: str = "", words: Writer = html.escape) -> str:
         """It as HTML, its notes as paragraphs below.
 
         Classes: `number` of numeric columns and cells, `name` of words in the first column, `mark` of marks, `note` of
@@ -246,15 +88,8 @@ class Table:
         """
 
         def of(place: int, one: Cell) -> str:
-            text = words(str(one))
-            if isinstance(one, Mark) and text:
-                text = f'<span class="mark {one.kind}">{text}</span>'
-            elif isinstance(one, Code):
-                text = f"<code>{html.escape(one.text)}</code>"
-            if isinstance(one, Text) and one.hint:
-                text = f'<span title="{html.escape(one.hint)}">{text}</span>'
-            named = "number" if isinstance(one, (Number, Interval)) else "" if place else "name"
-            return f'<td class="{named}">{text}</td>' if named else f"<td>{text}</td>"
+            named = "number" if isinstance(one, Figures) else "" if place else "name"
+            return f'<td class="{named}">{one.html(words)}</td>' if named else f"<td>{one.html(words)}</td>"
 
         def line(number: int, row: Sequence[Cell]) -> str:
             start = f'<tr tabindex="0" data-{rows_by}="{number}">' if rows_by else "<tr>"
@@ -339,14 +174,3 @@ class Tabled:
 
     def _repr_html_(self) -> str:
         return "".join(one.html() for one in self.tables())
-
-
-def _markdown_cell(one: object) -> str:
-    return f"`{one}`" if isinstance(one, Code) and "`" not in one.text else _markdown(str(one))
-
-
-def _markdown(text: str) -> str:
-    """Text that stands for itself in Markdown."""
-    for character in "\\|*_`<>[]#":
-        text = text.replace(character, f"\\{character}")
-    return text.replace("\n", "<br>")
