@@ -172,7 +172,9 @@ def test_functions_do_what_the_commands_do(tiny, tmp_path):
 
 
 def test_another_file_is_not_overwritten_and_nothing_is_trained_for_it(tiny, tmp_path, capsys):
-    (tmp_path / "demo.html").write_text("mine")
-    assert main(["demo"]) == 2
-    assert "--overwrite" in capsys.readouterr().err
+    for name, arguments in (("demo.html", []), ("mine.svg", ["--output", "new.html", "--picture", "mine.svg"])):
+        (tmp_path / name).write_text("mine")
+        assert main(["demo", *arguments]) == 2
+        assert "--overwrite" in capsys.readouterr().err
+        assert (tmp_path / name).read_text() == "mine"
     assert not tiny
