@@ -13,6 +13,7 @@ from miclab.statistics.grid import mean
 
 STEPS = (250, 1000, 1500)
 BOUND = 0.8
+CLAIMS = ("U1", "U5", "U6", "L1", "M1", "M2", "M6", "M8", "A1", "X1", "X3", "X6", "X7", "X10", "X13")
 
 
 def leaving(*when):
@@ -79,7 +80,7 @@ def test_which_decoder_leaves_first_is_counted_by_seed(tmp_path):
 @pytest.fixture(scope="module")
 def ledger():
     """Claims of the committed ledger with every kind of verdict."""
-    return judged(Evidence(STUDIES, "quick"), chosen("U1 U5 U6 L1 M1 M2 M6 M8 A1 X1 X3 X6 X7 X10 X13".split()))
+    return judged(Evidence(STUDIES, "quick"), chosen(CLAIMS))
 
 
 def test_a_verdict_fits_its_cell_and_says_preset_seeds_and_interval(ledger):
