@@ -122,7 +122,7 @@ class Line:
         """The verdict with preset, seeds and the interval nearest to its bound, and what it means for a reader of the
         paper."""
         one, seeds = self.deciding, self.findings.seeds
-        many = f", {seeds} seeds" if seeds else ""
+        many = f", {seeds} seed{'s' * (seeds > 1)}" if seeds else ""
         shown = f"; {one.quantity}: {one.measured_text}" if one is not None else ""
         meaning = self.entry.meaning.get(self.findings.verdict) or MEANINGS[self.findings.verdict]
         reason = f" {self.findings.beyond}" if self.findings.beyond else ""
@@ -212,13 +212,13 @@ def below(lines: Sequence[Line], level: float = 0.05) -> tuple[str, ...]:
 
 
 def chosen(ids: Sequence[str]) -> list[Claim]:
-    """Entries by their ids, in the ledger's order; all of them if none is named.
+    """Entries by their ids, in the ledger's order; if none is named, all that the ledger has.
 
     Raises:
         MiclabError: there is no such claim.
     """
-    names = {find_claim(name).id for name in ids}
-    return [entry for entry in all_claims() if not ids or entry.id in names]
+    named = {name: find_claim(name) for name in ids}
+    return sorted(named.values(), key=lambda entry: entry.order) if ids else all_claims()
 
 
 def judged(evidence: Evidence, entries: Sequence[Claim]) -> list[Line]:

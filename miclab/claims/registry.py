@@ -28,6 +28,8 @@ Conditions = Callable[[Evidence], Iterable[Finding]]
 Drawing = Callable[[Evidence], "Figure"]
 LETTERS = "ULMJCARDX"
 """First letters of the claims of this package, in the order in which the ledger has them; others follow."""
+LEDGER = "ledger"
+"""The collection of claims that `miclab claims` lists."""
 
 
 class Claim:
@@ -44,15 +46,19 @@ class Claim:
         faulty: what is wrong with the criterion and the better one, with the date; empty: nothing is known to be.
         beyond: why the criterion's measure cannot answer the question, with the date; empty: it can.
         meaning: what a verdict means for a reader of the paper, a sentence by verdict.
+        seeds: the fewest seeds that decide.
+        collection: the claims that it is listed with.
     """
 
     def __init__(
         self, *, id: str, statement: str, paper: str, criterion: str, studies: Sequence[str], conditions: Conditions,
         figure: Drawing | None, faulty: str = "", beyond: str = "", meaning: Mapping[Verdict, str] | None = None,
+        seeds: int = 2, collection: str = LEDGER,
     ):  # fmt: skip
         self.id, self.statement, self.paper, self.criterion = id, statement, paper, criterion
         self.studies, self.conditions, self.figure = tuple(studies), conditions, figure
         self.faulty, self.beyond, self.meaning = faulty, beyond, dict(meaning or {})
+        self.seeds, self.collection = seeds, collection
         self.__doc__ = statement
 
     def judge(self, rows: Evidence) -> Findings:
@@ -61,7 +67,8 @@ class Claim:
         faulty = (f"The criterion is kept as it was registered, and is faulty: {self.faulty}",) if self.faulty else ()
         # Without rows there is nothing that a better measure could have shown.
         beyond = self.beyond if any(condition.used for condition in found.conditions) else ""
-        return replace(found, notes=(*found.notes, *faulty), beyond=beyond)
+        conditions = tuple(replace(one, seeds=self.seeds) for one in found.conditions)
+        return replace(found, conditions=conditions, notes=(*found.notes, *faulty), beyond=beyond)
 
     def draw(self, rows: Evidence) -> Figure:
         """Its figure.
@@ -95,6 +102,8 @@ def claim(
     faulty: str = "",
     beyond: str = "",
     meaning: Mapping[Verdict, str] | None = None,
+    seeds: int = 2,
+    collection: str = LEDGER,
 ) -> Callable[[Conditions], Conditions]:
     """A decorator that adds a claim; it stands on a generator of its conditions.
 
@@ -108,6 +117,8 @@ def claim(
         faulty: what turned out to be wrong with the criterion, and the better one, dated. The criterion itself stays.
         beyond: why the measure cannot answer the question whatever it shows, dated.
         meaning: what a verdict means for a reader of the paper, where the usual sentence says too little.
+        seeds: the fewest seeds that decide. 1: it speaks of one run, whose sets of novel classes are resampled.
+        collection: the claims that it is listed with; another name than the ledger's keeps it out of the ledger.
 
     Raises:
         MiclabError: the id is taken, or the claim says too little.
@@ -121,7 +132,7 @@ def claim(
         CLAIMS.register(id, conditions)(
             Claim(
                 id=id, statement=statement, paper=paper, criterion=criterion, studies=names, conditions=conditions,
-                figure=figure, faulty=faulty, beyond=beyond, meaning=meaning,
+                figure=figure, faulty=faulty, beyond=beyond, meaning=meaning, seeds=seeds, collection=collection,
             )
         )  # fmt: skip
         return conditions
@@ -129,20 +140,20 @@ def claim(
     return add
 
 
-def all_claims() -> list[Claim]:
-    """Every claim that is registered, in the ledger's order."""
+def all_claims(collection: str = LEDGER) -> list[Claim]:
+    """Every claim of a collection, in the ledger's order."""
     import miclab.claims.entries  # noqa: F401  (it registers those of this package)
 
-    return sorted(CLAIMS.values(), key=lambda one: one.order)
+    return sorted((one for one in CLAIMS.values() if one.collection == collection), key=lambda one: one.order)
 
 
 def find_claim(name: str) -> Claim:
-    """A claim by its id.
+    """A claim by its id, of any collection.
 
     Raises:
         MiclabError: there is no such claim; the message names the nearest one.
     """
     known = {one.id: one for one in all_claims()}
-    if name not in known:
-        raise MiclabError(f"{name!r} is no claim: {nearest(name, known)}; a claim of your own needs --plugin FILE.py")
-    return known[name]
+    if name in CLAIMS:
+        return CLAIMS[name]
+    raise MiclabError(f"{name!r} is no claim: {nearest(name, known)}; a claim of your own needs --plugin FILE.py")

@@ -63,6 +63,7 @@ class Condition:
         plateau: of its cells near the plateau of copying any label, how many seeds have left it.
         open: whether it would come out otherwise if seeds of these cells had left, or had not.
         short: `text` in fewer words, for a cell of the ledger; empty: the text itself.
+        seeds: the fewest seeds whose interval decides; 1: of one run, whose sets of novel classes are resampled.
     """
 
     text: str
@@ -77,19 +78,20 @@ class Condition:
     plateau: tuple[CellEscape, ...] = ()
     open: bool = False
     short: str = ""
+    seeds: int = 2
 
     @property
     def decidable(self) -> bool:
-        """Whether there are rows, and of more than one seed."""
-        return self.measured is not None and self.measured.unit != "set"
+        """Whether there are rows, and of enough seeds."""
+        return self.measured is not None and (self.seeds == 1 or self.measured.unit != "set")
 
     @property
     def verdict(self) -> Outcome:
-        """By `outcome`; undecided with one seed alone, or if it hangs on how many seeds have left the plateau."""
+        """By `outcome`; undecided with too few seeds, or if it hangs on how many seeds have left the plateau."""
         return outcome(self.measured, self.low, self.high) if self.decidable and not self.open else "undecided"
 
     @property
-    def seeds(self) -> int:
+    def seed_count(self) -> int:
         """Seeds that it rests on; 0 where it is over configurations."""
         return len(self.values) if self.decidable else 0
 
@@ -128,7 +130,7 @@ class Comparison:
     @property
     def distance(self) -> float | None:
         """Ours minus the nearest value of the paper's; 0 within its range; None where one of the two is lacking."""
-        if self.measured is None or self.paper is None:
+        if self.measured is None or self.paper is None or not math.isfinite(self.measured.mean):
             return None
         return distance(self.measured.mean, self.paper)
 
@@ -188,7 +190,7 @@ class Findings:
     @property
     def seeds(self) -> int:
         """The fewest seeds of a condition that has several; 0: none has."""
-        return min((c.seeds for c in self.conditions if c.seeds), default=0)
+        return min((c.seed_count for c in self.conditions if c.seed_count), default=0)
 
     @property
     def plateau(self) -> tuple[CellEscape, ...]:
