@@ -106,7 +106,7 @@ class Line:
         if len(conditions) > 1:
             held = sum(condition.verdict == "holds" for condition in conditions)
             return f"{held} of {len(conditions)} conditions {'holds' if held == 1 else 'hold'}"
-        if conditions[0].open:
+        if any(condition.open for condition in conditions):
             return f"it hangs on the plateau, {_left(self.findings.plateau)}"
         return "the interval crosses the bound"
 

@@ -95,7 +95,8 @@ def x11(rows: Evidence) -> Iterator[Finding]:
     yield from _causes(cells, "icl", "ICL at N = 16", rises=False)
     for _, having, lacking in PARTS:
         yield cells.leaves_first(
-            *(lambda cell, mine=one: cell.key[:2] == mine for one in (lacking, having)),
+            lambda cell, mine=lacking: cell.key[:2] == mine,
+            lambda cell, mine=having: cell.key[:2] == mine,
             f"share of seeds in which {_name(lacking)} leaves the plateau before {_name(having)}",
         )
     yield from _every_decoder(cells, "icl", "ICL at N = 16")

@@ -80,7 +80,8 @@ def x1(rows: Evidence) -> Iterator[Finding]:
         )
     for _, plus, minus in EXPLANATIONS:
         yield everything.where(lambda cell, both=(plus, minus): cell.key[:3] in both).leaves_first(
-            *(lambda cell, mine=one: cell.key[:3] == mine for one in (plus, minus)),
+            lambda cell, mine=plus: cell.key[:3] == mine,
+            lambda cell, mine=minus: cell.key[:3] == mine,
             f"share of seeds in which {_decoder(plus)} leaves the plateau before {_decoder(minus)}",
         )
     for decoder, cells in everything.by("code width hidden"):
