@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -35,9 +37,13 @@ def _make_episodes(arguments: list[str]) -> int:
     requested = replace(chosen(EpisodeOptions, options), template=options.template.replace("\\n", "\n"))
     with bar("episodes", requested.episodes) as on_progress:
         folder = make_episodes(options.folder, requested, on_progress)
+    blank = json.loads((folder / "task.json").read_text(encoding="utf-8"))["made"].get("one_colour", [])
+    if blank:
+        print(f"miclab: {len(blank)} pictures are all of one colour: {', '.join(blank[:3])}", file=sys.stderr)
     if options.json:
         print_json(
-            {"folder": str(folder), "episodes": requested.episodes, "ways": requested.ways, "shots": requested.shots}
+            {"folder": str(folder), "episodes": requested.episodes, "ways": requested.ways, "shots": requested.shots,
+             "one_colour": blank}  # fmt: skip
         )
         return 0
     print(
