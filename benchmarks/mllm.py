@@ -21,7 +21,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from miclab.mllm.attention import measuring
 from miclab.mllm.layers import attention_layers
-from miclab.mllm.prompt import Reading
+from miclab.mllm.reading import Reading
 from miclab.mllm.task import Episode, Example, Item
 from miclab.worlds.roles import LABEL, OTHER, Roles
 

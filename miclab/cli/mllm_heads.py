@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from miclab.cli.mllm_flags import CompareFlags, HeadsFlags
-from miclab.cli.mllm_output import close, save_page
+from miclab.cli.mllm_output import close, remark, save_page
 from miclab.cli.terminal import bar, parse, print_json, print_table
 from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN
 from miclab.tables import Number
@@ -45,13 +45,14 @@ def heads(arguments: list[str]) -> int:
         with bar("heads", len(task.episodes)) as on_progress:
             table = measure_heads(production, task, options.batch, on_progress)
         results.table("heads.parquet", _head_rows(table))
-        used = [sha256 for e, sha256 in zip(task.episodes, task.digests, strict=True) if e.in_context]
+        names = {episode.name for episode in table.measured}
+        used = [sha256 for e, sha256 in zip(task.episodes, task.digests, strict=True) if e.name in names]
         results.note(left_out=table.left_out, episodes=table.episodes, episodes_sha256=used)
         keep = list(dict.fromkeys(h for m in (PREVIOUS_TOKEN, INDUCTION) for h in table.ranked(m)[: options.maps]))
-        usable = [episode for episode in task.episodes if episode.in_context]
-        maps = measure_batch(production, usable[:1], task, keep)[1] if keep else []
+        maps = measure_batch(production, table.measured[:1], task, keep)[1] if keep else []
         page = heads_page(replace(table, maps=tuple(maps)), options.top)
-        save_page(results, arguments, f"Heads of {options.model_name} on {task.name}", page, table.problem)
+        save_page(results, arguments, f"Heads of {options.model_name} on {task.name}", page, table.why_partial)
+        remark(results, production.remarks)
     ranked = {
         measure: [
             {"head": head_name(head), **table.intervals[measure][table.heads.index(head)].as_json()}
@@ -64,7 +65,7 @@ def heads(arguments: list[str]) -> int:
                     "left_out": table.left_out, "top": ranked, "folder": str(results.folder)})  # fmt: skip
     else:
         table.strongest(options.top).show()
-    return close(results, table.problem)
+    return close(results, table.why_partial)
 
 
 def compare_models(arguments: list[str]) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miclab.cli.mllm_flags import KnockoutFlags
-from miclab.cli.mllm_output import close, save_page
+from miclab.cli.mllm_output import close, remark, save_page
 from miclab.cli.terminal import bar, parse, print_json, refuse_ignored
 from miclab.errors import MiclabError
 from miclab.mllm.options import KnockoutOptions, chosen
@@ -74,10 +74,12 @@ def knockout(arguments: list[str]) -> int:
     with opened as results:
         with bar("knockout", len(left.episodes)) as on_progress:
             found = knock_out(production, table, left, chosen(KnockoutOptions, options), ranked_on=ranked_on,
-                              batch=options.batch, on_progress=on_progress)  # fmt: skip
+                              batch=options.batch, benchmark=options.judge == "benchmark", on_progress=on_progress)  # fmt: skip
         results.table("answers.parquet", found.rows)
         results.note(left_out=left_out)
-        save_page(results, arguments, title, knockout_page(found), found.problem)
+        problem = "; ".join(text for text in (table.why_partial, found.problem) if text)
+        save_page(results, arguments, title, knockout_page(found), problem)
+        remark(results, production.remarks)
     if options.json:
         print_json({"model": options.model_name, "task": task.name, "episodes": found.episodes, "left_out": left_out,
                     "notes": found.notes, "folder": str(results.folder),
@@ -86,18 +88,17 @@ def knockout(arguments: list[str]) -> int:
         (made,) = found.tables()
         left = [f"{left_out} episodes that ranked the heads were left out."] if left_out else []
         replace(made, title=f"{title}: {made.title}", notes=(*left, *made.notes)).show()
-    return close(results, found.problem)
+    return close(results, problem)
 
 
 def _effect_json(effect: Any) -> dict[str, Any]:
     from miclab.circuits.find import head_name
-    from miclab.mllm.scoring import MEASURES
 
     beyond = effect.beyond_control("correct")
     return {
         "name": effect.name,
         "heads": [[head_name(head) for head in heads] for heads in effect.heads],
-        **{measure: effect.interval(measure).as_json() for measure in MEASURES},
+        **{measure: effect.interval(measure).as_json() for measure in effect.values},
         "change": effect.change("correct").as_json(),
         "beyond_control": beyond.as_json() if beyond else None,
         "draws": list(effect.draws),

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from miclab.cli.mllm_flags import FinetuneFlags, ScaleFlags, as_plain
-from miclab.cli.mllm_output import close, save_page
+from miclab.cli.mllm_output import close, remark, save_page
 from miclab.cli.terminal import bar, parse, print_json, print_table
 from miclab.errors import MiclabError
 from miclab.mllm.options import FinetuneOptions, LoadOptions, chosen
@@ -19,6 +19,7 @@ def finetune(arguments: list[str]) -> int:
 
     require()
     from miclab.mllm.finetune import Finetuning
+    from miclab.mllm.scoring import lost_text
     from miclab.report.models import finetune_page
 
     requested = chosen(FinetuneOptions, options)
@@ -37,9 +38,11 @@ def finetune(arguments: list[str]) -> int:
                 rows = work.run(on_progress)
             except MiclabError as error:
                 rows, problem, status = work.rows, str(error), 1 if isinstance(error, DivergedError) else 2
+        problem = "; ".join(text for text in (problem, lost_text(work.lost, len(task.episodes))) if text)
         if not rows:
             return close(results, problem, status)
         save_page(results, arguments, title, finetune_page(rows), problem)
+        remark(results, production.remarks)
     if options.json:
         print_json({"model": options.model_name, "task": task.name, "folder": str(results.folder), "rows": rows})
     else:
@@ -63,7 +66,6 @@ def scale_up(arguments: list[str]) -> int:
     require()
     from miclab.mllm.results import Results
     from miclab.mllm.scale import Size, scale
-    from miclab.mllm.scoring import MEASURES
 
     if len(options.models) < 2:
         raise MiclabError("Name two or more models, the smallest first.")
@@ -81,32 +83,29 @@ def scale_up(arguments: list[str]) -> int:
     rows: list[dict[str, Any]] = []
 
     def keep(size: Size) -> None:
-        for number in range(len(size.values["correct"])):
-            name = first.episodes[number].name
-            rows.append({"model": size.model, "episode": name} | {m: float(size.values[m][number]) for m in MEASURES})
+        for number, name in enumerate(size.names):
+            said = {"written": size.written[number]} if size.written else {}
+            rows.append({"model": size.model, "episode": name, **said}
+                        | {m: float(of[number]) for m, of in size.values.items()})  # fmt: skip
         results.table("answers.parquet", rows)
 
     episodes = len(first.episodes)
     with opened as results, bar("scale", episodes * len(options.models)) as on_progress:
-        found, problem = scale(options.models, tasks, chosen(LoadOptions, options), options.batch, on_progress, keep)
+        found, problem = scale(options.models, tasks, chosen(LoadOptions, options), options.batch, on_progress, keep,
+                               options.judge == "benchmark")  # fmt: skip
     gains = [None, *(size.gain(smaller, "correct") for smaller, size in pairwise(found))]
     if options.json:
         print_json([{"model": s.model, "parameters": s.parameters, "layers": s.layers, "heads": s.heads,
-                     **{m: s.interval(m).as_json() for m in MEASURES},
+                     **{m: s.interval(m).as_json() for m in s.values},
                      "gain": s.gain(found[i - 1], "correct").as_json() if i else None}
                     for i, s in enumerate(found)])  # fmt: skip
     else:
+        shown = {"correct": "accuracy", "choice": "forced choice", "copied": "CLA"}
+        if options.judge == "benchmark":
+            shown = {"benchmark": "benchmark's accuracy", **shown}
         cells = [[s.model, s.parameters, f"{s.layers} x {s.heads}",
-                  *(s.interval(m) for m in ("correct", "choice", "copied")), gain]
+                  *(s.interval(m) for m in shown), gain]
                  for s, gain in zip(found, gains, strict=True)]  # fmt: skip
-        columns = [
-            "model",
-            "parameters",
-            "layers x heads",
-            "accuracy",
-            "forced choice",
-            "CLA",
-            "gain on the one before",
-        ]
+        columns = ["model", "parameters", "layers x heads", *shown.values(), "gain on the one before"]
         print_table(f"{options.task.name}, {options.shots}-shot, {episodes} episodes [95 % interval]", columns, cells)
     return close(results, problem)

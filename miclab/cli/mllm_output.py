@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from miclab.mllm.results import Results
     from miclab.report.models import Page
+
+SHOWN, MANIFEST = 3, "manifest.json"
 
 
 def save_page(
@@ -33,6 +35,16 @@ def save_page(
     command = results.body["command"]
     made_by = shlex.join(["miclab", "mllm", command, *arguments])
     results.file(f"{command}.html", page_bytes(title, made_by, page, problem))
+
+
+def remark(results: Results, remarks: Iterable[str]) -> None:
+    """Notes what is to be known of what a model was shown, and prints the first of it."""
+    found = list(remarks)
+    if not found:
+        return
+    results.note(remarks=found)
+    more = f"; {len(found) - SHOWN} more in {MANIFEST}" if len(found) > SHOWN else ""
+    print(f"miclab: {' '.join(found[:SHOWN])}{more}", file=sys.stderr)
 
 
 def close(results: Results, problem: str = "", status: int = 2) -> int:

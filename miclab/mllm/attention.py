@@ -23,7 +23,7 @@ from miclab.circuits.find import Head
 from miclab.measures.attention import strengths
 from miclab.mllm.errors import ModelError
 from miclab.mllm.layers import AttentionLayer
-from miclab.mllm.prompt import Reading
+from miclab.mllm.reading import Reading
 
 NAME = "miclab_measured"
 SHARE = 8

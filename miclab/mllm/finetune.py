@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from miclab import storage
 from miclab.circuits.find import head_name
 from miclab.errors import DamagedError
-from miclab.mllm.errors import DivergedError, ModelError, memory_guard
+from miclab.mllm.errors import DivergedError, ModelError, TaskError, memory_guard
 from miclab.mllm.heads import measure_heads
 from miclab.mllm.loading import Production
 from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN, FinetuneOptions
 from miclab.mllm.results import differences
-from miclab.mllm.scoring import MEASURES, OnProgress, answers, batches, forward, joined
+from miclab.mllm.scoring import OnProgress, answers, batches, forward, joined, lost_text
 from miclab.mllm.task import Task
 from miclab.seeds import stream, stream_seed
 from miclab.statistics.intervals import clustered_interval
@@ -67,6 +67,9 @@ class Finetuning:
         self.evaluation_batch = evaluation_batch
         self.requested = self._requested(production)
         saved = self._saved()
+        self.lost: dict[str, str] = {}
+        """Why an episode cannot be read, by its name; such are neither trained on nor evaluated."""
+        self.training, self.held_out = (self._readable(production, task) for task in (training, held_out))
         torch.manual_seed(stream_seed(options.seed, "adapters"))
         # By identity: modules of a vision tower may end in the same names.
         own = {id(projection) for layer in production.layers for projection in layer.projections}
@@ -78,15 +81,25 @@ class Finetuning:
             # peft reads a property of transformers by a name that is deprecated.
             warnings.simplefilter("ignore", FutureWarning)
             model = get_peft_model(production.model, lora)
-        self.production = Production(
-            production.name, model, production.processor, production.layers, production.options
-        )
+        self.production = replace(production, model=model)
+        self.prompter = self.production.prompter(self.training)
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimiser = torch.optim.AdamW(self.trained.values(), lr=options.learning_rate)
         self.rows: list[dict[str, Any]] = []
         self.step = 0
         if saved:
             self._restore(saved)
+
+    def _readable(self, production: Production, task: Task) -> Task:
+        """The task without episodes that cannot be read.
+
+        Raises:
+            TaskError: none is left.
+        """
+        found = [e for some, _ in batches(production.prompter(task), 1, self.lost, every=False) for e in some]
+        if not found:
+            raise TaskError(lost_text(self.lost, len(task.episodes)))
+        return replace(task, episodes=tuple(found))
 
     def _requested(self, production: Production) -> dict[str, Any]:
         """All that decides the run, as it stands on disk."""
@@ -155,6 +168,8 @@ class Finetuning:
         """Strengths of the followed heads, and answers, on the held-out episodes."""
         self.production.model.eval()
         table = measure_heads(self.production, self.held_out, self.evaluation_batch).whole()
+        if table.lost:
+            raise TaskError(f"Pictures have changed since the fine-tuning began: {table.why_partial}")
         parts = [
             answers(self.production, episodes, encoded)
             for episodes, encoded in batches(self.production.prompter(self.held_out), self.evaluation_batch)
@@ -163,7 +178,7 @@ class Finetuning:
         if not np.isfinite(named["log_probability"]).all():
             raise self._diverged("An answer's log-probability", self.step)
         row: dict[str, Any] = {"step": self.step}
-        row |= {name: clustered_interval([named[name][None]]).as_json() for name in MEASURES}
+        row |= {name: clustered_interval([named[name][None]]).as_json() for name in named}
         strengths: dict[str, Any] = {}
         for measure in table.measures:
             plain = measure.split(".")[0]
@@ -193,10 +208,10 @@ class Finetuning:
             len(episodes), (self.options.train_batch,), generator=stream(self.options.seed, "batch", step)
         )
         some = [episodes[i] for i in chosen.tolist()]
-        encoded = self.production.prompter(self.training).encode([(e, e.answer) for e in some])
+        encoded = self.prompter.encode([(e, e.answer) for e in some])
         model = self.production.model
         needed = sorted({place - 1 for reading in encoded.readings for place in reading.answer_positions})
-        logits = forward(model, encoded.to(model), torch.tensor(needed, device=model.device)).float()
+        logits = forward(model, encoded.to(model), torch.tensor(needed)).float()
         losses = []
         for row, reading in enumerate(encoded.readings):
             places = list(reading.answer_positions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Production:
         processor: processor, or tokenizer of a model that reads text alone.
         layers: its layers of attention.
         options: how it was loaded.
+        remarks: what is to be known of what it was shown, in the order in which it was noticed.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Production:
     processor: Any
     layers: tuple[AttentionLayer, ...]
     options: LoadOptions
+    remarks: dict[str, None] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def view(self) -> View:
@@ -45,7 +47,7 @@ class Production:
 
     def prompter(self, task: Task) -> Prompter:
         """Writes the task's episodes for this model."""
-        return Prompter(self.processor, task, self.options.prompt, self._around())
+        return Prompter(self.processor, task, self.options.prompt, self._around(), self.options.background, self.remarks)
 
     def _around(self) -> tuple[str, str]:
         """Tokens that the configuration puts before and after every image, as text."""

@@ -11,7 +11,8 @@ from miclab.mllm.words import SYLLABLES, WordPart
 
 T = TypeVar("T")
 Dtype = Literal["float32", "bfloat16", "float16"]
-PromptForm = Literal["auto", "chat", "plain"]
+PromptForm = Literal["auto", "turns", "chat", "plain"]
+Judging = Literal["exact", "benchmark"]
 Part = Literal["training", "held-out exemplars", "held-out classes", "all"]
 PREVIOUS_TOKEN, INDUCTION = "previous_token_1", "induction_all_positions"
 """The measures that the paper ranks the heads of production models by."""
@@ -42,13 +43,19 @@ class LoadOptions:
     """cpu, cuda, cuda:1, ...; auto: a GPU where there is one."""
     max_pixels: int = 0
     """Pictures are shrunk to at most so many pixels; 0: the processor's own limit."""
+    background: str = "white"
+    """Colour that transparent parts of pictures show: a name, or #RRGGBB."""
     prompt: PromptForm = "auto"
-    """chat: by the model's chat template; plain: as it stands; auto: chat where there is a template."""
+    """turns: a user's and an assistant's turn for each example; chat: one user's turn; plain: no chat template;
+    auto: turns where the chat template marks them, chat where there is another template, else plain."""
     offline: bool = False
     """Use no network; take hub ids from the cache."""
 
     def __post_init__(self) -> None:
+        from miclab.data.pictures import background_colour
+
         at_least(self, max_pixels=0)
+        background_colour(self.background)
 
     @property
     def torch_device(self) -> str:
