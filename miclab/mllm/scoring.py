@@ -169,7 +169,8 @@ def answers(
         found["log_probability"].append(likely[right])
         found["log_probability_per_token"].append(per_token[right])
         if judge:
-            texts.append(mine[0] if mine else judge.written(production, episode))
+            # Without an end, what was written may go on behind the answer.
+            texts.append(mine[0] if mine and judge.prompter.ending else judge.written(production, episode))
             found.setdefault(BENCHMARK, []).append(float(judge.is_right(texts[-1], episode.answer)))
         start += count
     return Answers({name: np.array(of) for name, of in found.items()}, tuple(texts))
