@@ -11,17 +11,19 @@ from miclab.cli.mllm_flags import EpisodesFlags, MemoryFlags
 from miclab.cli.mllm_heads import compare_models, heads
 from miclab.cli.mllm_knockout import knockout
 from miclab.cli.mllm_models import finetune, scale_up
+from miclab.cli.mllm_reproduce import reproduce
 from miclab.cli.terminal import bar, parse, print_json
 from miclab.errors import MiclabError, nearest
 from miclab.mllm.options import EpisodeOptions, chosen
 
-USAGE = """usage: miclab mllm {heads,knockout,finetune,compare,scale,make-episodes,memory} [options]
+USAGE = """usage: miclab mllm {heads,knockout,finetune,compare,scale,reproduce,make-episodes,memory} [options]
 
   heads          strength of every head of MODEL over a task: `mllm heads MODEL --task DIR`
   knockout       answers of MODEL without its top heads, against random heads and whole layers
   finetune       LoRA on a task, with strengths, accuracy and CLA at a schedule; resumes
   compare        top heads that two results of `heads` share, against chance: `mllm compare A B`
   scale          one task over several sizes of a family: `mllm scale MODEL MODEL ... --task DIR`
+  reproduce      a claim of the paper: `mllm reproduce {P1,P2,P3} --model MODEL ... --task DIR`
   make-episodes  a task from pictures that miclab ships, or yours: `mllm make-episodes DIR`
   memory         the memory that MODEL needs, from its configuration
 
@@ -70,7 +72,7 @@ def _memory(arguments: list[str]) -> int:
 
 SUBCOMMANDS: dict[str, Callable[[list[str]], int]] = {
     "heads": heads, "knockout": knockout, "finetune": finetune, "compare": compare_models, "scale": scale_up,
-    "make-episodes": _make_episodes, "memory": _memory,
+    "reproduce": reproduce, "make-episodes": _make_episodes, "memory": _memory,
 }  # fmt: skip
 
 

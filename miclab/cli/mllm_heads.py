@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from miclab.mllm.heads import HeadTable
 
 
-def _head_rows(table: HeadTable) -> list[dict[str, Any]]:
+def head_rows(table: HeadTable) -> list[dict[str, Any]]:
     """One row for each measure and head."""
     rows = []
     for measure in table.measures:
@@ -44,7 +44,7 @@ def heads(arguments: list[str]) -> int:
     with opened as results:
         with bar("heads", len(task.episodes)) as on_progress:
             table = measure_heads(production, task, options.batch, on_progress)
-        results.table("heads.parquet", _head_rows(table))
+        results.table("heads.parquet", head_rows(table))
         names = {episode.name for episode in table.measured}
         used = [sha256 for e, sha256 in zip(task.episodes, task.digests, strict=True) if e.name in names]
         results.note(left_out=table.left_out, episodes=table.episodes, episodes_sha256=used)
