@@ -1,7 +1,8 @@
 """LoRA fine-tuning on episodes, with head strengths, accuracy and CLA at a schedule; resumes after a kill.
 
 A run is a folder: `metrics.jsonl`, one line an evaluation; `checkpoint-STEP.safetensors`, the adapter with the
-optimiser's state; and `run.json`, the options with the checksums of both, which is written last. A batch is a function
+optimiser's state; `run.json`, the options with the checksums of both, which is written last; and `adapter`, the adapter
+as PEFT writes it, which is a MODEL for all commands. A batch is a function
 of the seed and the step, so a run that was killed resumes from its last evaluation with the same results.
 """
 
@@ -20,17 +21,18 @@ import torch.nn.functional as F
 from miclab import storage
 from miclab.circuits.find import head_name
 from miclab.errors import DamagedError
+from miclab.mllm.adapters import save_adapter
 from miclab.mllm.errors import DivergedError, ModelError, TaskError, memory_guard
 from miclab.mllm.heads import measure_heads
 from miclab.mllm.loading import Production
 from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN, FinetuneOptions
-from miclab.mllm.results import differences
+from miclab.mllm.results import ADDED, differences
 from miclab.mllm.scoring import OnProgress, answers, batches, forward, joined, lost_text
 from miclab.mllm.task import Task
 from miclab.seeds import stream, stream_seed
 from miclab.statistics.intervals import clustered_interval
 
-METRICS, CHECKPOINT, RUN = "metrics.jsonl", "checkpoint-{:06d}.safetensors", "run.json"
+METRICS, CHECKPOINT, RUN, ADAPTER = "metrics.jsonl", "checkpoint-{:06d}.safetensors", "run.json", "adapter"
 REMEDY = "The fine-tuning cannot be gone on with. Give another --output, or delete the folder of the run."
 FOLLOWED = (PREVIOUS_TOKEN, "label_to_item", INDUCTION, "induction", "induction_total", "total_label_attention")
 """Measures whose heads are followed."""
@@ -48,7 +50,7 @@ class Finetuning:
         evaluation_batch: episodes of an evaluation at a time.
 
     Raises:
-        ModelError: the folder holds a run with other options.
+        ModelError: the folder holds a run with other options, or the model has an adapter already.
         DamagedError: a file of the run is missing, or not what was written.
     """
 
@@ -63,6 +65,9 @@ class Finetuning:
     ):
         from peft import LoraConfig, get_peft_model
 
+        if hasattr(production.model, "peft_config"):
+            raise ModelError(f"{production.name} is an adapter already. Merge it into its base with PEFT "
+                             "(merge_and_unload), and fine-tune that.")  # fmt: skip
         self.training, self.held_out, self.folder, self.options = training, held_out, folder, options
         self.evaluation_batch = evaluation_batch
         self.requested = self._requested(production)
@@ -104,7 +109,12 @@ class Finetuning:
     def _requested(self, production: Production) -> dict[str, Any]:
         """All that decides the run, as it stands on disk."""
         how, parts = asdict(production.options), {"training": self.training, "held_out": self.held_out}
-        del how["offline"]
+        for name in ("offline", *(name for name, usual in ADDED.items() if how.get(name) == usual)):
+            how.pop(name, None)
+        form = production.prompter(self.training).form
+        if form == "turns":
+            # Earlier versions wrote a chat as one turn, under the same option.
+            how["form"] = form
         requested = asdict(self.options) | how | {
             "device": production.options.torch_device, "model": production.name, "shots": self.training.shots,
             "view": self.training.view, "evaluation_batch": self.evaluation_batch, **asdict(self.training.style),
@@ -158,6 +168,7 @@ class Finetuning:
             "metrics_sha256": storage.write_bytes(self.folder / METRICS, lines),
             "checkpoint_sha256": storage.write_bytes(now, storage.tensor_bytes(tensors)),
         }
+        save_adapter(self.production.model, self.folder / ADAPTER)
         # Last, so that it never names what is not there.
         storage.write_bytes(self.folder / RUN, storage.sealed({"asked": self.requested, "saved": saved}))
         for old in self.folder.glob(CHECKPOINT.replace("{:06d}", "*")):

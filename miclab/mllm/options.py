@@ -12,6 +12,7 @@ from miclab.mllm.words import SYLLABLES, WordPart
 T = TypeVar("T")
 Dtype = Literal["float32", "bfloat16", "float16"]
 PromptForm = Literal["auto", "turns", "chat", "plain"]
+DeviceMap = Literal["none", "auto", "balanced", "sequential"]
 Judging = Literal["exact", "benchmark"]
 Part = Literal["training", "held-out exemplars", "held-out classes", "all"]
 PREVIOUS_TOKEN, INDUCTION = "previous_token_1", "induction_all_positions"
@@ -39,8 +40,16 @@ class LoadOptions:
     """Type of the weights."""
     four_bit: bool = False
     """Linear maps in 4 bits (NF4; needs bitsandbytes and a GPU)."""
+    eight_bit: bool = False
+    """Linear maps in 8 bits (needs bitsandbytes and a GPU)."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto: a GPU where there is one."""
+    device_map: DeviceMap = "none"
+    """Layers over several GPUs, and over the CPU where these are full: auto, balanced, sequential; none: one device."""
+    revision: str = ""
+    """Branch, tag or commit of a hub id, such as a checkpoint of training (also as MODEL@REVISION); empty: the newest."""
+    base: str = ""
+    """Base of an adapter: folder, hub id, or `tiny`; empty: as the adapter's configuration names it."""
     max_pixels: int = 0
     """Pictures are shrunk to at most so many pixels; 0: the processor's own limit."""
     background: str = "white"
@@ -56,6 +65,10 @@ class LoadOptions:
 
         at_least(self, max_pixels=0)
         background_colour(self.background)
+        if self.four_bit and self.eight_bit:
+            raise ConfigError("eight_bit", True, "4 bits or 8, not both")
+        if self.device_map != "none" and self.device != "auto":
+            raise ConfigError("device_map", self.device_map, "none with --device: a map chooses the devices itself")
 
     @property
     def torch_device(self) -> str:

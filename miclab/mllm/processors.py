@@ -22,20 +22,21 @@ def images_only(processor_class: type[ProcessorMixin]) -> type[ProcessorMixin]:
     return ImagesOnly
 
 
-def load_processor(where: str, max_pixels: int = 0, offline: bool = False) -> Any:
+def load_processor(where: str, max_pixels: int = 0, offline: bool = False, revision: str = "") -> Any:
     """The processor of a model, or its tokenizer where it reads text alone.
 
     Arguments:
         where: folder or hub id.
         max_pixels: pictures are shrunk to at most so many pixels, where the processor can; 0: its own limit.
         offline: uses no network.
+        revision: of a hub id; empty: the newest.
 
     Raises:
         OSError, ValueError, KeyError, ImportError: as transformers does.
     """
     import transformers
 
-    source = {"local_files_only": offline, "trust_remote_code": False}
+    source: dict[str, Any] = {"local_files_only": offline, "trust_remote_code": False, "revision": revision or "main"}
     config = AutoConfig.from_pretrained(where, **source)
     tokenizer = AutoTokenizer.from_pretrained(where, **source)
     if not hasattr(config, "vision_config"):
@@ -47,5 +48,5 @@ def load_processor(where: str, max_pixels: int = 0, offline: bool = False) -> An
     if found is None or "video_processor" not in found.get_attributes():
         return AutoProcessor.from_pretrained(where, **source, **limit)
     images = AutoImageProcessor.from_pretrained(where, backend="pil", **source, **limit)
-    settings, _ = found.get_processor_dict(where, local_files_only=offline)
+    settings, _ = found.get_processor_dict(where, local_files_only=offline, revision=revision or "main")
     return images_only(found).from_args_and_dict([images, tokenizer], settings)
