@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_mllm import FAMILIES, VISUAL, Pictures, production, task, tokenizer
+from tiny_mllm import FAMILIES, VISUAL, production, task, tokenizer
 from torch import nn
 
 from miclab.measures.attention import strengths

@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Mlla
 from miclab.errors import ConfigError
 from miclab.measures.attention import strengths
 from miclab.mllm.ablation import knocked_out
-from miclab.mllm.finetune import ADAPTER, Finetuning
 from miclab.mllm.errors import ModelError
+from miclab.mllm.finetune import ADAPTER, Finetuning
 from miclab.mllm.heads import measure_batch, measure_heads
 from miclab.mllm.layers import attention_layers, left_out, width_in
 from miclab.mllm.loading import Production, load_model
@@ -81,10 +81,7 @@ def test_they_are_loaded_from_disk_and_answer(family: str, tmp_path: Path):
     of.processor.save_pretrained(tmp_path / "model")
     chosen = task(tmp_path, "text")
     loaded = load_model(str(tmp_path / "model"), LoadOptions(device_map="auto" if family == "gpt2" else "none"))
-    for one in (of, loaded):
-        found = answers(one, *next(batches(one.prompter(chosen), 3)))
-        if one is of:
-            expected = found
+    expected, found = (answers(one, *next(batches(one.prompter(chosen), 3))) for one in (of, loaded))
     np.testing.assert_allclose(found.log_probability, expected.log_probability, rtol=1e-4)
 
 
@@ -173,7 +170,7 @@ def test_an_adapters_base_is_found_or_given(tuned: tuple[Path, Path, Production]
     other = production("gpt2")
     other.model.save_pretrained(tmp_path / "other")
     tokenizer().save_pretrained(tmp_path / "other")
-    with pytest.raises(ModelError, match="cannot be loaded|does not fit"):
+    with pytest.raises(ModelError, match=r"cannot be loaded|does not fit"):
         load_model(str(adapter), LoadOptions(base=str(tmp_path / "other")))
     wrong = changed(adapter, tmp_path / "wrong", target_modules=["q_proj"])
     with pytest.raises(ModelError, match="does not fit its base"):
@@ -183,7 +180,7 @@ def test_an_adapters_base_is_found_or_given(tuned: tuple[Path, Path, Production]
 def test_revisions_are_of_hub_ids(tuned: tuple[Path, Path, Production], monkeypatch):
     base, _, _ = tuned
     for name, options in ((f"{base}@step1", LoadOptions()), (str(base), LoadOptions(revision="step1"))):
-        with pytest.raises(ModelError, match="has no revision 'step1'|is no folder"):
+        with pytest.raises(ModelError, match=r"has no revision 'step1'|is no folder"):
             load_model(name, options)
     seen: list[tuple[str, str]] = []
 

@@ -17,8 +17,8 @@ from miclab.mllm.task import Episode, Example, Item, Style, Task
 
 IM = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
-    "{% for c in m.content %}{% if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c.text }}"
-    "{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% for c in m.content %}{% if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}"
+    "{{ c.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """Turns as Qwen's template marks them."""
@@ -110,7 +110,7 @@ def test_of_several_named_templates_the_default_is_taken(tmp_path: Path):
     [("{{ raise_exception('Roles must alternate!') }}", "Roles must alternate!"), ("{% for %}", "Expected"),
      ("{{ messages.none.none }}", "none"), ("{{ messages[0].content + 3 }}", "refuses")],
 )  # fmt: skip
-def test_a_templates_own_error_is_told(template: str, said: str, tmp_path: Path):
+def test_a_templates_own_error_is_shown(template: str, said: str, tmp_path: Path):
     of = chatting(template)
     of = replace(of, options=replace(of.options, prompt="turns"))
     chosen = task(tmp_path)
@@ -118,7 +118,14 @@ def test_a_templates_own_error_is_told(template: str, said: str, tmp_path: Path)
         of.prompter(chosen).write(chosen.episodes[0], "perpo")
 
 
-TRICKY = ["{answer}", "{item} {question}", '{"a": {"b": 1}}', r"$\frac{1}{2}$ {0}", "100 % {{ x }} {% if %}", "\\n\t§ 漢"]
+TRICKY = [
+    "{answer}",
+    "{item} {question}",
+    '{"a": {"b": 1}}',
+    r"$\frac{1}{2}$ {0}",
+    "100 % {{ x }} {% if %}",
+    "\\n\t§ 漢",
+]
 
 
 @pytest.mark.parametrize("form", ["turns", "chat", "plain"])

@@ -15,6 +15,7 @@ from miclab.data.check import check, one_colour
 from miclab.data.dataset import DataSet
 from miclab.data.folders import load_folder, read_picture
 from miclab.data.pictures import MOST_PIXELS, PictureError, open_picture, resolve
+from miclab.data.registry import silent
 from miclab.errors import ConfigError
 
 SCENE = np.zeros((6, 9, 3), np.uint8)
@@ -184,7 +185,7 @@ def test_pictures_of_one_colour_are_reported(tmp_path: Path):
         for i in range(3):
             image = Image.fromarray(np.roll(SCENE, number + i, 1))
             (Image.new("RGB", (9, 6), "grey") if (number, i) == (4, 1) else image).save(folder / f"{i}.png")
-    data: DataSet = load_folder("folder:x", str(tmp_path))
+    data: DataSet = load_folder("folder:x", str(tmp_path), silent)
     assert one_colour(data) == [data.class_names.index("class4") * 3 + 1]
     assert torch.equal(data.items[0], torch.from_numpy(SCENE.transpose(2, 0, 1)))
     notes = check("folder:x", lambda: data)["notes"]

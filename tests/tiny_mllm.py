@@ -66,8 +66,10 @@ SPECIAL = ["<|endoftext|>", "<|image_pad|>", "<|vision_start|>", "<|vision_end|>
            "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", "<start_of_image>", "<end_of_image>",
            *(f"<row_{i}_col_{j}>" for i in range(1, 5) for j in range(1, 5))]  # fmt: skip
 CHAT = (
-    "{% for m in messages %}<{{ m.role }}>{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}"
-    "{% if c.type == 'image' %}IMAGE{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}</{{ m.role }}>\n{% endfor %}"
+    "{% for m in messages %}<{{ m.role }}>{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for c in m.content %}"
+    "{% if c.type == 'image' %}IMAGE{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}</{{ m.role }}>\n"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 

@@ -43,10 +43,8 @@ def _make_episodes(arguments: list[str]) -> int:
     if blank:
         print(f"miclab: {len(blank)} pictures are all of one colour: {', '.join(blank[:3])}", file=sys.stderr)
     if options.json:
-        print_json(
-            {"folder": str(folder), "episodes": requested.episodes, "ways": requested.ways, "shots": requested.shots,
-             "one_colour": blank}  # fmt: skip
-        )
+        print_json({"folder": str(folder), "episodes": requested.episodes, "ways": requested.ways,
+                    "shots": requested.shots, "one_colour": blank})  # fmt: skip
         return 0
     print(
         f"wrote {folder}: {requested.episodes} episodes, {requested.ways} classes, {requested.shots} examples of each"

@@ -74,7 +74,8 @@ def knockout(arguments: list[str]) -> int:
     with opened as results:
         with bar("knockout", len(left.episodes)) as on_progress:
             found = knock_out(production, table, left, chosen(KnockoutOptions, options), ranked_on=ranked_on,
-                              batch=options.batch, benchmark=options.judge == "benchmark", on_progress=on_progress)  # fmt: skip
+                              batch=options.batch, benchmark=options.judge == "benchmark",
+                              on_progress=on_progress)  # fmt: skip
         results.table("answers.parquet", found.rows)
         results.note(left_out=left_out)
         problem = "; ".join(text for text in (table.why_partial, found.problem) if text)

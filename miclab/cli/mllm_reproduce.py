@@ -83,7 +83,9 @@ def reproduce(arguments: list[str]) -> int:
     from miclab.mllm.results import Results
 
     short = Path(options.model[0].rstrip("/")).name
-    folder = options.output if options.output != Path() else Path("mllm") / f"{options.claim}-{short}-{options.task.name}"
+    folder = (
+        options.output if options.output != Path() else Path("mllm") / f"{options.claim}-{short}-{options.task.name}"
+    )
     results = Results(folder, "reproduce", as_plain(options), ("steps",) if options.claim == "P2" else ())
     return {"P1": _p1, "P2": _p2, "P3": _p3}[options.claim](options, arguments, results)
 
@@ -174,7 +176,8 @@ def _p3(options: ReproduceFlags, arguments: list[str], results: Results) -> int:
     from miclab.mllm.task import View
 
     tasks: dict[View, Task] = {}
-    for view in ("image", "text"):
+    views: tuple[View, ...] = ("image", "text")
+    for view in views:
         try:
             tasks[view] = options.load(view)
         except ViewError:

@@ -1,13 +1,13 @@
 """The one place that opens a picture: as a person sees it in a viewer, in red, green and blue, or refused by name.
 
-    EXIF orientation       turned upright
-    transparency           laid on a background (white unless another is named)
-    16 bits a channel      65,535 is white
-    integers and floats    0 to 1, 0 to 255 or 0 to 65,535 where the values lie so; else from their least to their most
-    CMYK, palette, grey    as red, green and blue
-    animated, many pages   the first frame, with a remark
-    refused                vector drawings (SVG), truncated files, more than 89,478,485 pixels, sides of more than 200 to
-                           1, values that are no numbers, formats that are not listed
+EXIF orientation       turned upright
+transparency           laid on a background (white unless another is named)
+16 bits a channel      65,535 is white
+integers and floats    0 to 1, 0 to 255 or 0 to 65,535 where the values lie so; else from the least to the greatest
+CMYK, palette, grey    as red, green and blue
+animated, many pages   the first frame, with a remark
+refused                vector drawings (SVG), truncated files, more than 89,478,485 pixels, sides of more than 200 to
+                       1, values that are no numbers, formats that are not listed
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class PictureError(DataError):
 
 
 def resolve(path: str, roots: Sequence[Path]) -> Path:
-    """The file of a relative path below the first root that has it: the task's folder, then the benchmark's root.
+    """The file of a relative path, below the first root that has it: the task's folder, then the benchmark's root.
 
     Links that lie in a root are followed.
 
@@ -50,7 +50,7 @@ def resolve(path: str, roots: Sequence[Path]) -> Path:
         roots: folders, in the order in which they are looked through.
 
     Raises:
-        PictureError: the path leads out of the roots, or no root has the file; the message says where it was looked for.
+        PictureError: the path leads out of the roots, or no root has the file; the message says where it was sought.
     """
     named = os.path.normpath(path.replace("\\", "/"))
     if os.path.isabs(named) or named.split("/")[0] in ("..", "") or ":" in named.split("/")[0]:

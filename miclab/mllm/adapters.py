@@ -63,14 +63,14 @@ def with_adapter(model: Any, where: str) -> Any:
             given = set(file.keys())
     except SafetensorError as error:
         raise ModelError(f"{Path(where) / WEIGHTS} cannot be read: {error}") from error
-    # Embeddings of a larger vocabulary stand beside the adapter's own weights. Asking for them would ask the hub.
+    # Embeddings of a larger vocabulary stand beside the adapter's own weights. Only a look at the hub would find them.
     given -= {f"base_model.model.{name}" for name in found.get_base_model().state_dict()}
     taken = set(get_peft_model_state_dict(found, save_embedding_layers=False))
     if given != taken:
         odd = sorted(given ^ taken)
         raise ModelError(
-            f"The adapter {where} does not fit its base {type(model).__name__}: {len(given - taken)} of its weights have "
-            f"no place and {len(taken - given)} are missing, such as {odd[0]}. Give its own base with --base MODEL."
+            f"The adapter {where} does not fit its base {type(model).__name__}: {len(given - taken)} of its weights "
+            f"have no place and {len(taken - given)} are missing, such as {odd[0]}. Give its own base: --base MODEL."
         )
     return found
 

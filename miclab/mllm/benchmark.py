@@ -58,28 +58,28 @@ class Layout:
         """
         choose = self.choose
         if choose is None and not any(isinstance(one, Mapping) and one.get("support") for one in queries):
-            choose = _pool
+            choose = _own_questions
         if choose is None:
             return reader.query
         path = self.path / "support.json"
         if choose is _by_class:
-            pool: list[Any] = []
+            examples: list[Any] = []
         elif path.exists():
-            pool = read_json(path)
+            examples = read_json(path)
         elif shots == 0:
-            pool = []
+            examples = []
         else:
             raise TaskError(
                 f"{reader.folder / 'query.json'}: its entries have no `support` by class, and {path} is missing, from "
                 "which examples would be taken."
             )
-        if not isinstance(pool, list):
+        if not isinstance(examples, list):
             raise TaskError(f"{path} holds no list of examples.")
         if self.in_words:
-            pool = [_said(one) for one in pool]
+            examples = [_said(one) for one in examples]
 
         def read(number: int, entry: Mapping[str, Any], count: int) -> Episode:
-            return choose(reader, pool, number, _said(entry) if self.in_words else entry, count)
+            return choose(reader, examples, number, _said(entry) if self.in_words else entry, count)
 
         return read
 
@@ -95,29 +95,29 @@ def _said(entry: Any) -> Any:
     return {**entry, "text": entry["question"], "question": ""}
 
 
-def _drawn(reader: Reader, pool: list[Any], number: int, shots: int) -> list[Mapping[str, Any]]:
+def _drawn(reader: Reader, examples: list[Any], number: int, shots: int) -> list[Mapping[str, Any]]:
     """N entries of support.json, by the query's number."""
-    if len(pool) < shots:
-        raise reader.fail(f"support.json has {len(pool)} examples; take fewer --shots than {shots}.")
-    return [reader.mapping(pool[i], "an entry of support.json") for i in shuffled(len(pool), number)[:shots]]
+    if len(examples) < shots:
+        raise reader.fail(f"support.json has {len(examples)} examples; take fewer --shots than {shots}.")
+    return [reader.mapping(examples[i], "an entry of support.json") for i in shuffled(len(examples), number)[:shots]]
 
 
-def _pool(reader: Reader, pool: list[Any], number: int, entry: Mapping[str, Any], shots: int) -> Episode:
+def _own_questions(reader: Reader, examples: list[Any], number: int, entry: Mapping[str, Any], shots: int) -> Episode:
     """N examples, each with its own question."""
-    return reader.episode(entry, _drawn(reader, pool, number, shots))
+    return reader.episode(entry, _drawn(reader, examples, number, shots))
 
 
-def _matching(reader: Reader, pool: list[Any], number: int, entry: Mapping[str, Any], shots: int) -> Episode:
+def _matching(reader: Reader, examples: list[Any], number: int, entry: Mapping[str, Any], shots: int) -> Episode:
     """N pairs of examples: one whose two pictures match, one whose do not."""
     support = []
-    for pair in _drawn(reader, pool, number, shots):
+    for pair in _drawn(reader, examples, number, shots):
         if not {"same", "diff"} <= set(pair):
             raise reader.fail("an entry of support.json has no `same` and `diff`.")
         support += [pair["same"], pair["diff"]]
     return reader.episode(entry, support, ("yes", "no"))
 
 
-def _operator(reader: Reader, pool: list[Any], number: int, entry: Mapping[str, Any], shots: int) -> Episode:
+def _operator(reader: Reader, examples: list[Any], number: int, entry: Mapping[str, Any], shots: int) -> Episode:
     """N examples, each with its answer for the query's operator."""
     operator = str(entry.get("operator", "")).strip().lower()
     if operator not in OPERATORS:
@@ -131,10 +131,10 @@ def _operator(reader: Reader, pool: list[Any], number: int, entry: Mapping[str, 
             answers = answers[OPERATORS[operator]]
         return {**one, "answer": answers}
 
-    return reader.episode(meant(entry), [meant(one) for one in _drawn(reader, pool, number, shots)])
+    return reader.episode(meant(entry), [meant(one) for one in _drawn(reader, examples, number, shots)])
 
 
-def _by_class(reader: Reader, pool: list[Any], number: int, entry: Mapping[str, Any], shots: int) -> Episode:
+def _by_class(reader: Reader, examples: list[Any], number: int, entry: Mapping[str, Any], shots: int) -> Episode:
     """`shots` examples of each of `ways` classes in turn, the classes in an order of chance."""
     classes = list(reader.by_class(entry, number, shots).values())
     order = shuffled(len(classes), number)
@@ -145,10 +145,10 @@ def _by_class(reader: Reader, pool: list[Any], number: int, entry: Mapping[str, 
 LAYOUTS: dict[str, tuple[Choose, Rule]] = {
     "open_mi": (_by_class, "text"),
     "matching_mi": (_matching, "yes or no"),
-    "clevr": (_pool, "text"),
+    "clevr": (_own_questions, "text"),
     "operator_induction": (_operator, "number"),
     "operator_induction_interleaved": (_operator, "number"),
-    "textocr": (_pool, "text"),
+    "textocr": (_own_questions, "text"),
 }
 """The six tasks that are read."""
 ALIASES = {
@@ -180,5 +180,5 @@ def layout_of(folder: Path, built: bool) -> Layout:
     if known not in LAYOUTS:
         return Layout(path=folder)
     choose, rule = LAYOUTS[known]
-    in_words = "_text" in name or known != plain and "captioned" in name
+    in_words = "_text" in name or "captioned" in name
     return Layout("number" if plain == "clevr_simple" else rule, None if built else choose, in_words, folder)

@@ -64,7 +64,8 @@ class Judge:
     """
 
     def __init__(self, prompter: Prompter):
-        self.prompter, self.rule = prompter, prompter.task.rule
+        self.prompter = prompter
+        self.rule: Rule = prompter.task.rule
 
     @torch.no_grad()
     def written(self, production: Production, episode: Episode) -> str:

@@ -14,15 +14,17 @@ from miclab.circuits.find import Head, head_name
 from miclab.mllm.ablation import MeanOutputs, Means, knocked_out
 from miclab.mllm.errors import OutOfMemoryError, TaskError
 from miclab.mllm.heads import HeadTable
+from miclab.mllm.judging import Judge
 from miclab.mllm.loading import Production
 from miclab.mllm.options import KnockoutOptions
-from miclab.mllm.judging import Judge
 from miclab.mllm.scoring import BENCHMARK, Answers, OnProgress, answers, batches, joined, lost_text
 from miclab.mllm.task import Task
 from miclab.seeds import stream_seed
 from miclab.statistics.intervals import Interval, clustered_interval
 from miclab.tables import Table, Tabled, table
 
+SHOWN = {"correct": "accuracy", "choice": "forced choice", "copied": "CLA", "log_probability": "log-probability"}
+"""Measures of a table, with what to call them."""
 UNTOUCHED = "untouched"
 MOST_NAMED = 10
 """Heads that a row of a table names one by one; of more, only their number is shown."""
@@ -162,7 +164,7 @@ class Knockouts(Tabled):
 
     def tables(self) -> tuple[Table, ...]:
         """A row for each intervention."""
-        shown = {"correct": "accuracy", "choice": "forced choice", "copied": "CLA", "log_probability": "log-probability"}
+        shown = dict(SHOWN)
         if BENCHMARK in self.effects[0].values:
             shown = {BENCHMARK: "benchmark's accuracy", **shown}
         columns = ["intervention", "heads", *shown.values(), "change", "beyond control"]
@@ -269,7 +271,12 @@ def knock_out(
     done = len(answered)
     found = {condition: joined(lots) for condition, lots in parts.items()}
     rows = [
-        {"intervention": c.name, "draw": c.draw, "heads": " ".join(map(head_name, c.heads)), "episode": answered[number]}
+        {
+            "intervention": c.name,
+            "draw": c.draw,
+            "heads": " ".join(map(head_name, c.heads)),
+            "episode": answered[number],
+        }
         | {name: float(values[number]) for name, values in found[c].named().items()}
         | ({"written": found[c].written[number]} if judge else {})
         for c in requested

@@ -11,6 +11,7 @@ from torch import nn
 from miclab.circuits.find import Head
 from miclab.mllm.errors import ModelError
 
+
 @dataclass(frozen=True)
 class Form:
     """How a family names the linear maps of its attention.
@@ -25,8 +26,9 @@ class Form:
 
     def of(self, module: Any) -> tuple[nn.Module, ...] | None:
         """A module's maps, those to queries, keys and values first; None where it has not all of them."""
-        found = [getattr(module, name, None) for name in (*self.inputs, self.output)]
-        return tuple(found) if all(isinstance(one, nn.Module) for one in found) else None
+        names = (*self.inputs, self.output)
+        found = [one for name in names if isinstance(one := getattr(module, name, None), nn.Module)]
+        return tuple(found) if len(found) == len(names) else None
 
 
 FORMS = (
@@ -130,17 +132,15 @@ def _layer(path: str, module: Any) -> AttentionLayer | None:
     if not size or width_in(output) % size:
         return None
     heads = width_in(output) // size
-    if len(inputs) > 1:
-        pairs = width_out(inputs[1]) // size
-    else:
-        pairs = (width_out(inputs[0]) - heads * size) // (2 * size)
+    both = 2 * width_out(inputs[1]) if len(inputs) > 1 else width_out(inputs[0]) - heads * size
+    pairs = both // (2 * size)
     if pairs < 1 or heads % pairs:
         return None
     return AttentionLayer(int(number), path, module, heads, pairs, size)
 
 
 def left_out(model: nn.Module) -> tuple[str, ...]:
-    """Names of layers of cross-attention, such as those of Llama 3.2 Vision: they are not measured, as their keys are no
+    """Names of layers of cross-attention, such as those of Llama 3.2 Vision. They are not measured: their keys are no
     positions of the text."""
     return tuple(
         path for path, module in model.named_modules()

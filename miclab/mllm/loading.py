@@ -48,7 +48,9 @@ class Production:
 
     def prompter(self, task: Task) -> Prompter:
         """Writes the task's episodes for this model."""
-        return Prompter(self.processor, task, self.options.prompt, self._around(), self.options.background, self.remarks)
+        return Prompter(
+            self.processor, task, self.options.prompt, self._around(), self.options.background, self.remarks
+        )
 
     def _around(self) -> tuple[str, str]:
         """Tokens that the configuration puts before and after every image, as text."""

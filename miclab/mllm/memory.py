@@ -106,7 +106,9 @@ def configuration(name: str) -> Any:
         return AutoConfig.for_model(body.pop("model_type"), **body)
     try:
         where = place(name)
-        return AutoConfig.from_pretrained(place(base_of(where)) if is_adapter(where) else where, trust_remote_code=False)
+        return AutoConfig.from_pretrained(
+            place(base_of(where)) if is_adapter(where) else where, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as error:
         first = " ".join(str(error).split())[:200]
         raise ModelError(

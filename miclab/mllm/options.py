@@ -47,7 +47,7 @@ class LoadOptions:
     device_map: DeviceMap = "none"
     """Layers over several GPUs, and over the CPU where these are full: auto, balanced, sequential; none: one device."""
     revision: str = ""
-    """Branch, tag or commit of a hub id, such as a checkpoint of training (also as MODEL@REVISION); empty: the newest."""
+    """Branch, tag or commit of a hub id, such as a checkpoint of training (also MODEL@REVISION); empty: the newest."""
     base: str = ""
     """Base of an adapter: folder, hub id, or `tiny`; empty: as the adapter's configuration names it."""
     max_pixels: int = 0

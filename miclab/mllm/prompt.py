@@ -25,6 +25,7 @@ from miclab.errors import is_out_of_memory
 from miclab.mllm.chat import Message, Part, Span, Turn, chat, mark
 from miclab.mllm.errors import ModelError, TaskError
 from miclab.mllm.options import PromptForm
+from miclab.mllm.processors import chat_template, placeholder
 from miclab.mllm.reading import Encoded, locate, moved
 from miclab.mllm.task import TEMPLATE, Episode, Item, Task
 
@@ -32,30 +33,6 @@ SYSTEM = "Answer the question with a single word or phase."
 """The paper's system text (its spelling), where the task has no instruction."""
 QUESTION = "This is a "
 """The paper's question, where an example has none."""
-
-
-def placeholder(processor: Any) -> str:
-    """The token that stands for an image in a processor's text."""
-    found = getattr(processor, "boi_token", None) or getattr(processor, "image_token", None)
-    if not found:
-        raise ModelError(f"{type(processor).__name__} names no image token, so it reads text alone; use --view text.")
-    return str(found)
-
-
-def chat_template(processor: Any) -> str:
-    """The chat template of a processor or its tokenizer; of several named ones `default`. Empty: there is none.
-
-    Raises:
-        ModelError: there are several, and none is called `default`.
-    """
-    own = getattr(processor, "chat_template", None)
-    found = own or getattr(getattr(processor, "tokenizer", processor), "chat_template", None) or ""
-    if isinstance(found, dict):
-        if len(found) > 1 and "default" not in found:
-            raise ModelError(f"The model has several chat templates ({', '.join(found)}), and none is `default`. Use "
-                             "--prompt plain.")  # fmt: skip
-        found = found.get("default") or next(iter(found.values()), "")
-    return str(found)
 
 
 class Prompter:
@@ -330,8 +307,8 @@ class Prompter:
                     self.shared = False
                     shown = [self.tokenizer.convert_ids_to_tokens(ids) for ids in (label, own)]
                     self.remarks[
-                        f"{reading.episode.name}: {reading.answer!r} is {shown[0]} in the context and {shown[1]} as the "
-                        "answer, so copying it is another task. --prompt turns or plain writes both alike."
+                        f"{reading.episode.name}: {reading.answer!r} is {shown[0]} in the context and {shown[1]} as "
+                        "the answer, so copying it is another task. --prompt turns or plain writes both alike."
                     ] = None
 
     def names(self, encoded: Encoded, row: int) -> list[str]:

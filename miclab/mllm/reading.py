@@ -130,6 +130,4 @@ def locate(
     roles = Roles((view,), context, kind[: last + 1], exemplar[: last + 1])
     candidates = episode.candidates
     labels = torch.tensor([candidates.index(example.answer) for example in episode.support], dtype=torch.long)
-    return Reading(
-        episode, answer, last, tuple(answers), tuple(ends), roles, labels, candidates.index(episode.answer)
-    )
+    return Reading(episode, answer, last, tuple(answers), tuple(ends), roles, labels, candidates.index(episode.answer))

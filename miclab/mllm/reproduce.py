@@ -1,8 +1,8 @@
 """The paper's three claims on production models, each as one protocol.
 
-    P1  heads on 16 episodes, 2-shot; their rankings beside the paper's; the strongest knocked out on 50 other episodes
-    P2  LoRA; strengths of the strongest heads, accuracy and CLA at a schedule
-    P3  accuracy and strength of the strongest heads of several sizes or checkpoints, and their correlation
+P1  heads on 16 episodes, 2-shot; their rankings beside the paper's; the strongest knocked out on 50 other episodes
+P2  LoRA; strengths of the strongest heads, accuracy and CLA at a schedule
+P3  accuracy and strength of the strongest heads of several sizes or checkpoints, and their correlation
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from miclab.tables import Number, Table, Tabled, table
 RANKING = (PREVIOUS_TOKEN, INDUCTION)
 LEAST_MODELS = 3
 """Fewer points have no correlation worth a number."""
+
+
 def divided(task: Task, ranked: int, answered: int) -> tuple[Task, Task]:
     """The first episodes whose answer is in the context, to rank heads, and those behind them, to be answered.
 

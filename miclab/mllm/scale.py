@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from miclab.errors import MiclabError
 from miclab.mllm.errors import ModelError, TaskError
-from miclab.mllm.loading import LoadOptions, Production, load_model
 from miclab.mllm.judging import Judge
+from miclab.mllm.loading import LoadOptions, Production, load_model
 from miclab.mllm.scoring import OnProgress, answers, batches, joined, lost_text
 from miclab.mllm.task import Task
 from miclab.statistics.intervals import Interval, clustered_interval

@@ -13,7 +13,6 @@ Bench have layouts of their own: `miclab/mllm/benchmark.py`.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -187,8 +186,8 @@ def load_task(
 
     Raises:
         ViewError: an entry has nothing that the view shows.
-        TaskError: there is no such folder or file, an entry lacks something else, an image is missing or lies elsewhere,
-            or the task's answers are pictures.
+        TaskError: there is no such folder or file, an entry lacks something else, an image is missing or lies
+            elsewhere, or the task's answers are pictures.
     """
     # The readers make the classes above.
     from miclab.mllm.benchmark import layout_of
