@@ -22,11 +22,10 @@ from miclab.mllm.scale import Size
 
 
 @pytest.fixture(scope="module")
-def concepts(tmp_path_factory) -> Path:
-    """Episodes in pictures and in words, which the tiny model reads."""
-    folder = tmp_path_factory.mktemp("task") / "concepts"
-    options = EpisodeOptions(data="small:concepts.pictures", episodes=24, seed=5, template="{item}{answer}\n")
-    return make_episodes(folder, options)
+def letters(tmp_path_factory) -> Path:
+    """Episodes of letters, which the tiny model answers."""
+    folder = tmp_path_factory.mktemp("task") / "letters"
+    return make_episodes(folder, EpisodeOptions(data="small:glyphs", episodes=24, seed=7, template="{item}{answer}\n"))
 
 
 def reproduced(capsys, *arguments: object) -> dict:
@@ -35,9 +34,9 @@ def reproduced(capsys, *arguments: object) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-def test_p1_ranks_compares_and_knocks_out_with_controls(capsys, concepts: Path, tmp_path: Path):
+def test_p1_ranks_compares_and_knocks_out_with_controls(capsys, letters: Path, tmp_path: Path):
     output = tmp_path / "p1"
-    found = reproduced(capsys, "P1", "--model", "tiny", "--task", concepts, "--examples", 8, "--answered", 6,
+    found = reproduced(capsys, "P1", "--model", "tiny", "--task", letters, "--examples", 8, "--answered", 6,
                        "--top", 2, "--output", output)  # fmt: skip
     rankings, overlaps, knockouts = found["tables"]
     assert [row["measure"] for row in rankings["rows"]] == ["previous token 1", "induction all positions"]
@@ -57,16 +56,16 @@ def test_p1_ranks_compares_and_knocks_out_with_controls(capsys, concepts: Path, 
     assert read_manifest(output)["status"] == "complete"
 
 
-def test_p2_follows_heads_and_answers_while_it_trains(capsys, concepts: Path, tmp_path: Path):
-    found = reproduced(capsys, "P2", "--model", "tiny", "--task", concepts, "--episodes", 8, "--steps", 2, "--every", 1,
+def test_p2_follows_heads_and_answers_while_it_trains(capsys, letters: Path, tmp_path: Path):
+    found = reproduced(capsys, "P2", "--model", "tiny", "--task", letters, "--episodes", 8, "--steps", 2, "--every", 1,
                        "--top", 2, "--output", tmp_path / "p2")  # fmt: skip
     (made,) = found["tables"]
     assert [row["step"] for row in made["rows"]] == [0, 1, 2]
     assert made["rows"][0]["induction, top heads"] > 0
 
 
-def test_p3_sets_strength_beside_accuracy(capsys, concepts: Path, tmp_path: Path):
-    found = reproduced(capsys, "P3", "--model", "tiny", "tiny", "tiny", "--task", concepts, "--examples", 4,
+def test_p3_sets_strength_beside_accuracy(capsys, letters: Path, tmp_path: Path):
+    found = reproduced(capsys, "P3", "--model", "tiny", "tiny", "tiny", "--task", letters, "--examples", 4,
                        "--answered", 4, "--top", 2, "--output", tmp_path / "p3")  # fmt: skip
     models, correlations = found["tables"]
     assert len(models["rows"]) == 3
@@ -80,8 +79,8 @@ def test_p3_sets_strength_beside_accuracy(capsys, concepts: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(("claim", "models"), [("P1", 3), ("P2", 2), ("P3", 1)])
-def test_a_claim_takes_its_number_of_models(claim: str, models: int, capsys, concepts: Path):
-    assert main(["mllm", "reproduce", claim, "--model", *["tiny"] * models, "--task", str(concepts)]) == 2
+def test_a_claim_takes_its_number_of_models(claim: str, models: int, capsys, letters: Path):
+    assert main(["mllm", "reproduce", claim, "--model", *["tiny"] * models, "--task", str(letters)]) == 2
     assert f"{claim} takes" in capsys.readouterr().err
 
 

@@ -93,6 +93,7 @@ def scale_up(arguments: list[str]) -> int:
     with opened as results, bar("scale", episodes * len(options.models)) as on_progress:
         found, problem = scale(options.models, tasks, chosen(LoadOptions, options), options.batch, on_progress, keep,
                                options.judge == "benchmark")  # fmt: skip
+        remark(results, dict.fromkeys(one for size in found for one in size.remarks))
     gains = [None, *(size.gain(smaller, "correct") for smaller, size in pairwise(found))]
     if options.json:
         print_json([{"model": s.model, "parameters": s.parameters, "layers": s.layers, "heads": s.heads,

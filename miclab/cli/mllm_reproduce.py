@@ -109,13 +109,14 @@ def _p1(options: ReproduceFlags, arguments: list[str], results: Results) -> int:
 
     backbone = None
     knockouts = KnockoutOptions(top=options.top, draws=options.draws, seed=options.seed, layers="none")
-    if len(options.model) > 1:
+    name, *others = options.model
+    if others:
         # The backbone first, so that one model is in memory at a time.
-        text = options.production(options.model[1])
+        text = options.production(others[0])
         words, _ = divided(options.load(text.view), options.examples, options.answered)
         backbone = measure_heads(text, words, options.batch).whole()
         del text
-    production = options.production(options.model[0])
+    production = options.production(name)
     ranked, rest = divided(options.load(production.view), options.examples, options.answered)
     with results:
         with bar("heads", len(ranked.episodes)) as on_progress:
@@ -196,6 +197,7 @@ def _p3(options: ReproduceFlags, arguments: list[str], results: Results) -> int:
         results.table("answers.parquet", rows)
         tables = list(found.tables())
         _page(results, arguments, options, tables, found.problem)
+        remark(results, dict.fromkeys(one for p in found.points for one in p.size.remarks))
     return _shown(options, tables, results, found.problem)
 
 

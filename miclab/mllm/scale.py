@@ -30,6 +30,7 @@ class Size:
         names: of the episodes that were answered.
         problem: which could not be read; empty where all could.
         written: what was written for each, where that was requested.
+        remarks: what is to be known of what the model was shown.
     """
 
     model: str
@@ -40,6 +41,7 @@ class Size:
     names: tuple[str, ...]
     problem: str = ""
     written: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def interval(self, measure: str) -> Interval:
         """Mean of a measure over episodes."""
@@ -79,7 +81,7 @@ def evaluate_model(
     size = sum(parameter.numel() for parameter in production.model.parameters())
     first = production.layers[0]
     return Size(production.name, size, len(production.layers), first.heads, found.named(), tuple(names),
-                problem, found.written)  # fmt: skip
+                problem, found.written, tuple(production.remarks))  # fmt: skip
 
 
 def _after(on_progress: OnProgress | None, before: int) -> OnProgress | None:
