@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from PIL import Image
 from tiny_mllm import production, task
 
+from miclab.cli import main
 from miclab.mllm.errors import TaskError, ViewError
 from miclab.mllm.judging import Judge, cut, is_right
 from miclab.mllm.prompt import Prompter
+from miclab.mllm.results import read_manifest
 from miclab.mllm.scoring import answers, batches
 from miclab.mllm.task import Episode, Example, Item, Style, Task, load_task
 
@@ -278,3 +282,46 @@ def test_what_is_written_is_what_the_scores_say(chat: bool, tmp_path: Path):
         assert found.values["correct"][number] == (found.written[number].strip() == episode.answer)
         assert found.values["benchmark"][number] == is_right(found.written[number], episode.answer, "text")
     assert np.isfinite(found.values["log_probability"]).all()
+
+
+def test_a_task_of_the_benchmark_is_answered_by_a_command(bench: Bench, capsys):
+    queries = [
+        bench.entry("open_mi", CLASSES[i], "This is a", classes=CLASSES,
+                    support={c: {"images": [bench.picture("open_mi") for _ in range(2)]} for c in CLASSES})
+        for i in range(3)
+    ]  # fmt: skip
+    folder, output = bench.write("open_mi", queries, []), bench.root.parent / "out"
+    requested = ["mllm", "scale", "tiny", "tiny", "--task", str(folder), "--batch", "3", "--output", str(output)]
+    assert main([*requested, "--judge", "benchmark", "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert second["gain"]["mean"] == 0
+    assert {"benchmark", "correct", "choice_per_token", "log_probability_per_token"} <= set(first)
+    rows = pl.read_parquet(output / "answers.parquet")
+    assert len(rows) == 6
+    assert all(rows["written"].str.len_chars() > 0)
+
+
+def test_a_bad_picture_costs_its_own_episode_and_is_named(bench: Bench, capsys):
+    folder, output = bench.root / "own", bench.root.parent / "out"
+    built = []
+    for _ in range(6):
+        support = [bench.entry("own", name) for name in ("dax", "wug")]
+        built.append({"query": bench.entry("own", "dax"), "support": {"1-shot": support}})
+    (folder / "1-shot.json").write_text(json.dumps(built))
+
+    def path(episode: int) -> Path:
+        return bench.root / built[episode]["query"]["image"][0]
+
+    path(1).write_bytes(path(1).read_bytes()[:40])
+    path(2).write_bytes(b"<svg/>")
+    Image.new("RGB", (401, 2)).save(path(4))
+    frames = [Image.new("RGB", (28, 28), colour) for colour in ("red", "blue")]
+    frames[0].save(path(5), save_all=True, append_images=frames[1:])
+    assert main(["mllm", "heads", "tiny", "--task", str(folder), "--shots", "1", "--batch", "4", "--output",
+                 str(output)]) == 2  # fmt: skip
+    manifest = read_manifest(output)
+    assert (manifest["status"], manifest["episodes"]) == ("partial", 3)
+    for number, why in ((1, "truncated|damaged"), (2, "vector drawing"), (4, "over 200 times")):
+        assert re.search(rf"1-shot\.json, episode {number}: [^;]*({why})", manifest["reason"])
+    assert any("episode 5: " in remark and "first of 2 frames" in remark for remark in manifest["remarks"])
+    assert manifest["reason"] in capsys.readouterr().err
