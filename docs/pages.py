@@ -64,7 +64,7 @@ def command_output(arguments: Sequence[str]) -> str:
 
 def ledger(preset: str) -> list[dict[str, Any]]:
     """Every claim of a preset as `miclab claims --json` gives it."""
-    arguments = ["claims", "--json", "--profile", preset, "--studies", str(ROOT / "studies")]
+    arguments = ["claims", "--json", "--preset", preset, "--studies", str(ROOT / "studies")]
     return json.loads(command_output(arguments))
 
 

@@ -178,7 +178,7 @@ def test_what_cannot_be_drawn_is_said(tmp_path, capsys):
         ((file, "--x", "K", "--by", "K"), "another axis"), ((file, "U1"), "not both"),
         (("U1", "--x", "K"), "study files"),
         ((file, "--studies", directory), "their rows lie beside them"),
-        ((directory / "position_constant_sgd.yaml",), "profile = 'quick' is not possible"),
+        ((directory / "position_constant_sgd.yaml",), "preset = 'quick' is not possible"),
     ):  # fmt: skip
         assert drawn(tmp_path, *arguments) == 2
         assert said in capsys.readouterr().err, arguments

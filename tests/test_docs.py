@@ -145,7 +145,7 @@ def claims() -> list[dict[str, Any]]:
     """Every claim of both presets, as `miclab claims --json` gives it."""
     found = []
     for preset in ("quick", "paper"):
-        status, output = called(["claims", "--json", "--profile", preset, "--studies", str(ROOT / "studies")])
+        status, output = called(["claims", "--json", "--preset", preset, "--studies", str(ROOT / "studies")])
         assert status == 0
         found += json.loads(output)
     return found

@@ -136,13 +136,13 @@ class Line:
 
 
 def chosen(ids: Sequence[str]) -> list[Claim]:
-    """Entries by their ids, in the ledger's order; all of them if none is named.
+    """Entries by their ids, in the ledger's order; if none is named, all that the ledger has.
 
     Raises:
         MiclabError: there is no such claim.
     """
-    names = {find_claim(name).id for name in ids}
-    return [entry for entry in all_claims() if not ids or entry.id in names]
+    named = {name: find_claim(name) for name in ids}
+    return sorted(named.values(), key=lambda entry: entry.order) if ids else all_claims()
 
 
 def judged(evidence: Evidence, entries: Sequence[Claim]) -> list[Line]:

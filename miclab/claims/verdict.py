@@ -52,6 +52,7 @@ class Condition:
         high: and below it.
         used: names of the planned runs that went in.
         absent: names of those that it needs and that have no finished row.
+        seeds: the fewest seeds whose interval decides; 1: of one run, whose sets of novel classes are resampled.
     """
 
     text: str
@@ -61,15 +62,16 @@ class Condition:
     high: float = math.inf
     used: frozenset[str] = frozenset()
     absent: frozenset[str] = frozenset()
+    seeds: int = 2
 
     @property
     def decidable(self) -> bool:
-        """Whether there are rows, and of more than one seed."""
-        return self.measured is not None and self.measured.unit != "set"
+        """Whether there are rows, and of enough seeds."""
+        return self.measured is not None and (self.seeds == 1 or self.measured.unit != "set")
 
     @property
     def verdict(self) -> Outcome:
-        """By `outcome`; with one seed alone it is not decided."""
+        """By `outcome`; with too few seeds it is not decided."""
         return outcome(self.measured, self.low, self.high) if self.decidable else "not decided"
 
     @property

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from miclab.cli.mllm_flags import TaskFlags, as_plain
-from miclab.cli.mllm_output import close, remark, save_page
+from miclab.cli.mllm_options import TaskFlags, as_plain, close, remark, save_page
 from miclab.cli.terminal import bar, parse, print_json
 from miclab.errors import MiclabError
 from miclab.mllm.options import FinetuneOptions, KnockoutOptions, LoadOptions, at_least, chosen

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from miclab.data.dataset import DataSet
 from miclab.data.items import Exemplars
+from miclab.data.registry import MissingDataError, find
 from miclab.data.shipped import FILES, SHIPPED, SMALL, Folder
+from miclab.errors import MiclabError
 from miclab.storage import digest
 
 LEAST_CLASSES = {"concepts": 1200, "glyphs": 1600}
@@ -134,3 +136,27 @@ def check(name: str, read: Callable[[], DataSet]) -> dict[str, Any]:
     shares = common_shares(data)
     notes += [*_equal_notes(data), *_blank_notes(data), _share_note(shares)]
     return {"name": name, "faults": faults, "notes": notes, "common_share": shares}
+
+
+def checked(names: Sequence[str], read: Callable[[str], DataSet]) -> list[dict[str, Any]]:
+    """`check` of several data sets; of one that cannot be loaded the reason is its fault.
+
+    Arguments:
+        names: of the data sets; one that nobody registered is refused before anything is read.
+        read: loads one by its name.
+
+    Raises:
+        MiclabError: a name is none of a source.
+        MissingDataError: the data are not there, so that they cannot be judged.
+    """
+    for name in names:
+        find(name)
+    reports = []
+    for name in names:
+        try:
+            reports.append(check(name, lambda name=name: read(name)))
+        except MissingDataError:
+            raise
+        except MiclabError as error:
+            reports.append({"name": name, "faults": [str(error)], "notes": [], "common_share": {}})
+    return reports

@@ -84,7 +84,7 @@ def study_figure(rows: Evidence, study: str, view: View) -> Figure:
     axes = varying(rows, study)
     frame = rows.rows(study)
     if frame is None:
-        command = f"miclab study run {rows.directory / study}.yaml --profile {rows.profile}"
+        command = f"miclab study run {rows.directory / study}.yaml --preset {rows.profile}"
         raise NoRowsError(f"{study} has no rows in the preset {rows.profile} yet. `{command}` makes them.")
     columns = [name for name, kind in frame.schema.items() if kind.is_float()]
     if view.value not in columns:

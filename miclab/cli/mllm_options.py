@@ -1,7 +1,10 @@
-"""Options of `miclab mllm`."""
+"""Options of `miclab mllm`, and what its commands leave behind: a page, a manifest, and the exit status."""
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,6 +28,11 @@ if TYPE_CHECKING:
     from miclab.mllm.loading import Production
     from miclab.mllm.results import Results
     from miclab.mllm.task import Task
+    from miclab.report.models import Page
+
+
+SHOWN, MANIFEST = 3, "manifest.json"
+"""Remarks that are printed, and where all of them stand."""
 
 
 def as_plain(options: DataclassInstance) -> dict[str, Any]:
@@ -221,3 +229,47 @@ class MemoryFlags:
     """Length of a sequence, pictures included."""
     json: bool = False
     """Print as JSON."""
+
+
+def save_page(
+    results: Results,
+    arguments: Sequence[str],
+    title: str,
+    page: Page,
+    problem: str = "",
+) -> None:
+    """Writes the page of a command, which names the command, among its results.
+
+    Arguments:
+        results: of the command.
+        arguments: what it was given.
+        title: of the page.
+        page: what it shows.
+        problem: why the results are partial.
+    """
+    from miclab.report.models import page_bytes
+
+    command = results.body["command"]
+    made_by = shlex.join(["miclab", "mllm", command, *arguments])
+    results.file(f"{command}.html", page_bytes(title, made_by, page, problem))
+
+
+def remark(results: Results, remarks: Iterable[str]) -> None:
+    """Notes what is to be known of what a model was shown, and prints the first of it."""
+    found = list(remarks)
+    if not found:
+        return
+    results.note(remarks=found)
+    more = f"; {len(found) - SHOWN} more in {MANIFEST}" if len(found) > SHOWN else ""
+    print(f"miclab: {' '.join(found[:SHOWN])}{more}", file=sys.stderr)
+
+
+def close(results: Results, problem: str = "", status: int = 2) -> int:
+    """Marks results as whole or partial, says where they are, and gives the exit status: 0, or where there is a problem
+    `status`."""
+    results.finish(problem)
+    if problem:
+        print(f"miclab: {problem}\nmiclab: partial results are kept in {results.folder}", file=sys.stderr)
+        return status
+    print(f"wrote {results.folder}", file=sys.stderr)
+    return 0
