@@ -142,6 +142,24 @@ def test_an_adapter_is_a_model_for_miclab_and_for_peft(tuned: tuple[Path, Path, 
     assert configuration(str(adapter)).model_type == "qwen2"
 
 
+@pytest.mark.parametrize("family", list(OTHERS))
+def test_adapters_of_every_layout_are_trained_and_loaded(family: str, tmp_path: Path):
+    of = production(family)
+    of.model.save_pretrained(tmp_path / "base")
+    of.processor.save_pretrained(tmp_path / "base")
+    of = load_model(str(tmp_path / "base"))
+    chosen = task(tmp_path, "text")
+    options = FinetuneOptions(steps=1, train_batch=1, rank=2, learning_rate=1e-2)
+    work = Finetuning(of, chosen, chosen, tmp_path / "run", options, 3)
+    work.run()
+    assert len(work.trained) == 2 * sum(len(layer.projections) for layer in work.production.layers)
+    loaded = load_model(str(tmp_path / "run" / ADAPTER))
+    batch = loaded.prompter(chosen).encode([(e, e.answer) for e in chosen.episodes])
+    with torch.no_grad():
+        expected = forward(work.production.model.eval(), batch.to(work.production.model))
+        torch.testing.assert_close(forward(loaded.model, batch.to(loaded.model)), expected, atol=1e-5, rtol=1e-4)
+
+
 def changed(adapter: Path, folder: Path, **config: Any) -> Path:
     """A copy of an adapter with another configuration."""
     shutil.copytree(adapter, folder)

@@ -77,11 +77,13 @@ class Finetuning:
         self.training, self.held_out = (self._readable(production, task) for task in (training, held_out))
         torch.manual_seed(stream_seed(options.seed, "adapters"))
         # By identity: modules of a vision tower may end in the same names.
-        own = {id(projection) for layer in production.layers for projection in layer.projections}
+        own = {id(projection): projection for layer in production.layers for projection in layer.projections}
         targets = [name for name, module in production.model.named_modules() if id(module) in own]
         lora = LoraConfig(
-            r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=targets
-        )
+            r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=targets,
+            # GPT-2's weights are [in, out].
+            fan_in_fan_out=any(hasattr(projection, "nf") for projection in own.values()),
+        )  # fmt: skip
         with warnings.catch_warnings():
             # peft reads a property of transformers by a name that is deprecated.
             warnings.simplefilter("ignore", FutureWarning)
