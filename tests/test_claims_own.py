@@ -53,7 +53,7 @@ def test_a_claim_outside_the_package_is_trained_judged_and_drawn(own, tmp_path, 
     slope, few = line["conditions"]
     assert (line["missing"], line["runs"]) == (0, 6)
     assert slope["measured"]["mean"] == pytest.approx((by_classes[128] - by_classes[8]) / 4)
-    assert slope["verdict"] == ("holds" if slope["measured"]["high"] < 0 else "not decided")
+    assert slope["verdict"] == ("holds" if slope["measured"]["high"] < 0 else "undecided")
     assert few["measured"]["mean"] == pytest.approx(by_classes[8])
     assert few["measured"]["mean"] > 0.5, "eight classes are learnt by heart"
     assert main(["figure", "O1", "--studies", str(tmp_path), "--output", str(tmp_path / "figures")]) == 0
@@ -191,4 +191,4 @@ def test_configurations_of_committed_studies_have_every_axis_of_the_table():
     config, *_ = rows.plan("multimodal")[0]
     assert {name for name in AXES if field_of(to_mapping(config), name) is None} == {"K3", "encoder_step3"}
     cells = grid(rows, "multimodal", "K2", "icl")
-    assert cells.estimate(mean("icl")) == pytest.approx(cells.draws[0]["icl"].mean())
+    assert cells.estimate(mean("icl")) == pytest.approx(cells.means["icl"].mean())

@@ -58,7 +58,7 @@ def test_one_seed_decides_where_a_claim_speaks_of_one_run(low, high, holds):
     measured = Interval((low + high) / 2, low, high, "set", 8)
     seeds = Interval((low + high) / 2, low, high, "seed", 3)
     verdicts = [
-        Condition(text="", quantity="", measured=interval, low=0.6, seeds=count).verdict
+        Condition(text="", quantity="", measured=interval, low=0.6, fewest_seeds=count).verdict
         for interval, count in ((measured, 1), (seeds, 2), (measured, 2))
     ]
     assert verdicts[0] == verdicts[1]

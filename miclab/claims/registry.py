@@ -12,12 +12,12 @@ A file of one's own adds claims in the same way (docs/extend/claim.md).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from miclab.claims.evidence import Evidence
-from miclab.claims.verdict import Finding, Findings, findings_of
+from miclab.claims.verdict import Finding, Findings, Verdict, findings_of
 from miclab.config.registry import Registry
 from miclab.errors import MiclabError, nearest
 
@@ -43,23 +43,32 @@ class Claim:
         studies: names of the study files that it needs.
         conditions: from the studies' rows to conditions, comparisons and notes.
         figure: draws it from the rows; None: its conditions as a forest.
-        seeds: the fewest seeds that decide.
+        faulty: what is wrong with the criterion and the better one, with the date; empty: nothing is known to be.
+        beyond: why the criterion's measure cannot answer the question, with the date; empty: it can.
+        meaning: what a verdict means for a reader of the paper, a sentence by verdict.
+        fewest_seeds: the fewest seeds that decide.
         collection: the claims that it is listed with.
     """
 
     def __init__(
         self, *, id: str, statement: str, paper: str, criterion: str, studies: Sequence[str], conditions: Conditions,
-        figure: Drawing | None, seeds: int = 2, collection: str = LEDGER,
+        figure: Drawing | None, faulty: str = "", beyond: str = "", meaning: Mapping[Verdict, str] | None = None,
+        fewest_seeds: int = 2, collection: str = LEDGER,
     ):  # fmt: skip
         self.id, self.statement, self.paper, self.criterion = id, statement, paper, criterion
         self.studies, self.conditions, self.figure = tuple(studies), conditions, figure
-        self.seeds, self.collection = seeds, collection
+        self.faulty, self.beyond, self.meaning = faulty, beyond, dict(meaning or {})
+        self.fewest_seeds, self.collection = fewest_seeds, collection
         self.__doc__ = statement
 
     def judge(self, rows: Evidence) -> Findings:
         """What the rows say about it."""
         found = findings_of(self.conditions(rows))
-        return replace(found, conditions=tuple(replace(one, seeds=self.seeds) for one in found.conditions))
+        conditions = tuple(replace(one, fewest_seeds=self.fewest_seeds) for one in found.conditions)
+        faulty = (f"The criterion is kept as it was registered, and is faulty: {self.faulty}",) if self.faulty else ()
+        # Without rows there is nothing that a better measure could have shown.
+        beyond = self.beyond if any(condition.used for condition in found.conditions) else ""
+        return replace(found, conditions=conditions, notes=(*found.notes, *faulty), beyond=beyond)
 
     def draw(self, rows: Evidence) -> Figure:
         """Its figure.
@@ -90,7 +99,10 @@ def claim(
     criterion: str,
     studies: str | Sequence[str],
     figure: Drawing | None = None,
-    seeds: int = 2,
+    faulty: str = "",
+    beyond: str = "",
+    meaning: Mapping[Verdict, str] | None = None,
+    fewest_seeds: int = 2,
     collection: str = LEDGER,
 ) -> Callable[[Conditions], Conditions]:
     """A decorator that adds a claim; it stands on a generator of its conditions.
@@ -102,7 +114,10 @@ def claim(
         criterion: when it holds, in words: written down before its studies run.
         studies: names of the study files whose rows it needs, without `.yaml`.
         figure: draws it (see `miclab.claims.plots`); default: its conditions as a forest.
-        seeds: the fewest seeds that decide. 1: it speaks of one run, whose sets of novel classes are resampled.
+        faulty: what turned out to be wrong with the criterion, and the better one, dated. The criterion itself stays.
+        beyond: why the measure cannot answer the question whatever it shows, dated.
+        meaning: what a verdict means for a reader of the paper, where the usual sentence says too little.
+        fewest_seeds: the fewest seeds that decide. 1: it speaks of one run, whose sets of novel classes are resampled.
         collection: the claims that it is listed with; another name than the ledger's keeps it out of the ledger.
 
     Raises:
@@ -117,7 +132,8 @@ def claim(
         CLAIMS.register(id, conditions)(
             Claim(
                 id=id, statement=statement, paper=paper, criterion=criterion, studies=names, conditions=conditions,
-                figure=figure, seeds=seeds, collection=collection,
+                figure=figure, faulty=faulty, beyond=beyond, meaning=meaning, fewest_seeds=fewest_seeds,
+                collection=collection,
             )
         )  # fmt: skip
         return conditions

@@ -11,8 +11,10 @@ from typing import Literal
 
 from miclab.claims.evidence import Evidence
 from miclab.claims.ledger import Line, chosen, judged, studies_to_run
+from miclab.claims.plateau import WANTED_SEEDS
 from miclab.claims.registry import Claim
 from miclab.claims.tables import comparisons_table, conditions_table, ledger_table
+from miclab.claims.verdict import VERDICTS
 from miclab.cli.options import Claims, ClaimsOrStudies, Directory, output_folder
 from miclab.cli.terminal import bar, parse, print_json, refuse_ignored
 from miclab.config.presets import Profile
@@ -43,7 +45,7 @@ class ClaimsOptions:
 def _print_ledger(lines: Sequence[Line], preset: str) -> None:
     ledger_table(lines, preset).show()
     found = [line.findings.verdict for line in lines]
-    counts = [f"{found.count(v)} {v}" for v in ("holds", "holds only if", "does not hold", "not decided") if v in found]
+    counts = [f"{found.count(v)} {v}" for v in VERDICTS if v in found]
     print(f"\n{len(lines)} claims: {', '.join(counts)}. `miclab claims ID --explain` shows what a verdict rests on.")
 
 
@@ -55,8 +57,11 @@ def _explain(line: Line, directory: Path) -> None:
     print(f"studies:    {', '.join(f'{directory}/{name}.yaml' for name in entry.studies)}")
     print(f"preset:     {line.profile}")
     print(f"runs:       {_runs(line)}")
-    print(f"verdict:    {line.verdict}\n")
+    print(f"verdict:    {line.verdict}")
+    print(f"meaning:    {line.sentence}\n")
     conditions_table([line]).show()
+    for cell in line.wants_seeds:
+        print(f"\nwants {WANTED_SEEDS} seeds: {cell}")
     if findings.comparisons:
         print()
         comparisons_table(line).show()

@@ -30,7 +30,7 @@ from miclab.mllm.results import ADDED, differences
 from miclab.mllm.scoring import OnProgress, answers, batches, forward, joined, lost_text
 from miclab.mllm.task import Task
 from miclab.seeds import stream, stream_seed
-from miclab.statistics.intervals import clustered_interval
+from miclab.statistics.intervals import episode_interval
 
 METRICS, CHECKPOINT, RUN, ADAPTER = "metrics.jsonl", "checkpoint-{:06d}.safetensors", "run.json", "adapter"
 REMEDY = "The fine-tuning cannot be gone on with. Give another --output, or delete the folder of the run."
@@ -191,7 +191,7 @@ class Finetuning:
         if not np.isfinite(named["log_probability"]).all():
             raise self._diverged("An answer's log-probability", self.step)
         row: dict[str, Any] = {"step": self.step}
-        row |= {name: clustered_interval([named[name][None]]).as_json() for name in named}
+        row |= {name: episode_interval(of).as_json() for name, of in named.items()}
         strengths: dict[str, Any] = {}
         for measure in table.measures:
             plain = measure.split(".")[0]

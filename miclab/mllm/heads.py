@@ -21,7 +21,7 @@ from miclab.mllm.prompt import Prompter
 from miclab.mllm.reading import Encoded, Reading
 from miclab.mllm.scoring import OnProgress, batches, forward, lost_text
 from miclab.mllm.task import Episode, Task
-from miclab.statistics.intervals import Interval, clustered_interval
+from miclab.statistics.intervals import Interval, episode_interval
 from miclab.tables import Table, Tabled
 
 
@@ -106,10 +106,7 @@ class HeadTable(Tabled):
     @cached_property
     def intervals(self) -> dict[str, list[Interval]]:
         """Interval of every measure and head, episodes resampled."""
-        return {
-            name: [clustered_interval([of[:, i][None]]) for i in range(len(self.heads))]
-            for name, of in self.values.items()
-        }
+        return {name: [episode_interval(of[:, i]) for i in range(len(self.heads))] for name, of in self.values.items()}
 
     def ranked(self, measure: str) -> list[Head]:
         """The heads, the strongest first; of equals the earlier."""

@@ -20,7 +20,7 @@ from miclab.mllm.options import KnockoutOptions
 from miclab.mllm.scoring import BENCHMARK, Answers, OnProgress, answers, batches, joined, lost_text
 from miclab.mllm.task import Task
 from miclab.seeds import stream_seed
-from miclab.statistics.intervals import Interval, clustered_interval
+from miclab.statistics.intervals import Interval, episode_interval
 from miclab.tables import Table, Tabled, table
 
 SHOWN = {"correct": "accuracy", "choice": "forced choice", "copied": "CLA", "log_probability": "log-probability"}
@@ -131,17 +131,15 @@ class Effect:
 
     def interval(self, measure: str) -> Interval:
         """Mean of a measure."""
-        return clustered_interval([self.values[measure][None]])
+        return episode_interval(self.values[measure])
 
     def change(self, measure: str) -> Interval:
         """Difference from the untouched model."""
-        return clustered_interval([(self.values[measure] - self.before[measure])[None]])
+        return episode_interval(self.values[measure] - self.before[measure])
 
     def beyond_control(self, measure: str) -> Interval | None:
         """Difference from the mean of the control's draws; None where there is no control."""
-        return (
-            None if self.control is None else clustered_interval([(self.values[measure] - self.control[measure])[None]])
-        )
+        return None if self.control is None else episode_interval(self.values[measure] - self.control[measure])
 
 
 @dataclass(frozen=True)

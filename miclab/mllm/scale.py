@@ -14,7 +14,7 @@ from miclab.mllm.judging import Judge
 from miclab.mllm.loading import LoadOptions, Production, load_model
 from miclab.mllm.scoring import OnProgress, answers, batches, joined, lost_text
 from miclab.mllm.task import Task
-from miclab.statistics.intervals import Interval, clustered_interval
+from miclab.statistics.intervals import Interval, episode_interval
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,20 @@ class Size:
 
     def interval(self, measure: str) -> Interval:
         """Mean of a measure over episodes."""
-        return clustered_interval([self.values[measure][None]])
+        return episode_interval(self.values[measure])
 
     def gain(self, smaller: Size, measure: str) -> Interval:
-        """Difference from a smaller model on the episodes that both answered, by paired bootstrap."""
+        """Difference from a smaller model on the episodes that both answered, by paired bootstrap.
+
+        Raises:
+            TaskError: there is no such episode.
+        """
         place = {name: number for number, name in enumerate(smaller.names)}
         both = [(number, place[name]) for number, name in enumerate(self.names) if name in place]
+        if not both:
+            raise TaskError(f"{smaller.model} and {self.model} answered no episode that is the same.")
         mine, other = (list(numbers) for numbers in zip(*both, strict=True))
-        return clustered_interval([(self.values[measure][mine] - smaller.values[measure][other])[None]])
+        return episode_interval(self.values[measure][mine] - smaller.values[measure][other])
 
 
 def evaluate_model(
