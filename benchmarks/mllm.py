@@ -59,7 +59,7 @@ def reading(tokens: int) -> Reading:
     item = Item(text="item")
     episode = Episode("made up", tuple(Example(item, name) for name in "abab"), item, "a")
     roles = Roles(("text",), 4, kind, exemplar)
-    return Reading(episode, "a", tokens - 1, (tokens,), roles, torch.tensor([0, 1, 0, 1]), 0)
+    return Reading(episode, "a", tokens - 1, (tokens,), (), roles, torch.tensor([0, 1, 0, 1]), 0)
 
 
 def main() -> None:

@@ -299,6 +299,12 @@ def test_a_task_of_the_benchmark_is_answered_by_a_command(bench: Bench, capsys):
     rows = pl.read_parquet(output / "answers.parquet")
     assert len(rows) == 6
     assert all(rows["written"].str.len_chars() > 0)
+    # Without examples there is nothing to induce from, and answers all the same.
+    none = ["--task", str(folder), "--shots", "0", "--output"]
+    assert main(["mllm", "scale", "tiny", "tiny", *none, str(output.with_name("none")), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["copied"]["mean"] == 0
+    assert main(["mllm", "heads", "tiny", *none, str(output.with_name("heads"))]) == 2
+    assert "nothing to induce from" in capsys.readouterr().err
 
 
 def test_a_bad_picture_costs_its_own_episode_and_is_named(bench: Bench, capsys):
