@@ -122,7 +122,7 @@ class Line:
         """The verdict with preset, seeds and the interval nearest to its bound, and what it means for a reader of the
         paper."""
         one, seeds = self.deciding, self.findings.seeds
-        many = f", {seeds} seeds" if seeds else ""
+        many = f", {seeds} seed{'s' * (seeds > 1)}" if seeds else ""
         shown = f"; {one.quantity}: {one.measured_text}" if one is not None else ""
         meaning = self.entry.meaning.get(self.findings.verdict) or MEANINGS[self.findings.verdict]
         reason = f" {self.findings.beyond}" if self.findings.beyond else ""

@@ -99,7 +99,7 @@ class Condition:
         return outcome(self.measured, self.low, self.high) if self.decidable and not self.open else "undecided"
 
     @property
-    def seeds(self) -> int:
+    def seed_count(self) -> int:
         """Seeds that it rests on; 0 where it is over configurations."""
         return len(self.values) if self.decidable else 0
 
@@ -138,7 +138,7 @@ class Comparison:
     @property
     def distance(self) -> float | None:
         """Ours minus the nearest value of the paper's; 0 within its range; None where one of the two is lacking."""
-        if self.measured is None or self.paper is None:
+        if self.measured is None or self.paper is None or not math.isfinite(self.measured.mean):
             return None
         return distance(self.measured.mean, self.paper)
 
@@ -198,7 +198,7 @@ class Findings:
     @property
     def seeds(self) -> int:
         """The fewest seeds of a condition that has several; 0: none has."""
-        return min((c.seeds for c in self.conditions if c.seeds), default=0)
+        return min((c.seed_count for c in self.conditions if c.seed_count), default=0)
 
     @property
     def plateau(self) -> tuple[CellEscape, ...]:

@@ -1,9 +1,7 @@
 """Cells of a grid with the values of their seeds, and statistics over them as expressions whose bounds are visible.
 
-    cells.interval(slope("icl", "eps"))
-    slope("icl", "log2 K1", beside="log2 K2") - slope("icl", "log2 K2", beside="log2 K1") > 0
+cells.interval(slope("icl", "log2 K1", beside="log2 K2") - slope("icl", "log2 K2", beside="log2 K1"))
 
-An expression says what is computed; `Cells.interval` alone says how its interval is made.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ class Cells:
         planned: for each cell, the name of the planned run of each seed.
         step: training step of the rows; -1: each run's last.
         axes: short names of the axes that make a key.
-        sequences: sequences of a set of novel classes, of which an accuracy of a set is the mean.
+        sequences: sequences of each set of novel classes.
     """
 
     keys: tuple[Key, ...]
@@ -150,8 +148,7 @@ class Cells:
 
     @cached_property
     def by_set(self) -> dict[str, NDArray[np.floating]]:
-        """Each quantity in the sets of novel classes of the first seed [set, cell]; what has no sets is the same in
-        all. One row where cells differ in the number of sets."""
+        """Each quantity in the first seed's sets of novel classes [set, cell]; one row where cells differ in number."""
         seed = self.seeds[0]
         columns = {name: [self.values[key][seed][name] for key in self.keys] for name in self.quantities}
         sizes = {len(values) for parts in columns.values() for values in parts} - {1}
@@ -179,8 +176,8 @@ class Cells:
             return tuple(np.asarray(expression.on(self)(self.by_seed), dtype=float).tolist())
 
     def interval(self, expression: Expression, level: float = 0.95) -> Interval | None:
-        """An expression with Student's t over the seeds' values; None where no seed has rows in every cell. Of one seed
-        it is over sets of novel classes and decides nothing. A value that is undefined in a seed leaves no ends."""
+        """An expression with Student's t over seeds; None where no seed has rows in every cell. Of one seed it is over
+        sets of novel classes and decides nothing. A value that is undefined leaves no ends."""
         if not self.seeds:
             return None
         trials = self._trials(expression)
@@ -208,7 +205,7 @@ class Cells:
         return tuple(key for key, used in zip(self.keys, expression.uses(self), strict=True) if used)
 
     def over_seeds(self, expression: Expression) -> Interval | None:
-        """Like `interval`, but None with one seed, too."""
+        """Like `interval`, but None with one seed."""
         return self.interval(expression) if self.decidable else None
 
 
@@ -243,7 +240,7 @@ class Expression:
         return _joined(np.multiply, self, other)
 
     def __truediv__(self, other: Expression | float) -> Expression:
-        return _joined(np.divide, self, other)
+        return _joined(_share, self, other)
 
     def __neg__(self) -> Expression:
         return self * -1.0
@@ -272,7 +269,12 @@ class Bound:
     high: float = np.inf
 
 
-def _joined(function: np.ufunc, one: Expression | float, other: Expression | float) -> Expression:
+def _share(one: Any, other: Any) -> Any:
+    """A quotient; NaN where there is nothing to take a share of."""
+    return np.divide(one, np.where(other == 0, np.nan, other))
+
+
+def _joined(function: Callable, one: Expression | float, other: Expression | float) -> Expression:
     def on(cells: Cells) -> Statistic:
         parts = [part.on(cells) if isinstance(part, Expression) else None for part in (one, other)]
         return lambda means: function(*(p(means) if p else v for p, v in zip(parts, (one, other), strict=True)))

@@ -138,6 +138,10 @@ def fitted_exponent(curve: Curve = CUBIC) -> Expression:
     ),
     studies=("complexity", "complexity_onehot"),
     faulty=FAULTY,
+    meaning={
+        "holds in part": "A reader should not measure data complexity by K sqrt(B): a doubling of B is worth nearly "
+        "two of K, not half of one."
+    },
 )
 def x3(rows: Evidence) -> Iterator[Finding]:
     """The exponent of B, and held-out errors of K sqrt(B) against its rivals, for each position code."""

@@ -14,7 +14,7 @@ from miclab.claims import paper
 from miclab.claims.evidence import Evidence, EvidenceCells, Quantity, grid, steps_to
 from miclab.claims.registry import claim
 from miclab.claims.verdict import Finding
-from miclab.statistics.grid import column, mean
+from miclab.statistics.grid import accuracy, mean
 
 COLLECTION = "demonstration"
 STUDY = "demo"
@@ -59,7 +59,7 @@ def u5(rows: Evidence) -> Iterator[Finding]:
     """ICL of three position codes."""
     cells = _one_modality(rows, "icl")
     onehot = mean("icl", code="onehot")
-    yield cells.where(code="onehot").condition(mean("icl") > 0.95, "ICL of APE", "APE reads its context")
+    yield cells.where(code="onehot").condition(accuracy("icl") > 0.95, "ICL of APE", "APE reads its context")
     for code in ("rope", "rope_released"):
         gap = onehot - mean("icl", code=code)
         both = cells.where(lambda cell, code=code: cell.code in ("onehot", code))
@@ -100,8 +100,8 @@ def u6(rows: Evidence) -> Iterator[Finding]:
 def m1(rows: Evidence) -> Iterator[Finding]:
     """ICL after the second stage."""
     cells = _two_modalities(rows, "icl")
-    yield cells.condition(mean("icl") > 0.9, "multimodal ICL", "K2 is 256")
-    yield cells.comparison(mean("icl"), "multimodal ICL", paper.figure("M1", "multimodal ICL"))
+    yield cells.condition(accuracy("icl") > 0.9, "multimodal ICL", "K2 is 256")
+    yield cells.comparison(accuracy("icl"), "multimodal ICL", paper.figure("M1", "multimodal ICL"))
     yield from _emergence(rows, 2)
 
 
@@ -122,11 +122,11 @@ def m7(rows: Evidence) -> Iterator[Finding]:
     intact, previous, induction = (f"{CUT}.{n}" for n in ("untouched", "previous-token head", "induction head"))
     cells = _two_modalities(rows, intact, previous, induction)
     share = mean(previous) / mean(intact)
-    quantity = "accuracy without the previous-token head / untouched"
+    quantity, without = "accuracy without the previous-token head / untouched", "accuracy without the induction head"
     yield cells.condition(share < 0.6, quantity, "the previous-token head is cut")
-    yield cells.condition(mean(induction) < 0.15, "accuracy without the induction head", "the induction head is cut")
+    yield cells.condition(accuracy(induction) < 0.15, without, "the induction head is cut")
     yield cells.comparison(share, quantity, paper.figure("M7", "share without the previous-token head"))
-    yield cells.comparison(mean(induction), "accuracy without the induction head", paper.figure("M7", "induction head"))
+    yield cells.comparison(accuracy(induction), without, paper.figure("M7", "induction head"))
     yield f"the previous-token head: {COPY}"
 
 
@@ -149,10 +149,10 @@ def _zeroed(rows: Evidence, name: str) -> EvidenceCells:
 def m8(rows: Evidence) -> Iterator[Finding]:
     """Accuracy with a modality's items zeroed."""
     for name, high in (("items of m2 zeroed", 0.6), ("items of m1 zeroed", 0.15)):
-        cells, accuracy = _zeroed(rows, name), mean(column(f"{ABLATED}.{name}"))
+        cells, left = _zeroed(rows, name), accuracy(f"{ABLATED}.{name}")
         modality = name.split()[2].upper()
-        yield cells.condition(accuracy < high, f"accuracy, {name}", f"{modality}'s items are zeroed")
-        yield cells.comparison(accuracy, f"accuracy, {name}", paper.figure("M8", name))
+        yield cells.condition(left < high, f"accuracy, {name}", f"{modality}'s items are zeroed")
+        yield cells.comparison(left, f"accuracy, {name}", paper.figure("M8", name))
     yield f"M2's items: {COPY}"
 
 
@@ -168,6 +168,6 @@ def m8(rows: Evidence) -> Iterator[Finding]:
 def x8(rows: Evidence) -> Iterator[Finding]:
     """Accuracy with M1's items and the labels zeroed."""
     name = "items of m1 and labels zeroed"
-    cells, accuracy = _zeroed(rows, name), mean(column(f"{ABLATED}.{name}"))
-    yield cells.condition(accuracy < 0.15, f"accuracy, {name}", "M1's items and the labels are zeroed")
-    yield cells.comparison(accuracy, f"accuracy, {name}", paper.figure("M8", name))
+    cells, left = _zeroed(rows, name), accuracy(f"{ABLATED}.{name}")
+    yield cells.condition(left < 0.15, f"accuracy, {name}", "M1's items and the labels are zeroed")
+    yield cells.comparison(left, f"accuracy, {name}", paper.figure("M8", name))

@@ -42,6 +42,9 @@ def lead_of_k1() -> Expression:
     criterion="ICL at K2 = 256, B = 4 above 0.90 with its whole 95 % interval.",
     studies="multimodal",
     figure=curves("multimodal secondary_complexity", x="K2", by="B"),
+    meaning={
+        "holds": "A reader can rely on the paper's asymmetry: few classes of M2 do after a stage 1 with many of M1."
+    },
 )
 def m1(rows: Evidence) -> Iterator[Finding]:
     """ICL at K1 = 8192, K2 = 256."""
@@ -171,6 +174,7 @@ def m5(rows: Evidence) -> Iterator[Finding]:
     figure=heatmaps(
         (("early_fusion", "icl", "ICL, early fusion"), ("diversity", "icl", "ICL, after stage 1")), x="K1", y="K2"
     ),
+    meaning={"holds in part": "A reader should not expect the paper's reversal: M1 leads from scratch too."},
 )
 def m6(rows: Evidence) -> Iterator[Finding]:
     """Slope of ICL on log2 K2 against that on log2 K1: from scratch, and after stage 1."""
@@ -232,6 +236,10 @@ def m7(rows: Evidence) -> Iterator[Finding]:
         "multimodal", "K2", {"untouched": INTACT, **ZEROED},
         {name: figure for name, figure in paper_figures("M8").items() if "labels" not in name},
     ),
+    meaning={
+        "holds in part": "A reader should take the paper's 0.063 for zeroed labels, not for zeroed items of M1: the "
+        "modality next to the label alone is read."
+    },
 )  # fmt: skip
 def m8(rows: Evidence) -> Iterator[Finding]:
     """Accuracy with a modality's items zeroed."""

@@ -14,12 +14,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from miclab.claims.evidence import column_values
+from miclab.claims.plots.panels import shown_mean
 from miclab.config.axes import DOUBLING, axis_name, distinguishing, field_of
 from miclab.config.request import SPLITS
 from miclab.config.schema import to_mapping
 from miclab.errors import MiclabError
 from miclab.report.run.collect import evenly
-from miclab.statistics.grid import Cells, mean
+from miclab.statistics.grid import Cells
 from miclab.statistics.intervals import Interval
 from miclab.studies.plan import Plan, axis_value
 from miclab.studies.study import Study
@@ -208,7 +209,7 @@ def estimates(
         return {}
     values = {seed: {q: found[q] for q in shared} for seed, found in values.items()}
     cells = Cells((key,), {key: values}, {key: dict.fromkeys(values, "")})
-    return {q: (float(np.mean([v[q].mean() for v in values.values()])), cells.over_seeds(mean(q))) for q in shared}
+    return {q: (float(np.mean([v[q].mean() for v in values.values()])), cells.over_seeds(shown_mean(q))) for q in shared}
 
 
 def _flat(config: Mapping[str, Any], before: str = "") -> dict[str, Value]:
