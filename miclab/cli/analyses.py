@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from miclab.circuits.find import head_named
-from miclab.cli.options import CheckpointOptions, RunName, Seeds, SizedOptions, find_runs
+from miclab.cli.options import CheckpointOptions, RunName, SeveralRunsOptions, SizedOptions, find_runs
 from miclab.cli.progress import ablations_of, knockouts_of, looking, sequences_of
 from miclab.cli.terminal import bar, parse, print_json, refuse_ignored, warn
 from miclab.runs.find import find
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(Seeds):
+class EvaluateOptions(SeveralRunsOptions):
     """Accuracy on every split, with intervals (bootstrap, clustered by set of novel classes, then by seed) and
     oracles."""
 
@@ -30,7 +30,7 @@ class EvaluateOptions(Seeds):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CircuitsOptions(Seeds):
+class CircuitsOptions(SeveralRunsOptions):
     """Strength of every head on novel classes, with intervals, and the heads of the induction circuit where there is
     one."""
 
@@ -138,7 +138,7 @@ def run_diagnose(arguments: list[str]) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnockoutOptions(Seeds):
+class KnockoutOptions(SeveralRunsOptions):
     """Accuracy with heads knocked out: each, the circuit's, both, and the mean of several draws of random others as
     control, each from the layers of what it is a control for. Where a run does not answer from its context better than
     with any label of it, there is no circuit, and only single heads are cut. Several RUNs are clustered by seed; the
@@ -154,14 +154,14 @@ class KnockoutOptions(Seeds):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblateOptions(Seeds):
+class AblateOptions(SeveralRunsOptions):
     """Accuracy with the items of a modality, the labels, or both zeroed. Several RUNs are clustered by seed."""
 
     split: Literal["train", "icl", "swapped", "iwl"] = "icl"
     """Split whose accuracy is measured."""
 
 
-def _print(options: Seeds, found: Effects) -> int:
+def _print(options: SeveralRunsOptions, found: Effects) -> int:
     if options.json:
         print_json(found.as_json())
     else:

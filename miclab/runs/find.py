@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from miclab import storage
 from miclab.config import schema
-from miclab.config.extensions import check_marks
+from miclab.config.extensions import check_fingerprints
 from miclab.config.run import RunConfig
 from miclab.errors import RunError
 from miclab.runs.label import called
@@ -38,7 +38,7 @@ def open_run(path: Path | str) -> Run:
     content = storage.read_checked(path / "config.json", manifest["files"]["config.json"], REFUSED)
     storage.read_checked(path / "world.safetensors", manifest["files"]["world.safetensors"], REFUSED)
     data = json.loads(content)
-    check_marks(data.get("plugins", ()))
+    check_fingerprints(data.get("plugins", ()))
     return Run(path, schema.from_mapping(RunConfig, data), manifest)
 
 

@@ -209,7 +209,9 @@ def estimates(
         return {}
     values = {seed: {q: found[q] for q in shared} for seed, found in values.items()}
     cells = Cells((key,), {key: values}, {key: dict.fromkeys(values, "")})
-    return {q: (float(np.mean([v[q].mean() for v in values.values()])), cells.over_seeds(shown_mean(q))) for q in shared}
+    return {
+        q: (float(np.mean([v[q].mean() for v in values.values()])), cells.over_seeds(shown_mean(q))) for q in shared
+    }
 
 
 def _flat(config: Mapping[str, Any], before: str = "") -> dict[str, Value]:
