@@ -51,7 +51,7 @@ class Request:
     """Seed of the novel classes and of all sequences that are evaluated; -1: the run's `seed`."""
     plateau_rows: int = 0
     """Stop when the metric has not risen over this many rows; 0: never."""
-    plateau_metric: Literal["train", "icl", "swapped", "iwl"] = "icl"
+    plateau_metric: Split = "icl"
     """Accuracy that has to rise."""
     plateau_rise: float = 0.01
     """A rise smaller than this counts as none."""
@@ -67,7 +67,7 @@ class Request:
         if any(type(step) is not int or step < 1 for step in self.checkpoint_at):
             raise ConfigError("request.checkpoint_at", self.checkpoint_at, "whole numbers of steps, 1 or more")
         check_number("request", self, "plateau_rise", 0.0)
-        check_known("request", self, "plateau_metric", ("train", "icl", "swapped", "iwl"))
+        check_known("request", self, "plateau_metric", SPLITS)
         if self.checkpoint_every % self.evaluate_every:
             raise ConfigError(
                 "request.checkpoint_every",

@@ -19,7 +19,7 @@ from miclab.mllm.knockout import Knockouts
 from miclab.report.html import identifiers, render
 from miclab.report.plots import BLUE, layout_of, plotly_scale
 from miclab.statistics.palette import SIGNED, WEIGHTS
-from miclab.tables import Table
+from miclab.tables import Table, titled
 
 SHOWN = ("previous_token_1", "label_to_item", "induction_all_positions", "induction", "target_label_attention",
          "total_label_attention")  # fmt: skip
@@ -207,7 +207,8 @@ def knockout_page(found: Knockouts) -> Page:
         " of random heads of the same layers."
     )
     (made,) = found.tables()
-    return Page([Part(note=note, figure="effects", table=made)], {"effects": figure})
+    shown = titled(made, "", [f"{line}." for line in made.notes])
+    return Page([Part(note=note, figure="effects", table=shown)], {"effects": figure})
 
 
 def finetune_page(rows: Sequence[Mapping[str, Any]]) -> Page:
