@@ -86,7 +86,7 @@ def _templates() -> Environment:
 @cache
 def packed_plotly() -> str:
     """Plotly's code, compressed, as letters: it is most of a page."""
-    return base64.b64encode(gzip.compress(get_plotlyjs().encode("utf-8"), 9, mtime=0)).decode("ascii")
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode("utf-8"), 6, mtime=0)).decode("ascii")
 
 
 def embedded_json(value: Any) -> str:

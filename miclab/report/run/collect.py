@@ -221,7 +221,9 @@ def attention_maps(run: Run, sizes: SplitSizes = MAP_SIZES) -> Attention:
 
 
 def _formed(config: RunConfig, world: World, parameters: dict[str, torch.Tensor], sizes: SplitSizes) -> Formed:
-    scores = score_split(config, world, parameters, "icl", sizes, measures=True, oracles=True)
+    # These alone name the circuit. All measures, at each checkpoint, would take twice as long.
+    named = ("induction_total", "label_to_item")
+    scores = score_split(config, world, parameters, "icl", sizes, measures=named, oracles=True)
     many = config.decoder.layers * config.decoder.heads > 1
     heads = circuit_heads({name: value.mean(0) for name, value in scores.strengths.items()}) if many else None
     return Formed(heads, why_no_circuit(heads, scores))
