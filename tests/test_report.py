@@ -20,8 +20,8 @@ from miclab.report import write_report
 from miclab.report.existing import check_replaceable
 from miclab.report.html import coded, identifiers, packed_plotly, shown, shown_mark
 from miclab.report.models import Page, Part, page_bytes
-from miclab.report.run.collect import EXAMPLES, Formed, evenly, intervention_sizes, measured_oracles
-from miclab.report.run.figures import attention_figure, attention_groups
+from miclab.report.run.collect import EXAMPLES, Formed, evenly, intervention_sizes, losses_of, measured_oracles
+from miclab.report.run.figures import attention_figure, attention_groups, loss_figure
 from miclab.report.run.names import circuit_parts, formed_names, part_name
 from miclab.report.run.page import subject_of
 from miclab.runs.find import open_run
@@ -358,6 +358,16 @@ def test_backticks_are_code_and_hostile_texts_stay_inert():
     assert "&lt;b&gt;" in made
     assert "<code>`c`</code>" in made
     assert "see <code>d</code>" in made
+
+
+def test_every_term_of_the_loss_is_drawn():
+    """Fails if a term that rows hold is no line, or is drawn at a step whose row lacks it."""
+    rows = [{"loss": 2.0, "loss.cross_entropy": 1.5}, {"loss": 1.5, "loss.cross_entropy": 1.0, "loss.own_term": 0.5}]
+    figure = loss_figure([0, 8], losses_of(rows), 3.0)
+    lines = {trace["name"]: (trace["x"], trace["y"]) for trace in figure["data"]}
+    assert lines == {"loss": ([0, 8], [2.0, 1.5]), "cross entropy": ([0, 8], [1.5, 1.0]), "own term": ([8], [0.5])}
+    assert figure["layout"]["showlegend"]
+    assert not loss_figure([0], losses_of(rows[:1]) | {"loss.cross_entropy": [None]}, 3.0)["data"][1]["x"]
 
 
 def test_ids_are_those_of_the_names_and_never_twice():

@@ -265,9 +265,10 @@ class Run(Tabled):
         """What it is, and its last metric row."""
         rows = self.disk.rows()
         accuracy = rows[-1]["accuracy"] if rows else {}
-        columns = ["run", "name", "tags", "status", "step", *accuracy]
-        label = [self.label.name, ", ".join(self.label.tags)]
-        row = [self.name, *label, status_mark(self.status), self.step, *accuracy.values()]
+        label = {"name": self.label.name, "tags": ", ".join(self.label.tags)}
+        label = {key: text for key, text in label.items() if text}
+        columns = ["run", *label, "status", "step", *accuracy]
+        row = [self.name, *label.values(), status_mark(self.status), self.step, *accuracy.values()]
         return (table("", columns, [row], [self.reason]),)
 
     def as_json(self) -> dict[str, Any]:
@@ -302,7 +303,8 @@ class Run(Tabled):
         splits = rows[-1]["accuracy"] if rows else {}
         curves = {split: (steps, [row["accuracy"][split] for row in rows]) for split in splits}
         axes = draw_curves(axes or new_axes(), curves, SPLITS)
-        axes.set(ylabel="accuracy", title=self.disk.title)
+        axes.set_ylabel("accuracy")
+        axes.set_title(self.disk.title, fontsize="small")
         return axes
 
     def __repr__(self) -> str:

@@ -170,7 +170,8 @@ class Tabled:
             found = [row[place] for row in shown.rows]
             if any(isinstance(one, Interval) for one in found):
                 columns[name] = [one.value if isinstance(one, Interval) else None for one in found]
-        return draw_intervals(axes or new_axes(), shown.title, [str(row[0]) for row in shown.rows], columns)
+        axes = axes or new_axes(height=max(2.6, 0.9 + 0.26 * len(shown.rows)))
+        return draw_intervals(axes, shown.title, [str(row[0]) for row in shown.rows], columns)
 
     def _repr_html_(self) -> str:
         return "".join(one.html() for one in self.tables())
