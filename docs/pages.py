@@ -9,7 +9,7 @@ import contextlib
 import io
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,25 +61,26 @@ def ledger(preset: str) -> list[Line]:
     return judged(Evidence(ROOT / "studies", preset), all_claims())
 
 
-def claim_page(lines: Sequence[Line], here: Path) -> str:
+def claim_page(lines: Mapping[str, Line], here: Path) -> str:
     """The page of one claim: verdict, criterion, figure, command.
 
     Arguments:
-        lines: the claim as judged under each preset that has rows, the first one first.
+        lines: the claim as judged under each preset that has rows, by preset, the first one first.
         here: the folder of the page.
     """
-
-    def parts_of(line: Line) -> list[str]:
-        figure = ROOT / "studies" / "figures" / line.profile / f"{name}-{line.profile}.svg"
-        return markdown.judged(line, os.path.relpath(figure, here) if figure.exists() else "")
-
-    claim = lines[0].entry
+    claim = next(iter(lines.values())).entry
     name = claim.id
-    verdict, sentence, *rest = parts_of(lines[0])
+
+    def parts_of(preset: str) -> list[str]:
+        figure = ROOT / "studies" / "figures" / preset / f"{name}-{preset}.svg"
+        return markdown.judged(lines[preset], os.path.relpath(figure, here) if figure.exists() else "")
+
+    first, *others = lines
+    verdict, sentence, *rest = parts_of(first)
     parts = [f"# {name}", f"*{claim.statement}*", verdict, sentence, f"**Criterion.** {claim.criterion}",
              f"**In the paper:** {claim.paper}.", *rest]  # fmt: skip
-    for other in lines[1:]:
-        parts += [f"## With preset `{other.profile}`", *parts_of(other)]
+    for other in others:
+        parts += [f"## With preset `{other}`", *parts_of(other)]
     commands = [f"miclab claims {name} --explain", f"miclab reproduce {name}", f"miclab figure {name} --output figures"]
     return "\n\n".join([*parts, "## Commands", "```bash\n" + "\n".join(commands) + "\n```"]) + "\n"
 
@@ -107,12 +108,11 @@ Click a heading to sort the table. Type into the field above it to filter the ro
 def claims_pages(here: Path) -> dict[str, str]:
     """Every page under `claims/`, by file name, from the committed rows."""
     by_preset = {preset: {line.entry.id: line for line in ledger(preset)} for preset in PRESETS}
-    quick = by_preset["quick"]
-    pages = {"index.md": claims_index(list(quick.values()))}
-    for name, line in quick.items():
-        others = [by_preset[preset].get(name) for preset in PRESETS[1:]]
-        found = [one for one in (line, *others) if one and one.runs]
-        pages[f"{name}.md"] = claim_page(found or [line], here)
+    first = by_preset[PRESETS[0]]
+    pages = {"index.md": claims_index(list(first.values()))}
+    for name, line in first.items():
+        found = {preset: lines[name] for preset, lines in by_preset.items() if name in lines and lines[name].runs}
+        pages[f"{name}.md"] = claim_page(found or {PRESETS[0]: line}, here)
     return pages
 
 
