@@ -117,7 +117,9 @@ def draw_counts(axes: Axes, counts: Mapping[str, int], noun: str, colours: Seque
         noun: what is counted.
         colours: of each bar; None: all alike.
     """
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.barh(list(counts), list(counts.values()), color=series(0) if colours is None else list(colours))
     axes.invert_yaxis()
     axes.set_xlabel(noun)

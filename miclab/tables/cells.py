@@ -213,6 +213,10 @@ class Mark(Words):
     def __str__(self) -> str:
         return self.text
 
+    def markdown(self) -> str:
+        """It in a cell of a Markdown table."""
+        return f"**{escaped(self.text)}**" if self.text else ""
+
     def html(self, words: Writer) -> str:
         """It in a cell of a page."""
         return f'<span class="mark {self.kind}">{words(self.text)}</span>' if self.text else ""
