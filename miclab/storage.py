@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 TEMPORARY = ".*.tmp"
 """Pattern of the names of files and directories that are not yet whole; a crash leaves them behind."""
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 
 
 def digest(content: bytes) -> str:
@@ -45,6 +47,11 @@ def explained(path: Path) -> Iterator[None]:
 def temporary_beside(path: Path) -> Path:
     """A hidden name that no other thread, process or machine takes at the same time; `TEMPORARY` matches it."""
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether `temporary_beside` makes such names."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def sync_directory(path: Path) -> None:
