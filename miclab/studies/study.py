@@ -196,14 +196,9 @@ def presets_of(file: Path | str) -> tuple[str, ...]:
 
 
 def _read(file: Path) -> Any:
-    import yaml
+    from miclab.config.strict_yaml import read_yaml
 
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError("study", str(file), f"a YAML file that can be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError("study", str(file), f"a YAML file in UTF-8 without syntax errors ({error})") from error
+    data = read_yaml(file, "study")
     if not data:
         raise ConfigError("study", str(file), "a YAML file that is not empty (docs/reference/study-file.md)")
     return data
