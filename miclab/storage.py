@@ -64,7 +64,19 @@ def sync_directory(path: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> str:
-    """Writes a file so that a reader, or a crash, sees all of it or none; returns its SHA-256.
+    """Writes a file, and the directories that it needs, so that a reader, or a crash, sees all of it or none; returns
+    its SHA-256.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return replace_bytes(path, content)
+
+
+def replace_bytes(path: Path, content: bytes) -> str:
+    """`write_bytes` into a directory that is there.
 
     Raises:
         RunError: the file cannot be written.
@@ -72,7 +84,6 @@ def write_bytes(path: Path, content: bytes) -> str:
     temporary = temporary_beside(path)
     with explained(path):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             with open(temporary, "wb") as file:
                 file.write(content)
                 file.flush()

@@ -166,10 +166,11 @@ def _leaf_text(kind: type, name: str, value: Any) -> str:
     return _CANONICAL.encode(float(value) if isinstance(default, float) else to_mapping(value))
 
 
-def hash_of_texts(texts: Mapping[str, str], semantics: int = SEMANTICS) -> str:
-    """The trajectory hash of a configuration whose fields have these texts (see `field_text`)."""
+def hash_of_texts(texts: Mapping[str, str], semantics: int | None = None) -> str:
+    """The trajectory hash of a configuration whose fields have these texts (see `field_text`), by a version of our
+    semantics; None: the present one."""
     config = ",".join([f'"{name}":{texts[name]}' for name in sorted(texts) if texts[name]])
-    return hashlib.sha256(f'{{"config":{{{config}}},"semantics":{semantics}}}'.encode()).hexdigest()
+    return hashlib.sha256(f'{{"config":{{{config}}},"semantics":{semantics or SEMANTICS}}}'.encode()).hexdigest()
 
 
 def trajectory_hash(config: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from miclab.data.checkpoint import check_files, check_tensors
 from miclab.mllm.errors import ModelError, memory_guard, require
 from miclab.mllm.layers import AttentionLayer, attention_layers
 from miclab.mllm.options import LoadOptions
@@ -65,7 +66,7 @@ def _loading(name: str) -> Iterator[None]:
             yield
     except ModelError:
         raise
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError) as error:
+    except Exception as error:  # What a broken folder makes transformers raise has no common type.
         first = " ".join(str(error).split())[:300]
         raise ModelError(
             f"{name} cannot be loaded: {first} Give a folder that holds config.json, safetensors and a tokenizer, a "
@@ -103,8 +104,8 @@ def load_model(name: str, options: LoadOptions | None = None) -> Production:
         options: how.
 
     Raises:
-        ModelError: the extra is missing, there is no such model, its weights are no safetensors, or its attention
-            layers cannot be found.
+        ModelError: the extra is missing, there is no such model, its weights are no safetensors of its own folder, it
+            lacks tensors or has others, or its attention layers cannot be found.
         OutOfMemoryError: it does not fit.
     """
     require()
@@ -122,12 +123,14 @@ def load_model(name: str, options: LoadOptions | None = None) -> Production:
         more["device_map"] = {"": options.torch_device}
     model: Any
     with _loading(where):
+        check_files(where, options.offline)
         config = AutoConfig.from_pretrained(where, **source)
         kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
-        model = kind.from_pretrained(
+        model, info = kind.from_pretrained(
             where, config=config, dtype=DTYPES[options.dtype], use_safetensors=True, attn_implementation="sdpa",
-            **source, **more,
+            output_loading_info=True, **source, **more,
         )  # fmt: skip
+        check_tensors(info["missing_keys"], info["unexpected_keys"])
         if not options.four_bit:
             model.to(torch.device(options.torch_device))
         processor = load_processor(where, options.max_pixels, options.offline)

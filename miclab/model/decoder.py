@@ -54,7 +54,7 @@ class Decoder:
     """The model that a configuration describes, for sequences of that configuration's length.
 
     Arguments:
-        config: the run's configuration; `miclab.worlds.splits.with_context` gives one for another length.
+        config: the run's configuration; `miclab.config.run.with_context` gives one for another length.
 
     Raises:
         RunError: the run pretrains an encoder.

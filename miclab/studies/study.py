@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from miclab.config import presets, schema
+from miclab.config.parts import LONGEST_CONTEXT
 from miclab.errors import ConfigError, MiclabError, nearest
 
 Analysis = Literal["knockout", "mean_knockout", "uniform_pattern", "ablation", "context", "oracles"]
@@ -231,6 +232,9 @@ def _study(value: Any, file: Path, profile: str) -> Study:
     contexts = _items(data.get("probe_contexts", []), "probe_contexts", int)
     if ("context" in probes) != bool(contexts):
         raise ConfigError("probe_contexts", list(contexts), "a list with the analysis `context`, and only with it")
+    for context in contexts:
+        if not 2 <= context <= LONGEST_CONTEXT:
+            raise ConfigError("probe_contexts", context, f"numbers of examples from 2 to {LONGEST_CONTEXT:,}")
     if not isinstance(data.get("title", ""), str):
         raise ConfigError("title", data["title"], "a line of text")
     place = f"{where}.grid" if "grid" in chosen else "grid"

@@ -55,12 +55,3 @@ def split_batches(config: RunConfig, world: World, split: str, sizes: SplitSizes
         here = novel_world(config, world, "evaluation", index) if split == "icl" else world.evaluated()
         generator = stream(config.seed, "evaluation", split, index)
         yield here, realise(config, here, _plan(config, here, split, sizes.sequences, generator), generator)
-
-
-def with_context(config: RunConfig, context: int) -> RunConfig:
-    """The same run with another number of context examples.
-
-    Raises:
-        ConfigError: the position code cannot place so long a sequence, or the burstiness does not divide it.
-    """
-    return replace(config, sequence=replace(config.sequence, context=context))
