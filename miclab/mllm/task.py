@@ -149,10 +149,16 @@ def _json(path: Path) -> Any:
 
 
 class Reader:
-    """Reads the entries of one folder; the messages name the file, the episode and what is missing."""
+    """Reads the entries of one folder; the messages name the file, the episode and what is missing.
 
-    def __init__(self, folder: Path, view: View):
-        self.folder, self.view = folder, view
+    Arguments:
+        folder: paths of pictures are relative to it.
+        view: what has to be there.
+        root: pictures lie below it, links followed: they are shown in pages that one may publish.
+    """
+
+    def __init__(self, folder: Path, view: View, root: Path):
+        self.folder, self.view, self.root = folder, view, root.resolve()
         self.where = ""
 
     def fail(self, problem: str) -> TaskError:
@@ -172,10 +178,21 @@ class Reader:
             raise self.fail(f"{what} is no object: {str(value)[:60]!r}.")
         return value
 
+    def picture(self, name: str) -> Path:
+        """The path of a picture, which may not lead out of the root."""
+        path = self.folder / name
+        try:
+            inside = path.resolve().is_relative_to(self.root)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self.fail(f"image {name[:80]!r} is no path ({error}).") from error
+        if not inside:
+            raise self.fail(f"image {name[:80]!r} lies outside {self.root}, and is not shown. Copy it into the folder.")
+        return path
+
     def item(self, entry: Mapping[str, Any]) -> Item:
         """Images and text of an entry; what the view needs has to be there."""
         entry = self.mapping(entry, "an entry")
-        images = tuple(self.folder / path for path in self.strings(entry.get("image")))
+        images = tuple(self.picture(path) for path in self.strings(entry.get("image")))
         text = str(entry.get("text") or "")
         if self.view == "image":
             if not images:
@@ -247,6 +264,7 @@ def load_task(
     episodes: int = 0,
     template: str = "",
     instruction: str | None = None,
+    root: Path | None = None,
 ) -> Task:
     """The task in a folder. Every image's presence is checked before anything is computed.
 
@@ -257,10 +275,12 @@ def load_task(
         episodes: how many of the first to take; 0: all.
         template: overrides task.json's.
         instruction: overrides task.json's; None: does not.
+        root: a benchmark's root, where its tasks share pictures; None: pictures lie below the folder.
 
     Raises:
         ViewError: an entry has nothing that the view shows.
-        TaskError: there is no such folder or file, an entry lacks something else, an image is missing.
+        TaskError: there is no such folder or file, an entry lacks something else, an image is missing or lies
+            outside.
     """
     if not folder.is_dir():
         raise TaskError(f"{folder} is no folder. `miclab mllm make-episodes` makes one.")
@@ -273,7 +293,7 @@ def load_task(
         instruction=str(style.get("instruction", "")) if instruction is None else instruction,
         template=template or str(style.get("template", TEMPLATE)),
     )
-    reader, named = Reader(folder, view), folder / f"{shots}-shot.json"
+    reader, named = Reader(folder, view, root or folder), folder / f"{shots}-shot.json"
     path = named if named.exists() else folder / "query.json"
     if not path.exists():
         there = sorted(p.name for p in folder.glob("*-shot.json"))

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from miclab.config import memory
 from miclab.config.request import SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError
@@ -45,9 +46,14 @@ def split_batches(config: RunConfig, world: World, split: str, sizes: SplitSizes
 
     They are a function of (config, seed, split) alone, and share no random stream with training. The seed is that of
     `sizes`, or that of the configuration.
+
+    Raises:
+        ConfigError: there is no such split.
+        TooLargeError: the sequences need more memory than the machine has.
     """
     if split not in SPLITS:
         raise ConfigError("split", split, f"one of {', '.join(SPLITS)}")
+    memory.check_evaluation(config, sizes.sequences, sizes.novel_sets)
     if sizes.evaluation_seed >= 0:
         # Nothing but evaluation is drawn below; the world is given.
         config = replace(config, seed=sizes.evaluation_seed)
