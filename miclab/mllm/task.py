@@ -179,14 +179,16 @@ class Reader:
         return value
 
     def picture(self, name: str) -> Path:
-        """The path of a picture, which may not lead out of the root."""
+        """The path of a picture, which may not lead out of the root; in the view of images it has to be there."""
         path = self.folder / name
         try:
-            inside = path.resolve().is_relative_to(self.root)
+            inside, is_there = path.resolve().is_relative_to(self.root), path.is_file()
         except (OSError, ValueError, RuntimeError) as error:
             raise self.fail(f"image {name[:80]!r} is no path ({error}).") from error
         if not inside:
             raise self.fail(f"image {name[:80]!r} lies outside {self.root}, and is not shown. Copy it into the folder.")
+        if self.view == "image" and not is_there:
+            raise self.fail(f"image {path} is missing. Paths in the JSON are relative to {self.folder}.")
         return path
 
     def item(self, entry: Mapping[str, Any]) -> Item:
@@ -197,9 +199,6 @@ class Reader:
         if self.view == "image":
             if not images:
                 raise ViewError(f"{self.where}: an entry has no `image`. A task in words is read with --view text.")
-            for path in images:
-                if not path.is_file():
-                    raise self.fail(f"image {path} is missing. Paths in the JSON are relative to {self.folder}.")
         elif not text.strip():
             raise ViewError(f"{self.where}: an entry has no `text`, which --view text shows in the place of an image.")
         return Item(images, text)
