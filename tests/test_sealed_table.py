@@ -157,7 +157,7 @@ def test_different_content_has_another_digest(values):
     known = test_different_content_has_another_digest.__dict__.setdefault("known", {})
     found = sealed_table.content_digest(pl.DataFrame({"x": values}))
     assert known.setdefault(found, repr(values)) == repr(values)
-    stored = sealed_table.parsed(Path("x"), sealed_table.table_bytes(pl.DataFrame({"x": values})))[0]
+    stored = sealed_table.parsed(Path("x"), sealed_table.table_bytes(pl.DataFrame({"x": values})))
     assert sealed_table.content_digest(stored) == found
 
 

@@ -52,13 +52,12 @@ def seal(file: Path) -> str:
         content = file.read_bytes()
     except OSError as error:
         raise MiclabError(f"{file} cannot be read: {error.strerror or error}.") from error
-    frame, metadata = sealed_table.parsed(file, content)
-    known = metadata.get(sealed_table.KEY)
-    if known is not None and known != sealed_table.content_digest(frame):
+    frame, known = sealed_table.parsed(file, content), sealed_table.own_digest(file, content)
+    if known and known != sealed_table.content_digest(frame):
         raise DamagedError(file, "Its rows are not those of the digest in it. Restore it, or make it again.")
     check_rows(file, frame)
     sealed_table.write(frame, file)
-    what = "it had no digest" if known is None else "it had its digest, and the list named another table"
+    what = "it had its digest, and the list named another table" if known else "it had no digest"
     return f"sealed, {frame.height:,} rows of {frame['run'].n_unique():,} runs; {what}"
 
 

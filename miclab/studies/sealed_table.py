@@ -52,7 +52,7 @@ def _digest_values(found: hashlib._Hash, series: pl.Series) -> None:
     values = series.filter(there)
     if series.dtype == pl.String:
         found.update(values.str.len_bytes().to_numpy().astype("<i8").tobytes())
-        found.update("".join(values.to_list()).encode())
+        found.update((values.str.join("").item() or "").encode())
     elif series.dtype == pl.List:
         lengths = values.list.len()
         found.update(lengths.to_numpy().astype("<i8").tobytes())
@@ -160,7 +160,7 @@ def read(file: Path) -> pl.DataFrame:
         if allowed is None:
             return _judged_by_itself(file, content)
         if storage.digest(content) in allowed:
-            return parsed(file, content)[0]
+            return parsed(file, content)
         # A writer may have been between the list and the table.
         if look + 1 < LOOKS and _listed(file.parent).get(file.name) == allowed:
             break
@@ -173,22 +173,35 @@ def read(file: Path) -> pl.DataFrame:
 
 def _judged_by_itself(file: Path, content: bytes) -> pl.DataFrame:
     """A table that no list names."""
-    frame, metadata = parsed(file, content)
-    if KEY not in metadata:
+    frame, known = parsed(file, content), own_digest(file, content)
+    if not known:
         raise MiclabError(f"{file} has no digest of its content: it is not checked. {seal_command(file.parent)}")
-    if content_digest(frame) != metadata[KEY]:
+    if content_digest(frame) != known:
         raise DamagedError(file, f"Its rows are not those of the digest in it. {seal_command(file.parent)}")
     return frame
 
 
-def parsed(file: Path, content: bytes) -> tuple[pl.DataFrame, dict[str, str]]:
-    """A parquet file's table and metadata, unchecked.
+def parsed(file: Path, content: bytes) -> pl.DataFrame:
+    """A parquet file's table, unchecked.
 
     Raises:
         DamagedError: it is no parquet file, or breaks the reader.
     """
+    with _parsing(file):
+        return pl.read_parquet(io.BytesIO(content))
+
+
+def own_digest(file: Path, content: bytes) -> str:
+    """The digest that a parquet file carries; empty where it has none. Raises DamagedError as `parsed`."""
+    with _parsing(file):
+        return pl.read_parquet_metadata(io.BytesIO(content)).get(KEY, "")
+
+
+@contextlib.contextmanager
+def _parsing(file: Path) -> Iterator[None]:
+    """Turns what polars raises, its panics too, into a DamagedError."""
     try:
-        return pl.read_parquet(io.BytesIO(content)), pl.read_parquet_metadata(io.BytesIO(content))
+        yield
     except (OSError, ValueError, MemoryError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = str(error).partition("\n")[0][:200]
         raise DamagedError(file, f"It cannot be read as a table ({reason}). {seal_command(file.parent)}") from error
@@ -202,7 +215,8 @@ def read_rows(file: Path) -> pl.DataFrame:
     """
     frame = read(file)
     for column, name, what in (("study", file.stem, "study"), ("profile", file.parent.name, "preset")):
-        others = sorted(set(frame[column].drop_nulls()) - {name}) if column in frame.columns else []
+        found = frame[column].unique().drop_nulls() if column in frame.columns else ()
+        others = sorted({str(one) for one in found} - {name})
         if others:
             raise MiclabError(
                 f"{file} holds rows of the {what} {', '.join(map(repr, others))}, and its place says {name!r}. Move it"
