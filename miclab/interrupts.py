@@ -1,7 +1,7 @@
 """SIGINT, heeded also where it was swallowed.
 
 The KeyboardInterrupt that Python raises can get lost: in a callback of C, in a finaliser, in a bare `except` of a
-library while it is imported. So the command line notes the signal as well. Work checks at its next step whether a signal
+library while it is imported. So the command line notes the signal as well, and work stops at its next step where one
 is still open.
 """
 
