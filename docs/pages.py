@@ -64,7 +64,7 @@ def command_output(arguments: Sequence[str]) -> str:
 
 def ledger(preset: str) -> list[dict[str, Any]]:
     """Every claim of a preset as `miclab claims --json` gives it."""
-    arguments = ["claims", "--json", "--profile", preset, "--studies", str(ROOT / "studies")]
+    arguments = ["claims", "--json", "--preset", preset, "--studies", str(ROOT / "studies")]
     return json.loads(command_output(arguments))
 
 
@@ -81,6 +81,8 @@ def measured(interval: dict[str, Any] | None) -> str:
     """An interval as it stands in the ledger: `0.985 [0.979, 0.990]`."""
     if interval is None:
         return "no rows"
+    if interval["low"] is None:
+        return f"{interval['mean']:.3f} (no interval)"
     alone = " (one seed)" if interval["unit"] == "set" else ""
     return f"{interval['mean']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]{alone}"
 
@@ -98,6 +100,7 @@ def _judged(claim: dict[str, Any], here: Path) -> list[str]:
     studies = ", ".join(f"`{name}`" for name in claim["studies"])
     parts = [
         f"**Verdict: {claim['verdict_text']}.** Preset `{preset}`, {claim['runs']} runs of {studies}{missing}.",
+        claim["sentence"],
         table(
             ("condition", "measured", "holds if", "verdict"),
             [
@@ -127,7 +130,7 @@ def claim_page(claims: Sequence[dict[str, Any]], here: Path) -> str:
     name = first["id"]
     parts = [f"# {name}", f"*{first['statement']}*", *_judged(first, here)]
     criterion = f"**Criterion.** {first['criterion']}"
-    parts[3:3] = [criterion, f"**In the paper:** {first['paper']}."]
+    parts[4:4] = [criterion, f"**In the paper:** {first['paper']}."]
     for other in claims[1:]:
         parts += [f"## With preset `{other['profile']}`", *_judged(other, here)]
     commands = [f"miclab claims {name} --explain", f"miclab reproduce {name}", f"miclab figure {name} --output figures"]

@@ -86,7 +86,7 @@ class Interval:
     """An estimate with the ends of its interval.
 
     Arguments:
-        value: None is shown as an empty cell.
+        value: None is shown as an empty cell; ends that are not numbers as `no interval`.
         digits: behind the point.
     """
 
@@ -96,6 +96,8 @@ class Interval:
     def __str__(self) -> str:
         if self.value is None:
             return ""
+        if self.value.low != self.value.low:
+            return f"{self.value.mean:.{self.digits}f} (no interval)"
         mean, low, high = (f"{v:.{self.digits}f}" for v in (self.value.mean, self.value.low, self.value.high))
         return f"{mean} [{low}, {high}]"
 
@@ -103,7 +105,8 @@ class Interval:
         """Columns of a frame: the estimate, and both ends."""
         if self.value is None:
             return {name: None, f"{name}.low": None, f"{name}.high": None}
-        return {name: self.value.mean, f"{name}.low": self.value.low, f"{name}.high": self.value.high}
+        low, high = (None if end != end else end for end in (self.value.low, self.value.high))
+        return {name: self.value.mean, f"{name}.low": low, f"{name}.high": high}
 
 
 @dataclass(frozen=True)

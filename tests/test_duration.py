@@ -12,7 +12,7 @@ from tiny import tiny_config
 from miclab import storage
 from miclab.circuits.diagnose import SIGNS, STEPS, diagnose
 from miclab.cli import main
-from miclab.cli.duration import ASSUMED, FEWEST, FROM, RECENT, announce, forward, rough, speed, training
+from miclab.cli.progress import ASSUMED, FEWEST, FROM, RECENT, announce, forward, rough, speed, training
 from miclab.config.request import Request
 from miclab.runs.find import open_run
 from miclab.runs.run import Run

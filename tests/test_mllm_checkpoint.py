@@ -128,31 +128,35 @@ def test_an_index_of_safetensors_in_the_folder_is_read(folder, tensors):
 
 
 def test_pictures_outside_a_task_are_not_shown(tmp_path):
-    """Absolute, by `..`, through links of files and directories; what lies below the folder is shown by any path."""
+    """Absolute, by `..`, beside the task, through links; what lies below the task, or one beside it, is shown."""
     folder = make_episodes(tmp_path / "task", EpisodeOptions(data="small:glyphs", episodes=1, seed=1))
     entries = json.loads((folder / "2-shot.json").read_text())
     inside = entries[0]["query"]["image"][0]
     secret = tmp_path / "secret.png"
     shutil.copy(folder / inside, secret)
-    (tmp_path / "task-2").mkdir()
-    shutil.copy(secret, tmp_path / "task-2" / "a.png")
+    for name in ("papers", "sibling"):
+        (tmp_path / name).mkdir()
+        shutil.copy(secret, tmp_path / name / "a.png")
+    (tmp_path / "sibling" / "query.json").write_text("[]")
     (folder / "link.png").symlink_to(secret)
     (folder / "away").symlink_to(tmp_path)
     (folder / "again.png").symlink_to(folder / "link.png")
     (folder / "loop").symlink_to(folder / "loop")
     (folder / "own.png").symlink_to(folder / inside)
+    (tmp_path / "sibling" / "link.png").symlink_to(secret)
     outside = [str(secret), "../secret.png", "images/../../secret.png", "link.png", "away/secret.png", "again.png",
-               "../task-2/a.png", "away/task-2/a.png", "/etc/hostname", "/dev/zero", "/proc/self/environ", "~/a.png",
-               f"../{folder.name}/../secret.png", "a\x00.png", "loop", "loop/a.png", "x" * 5000, ""]  # fmt: skip
+               "secret.png", "papers/a.png", "away/papers/a.png", "/etc/hostname", "/dev/zero", "~/a.png",
+               "sibling/link.png", f"../{folder.name}/../secret.png", "a\x00.png", "loop", "loop/a.png", "x" * 5000,
+               "", ".", str(folder / inside)]  # fmt: skip
+
+    def shown(name: str) -> Path:
+        entries[0]["query"]["image"] = [name]
+        (folder / "2-shot.json").write_text(json.dumps(entries))
+        return load_task(folder, shots=2).episodes[0].query.images[0]
+
     for name in outside:
-        entries[0]["query"]["image"] = [name]
-        (folder / "2-shot.json").write_text(json.dumps(entries))
-        with pytest.raises(TaskError, match=r"lies outside|is no path|is missing"):
-            load_task(folder, shots=2)
-    for name in (inside, f"./{inside}", f"images/../{inside}", str(folder / inside), "own.png", f"away/task/{inside}"):
-        entries[0]["query"]["image"] = [name]
-        (folder / "2-shot.json").write_text(json.dumps(entries))
-        assert load_task(folder, shots=2).episodes[0].query.images[0].read_bytes() == (folder / inside).read_bytes()
-    entries[0]["query"]["image"] = ["../secret.png"]
-    (folder / "2-shot.json").write_text(json.dumps(entries))
-    assert load_task(folder, shots=2, root=tmp_path).episodes[0].query.images[0].resolve() == secret.resolve()
+        with pytest.raises(TaskError, match=r"lies outside|leads out|is no path|is missing"):
+            shown(name)
+    for name in (inside, f"./{inside}", f"images/../{inside}", "own.png", f"task/{inside}", f"away/task/{inside}",
+                 "sibling/a.png"):  # fmt: skip
+        assert shown(name).read_bytes() == secret.read_bytes()

@@ -394,7 +394,7 @@ def test_the_command_writes_a_report_or_says_what_is_wrong(file, tmp_path, capsy
     wrong = {
         "a YAML file that can be read": ["--study", str(tmp_path / "no.yaml")],
         "miclab study run": ["--study", str(empty)],
-        "one that the study has: quick": ["--study", str(file), "--profile", "paper"],
+        "one that the study has: quick": ["--study", str(file), "--preset", "paper"],
         "there is no directory": ["--study", str(file), "--output", str(tmp_path / "no" / "r.html")],
         "not both": ["somerun", "--study", str(file)],
         "between 0 and 1": ["--study", str(file), "--threshold", "1.5"],
@@ -404,7 +404,7 @@ def test_the_command_writes_a_report_or_says_what_is_wrong(file, tmp_path, capsy
         assert main(["report", "--runs", str(tmp_path / "none"), "--output", other, *arguments]) == 2
         assert message in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
-        main(["report", "--study", str(file), "--profile", "slow"])
+        main(["report", "--study", str(file), "--preset", "slow"])
     assert stop.value.code == 2
 
 

@@ -164,7 +164,7 @@ def test_what_the_command_line_gets_wrong_is_said_without_a_traceback(done, caps
         (("runs",), "did you mean 'run'?"),
         (("status",), "Name at least one study file"),
         (("run", done / "none.yaml"), "none.yaml"),
-        (("plan", done / "tiny.yaml", "--profile", "paper"), "one that the study has: quick"),
+        (("plan", done / "tiny.yaml", "--preset", "paper"), "one that the study has: quick"),
     ):
         status, _, errors = run(capsys, *arguments)
         assert status == 2

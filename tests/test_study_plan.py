@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from miclab.cli import main
-from miclab.cli.study_plan import short_axes, shown
 from miclab.runs.find import create
 from miclab.runs.label import Label
+from miclab.studies.listing import short_axes, shown
 from miclab.studies.mode import long_mode
 from miclab.studies.plan import Plan
 from miclab.studies.study import load_study

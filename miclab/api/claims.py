@@ -44,7 +44,7 @@ class Judgement(Tabled):
 
     @property
     def verdict(self) -> str:
-        """`holds`, `holds only if`, `does not hold` or `not decided`."""
+        """`holds`, `holds in part`, `fails`, `undecided` or `cannot be told by this measure`."""
         return self.line.findings.verdict
 
     @property
@@ -112,11 +112,11 @@ class Ledger(Tabled, Sequence[Judgement]):
         Arguments:
             axes: where to draw; None: new axes.
         """
+        from miclab.claims.verdict import VERDICTS
         from miclab.tables import new_axes
 
         axes = axes or new_axes()
-        verdicts = ("holds", "holds only if", "does not hold", "not decided")
-        axes.barh(verdicts, [sum(one.verdict == verdict for one in self) for verdict in verdicts])
+        axes.barh(VERDICTS, [sum(one.verdict == verdict for one in self) for verdict in VERDICTS])
         axes.invert_yaxis()
         axes.set_xlabel("claims")
         return axes
@@ -148,4 +148,4 @@ def judge(id: str, preset: Profile = "quick", studies: str | Path = "") -> Judge
 
 
 def _kind(verdict: str) -> Any:
-    return {"holds": "good", "does not hold": "bad"}.get(verdict, "plain")
+    return {"holds": "good", "fails": "bad"}.get(verdict, "plain")

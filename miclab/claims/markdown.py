@@ -30,6 +30,7 @@ def _claim(line: Line, figure: str) -> str:
         f"## {entry.id}: {line.verdict}",
         entry.statement,
         f"*Paper:* {entry.paper}. *Criterion:* {entry.criterion}",
+        line.sentence,
         f"Preset `{line.profile}`, {line.runs} runs of {', '.join(f'`{name}`' for name in entry.studies)}.",
         replace(conditions_table([line]), title="").markdown(),
     ]

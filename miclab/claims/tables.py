@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from miclab.claims.ledger import Line
+from miclab.claims.ledger import Line, below
 from miclab.claims.verdict import Comparison, Condition
 from miclab.tables import Cell, Interval, Mark, Table, Text, table
 
 SHOWN = 4
 """Conditions that a row of the ledger shows one by one; of more, only those that hold are counted."""
-KINDS: dict[str, Literal["good", "bad"]] = {"holds": "good", "does not hold": "bad"}
+KINDS: dict[str, Literal["good", "bad"]] = {"holds": "good", "fails": "bad"}
 """How a verdict is marked; others are plain."""
 
 
@@ -47,7 +47,7 @@ def ledger_table(lines: Sequence[Line], preset: str) -> Table:
         for line in lines
     ]  # fmt: skip
     title = f"ledger of claims, preset {preset}: estimates with 95 % intervals over seeds (C: configurations)"
-    return table(title, ["claim", "statement", "measured", "paper", "runs", "verdict"], rows)
+    return table(title, ["claim", "statement", "measured", "paper", "runs", "verdict"], rows, below(lines))
 
 
 def conditions_table(lines: Sequence[Line]) -> Table:
@@ -58,7 +58,7 @@ def conditions_table(lines: Sequence[Line]) -> Table:
             unit = "" if c.measured is None else f"{c.measured.count} {c.measured.unit}s"
             row = [c.text, c.quantity, measured_cell(c), unit, c.bound, verdict_mark(c.verdict)]
             rows.append([line.entry.id, *row] if len(lines) > 1 else row)
-    columns = ["condition", "quantity", "measured", "resampled", "holds if", "verdict"]
+    columns = ["condition", "quantity", "measured", "over", "holds if", "verdict"]
     return table("conditions, with 95 % intervals", ["claim", *columns] if len(lines) > 1 else columns, rows)
 
 

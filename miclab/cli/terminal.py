@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -24,7 +25,7 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
     """
     import tyro
 
-    from miclab.cli.chosen import RULES
+    from miclab.cli.options import RULES
 
     program = f"miclab {name}"
     if default is None:
@@ -66,11 +67,22 @@ def warn(run: Run) -> None:
         print(f"miclab: warning: {line}", file=sys.stderr)
 
 
+def duration(seconds: float) -> str:
+    """A time in words: `3 d 4 h`, `2 h 05 min`, `12 min`, `40 s`."""
+    whole = int(seconds)
+    if whole >= 86400:
+        return f"{whole // 86400} d {whole % 86400 // 3600} h"
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min" if whole >= 120 else f"{whole} s"
+
+
 @contextmanager
 def bar(title: str, total: int, start: int = 0, waiting: str = "") -> Iterator[Callable[[int, str], None]]:
-    """A progress bar on standard error; the function that it gives takes the steps done and a short text.
+    """A progress bar on standard error: steps done, steps in all, time left. The function that it gives takes the steps
+    done and a short text.
 
-    Where standard error is no terminal, a line is printed now and then instead.
+    Where standard error is no terminal, a line with the same is printed now and then instead.
 
     Arguments:
         waiting: what is done before the first step, if that takes long.
@@ -80,15 +92,17 @@ def bar(title: str, total: int, start: int = 0, waiting: str = "") -> Iterator[C
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        shown = [start]
+        shown, began = [start], time.monotonic()
         if waiting:
-            print(f"{title}: {start}/{total} {waiting}", file=sys.stderr, flush=True)
+            print(f"{title}: {start:,}/{total:,} {waiting}", file=sys.stderr, flush=True)
 
         def plain(done: int, text: str) -> None:
             interrupts.heed()
-            if done >= total or done - shown[0] >= max(1, (total - start) // 5):
+            if shown[0] < total and (done >= total or done - shown[0] >= max(1, (total - start) // 5)):
                 shown[0] = done
-                print(f"{title}: {done}/{total} {text}", file=sys.stderr, flush=True)
+                seconds = (time.monotonic() - began) * (total - done) / max(1, done - start)
+                left = f", about {duration(seconds)} left" if done < total else ""
+                print(f"{title}: {done:,}/{total:,} {text}".rstrip() + left, file=sys.stderr, flush=True)
 
         yield plain
         return

@@ -24,7 +24,7 @@ class CheckpointError(ValueError):
     """A checkpoint that is not loaded; the message says why."""
 
 
-def _found(place: str, name: str, offline: bool) -> Path | None:
+def _found(place: str, name: str, offline: bool, revision: str) -> Path | None:
     """A file of a folder or of the hub; None where there is none."""
     if Path(place).is_dir():
         path = Path(place) / name
@@ -35,29 +35,31 @@ def _found(place: str, name: str, offline: bool) -> Path | None:
         place,
         name,
         local_files_only=offline,
+        revision=revision or "main",
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
     return Path(path) if path else None
 
 
-def check_files(place: str, offline: bool) -> None:
+def check_files(place: str, offline: bool, revision: str = "") -> None:
     """Makes sure that nothing but safetensors of the folder would be loaded.
 
     Arguments:
         place: folder or hub id.
         offline: uses no network.
+        revision: of a hub id; empty: `main`.
 
     Raises:
         CheckpointError: an index, an adapter or the configuration names something else.
         OSError: a file cannot be had.
     """
-    if _found(place, ADAPTER, offline):
+    if _found(place, ADAPTER, offline, revision):
         raise CheckpointError(f"it has {ADAPTER}: an adapter of another model. Merge both and save the whole.")
-    config = _found(place, "config.json", offline)
+    config = _found(place, "config.json", offline, revision)
     if config and _object(config).get("transformers_weights") is not None:
         raise CheckpointError("config.json has `transformers_weights`; the file has to be model.safetensors.")
-    index = _found(place, INDEX, offline)
+    index = _found(place, INDEX, offline, revision)
     if index is None:
         return
     shards = _object(index).get("weight_map")

@@ -188,8 +188,8 @@ class Alignment:
         modality: the secondary modality.
         rows: number of sampled pairs in a draw.
         cka: debiased linear CKA of one draw of `rows` pairs, the mean over independent draws. Its interval is the
-            bootstrap of that mean over the draws: given world and weights they are independent and each is nearly free
-            of the bias of n (a ratio of unbiased terms), so it covers what ever more pairs of this world would give.
+            Student's t over the draws: given world and weights they are independent and each is nearly free of the
+            bias of n (a ratio of unbiased terms), so it covers what ever more pairs of this world would give.
             It says nothing of other seeds.
         plain_cka: the biased one, for comparison with the paper's figures.
         null_high: 95th percentile of the debiased CKA of one draw with its pairs shuffled one by one, as in metric

@@ -8,14 +8,16 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from miclab import interrupts
 from miclab.studies import state
 from miclab.studies.launchers import Launcher
 from miclab.studies.plan import Plan
+from miclab.studies.rows import StudyTable
 from miclab.studies.state import State
 from miclab.studies.task import answer, task_run, tasks_folder, write_task
 
@@ -229,3 +231,36 @@ class Engine:
                 self._settle(identity, found)
             else:
                 heapq.heappush(self.ready, self.order[identity])
+
+
+def carry_out(
+    engine: Engine,
+    tables: Sequence[StudyTable],
+    on_change: Callable[[Tally], None],
+    others: Mapping[str, State] = MappingProxyType({}),
+) -> Tally:
+    """Carries an engine's plan out and keeps the tables of its studies up to date. The launcher is closed at the end.
+
+    Arguments:
+        engine: what is to be done, and where.
+        tables: those of the plan's studies.
+        on_change: called with the tally after every change, every few seconds, and at the end.
+        others: states of runs that are in the tables and not in the plan.
+    """
+
+    def write(tally: Tally, now: bool = False) -> None:
+        for table in tables:
+            table.write({**others, **tally.states}, now)
+
+    def change(tally: Tally) -> None:
+        write(tally)
+        on_change(tally)
+
+    engine.on_change = change
+    try:
+        tally = engine.go()
+    finally:
+        engine.launcher.close()
+    write(tally, now=True)
+    on_change(tally)
+    return tally

@@ -247,6 +247,6 @@ def current_rows(study: Study, plan: Plan, root: Path, *, stored: bool = False) 
     if not file.exists():
         raise MiclabError(
             f"{study.name} has no rows yet in the preset {study.profile}: there is neither a run of it under {root}"
-            f" nor a table {file}. `miclab study run {study.file} --profile {study.profile}` makes them."
+            f" nor a table {file}. `miclab study run {study.file} --preset {study.profile}` makes them."
         )
     return read_rows(file), []

@@ -10,7 +10,8 @@ With real data novel classes are held-out classes, and the query of the other sp
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from miclab.config import memory
@@ -30,6 +31,21 @@ from miclab.worlds.sequences import (
 from miclab.worlds.world import World, novel_world
 
 SPLITS = ("train", "icl", "swapped", "iwl")
+_counters: list[Callable[[int], None]] = []
+
+
+@contextlib.contextmanager
+def counted(on_sequences: Callable[[int], None]) -> Iterator[None]:
+    """Counts the sequences of splits while the context is open, whoever looks at them: for progress bars.
+
+    Arguments:
+        on_sequences: called after each batch that was looked at, with its number of sequences.
+    """
+    _counters.append(on_sequences)
+    try:
+        yield
+    finally:
+        _counters.remove(on_sequences)
 
 
 def _plan(config: RunConfig, world: World, split: str, count: int, generator) -> ClassPlan:
@@ -61,3 +77,5 @@ def split_batches(config: RunConfig, world: World, split: str, sizes: SplitSizes
         here = novel_world(config, world, "evaluation", index) if split == "icl" else world.evaluated()
         generator = stream(config.seed, "evaluation", split, index)
         yield here, realise(config, here, _plan(config, here, split, sizes.sequences, generator), generator)
+        for on_sequences in _counters:
+            on_sequences(sizes.sequences)

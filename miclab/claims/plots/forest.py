@@ -7,6 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from miclab.claims.plots.figures import need
+from miclab.claims.plots.panels import SEEDS
 from miclab.claims.verdict import Comparison, Condition, Findings
 from miclab.statistics.intervals import Interval
 from miclab.statistics.palette import BLACK, BLUE, GREY, VERMILLION
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {"holds": BLUE, "does not hold": VERMILLION, "not decided": GREY}
-MARKERS = {"holds": "o", "does not hold": "X", "not decided": "D"}
+COLOURS = {"holds": BLUE, "fails": VERMILLION, "undecided": GREY}
+MARKERS = {"holds": "o", "fails": "X", "undecided": "D"}
 """Colour and shape both show the verdict, for those who see no colours."""
 
 
@@ -43,7 +44,7 @@ def forest(findings: Findings) -> Figure:
     places = figure.subplots(len(parts), 1, squeeze=False, height_ratios=[len(part) for part in parts])[:, 0]
     for place, part in zip(places, parts, strict=True):
         _lines(place, part)
-        place.set_xlabel("conditions: blue circle holds, orange cross fails, grey diamond is not decided"
+        place.set_xlabel("conditions: blue circle holds, orange cross fails, grey diamond is undecided"
                          if part is conditions else "reported apart", fontsize=7)  # fmt: skip
     return figure
 
@@ -60,10 +61,12 @@ def conditions_figure(findings: Findings) -> Figure:
 
 def _lines(place: Axes, part: list[Condition] | list[Comparison]) -> None:
     for row, item in enumerate(part):
-        measured, verdict = item.measured, item.verdict if isinstance(item, Condition) else "not decided"
+        measured, verdict = item.measured, item.verdict if isinstance(item, Condition) else "undecided"
         assert measured is not None
         colour = COLOURS[verdict] if isinstance(item, Condition) else BLACK
         place.plot([measured.low, measured.high], [row, row], color=colour, lw=1.4)
+        if item.values:
+            place.plot(item.values, [row] * len(item.values), color=colour, **SEEDS)
         place.plot(measured.mean, row, MARKERS[verdict] if isinstance(item, Condition) else "s", color=colour, ms=4)
         if isinstance(item, Condition):
             for bound in (item.low, item.high):

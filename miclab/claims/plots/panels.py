@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from miclab.config.axes import DOUBLING, field_named
-from miclab.statistics.grid import Cells, Key, mean
+from miclab.statistics.grid import Cells, Expression, Key, accuracy, mean
 from miclab.statistics.intervals import Interval
 from miclab.statistics.palette import BLACK, SERIES
 
@@ -18,18 +18,27 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PALETTE = (*SERIES, BLACK)
+ACCURACIES = ("icl", "iwl", "swapped", "train", "cla.", "probe.")
+"""How columns begin that lie between 0 and 1."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+SEEDS: dict[str, Any] = {"marker": ".", "ls": "none", "markersize": 3.5, "alpha": 0.6, "mec": "none", "zorder": 3}
+"""How the seeds' values are drawn: dots without a line."""
 MAP = "cividis"
 
 
 @dataclass(frozen=True)
 class Point:
-    """One cell's mean with the ends of its interval; the ends are the mean where one seed is there."""
+    """One cell's mean with the ends of its interval; the ends are the mean where one seed is there.
+
+    Arguments:
+        seeds: the value of each seed.
+    """
 
     key: Key
     mean: float
     low: float
     high: float
+    seeds: tuple[float, ...] = ()
 
 
 def points(cells: Cells, quantity: str) -> list[Point]:
@@ -39,10 +48,16 @@ def points(cells: Cells, quantity: str) -> list[Point]:
         seeds = cells.values.get(key, {})
         if not seeds:
             continue
-        level = float(np.mean([values[quantity].mean() for values in seeds.values()]))
-        interval = cells.where(lambda cell, key=key: cell.key == key).over_seeds(mean(quantity))
-        found.append(Point(key, level, *((interval.low, interval.high) if interval else (level, level))))
+        dots = tuple(float(values[quantity].mean()) for values in seeds.values())
+        level = float(np.mean(dots))
+        interval = cells.where(lambda cell, key=key: cell.key == key).over_seeds(shown_mean(quantity))
+        found.append(Point(key, level, *((interval.low, interval.high) if interval else (level, level)), dots))
     return found
+
+
+def shown_mean(quantity: str) -> Expression:
+    """Mean of a quantity; of an accuracy with an interval that stays between 0 and 1."""
+    return accuracy(quantity) if quantity.startswith(ACCURACIES) else mean(quantity)
 
 
 def shown(value: Any) -> str:
@@ -104,6 +119,9 @@ def curve(axes: Axes, x: Sequence[float], found: Sequence[Point], label: str, in
         elinewidth=0.9,
         label=label,
     )
+    dots = [(where, value) for where, point in zip(x, found, strict=True) for value in point.seeds]
+    if dots:
+        axes.plot(*zip(*dots, strict=True), color=PALETTE[index % len(PALETTE)], **SEEDS)
 
 
 def band(axes: Axes, steps: Sequence[int], found: Sequence[Point], label: str, index: int) -> None:
@@ -120,6 +138,9 @@ def bars(axes: Axes, named: Mapping[str, Point], paper: Mapping[str, float], lab
     errors = [[max(p.mean - p.low, 0) for p in found], [max(p.high - p.mean, 0) for p in found]]
     axes.barh(range(len(names)), [p.mean for p in found], xerr=errors, color=PALETTE[0], alpha=0.75, height=0.6,
               error_kw={"lw": 1, "capsize": 2}, label="ours")  # fmt: skip
+    dots = [(value, place) for place, point in enumerate(found) for value in point.seeds]
+    if dots:
+        axes.plot(*zip(*dots, strict=True), color=BLACK, **SEEDS)
     shown = [(paper[name], place) for place, name in enumerate(names) if name in paper]
     if shown:
         axes.plot(*zip(*shown, strict=True), "D", color=PALETTE[1], markersize=5, ls="none", label="paper")

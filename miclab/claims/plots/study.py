@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from miclab.claims.evidence import Evidence, EvidenceCells, grid
 from miclab.claims.plots import panels
 from miclab.claims.plots.figures import NoRowsError, new_figure, write
-from miclab.claims.plots.panels import Point, points, shown
+from miclab.claims.plots.panels import ACCURACIES, Point, points, shown
 from miclab.config.axes import axis_name, distinguishing, field_named, field_of
 from miclab.errors import ConfigError, MiclabError, nearest
 from miclab.statistics.grid import Key
@@ -19,8 +19,6 @@ from miclab.statistics.grid import Key
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ACCURACIES = ("icl", "iwl", "swapped", "train", "cla.", "probe.")
-"""How columns begin that lie between 0 and 1."""
 FEW_AXES = 2
 """Of so many a curve's label says every value."""
 
@@ -84,7 +82,7 @@ def study_figure(rows: Evidence, study: str, view: View) -> Figure:
     axes = varying(rows, study)
     frame = rows.rows(study)
     if frame is None:
-        command = f"miclab study run {rows.directory / study}.yaml --profile {rows.profile}"
+        command = f"miclab study run {rows.directory / study}.yaml --preset {rows.profile}"
         raise NoRowsError(f"{study} has no rows in the preset {rows.profile} yet. `{command}` makes them.")
     columns = [name for name, kind in frame.schema.items() if kind.is_float()]
     if view.value not in columns:

@@ -29,7 +29,7 @@ PARTS = {
 """Parts of a run's section, as the list of contents names them."""
 VERDICT_COLUMNS = ("result", "measured", "paper", "criterion", "verdict", "conclusion")
 GOOD_VERDICTS = ("agrees", "confirmed", "yes", "reproduced", "holds")
-BAD_VERDICTS = ("does not hold", "differs", "failed", "no", "not reproduced", "disagrees")
+BAD_VERDICTS = ("fails", "differs", "failed", "no", "not reproduced", "disagrees")
 
 
 def verdict_table(verdicts: Sequence[Mapping[str, str]]) -> Table:

@@ -19,7 +19,10 @@ TITLES = {
     "ablation": "Inputs zeroed",
     "context": "Other lengths of the context",
     "oracles": "What needs no network",
+    "entropy": "How widely the circuit's heads look (1: at all positions alike)",
 }
+MEASURED = {"entropy": "entropy of attention on icl"}
+"""What an analysis measures, where that is no accuracy."""
 UNTOUCHED = "untouched"
 
 
@@ -28,7 +31,7 @@ class AnalysisOfStudy:
     """One kind of analysis.
 
     Arguments:
-        name: `knockout`, `mean_knockout`, `ablation`, `context` or `oracles`.
+        name: `knockout`, `mean_knockout`, `ablation`, `context`, `oracles` or `entropy`.
         quantities: what was done, in the order shown; for `context` the lengths.
         cells: for each cell that has it the accuracy on icl by quantity, with its interval.
     """
@@ -104,7 +107,9 @@ def bars_figure(analysis: AnalysisOfStudy, cell: int) -> Figure:
         notes.append({"x": mean, "yref": "paper", "y": 1, "yanchor": "bottom", "text": f"untouched {mean:.3f}",
                       "xanchor": side, "showarrow": False, "font": {"size": 12}})  # fmt: skip
     y = {"autorange": "reversed", "automargin": True, "ticks": "", "ticksuffix": "  ", "fixedrange": True}
-    layout = layout_of(96 + 30 * len(shown), axis_of("accuracy on icl", range=[0, 1.03], dtick=0.2), y)
+    layout = layout_of(
+        96 + 30 * len(shown), axis_of(MEASURED.get(analysis.name, "accuracy on icl"), range=[0, 1.03], dtick=0.2), y
+    )
     more: dict[str, Any] = {"shapes": shapes, "annotations": notes, "showlegend": False, "hovermode": "closest",
                             "bargap": 0.35, "margin": {"l": 60, "r": 12, "t": 30, "b": 50}}  # fmt: skip
     return {"data": [bar], "layout": {**layout, **more, "meta": {"cells": True}}}

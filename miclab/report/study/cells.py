@@ -246,7 +246,7 @@ def study_cells(study: Study, plan: Plan, frame: pl.DataFrame, at: At = "common"
     if lacking:
         raise MiclabError(
             f"The rows of {study.name} have no column {lacking[0]!r}, which is an axis of {study.file}: the study has"
-            f" changed since. `miclab study run {study.file} --profile {study.profile}` brings them up to date."
+            f" changed since. `miclab study run {study.file} --preset {study.profile}` brings them up to date."
         )
     planned = [plan.runs[identity] for identity in plan.members[study.name]]
     configs = [_flat(to_mapping(run.config)) for run in planned]

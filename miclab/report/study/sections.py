@@ -45,7 +45,7 @@ def header(cells: StudyCells, source: str, at: str) -> dict[str, Any]:
     planned = len(cells.runs)
     facts = {
         "profile": study.profile,
-        "stage": study.stage,
+        "stage": ", ".join(study.stages),
         "runs": f"{planned} planned: {counts}",
         "cells": f"{len(cells.keys)}, {len(study.seeds)} seed{'' if len(study.seeds) == 1 else 's'} each",
         "axes": "; ".join(f"{a.name} ({', '.join(shown_value(v) for v in a.values)})" for a in cells.axes) or "none",

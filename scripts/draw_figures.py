@@ -1,6 +1,6 @@
 """Draws the figures of every claim that has rows into studies/figures.
 
-    python -m scripts.write_ledger
+    python -m scripts.draw_figures
 
 Run it after new rows are committed. The pages of claims, which are written when the site is built (docs/pages.py), show
 these figures.
