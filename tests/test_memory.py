@@ -12,6 +12,7 @@ from miclab.cli import main
 from miclab.config import memory
 from miclab.config.presets import request, run_config
 from miclab.config.request import Request, SplitSizes
+from miclab.measures.alignment import align
 from miclab.measures.evaluate import evaluate
 from miclab.model.decoder import Decoder
 from miclab.training.loop import prepared, train, train_config
@@ -86,3 +87,10 @@ def test_less_memory_in_a_container_counts(monkeypatch, tmp_path):
     (tmp_path / "none").write_text("max\n")
     monkeypatch.setattr(memory, "LIMITS", (tmp_path / "none", tmp_path / "no file", tmp_path / "limit"))
     assert memory.machine_memory.__wrapped__() == 12345
+
+
+def test_rows_of_an_alignment_that_cannot_fit_are_refused(tmp_path):
+    run, _ = train_config(tiny_config(2), REQUEST, tmp_path)
+    assert len(align(run, rows=8)) == 1
+    with pytest.raises(memory.TooLargeError, match=r"1,000,000,000,000 rows"):
+        align(run, rows=10**12)

@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from miclab.config import memory
 from miclab.config.run import RunConfig
 from miclab.errors import RunError
 from miclab.model.decoder import Parameters

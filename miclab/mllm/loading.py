@@ -151,7 +151,7 @@ def load_model(name: str, options: LoadOptions | None = None) -> Production:
         more["device_map"] = {"": options.torch_device}
     if options.device_map != "none":
         more["device_map"] = options.device_map
-    model: Any
+    loaded: Any
     with _loading(where):
         check_files(where, options.offline, revision)
         config = AutoConfig.from_pretrained(where, **source)
@@ -159,12 +159,13 @@ def load_model(name: str, options: LoadOptions | None = None) -> Production:
         more |= {"config": config, "dtype": DTYPES[options.dtype], "use_safetensors": True,
                  "output_loading_info": True, **source}  # fmt: skip
         try:
-            model, info = kind.from_pretrained(where, attn_implementation="sdpa", **more)
+            loaded = kind.from_pretrained(where, attn_implementation="sdpa", **more)
         except ValueError as error:
             # Some, such as gpt-oss with its sinks, have no other attention than eager.
             if "attn_implementation" not in str(error):
                 raise
-            model, info = kind.from_pretrained(where, attn_implementation="eager", **more)
+            loaded = kind.from_pretrained(where, attn_implementation="eager", **more)
+        model, info = loaded
         check_tensors(info["missing_keys"], info["unexpected_keys"])
         if "device_map" not in more:
             model.to(torch.device(options.torch_device))
