@@ -51,14 +51,14 @@ def test_a_key_that_stands_twice_is_refused_with_its_line():
     tried = 0
     for file in STUDIES:
         text = file.read_text()
-        for key in keys_of(text)[::5]:
+        for key in keys_of(text)[::8]:
             start, line = key.start_mark.index, key.start_mark.line + 1
             flow = text[:start].rpartition("\n")[2].strip() not in ("", "-")
             again = f"{key.value}: 0{', ' if flow else chr(10) + ' ' * key.start_mark.column}"
             with pytest.raises(YamlError, match=rf"^line {line + (not flow)}: the key '?{key.value}'? stands twice"):
                 parse_yaml(text[:start] + again + text[start:])
             tried += 1
-    assert tried > 150
+    assert tried > 100
 
 
 @pytest.mark.parametrize("text", ["1: a\n'1': b", "on: a\ntrue: b", "a: 1\n<<: {b: 2}\n<<: {c: 3}", "~: 1\nnull: 2"])
@@ -122,7 +122,7 @@ def test_whatever_stands_in_a_file_is_read_or_refused(tmp_path):
     chance, refused = random.Random(0), 0
     texts = [file.read_text() for file in STUDIES if file.stat().st_size < 900]
     file = tmp_path / "study.yaml"
-    for _ in range(400):
+    for _ in range(200):
         text = chance.choice(texts)
         for _ in range(chance.randint(1, 4)):
             start = chance.randrange(len(text))
@@ -134,7 +134,7 @@ def test_whatever_stands_in_a_file_is_read_or_refused(tmp_path):
                 load_study(file, preset)
         except MiclabError:
             refused += 1
-    assert 100 < refused < 400
+    assert 50 < refused < 200
 
 
 def test_every_door_uses_it(tmp_path, capsys):
