@@ -145,9 +145,11 @@ def claims() -> list[dict[str, Any]]:
     """Every claim of both presets, as `miclab claims --json` gives it."""
     found = []
     for preset in ("quick", "paper"):
-        status, output = called(["claims", "--json", "--preset", preset, "--studies", str(ROOT / "studies")])
-        assert status == 0
-        found += json.loads(output)
+        output = io.StringIO()
+        # Progress goes to standard error, and is no JSON.
+        with contextlib.redirect_stdout(output):
+            assert main(["claims", "--json", "--preset", preset, "--studies", str(ROOT / "studies")]) == 0
+        found += json.loads(output.getvalue())
     return found
 
 
