@@ -58,7 +58,7 @@ def test_one_seed_decides_where_a_claim_speaks_of_one_run(low, high, holds):
     measured = Interval((low + high) / 2, low, high, "set", 8)
     seeds = Interval((low + high) / 2, low, high, "seed", 3)
     verdicts = [
-        Condition(text="", quantity="", measured=interval, low=0.6, seeds=count).verdict
+        Condition(text="", quantity="", measured=interval, low=0.6, fewest_seeds=count).verdict
         for interval, count in ((measured, 1), (seeds, 2), (measured, 2))
     ]
     assert verdicts[0] == verdicts[1]
@@ -172,7 +172,9 @@ def test_functions_do_what_the_commands_do(tiny, tmp_path):
 
 
 def test_another_file_is_not_overwritten_and_nothing_is_trained_for_it(tiny, tmp_path, capsys):
-    (tmp_path / "demo.html").write_text("mine")
-    assert main(["demo"]) == 2
-    assert "--overwrite" in capsys.readouterr().err
+    for name, arguments in (("demo.html", []), ("mine.svg", ["--output", "new.html", "--picture", "mine.svg"])):
+        (tmp_path / name).write_text("mine")
+        assert main(["demo", *arguments]) == 2
+        assert "--overwrite" in capsys.readouterr().err
+        assert (tmp_path / name).read_text() == "mine"
     assert not tiny

@@ -145,10 +145,10 @@ def claims() -> list[dict[str, Any]]:
     """Every claim of both presets, as `miclab claims --json` gives it."""
     found = []
     for preset in ("quick", "paper"):
-        output = io.StringIO()
-        # Progress goes to standard error, and is no JSON.
-        with contextlib.redirect_stdout(output):
-            assert main(["claims", "--json", "--preset", preset, "--studies", str(ROOT / "studies")]) == 0
+        # Progress goes to standard error.
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            status = main(["claims", "--json", "--preset", preset, "--studies", str(ROOT / "studies")])
+        assert status == 0
         found += json.loads(output.getvalue())
     return found
 

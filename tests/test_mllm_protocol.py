@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from plotly.offline import get_plotlyjs
 from tiny_mllm import production, task
 
@@ -63,6 +64,22 @@ def test_making_episodes_again_gives_the_same_files(tmp_path: Path):
         assert path.read_bytes() == (two / path.relative_to(one)).read_bytes()
     with pytest.raises(TaskError, match="not empty"):
         make_episodes(one, options)
+
+
+def test_pictures_of_one_colour_are_reported(tmp_path: Path, capsys):
+    for number in range(10):
+        (tmp_path / "data" / f"class{number}").mkdir(parents=True)
+        for i in range(3):
+            image = Image.effect_noise((9, 9), 99) if number % 2 else Image.new("RGB", (9, 9), (number, i, 0))
+            image.save(tmp_path / "data" / f"class{number}" / f"{i}.png")
+    made = ["mllm", "make-episodes", str(tmp_path / "task"), "--data", f"folder:{tmp_path / 'data'}", "--part", "all"]
+    assert main([*made, "--episodes", "4", "--shots", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["one_colour"]
+    blank = {
+        path.name for path in (tmp_path / "task" / "images").iterdir() if np.ptp(np.asarray(Image.open(path))) < 10
+    }
+    assert {Path(name).name for name in found} == blank
+    assert blank
 
 
 def test_names_of_an_episode_differ_in_their_first_syllable():

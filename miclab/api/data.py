@@ -104,7 +104,9 @@ def embed(
     from miclab.data.pretrained import load_encoder
 
     places: dict[Kind, str | Path | None] = {"images": images, "texts": texts, "audio": audio}
-    given = [(kind, Path(place).expanduser()) for kind, place in places.items() if place is not None]
+    given: list[tuple[Kind, Path]] = [
+        (kind, Path(place).expanduser()) for kind, place in places.items() if place is not None
+    ]
     file = Path(output)
     if len(given) != 1:
         raise MiclabError("Give one of images, texts and audio.")

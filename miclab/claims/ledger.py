@@ -106,7 +106,7 @@ class Line:
         if len(conditions) > 1:
             held = sum(condition.verdict == "holds" for condition in conditions)
             return f"{held} of {len(conditions)} conditions {'holds' if held == 1 else 'hold'}"
-        if any(condition.open for condition in conditions):
+        if self.findings.plateau and any(condition.open for condition in conditions):
             return f"it hangs on the plateau, {_left(self.findings.plateau)}"
         return "the interval crosses the bound"
 
@@ -137,12 +137,9 @@ class Line:
         """The line as plain data. Scripts read these names: `clause` is a condition's text, `apart` are comparisons."""
 
         def plain(interval: Interval | None) -> dict[str, Any] | None:
-            if interval is None or not math.isfinite(interval.mean):
-                return None
-            found = asdict(interval)
-            return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
+            return None if interval is None or not math.isfinite(interval.mean) else asdict(interval)
 
-        return {
+        return _finite({
             "id": self.entry.id,
             "statement": self.entry.statement,
             "profile": self.profile,
@@ -163,7 +160,7 @@ class Line:
             "conditions": [
                 {"clause": c.text, "quantity": c.quantity, "bound": c.bound, "measured": plain(c.measured),
                  "verdict": c.verdict, "runs": len(c.used), "missing": len(c.absent), "p": c.p,
-                 "by_seed": [round(v, 6) if math.isfinite(v) else None for v in c.values],
+                 "by_seed": [round(v, 6) for v in c.values],
                  "plateau": [cell.as_json() for cell in c.plateau], "hangs_on_plateau": c.open}
                 for c in self.findings.conditions
             ],
@@ -173,7 +170,16 @@ class Line:
             ],
             "notes": list(self.findings.notes),
             "wants_ten_seeds": [cell.cell for cell in self.wants_seeds],
-        }  # fmt: skip
+        })  # fmt: skip
+
+
+def _finite(value: Any) -> Any:
+    """Plain data with None for numbers that JSON cannot say."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _left(cells: Sequence[CellEscape]) -> str:

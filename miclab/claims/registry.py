@@ -46,28 +46,28 @@ class Claim:
         faulty: what is wrong with the criterion and the better one, with the date; empty: nothing is known to be.
         beyond: why the criterion's measure cannot answer the question, with the date; empty: it can.
         meaning: what a verdict means for a reader of the paper, a sentence by verdict.
-        seeds: the fewest seeds that decide.
+        fewest_seeds: the fewest seeds that decide.
         collection: the claims that it is listed with.
     """
 
     def __init__(
         self, *, id: str, statement: str, paper: str, criterion: str, studies: Sequence[str], conditions: Conditions,
         figure: Drawing | None, faulty: str = "", beyond: str = "", meaning: Mapping[Verdict, str] | None = None,
-        seeds: int = 2, collection: str = LEDGER,
+        fewest_seeds: int = 2, collection: str = LEDGER,
     ):  # fmt: skip
         self.id, self.statement, self.paper, self.criterion = id, statement, paper, criterion
         self.studies, self.conditions, self.figure = tuple(studies), conditions, figure
         self.faulty, self.beyond, self.meaning = faulty, beyond, dict(meaning or {})
-        self.seeds, self.collection = seeds, collection
+        self.fewest_seeds, self.collection = fewest_seeds, collection
         self.__doc__ = statement
 
     def judge(self, rows: Evidence) -> Findings:
         """What the rows say about it."""
         found = findings_of(self.conditions(rows))
+        conditions = tuple(replace(one, fewest_seeds=self.fewest_seeds) for one in found.conditions)
         faulty = (f"The criterion is kept as it was registered, and is faulty: {self.faulty}",) if self.faulty else ()
         # Without rows there is nothing that a better measure could have shown.
         beyond = self.beyond if any(condition.used for condition in found.conditions) else ""
-        conditions = tuple(replace(one, seeds=self.seeds) for one in found.conditions)
         return replace(found, conditions=conditions, notes=(*found.notes, *faulty), beyond=beyond)
 
     def draw(self, rows: Evidence) -> Figure:
@@ -102,7 +102,7 @@ def claim(
     faulty: str = "",
     beyond: str = "",
     meaning: Mapping[Verdict, str] | None = None,
-    seeds: int = 2,
+    fewest_seeds: int = 2,
     collection: str = LEDGER,
 ) -> Callable[[Conditions], Conditions]:
     """A decorator that adds a claim; it stands on a generator of its conditions.
@@ -117,7 +117,7 @@ def claim(
         faulty: what turned out to be wrong with the criterion, and the better one, dated. The criterion itself stays.
         beyond: why the measure cannot answer the question whatever it shows, dated.
         meaning: what a verdict means for a reader of the paper, where the usual sentence says too little.
-        seeds: the fewest seeds that decide. 1: it speaks of one run, whose sets of novel classes are resampled.
+        fewest_seeds: the fewest seeds that decide. 1: it speaks of one run, whose sets of novel classes are resampled.
         collection: the claims that it is listed with; another name than the ledger's keeps it out of the ledger.
 
     Raises:
@@ -132,7 +132,8 @@ def claim(
         CLAIMS.register(id, conditions)(
             Claim(
                 id=id, statement=statement, paper=paper, criterion=criterion, studies=names, conditions=conditions,
-                figure=figure, faulty=faulty, beyond=beyond, meaning=meaning, seeds=seeds, collection=collection,
+                figure=figure, faulty=faulty, beyond=beyond, meaning=meaning, fewest_seeds=fewest_seeds,
+                collection=collection,
             )
         )  # fmt: skip
         return conditions

@@ -63,7 +63,7 @@ class Condition:
         plateau: of its cells near the plateau of copying any label, how many seeds have left it.
         open: whether it would come out otherwise if seeds of these cells had left, or had not.
         short: `text` in fewer words, for a cell of the ledger; empty: the text itself.
-        seeds: the fewest seeds whose interval decides; 1: of one run, whose sets of novel classes are resampled.
+        fewest_seeds: the fewest seeds whose interval decides; 1: of one run, whose sets of novel classes are resampled.
     """
 
     text: str
@@ -78,16 +78,16 @@ class Condition:
     plateau: tuple[CellEscape, ...] = ()
     open: bool = False
     short: str = ""
-    seeds: int = 2
+    fewest_seeds: int = 2
 
     @property
     def decidable(self) -> bool:
         """Whether there are rows, and of enough seeds."""
-        return self.measured is not None and (self.seeds == 1 or self.measured.unit != "set")
+        return self.measured is not None and (self.fewest_seeds == 1 or self.measured.unit != "set")
 
     @property
     def verdict(self) -> Outcome:
-        """By `outcome`; undecided with too few seeds, or if it hangs on how many seeds have left the plateau."""
+        """By `outcome`; undecided with one seed alone, or if it hangs on how many seeds have left the plateau."""
         return outcome(self.measured, self.low, self.high) if self.decidable and not self.open else "undecided"
 
     @property

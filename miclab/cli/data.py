@@ -207,6 +207,8 @@ class EmbedOptions:
     """Folder with one folder per class, with .wav files inside."""
     batch: int = 32
     """Items at a time."""
+    background: str = "white"
+    """Colour that transparent parts of pictures show: a name, or #RRGGBB."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto: a GPU where there is one."""
     offline: bool = False
@@ -241,13 +243,16 @@ def run_embed(arguments: list[str]) -> int:
         raise MiclabError(f"--output {output} is there already. Name another file, or add --overwrite.")
     from miclab.data.embed import embed
     from miclab.data.embed_items import find_items
+    from miclab.data.pictures import background_colour
     from miclab.data.pretrained import load_encoder
 
+    background_colour(options.background)
     kind, place = options.chosen
     items = find_items(kind, place)
     encoder = load_encoder(options.model, kind, device=options.device, offline=options.offline)
     with bar(f"embedding {kind}", len(items)) as advance:
-        made = embed(encoder, items, output, batch=options.batch, on_progress=lambda done, total: advance(done, kind))
+        made = embed(encoder, items, output, batch=options.batch, background=options.background,
+                     on_progress=lambda done, total: advance(done, kind))  # fmt: skip
     found = {
         "source": f"vectors:{made.path}",
         "rows": made.rows,

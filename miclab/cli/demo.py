@@ -10,7 +10,7 @@ from pathlib import Path
 
 from miclab.cli.options import Directory, File, output_file
 from miclab.cli.terminal import bar, parse, print_json
-from miclab.errors import ConfigError
+from miclab.errors import ConfigError, MiclabError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +23,9 @@ class DemoOptions:
     output: File = "demo.html"
     """Report to write; that of an earlier `miclab demo` is replaced."""
     overwrite: bool = False
-    """Replace any other file that is there."""
+    """Replace any other file that is there, and a picture."""
     picture: File = ""
-    """Also draw the results as one figure: a file that ends in .svg, .pdf or .png. It is replaced if it exists."""
+    """Also draw the results as one figure: a file that ends in .svg, .pdf or .png."""
     workers: int = 0
     """Processes at once, each of one thread; 0: one for each core."""
     json: bool = False
@@ -43,6 +43,8 @@ def run_demo(arguments: list[str]) -> int:
         raise ConfigError("workers", options.workers, "0 or more")
     output = output_file(options.output)
     picture = output_file(options.picture, "picture") if options.picture else None
+    if picture is not None and picture.exists() and not options.overwrite:
+        raise MiclabError(f"--picture {picture} is there already. Name another file, or add --overwrite.")
     from miclab.api.reproduce import write_results
     from miclab.claims.demonstration import Demonstration
     from miclab.cli.progress import Watch, announce_study

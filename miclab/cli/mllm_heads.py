@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miclab.cli.mllm_options import CompareFlags, HeadsFlags, KnockoutFlags, close, save_page
+from miclab.cli.mllm_options import CompareFlags, HeadsFlags, KnockoutFlags, close, remark, save_page
 from miclab.cli.terminal import bar, parse, print_json, print_table, refuse_ignored
 from miclab.errors import MiclabError
 from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN, KnockoutOptions, chosen
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from miclab.mllm.heads import HeadTable
 
 
-def _head_rows(table: HeadTable) -> list[dict[str, Any]]:
+def head_rows(table: HeadTable) -> list[dict[str, Any]]:
     """One row for each measure and head."""
     rows = []
     for measure in table.measures:
@@ -45,14 +45,15 @@ def heads(arguments: list[str]) -> int:
     with opened as results:
         with bar("heads", len(task.episodes)) as on_progress:
             table = measure_heads(production, task, options.batch, on_progress)
-        results.table("heads.parquet", _head_rows(table))
-        used = [sha256 for e, sha256 in zip(task.episodes, task.digests, strict=True) if e.in_context]
+        results.table("heads.parquet", head_rows(table))
+        names = {episode.name for episode in table.measured}
+        used = [sha256 for e, sha256 in zip(task.episodes, task.digests, strict=True) if e.name in names]
         results.note(left_out=table.left_out, episodes=table.episodes, episodes_sha256=used)
         keep = list(dict.fromkeys(h for m in (PREVIOUS_TOKEN, INDUCTION) for h in table.ranked(m)[: options.maps]))
-        usable = [episode for episode in task.episodes if episode.in_context]
-        maps = measure_batch(production, usable[:1], task, keep)[1] if keep else []
+        maps = measure_batch(production, table.measured[:1], task, keep)[1] if keep else []
         page = heads_page(replace(table, maps=tuple(maps)), options.top)
-        save_page(results, arguments, f"Heads of {options.model_name} on {task.name}", page, table.problem)
+        save_page(results, arguments, f"Heads of {options.model_name} on {task.name}", page, table.why_partial)
+        remark(results, production.remarks)
     ranked = {
         measure: [
             {"head": head_name(head), **table.intervals[measure][table.heads.index(head)].as_json()}
@@ -65,7 +66,7 @@ def heads(arguments: list[str]) -> int:
                     "left_out": table.left_out, "top": ranked, "folder": str(results.folder)})  # fmt: skip
     else:
         table.strongest(options.top).show()
-    return close(results, table.problem)
+    return close(results, table.why_partial)
 
 
 def compare_models(arguments: list[str]) -> int:
@@ -153,10 +154,13 @@ def knockout(arguments: list[str]) -> int:
     with opened as results:
         with bar("knockout", len(left.episodes)) as on_progress:
             found = knock_out(production, table, left, chosen(KnockoutOptions, options), ranked_on=ranked_on,
-                              batch=options.batch, on_progress=on_progress)  # fmt: skip
+                              batch=options.batch, benchmark=options.judge == "benchmark",
+                              on_progress=on_progress)  # fmt: skip
         results.table("answers.parquet", found.rows)
         results.note(left_out=left_out)
-        save_page(results, arguments, title, knockout_page(found), found.problem)
+        problem = "; ".join(text for text in (table.why_partial, found.problem) if text)
+        save_page(results, arguments, title, knockout_page(found), problem)
+        remark(results, production.remarks)
     if options.json:
         print_json({"model": options.model_name, "task": task.name, "episodes": found.episodes, "left_out": left_out,
                     "notes": found.notes, "folder": str(results.folder),
@@ -165,18 +169,17 @@ def knockout(arguments: list[str]) -> int:
         (made,) = found.tables()
         left = [f"{left_out} episodes that ranked the heads were left out."] if left_out else []
         replace(made, title=f"{title}: {made.title}", notes=(*left, *made.notes)).show()
-    return close(results, found.problem)
+    return close(results, problem)
 
 
 def _effect_json(effect: Any) -> dict[str, Any]:
     from miclab.circuits.find import head_name
-    from miclab.mllm.scoring import MEASURES
 
     beyond = effect.beyond_control("correct")
     return {
         "name": effect.name,
         "heads": [[head_name(head) for head in heads] for heads in effect.heads],
-        **{measure: effect.interval(measure).as_json() for measure in MEASURES},
+        **{measure: effect.interval(measure).as_json() for measure in effect.values},
         "change": effect.change("correct").as_json(),
         "beyond_control": beyond.as_json() if beyond else None,
         "draws": list(effect.draws),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from miclab.errors import MiclabError
-from miclab.mllm.options import EpisodeOptions, FinetuneOptions, KnockoutOptions, LoadOptions, at_least, chosen
+from miclab.mllm.options import (
+    EpisodeOptions,
+    FinetuneOptions,
+    Judging,
+    KnockoutOptions,
+    LoadOptions,
+    at_least,
+    chosen,
+)
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -21,6 +29,10 @@ if TYPE_CHECKING:
     from miclab.mllm.results import Results
     from miclab.mllm.task import Task
     from miclab.report.models import Page
+
+
+SHOWN, MANIFEST = 3, "manifest.json"
+"""Remarks that are printed, and where all of them stand."""
 
 
 def as_plain(options: DataclassInstance) -> dict[str, Any]:
@@ -33,28 +45,46 @@ class TaskFlags:
     """Which episodes are answered, and how they are written."""
 
     task: Path
-    """Folder with N-shot.json or query.json, in VL-ICL Bench's format."""
+    """Folder with N-shot.json or query.json; a task of VL-ICL Bench is read as it lies on disk (VL-ICL/open_mi)."""
     shots: int = 2
-    """N of N-shot."""
+    """N of N-shot: examples; of each class where an entry lists classes, and pairs in matching_mi. 0: none."""
+    ways: int = 0
+    """Classes of an episode where its entry lists more, as open_mi does; 0: as the task was made, else 2."""
     episodes: int = 0
     """How many of the first episodes; 0: all."""
     view: Literal["auto", "image", "text"] = "auto"
-    """Items as pictures or in words; auto: as pictures where the model reads them."""
+    """Items as pictures or in words; auto: as pictures where the model reads them and the task has them."""
     template: str = ""
     """How an example is written, with {item}, {question} and {answer}; empty: as task.json says."""
+    judge: Judging = "exact"
+    """exact: an answer is right if it is written to its end; benchmark: also as VL-ICL Bench judges what is written."""
     batch: int = 1
     """Episodes at a time."""
 
     def __post_init__(self) -> None:
-        at_least(self, shots=1, episodes=0, batch=1)
+        at_least(self, shots=0, ways=0, episodes=0, batch=1)
 
     def load(self, view: Any) -> Task:
         """The task as a model that sees `view` gets it."""
+        from miclab.mllm.errors import ViewError
         from miclab.mllm.task import load_task
 
-        view = view if self.view == "auto" else self.view
-        template = self.template.replace("\\n", "\n")
-        return load_task(self.task, shots=self.shots, view=view, episodes=self.episodes, template=template)
+        def load(view: Any) -> Task:
+            return load_task(self.task, shots=self.shots, view=view, episodes=self.episodes, ways=self.ways,
+                             template=self.template.replace("\\n", "\n"))  # fmt: skip
+
+        if self.view != "auto":
+            return load(self.view)
+        try:
+            return load(view)
+        except ViewError as error:
+            # A model that reads pictures reads a task in words too; one that reads words cannot be shown pictures.
+            if view == "text":
+                raise
+            try:
+                return load("text")
+            except ViewError:
+                raise error from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +252,16 @@ def save_page(
     command = results.body["command"]
     made_by = shlex.join(["miclab", "mllm", command, *arguments])
     results.file(f"{command}.html", page_bytes(title, made_by, page, problem))
+
+
+def remark(results: Results, remarks: Iterable[str]) -> None:
+    """Notes what is to be known of what a model was shown, and prints the first of it."""
+    found = list(remarks)
+    if not found:
+        return
+    results.note(remarks=found)
+    more = f"; {len(found) - SHOWN} more in {MANIFEST}" if len(found) > SHOWN else ""
+    print(f"miclab: {' '.join(found[:SHOWN])}{more}", file=sys.stderr)
 
 
 def close(results: Results, problem: str = "", status: int = 2) -> int:

@@ -34,6 +34,24 @@ def duplicates(data: DataSet) -> list[tuple[int, int]]:
     return [(one, other) for one, other in equal_exemplars(data) if data.class_of[one] != data.class_of[other]]
 
 
+def one_colour(data: DataSet) -> list[int]:
+    """Exemplars of pictures on which nothing is to be seen: all their pixels are equal."""
+    if data.kind == "vector":
+        return []
+    flat = data.items.flatten(2)
+    return (flat.amin(2) == flat.amax(2)).all(1).nonzero()[:, 0].tolist()
+
+
+def _blank_notes(data: DataSet) -> list[str]:
+    """What to know of pictures of one colour."""
+    found = one_colour(data)
+    if not found:
+        return []
+    names = dict.fromkeys(repr(data.class_names[int(data.class_of[exemplar])]) for exemplar in found)
+    shown = ", ".join(list(names)[:3])
+    return [f"{len(found)} exemplars are all of one colour, so nothing is to be seen on them: of {shown}."]
+
+
 def common_shares(data: DataSet) -> dict[str, dict[str, float]]:
     """The share of the norm that is common to all items (`Exemplars.common_share`), of training items and of those of
     held-out classes: as they are (`off`) and, of vectors, less the mean of the training part (`training`)."""
@@ -116,7 +134,7 @@ def check(name: str, read: Callable[[], DataSet]) -> dict[str, Any]:
     if alone:
         notes.append(f"{alone} training classes keep fewer than two exemplars for training.")
     shares = common_shares(data)
-    notes += [*_equal_notes(data), _share_note(shares)]
+    notes += [*_equal_notes(data), *_blank_notes(data), _share_note(shares)]
     return {"name": name, "faults": faults, "notes": notes, "common_share": shares}
 
 

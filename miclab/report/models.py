@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 from markupsafe import escape
-from PIL import Image
 
 from miclab.circuits.find import head_name
+from miclab.data.pictures import open_picture
 from miclab.mllm.heads import HeadTable, Map
 from miclab.mllm.knockout import Knockouts
 from miclab.report.html import Table, identifiers, render, table_of
@@ -134,8 +134,7 @@ def map_figure(shown: Map) -> dict[str, Any]:
 
 
 def _picture(path: Path) -> str:
-    with Image.open(path) as image:
-        small = image.convert("RGB")
+    small, _ = open_picture(path)
     side = max(small.size)
     if side > 112:
         small.thumbnail((112, 112))

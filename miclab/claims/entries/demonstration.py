@@ -52,7 +52,7 @@ def _emergence(rows: Evidence, modalities: int) -> Iterator[str]:
         f"authors' code, too. Each {INTERVAL}."
     ),
     studies=STUDY,
-    seeds=1,
+    fewest_seeds=1,
     collection=COLLECTION,
 )
 def u5(rows: Evidence) -> Iterator[Finding]:
@@ -77,7 +77,7 @@ def u5(rows: Evidence) -> Iterator[Finding]:
         f"above 0.05 {INTERVAL}."
     ),
     studies=STUDY,
-    seeds=1,
+    fewest_seeds=1,
     collection=COLLECTION,
 )
 def u6(rows: Evidence) -> Iterator[Finding]:
@@ -94,7 +94,7 @@ def u6(rows: Evidence) -> Iterator[Finding]:
     paper="ICL about 0.95 and more",
     criterion=f"Multimodal ICL above 0.90 {INTERVAL}.",
     studies=STUDY,
-    seeds=1,
+    fewest_seeds=1,
     collection=COLLECTION,
 )
 def m1(rows: Evidence) -> Iterator[Finding]:
@@ -114,7 +114,7 @@ def m1(rows: Evidence) -> Iterator[Finding]:
         f"without the induction head accuracy below 0.15 (chance is 1/16). Each {INTERVAL}."
     ),
     studies=STUDY,
-    seeds=1,
+    fewest_seeds=1,
     collection=COLLECTION,
 )
 def m7(rows: Evidence) -> Iterator[Finding]:
@@ -143,7 +143,7 @@ def _zeroed(rows: Evidence, name: str) -> EvidenceCells:
         f"Each {INTERVAL}."
     ),
     studies=STUDY,
-    seeds=1,
+    fewest_seeds=1,
     collection=COLLECTION,
 )
 def m8(rows: Evidence) -> Iterator[Finding]:
@@ -162,7 +162,7 @@ def m8(rows: Evidence) -> Iterator[Finding]:
     paper="0.063 (our reading)",
     criterion=f"Accuracy with M1's items and the labels zeroed below 0.15 {INTERVAL}.",
     studies=STUDY,
-    seeds=1,
+    fewest_seeds=1,
     collection=COLLECTION,
 )
 def x8(rows: Evidence) -> Iterator[Finding]:
