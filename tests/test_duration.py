@@ -113,6 +113,6 @@ def test_commands_say_it_before_they_begin(run, capsys):
 def test_diagnose_says_its_progress(run):
     steps: list[tuple[int, str]] = []
     found = diagnose(open_run(run.path), sizes=REQUEST.sizes, on_progress=lambda done, text: steps.append((done, text)))
-    assert len(found) == len(SIGNS)
+    assert len(found.signs) == len(SIGNS)
     assert [done for done, _ in steps] == list(range(STEPS + 1))
     assert steps[1][1] == "no induction circuit"

@@ -56,13 +56,13 @@ def test_a_plugin_registers_and_is_recorded_by_its_content(plugin):
         loaded = extensions.load_plugin(path)
         assert registry.find("seven")() == 7
         assert registry.summary("seven") == "The number 7."
-        assert extensions.marks_of([(registry, "seven")]) == (loaded.mark,)
-        extensions.check_marks([loaded.mark])
+        assert extensions.fingerprints_of([(registry, "seven")]) == (loaded.fingerprint,)
+        extensions.check_fingerprints([loaded.fingerprint])
         assert extensions.load_plugin(path) is loaded
         with pytest.raises(ConfigError, match=r"plugins = 'mine'.*SHA-256"):
-            extensions.check_marks([loaded.mark[:-1] + "x"])
+            extensions.check_fingerprints([loaded.fingerprint[:-1] + "x"])
         with pytest.raises(ConfigError, match=r"--plugin other\.py"):
-            extensions.check_marks(["other:abc"])
+            extensions.check_fingerprints(["other:abc"])
         with pytest.raises(ConfigError, match=r"numbers\.name = 'sevn'.*'seven'.*--plugin"):
             registry.check("sevn")
         with pytest.raises(MiclabError, match="already"):
@@ -92,8 +92,8 @@ def test_a_file_that_a_plugin_imports_is_recorded_too(plugin, tmp_path, monkeypa
     try:
         loaded = extensions.load_plugin(mine)
         digest = hashlib.sha256(beside.read_bytes()).hexdigest()
-        assert extensions.marks_of([(registry, "seven")]) == (loaded.mark,)
-        marks = extensions.marks_of([(registry, "eight")])
+        assert extensions.fingerprints_of([(registry, "seven")]) == (loaded.fingerprint,)
+        marks = extensions.fingerprints_of([(registry, "eight")])
         assert marks == (f"neighbour_of_mine:{digest}",)
         handed = extensions.handed_on()
         assert handed == ((str(mine), loaded.digest), (str(beside), digest))
@@ -106,7 +106,7 @@ def test_a_file_that_a_plugin_imports_is_recorded_too(plugin, tmp_path, monkeypa
         beside.write_text(beside.read_text().replace("raise SystemExit", "# another content"))
         extensions.load_plugin(mine)
         with pytest.raises(ConfigError, match=r"neighbour_of_mine.*SHA-256"):
-            extensions.check_marks(marks)
+            extensions.check_fingerprints(marks)
     finally:
         sys.modules.pop("neighbour_of_mine", None)
 

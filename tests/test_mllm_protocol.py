@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from plotly.offline import get_plotlyjs
 from tiny_mllm import production, task
 
 from miclab.cli import main
@@ -27,6 +26,7 @@ from miclab.mllm.options import EpisodeOptions, KnockoutOptions
 from miclab.mllm.results import Results, read_manifest, read_table
 from miclab.mllm.task import Style, Task, load_task
 from miclab.mllm.words import distinct_words, is_held_out
+from miclab.report.html import packed_plotly
 from miclab.report.models import heads_page, knockout_page, page_bytes
 from miclab.seeds import stream
 from miclab.storage import sealed
@@ -163,7 +163,7 @@ def test_knockouts_are_paired_with_the_untouched_model(baseline: str, tmp_path: 
     page = page_bytes("t <b>", "miclab", knockout_page(found), "stopped").decode()
     assert "t &lt;b&gt;" in page
     assert "Partial results" in page
-    assert "://" not in page.replace(get_plotlyjs(), "")
+    assert "://" not in page.replace(packed_plotly(), "")
 
 
 def test_memory_that_runs_out_keeps_what_was_done(tmp_path: Path, monkeypatch):

@@ -23,6 +23,7 @@ from miclab.cli import main
 from miclab.config.axes import field_of
 from miclab.config.schema import to_mapping
 from miclab.errors import MiclabError
+from miclab.report.html import packed_plotly
 from miclab.report.study.cells import Axis, StudyCells, plain_value, study_cells
 from miclab.report.study.page import write_study_report
 from miclab.report.study.phases import crossing_rows, crossings
@@ -88,11 +89,9 @@ def embedded(path: Path) -> dict[str, Any]:
 
 
 def without_plotly(path: Path) -> str:
-    from plotly.offline import get_plotlyjs
-
     text = path.read_text()
-    assert text.count(get_plotlyjs()) == 1
-    return text.replace(get_plotlyjs(), "")
+    assert text.count(packed_plotly()) == 1
+    return text.replace(packed_plotly(), "")
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from miclab.config import schema
 from miclab.config.request import Request
 from miclab.errors import ConfigError, DamagedError, RunError
 from miclab.runs import find as runs
-from miclab.training.loop import prepare, train, train_config
+from miclab.training.loop import prepared, train, train_config
 from miclab.worlds.world import draw_world
 
 CONFIG = tiny_config()
@@ -152,7 +152,7 @@ def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(tmp_path)
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, at):
     """The disk is full at the n-th sync of the third checkpoint: weights, optimiser, rows and manifest, two each."""
     reference, _ = train_config(CONFIG, REQUEST, tmp_path / "reference")
-    run, _ = prepare(CONFIG, tmp_path / "full")
+    run = prepared(CONFIG, tmp_path / "full").run
     save, sync, calls = runs.Run.save_checkpoint, os.fsync, []
 
     def full(handle: int) -> None:

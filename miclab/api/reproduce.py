@@ -14,7 +14,6 @@ from miclab.runs.find import root_directory
 
 if TYPE_CHECKING:
     from miclab.claims.demonstration import Demonstration
-    from miclab.studies.engine import Tally
 
 OnRuns = Callable[[int, int], None]
 """Called with the number of runs that ended and of all, whenever it changes."""
@@ -48,13 +47,14 @@ def demo(
         RunError: a training failed, or a file cannot be written.
     """
     from miclab.claims.demonstration import Demonstration
+    from miclab.studies.engine import counted
 
     file, drawing = Path(path), Path(picture) if picture else None
     _check_folders(file, drawing)
     root = root_directory(runs)
     root.mkdir(parents=True, exist_ok=True)
     found = Demonstration.open(root, short)
-    found.train(_counting(on_progress, len(found.plan.runs)), workers)
+    found.train(counted(on_progress, len(found.plan.runs)), workers)
     write_results(found, file, drawing, command=f"miclab demo --output {file}")
     return found
 
@@ -127,7 +127,7 @@ def reproduce(
     """
     from miclab.claims.evidence import Evidence
     from miclab.claims.ledger import chosen, judged, studies_to_run
-    from miclab.studies.engine import Engine, carry_out
+    from miclab.studies.engine import Engine, carry_out, counted
     from miclab.studies.launchers.local import LocalLauncher
     from miclab.studies.mode import long_mode
     from miclab.studies.plan import Plan
@@ -144,23 +144,9 @@ def reproduce(
         plan = Plan(files, lambda: long_mode(root))
         tables = [StudyTable(file, plan, root) for file in files]
         engine = Engine(plan, root, LocalLauncher(workers))
-        tally = carry_out(engine, tables, _counting(on_progress, len(plan.runs)))
+        tally = carry_out(engine, tables, counted(on_progress, len(plan.runs)))
         for identity, found in tally.states.items():
             if found.status == "failed":
                 warnings.warn(f"{plan.runs[identity].name} failed: {found.reason}", stacklevel=2)
     evidence = Evidence(directory, preset)
     return Ledger([Judgement(line, evidence) for line in judged(evidence, entries)])
-
-
-def _counting(on_progress: OnRuns | None, total: int) -> Callable[[Tally], None]:
-    """What an engine calls with its tally, where only the number of runs that ended is wanted."""
-    seen = -1
-
-    def change(tally: Tally) -> None:
-        nonlocal seen
-        ended = sum(found.status in ("done", "failed") for found in tally.states.values())
-        if on_progress and ended != seen:
-            seen = ended
-            on_progress(ended, total)
-
-    return change

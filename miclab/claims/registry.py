@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from miclab.claims.evidence import Evidence
@@ -26,8 +26,35 @@ if TYPE_CHECKING:
 
 Conditions = Callable[[Evidence], Iterable[Finding]]
 Drawing = Callable[[Evidence], "Figure"]
-LETTERS = "ULMJCARDX"
-"""First letters of the claims of this package, in the order in which the ledger has them; others follow."""
+
+
+@dataclass(frozen=True)
+class Theme:
+    """What claims are about whose ids begin with one letter.
+
+    Arguments:
+        about: in words.
+        over: what their intervals are over.
+    """
+
+    about: str = ""
+    over: str = "seeds"
+
+
+THEMES = {
+    "U": Theme("one modality"),
+    "L": Theme("longer contexts, our own"),
+    "M": Theme("two modalities"),
+    "J": Theme("the joint-label task"),
+    "C": Theme("measures of the circuit", over="configurations"),
+    "A": Theme("alignment and encoders"),
+    "R": Theme("real data, a claim of the paper"),
+    "D": Theme("real data, our own"),
+    "X": Theme("controls, our own"),
+}
+"""Themes by the first letter of a claim's id, in the order in which the ledger has them; claims of others follow."""
+THEME = Theme()
+"""The theme of other letters."""
 LEDGER = "ledger"
 """The collection of claims that `miclab claims` lists."""
 
@@ -81,11 +108,16 @@ class Claim:
         return self.figure(rows) if self.figure else conditions_figure(self.judge(rows))
 
     @property
+    def theme(self) -> Theme:
+        """What it is about."""
+        return THEMES.get(self.id[0], THEME)
+
+    @property
     def order(self) -> tuple[int, int]:
         """Where it stands in the ledger."""
         number = re.search(r"\d+", self.id)
-        letter = LETTERS.find(self.id[0])
-        return (letter if letter >= 0 else len(LETTERS)), int(number.group()) if number else 0
+        letter = "".join(THEMES).find(self.id[0])
+        return (letter if letter >= 0 else len(THEMES)), int(number.group()) if number else 0
 
 
 CLAIMS: Registry[Claim] = Registry("claim")

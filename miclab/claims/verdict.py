@@ -5,16 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from miclab.statistics.intervals import Interval
+from miclab.statistics.palette import Kind
 
 if TYPE_CHECKING:
     from miclab.claims.plateau import CellEscape
 
 Outcome = Literal["holds", "fails", "undecided"]
 Verdict = Literal["holds", "holds in part", "fails", "undecided", "cannot be told by this measure"]
-VERDICTS: tuple[Verdict, ...] = ("holds", "holds in part", "fails", "undecided", "cannot be told by this measure")
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+"""Every verdict, in the order in which they are counted."""
+HOLDS, IN_PART, FAILS, UNDECIDED, _ = VERDICTS
+
+
+def kind_of(verdict: str) -> Kind:
+    """How a verdict is marked: one that holds is good, one that fails is bad, others are plain."""
+    return "good" if verdict == HOLDS else "bad" if verdict == FAILS else "plain"
 
 
 def outcome(measured: Interval | None, low: float, high: float) -> Outcome:

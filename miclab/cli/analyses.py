@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from miclab.circuits.find import head_named
-from miclab.cli.options import CheckpointOptions, RunName, Seeds, SizedOptions, find_runs
+from miclab.cli.options import CheckpointOptions, RunName, SeveralRunsOptions, SizedOptions, find_runs
 from miclab.cli.progress import ablations_of, knockouts_of, looking, sequences_of
-from miclab.cli.terminal import bar, parse, print_json, refuse_ignored, warn
+from miclab.cli.terminal import bar, parse, print_result, refuse_ignored
+from miclab.config.request import Split
 from miclab.runs.find import find
-
-if TYPE_CHECKING:
-    from miclab.circuits.knockout import Effects
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(Seeds):
+class EvaluateOptions(SeveralRunsOptions):
     """Accuracy on every split, with intervals (bootstrap, clustered by set of novel classes, then by seed) and
     oracles."""
 
@@ -30,11 +28,11 @@ class EvaluateOptions(Seeds):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CircuitsOptions(Seeds):
+class CircuitsOptions(SeveralRunsOptions):
     """Strength of every head on novel classes, with intervals, and the heads of the induction circuit where there is
     one."""
 
-    split: Literal["train", "icl", "swapped", "iwl"] = "icl"
+    split: Split = "icl"
     """Split whose sequences are looked at."""
 
 
@@ -70,13 +68,7 @@ def run_evaluate(arguments: list[str]) -> int:
     with looking("evaluate", runs, options.runs, lambda config: count) as on_progress:
         found = evaluate_runs(runs, step=options.checkpoint, context=options.context or None, sizes=options.sizes,
                               measures=options.measures, on_progress=on_progress)  # fmt: skip
-    for run in runs:
-        warn(run)
-    if options.json:
-        print_json(found.as_json())
-    else:
-        found.show()
-    return 0
+    return print_result(found, runs, options.json)
 
 
 def run_circuits(arguments: list[str]) -> int:
@@ -91,13 +83,7 @@ def run_circuits(arguments: list[str]) -> int:
         found = circuits(
             runs, step=options.checkpoint, sizes=options.sizes, split=options.split, on_progress=on_progress
         )
-    for run in runs:
-        warn(run)
-    if options.json:
-        print_json(found.as_json())
-    else:
-        found.show()
-    return 0
+    return print_result(found, runs, options.json)
 
 
 def run_align(arguments: list[str]) -> int:
@@ -111,12 +97,7 @@ def run_align(arguments: list[str]) -> int:
     steps = run.checkpoints if options.over_training else [options.checkpoint]
     with bar("align", len(steps)) as on_progress:
         found = align_run(run, steps, options.rows, on_progress)
-    warn(run)
-    if options.json:
-        print_json(found.as_json())
-    else:
-        found.show()
-    return 0
+    return print_result(found, [run], options.json)
 
 
 def run_diagnose(arguments: list[str]) -> int:
@@ -128,21 +109,12 @@ def run_diagnose(arguments: list[str]) -> int:
     sizes = options.sizes
     count = sequences_of(sizes) + bool(run.config.parent.run) * sizes.novel_sets * sizes.sequences
     with looking("diagnose", [run], options.runs, lambda config: count) as on_progress:
-        signs = diagnose(run, step=options.checkpoint, sizes=options.sizes, on_progress=on_progress)
-    warn(run)
-    if options.json:
-        print_json([asdict(sign) for sign in signs])
-        return 0
-    for sign in signs:
-        mark = {True: "SHOWN", False: "not shown", None: "not judged"}[sign.shown]
-        print(f"{sign.name}: {mark}\n    {sign.evidence}")
-        if sign.shown:
-            print(f"    What to change: {sign.advice}")
-    return 0
+        found = diagnose(run, step=options.checkpoint, sizes=options.sizes, on_progress=on_progress)
+    return print_result(found, [run], options.json)
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnockoutOptions(Seeds):
+class KnockoutOptions(SeveralRunsOptions):
     """Accuracy with heads knocked out: each, the circuit's, both, and the mean of several draws of random others as
     control, each from the layers of what it is a control for. Where a run does not answer from its context better than
     with any label of it, there is no circuit, and only single heads are cut. Several RUNs are clustered by seed; the
@@ -153,24 +125,16 @@ class KnockoutOptions(Seeds):
     the circuit's with their controls."""
     baseline: Literal["zero", "mean"] = "zero"
     """What takes the place of a head's output."""
-    split: Literal["train", "icl", "swapped", "iwl"] = "icl"
+    split: Split = "icl"
     """Split whose accuracy is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblateOptions(Seeds):
+class AblateOptions(SeveralRunsOptions):
     """Accuracy with the items of a modality, the labels, or both zeroed. Several RUNs are clustered by seed."""
 
-    split: Literal["train", "icl", "swapped", "iwl"] = "icl"
+    split: Split = "icl"
     """Split whose accuracy is measured."""
-
-
-def _print(options: Seeds, found: Effects) -> int:
-    if options.json:
-        print_json(found.as_json())
-    else:
-        found.show()
-    return 0
 
 
 def _sequences(options: KnockoutOptions | AblateOptions) -> int:
@@ -191,9 +155,7 @@ def run_knockout(arguments: list[str]) -> int:
         with looking("knockout", runs, options.runs, lambda config: 2 * _sequences(options)):
             found = knock_out_together(runs, chosen, baseline=options.baseline, step=options.checkpoint,
                                        sizes=options.sizes, split=options.split)  # fmt: skip
-        for run in runs:
-            warn(run)
-        return _print(options, found)
+        return print_result(found, runs, options.json)
     # Whether there is a circuit is always seen on novel classes.
     more = 0 if options.split == "icl" else options.sizes.sequences * options.sizes.novel_sets
     with looking(
@@ -201,9 +163,7 @@ def run_knockout(arguments: list[str]) -> int:
     ) as on_progress:
         found = knock_out(runs, baseline=options.baseline, step=options.checkpoint, sizes=options.sizes,
                           split=options.split, on_progress=on_progress)  # fmt: skip
-    for run in runs:
-        warn(run)
-    return _print(options, found)
+    return print_result(found, runs, options.json)
 
 
 def run_ablate(arguments: list[str]) -> int:
@@ -216,6 +176,4 @@ def run_ablate(arguments: list[str]) -> int:
         "ablate", runs, options.runs, lambda config: ablations_of(config) * _sequences(options)
     ) as on_progress:
         found = ablate(runs, step=options.checkpoint, sizes=options.sizes, split=options.split, on_progress=on_progress)
-    for run in runs:
-        warn(run)
-    return _print(options, found)
+    return print_result(found, runs, options.json)

@@ -91,10 +91,10 @@ def reproduce(arguments: list[str]) -> int:
 
 def _page(results: Results, arguments: list[str], options: ReproduceFlags, tables: list[Any], problem: str) -> None:
     """Saves tables as the page of a claim."""
-    from miclab.report.html import table_of
     from miclab.report.models import Page, Part
+    from miclab.tables import titled
 
-    parts = [Part(title=one.title, table=table_of(one), notes=[f"{note}." for note in one.notes]) for one in tables]
+    parts = [Part(title=one.title, table=titled(one, "", [f"{note}." for note in one.notes])) for one in tables]
     title = f"{options.claim} on {options.task.name}: {MEASURED[options.claim]}"
     save_page(results, arguments, title, Page(parts, {}), problem)
 

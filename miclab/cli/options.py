@@ -93,7 +93,7 @@ class SizedOptions(CheckpointOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seeds(SizedOptions):
+class SeveralRunsOptions(SizedOptions):
     """A command on one or several runs."""
 
     run: RunNames

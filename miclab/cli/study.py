@@ -266,7 +266,7 @@ def _status(arguments: list[str]) -> int:
 
 def _plan(arguments: list[str]) -> int:
     from miclab.studies import state
-    from miclab.studies.listing import counts_of, failures_of, kept_runs, plan_json, plan_lines
+    from miclab.studies.listing import counts_of, failures_of, kept_runs, plan_json, plan_table
 
     options = parse(PlanOptions, "study plan", arguments)
     (study,), plan = _planned((options.file,), options)
@@ -277,7 +277,7 @@ def _plan(arguments: list[str]) -> int:
     if options.json:
         print_json(plan_json(study, plan, states, kept, root))
         return 0
-    print("\n".join(plan_lines(study, plan, states, kept, root)))
+    plan_table(study, plan, states, kept, root).show()
     _print_counts(counts_of(plan, states, set(), kept), failures_of(plan, states))
     return 0
 

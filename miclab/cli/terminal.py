@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from miclab import interrupts
 from miclab.errors import MiclabError
@@ -15,6 +15,13 @@ from miclab.runs.run import Run
 from miclab.tables import table
 
 T = TypeVar("T")
+
+
+class Result(Protocol):
+    """What a command prints."""
+
+    def as_json(self) -> Any: ...
+    def show(self) -> None: ...
 
 
 def parse(kind: type[T], name: str, arguments: list[str], default: T | None = None) -> T:
@@ -75,6 +82,17 @@ def duration(seconds: float) -> str:
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     return f"{whole // 60} min" if whole >= 120 else f"{whole} s"
+
+
+def print_result(found: Result, runs: Iterable[Run], as_json: bool) -> int:
+    """What a command found in runs, as JSON or as tables, after the warnings about their files; gives exit status 0."""
+    for run in runs:
+        warn(run)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        found.show()
+    return 0
 
 
 @contextmanager

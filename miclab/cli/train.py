@@ -20,12 +20,14 @@ from miclab.config.run import RunConfig
 from miclab.config.schema import from_mapping
 from miclab.errors import ConfigError, MiclabError, nearest
 from miclab.training.stages import (
+    STAGES,
     Done,
     Training,
     carry_out,
     check_modalities,
     check_same,
     grown_from,
+    kind_of,
     train_watched,
     trainings,
     with_encoders,
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
     from miclab.runs.run import Run
     from miclab.training.loop import Prepared
 
-
-STAGES = ("unimodal", "multimodal", "encoder")
 USAGE = f"""usage: miclab train {{{",".join(STAGES)}}} [options]
 
   unimodal     stage 1: a decoder on one modality
@@ -174,7 +174,7 @@ def run_train(arguments: list[str]) -> int:
         refuse_ignored(rest, ("stage_one",), "it is for `miclab train multimodal`")
     stage_one = _early_option(rest, "--stage-one", "auto")
     root = _early_option(rest, "--runs", "runs")
-    kind = "unimodal" if stage == "unimodal" else "early_fusion" if stage_one == "none" else "multimodal"
+    kind = kind_of(stage, stage_one)
     config, request = presets.run_config(kind, preset), presets.request(kind, preset)
     first = presets.request("unimodal", preset)
     before = None

@@ -39,7 +39,7 @@ class Plugin:
     digest: str
 
     @property
-    def mark(self) -> str:
+    def fingerprint(self) -> str:
         """What a configuration records of it."""
         return f"{self.name}:{self.digest}"
 
@@ -198,21 +198,21 @@ def _digest_of_package(file: Path) -> str:
     return found.hexdigest()
 
 
-def marks_of(uses: Iterable[tuple[Registry, str]]) -> tuple[str, ...]:
+def fingerprints_of(uses: Iterable[tuple[Registry, str]]) -> tuple[str, ...]:
     """What a configuration records of plugins, sorted.
 
     Arguments:
         uses: each registry and the name in it that the configuration uses.
     """
     files = {Path(registry.file(name)).resolve() for registry, name in uses if name in registry}
-    return tuple(sorted({plugin.mark for plugin in _loaded.values() if any(map(plugin.covers, files))}))
+    return tuple(sorted({plugin.fingerprint for plugin in _loaded.values() if any(map(plugin.covers, files))}))
 
 
-def check_marks(marks: Sequence[str]) -> None:
+def check_fingerprints(fingerprints: Sequence[str]) -> None:
     """Raises ConfigError where a plugin that a configuration records is not loaded, or has another content."""
     known = {plugin.name: plugin for plugin in _loaded.values()}
-    for mark in marks:
-        name, _, digest = mark.partition(":")
+    for fingerprint in fingerprints:
+        name, _, digest = fingerprint.partition(":")
         if name not in known:
             hint = f"plugins that are loaded: {', '.join(known) or 'none is'}. Name its file with --plugin {name}.py"
             raise ConfigError("plugins", name, hint)

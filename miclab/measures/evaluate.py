@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from miclab.config.parts import ParentConfig
-from miclab.config.request import SplitSizes
+from miclab.config.request import SPLITS, SplitSizes
 from miclab.config.run import RunConfig, with_context
 from miclab.config.schema import trajectory_hash
 from miclab.config.seeds import SeedsConfig
@@ -27,7 +27,7 @@ from miclab.runs.run import Run
 from miclab.statistics.intervals import Interval, accuracy_interval, clustered_interval
 from miclab.worlds.oracles import oracle_scores
 from miclab.worlds.sequences import Batch
-from miclab.worlds.splits import SPLITS, split_batches
+from miclab.worlds.splits import split_batches
 from miclab.worlds.world import World, world_from_tensors
 
 CHUNK = 512

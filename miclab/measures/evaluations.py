@@ -13,7 +13,7 @@ from miclab.measures.evaluate import Evaluation, SplitScores, check_seeds, evalu
 from miclab.measures.registry import chosen
 from miclab.runs.run import Run
 from miclab.statistics.intervals import Interval, accuracy_interval
-from miclab.tables import Head, Table, Tabled, table
+from miclab.tables import HeadName, Table, Tabled, table
 
 ONE_SET = (
     "One set of novel classes gives no interval: other classes may be easier or harder. "
@@ -111,13 +111,13 @@ def heads_table(title: str, measures: dict[str, dict[tuple[int, int], Interval]]
     """A row for each measure, a column for each head."""
     if not measures:
         return table("", [], [], notes)
-    heads = [f"head {Head(*head)}" for head in next(iter(measures.values()))]
+    heads = [f"head {HeadName(*head)}" for head in next(iter(measures.values()))]
     return table(title, ["measure", *heads], [[name, *row.values()] for name, row in measures.items()], notes)
 
 
 def heads_json(measures: dict[str, dict[tuple[int, int], Interval]]) -> dict[str, dict[str, Any]]:
     """Intervals by measure and head as plain data."""
-    return {name: {str(Head(*head)): one.as_json() for head, one in row.items()} for name, row in measures.items()}
+    return {name: {str(HeadName(*head)): one.as_json() for head, one in row.items()} for name, row in measures.items()}
 
 
 def evaluate_runs(

@@ -117,7 +117,7 @@ class HeadTable(Tabled):
         """A row for each head, with every measure."""
         columns = ["head", *(name.replace("_", " ") for name in self.measures)]
         rows = [
-            [tables.Head(*head), *(self.intervals[name][i] for name in self.measures)]
+            [tables.HeadName(*head), *(self.intervals[name][i] for name in self.measures)]
             for i, head in enumerate(self.heads)
         ]
         return (tables.table(f"{self.model} on {self.episodes} episodes of {self.task}", columns, rows, self._notes()),)
@@ -127,7 +127,7 @@ class HeadTable(Tabled):
         rows = []
         for name in self.measures:
             means = dict(zip(self.heads, self.mean(name), strict=True))
-            rows.append([name.replace("_", " "), ", ".join(f"{tables.Head(*head)} {means[head]:.3f}"
+            rows.append([name.replace("_", " "), ", ".join(f"{tables.HeadName(*head)} {means[head]:.3f}"
                                                             for head in self.ranked(name)[:top])])  # fmt: skip
         title = f"{self.model} on {self.episodes} episodes of {self.task}: strongest heads (LAYER.HEAD from 0)"
         return tables.table(title, ["measure", "heads"], rows, self._notes())

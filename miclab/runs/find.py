@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from miclab import storage
 from miclab.config import schema
-from miclab.config.extensions import check_marks
+from miclab.config.extensions import check_fingerprints
 from miclab.config.run import RunConfig
 from miclab.errors import MistakenError, RunError
 from miclab.runs.label import called
@@ -43,7 +43,7 @@ def open_run(path: Path | str) -> Run:
     content = storage.read_checked(path / "config.json", manifest["files"]["config.json"], REFUSED)
     storage.read_checked(path / "world.safetensors", manifest["files"]["world.safetensors"], REFUSED)
     data = json.loads(content)
-    check_marks(data.get("plugins", ()))
+    check_fingerprints(data.get("plugins", ()))
     config = schema.from_mapping(RunConfig, data)
     if not schema.names_trajectory(manifest["hash"], config):
         raise MistakenError(path / "config.json", manifest["hash"], schema.trajectory_hash(config))

@@ -264,3 +264,22 @@ def carry_out(
     write(tally, now=True)
     on_change(tally)
     return tally
+
+
+def counted(on_progress: Callable[[int, int], None] | None, total: int) -> Callable[[Tally], None]:
+    """What is called with a tally, where only the number of runs that ended is wanted.
+
+    Arguments:
+        on_progress: called with that number and with `total`, whenever it changes; None: nothing is.
+        total: number of all runs.
+    """
+    seen = -1
+
+    def change(tally: Tally) -> None:
+        nonlocal seen
+        ended = sum(found.status in ("done", "failed") for found in tally.states.values())
+        if on_progress and ended != seen:
+            seen = ended
+            on_progress(ended, total)
+
+    return change

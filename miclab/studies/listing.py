@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from miclab.runs.label import read_label
+from miclab.runs.status import status_mark
 from miclab.studies.plan import Plan, PlannedRun, axis_value
 from miclab.studies.rows import StudyTable
 from miclab.studies.state import State, count
 from miclab.studies.study import Study
+from miclab.tables import Cell, Code, Number, Table, cell, table
 
 STAGE_ONE = "(stage 1)"
 """Name of the stage-1 runs that are in no study's own points."""
@@ -48,8 +50,14 @@ def plan_json(
     return found
 
 
+def axis_cell(value: Any) -> Cell:
+    """The cell of a value of an axis."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return Number(value, 6, "g") if isinstance(value, float) else cell(value if is_number else shown(value))
+
+
 def shown(value: Any) -> str:
-    """A value of an axis as a cell of a table."""
+    """A value of an axis as text."""
     if isinstance(value, (list, tuple)):
         text = ",".join(map(shown, value)) or "default"
     elif isinstance(value, Mapping):
@@ -73,32 +81,28 @@ def short_axes(axes: tuple[str, ...]) -> list[str]:
     return found
 
 
-def plan_lines(study: Study, plan: Plan, states: Mapping[str, State], kept: frozenset[str], root: Path) -> list[str]:
-    """The runs as the lines of a table."""
-    rows = []
-    for run, axes in planned_axes(study, plan):
-        state = states[run.hash]
-        status = "in rows" if run.hash in kept and state.status == "new" else state.status
-        values = [shown(axes.get(axis)) for axis in study.axes]
-        step = str(state.step) if state.step >= 0 else "-"
-        rows.append(
-            [run.name, given_name(run, state, root), *values, str(run.seed), str(run.request.steps), status, step,
-             run.parent[:12] or "-"]
-        )  # fmt: skip
-    table = [["run", "name", *short_axes(study.axes), "seed", "steps", "status", "step", "parent"], *rows]
-    if not any(row[1] for row in rows):
-        table = [[row[0], *row[2:]] for row in table]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    # The first and the last column, the status and the name are words; numbers stand to the right.
-    words = {0, len(widths) - 1, len(widths) - 3} | ({1} if table[0][1] == "name" else set())
-    return ["  ".join(_cells(row, widths, words)).rstrip() for row in table]
-
-
-def _cells(row: list[str], widths: list[int], words: set[int]) -> list[str]:
-    return [
-        cell.ljust(width) if place in words else cell.rjust(width)
-        for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+def plan_table(study: Study, plan: Plan, states: Mapping[str, State], kept: frozenset[str], root: Path) -> Table:
+    """The runs as a table, in the order in which they are trained; names have a column where there are any."""
+    rows = plan_json(study, plan, states, kept, root)
+    named = any(row["name"] for row in rows)
+    cells = [
+        [row["run"], *([row["name"]] if named else []), *(axis_cell(row["axes"].get(axis)) for axis in study.axes),
+         row["seed"], row["steps"],
+         status_mark("in rows" if row["in_committed_rows"] and row["status"] == "new" else row["status"]),
+         row["step"] if row["step"] >= 0 else None, Code(row["parent"][:12])]
+        for row in rows
+    ]  # fmt: skip
+    columns = [
+        "run",
+        *(["name"] if named else []),
+        *short_axes(study.axes),
+        "seed",
+        "steps",
+        "status",
+        "step",
+        "parent",
     ]
+    return table("", columns, cells)
 
 
 def kept_runs(studies: Sequence[Study], plan: Plan, root: Path) -> frozenset[str]:

@@ -18,7 +18,7 @@ from miclab.config.run import RunConfig
 from miclab.errors import ConfigError, MiclabError, nearest
 from miclab.studies.study import Block, Fields, Study, laid_over, nested
 from miclab.training.stages import pretraining, stage_one
-from miclab.worlds.source_facts import plugin_marks, resolved_modality
+from miclab.worlds.source_facts import plugin_fingerprints, resolved_modality
 
 Place = tuple[int, ...]
 """Indices of the values of some axes."""
@@ -142,7 +142,7 @@ class _StudyReader:
                 config.check_part(name)
                 checked[name].add(id(part))
         config.check_across_parts()
-        config.__dict__["plugins"] = plugin_marks(config)
+        config.__dict__["plugins"] = plugin_fingerprints(config)
         return config
 
 

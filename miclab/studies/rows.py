@@ -13,6 +13,7 @@ import polars as pl
 from miclab import storage
 from miclab.circuits.find import measure_column
 from miclab.config import schema
+from miclab.config.request import SPLITS
 from miclab.errors import DamagedError, MiclabError, MistakenError
 from miclab.runs.find import glance
 from miclab.studies import sealed_table, state
@@ -38,10 +39,11 @@ LEADING = {
     "loss": pl.Float64,
     "config": pl.String,
 }
-SPLITS = ("icl", "swapped", "iwl", "train")
+SPLIT_COLUMNS = (*(split for split in SPLITS if split != "train"), "train")
+"""Columns of accuracies in the order of the committed tables."""
 NUMBERS: dict[str, Any] = {
-    **dict.fromkeys(SPLITS, pl.Float64),
-    **{f"cla.{split}": pl.Float64 for split in SPLITS},
+    **dict.fromkeys(SPLIT_COLUMNS, pl.Float64),
+    **{f"cla.{split}": pl.Float64 for split in SPLIT_COLUMNS},
     "icl_sets": pl.List(pl.Float64),
 }
 

@@ -142,12 +142,6 @@ def prepared(
     return Prepared(create(root, config, world.tensors()), line, lineage)
 
 
-def prepare(config: RunConfig, root: Path | str = "runs", steps: int = numerics.PAYS_FROM) -> tuple[Run, str]:
-    """`prepared`: the run, and the line about its numeric mode."""
-    found = prepared(config, root, steps)
-    return found.run, found.line
-
-
 def _all_finite(tensors: Mapping[str, Tensor]) -> bool:
     return all(bool(value.isfinite().all()) for value in tensors.values())
 

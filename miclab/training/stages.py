@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from miclab.training.loop import Outcome, Prepared
 
 Fields = Mapping[str, Any]
+STAGES = ("unimodal", "multimodal", "encoder")
+"""What can be trained by name."""
 AUTO = "auto"
 NONE = "none"
 TAKEN = ("source", "content", "shape", "dimension", "encoder", "features")
@@ -68,6 +70,16 @@ class Done:
 Watch = Callable[[str, "Prepared", Request], AbstractContextManager[Callable[[int, str], None]]]
 """From a training's title, prepared run and request to a context around it. Its value is called after every step with
 the step and a short text."""
+
+
+def kind_of(stage: str, stage_one: str) -> presets.Stage:
+    """Which preset a stage's configuration comes from: early fusion is the multimodal stage without a stage 1.
+
+    Arguments:
+        stage: `unimodal` or `multimodal`.
+        stage_one: what is given as the stage-1 run: a run, `auto` or `none`.
+    """
+    return "unimodal" if stage == "unimodal" else "early_fusion" if stage_one == NONE else "multimodal"
 
 
 # -- what is trained ----------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from miclab.config import memory
-from miclab.config.request import SplitSizes
+from miclab.config.request import SPLITS, SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError
 from miclab.seeds import stream
@@ -30,7 +30,6 @@ from miclab.worlds.sequences import (
 )
 from miclab.worlds.world import World, novel_world
 
-SPLITS = ("train", "icl", "swapped", "iwl")
 _counters: list[Callable[[int], None]] = []
 
 

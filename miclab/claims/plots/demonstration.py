@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 
 from miclab.claims.demonstration import NAME, Demonstration
 from miclab.claims.evidence import Evidence, grid
-from miclab.claims.plots.figures import DATES, STYLE
 from miclab.config.request import SplitSizes
 from miclab.model.decoder import Decoder
 from miclab.runs.run import Run
 from miclab.statistics.grid import mean
-from miclab.statistics.palette import BLUE, GREEN, ORANGE, SKY, VERMILLION
+from miclab.statistics.palette import BLUE, GREEN, ORANGE, SKY, VERMILLION, WEIGHTS
+from miclab.statistics.style import DATES, STYLE, colour_map
 from miclab.worlds.splits import split_batches
 from miclab.worlds.world import world_from_tensors
 
@@ -56,7 +56,9 @@ def _attention(axes: list[Axes], run: Run) -> None:
     for layer, place in enumerate(axes):
         # One sequence: the mean over sequences would hide which exemplar matches.
         pattern = trace.activations[f"blocks.{layer}.attention.pattern"][0, 0]
-        place.imshow(pattern.numpy(), cmap="magma_r", vmin=0, vmax=float(pattern.max()), interpolation="nearest")
+        place.imshow(
+            pattern.numpy(), cmap=colour_map(WEIGHTS), vmin=0, vmax=float(pattern.max()), interpolation="nearest"
+        )
         place.set_xticks(range(len(names)), names, fontsize=4.5, rotation=90)
         place.set_yticks(range(len(names)), names, fontsize=4.5)
         place.set_title(f"Attention of head {layer}.0, one sequence", fontsize=9, loc="left")

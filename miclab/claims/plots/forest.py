@@ -8,17 +8,13 @@ from typing import TYPE_CHECKING
 
 from miclab.claims.plots.figures import need
 from miclab.claims.plots.panels import SEEDS
-from miclab.claims.verdict import Comparison, Condition, Findings
+from miclab.claims.verdict import Comparison, Condition, Findings, kind_of
 from miclab.statistics.intervals import Interval
-from miclab.statistics.palette import BLACK, BLUE, GREY, VERMILLION
+from miclab.statistics.palette import BLACK, KIND_MARKERS, KINDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-COLOURS = {"holds": BLUE, "fails": VERMILLION, "undecided": GREY}
-MARKERS = {"holds": "o", "fails": "X", "undecided": "D"}
-"""Colour and shape both show the verdict, for those who see no colours."""
 
 
 def known(interval: Interval | None) -> bool:
@@ -61,13 +57,15 @@ def conditions_figure(findings: Findings) -> Figure:
 
 def _lines(place: Axes, part: list[Condition] | list[Comparison]) -> None:
     for row, item in enumerate(part):
-        measured, verdict = item.measured, item.verdict if isinstance(item, Condition) else "undecided"
+        measured = item.measured
         assert measured is not None
-        colour = COLOURS[verdict] if isinstance(item, Condition) else BLACK
+        # Colour and shape both show the verdict.
+        kind = kind_of(item.verdict) if isinstance(item, Condition) else None
+        colour, shape = (KINDS[kind], KIND_MARKERS[kind]) if kind else (BLACK, "s")
         place.plot([measured.low, measured.high], [row, row], color=colour, lw=1.4)
         if item.values:
             place.plot(item.values, [row] * len(item.values), color=colour, **SEEDS)
-        place.plot(measured.mean, row, MARKERS[verdict] if isinstance(item, Condition) else "s", color=colour, ms=4)
+        place.plot(measured.mean, row, shape, color=colour, ms=4)
         if isinstance(item, Condition):
             for bound in (item.low, item.high):
                 if math.isfinite(bound):

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from miclab.circuits.find import read_name
-from miclab.report.plots import BLACK, BLUE, Figure, axis_of, layout_of, rounded
+from miclab.report.plots import BLACK, BLUE, Figure, axis_of, faint, layout_of, rounded
 from miclab.report.study.cells import StudyCells, estimates
-from miclab.report.study.phases import faint, style
+from miclab.report.study.phases import style
 from miclab.statistics.intervals import Interval
+from miclab.tables import estimate
 
 COLUMN = re.compile(r"probe\.(?P<analysis>[^.]+)\.(?P<name>.+)")
 TITLES = {
@@ -75,9 +76,7 @@ def analyses_of(cells: StudyCells) -> list[AnalysisOfStudy]:
 
 def text(found: tuple[float, Interval | None] | None) -> str:
     """A mean with its interval."""
-    if found is None:
-        return ""
-    return f"{found[0]:.3f}" + (f" [{found[1].low:.3f}, {found[1].high:.3f}]" if found[1] else "")
+    return "" if found is None else str(estimate(*found))
 
 
 def bars_figure(analysis: AnalysisOfStudy, cell: int) -> Figure:

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from miclab.claims.evidence import column_values
 from miclab.claims.plots.panels import shown_mean
 from miclab.config.axes import DOUBLING, axis_name, distinguishing, field_of
+from miclab.config.request import SPLITS
 from miclab.config.schema import to_mapping
 from miclab.errors import MiclabError
 from miclab.report.run.collect import evenly
 from miclab.statistics.grid import Cells
 from miclab.statistics.intervals import Interval
 from miclab.studies.plan import Plan, axis_value
-from miclab.studies.rows import SPLITS
 from miclab.studies.study import Study
 
 At = Literal["common", "last"]
