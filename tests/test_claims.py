@@ -25,6 +25,7 @@ from miclab.errors import MiclabError
 from miclab.statistics.grid import Cells, mean
 from miclab.statistics.intervals import Interval
 from miclab.statistics.regression import fit
+from miclab.studies import sealed_table
 from miclab.studies.study import presets_of
 
 
@@ -295,7 +296,7 @@ def test_failed_runs_are_no_evidence(tmp_path):
         status=pl.when(pl.col("seed") > 0).then(pl.lit("failed")).otherwise(pl.col("status")),
         step=pl.when(pl.col("seed") > 0).then(None).otherwise(pl.col("step")),
     )
-    failed.write_parquet(path)
+    sealed_table.write(failed, path)
     assert line_of(directory, "M1").findings.verdict == "undecided"
 
 
@@ -482,7 +483,7 @@ def test_rows_of_another_configuration_are_no_evidence(tmp_path):
     assert mean() == pytest.approx(0.7, abs=0.02)
     for more, alone in ((changed("optimiser", learning_rate=0.5), None), (changed("numerics", mode="eager"), 0.1)):
         for both in (pl.concat([more, rows]), pl.concat([rows, more])):
-            both.write_parquet(path)
+            sealed_table.write(both, path)
             assert mean() == pytest.approx(0.7, abs=0.02)
-        more.write_parquet(path)
+        sealed_table.write(more, path)
         assert mean() == (alone if alone is None else pytest.approx(alone))

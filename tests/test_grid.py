@@ -153,6 +153,7 @@ def test_p_is_where_the_interval_touches_the_bound(bound):
     """Fails if p and interval disagree: at a level of 1 - p the interval ends at the nearer bound."""
     cells = random_cells(np.random.default_rng(6))
     p = cells.p_value(bound)
+    assert p is not None
     found = cells.interval(bound.expression, 1 - p)
     assert found is not None
     away = [abs(found.low - bound.low), abs(found.high - bound.high)]

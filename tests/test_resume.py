@@ -192,6 +192,7 @@ def test_a_run_of_other_semantics_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(schema, "SEMANTICS", schema.SEMANTICS + 1)
     with pytest.raises(RunError, match="its configuration meant another result"):
         train(run, REQUEST)
+    assert runs.open_run(run.path).rows() == run.rows()
 
 
 def test_a_compiled_run_is_refused_where_nothing_can_be_compiled(tmp_path, monkeypatch):

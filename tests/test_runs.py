@@ -101,7 +101,7 @@ def test_a_creation_that_was_killed_leaves_nothing_once_the_run_is_made(tmp_path
 def test_half_written_files_go_and_other_peoples_files_stay(tmp_path):
     """Users put notes and reports beside a run's files; only names that are ours are cleared away."""
     run = created(tmp_path)
-    ours = [run.path / "checkpoints" / "000000009.safetensors", run.path / ".manifest.json.0123.tmp"]
+    ours = [run.path / "checkpoints" / "000000009.safetensors", run.path / ".manifest.json.0123456789ab.tmp"]
     theirs = [run.path / "report.html", run.path / "notes" / "rows.txt"]
     for file in (*ours, *theirs):
         file.parent.mkdir(exist_ok=True)

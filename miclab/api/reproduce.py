@@ -82,9 +82,10 @@ def write_results(
         on_progress: called with the number of parts of the report done and the name of the next one.
     """
     from miclab.report.study.page import write_study_report
-    from miclab.studies.rows import read_table, table_file
+    from miclab.studies.rows import table_file
+    from miclab.studies.sealed_table import read_rows
 
-    frame = read_table(table_file(found.study))
+    frame = read_rows(table_file(found.study))
     write_study_report(
         found.study, found.plan, frame, path, source=f"the runs under {found.root}", command=command, at="last",
         on_progress=on_progress,

@@ -46,10 +46,12 @@ def study_beside(root: Path, short: bool = False) -> Study:
     """
     import yaml
 
+    from miclab.config.strict_yaml import parse_yaml
+
     text = (studies_directory() / f"{NAME}.yaml").read_text(encoding="utf-8")
     folder = root / state.FOLDER / (f"{NAME}-short" if short else NAME)
     if short:
-        data = yaml.safe_load(text)
+        data = parse_yaml(text)
         steps = {"steps": SHORT, "evaluate_every": SHORT // 2, "checkpoint_every": SHORT}
         # Without a mode of its own stage 1 has that of the stage after it, which is eager.
         data["parent"] = {"request": steps}

@@ -152,15 +152,18 @@ class Evidence:
         return (self.directory / f"{study}.yaml").is_file()
 
     def rows(self, study: str) -> pl.DataFrame | None:
-        """Rows of a study's finished runs; None if there are none."""
+        """Rows of a study's finished runs; None if there are none.
+
+        Raises:
+            MiclabError: the table is damaged, not sealed, or that of another study or preset.
+        """
+        from miclab.studies.sealed_table import read_rows
+
         if study not in self._rows:
             path = self.directory / "rows" / self.profile / f"{study}.parquet"
             frame = None
             if path.is_file():
-                try:
-                    frame = pl.read_parquet(path)
-                except (OSError, pl.exceptions.PolarsError) as error:
-                    raise MiclabError(f"{path} cannot be read as a table of rows ({error}).") from error
+                frame = read_rows(path)
                 frame = frame.filter(pl.col("step").is_not_null() & (pl.col("status") == "finished"))
             self._rows[study] = frame if frame is not None and len(frame) else None
         return self._rows[study]

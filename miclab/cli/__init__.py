@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
+from miclab import interrupts
 from miclab.errors import MiclabError, is_out_of_memory
 
 COMMANDS = {
@@ -98,7 +99,17 @@ def with_new_names(arguments: list[str]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        with interrupts.noted():
+            status = _run(list(sys.argv[1:] if arguments is None else arguments))
+            interrupts.heed()
+            return status
+    except KeyboardInterrupt:
+        print("miclab: interrupted", file=sys.stderr)
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0 if arguments else 2
@@ -122,6 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             raise MiclabError(f"{name!r} is no command: {nearest(name, COMMANDS)}")
         module = importlib.import_module(COMMANDS[name][0])
+        interrupts.heed()
         return int(getattr(module, f"run_{name}")(rest) or 0)
     except MiclabError as error:
         print(f"miclab: {error}", file=sys.stderr)
@@ -133,9 +145,6 @@ def main(arguments: list[str] | None = None) -> int:
         advice = "Use less at once: a shorter context, fewer sequences or rows, or a smaller batch"
         print(f"miclab: there is too little memory ({why}). {advice}.", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("miclab: interrupted", file=sys.stderr)
-        return 1
     except BrokenPipeError:
         # The reader of our output went away, as `miclab runs | head` does.
         sys.stderr.close()

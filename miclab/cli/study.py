@@ -161,6 +161,9 @@ def _run(arguments: list[str]) -> int:
     root = Path(options.runs)
     root.mkdir(parents=True, exist_ok=True)
     tables = [StudyTable(study, plan, root) for study in studies]
+    for table in tables:
+        # A table that cannot be trusted is refused before anything is trained.
+        table.kept()
     # A table has the runs of all seeds, whichever are trained now.
     others = survey(plan, root) if options.seeds else {}
     plan = _of_seeds(studies, plan, options.seeds, root)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
+from miclab import interrupts
 from miclab.errors import MiclabError
 from miclab.runs.run import Run
 from miclab.tables import table
@@ -114,6 +115,7 @@ def bar(title: str, total: int, start: int = 0, waiting: str = "") -> Iterator[C
             print(f"{title}: {start:,}/{total:,} {waiting}", file=sys.stderr, flush=True)
 
         def plain(done: int, text: str) -> None:
+            interrupts.heed()
             if shown[0] < total and (done >= total or done - shown[0] >= max(1, (total - start) // 5)):
                 shown[0] = done
                 seconds = (time.monotonic() - began) * (total - done) / max(1, done - start)
@@ -135,6 +137,7 @@ def bar(title: str, total: int, start: int = 0, waiting: str = "") -> Iterator[C
 
         def update(done: int, text: str) -> None:
             nonlocal last
+            interrupts.heed()
             last = text or last
             progress.update(task, completed=done, text=last)
 

@@ -88,14 +88,9 @@ def _early_option(arguments: list[str], name: str, default: str) -> str:
 
 
 def _from_yaml(path: str, config: RunConfig, request: Request) -> tuple[RunConfig, Request]:
-    import yaml
+    from miclab.config.strict_yaml import read_yaml
 
-    try:
-        data = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise ConfigError("config", path, f"a YAML file that can be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError("config", path, f"a YAML file in UTF-8 without syntax errors ({error})") from error
+    data = read_yaml(Path(path), "config")
     if not isinstance(data, dict) or not data:
         raise ConfigError("config", path, "a YAML file that holds a mapping of fields to values")
     requested = data.pop("request", {})

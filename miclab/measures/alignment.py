@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from miclab.config import memory
 from miclab.config.run import RunConfig
 from miclab.errors import RunError
 from miclab.model.decoder import Parameters
@@ -249,6 +250,8 @@ def alignment(
     """
     if rows < 4:
         raise RunError(f"CKA of {rows} rows is not defined: the debiased estimator needs at least 4. Give more.")
+    width = config.item_width + config.item_dimension(modality)
+    memory.check({f"{rows:,} rows": rows * width * memory.NUMBER}, "rows")
     made = [
         _draw(config, world, parameters, modality, rows, stream(config.seed, "alignment", modality, index))
         for index in range(draws)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from miclab.config.parts import ParentConfig
 from miclab.config.request import SPLITS, SplitSizes
-from miclab.config.run import RunConfig
+from miclab.config.run import RunConfig, with_context
 from miclab.config.schema import trajectory_hash
 from miclab.config.seeds import SeedsConfig
 from miclab.errors import MiclabError, RunError
@@ -27,7 +27,7 @@ from miclab.runs.run import Run
 from miclab.statistics.intervals import Interval, accuracy_interval, clustered_interval
 from miclab.worlds.oracles import oracle_scores
 from miclab.worlds.sequences import Batch
-from miclab.worlds.splits import split_batches, with_context
+from miclab.worlds.splits import split_batches
 from miclab.worlds.world import World, world_from_tensors
 
 CHUNK = 512

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from miclab.data.checkpoint import check_files, check_tensors
 from miclab.mllm.adapters import CONFIG, base_of, is_adapter, with_adapter
 from miclab.mllm.errors import ModelError, memory_guard, require
 from miclab.mllm.layers import AttentionLayer, attention_layers, left_out
@@ -70,7 +71,7 @@ def _loading(name: str) -> Iterator[None]:
             yield
     except ModelError:
         raise
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError) as error:
+    except Exception as error:  # What a broken folder makes transformers raise has no common type.
         first = " ".join(str(error).split())[:300]
         raise ModelError(
             f"{name} cannot be loaded: {first} Give a folder that holds config.json, safetensors and a tokenizer, a "
@@ -130,8 +131,8 @@ def load_model(name: str, options: LoadOptions | None = None) -> Production:
         options: how.
 
     Raises:
-        ModelError: the extra is missing, there is no such model, its weights are no safetensors, its adapter does not
-            fit, or its attention layers cannot be found.
+        ModelError: the extra is missing, there is no such model, its weights are no safetensors of its own folder, it
+            lacks tensors or has others, its adapter does not fit, or its attention layers cannot be found.
         OutOfMemoryError: it does not fit.
     """
     require()
@@ -150,18 +151,22 @@ def load_model(name: str, options: LoadOptions | None = None) -> Production:
         more["device_map"] = {"": options.torch_device}
     if options.device_map != "none":
         more["device_map"] = options.device_map
-    model: Any
+    loaded: Any
     with _loading(where):
+        check_files(where, options.offline, revision)
         config = AutoConfig.from_pretrained(where, **source)
         kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
-        more |= {"config": config, "dtype": DTYPES[options.dtype], "use_safetensors": True, **source}
+        more |= {"config": config, "dtype": DTYPES[options.dtype], "use_safetensors": True,
+                 "output_loading_info": True, **source}  # fmt: skip
         try:
-            model = kind.from_pretrained(where, attn_implementation="sdpa", **more)
+            loaded = kind.from_pretrained(where, attn_implementation="sdpa", **more)
         except ValueError as error:
             # Some, such as gpt-oss with its sinks, have no other attention than eager.
             if "attn_implementation" not in str(error):
                 raise
-            model = kind.from_pretrained(where, attn_implementation="eager", **more)
+            loaded = kind.from_pretrained(where, attn_implementation="eager", **more)
+        model, info = loaded
+        check_tensors(info["missing_keys"], info["unexpected_keys"])
         if "device_map" not in more:
             model.to(torch.device(options.torch_device))
         if adapter:

@@ -42,6 +42,11 @@ def read_mapping(path: Path, what: str) -> Mapping[str, Any]:
     return found
 
 
+def _is_task(folder: Path) -> bool:
+    """Whether a folder is a task: it has query.json or an N-shot.json."""
+    return (folder / "query.json").is_file() or any(folder.glob("*-shot.json"))
+
+
 def shuffled(count: int, number: int, *names: str) -> list[int]:
     """The numbers 0 to `count` - 1 in an order that depends on the episode's number alone."""
     return torch.randperm(count, generator=stream(0, "support", *names, number)).tolist()
@@ -51,7 +56,7 @@ class Reader:
     """Reads the entries of one folder.
 
     Arguments:
-        folder: of the task. Pictures lie below it, or below the folder that holds it: the benchmark's root.
+        folder: of the task. Pictures lie below it, or below another task of the same benchmark, links followed.
         view: what items are shown as; what it needs has to be there.
         ways: classes of an episode where its entry lists more.
     """
@@ -79,6 +84,25 @@ class Reader:
             raise self.fail(f"{what} is no object: {str(value)[:60]!r}.")
         return value
 
+    def picture(self, name: str) -> Path:
+        """The file of a picture. A page shows it, so it may not be any file beside the task.
+
+        Raises:
+            PictureError: it is missing, or lies outside.
+        """
+        try:
+            path = resolve(name, self.roots)
+            real, own = path.resolve(), self.folder.resolve()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise PictureError(f"image {name[:80]!r} is no path ({error.__class__.__name__}).") from error
+        if real.is_relative_to(own):
+            return path
+        beside = real.relative_to(own.parent).parts[:-1] if real.is_relative_to(own.parent) else ()
+        if beside and _is_task(own.parent / beside[0]):
+            return path
+        text = f"image {name[:80]!r} lies outside {self.folder}, in no task beside it. Copy it into the folder."
+        raise PictureError(text)
+
     def item(self, entry: Mapping[str, Any]) -> Item:
         """Images and text of an entry; what the view needs has to be there."""
         entry = self.mapping(entry, "an entry")
@@ -86,7 +110,7 @@ class Reader:
         words = next((self.strings(entry[name]) for name in WORDS if entry.get(name)), [])
         text = "\n".join(words)
         try:
-            images = tuple(resolve(path, self.roots) for path in named)
+            images = tuple(self.picture(path) for path in named)
         except PictureError as error:
             if self.view == "image":
                 raise self.fail(str(error)) from error

@@ -170,10 +170,8 @@ class Cells:
 
     def each_seed(self, expression: Expression) -> tuple[float, ...]:
         """An expression in each of the seeds that every cell has."""
-        if not self.seeds:
-            return ()
         with np.errstate(divide="ignore", invalid="ignore"):
-            return tuple(np.asarray(expression.on(self)(self.by_seed), dtype=float).tolist())
+            return tuple(np.asarray(expression.on(self)(self.by_seed), dtype=float).tolist()) if self.seeds else ()
 
     def interval(self, expression: Expression, level: float = 0.95) -> Interval | None:
         """An expression with Student's t over seeds; None where no seed has rows in every cell. Of one seed it is over
@@ -290,8 +288,8 @@ def column(name: str) -> Expression:
     return Expression(lambda cells: lambda means: means[name])
 
 
-def _column(quantity: str | Expression) -> Expression:
-    return column(quantity) if isinstance(quantity, str) else quantity
+def _column(one: str | Expression) -> Expression:
+    return column(one) if isinstance(one, str) else one
 
 
 def smaller(one: str, other: str) -> Expression:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import os
 import secrets
 import signal
 import threading
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from miclab import interrupts
 from miclab.studies import state
 from miclab.studies.launchers import Launcher
 from miclab.studies.plan import Plan
@@ -50,7 +52,8 @@ class _Stop:
     """Turns SIGINT and SIGTERM into a wish to stop; a second one ends the process as usual."""
 
     def __init__(self):
-        self.wished = False
+        self.wished = interrupts.claim()
+        self.received = 0
         self._old: dict[int, object] = {}
 
     def __enter__(self) -> _Stop:
@@ -60,7 +63,7 @@ class _Stop:
         return self
 
     def _take(self, number: int, frame: object) -> None:
-        self.wished = True
+        self.wished, self.received = True, number
         self._restore()
 
     def _restore(self) -> None:
@@ -124,6 +127,9 @@ class Engine:
         with _Stop() as stop:
             self._work(stop)
         self._clear_tasks()
+        if stop.received and not self.stopping:
+            # It came when there was nothing left to stop; another study may follow.
+            os.kill(os.getpid(), stop.received)
         return self.tally
 
     def _work(self, stop: _Stop) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from miclab.config import presets, schema
+from miclab.config.parts import LONGEST_CONTEXT
 from miclab.errors import ConfigError, MiclabError, nearest
 
 Analysis = Literal["knockout", "mean_knockout", "uniform_pattern", "ablation", "context", "oracles", "entropy"]
@@ -211,14 +212,9 @@ def presets_of(file: Path | str) -> tuple[str, ...]:
 
 
 def _read(file: Path) -> Any:
-    import yaml
+    from miclab.config.strict_yaml import read_yaml
 
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError("study", str(file), f"a YAML file that can be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError("study", str(file), f"a YAML file in UTF-8 without syntax errors ({error})") from error
+    data = read_yaml(file, "study")
     if not data:
         raise ConfigError("study", str(file), "a YAML file that is not empty (docs/reference/study-file.md)")
     return data
@@ -253,6 +249,9 @@ def _study(value: Any, file: Path, profile: str) -> Study:
     contexts = _items(data.get("probe_contexts", []), "probe_contexts", int)
     if ("context" in probes) != bool(contexts):
         raise ConfigError("probe_contexts", list(contexts), "a list with the analysis `context`, and only with it")
+    for context in contexts:
+        if not 2 <= context <= LONGEST_CONTEXT:
+            raise ConfigError("probe_contexts", context, f"numbers of examples from 2 to {LONGEST_CONTEXT:,}")
     if not isinstance(data.get("title", ""), str):
         raise ConfigError("title", data["title"], "a line of text")
     return Study(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miclab.config import presets, schema
+from miclab.config import memory, presets, schema
 from miclab.config.parts import ModalityConfig, ParentConfig, SequenceConfig
 from miclab.config.request import Request
 from miclab.config.run import RunConfig
@@ -260,6 +260,7 @@ def check(plan: Sequence[Training], root: Path | str) -> None:
         RunError: an earlier run is missing, has no checkpoint at the step that is named, or does not fit.
         ConfigError: a training cannot work.
         DataError: a source cannot be had.
+        TooLargeError: one needs more memory than the machine has.
     """
     from miclab.model.classifier import model_of
     from miclab.training.lineage import Lineage, check_parent, kept_of_parent
@@ -271,6 +272,8 @@ def check(plan: Sequence[Training], root: Path | str) -> None:
         lineage = Lineage.resolve(training.config, root)
         lineage.check()
         config = lineage.config
+        memory.check_training(config)
+        memory.check_evaluation(config, training.request.sequences, training.request.novel_sets)
         if training.grows and before is not None:
             # The hash alone is not known yet: it depends on the numeric mode.
             config = replace(config, parent=ParentConfig(run="0" * 64, step=plan[0].request.steps))

@@ -7,11 +7,11 @@ reading any data. Training checks that the data are these (`miclab.worlds.exempl
 from __future__ import annotations
 
 import functools
-import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from miclab import storage
 from miclab.config.extensions import check_fingerprints, fingerprints_of, loaded
 from miclab.config.parts import ModalityConfig
 from miclab.config.run import RunConfig
@@ -36,7 +36,8 @@ class Facts:
 
 @functools.cache
 def _written() -> dict[str, Facts]:
-    found = json.loads(FACTS.read_text(encoding="utf-8"))
+    """The facts of the shipped data. Raises DamagedError where the file is not the one that was made."""
+    found = storage.read_sealed(FACTS, "Install miclab again, or restore the file from the repository.")
     return {name: Facts(one["content"], tuple(one["shape"]), one["classes"]) for name, one in found.items()}
 
 

@@ -14,6 +14,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from miclab.config import memory
 from miclab.config.request import SPLITS, SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError
@@ -60,9 +61,14 @@ def split_batches(config: RunConfig, world: World, split: str, sizes: SplitSizes
 
     They are a function of (config, seed, split) alone, and share no random stream with training. The seed is that of
     `sizes`, or that of the configuration.
+
+    Raises:
+        ConfigError: there is no such split.
+        TooLargeError: the sequences need more memory than the machine has.
     """
     if split not in SPLITS:
         raise ConfigError("split", split, f"one of {', '.join(SPLITS)}")
+    memory.check_evaluation(config, sizes.sequences, sizes.novel_sets)
     if sizes.evaluation_seed >= 0:
         # Nothing but evaluation is drawn below; the world is given.
         config = replace(config, seed=sizes.evaluation_seed)
@@ -72,12 +78,3 @@ def split_batches(config: RunConfig, world: World, split: str, sizes: SplitSizes
         yield here, realise(config, here, _plan(config, here, split, sizes.sequences, generator), generator)
         for on_sequences in _counters:
             on_sequences(sizes.sequences)
-
-
-def with_context(config: RunConfig, context: int) -> RunConfig:
-    """The same run with another number of context examples.
-
-    Raises:
-        ConfigError: the position code cannot place so long a sequence, or the burstiness does not divide it.
-    """
-    return replace(config, sequence=replace(config.sequence, context=context))

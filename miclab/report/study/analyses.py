@@ -65,7 +65,7 @@ def analyses_of(cells: StudyCells) -> list[AnalysisOfStudy]:
         by_cell = {}
         for cell, runs in enumerate(cells.members):
             rows = {run.seed: run.last for run in runs if run.last is not None}
-            kept = estimates(rows, list(columns))
+            kept = estimates(rows, list(columns), cells.sequences)
             if kept:
                 by_cell[cell] = {read_name(columns[column]): value for column, value in kept.items()}
         found.append(AnalysisOfStudy(name=analysis, quantities=tuple(map(read_name, quantities)), cells=by_cell))

@@ -28,16 +28,16 @@ def training_panels(cells: StudyCells) -> list[tuple[str, list[int]]]:
 
 def trajectories(cells: StudyCells) -> list[dict[str, Trajectory]]:
     """For every cell each accuracy over training."""
-    return [{score: _trajectory(runs, score) for score in SCORES} for runs in cells.members]
+    return [{score: _trajectory(runs, score, cells.sequences) for score in SCORES} for runs in cells.members]
 
 
-def _trajectory(runs: Sequence[RunOfStudy], score: str) -> Trajectory:
+def _trajectory(runs: Sequence[RunOfStudy], score: str, sequences: int) -> Trajectory:
     rows: dict[int, dict[int, Mapping[str, Any]]] = {}
     for run in runs:
         for row in run.rows:
             if finite(row.get(score)) is not None:
                 rows.setdefault(row["step"], {})[run.seed] = row
-    return {step: (*estimates(rows[step], (score,))[score], len(rows[step])) for step in sorted(rows)}
+    return {step: (*estimates(rows[step], (score,), sequences)[score], len(rows[step])) for step in sorted(rows)}
 
 
 def training_figure(
