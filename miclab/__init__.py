@@ -24,7 +24,7 @@ _NAMES = {
     "Run": "run", "Runs": "runs", "load": "runs", "find": "runs", "list_runs": "runs",
     "Attention": "attention", "Model": "module",
     "evaluate": "analyses", "circuits": "analyses", "knock_out": "analyses", "ablate": "analyses",
-    "align": "analyses", "diagnose": "analyses", "Diagnosis": "analyses",
+    "patch": "patching", "align": "analyses", "diagnose": "analyses", "Diagnosis": "analyses",
     "claims": "claims", "judge": "claims", "Judgement": "claims", "Ledger": "claims",
     "study": "study", "Study": "study", "StudyPlan": "study",
     "report": "report",
@@ -38,7 +38,7 @@ _ROOMS = ("circuits", "claims", "report")
 __all__ = [
     "Attention", "ConfigError", "DamagedError", "Diagnosis", "Judgement", "Ledger", "MiclabError", "Model", "Run",
     "RunError", "Runs", "Study", "StudyPlan", "ablate", "align", "circuits", "claims", "diagnose", "evaluate", "find",
-    "judge", "knock_out", "list_runs", "load", "load_plugin", "report", "resume", "study", "train",
+    "judge", "knock_out", "list_runs", "load", "load_plugin", "patch", "report", "resume", "study", "train",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from miclab.api.attention import Attention
     from miclab.api.claims import Judgement, Ledger, claims, judge
     from miclab.api.module import Model
+    from miclab.api.patching import patch
     from miclab.api.report import report
     from miclab.api.run import Run
     from miclab.api.runs import Runs, find, list_runs, load
