@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import lively_parameters, tiny_config
 
+import miclab
 from miclab.circuits.corruption import Clean, Corruption, corrupt, find_corruption
-from miclab.circuits.patching import POINTS, Place, role_masks, trace_batch, trace_split
+from miclab.circuits.patched import Patching
+from miclab.circuits.patching import METRICS, POINTS, Place, Traced, role_masks, trace_batch, trace_split
+from miclab.cli import main
 from miclab.config.corruptions import CORRUPTIONS
 from miclab.config.extensions import load_plugin
-from miclab.config.request import SplitSizes
+from miclab.config.request import Request, SplitSizes
 from miclab.errors import ConfigError, MiclabError, RunError
 from miclab.model.decoder import Decoder
+from miclab.runs.run import Run
 from miclab.seeds import stream
+from miclab.training.loop import train_config
 from miclab.worlds.roles import sequence_roles
 from miclab.worlds.sequences import plan_bursty, plan_independent, realise
 from miclab.worlds.world import GaussianSource, World, draw_world
@@ -270,3 +277,65 @@ def test_a_corruption_without_effect_is_named():
             clean.config, clean.world, lively_parameters(clean.config), nothing, split="train",
             sizes=SplitSizes(sequences=8),
         )  # fmt: skip
+
+
+# -- runs -------------------------------------------------------------------------------------------------------
+def traced_by_formula(shift: float) -> Traced:
+    """Metrics of three sets of different sizes: corrupted 1, clean 3, patched at the query all of it, at the label
+    half, each plus a shift and something that differs between sequences."""
+    sets = [np.linspace(0, 0.5 + shift, count) for count in (4, 7, 5)]
+    values = {"clean": 3.0, "corrupted": 1.0, "query": 3.0, "own label": 2.0}
+    made = {name: {m: [value + shift + one for one in sets] for m in METRICS} for name, value in values.items()}
+    made["corrupted"]["accuracy"] = made["clean"]["accuracy"]
+    patched = {Place("residual", layer, None, role): made[role] for layer in (-1, 0) for role in ("query", "own label")}
+    return Traced(made["clean"], made["corrupted"], patched, kept=(16, 20))
+
+
+@pytest.mark.parametrize("direction", ["restore", "corrupt"])
+def test_effects_over_runs_are_shares_of_the_change(direction):
+    """Fails if an effect is not the mean change over the mean whole change, if a metric that the corruption leaves has
+    one, or if the frame, the tables and the heat map disagree."""
+    both = (traced_by_formula(0.0), traced_by_formula(0.25))
+    found = Patching(("a", "b"), (5, 5), "icl", "mine", "something", direction, both)
+    half = 0.5
+    query, label = (Place("residual", 0, None, role) for role in ("query", "own label"))
+    whole = 1 if direction == "restore" else 0
+    for place, wanted in ((query, whole), (label, half)):
+        effect = found.effect(place)
+        assert effect is not None
+        assert (effect.mean, effect.low, effect.high, effect.unit) == (wanted, wanted, wanted, "seed")
+        assert found.effect(place, "accuracy") is None
+    assert any("accuracy has no normalised effect" in note for note in found.notes)
+    assert "32 of 40 sequences" in found.notes[0]
+    row = found.frame().filter(layer="0", role="own label").row(0, named=True)
+    assert (row["logit difference"], row["probability.low"], row["accuracy"]) == (half, half, None)
+    rows, roles, values = found.grid()
+    assert (rows, roles) == (["residual input", "residual 0"], ["query", "own label"])
+    assert values.tolist() == [[whole, half]] * 2
+    assert [text.get_text() for text in found.plot().texts] == [f"{whole:.2f}", f"{half:.2f}"] * 2
+    assert [str(cell) for cell in found.tables()[1].rows[0][:1]] == ["input"]
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory) -> Run:
+    """A run of two modalities that has hardly begun."""
+    request = Request(steps=2, evaluate_every=2, checkpoint_every=2, sequences=4, novel_sets=1)
+    return train_config(tiny_config(2), request, tmp_path_factory.mktemp("runs"))[0]
+
+
+def test_a_corruption_of_ones_own_traces_a_run(begun, capsys):
+    """Fails if a corruption outside the package is not found by its name, or gives no effects in JSON."""
+    plugin = Path(__file__).parent / "extensions" / "query_between.py"
+    words = ["--plugin", str(plugin), "patch", str(begun.path), "--corruption", "query_between", "--sequences", "12",
+             "--novel-sets", "2", "--parts", "residual", "--json"]  # fmt: skip
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["changes"] == "the query is halfway to an example with another label"
+    assert {effect["role"] for effect in found["effects"]} > {"own label", "query of m1", "query of m2"}
+    assert found["untouched"]["logit_difference"]["clean"]["unit"] == "set"
+    made = miclab.patch(begun, "query_between", parts="residual", sequences=12, novel_sets=2)
+    assert json.loads(json.dumps(made.as_json())) == found
+    assert main(["patch", str(begun.path), "--corruption", "query_betwen"]) == 2
+    assert "query_between" in capsys.readouterr().err
+    assert main(["patch", str(begun.path), "--corruption", "modality_replaced.m7"]) == 2
+    assert "modality_replaced.m1, modality_replaced.m2" in capsys.readouterr().err
