@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from miclab.api.analyses import AnyRun, OnProgress, Split
+from miclab.api.analyses import AnyRun, OnProgress
 from miclab.api.runs import disks
-from miclab.config.request import SplitSizes
+from miclab.config.request import Split, SplitSizes
 
 if TYPE_CHECKING:
     from miclab.circuits.patched import Patching

@@ -19,7 +19,7 @@ from miclab.measures.evaluate import check_seeds
 from miclab.measures.evaluations import at_steps
 from miclab.runs.run import Run
 from miclab.statistics.intervals import Interval, clustered_interval, ratio_interval
-from miclab.tables import Table, Tabled, new_axes, table
+from miclab.tables import Table, Tabled, table
 from miclab.worlds.world import world_from_tensors
 
 if TYPE_CHECKING:
@@ -171,10 +171,10 @@ class Patching(Tabled):
         Arguments:
             axes: where to draw; None: new axes.
         """
+        from miclab.statistics.style import new_axes
+
         rows, roles, values = self.grid()
-        if axes is None:
-            axes = new_axes()
-            axes.figure.set_size_inches(2.5 + 0.9 * len(roles), 1.8 + 0.32 * len(rows))
+        axes = axes or new_axes(2.5 + 0.9 * len(roles), 1.8 + 0.32 * len(rows))
         image = axes.imshow(values, cmap="PuOr", vmin=-1, vmax=1, aspect="auto")
         for (row, column), value in np.ndenumerate(values):
             if value == value:

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 import tyro
 
-from miclab.cli.duration import announce_sequences
-from miclab.cli.options import Seeds, find_runs
-from miclab.cli.terminal import bar, parse, print_json, warn
+from miclab.cli.options import SeveralRunsOptions, find_runs
+from miclab.cli.progress import announce, forward
+from miclab.cli.terminal import bar, parse, print_result
 from miclab.config.corruptions import CORRUPTIONS
+from miclab.config.request import Split
 
 ROLES = 8
 """Roles of positions, roughly: how many places a row of the heat map has."""
@@ -22,7 +23,7 @@ def _help() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PatchOptions(Seeds):
+class PatchOptions(SeveralRunsOptions):
     """Causal tracing. The decoder runs on clean sequences and on corrupted ones that differ in exactly one thing; then
     activations of one run are put into the other, for each part, layer and role of position. The effect is a share of
     what the corruption changes: 0 none, 1 all of it. Several RUNs are clustered by seed."""
@@ -37,7 +38,7 @@ class PatchOptions(Seeds):
     output, queries, keys and values."""
     metric: Literal["logit_difference", "probability", "accuracy"] = "logit_difference"
     """What the tables show; --json has all three."""
-    split: Literal["train", "icl", "swapped", "iwl"] = "icl"
+    split: Split = "icl"
     """Split whose sequences are corrupted."""
     sequences: int = 250
     """Sequences of each split; of `icl`: for each set of novel classes."""
@@ -56,16 +57,11 @@ def run_patch(arguments: list[str]) -> int:
     decoder = runs[0].config.decoder
     by_layer = sum(decoder.heads if part in ("head", "query", "key", "value") else 1 for part in options.parts)
     passes = 2 + ROLES * (decoder.layers * by_layer + 1)
-    announce_sequences("patch", runs, options.runs, options.sequences * sets, passes)
+    work = passes * options.sequences * sets * sum(forward(run.config) for run in runs)
+    announce("patch", work, options.runs)
     with bar("patch", len(runs) * sets) as on_progress:
         found = patch(
             runs, options.corruption, parts=options.parts, direction=options.direction, metric=options.metric,
             step=options.checkpoint, sizes=options.sizes, split=options.split, on_progress=on_progress,
         )  # fmt: skip
-    for run in runs:
-        warn(run)
-    if options.json:
-        print_json(found.as_json())
-    else:
-        found.show()
-    return 0
+    return print_result(found, runs, options.json)
