@@ -37,7 +37,7 @@ CHANGES: dict[str, str] = {
 }
 """The things that a corruption may change, in words."""
 Items = Mapping[str, Float[Tensor, "batch dimension"]]
-POOLS = 4
+DRAWS = 4
 """Times that classes are drawn for each sequence, to find one that is not in it."""
 
 
@@ -87,14 +87,14 @@ class Clean:
         whether one was found."""
         batch, config = self.batch, self.config
         config = replace(config, sequence=replace(config.sequence, unpaired_independent=False))
-        plans = [plan_independent(config, self.world, len(batch), self.generator) for _ in range(POOLS)]
-        pool = {name: torch.cat([plan.classes[name] for plan in plans], 1) for name in config.order}
+        plans = [plan_independent(config, self.world, len(batch), self.generator) for _ in range(DRAWS)]
+        candidates = {name: torch.cat([plan.classes[name] for plan in plans], 1) for name in config.order}
         labels = torch.cat([plan.labels for plan in plans], 1)
         fits = (labels[:, :, None] != batch.labels[:, None]).all(-1)
-        for name, drawn in pool.items():
+        for name, drawn in candidates.items():
             fits &= (drawn[:, :, None] != batch.classes[name][:, None]).all(-1)
         first = fits.float().argmax(1, keepdim=True)
-        return {name: drawn.gather(1, first).squeeze(1) for name, drawn in pool.items()}, fits.any(1)
+        return {name: drawn.gather(1, first).squeeze(1) for name, drawn in candidates.items()}, fits.any(1)
 
     # -- corrupted batches --------------------------------------------------------------------------------------
     def with_items(
@@ -116,8 +116,8 @@ class Clean:
         batch = self.batch
         put = {n: torch.where(where[..., None], items[n], old) if n in items else old for n, old in batch.items.items()}
         kept = dict(batch.classes)
-        for name in items if classes is not None else ():
-            kept[name] = torch.where(where, classes[name], kept[name])
+        for name in items if classes else ():
+            kept[name] = torch.where(where, (classes or {})[name], kept[name])
         answer = batch.target if target is None else torch.where(where.any(1), target, batch.target)
         return replace(batch, items=put, classes=kept, target=answer)
 

@@ -91,7 +91,7 @@ class Patching(Tabled):
 
         Returns:
             The interval, of the same resamples above and below the line; None where the corruption itself changes the
-            metric by nothing that its interval could tell from 0.
+            metric by nothing that its interval could show from 0.
         """
         chosen = metric or self.metric
         key = (place, chosen)

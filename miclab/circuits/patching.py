@@ -278,8 +278,8 @@ def _add_set(
         for some in rows.split(CHUNK)
     ]
     for metric in METRICS:
-        for index, into in enumerate((found.clean, found.corrupted)):
-            into.setdefault(metric, []).append(_joined([chunk[index][metric] for chunk in chunks]))
+        found.clean.setdefault(metric, []).append(_joined([clean_values[metric] for clean_values, *_ in chunks]))
+        found.corrupted.setdefault(metric, []).append(_joined([values[metric] for _, values, *_ in chunks]))
         for place in dict.fromkeys(place for chunk in chunks for place in chunk[2]):
             values = _joined([chunk[2][place][metric] for chunk in chunks])
             found.patched.setdefault(place, {}).setdefault(metric, []).append(values)
