@@ -112,9 +112,7 @@ def _without_inference_of_others() -> None:
     AstroidManager.ast_from_module_name = found  # type: ignore[method-assign]
 
 
-def _short_navigation(
-    app: Any, page: str, template: str, context: dict[str, Any], doctree: Any
-) -> None:
+def _short_navigation(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     """Shows two levels beside a page; the API's own pages show their rooms. The whole tree made every page slow."""
     tree = context.get("toctree")
     if tree is not None:
