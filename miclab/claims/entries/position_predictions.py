@@ -1,4 +1,4 @@
-"""X16: the predictions of docs/findings/position-constant.md, which were written before the runs, one condition each."""
+"""X16: the predictions of docs/findings/position-constant.md, written before the runs, as one condition each."""
 
 from __future__ import annotations
 
