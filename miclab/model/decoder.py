@@ -81,7 +81,8 @@ class Decoder:
         named = {f"items.{name}": "batch exemplar width" for name in self.config.order}
         named |= {"labels": "batch context width", "embedding": "batch position width"}
         for i, mechanism in enumerate(self.attention):
-            named |= {f"blocks.{i}.attention.{part}": AXES.get(part, "") for part in (*mechanism.points, "output")}
+            axes = {**AXES, **mechanism.axes}
+            named |= {f"blocks.{i}.attention.{part}": axes.get(part, "") for part in (*mechanism.points, "output")}
             if self.options.mlp != "none":
                 named[f"blocks.{i}.mlp.output"] = "batch position width"
             named[f"blocks.{i}.residual"] = "batch position width"
