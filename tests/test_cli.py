@@ -369,7 +369,7 @@ def mistakes(laboratory: Laboratory, tmp_path: Path) -> dict[str, tuple[tuple[ob
         "unknown command": (("evaulate",), ["'evaulate' is no command", "did you mean 'evaluate'?", "knockout"]),
         "unknown stage": (("train", "unimodel"), ["'unimodel' is no stage", "did you mean 'unimodal'?"]),
         "unknown option": (("train", "unimodal", "--decoder.hedas", "2"), ["--decoder.hedas", "--decoder.heads"]),
-        "unknown preset": (("train", "unimodal", "--profile", "fast"), ["profile = 'fast'", "paper, quick"]),
+        "unknown preset": (("train", "unimodal", "--preset", "fast"), ["preset = 'fast'", "paper, quick"]),
         "no number": (("resume", name, "--steps", "many"), ["--steps", "INT"]),
         "bad value": ((*train, laboratory.one, "--decoder.heads", "3"), ["decoder.heads = 3", "a divisor"]),
         "unknown run": (("show", "unimodal-rope", *where), ["'unimodal-rope' names no run", name]),

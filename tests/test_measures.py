@@ -236,7 +236,7 @@ def test_a_decoder_without_a_pattern_says_so_everywhere(tmp_path):
     assert "gives no pattern" in found.no_circuit[0]
     effects = knock_out([run], sizes=SIZES)
     assert [e.name for e in effects.effects] == ["untouched", "head 0.0", "head 0.1", "head 1.0", "head 1.1"]
-    assert {sign.name for sign in diagnose(run, sizes=SIZES) if "gives no pattern" in sign.evidence} == {
+    assert {sign.name for sign in diagnose(run, sizes=SIZES).signs if "gives no pattern" in sign.evidence} == {
         "no induction circuit",
         "diffuse attention",
     }

@@ -211,7 +211,7 @@ def test_an_extension_trains_and_is_recorded(trained, name):
     assert name in run.path.name
     first, last = (run.parameters(step)[1] for step in (0, 4))
     assert not torch.equal(first[parameter], last[parameter])
-    assert run.config.plugins == (plugin.mark,)
+    assert run.config.plugins == (plugin.fingerprint,)
 
 
 def test_options_on_the_command_line_override_the_file(trained, tmp_path):

@@ -188,7 +188,7 @@ def test_the_lock_of_a_run_that_is_trained_by_hand_holds_too(tmp_path):
     """Without a lease: the answer is that it is busy, and no failure is marked."""
     run = next(iter(planned(tiny_study(tmp_path)).runs.values()))
     root = tmp_path / "runs"
-    by_hand, _ = training.prepare(run.config, root)
+    by_hand = training.prepared(run.config, root).run
     path = write_task(root, run, "test")
     with by_hand.locked():
         message = json.loads(perform(str(path)))

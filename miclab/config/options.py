@@ -140,7 +140,7 @@ def named_fields(text: str, where: str) -> tuple[str, dict[str, Any]]:
     Raises:
         ConfigError: the text has another form.
     """
-    import yaml
+    from miclab.config.strict_yaml import YamlError, parse_yaml
 
     name, _, rest = text.partition(":")
     found: dict[str, Any] = {}
@@ -148,9 +148,11 @@ def named_fields(text: str, where: str) -> tuple[str, dict[str, Any]]:
     for part in re.split(r",(?![^\[]*\])", rest) if rest else ():
         field, equals, value = part.partition("=")
         try:
-            plain = yaml.safe_load(value)
-        except yaml.YAMLError:
+            plain = parse_yaml(value)
+        except YamlError:
             equals, plain = "", None
+        if field.strip() in found:
+            raise ConfigError(where, text, f"each option once: {field.strip()} stands twice")
         if not equals or not field.strip():
             raise ConfigError(where, text, "NAME, or NAME:OPTION=VALUE,OPTION=VALUE")
         found[field.strip()] = plain

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from miclab.config.checks import check_whole
 from miclab.config.decoder import DecoderConfig
@@ -334,3 +334,12 @@ class RunConfig:
         bridges = tuple(f"bridge.{name}" for name in others)
         encoders = tuple(f"encoder.{name}" for name in others if self.modalities[name].encoder != "none")
         return ("decoder", *given, "decoder.blocks", *blocks, *norm, "decoder.readout", *bridges, *encoders)
+
+
+def with_context(config: RunConfig, context: int) -> RunConfig:
+    """The same run with another number of context examples.
+
+    Raises:
+        ConfigError: the position code cannot place so long a sequence, or the burstiness does not divide it.
+    """
+    return replace(config, sequence=replace(config.sequence, context=context))

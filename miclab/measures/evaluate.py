@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from miclab.config.parts import ParentConfig
-from miclab.config.request import SplitSizes
-from miclab.config.run import RunConfig
+from miclab.config.request import SPLITS, SplitSizes
+from miclab.config.run import RunConfig, with_context
 from miclab.config.schema import trajectory_hash
 from miclab.config.seeds import SeedsConfig
 from miclab.errors import MiclabError, RunError
@@ -24,10 +24,10 @@ from miclab.measures.registry import Measure, chosen
 from miclab.model.decoder import Decoder, Edits, Parameters
 from miclab.runs.find import find
 from miclab.runs.run import Run
-from miclab.statistics.intervals import Interval, clustered_interval
+from miclab.statistics.intervals import Interval, accuracy_interval, clustered_interval
 from miclab.worlds.oracles import oracle_scores
 from miclab.worlds.sequences import Batch
-from miclab.worlds.splits import SPLITS, split_batches, with_context
+from miclab.worlds.splits import split_batches
 from miclab.worlds.world import World, world_from_tensors
 
 CHUNK = 512
@@ -58,13 +58,12 @@ class SplitScores:
         return float(self.correct.mean())
 
     def interval(self) -> Interval:
-        """Accuracy with its interval, clustered by set."""
-        return clustered_interval([self.correct])
+        """Accuracy with its interval: over sets, or over the sequences of its only set."""
+        return accuracy_interval([self.correct])
 
 
 def head_intervals(scores: Sequence[SplitScores]) -> dict[str, dict[tuple[int, int], Interval]]:
-    """Interval of each measure by name, layer and head (from 0), over runs; clustered by set of novel classes, then by
-    run."""
+    """Interval of each measure by name, layer and head (from 0): over runs, or over the sets of one."""
     return {
         name: {
             (i, j): clustered_interval([s.strengths[name][:, i, j] for s in scores])

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from miclab.config import memory
 from miclab.config.run import RunConfig
 from miclab.errors import RunError, nearest
 from miclab.model.attention.mechanism import Point, Positions, build_attention, unchanged
@@ -54,16 +55,18 @@ class Decoder:
     """The model that a configuration describes, for sequences of that configuration's length.
 
     Arguments:
-        config: the run's configuration; `miclab.worlds.splits.with_context` gives one for another length.
+        config: the run's configuration; `miclab.config.run.with_context` gives one for another length.
 
     Raises:
         RunError: the run pretrains an encoder.
         ConfigError: the attention mechanism does not heed a setting of the configuration.
+        TooLargeError: it needs more memory than the machine has.
     """
 
     def __init__(self, config: RunConfig):
         if config.is_classification:
             raise RunError("This run pretrains an encoder and has no decoder: give one that has seen sequences.")
+        memory.check_model(config)
         self.config, self.options = config, config.decoder
         self.width = self.options.residual_width(config.item_width)
         self.positions, self.attention = build_positions(config), build_attention(config)

@@ -69,7 +69,7 @@ def steps_ratio(one: Mapping[str, Any], other: Mapping[str, Any]) -> Expression:
 )
 def x12(rows: Evidence) -> Iterator[Finding]:
     """Steps to 0.9 of rope with a bias of the keys over those of absolute codes."""
-    everything = grid(rows, STUDY, AXES, STEPS, rule="student").where(K=4096, B=2)
+    everything = grid(rows, STUDY, AXES, STEPS).where(K=4096, B=2)
     for name, absolute in ABSOLUTE.items():
         yield _of(everything, KEYS, absolute).condition(
             steps_ratio(KEYS, absolute) < 1.25,
@@ -96,7 +96,7 @@ def x12(rows: Evidence) -> Iterator[Finding]:
 def x13(rows: Evidence) -> Iterator[Finding]:
     """The lead of absolute codes over rope with fixed placement against half of that with random placement."""
     for classes in POINTS:
-        everything = grid(rows, STUDY, AXES, "icl", rule="student").where(K=classes, B=2)
+        everything = grid(rows, STUDY, AXES, "icl").where(K=classes, B=2)
         for name, absolute in ABSOLUTE.items():
             rope, fixed = decoder(width=absolute["width"]), {**absolute, "placement": "fixed"}
             cells = _of(everything, absolute, fixed, rope)
@@ -146,7 +146,7 @@ def x14(rows: Evidence) -> Iterator[Finding]:
     quantities: Mapping[str, Quantity] = {
         "PH": previous_token, "untouched": "probe.uniform_pattern.untouched", "uniform": uniform_in_first,
     }  # fmt: skip
-    everything = grid(rows, STUDY, AXES, quantities, rule="student").where(K=4096, B=2)
+    everything = grid(rows, STUDY, AXES, quantities).where(K=4096, B=2)
     helped = {"a bias of the keys": KEYS, "a constant on every token": CONSTANT}
     heads = "attention of a label on its own item, layer 0, step 1,500"
     for name, one in helped.items():
@@ -175,7 +175,7 @@ def x14(rows: Evidence) -> Iterator[Finding]:
 )
 def x15(rows: Evidence) -> Iterator[Finding]:
     """Steps to 0.9 of rope with a bias of the keys over those of learnt positions, under SGD."""
-    everything = grid(rows, "position_constant_sgd", "code bias", STEPS, rule="student")
+    everything = grid(rows, "position_constant_sgd", "code bias", STEPS)
     keys, learnt, plain = ({"code": c, "bias": b} for c, b in (("rope", "key"), ("learned", "none"), ("rope", "none")))
     yield _of(everything, keys, learnt).condition(
         steps_ratio(keys, learnt) < 1.1,

@@ -138,7 +138,7 @@ def write_study_report(
     cells = study_cells(study, plan, frame, at)
     if set(cells.counts()) <= {"missing"}:
         raise MiclabError(
-            f"None of the planned runs of {study.name} is in its rows. `miclab study run {study.file} --profile"
+            f"None of the planned runs of {study.name} is in its rows. `miclab study run {study.file} --preset"
             f" {study.profile}` trains them."
         )
     on_progress(1, STAGES[1])
