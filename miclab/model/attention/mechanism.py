@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from miclab.config.decoder import DecoderConfig
-from miclab.config.options import ATTENTION, SOFTMAX, AttentionOptions
+from miclab.config.options import ATTENTION, AttentionOptions
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError
 from miclab.model.positions import Coded, Heads, PositionCode, build_positions

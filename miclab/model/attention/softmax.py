@@ -63,11 +63,14 @@ class Softmax(Mechanism):
     # -- every position -----------------------------------------------------------------------------------------
     def project(self, parameters: Parameters, x: Tensor, gain: Tensor | None, layer: int) -> tuple[Heads, Heads, Heads]:
         """Queries, keys and values of every position, before positions are put into queries and keys."""
-        both = torch.cat([parameters["query"], parameters["key"]], 1)
-        queries, keys = (x @ scaled(gain, both)).chunk(2, -1)
-        queries = self.split(_biased(parameters, "query", queries))
-        keys = self.split(_biased(parameters, "key", self._centred(keys)))
-        return queries, keys, self.split(x @ scaled(gain, parameters["value"]))
+        return tuple(map(self.split, self.linear(parameters, x, gain)))  # type: ignore[return-value]
+
+    def linear(self, parameters: Parameters, x: Tensor, gain: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The projections to queries, keys and values [batch position width], with biases."""
+        query, key = parameters["query"], parameters["key"]
+        queries, keys = (x @ scaled(gain, torch.cat([query, key], 1))).split([query.shape[1], key.shape[1]], -1)
+        queries, keys = _biased(parameters, "query", queries), _biased(parameters, "key", self._centred(keys))
+        return queries, keys, x @ scaled(gain, parameters["value"])
 
     def everywhere(self, parameters, x, gain, *, layer, positions, roles, point: Point):
         queries, keys, values = self.project(parameters, x, gain, layer)
