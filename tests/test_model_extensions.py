@@ -153,7 +153,7 @@ def test_a_variant_of_a_mechanism_never_inherits_a_fast_path_that_is_not_its_own
     decoder.attention = [Doubled(decoder.config, AttentionOptions())] * 2
     x = torch.randn(3, decoder.config.sequence_length, 8)
     own = {name: parameters[f"decoder.blocks.1.attention.{name}"] for name in decoder.attention[1].shapes(1)}
-    given = {"layer": 1, "positions": decoder._positions(parameters), "roles": config_roles(decoder.config)}
+    given = {"layer": 1, "positions": decoder.positions_of(parameters), "roles": config_roles(decoder.config)}
     every = decoder.attention[1].everywhere(own, x, None, **given, point=lambda name, value: value)
     assert torch.equal(decoder.attention[1].last(own, x, None, **given), every[:, -1:])
 
