@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from miclab.api.attention import Attention
     from miclab.api.module import Model
+    from miclab.model.cost import Cost
     from miclab.model.decoder import Edits
     from miclab.worlds.sequences import Batch
     from miclab.worlds.world import World
@@ -152,6 +153,16 @@ class Run(Tabled):
         from miclab.api.module import Model
 
         return Model(self.config, self.parameters(step))
+
+    def cost(self) -> Cost:
+        """Weights and operations of its decoder, and of attention alone.
+
+        Raises:
+            RunError: the run pretrains an encoder and has no decoder.
+        """
+        from miclab.model.cost import cost
+
+        return cost(self.config)
 
     def world(self) -> World:
         """Classes, labels and sources of items that the run was trained on.

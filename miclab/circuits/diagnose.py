@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -199,6 +200,8 @@ def diffuse_attention(run: Run, found: Evaluation) -> Sign:
     if reason := icl.left_out.get("entropy"):
         return Sign("diffuse attention", None, f"not judged: {reason}", "")
     entropy = float(icl.strengths["entropy"][:, layer, head].mean())
+    if math.isnan(entropy):
+        return Sign("diffuse attention", None, f"not judged: the attention of layer {layer} is no softmax", "")
     unformed = why_unformed((layer, head), icl)
     rotary = run.config.decoder.position_facts.rotates
     measured = (

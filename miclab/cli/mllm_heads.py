@@ -40,12 +40,14 @@ def heads(arguments: list[str]) -> int:
     task = options.load(production.view)
     from miclab.circuits.find import head_name
     from miclab.mllm.heads import measure_batch, measure_heads
+    from miclab.mllm.keys import recording_keys
     from miclab.report.models import heads_page
 
     with opened as results:
-        with bar("heads", len(task.episodes)) as on_progress:
+        with bar("heads", len(task.episodes)) as on_progress, recording_keys(production.layers) as keys:
             table = measure_heads(production, task, options.batch, on_progress)
         results.table("heads.parquet", head_rows(table))
+        results.table("keys.parquet", keys.rows())
         names = {episode.name for episode in table.measured}
         used = [sha256 for e, sha256 in zip(task.episodes, task.digests, strict=True) if e.name in names]
         results.note(left_out=table.left_out, episodes=table.episodes, episodes_sha256=used)
@@ -63,9 +65,11 @@ def heads(arguments: list[str]) -> int:
     }
     if options.json:
         print_json({"model": options.model_name, "task": task.name, "episodes": table.episodes,
-                    "left_out": table.left_out, "top": ranked, "folder": str(results.folder)})  # fmt: skip
+                    "left_out": table.left_out, "top": ranked, "key_constant": keys.rows(),
+                    "folder": str(results.folder)})  # fmt: skip
     else:
         table.strongest(options.top).show()
+        keys.table().show()
     return close(results, table.why_partial)
 
 

@@ -11,6 +11,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from miclab.config.options import ATTENTION, LOSS_TERMS, AttentionOptions, LossOptions, named_fields, option_text
+from miclab.config.positions import PositionName
 from miclab.config.registry import Name
 from miclab.config.request import SplitSizes
 from miclab.errors import ConfigError, MiclabError, RunError
@@ -156,6 +157,14 @@ def _named(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     if not (isinstance(info.type, type) and issubclass(info.type, Name)):
         return None
     names = tuple(info.type.registry)
+    if issubclass(info.type, PositionName):
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=f"{{{','.join(names)}}}[:OPTION=VALUE,...]",
+            instance_from_str=lambda given: info.type.read(given[0], "decoder.positions"),
+            is_instance=lambda value: isinstance(value, str),
+            str_from_instance=lambda value: [value],
+        )
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar=f"{{{','.join(names)}}}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated
 
 import tyro
@@ -91,6 +91,8 @@ def run_show(arguments: list[str]) -> int:
     run = find(options.run, options.runs)
     damaged = run.verify()
     content = {**run.as_json(), "damaged": damaged}
+    if not run.config.is_classification:
+        content["cost"] = asdict(run.cost())
     warn(run.disk)
     if options.json:
         print_json(content)

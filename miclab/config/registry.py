@@ -139,6 +139,16 @@ class Name(str, metaclass=_PlainText):
 
     registry: ClassVar[Registry]
 
+    @classmethod
+    def read(cls, value: Any, where: str) -> str:
+        """The name from plain data.
+
+        Raises:
+            ConfigError: there is no such name; the message names the nearest one.
+        """
+        cls.registry.check(value, where)
+        return value
+
 
 def modules_in(package: str, *others: str) -> dict[str, str]:
     """The modules of a package by their last name, for a registry in which each registers what is called like it.

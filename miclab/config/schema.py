@@ -86,9 +86,7 @@ def _value(hint: Any, value: Any, where: str, base: Any) -> Any:
         return value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(hint, type) and issubclass(hint, Name):
-        value = _switch(value, hint.registry)
-        hint.registry.check(value, where)
-        return value
+        return hint.read(_switch(value, hint.registry), where)
     if read := getattr(hint, "read", None):
         # Which dataclass it is depends on the name that is chosen.
         return read(value, where, base)

@@ -232,6 +232,19 @@ def label_row_entropy(pattern: Attention, roles: Roles, visible: Visible) -> Per
 
 
 @measure(
+    "learnt_weight",
+    needs=("weight",),
+    range=(-1, 1),
+    title="Weight of the mechanism",
+    words="by how much attention departs from plain softmax, as its mechanism says (a share, a gain, a logit)",
+    always=True,
+)
+def learnt_weight(weight: Float[Tensor, " head"]) -> Float[Tensor, " head"]:
+    """The initial weight of a mechanism and what training makes of it (`miclab.model.attention.share`)."""
+    return weight
+
+
+@measure(
     "key_constant",
     needs=("keys",),
     range=(0, 1),

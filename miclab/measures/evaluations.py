@@ -111,8 +111,9 @@ def heads_table(title: str, measures: dict[str, dict[tuple[int, int], Interval]]
     """A row for each measure, a column for each head."""
     if not measures:
         return table("", [], [], notes)
-    heads = [f"head {HeadName(*head)}" for head in next(iter(measures.values()))]
-    return table(title, ["measure", *heads], [[name, *row.values()] for name, row in measures.items()], notes)
+    heads = sorted({head for row in measures.values() for head in row})
+    rows = [[name, *(row.get(head) for head in heads)] for name, row in measures.items()]
+    return table(title, ["measure", *(f"head {HeadName(*head)}" for head in heads)], rows, notes)
 
 
 def heads_json(measures: dict[str, dict[tuple[int, int], Interval]]) -> dict[str, dict[str, Any]]:

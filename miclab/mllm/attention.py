@@ -85,6 +85,12 @@ class Recorder:
 _ACTIVE: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 
 
+def readings_measured() -> tuple[Reading, ...]:
+    """The readings of the batch that is being measured; none, where nothing is."""
+    recorder = _ACTIVE.get()
+    return recorder.readings if recorder else ()
+
+
 def _weights(
     query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, softcap: float | None, sinks: Tensor | None
 ) -> Float[Tensor, "1 head query key"]:

@@ -69,7 +69,9 @@ class _Analyser:
         heads, work = self.interventions.strongest, self.interventions
         if heads is None:
             raise RunError(f"There is no circuit of two heads: {work.no_circuit}.")
-        found = work.untouched.strengths["entropy"]
+        found = work.untouched.strengths.get("entropy")
+        if found is None or not all(found[:, *head].min() >= 0 for head in (heads.induction, heads.previous_token)):
+            raise RunError("The attention of one of the circuit's heads is no softmax, so it has no entropy.")
         members = {"induction head": heads.induction, "previous-token head": heads.previous_token}
         return {name: _stored(found[:, layer, head]) for name, (layer, head) in members.items()}
 

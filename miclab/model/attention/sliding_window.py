@@ -1,4 +1,5 @@
-"""Sliding-window attention: a query sees its own position and a few before it."""
+"""Sliding-window attention: a query sees its own position and a few before it (Beltagy et al. 2020, arXiv
+2004.05150)."""
 
 from __future__ import annotations
 
