@@ -24,7 +24,7 @@ _NAMES = {
     "Run": "run", "Runs": "runs", "load": "runs", "find": "runs", "list_runs": "runs",
     "Attention": "attention", "Model": "module",
     "evaluate": "analyses", "circuits": "analyses", "knock_out": "analyses", "ablate": "analyses",
-    "align": "analyses", "diagnose": "analyses", "Diagnosis": "analyses",
+    "patch": "patching", "align": "analyses", "diagnose": "analyses", "Diagnosis": "analyses",
     "claims": "claims", "judge": "claims", "Judgement": "claims", "Ledger": "claims",
     "study": "study", "Study": "study", "StudyPlan": "study",
     "report": "report",
@@ -40,8 +40,8 @@ _ROOMS = ("circuits", "claims", "report")
 __all__ = [
     "Attention", "ConfigError", "DamagedError", "DataCheck", "Diagnosis", "Judgement", "Ledger", "MiclabError", "Model",
     "Run", "RunError", "Runs", "Study", "StudyPlan", "ablate", "align", "check_data", "circuits", "claims", "demo",
-    "diagnose", "embed", "evaluate", "find", "judge", "knock_out", "list_runs", "load", "load_plugin", "report",
-    "reproduce", "resume", "study", "train",
+    "diagnose", "embed", "evaluate", "find", "judge", "knock_out", "list_runs", "load", "load_plugin", "patch",
+    "report", "reproduce", "resume", "study", "train",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from miclab.api.claims import Judgement, Ledger, claims, judge
     from miclab.api.data import DataCheck, check_data, embed
     from miclab.api.module import Model
+    from miclab.api.patching import patch
     from miclab.api.report import report
     from miclab.api.reproduce import demo, reproduce
     from miclab.api.run import Run

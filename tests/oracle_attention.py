@@ -67,7 +67,7 @@ def share(given: Given, *place: int) -> float:
 def score(given: Given, head: int, i: int, j: int, q: Array, k: Array, scale: float = 0.0) -> float:
     """Scaled product of a query at i and a key at j, with their positions."""
     product = given.code(q, i, head, False) @ given.code(k, j, head, True)
-    return product / math.sqrt(scale or given.size) + given.bias(head, i, j)
+    return float(product) / math.sqrt(scale or given.size) + given.bias(head, i, j)
 
 
 def weighted(given: Given, weights: Array, values: list[list[Array]]) -> Array:
@@ -96,7 +96,7 @@ def projected(given: Given, name: str) -> list[list[Array]]:
     return [[given.part(name, h, i) for i in range(len(given.x))] for h in range(given.heads)]
 
 
-def all_parts(given: Given) -> tuple[list[list[Array]], ...]:
+def all_parts(given: Given) -> tuple[list[list[Array]], list[list[Array]], list[list[Array]]]:
     return projected(given, "query"), projected(given, "key"), projected(given, "value")
 
 

@@ -207,9 +207,10 @@ def test_numpy_forward_pass_agrees(name):
     assert np.abs(wanted.logits).std() > 0.05
     np.testing.assert_allclose(trace.logits.numpy(), wanted.logits, rtol=0, atol=1e-5 * scale)
     for layer in range(config.decoder.layers):
-        if decoder.attention[layer].gives_pattern and wanted.patterns[layer] is not None:
+        expected = wanted.patterns[layer]
+        if decoder.attention[layer].gives_pattern and expected is not None:
             pattern = trace.activations[f"blocks.{layer}.attention.pattern"].numpy()
-            np.testing.assert_allclose(pattern, wanted.patterns[layer], rtol=1e-5, atol=2e-5)
+            np.testing.assert_allclose(pattern, expected, rtol=1e-5, atol=2e-5)
         residual = trace.activations[f"blocks.{layer}.residual"].numpy()
         largest = max(1.0, float(np.abs(residual).max()))
         np.testing.assert_allclose(residual, wanted.residuals[layer], rtol=0, atol=1e-5 * largest)

@@ -22,7 +22,7 @@ from miclab.studies import state
 from miclab.studies.plan import PlannedRun
 from miclab.studies.task import read_task, tasks_folder, write_task
 from miclab.training.lineage import Lineage
-from miclab.training.loop import prepare, train, train_config
+from miclab.training.loop import prepared, train, train_config
 from miclab.worlds.world import draw_world
 
 REQUEST = Request(steps=6, evaluate_every=2, checkpoint_every=2, sequences=4, novel_sets=1)
@@ -159,7 +159,7 @@ def test_a_run_that_is_moved_while_it_is_trained_goes_on_from_its_new_place_with
     whole, _ = train_config(tiny_config(), REQUEST, tmp_path / "whole")
     for step, replaced in ((1, False), (2, False), (3, True), (5, False)):
         root = tmp_path / f"{step}-{replaced}"
-        run, _ = prepare(tiny_config(), root / "runs")
+        run = prepared(tiny_config(), root / "runs").run
         moved = root / "elsewhere"
 
         def move(progress, at=step, run=run, moved=moved, replaced=replaced) -> None:

@@ -16,7 +16,7 @@ from miclab.cli import main
 from miclab.cli.terminal import bar
 from miclab.config.request import Request
 from miclab.studies.engine import Engine
-from miclab.training.loop import prepare, train
+from miclab.training.loop import prepared, train
 
 REQUEST = Request(steps=4, evaluate_every=2, checkpoint_every=2, sequences=4, novel_sets=1)
 
@@ -47,7 +47,7 @@ def test_the_next_step_of_any_work_with_a_progress_bar_heeds_it(capsys):
 
 
 def test_training_that_begins_after_it_stops_with_a_checkpoint(tmp_path):
-    run, _ = prepare(tiny_config(), tmp_path)
+    run = prepared(tiny_config(), tmp_path).run
     with interrupts.noted():
         swallowed()
         outcome = train(run, REQUEST)

@@ -73,7 +73,7 @@ def test_runs_that_differ_in_any_seed_are_one_experiment(tmp_path):
     """Fails if seeds of parts keep runs from being grouped, or group runs of another configuration."""
     config = tiny_config(1)
     runs = [
-        prepared(one, tmp_path)
+        prepared(one, tmp_path).run
         for one in (config, replace(config, seed=1), replace(config, seeds=SeedsConfig(world=3, weights=4)))
     ]
     assert len({run.hash for run in runs}) == 3

@@ -118,7 +118,8 @@ def test_plan_lists_the_runs_in_order_and_writes_nothing(done, capsys):
     before = sorted(done.rglob("*"))
     status, out, _ = run(capsys, "plan", done / "tiny.yaml", "--runs", done / "runs")
     assert status == 0
-    assert [line.split()[3] for line in out.splitlines()[1:4]] == ["done", "failed", "new"]
+    states = [word for line in out.splitlines() for word in line.split() if word in ("done", "failed", "new")]
+    assert states[:3] == ["done", "failed", "new"]
     message = json.loads(run(capsys, "plan", done / "tiny.yaml", "--runs", done / "runs", "--json")[1])
     assert [(r["seed"], r["status"], r["step"], r["steps"]) for r in message] == [
         (0, "done", 4, 4), (1, "failed", -1, 4), (2, "new", -1, 4),

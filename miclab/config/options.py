@@ -163,7 +163,7 @@ def named_fields(text: str, where: str) -> tuple[str, dict[str, Any]]:
     return name.strip(), found
 
 
-def option_text(name: str, options: AttentionOptions | LossOptions) -> str:
+def option_text(name: str, options: Any) -> str:
     """What `named_fields` reads: the name, and the fields that differ from their default."""
     changed = [item.name for item in fields(options) if getattr(options, item.name) != item.default]
     plain = to_mapping(options)

@@ -54,7 +54,7 @@ class ByLayer(Mechanism):
 
     def __init__(self, config, options):
         super().__init__(config, options)
-        chosen = options.chosen or (AttentionOptions(),) * config.decoder.layers
+        chosen = self.options.chosen or (AttentionOptions(),) * config.decoder.layers
         self.each = [mechanism_of(config, one) for one in chosen]
 
     def of_layer(self, layer):

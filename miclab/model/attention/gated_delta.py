@@ -53,7 +53,7 @@ class GatedDelta(Mechanism):
 
     def shapes(self, layer):
         square, options = (self.width, self.width), self.options
-        shapes = dict.fromkeys(PARTS, square) | {"write": (self.width, self.heads)}
+        shapes: dict[str, tuple[int, ...]] = {**dict.fromkeys(PARTS, square), "write": (self.width, self.heads)}
         if options.gate == "input":
             shapes |= {"gate": (self.width, self.heads), "gate_bias": (self.heads,), "gate_rate": (self.heads,)}
         if options.convolution:
@@ -91,7 +91,11 @@ class GatedDelta(Mechanism):
         if self.options.convolution:
             taps = parameters["taps"]
             found = [
-                F.silu(sum(F.pad(one, (0, 0, back, 0))[:, : self.length] * tap[i] for back, tap in enumerate(taps)))
+                F.silu(
+                    torch.stack(
+                        [F.pad(one, (0, 0, back, 0))[:, : self.length] * tap[i] for back, tap in enumerate(taps)]
+                    ).sum(0)
+                )
                 for i, one in enumerate(found)
             ]
         queries, keys, values = map(self.split, found)

@@ -51,8 +51,8 @@ class GroupedQuery(Softmax):
 
     def project(self, parameters, x, gain, layer):
         queries, keys, values = self.linear(parameters, x, gain)
-        split = [part.unflatten(-1, (self.groups, -1)).transpose(1, 2) for part in (keys, values)]
-        return self.split(queries), *split
+        keys, values = (part.unflatten(-1, (self.groups, -1)).transpose(1, 2) for part in (keys, values))
+        return self.split(queries), keys, values
 
     def shared(self, heads):
         return heads.repeat_interleave(self.heads // self.groups, 1)

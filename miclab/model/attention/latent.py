@@ -45,7 +45,7 @@ class Latent(Softmax):
     def __init__(self, config, options):
         super().__init__(config, options)
         self.rotates = config.decoder.position_facts.rotates
-        self.rank = options.rank or max(self.width // 4, 1)
+        self.rank = self.options.rank or max(self.width // 4, 1)
 
     def shapes(self, layer):
         width, rank = self.width, self.rank

@@ -59,7 +59,7 @@ class MultiToken(Softmax):
 
     def __init__(self, config, options):
         super().__init__(config, options)
-        self.own = (0, (options.keys - 1) // 2)
+        self.own = (0, (self.options.keys - 1) // 2)
         """Row and column of the kernel's entry for the same query and key."""
 
     def shapes(self, layer):

@@ -55,8 +55,8 @@ class QKNorm(Softmax):
 
     def project(self, parameters, x, gain, layer):
         queries, keys, values = super().project(parameters, x, gain, layer)
-        normed = (
+        queries, keys = (
             heads * torch.rsqrt(heads.square().mean(-1, keepdim=True) + EPSILON) * self._gain(parameters, part)
             for part, heads in (("query", queries), ("key", keys))
         )
-        return (*normed, values)
+        return queries, keys, values

@@ -41,7 +41,7 @@ class ShortConvolution(Softmax):
 
     def __init__(self, config, options):
         super().__init__(config, options)
-        self.parts = [part for name, part in PARTS.items() if options.on in ("all", name)]
+        self.parts = [part for name, part in PARTS.items() if self.options.on in ("all", name)]
 
     def shapes(self, layer):
         shapes = super().shapes(layer) | share_shapes(self.options, len(self.parts), self.width)
@@ -65,10 +65,9 @@ class ShortConvolution(Softmax):
         share, farther = self._share(parameters), parameters.get("taps")
         for i, part in enumerate(self.parts):
             taps = [1 - share[i], share[i], *(() if farther is None else farther[:, i])]
-            found[part] = sum(
-                _later(found[part], back) * tap.unflatten(0, (self.heads, 1, -1)) for back, tap in enumerate(taps)
-            )
-        return tuple(found.values())
+            moved = [_later(found[part], back) * tap.unflatten(0, (self.heads, 1, -1)) for back, tap in enumerate(taps)]
+            found[part] = torch.stack(moved).sum(0)
+        return found["query"], found["key"], found["value"]
 
 
 def _later(heads, back):
