@@ -79,10 +79,11 @@ def test_rounds_narrow_each_decoders_bracket(tmp_path: Path, played):
     """Fails if a decoder's rungs depend on another's, if runs are not the ordinary ones, if a study that was stopped
     between rounds does not go on where it was, or if one whose table alone is left begins anew."""
     study, root = tiny_study(tmp_path, **TINY), tmp_path / "runs"
-    planned = []
+    plans = []
     for _, plan in rounds([study], "eager", root):
-        planned.append(classes(plan))
+        plans.append(plan)
         carry_out(plan, root)
+    planned, plan = [classes(one) for one in plans], plans[-1]
     ends = {(layers, K) for layers in (1, 2) for K in (8, 64)}
     assert planned[0] == ends
     assert planned[-1] == ends | {(1, 16), (1, 24), (2, 24), (2, 48)}
