@@ -130,10 +130,10 @@ def reproduce(
     from miclab.studies.engine import Engine, carry_out, counted
     from miclab.studies.launchers.local import LocalLauncher
     from miclab.studies.mode import long_mode
-    from miclab.studies.plan import Plan
     from miclab.studies.rows import StudyTable
     from miclab.studies.shipped import writable_studies
     from miclab.studies.study import load_study
+    from miclab.studies.threshold import rounds
 
     directory, entries = writable_studies(str(studies)), chosen(ids)
     names = studies_to_run(judged(Evidence(directory, preset), entries), again)
@@ -141,12 +141,12 @@ def reproduce(
         root = root_directory(runs)
         root.mkdir(parents=True, exist_ok=True)
         files = [load_study(directory / f"{name}.yaml", preset) for name in names]
-        plan = Plan(files, lambda: long_mode(root))
-        tables = [StudyTable(file, plan, root) for file in files]
-        engine = Engine(plan, root, LocalLauncher(workers))
-        tally = carry_out(engine, tables, counted(on_progress, len(plan.runs)))
-        for identity, found in tally.states.items():
-            if found.status == "failed":
-                warnings.warn(f"{plan.runs[identity].name} failed: {found.reason}", stacklevel=2)
+        for narrow, plan in rounds(files, lambda: long_mode(root), root):
+            tables = [StudyTable(file, plan, root) for file in narrow]
+            engine = Engine(plan, root, LocalLauncher(workers))
+            tally = carry_out(engine, tables, counted(on_progress, len(plan.runs)))
+            for identity, found in tally.states.items():
+                if found.status == "failed":
+                    warnings.warn(f"{plan.runs[identity].name} failed: {found.reason}", stacklevel=2)
     evidence = Evidence(directory, preset)
     return Ledger([Judgement(line, evidence) for line in judged(evidence, entries)])

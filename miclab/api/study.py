@@ -82,10 +82,11 @@ class Study(Tabled):
         return self.file.axes
 
     def _plan(self, root: Path) -> Plan:
+        """What has to be run of it, as far as is known."""
         from miclab.studies.mode import long_mode
-        from miclab.studies.plan import Plan
+        from miclab.studies.threshold import planned
 
-        return Plan([self.file], lambda: long_mode(root))
+        return planned([self.file], lambda: long_mode(root), root)[1]
 
     def plan(self, runs: str | Path = "runs") -> StudyPlan:
         """The runs of the study and what is done of each. Nothing is trained.
@@ -130,14 +131,19 @@ class Study(Tabled):
         from miclab.studies.engine import Engine, carry_out, counted
         from miclab.studies.launchers.local import LocalLauncher
         from miclab.studies.listing import kept_runs
+        from miclab.studies.mode import long_mode
         from miclab.studies.rows import StudyTable
+        from miclab.studies.threshold import rounds
 
         root = root_directory(runs)
         root.mkdir(parents=True, exist_ok=True)
-        plan = self._plan(root)
-        engine = Engine(plan, root, LocalLauncher(workers), retry_failed=retry_failed)
-        tally = carry_out(engine, [StudyTable(self.file, plan, root)], counted(on_progress, len(plan.runs)))
-        return StudyPlan(self.file, plan, tally.states, kept_runs([self.file], plan, root), root)
+        states, plan = {}, None
+        for _, plan in rounds([self.file], lambda: long_mode(root), root):
+            engine = Engine(plan, root, LocalLauncher(workers), retry_failed=retry_failed)
+            table = StudyTable(self.file, plan, root)
+            states = carry_out(engine, [table], counted(on_progress, len(plan.runs))).states
+        assert plan is not None
+        return StudyPlan(self.file, plan, states, kept_runs([self.file], plan, root), root)
 
     def rows(self, runs: str | Path = "runs", *, stored: bool = False) -> pl.DataFrame:
         """The table of the study as a frame of polars: a row for each run and evaluated step.

@@ -85,9 +85,9 @@ def _sequences(config: RunConfig, checkpoints: int, measured: bool) -> int:
 
 def _report_study(options: ReportOptions, output: Path, command: str) -> int:
     from miclab.studies.mode import long_mode
-    from miclab.studies.plan import Plan
     from miclab.studies.rows import current_rows, table_file
     from miclab.studies.study import load_study
+    from miclab.studies.threshold import planned
 
     study = load_study(options.study, options.preset)
     from miclab.report.existing import check_replaceable
@@ -97,7 +97,7 @@ def _report_study(options: ReportOptions, output: Path, command: str) -> int:
     root = Path(options.runs)
     stored = not list_runs(root)
     # Without runs the mode decides nothing: rows are found by their configuration.
-    plan = Plan([study], "compiled" if stored else lambda: long_mode(root))
+    _, plan = planned([study], "compiled" if stored else lambda: long_mode(root), root)
     frame, warnings = current_rows(study, plan, root, stored=stored)
     for line in warnings:
         print(f"miclab: warning: {line}", file=sys.stderr)

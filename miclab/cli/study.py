@@ -16,6 +16,8 @@ from miclab.errors import MiclabError, nearest
 from miclab.runs.find import root_directory
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from miclab.studies.engine import Tally
     from miclab.studies.launchers import Launcher
     from miclab.studies.plan import Plan
@@ -117,16 +119,21 @@ def run_study(arguments: list[str]) -> int:
     return commands[arguments[0]](arguments[1:])
 
 
-def _planned(files: tuple[str, ...], options: StudyOptions) -> tuple[list[Study], Plan]:
+def _loaded(files: tuple[str, ...], options: StudyOptions) -> tuple[list[Study], Callable[[], str], Path]:
+    """The studies, the numeric mode of this machine, and the directory of runs."""
     from miclab.studies.mode import long_mode
-    from miclab.studies.plan import Plan
     from miclab.studies.study import load_study
 
     if not files:
         raise MiclabError("Name at least one study file.")
     root = root_directory(options.runs)
-    studies = [load_study(file, options.preset) for file in files]
-    return studies, Plan(studies, lambda: long_mode(root))
+    return [load_study(file, options.preset) for file in files], lambda: long_mode(root), root
+
+
+def _planned(files: tuple[str, ...], options: StudyOptions) -> tuple[list[Study], Plan]:
+    from miclab.studies.threshold import planned
+
+    return planned(*_loaded(files, options))
 
 
 def _print_counts(counts: dict[str, dict[str, int]], failures: list[dict[str, str]]) -> None:
@@ -150,10 +157,27 @@ def _run(arguments: list[str]) -> int:
         refuse_ignored(arguments, ("ray_address",), "it is for --launcher ray")
     if options.launcher != "slurm":
         refuse_ignored(arguments, ("array_limit", "slurm"), "it is for --launcher slurm")
-    studies, plan = _planned(options.file, options)
+    from miclab.studies.listing import counts_of, failures_of
+    from miclab.studies.threshold import rounds
+
+    found, mode, root = _loaded(options.file, options)
+    plan: Plan | None = None
+    for studies, whole in rounds(found, mode, root):
+        # A study of kind `threshold` decides by its results what it runs next.
+        plan, tally = _carried_out(options, studies, whole)
+    assert plan is not None
+    counts, failures = counts_of(plan, tally.states, set()), failures_of(plan, tally.states)
+    if options.json:
+        print_json({"studies": counts, "failures": failures})
+    else:
+        _print_counts(counts, failures)
+    return 0 if all(s.status == "done" for s in tally.states.values()) else 1
+
+
+def _carried_out(options: RunOptions, studies: list[Study], plan: Plan) -> tuple[Plan, Tally]:
+    """Trains what is missing of a plan: the requested part of it, and how its runs ended."""
     from miclab.cli.progress import Watch
     from miclab.studies.engine import Engine, carry_out
-    from miclab.studies.listing import counts_of, failures_of
     from miclab.studies.mirrors import Mirrors
     from miclab.studies.rows import StudyTable
     from miclab.studies.state import survey
@@ -183,12 +207,7 @@ def _run(arguments: list[str]) -> int:
         engine = Engine(plan, root, launcher, retry_failed=options.retry_failed)
         tally = carry_out(engine, tables, change, others)
         mirrors(others | tally.states)
-    counts, failures = counts_of(plan, tally.states, set()), failures_of(plan, tally.states)
-    if options.json:
-        print_json({"studies": counts, "failures": failures})
-    else:
-        _print_counts(counts, failures)
-    return 0 if all(s.status == "done" for s in tally.states.values()) else 1
+    return plan, tally
 
 
 def _announce(plan: Plan, root: Path, workers: int) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from miclab.config import presets, schema
 from miclab.config.parts import LONGEST_CONTEXT
 from miclab.errors import ConfigError, MiclabError, nearest
+from miclab.studies.ladder import Ladder, read_ladder
 
 Analysis = Literal["knockout", "mean_knockout", "uniform_pattern", "ablation", "context", "oracles", "entropy"]
 Fields = dict[str, Any]
@@ -78,6 +79,7 @@ class Study:
         parent: stage 1 of a multimodal study; of 0 steps: from scratch.
         encoder: how encoders are pretrained, of modalities whose `encoder_step` says for how many steps; `modality` in
             its `config` holds fields of the modality.
+        ladder: of a study of kind `threshold`: the axis on which thresholds are sought; its grid has every rung.
         probes: analyses after training.
         probe_contexts: context lengths for the analysis `context`.
     """
@@ -92,6 +94,7 @@ class Study:
     request: Fields = field(default_factory=dict)
     grid: tuple[Block, ...] = (Block(),)
     seeds: tuple[int, ...] = (0,)
+    ladder: Ladder | None = None
     parent: Parent = field(default_factory=Parent)
     encoder: Parent = field(default_factory=Parent)
     probes: tuple[Analysis, ...] = ()
@@ -183,7 +186,21 @@ def laid_over(base: Fields, change: Fields) -> Fields:
     return merged
 
 
-KEYS = ("title", "answers", "stage", "config", "grid", "parent", "encoder", "probes", "probe_contexts", "profiles")
+KINDS = ("grid", "threshold")
+KEYS = (
+    "title",
+    "answers",
+    "kind",
+    "ladder",
+    "stage",
+    "config",
+    "grid",
+    "parent",
+    "encoder",
+    "probes",
+    "probe_contexts",
+    "profiles",
+)
 
 
 def load_study(file: Path | str, profile: str) -> Study:
@@ -236,6 +253,9 @@ def _study(value: Any, file: Path, profile: str) -> Study:
         raise ConfigError(f"{where}.seeds", list(seeds), "at least one seed from 0 to 2^63 - 1, none twice")
     place = f"{where}.grid" if "grid" in chosen else "grid"
     grid = _grid(chosen.get("grid", data.get("grid", [])), place)
+    ladder = _ladder(data)
+    if ladder is not None:
+        grid = tuple(_with_rungs(block, ladder, f"{place}[{i}]") for i, block in enumerate(grid))
     stages = {block.stage or stage for block in grid}
     if "multimodal" not in stages and ("parent" in data or "parent" in chosen):
         raise ConfigError("parent", data.get("parent"), "only in a study whose stage is multimodal")
@@ -264,6 +284,7 @@ def _study(value: Any, file: Path, profile: str) -> Study:
         config=laid_over(_mapping(data.get("config"), "config"), _mapping(chosen.get("config"), f"{where}.config")),
         request=_mapping(chosen.get("request"), f"{where}.request"),
         grid=grid,
+        ladder=ladder,
         seeds=seeds,
         parent=Parent(config=laid_over(first.config, second.config), request=laid_over(first.request, second.request)),
         encoder=Parent(
@@ -272,6 +293,26 @@ def _study(value: Any, file: Path, profile: str) -> Study:
         probes=tuple(dict.fromkeys(probes)),
         probe_contexts=tuple(dict.fromkeys(contexts)),
     )
+
+
+def _ladder(data: Fields) -> Ladder | None:
+    kind = data.get("kind", "grid")
+    if kind not in KINDS:
+        raise ConfigError("kind", kind, nearest(str(kind), KINDS))
+    if kind == "grid":
+        if "ladder" in data:
+            raise ConfigError("ladder", data["ladder"], "only in a study of kind: threshold")
+        return None
+    if "ladder" not in data:
+        raise ConfigError("ladder", None, "axis and values of the ladder, in a study of kind: threshold")
+    return read_ladder(data["ladder"], "ladder")
+
+
+def _with_rungs(block: Block, ladder: Ladder, where: str) -> Block:
+    """A block with every rung of the ladder."""
+    if ladder.axis in block.axes:
+        raise ConfigError(where, ladder.axis, "axes other than the ladder's, which is the axis of all blocks")
+    return replace(block, product={**block.product, ladder.axis: ladder.values})
 
 
 def nested(axes: Mapping[str, Any]) -> Fields:
