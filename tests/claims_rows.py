@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from miclab.claims.evidence import Evidence
 from miclab.studies import sealed_table
 
 STUDIES = Path(__file__).parent.parent / "studies"
+FIVE_SEEDS = ("position_constant", "mechanisms")
 SETS = 8
 Formula = Callable[[Mapping[str, Any], int], Mapping[str, Any]]
 """From configuration and step to columns; a score is spread over seeds and sets around its value."""
@@ -22,11 +22,15 @@ SPREAD = 0.01
 
 
 def studies_directory(folder: Path) -> Path:
-    """A copy of the study files, without rows."""
+    """A copy of the study files, without rows. More seeds must not change a test: but for studies whose claims rest on
+    five, those of five seeds plan three."""
     target = folder / "studies"
     target.mkdir()
     for file in STUDIES.glob("*.yaml"):
-        shutil.copy(file, target)
+        text = file.read_text()
+        if file.stem not in FIVE_SEEDS:
+            text = text.replace("seeds: [0, 1, 2, 3, 4]\n", "seeds: [0, 1, 2]\n")
+        (target / file.name).write_text(text)
     return target
 
 

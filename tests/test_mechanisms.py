@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny import lively_parameters, tiny_config, tiny_mapping
 
+from miclab.config.mechanisms import OPTIONS
 from miclab.config.options import ATTENTION, AttentionOptions, option_text
 from miclab.config.positions import POSITION_CODES, position_text
 from miclab.config.request import Request
@@ -79,6 +80,12 @@ def test_options_that_cannot_be_are_named(name):
         from_mapping(RunConfig, tiny_mapping(1, decoder={"attention": attention, "heads": 2}))
     assert raised.value.field == f"decoder.attention.{field}"
     assert word in str(raised.value), str(raised.value)
+
+
+def test_a_configuration_and_its_mechanism_have_the_same_options():
+    """Fails if a mechanism of the package has other options than a configuration that is checked without torch."""
+    built_in = {name: kind for name, kind in ATTENTION.items() if kind.__module__.startswith("miclab.")}
+    assert {name: kind.Options for name, kind in built_in.items()} == OPTIONS
 
 
 def test_heads_that_cannot_be_halved_are_named():

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from miclab.config.options import ATTENTION, LOSS_TERMS, AttentionOptions, LossOptions
+from miclab.config.options import ATTENTION, LOSS_TERMS, AttentionOptions, LossOptions, attention_options, loss_options
 from miclab.config.run import RunConfig
 from miclab.config.schema import to_mapping
 from miclab.errors import ConfigError, nearest
@@ -122,8 +122,9 @@ def default_of(field: str) -> Any:
 
 def _options(kind: Any) -> set[str]:
     """The options that any mechanism or term adds to those that all of them have."""
-    registry = {AttentionOptions: ATTENTION, LossOptions: LOSS_TERMS}.get(kind, {})
-    return {item.name for one in registry.values() for item in dataclasses.fields(one.Options)}
+    lookups = {AttentionOptions: (ATTENTION, attention_options), LossOptions: (LOSS_TERMS, loss_options)}
+    names, options_of = lookups.get(kind, ((), attention_options))
+    return {item.name for name in names for item in dataclasses.fields(options_of(name))}
 
 
 def field_named(axis: str) -> str:

@@ -1,7 +1,8 @@
 """Options of what a configuration chooses by name: the attention mechanism and the terms of the loss.
 
-Each mechanism or term has a dataclass of its own options, a subclass of the one here, in the file that registers it. A
-configuration holds an instance of it. In YAML and in Python's plain data it is a mapping, or text:
+Each mechanism or term has a dataclass of its own options, a subclass of the one here. It stands in the file that
+registers the mechanism or term; those of the package's own mechanisms stand in `mechanisms.py`. A configuration holds
+an instance of it. In YAML and in Python's plain data it is a mapping, or text:
 
     decoder: {attention: {name: sliding_window, window: 3}}        objective: {attention_aid: {weight: 1, until: 300}}
     decoder: {attention: "sliding_window:window=3"}                objective: {attention_aid: 1}
@@ -125,8 +126,10 @@ def attention_options(name: str, field: str = "") -> type[AttentionOptions]:
     Raises:
         ConfigError: there is no such mechanism.
     """
-    # Without an import of torch for the usual one.
-    return AttentionOptions if name == SOFTMAX else ATTENTION.find(name, field).Options
+    from miclab.config.mechanisms import OPTIONS
+
+    # Those of the package without an import of torch.
+    return OPTIONS[name] if name in OPTIONS else ATTENTION.find(name, field).Options
 
 
 def loss_options(name: str) -> type[LossOptions]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
-from miclab.errors import ConfigError
+from miclab.config.mechanisms import BY_DEPTH, DifferentialOptions
 from miclab.model.attention.mechanism import Mechanism, attention
-from miclab.model.attention.share import ShareOptions, initial_share, share_of, share_shapes
+from miclab.model.attention.share import initial_share, share_of, share_shapes
 from miclab.model.attention.softmax import Softmax
 
 EPSILON = 1e-5
@@ -18,30 +16,6 @@ EPSILON = 1e-5
 VECTORS = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
 SPREAD = 0.1
 """Standard deviation of these at first, as in the paper."""
-BY_DEPTH = -1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class DifferentialOptions(ShareOptions):
-    """Options of `differential`. The weight is lambda, the factor of the second softmax."""
-
-    start: float = BY_DEPTH
-    """Lambda at first; -1: 0.8 - 0.6 exp(-0.3 layer), layers from 0, as in the paper."""
-    share: str = "vectors"  # type: ignore[assignment]
-    """`vectors`: exp(q1 . k1) - exp(q2 . k2) + start with four learnt vectors, as in the paper. `bounded`, `free` and
-    `frozen`: one number for each head."""
-
-    kinds: ClassVar[tuple[str, ...]] = ("vectors", "bounded", "free", "frozen")
-    by_layer: ClassVar[float | None] = BY_DEPTH
-
-    def check_shape(self, owner, config):
-        """Raises ConfigError for heads that cannot be halved."""
-        decoder = config.decoder
-        head = decoder.residual_width(config.item_width) // decoder.heads
-        parts = 4 if decoder.position_facts.rotates else 2
-        if head % parts:
-            allowed = f"heads whose width is a multiple of {parts}, which {head} is not with 'differential'"
-            raise ConfigError("decoder.heads", decoder.heads, allowed)
 
 
 @attention("differential")

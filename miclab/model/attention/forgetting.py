@@ -4,36 +4,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
-from miclab.config.checks import check_known, check_number
-from miclab.config.options import AttentionOptions
-from miclab.errors import ConfigError
+from miclab.config.mechanisms import ForgettingOptions
 from miclab.model.attention.mechanism import Mechanism, attention, scaled
 from miclab.model.attention.softmax import Softmax
-
-
-@dataclass(frozen=True, kw_only=True)
-class ForgettingOptions(AttentionOptions):
-    """Options of `forgetting`. The weight is the share that is forgotten at each step, 1 minus the gate."""
-
-    start: float = 0.5
-    """The share at first, of a token whose features are 0."""
-    gate: Literal["input", "learnt", "frozen"] = "input"
-    """`input`: sigmoid(w . x + b), as in the paper. `learnt`: sigmoid(b), the same for every token. `frozen`: it never
-    changes."""
-
-    def check(self, owner):
-        super().check(owner)
-        check_known(owner, self, "gate", ("input", "learnt", "frozen"))
-        check_number(owner, self, "start", 0.0, 1.0)
-        if self.start == 1 or (self.start == 0 and self.gate != "frozen"):
-            allowed = f"a number between 0 and 1; 0, which forgets nothing, with {owner}.gate = 'frozen'"
-            raise ConfigError(f"{owner}.start", self.start, allowed)
 
 
 @attention("forgetting")

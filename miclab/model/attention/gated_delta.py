@@ -8,38 +8,16 @@ are U = (1 + strictly_lower(b_i g_ij k_i . k_j))^-1 b V, and the outputs lower(g
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
-from miclab.config.checks import check_known, check_number, check_whole
-from miclab.config.options import AttentionOptions
+from miclab.config.mechanisms import DeltaOptions
 from miclab.model.attention.mechanism import Mechanism, attention, scaled
 
 PARTS = ("query", "key", "value")
 EPSILON = 1e-5
 """Added to the mean square of a head's output."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeltaOptions(AttentionOptions):
-    """Options of `gated_delta`. The weight is the share of the state that decays at each step."""
-
-    start: float = 0.02
-    """The share at first, of a token whose features are 0."""
-    gate: Literal["input", "frozen"] = "input"
-    """`input`: a = exp(-e^A softplus(w . x + b)), as in the paper. `frozen`: it never changes."""
-    convolution: int = 0
-    """Positions that a convolution over queries, keys and values spans, each channel by itself, with SiLU after it; 0:
-    there is none. The paper has 4."""
-
-    def check(self, owner):
-        super().check(owner)
-        check_known(owner, self, "gate", ("input", "frozen"))
-        check_number(owner, self, "start", 0.0, 0.999, open_low=self.gate == "input")
-        check_whole(owner, self, "convolution", 0, 1024)
 
 
 @attention("gated_delta")

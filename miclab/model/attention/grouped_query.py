@@ -2,31 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from miclab.config.checks import check_whole
-from miclab.config.options import AttentionOptions
-from miclab.errors import ConfigError
+from miclab.config.mechanisms import GroupOptions
 from miclab.model.attention.mechanism import attention
 from miclab.model.attention.softmax import Softmax
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupOptions(AttentionOptions):
-    """Options of `grouped_query`."""
-
-    groups: int = 1
-    """Groups of heads, each with one key and one value; divides the number of heads."""
-
-    def check(self, owner):
-        super().check(owner)
-        check_whole(owner, self, "groups", 1, 1024)
-
-    def check_shape(self, owner, config):
-        heads = config.decoder.heads
-        if heads % self.groups:
-            divisors = [groups for groups in range(1, heads + 1) if heads % groups == 0]
-            raise ConfigError(f"{owner}.groups", self.groups, f"a divisor of decoder.heads = {heads}: {divisors}")
 
 
 @attention("grouped_query")

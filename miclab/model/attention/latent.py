@@ -4,32 +4,12 @@ rotary part of their own (DeepSeek-V2, arXiv 2405.04434, section 2.1)."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 
-from miclab.config.checks import check_whole
-from miclab.config.options import AttentionOptions
-from miclab.errors import ConfigError
+from miclab.config.mechanisms import LatentOptions
 from miclab.model.attention.mechanism import attention, scaled
 from miclab.model.attention.softmax import Softmax
-
-
-@dataclass(frozen=True, kw_only=True)
-class LatentOptions(AttentionOptions):
-    """Options of `latent`."""
-
-    rank: int = 0
-    """Width of the vector that keys and values are made from; 0: a quarter of the residual stream's."""
-
-    def check(self, owner):
-        super().check(owner)
-        check_whole(owner, self, "rank", 0, 65_536)
-
-    def check_shape(self, owner, config):
-        width = config.decoder.residual_width(config.item_width)
-        if self.rank > width:
-            raise ConfigError(f"{owner}.rank", self.rank, f"at most the width of the residual stream, {width}")
 
 
 @attention("latent")

@@ -4,49 +4,17 @@ neighbouring heads are mixed after it (Golovneva et al. 2025, arXiv 2504.00927).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from miclab.config.checks import check_whole
-from miclab.errors import ConfigError
+from miclab.config.mechanisms import MultiTokenOptions
 from miclab.model.attention.mechanism import Mechanism, attention
-from miclab.model.attention.share import ShareOptions, initial_share, share_of, share_shapes
+from miclab.model.attention.share import initial_share, share_of, share_shapes
 from miclab.model.attention.softmax import Softmax
 
 EPSILON = 1e-5
 """Added to the mean square of a head's output."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MultiTokenOptions(ShareOptions):
-    """Options of `multi_token`. The weight is the kernel's entry for the same query and the key before, one for each
-    head: by it a key takes over the score of the one before. The other entries begin with that of the identity, and are
-    learnt unless the weight is frozen."""
-
-    start: float = 0.0
-    """The weight at first; 0: the kernel begins as the identity, as in the paper."""
-    share: str = "free"  # type: ignore[assignment]
-    """`bounded`, `free` or `frozen`, as for every mechanism with an initial weight."""
-    queries: int = 6
-    """Queries that the kernel spans: the query itself and those right before it."""
-    keys: int = 11
-    """Keys that the kernel spans: about as many after a key as before it."""
-    mixed: int = 1
-    """Heads in a group whose weights are mixed after the softmax; 1: none are."""
-
-    def check(self, owner):
-        super().check(owner)
-        check_whole(owner, self, "queries", 1, 1024)
-        check_whole(owner, self, "keys", 3, 1024)
-        check_whole(owner, self, "mixed", 1, 1024)
-
-    def check_shape(self, owner, config):
-        heads = config.decoder.heads
-        if heads % self.mixed:
-            divisors = [size for size in range(1, heads + 1) if heads % size == 0]
-            raise ConfigError(f"{owner}.mixed", self.mixed, f"a divisor of decoder.heads = {heads}: {divisors}")
 
 
 @attention("multi_token")

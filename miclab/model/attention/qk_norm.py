@@ -3,29 +3,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 
+from miclab.config.mechanisms import NormOptions
 from miclab.model.attention.mechanism import attention
-from miclab.model.attention.share import ShareOptions
 from miclab.model.attention.softmax import Softmax
 
 EPSILON = 1e-5
 """Added to the mean square."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NormOptions(ShareOptions):
-    """Options of `qk_norm`. The weight is every entry of the gains, which the heads of a layer share."""
-
-    start: float = 1.0
-    """The gains at first."""
-    share: str = "free"  # type: ignore[assignment]
-    """`free`: the gains are learnt. `frozen`: they never change."""
-
-    kinds: ClassVar[tuple[str, ...]] = ("free", "frozen")
 
 
 @attention("qk_norm")

@@ -15,42 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from miclab.config.checks import check_known, check_number
-from miclab.config.options import AttentionOptions
-from miclab.errors import ConfigError
+from miclab.config.mechanisms import ShareOptions
 
 SHARE = "share"
 """Name of the parameter; there is none where the weight is frozen."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShareOptions(AttentionOptions):
-    """Options of a mechanism with an initial weight."""
-
-    start: float = 0.5
-    """The weight at first."""
-    share: Literal["bounded", "free", "frozen"] = "bounded"
-    """`bounded`: learnt, and kept between 0 and 1 by a sigmoid. `free`: learnt, any number. `frozen`: never changes."""
-
-    kinds: ClassVar[tuple[str, ...]] = ("bounded", "free", "frozen")
-    """Values of `share` that make sense for the mechanism."""
-    by_layer: ClassVar[float | None] = None
-    """The value of `start` that stands for one that depends on the layer, if there is one."""
-
-    def check(self, owner: str) -> None:
-        """Raises ConfigError for values that cannot be."""
-        super().check(owner)
-        check_known(owner, self, "share", self.kinds)
-        check_number(owner, self, "start", -1e6, 1e6)
-        if self.share == "bounded" and self.start != self.by_layer and not 0 < self.start < 1:
-            allowed = f"a number between 0 and 1 with {owner}.share = 'bounded', or {owner}.share = 'free' or 'frozen'"
-            raise ConfigError(f"{owner}.start", self.start, allowed)
 
 
 def share_shapes(options: ShareOptions, *shape: int) -> dict[str, tuple[int, ...]]:

@@ -3,33 +3,12 @@ have it (Fu et al. 2023, arXiv 2212.14052; Poli et al. 2023, arXiv 2302.10866)."
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 
-from miclab.config.checks import check_known, check_whole
+from miclab.config.mechanisms import PARTS, ConvolutionOptions
 from miclab.model.attention.mechanism import attention
-from miclab.model.attention.share import ShareOptions, initial_share, share_of, share_shapes
+from miclab.model.attention.share import initial_share, share_of, share_shapes
 from miclab.model.attention.softmax import Softmax
-
-PARTS = {"queries": "query", "keys": "key", "values": "value"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConvolutionOptions(ShareOptions):
-    """Options of `short_convolution`. The weight is that of the position before, one for each channel; that of the
-    position itself is 1 minus it. Positions farther back begin with 0 and are learnt, unless the weight is frozen."""
-
-    width: int = 3
-    """Positions that a kernel spans: the position itself and those right before it."""
-    on: Literal["all", "queries", "keys", "values"] = "all"
-    """What is convolved."""
-
-    def check(self, owner):
-        super().check(owner)
-        check_whole(owner, self, "width", 2, 1024)
-        check_known(owner, self, "on", ("all", *PARTS))
 
 
 @attention("short_convolution")

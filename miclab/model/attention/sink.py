@@ -4,26 +4,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 
+from miclab.config.mechanisms import SinkOptions
 from miclab.model.attention.mechanism import attention
-from miclab.model.attention.share import ShareOptions, initial_share, share_of, share_shapes
+from miclab.model.attention.share import initial_share, share_of, share_shapes
 from miclab.model.attention.softmax import Softmax
-
-
-@dataclass(frozen=True, kw_only=True)
-class SinkOptions(ShareOptions):
-    """Options of `sink`. The weight is the sink's logit, one for each head."""
-
-    start: float = 0.0
-    """The logit at first. `sink:share=frozen` is softmax off by one."""
-    share: str = "free"  # type: ignore[assignment]
-    """`free`: the logit is learnt. `frozen`: it never changes."""
-
-    kinds: ClassVar[tuple[str, ...]] = ("free", "frozen")
 
 
 @attention("sink")

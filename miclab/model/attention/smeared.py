@@ -3,33 +3,10 @@ arXiv 2209.11895, "Smeared keys"). On queries, keys and values together it is a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
-from miclab.config.checks import check_known, check_whole
-from miclab.errors import ConfigError
+from miclab.config.mechanisms import SmearedOptions
 from miclab.model.attention.mechanism import attention
-from miclab.model.attention.share import ShareOptions, earlier, initial_share, share_of, share_shapes
+from miclab.model.attention.share import earlier, initial_share, share_of, share_shapes
 from miclab.model.attention.softmax import Softmax
-
-
-@dataclass(frozen=True, kw_only=True)
-class SmearedOptions(ShareOptions):
-    """Options of `smeared`. The weight is the share of the earlier position, one for each head."""
-
-    on: Literal["keys", "values", "both", "all"] = "keys"
-    """What is mixed: keys, values, `both` of them, or `all`: queries too, which is a token shift."""
-    back: int = 1
-    """How many positions earlier the other one stands."""
-
-    def check(self, owner):
-        super().check(owner)
-        check_known(owner, self, "on", ("keys", "values", "both", "all"))
-        check_whole(owner, self, "back", 1, 100_000)
-
-    def check_shape(self, owner, config):
-        if self.back >= config.sequence_length:
-            raise ConfigError(f"{owner}.back", self.back, f"less than a sequence's {config.sequence_length} positions")
 
 
 @attention("smeared")
