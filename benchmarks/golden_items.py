@@ -168,20 +168,20 @@ def analysis_files(folder: Path) -> Files:
 # -- what needs no training -------------------------------------------------------------------------------------------
 def claim_files(profile: str) -> Files:
     """The ledger; claims by their id, so that a new one moves no other."""
-    lines = json.loads(printed("claims", "--profile", profile, "--json"))
+    lines = json.loads(printed("claims", "--preset", profile, "--json"))
     return {f"claims/{profile}.json": as_text({line["id"]: line for line in lines})}
 
 
 def figure_files(profile: str, folder: Path) -> Files:
     """Every figure that has rows."""
-    printed("figure", "--profile", profile, "--output", folder / "figures")
+    printed("figure", "--preset", profile, "--output", folder / "figures")
     drawn = sorted((folder / "figures").rglob("*.svg"))
     return {f"figures/{profile}/{path.name}": path.read_text() for path in drawn}
 
 
 def plan_files(study: Path, profile: str, folder: Path) -> Files:
     """The runs of a study by name. Names that runs were given, and the axes, which the hashes hold, are left out."""
-    runs = json.loads(printed("study", "plan", study, "--profile", profile, "--runs", folder / "runs", "--json"))
+    runs = json.loads(printed("study", "plan", study, "--preset", profile, "--runs", folder / "runs", "--json"))
     return {f"plans/{study.stem}-{profile}.json": as_text({run["run"]: _hashed(run) for run in runs})}
 
 

@@ -21,7 +21,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from miclab.mllm.attention import measuring
 from miclab.mllm.layers import attention_layers
-from miclab.mllm.prompt import Reading
+from miclab.mllm.reading import Reading
 from miclab.mllm.task import Episode, Example, Item
 from miclab.worlds.roles import LABEL, OTHER, Roles
 
@@ -59,7 +59,7 @@ def reading(tokens: int) -> Reading:
     item = Item(text="item")
     episode = Episode("made up", tuple(Example(item, name) for name in "abab"), item, "a")
     roles = Roles(("text",), 4, kind, exemplar)
-    return Reading(episode, "a", tokens - 1, (tokens,), roles, torch.tensor([0, 1, 0, 1]), 0)
+    return Reading(episode, "a", tokens - 1, (tokens,), (), roles, torch.tensor([0, 1, 0, 1]), 0)
 
 
 def main() -> None:

@@ -5,8 +5,10 @@ Pages that follow from code or rows are written at build by `pages.py`, so none 
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import pages  # noqa: E402
+from astroid.exceptions import AstroidImportError  # noqa: E402
+from astroid.manager import AstroidManager  # noqa: E402
 
 project = "miclab"
 author = "The miclab developers"
@@ -44,6 +48,8 @@ suppress_warnings = ["autoapi.python_import_resolution", "ref.python"]
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(HERE.parent / "build" / "notebooks")
 nb_execution_timeout = 600
+# Notebooks share a folder, so that a run of one is found by the next.
+os.environ["MICLAB_NOTEBOOK_FOLDER"] = tempfile.mkdtemp()
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
@@ -94,8 +100,30 @@ def _write_pages(app: Any, config: Any) -> None:
         (Path(app.doctreedir) / "environment.pickle").unlink(missing_ok=True)
 
 
+def _without_inference_of_others() -> None:
+    """Keeps the reader of the API pages within miclab: to follow imports into torch took most of a build's time."""
+    find = AstroidManager.ast_from_module_name
+
+    def found(self: AstroidManager, modname: str | None, *arguments: Any, **named: Any) -> Any:
+        if modname and modname.partition(".")[0] not in {"miclab", *sys.stdlib_module_names}:
+            raise AstroidImportError(f"{modname} is not read for the API pages", modname=modname)
+        return find(self, modname, *arguments, **named)
+
+    AstroidManager.ast_from_module_name = found  # type: ignore[method-assign]
+
+
+def _short_navigation(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Shows two levels beside a page; the API's own pages show their rooms. The whole tree made every page slow."""
+    tree = context.get("toctree")
+    if tree is not None:
+        context["toctree"] = lambda **options: tree(**{**options, "maxdepth": 2})
+
+
 def setup(app: Any) -> None:
     """Connects the functions above."""
+    _without_inference_of_others()
+    # Before the theme, which draws the navigation.
+    app.connect("html-page-context", _short_navigation, priority=100)
     app.connect("config-inited", _write_pages, priority=10)
     # Before napoleon, which reads `Arguments:` and `Raises:`.
     app.connect("autodoc-process-docstring", _as_restructured_text, priority=100)

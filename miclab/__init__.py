@@ -24,10 +24,12 @@ _NAMES = {
     "Run": "run", "Runs": "runs", "load": "runs", "find": "runs", "list_runs": "runs",
     "Attention": "attention", "Model": "module",
     "evaluate": "analyses", "circuits": "analyses", "knock_out": "analyses", "ablate": "analyses",
-    "align": "analyses", "diagnose": "analyses", "Diagnosis": "analyses",
+    "patch": "patching", "align": "analyses", "diagnose": "analyses", "Diagnosis": "analyses",
     "claims": "claims", "judge": "claims", "Judgement": "claims", "Ledger": "claims",
     "study": "study", "Study": "study", "StudyPlan": "study",
     "report": "report",
+    "demo": "reproduce", "reproduce": "reproduce",
+    "check_data": "data", "embed": "data", "DataCheck": "data",
 }  # fmt: skip
 """Where each public name lives, in `miclab.api`."""
 _extended: list[bool] = []
@@ -36,17 +38,21 @@ _ROOMS = ("circuits", "claims", "report")
 """Public functions that are called like a package beside this file, which is therefore made callable."""
 
 __all__ = [
-    "Attention", "ConfigError", "DamagedError", "Diagnosis", "Judgement", "Ledger", "MiclabError", "Model", "Run",
-    "RunError", "Runs", "Study", "StudyPlan", "ablate", "align", "circuits", "claims", "diagnose", "evaluate", "find",
-    "judge", "knock_out", "list_runs", "load", "load_plugin", "report", "resume", "study", "train",
+    "Attention", "ConfigError", "DamagedError", "DataCheck", "Diagnosis", "Judgement", "Ledger", "MiclabError", "Model",
+    "Run", "RunError", "Runs", "Study", "StudyPlan", "ablate", "align", "check_data", "circuits", "claims", "demo",
+    "diagnose", "embed", "evaluate", "find", "judge", "knock_out", "list_runs", "load", "load_plugin", "patch",
+    "report", "reproduce", "resume", "study", "train",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from miclab.api.analyses import Diagnosis, ablate, align, circuits, diagnose, evaluate, knock_out
     from miclab.api.attention import Attention
     from miclab.api.claims import Judgement, Ledger, claims, judge
+    from miclab.api.data import DataCheck, check_data, embed
     from miclab.api.module import Model
+    from miclab.api.patching import patch
     from miclab.api.report import report
+    from miclab.api.reproduce import demo, reproduce
     from miclab.api.run import Run
     from miclab.api.runs import Runs, find, list_runs, load
     from miclab.api.study import Study, StudyPlan, study

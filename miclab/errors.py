@@ -32,6 +32,22 @@ class BusyError(RunError):
     """A run that another process holds."""
 
 
+class MistakenError(RunError):
+    """A directory that holds another run than the one that was meant.
+
+    Arguments:
+        path: the directory.
+        meant: name or hash by which the run was meant.
+        found: hash of the run that it holds.
+    """
+
+    def __init__(self, path: object, meant: str, found: str):
+        super().__init__(
+            f"{path} holds another run: {found}, and not {meant}. Move it away, or give it back its own name, which"
+            f" ends with {found[:12]}."
+        )
+
+
 class DamagedError(RunError):
     """A file of a run whose bytes are not those that were written.
 

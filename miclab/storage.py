@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 TEMPORARY = ".*.tmp"
 """Pattern of the names of files and directories that are not yet whole; a crash leaves them behind."""
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 
 
 def digest(content: bytes) -> str:
@@ -47,6 +49,11 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
 
 
+def is_temporary(name: str) -> bool:
+    """Whether `temporary_beside` makes such names."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
 def sync_directory(path: Path) -> None:
     """Makes the names in a directory survive a loss of power."""
     handle = os.open(path, os.O_RDONLY)
@@ -57,7 +64,19 @@ def sync_directory(path: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> str:
-    """Writes a file so that a reader, or a crash, sees all of it or none; returns its SHA-256.
+    """Writes a file, and the directories that it needs, so that a reader, or a crash, sees all of it or none; returns
+    its SHA-256.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return replace_bytes(path, content)
+
+
+def replace_bytes(path: Path, content: bytes) -> str:
+    """`write_bytes` into a directory that is there.
 
     Raises:
         RunError: the file cannot be written.
@@ -65,7 +84,6 @@ def write_bytes(path: Path, content: bytes) -> str:
     temporary = temporary_beside(path)
     with explained(path):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             with open(temporary, "wb") as file:
                 file.write(content)
                 file.flush()

@@ -5,16 +5,16 @@ python scripts/source_facts.py
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 from miclab.data.shipped import SHIPPED, SMALL
+from miclab.storage import sealed, write_bytes
 from miclab.worlds.source_facts import FACTS, read_facts
 
 
 def main() -> None:
     names = [*SHIPPED, *(f"{SMALL}{name}" for name in SHIPPED)]
-    FACTS.write_text(json.dumps({name: asdict(read_facts(name)) for name in names}, indent=1) + "\n", encoding="utf-8")
+    write_bytes(FACTS, sealed({name: asdict(read_facts(name)) for name in names}))
 
 
 if __name__ == "__main__":

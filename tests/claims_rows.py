@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from miclab.claims.evidence import Evidence
+from miclab.studies import sealed_table
 
 STUDIES = Path(__file__).parent.parent / "studies"
 SETS = 8
@@ -61,6 +62,5 @@ def make_rows(
                     row["icl_sets" if column == "icl" else f"{column}.sets"] = [value + e for e in noise[:SETS]]
             rows.append(row)
     path = directory / "rows" / profile / f"{study}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pl.DataFrame(rows, infer_schema_length=None).write_parquet(path, compression="zstd")
+    sealed_table.write(pl.DataFrame(rows, infer_schema_length=None), path)
     return path

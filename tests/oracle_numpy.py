@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from oracle_attention import MECHANISMS, Given
 
+from miclab.config.options import AttentionOptions
+from miclab.config.positions import position_options
 from miclab.config.run import RunConfig
 
 Array = NDArray[np.floating]
@@ -18,11 +21,11 @@ Array = NDArray[np.floating]
 
 @dataclass
 class Result:
-    """Logits [batch, label] and, for each layer, attention [batch, head, query, key] and residual [batch, position,
-    width]."""
+    """Logits [batch, label] and, for each layer, attention [batch, head, query, key] (None: it is not given) and
+    residual [batch, position, width]."""
 
     logits: Array
-    patterns: list[Array] = field(default_factory=list)
+    patterns: list[Array | None] = field(default_factory=list)
     residuals: list[Array] = field(default_factory=list)
 
 
@@ -46,17 +49,39 @@ def normalise(kind: str, x: Array, parameters: Mapping[str, Array], name: str) -
     return centred / np.sqrt((centred**2).mean() + 1e-5) * parameters[f"{name}.gain"] + parameters[f"{name}.bias"]
 
 
-def rotated(code: str, x: Array, position: int, theta: float) -> Array:
+def rotated(code: str, x: Array, position: int, theta: float, options: Any = None) -> Array:
     """A query or key of one head at one position."""
     d = len(x)
     angle = position * theta ** (-2 * np.arange(d // 2) / d)
-    if code in ("rope", "hybrid"):
+    if code == "partial_rope":
+        turned = 2 * int(options.fraction * d / 2)
+        return np.concatenate([rotated("rope", x[:turned], position, theta), x[turned:]])
+    if code == "yarn":
+        turns = options.original * theta ** (-2 * np.arange(d // 2) / d) / (2 * math.pi)
+        kept = np.array([min(max((r - options.slow) / (options.fast - options.slow), 0), 1) for r in turns])
+        angle = (1 - kept) * angle / options.factor + kept * angle
+    if code in ("rope", "hybrid", "yarn"):
         turned = (x[: d // 2] + 1j * x[d // 2 :]) * np.exp(1j * angle)
-        return np.concatenate([turned.real, turned.imag])
+        scale = 0.1 * math.log(options.factor) + 1 if code == "yarn" else 1
+        return np.concatenate([turned.real, turned.imag]) * scale
     if code == "rope_released":
         both = np.concatenate([angle, angle])
         return x * np.cos(both) + np.concatenate([-x[1::2], x[0::2]]) * np.sin(both)
     return x
+
+
+def coded(config: RunConfig, p: Mapping[str, Array], x: Array, position: int, head: int, is_key: bool) -> Array:
+    """A query or key with its position; a product of both is the score."""
+    options = config.decoder
+    if options.position_name != "pope":
+        return rotated(options.position_name, x, position, options.rope_theta, position_options(options.positions))
+    # A sum of cosines is the real part of a product of complex numbers.
+    magnitude = np.log1p(np.exp(x))
+    angle = position * options.rope_theta ** (-np.arange(len(x)) / len(x))
+    if is_key:
+        angle = angle + np.clip(p["decoder.positions.phase"][head][: len(x)], -2 * math.pi, 0)
+    turned = magnitude * np.exp(1j * angle)
+    return np.concatenate([turned.real, turned.imag])
 
 
 def embed(config: RunConfig, p: Mapping[str, Array], items: Mapping[str, Array], labels: Array, placement: float):
@@ -106,64 +131,39 @@ def embed(config: RunConfig, p: Mapping[str, Array], items: Mapping[str, Array],
     return np.array(tokens)
 
 
-def score_bias(config: RunConfig, p: Mapping[str, Array], head: int, distance: int) -> float:
-    """What a position code adds to the score of a key so many positions before the query."""
-    options = config.decoder
+def score_bias(config: RunConfig, p: Mapping[str, Array], head: int, query: int, key: int) -> float:
+    """What a position code adds to the score of a key."""
+    options, distance = config.decoder, query - key
     if options.positions == "alibi":
         return -(2 ** (-8 * (head + 1) / options.heads)) * distance
     if options.positions == "t5_bias":
         far = 16 + int(math.log(max(distance, 16) / 16) / math.log(128 / 16) * 16)
         return float(p["decoder.positions.table"][head, distance if distance < 16 else min(far, 31)])
+    if options.position_name == "fire":
+        own = {name: p[f"decoder.positions.{name}"] for name in ("slope", "threshold", "in_weight", "in_bias",
+                                                                  "out_weight", "out_bias")}  # fmt: skip
+        slope, threshold = abs(float(own["slope"])), abs(float(own["threshold"]))
+        relative = math.log(slope * distance + 1) / math.log(slope * max(query, threshold) + 1)
+        hidden = np.maximum(relative * own["in_weight"][0] + own["in_bias"], 0)
+        return float(hidden @ own["out_weight"][:, head] + own["out_bias"][head])
     return 0.0
 
 
-def softmax_mixing(query: Array, keys: list[Array], biases: list[float], options: Any) -> Array:
-    """Shares of attention of one query in one head, over the keys up to its own."""
-    scores = np.array([query @ key / math.sqrt(len(query)) + bias for key, bias in zip(keys, biases, strict=True)])
-    weights = np.exp(scores - scores.max())
-    return weights / weights.sum()
-
-
-def windowed_mixing(query: Array, keys: list[Array], biases: list[float], options: Any) -> Array:
-    """`softmax_mixing` over the last few keys."""
-    first = max(0, len(keys) - options.window)
-    return np.concatenate([np.zeros(first), softmax_mixing(query, keys[first:], biases[first:], options)])
-
-
-def linear_mixing(query: Array, keys: list[Array], biases: list[float], options: Any) -> Array:
-    """Products of the query with its keys, over their number."""
-    return np.array([query @ key for key in keys]) / len(keys)
-
-
-MIXING = {"softmax": softmax_mixing, "sliding_window": windowed_mixing, "linear_example": linear_mixing}
-"""By mechanism, the weights of the values that one query sees."""
-
-
-def attend(config: RunConfig, p: Mapping[str, Array], layer: int, x: Array) -> tuple[Array, Array]:
+def attend(config: RunConfig, p: Mapping[str, Array], layer: int, x: Array) -> tuple[Array, Array | None]:
     """Causal attention over normalised tokens [position, width]: its output and its weights [head, query, key]."""
-    options, name = config.decoder, f"decoder.blocks.{layer}.attention"
-    length, width = x.shape
-    bias = {part: p.get(f"{name}.{part}_bias", np.zeros(width)) for part in ("query", "key")}
-    heads, size = options.heads, width // options.heads
-    mixing = MIXING[options.attention.name if options.attention.uses(layer) else "softmax"]
-    pattern, output = np.zeros((heads, length, length)), np.zeros((length, width))
-    for head in range(heads):
-        columns = slice(head * size, (head + 1) * size)
-        queries, keys = (
-            [
-                rotated(options.positions, (x[i] @ p[f"{name}.{part}"] + bias[part])[columns], i, options.rope_theta)
-                for i in range(length)
-            ]
-            for part in ("query", "key")
-        )
-        for i in range(length):
-            added = [score_bias(config, p, head, i - j) for j in range(i + 1)]
-            pattern[head, i, : i + 1] = mixing(queries[i], keys[: i + 1], added, options.attention)
-            output[i, columns] = pattern[head, i] @ (x @ p[f"{name}.value"][:, columns])
-    is_projected = options.output_projection == "on" or (options.output_projection == "auto" and heads > 1)
-    if is_projected or mixing is linear_mixing:
-        output = output @ p[f"{name}.output"]
-    return output, pattern
+    decoder, name = config.decoder, f"decoder.blocks.{layer}.attention"
+    options = decoder.attention if decoder.attention.uses(layer) else AttentionOptions()
+    if getattr(options, "each", ()):
+        options = AttentionOptions.read(options.each[layer], "", None)
+    own = {key.removeprefix(f"{name}."): value for key, value in p.items() if key.startswith(f"{name}.")}
+    given = Given(
+        own, x, layer, decoder.heads, options,
+        lambda vector, position, head, is_key: coded(config, p, vector, position, head, is_key),
+        lambda head, query, key: score_bias(config, p, head, query, key),
+    )  # fmt: skip
+    output, pattern = MECHANISMS[options.name](given)
+    is_projected = decoder.output_projection == "on" or (decoder.output_projection == "auto" and decoder.heads > 1)
+    return (output @ own["output"] if is_projected or options.name == "linear_example" else output), pattern
 
 
 def feed_forward(config: RunConfig, p: Mapping[str, Array], name: str, x: Array) -> Array:
@@ -192,7 +192,7 @@ def forward(
     p = {name: np.asarray(value, dtype=np.float64) for name, value in parameters.items()}
     options = config.decoder
     result = Result(np.zeros((len(labels), p["decoder.readout"].shape[1])))
-    patterns: list[list[Array]] = [[] for _ in range(options.layers)]
+    patterns: list[list[Any]] = [[] for _ in range(options.layers)]
     residuals: list[list[Array]] = [[] for _ in range(options.layers)]
     for row in range(len(labels)):
         mine = {name: np.asarray(value[row], dtype=np.float64) for name, value in items.items()}
@@ -209,6 +209,6 @@ def forward(
             patterns[layer].append(pattern)
             residuals[layer].append(x)
         result.logits[row] = normalise(options.norm, x[-1], p, "decoder.norm") @ p["decoder.readout"]
-    result.patterns = [np.array(layer) for layer in patterns]
+    result.patterns = [None if layer[0] is None else np.array(layer) for layer in patterns]
     result.residuals = [np.array(layer) for layer in residuals]
     return result

@@ -7,6 +7,6 @@ from pathlib import Path
 from miclab.config.extensions import load_plugin
 
 FOLDER = Path(__file__).parent / "extensions"
-T5, WINDOW, AID, LINEAR = (
-    load_plugin(FOLDER / f"{name}.py") for name in ("t5_bias", "sliding_window", "attention_aid", "linear_example")
+T5, DILATED, AID, LINEAR = (
+    load_plugin(FOLDER / f"{name}.py") for name in ("t5_bias", "dilated", "attention_aid", "linear_example")
 )

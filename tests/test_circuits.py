@@ -20,7 +20,7 @@ from miclab.config.request import Request, SplitSizes
 from miclab.errors import RunError
 from miclab.measures.evaluate import SplitScores, check_seeds, evaluate
 from miclab.runs.run import Run
-from miclab.statistics.intervals import clustered_interval
+from miclab.statistics.intervals import accuracy_interval, clustered_interval
 from miclab.training.loop import train_config
 
 SIZES = SplitSizes(sequences=60, novel_sets=3)
@@ -146,9 +146,9 @@ def test_pooled_effects_are_those_of_each_run_clustered_by_seed(seeds, knocked):
         parts = [one[effect.name] for one in alone]
         assert [e.knocked_out for e in effect.by_run] == [e.knocked_out for e in parts]
         for found, wanted in (
-            (effect.accuracy, clustered_interval([e.correct for e in parts])),
+            (effect.accuracy, accuracy_interval([e.correct for e in parts])),
             (effect.change, clustered_interval([e.correct - e.before for e in parts])),
-            (effect.in_context, clustered_interval([e.copied for e in parts])),
+            (effect.in_context, accuracy_interval([e.copied for e in parts])),
         ):
             assert found == wanted
             assert (found.unit, found.count) == ("seed", 2)

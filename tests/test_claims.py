@@ -1,4 +1,4 @@
-"""Verdicts of the ledger on rows whose answer is known: holds, does not hold, holds only if, not decided."""
+"""Verdicts of the ledger on rows whose answer is known: holds, fails, holds in part, undecided."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from miclab.errors import MiclabError
 from miclab.statistics.grid import Cells, mean
 from miclab.statistics.intervals import Interval
 from miclab.statistics.regression import fit
+from miclab.studies import sealed_table
 from miclab.studies.study import presets_of
 
 
@@ -226,23 +227,25 @@ def test_claim_holds_on_rows_that_bear_it_out(tmp_path, claim):
 @pytest.mark.parametrize("claim", FAILS)
 def test_claim_fails_on_rows_that_contradict_it(tmp_path, claim):
     line = verdict(tmp_path, claim, FAILS[claim])
-    assert line.findings.verdict == "does not hold", line.as_json()
+    assert line.findings.verdict == "fails", line.as_json()
 
 
 @pytest.mark.parametrize("claim", ONLY_IF)
 def test_claim_holds_only_under_the_conditions_that_hold(tmp_path, claim):
     formulas, texts = ONLY_IF[claim]
     line = verdict(tmp_path, claim, formulas)
-    assert line.findings.verdict == "holds only if", line.as_json()
+    assert line.findings.verdict == "holds in part", line.as_json()
     assert line.findings.holding == texts
-    assert all(text in line.verdict for text in texts)
+    assert line.verdict.startswith("holds in part")
+    assert f"{len(texts)} of {len(line.findings.conditions)} conditions" in line.verdict
+    assert len(line.verdict.partition(", if ")[2].partition(" (")[0].split()) <= 15
 
 
 @pytest.mark.parametrize("claim", [*HOLDS, "U5"])
 def test_one_seed_decides_nothing(tmp_path, claim):
     formulas = HOLDS.get(claim) or ONLY_IF[claim][0]
     line = verdict(tmp_path, claim, formulas, keep=lambda config, seed: seed == 0)
-    assert line.findings.verdict == "not decided"
+    assert line.findings.verdict == "undecided"
     assert line.missing == 2 * line.runs > 0
     assert f"{line.missing} of {line.missing + line.runs} runs missing" in line.verdict
 
@@ -250,7 +253,7 @@ def test_one_seed_decides_nothing(tmp_path, claim):
 def test_no_rows_at_all_are_not_decided_and_every_run_is_missing(tmp_path):
     directory = studies_directory(tmp_path)
     line = line_of(directory, "U1")
-    assert line.findings.verdict == "not decided"
+    assert line.findings.verdict == "undecided"
     assert line.missing == len(Evidence(directory, "quick").plan("complexity"))
 
 
@@ -259,7 +262,7 @@ def test_a_missing_cell_leaves_the_claim_open_and_two_seeds_of_three_do_not(tmp_
     formula = UNIMODAL_RISE["complexity"]
     make_rows(directory, "complexity", formula, keep=lambda c, seed: at(c, K1) != 8192 or at(c, B) != 4)
     line = line_of(directory, "U1")
-    assert (line.findings.verdict, line.missing) == ("not decided", 3)
+    assert (line.findings.verdict, line.missing) == ("undecided", 3)
     make_rows(directory, "complexity", formula, keep=lambda c, seed: at(c, K1) != 8192 or at(c, B) != 4 or seed < 2)
     line = line_of(directory, "U1")
     assert (line.findings.verdict, line.missing) == ("holds", 1)
@@ -269,20 +272,20 @@ def test_an_interval_that_crosses_the_bound_is_not_decided(tmp_path):
     """Seeds disagree on the sign of the slope."""
     rise = {0: 0.4, 1: -0.4, 2: 0.2}
     line = verdict(tmp_path, "U2", {"noise": lambda c, s: {"icl": 0.5 + rise[at(c, "seed")] * at(c, EPS1)}})
-    assert line.findings.verdict == "not decided"
+    assert line.findings.verdict == "undecided"
     assert line.missing == 0
     condition = line.findings.conditions[0]
     assert condition.measured.low < 0 < condition.measured.high
-    assert "2 undecided" in line.verdict
+    assert line.verdict == "undecided: 0 of 2 conditions hold"
 
 
 def test_why_nothing_is_decided_is_said_in_words(tmp_path):
     level = {0: 0.85, 1: 0.95, 2: 0.9}
     line = verdict(tmp_path, "M1", {"multimodal": lambda c, s: {"icl": level[at(c, "seed")]}})
-    assert line.verdict == "not decided: the interval crosses the bound"
+    assert line.verdict == "undecided: the interval crosses the bound"
     study = tmp_path / "studies" / "multimodal.yaml"
     study.write_text(study.read_text().replace("seeds: [0, 1, 2]", "seeds: [0]"))
-    assert line_of(tmp_path / "studies", "M1").verdict == "not decided: too few seeds"
+    assert line_of(tmp_path / "studies", "M1").verdict == "undecided: too few seeds"
 
 
 def test_failed_runs_are_no_evidence(tmp_path):
@@ -293,8 +296,8 @@ def test_failed_runs_are_no_evidence(tmp_path):
         status=pl.when(pl.col("seed") > 0).then(pl.lit("failed")).otherwise(pl.col("status")),
         step=pl.when(pl.col("seed") > 0).then(None).otherwise(pl.col("step")),
     )
-    failed.write_parquet(path)
-    assert line_of(directory, "M1").findings.verdict == "not decided"
+    sealed_table.write(failed, path)
+    assert line_of(directory, "M1").findings.verdict == "undecided"
 
 
 def test_codes_are_compared_at_the_largest_step_that_both_reached(tmp_path):
@@ -322,22 +325,22 @@ def test_bounds_are_open_and_nothing_measured_decides_nothing():
     def condition(start, end, **bounds):
         return Condition(text="", quantity="", measured=Interval(0, start, end, "seed", 3), **bounds).verdict
 
-    assert condition(0.0, 0.0, low=0.0) == "does not hold"
+    assert condition(0.0, 0.0, low=0.0) == "fails"
     assert condition(0.1, 0.2, low=0.0) == "holds"
-    assert condition(-0.1, 0.2, low=0.0) == "not decided"
+    assert condition(-0.1, 0.2, low=0.0) == "undecided"
     assert condition(-0.2, -0.1, high=0.0) == "holds"
-    assert condition(math.nan, math.nan, low=0.0) == "not decided"
-    assert Condition(text="", quantity="", measured=None).verdict == "not decided"
+    assert condition(math.nan, math.nan, low=0.0) == "undecided"
+    assert Condition(text="", quantity="", measured=None).verdict == "undecided"
 
 
 def test_a_claim_with_conditions_that_hold_and_others_open_is_not_decided():
     sure = Condition(text="a", quantity="", measured=Interval(1, 0.9, 1.1, "seed", 3), low=0.0)
     open_ = Condition(text="b", quantity="", measured=None, low=0.0)
     fails = Condition(text="c", quantity="", measured=Interval(-1, -2, -0.5, "seed", 3), low=0.0)
-    assert Findings(conditions=(sure, open_)).verdict == "not decided"
-    assert Findings(conditions=(fails, open_)).verdict == "not decided"
-    assert Findings(conditions=(sure, fails, open_)).verdict == "holds only if"
-    assert Findings(conditions=()).verdict == "not decided"
+    assert Findings(conditions=(sure, open_)).verdict == "undecided"
+    assert Findings(conditions=(fails, open_)).verdict == "undecided"
+    assert Findings(conditions=(sure, fails, open_)).verdict == "holds in part"
+    assert Findings(conditions=()).verdict == "undecided"
 
 
 def test_slopes_are_those_of_least_squares():
@@ -436,7 +439,13 @@ def test_explain_shows_what_a_verdict_rests_on(tmp_path, capsys):
     make_rows(directory, "multimodal", zeroed(0.5, 0.95))
     assert main(["claims", "M8", "--explain", "--studies", str(directory)]) == 0
     message = capsys.readouterr().out
-    for text in ("criterion", CLAIMS["M8"].paper, "holds only if M2's items are zeroed", "0.336", "multimodal.yaml"):
+    for text in (
+        "criterion",
+        CLAIMS["M8"].paper,
+        "holds in part, if M2's items are zeroed",
+        "0.336",
+        "multimodal.yaml",
+    ):
         assert text in message
     assert main(["claims", "--explain", "--studies", str(directory)]) == 2
     assert main(["claims", "--studies", str(tmp_path / "nowhere")]) == 2
@@ -469,12 +478,12 @@ def test_rows_of_another_configuration_are_no_evidence(tmp_path):
         cells = Evidence(directory, "quick").cells(
             ("noise",), ("modalities.m1.noise", "modalities.m1.classes"), ["icl"]
         )
-        return cells.draws[0]["icl"].mean() if cells.decidable else None
+        return cells.means["icl"].mean() if cells.decidable else None
 
     assert mean() == pytest.approx(0.7, abs=0.02)
     for more, alone in ((changed("optimiser", learning_rate=0.5), None), (changed("numerics", mode="eager"), 0.1)):
         for both in (pl.concat([more, rows]), pl.concat([rows, more])):
-            both.write_parquet(path)
+            sealed_table.write(both, path)
             assert mean() == pytest.approx(0.7, abs=0.02)
-        more.write_parquet(path)
+        sealed_table.write(more, path)
         assert mean() == (alone if alone is None else pytest.approx(alone))

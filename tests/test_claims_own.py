@@ -53,7 +53,7 @@ def test_a_claim_outside_the_package_is_trained_judged_and_drawn(own, tmp_path, 
     slope, few = line["conditions"]
     assert (line["missing"], line["runs"]) == (0, 6)
     assert slope["measured"]["mean"] == pytest.approx((by_classes[128] - by_classes[8]) / 4)
-    assert slope["verdict"] == ("holds" if slope["measured"]["high"] < 0 else "not decided")
+    assert slope["verdict"] == ("holds" if slope["measured"]["high"] < 0 else "undecided")
     assert few["measured"]["mean"] == pytest.approx(by_classes[8])
     assert few["measured"]["mean"] > 0.5, "eight classes are learnt by heart"
     assert main(["figure", "O1", "--studies", str(tmp_path), "--output", str(tmp_path / "figures")]) == 0
@@ -72,7 +72,7 @@ def test_without_an_id_the_claims_of_the_directory_are_judged(own, tmp_path, cap
 
 
 def test_own_claims_stand_behind_those_of_the_package(own):
-    assert [one.id for one in all_claims()][-2:] == ["X15", "O1"]
+    assert [one.id for one in all_claims()][-2:] == ["X16", "O1"]
     with pytest.raises(MiclabError, match=r"named 'U1' already.*unimodal\.py"):
         claim("U1", "Again.", paper="", criterion="Yes.", studies="noise")(lambda rows: iter(()))
     with pytest.raises(MiclabError, match="no criterion"):
@@ -178,7 +178,7 @@ def test_what_cannot_be_drawn_is_said(tmp_path, capsys):
         ((file, "--x", "K", "--by", "K"), "another axis"), ((file, "U1"), "not both"),
         (("U1", "--x", "K"), "study files"),
         ((file, "--studies", directory), "their rows lie beside them"),
-        ((directory / "position_constant_sgd.yaml",), "profile = 'quick' is not possible"),
+        ((directory / "position_constant_sgd.yaml",), "preset = 'quick' is not possible"),
     ):  # fmt: skip
         assert drawn(tmp_path, *arguments) == 2
         assert said in capsys.readouterr().err, arguments
@@ -191,4 +191,4 @@ def test_configurations_of_committed_studies_have_every_axis_of_the_table():
     config, *_ = rows.plan("multimodal")[0]
     assert {name for name in AXES if field_of(to_mapping(config), name) is None} == {"K3", "encoder_step3"}
     cells = grid(rows, "multimodal", "K2", "icl")
-    assert cells.estimate(mean("icl")) == pytest.approx(cells.draws[0]["icl"].mean())
+    assert cells.estimate(mean("icl")) == pytest.approx(cells.means["icl"].mean())

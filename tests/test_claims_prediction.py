@@ -59,14 +59,14 @@ def test_measures_that_rise_with_icl_bear_the_claims_out(tmp_path):
 def test_measures_that_fall_with_icl_contradict_them(tmp_path):
     falling = dict.fromkeys((*MEASURES, "cla"), -0.9)
     found = lines(tmp_path, ["C1", "C2"], tied(**falling))
-    assert found["C1"].findings.verdict == "does not hold"
-    assert [c.verdict for c in found["C2"].findings.conditions][:3] == ["does not hold"] * 3
+    assert found["C1"].findings.verdict == "fails"
+    assert [c.verdict for c in found["C2"].findings.conditions][:3] == ["fails"] * 3
 
 
 def test_measures_without_a_tie_predict_nothing_on_held_out_configurations(tmp_path):
     nothing = dict.fromkeys((*MEASURES, "cla"), 0.0)
     (line,) = lines(tmp_path, ["C3"], tied(**nothing)).values()
-    assert line.findings.verdict == "does not hold"
+    assert line.findings.verdict == "fails"
     fitted = [a.measured.mean for a in line.findings.comparisons if "fitted" in a.quantity]
     held = [c.measured.mean for c in line.findings.conditions]
     assert min(fitted) > 0.7, "the forest knows the runs that it was fitted to"
@@ -75,7 +75,7 @@ def test_measures_without_a_tie_predict_nothing_on_held_out_configurations(tmp_p
 
 def test_one_seed_of_each_configuration_decides_nothing(tmp_path):
     found = lines(tmp_path, ["C1", "C3"], tied(), keep=lambda config, seed: seed == 0)
-    assert {line.findings.verdict for line in found.values()} == {"not decided"}
+    assert {line.findings.verdict for line in found.values()} == {"undecided"}
     assert found["C1"].missing == 2 * found["C1"].runs
 
 

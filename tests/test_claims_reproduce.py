@@ -55,7 +55,7 @@ def test_what_stopped_the_studies_is_the_exit_status_and_the_ledger_is_printed(t
     monkeypatch.setattr("miclab.cli.study.run_study", lambda arguments: print("stopped") or 1)
     assert main(["reproduce", "M1", "--studies", str(directory), "--json"]) == 1
     text = capsys.readouterr()
-    assert json.loads(text.out)[0]["verdict"] == "not decided"
+    assert json.loads(text.out)[0]["verdict"] == "undecided"
     assert "stopped" in text.err
 
 

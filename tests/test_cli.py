@@ -27,7 +27,19 @@ HOST = {"classes": 32, "dimension": 8, "labels": 16}
 SECONDARY = {"classes": 16, "dimension": 6, "labels": 4}
 DECODER = {"heads": 2, "positions": "onehot", "position_slots": 20}
 SMALL = ["--sequences", "20", "--novel-sets", "2"]
-RESULTS = ("train", "resume", "runs", "show", "evaluate", "circuits", "knockout", "ablate", "align", "diagnose")
+RESULTS = (
+    "train",
+    "resume",
+    "runs",
+    "show",
+    "evaluate",
+    "circuits",
+    "knockout",
+    "ablate",
+    "patch",
+    "align",
+    "diagnose",
+)
 """Commands that print results, and print them as JSON on request."""
 ELSEWHERE = ("study", "claims", "reproduce", "figure", "data", "mllm")
 """Commands whose results are tested with their packages."""
@@ -129,6 +141,7 @@ def test_every_command_prints_json(laboratory):
         "circuits": in_json("circuits", two, *where, *SMALL),
         "knockout": in_json("knockout", two, *where, *SMALL),
         "ablate": in_json("ablate", two, *where, *SMALL),
+        "patch": in_json("patch", two, *where, *SMALL),
         "align": in_json("align", two, *where, "--rows", "32"),
         "diagnose": in_json("diagnose", two, *where, *SMALL),
     }
@@ -369,7 +382,7 @@ def mistakes(laboratory: Laboratory, tmp_path: Path) -> dict[str, tuple[tuple[ob
         "unknown command": (("evaulate",), ["'evaulate' is no command", "did you mean 'evaluate'?", "knockout"]),
         "unknown stage": (("train", "unimodel"), ["'unimodel' is no stage", "did you mean 'unimodal'?"]),
         "unknown option": (("train", "unimodal", "--decoder.hedas", "2"), ["--decoder.hedas", "--decoder.heads"]),
-        "unknown preset": (("train", "unimodal", "--profile", "fast"), ["profile = 'fast'", "paper, quick"]),
+        "unknown preset": (("train", "unimodal", "--preset", "fast"), ["preset = 'fast'", "paper, quick"]),
         "no number": (("resume", name, "--steps", "many"), ["--steps", "INT"]),
         "bad value": ((*train, laboratory.one, "--decoder.heads", "3"), ["decoder.heads = 3", "a divisor"]),
         "unknown run": (("show", "unimodal-rope", *where), ["'unimodal-rope' names no run", name]),

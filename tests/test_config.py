@@ -20,13 +20,13 @@ from miclab.config.decoder import DecoderConfig
 from miclab.config.parts import ModalityConfig, OptimiserConfig, SequenceConfig
 from miclab.config.positions import POSITION_CODES
 from miclab.config.request import Request, SplitSizes
-from miclab.config.run import RunConfig
+from miclab.config.run import RunConfig, with_context
 from miclab.errors import ConfigError
 from miclab.model.decoder import Decoder
 from miclab.training import optimiser
 from miclab.training.flat_parameters import TrainedParameters, gradient_function
 from miclab.worlds.sequences import training_batch
-from miclab.worlds.splits import SPLITS, split_batches, with_context
+from miclab.worlds.splits import SPLITS, split_batches
 from miclab.worlds.world import draw_world
 
 # -- any configuration trains or is refused -----------------------------------------------------------------------

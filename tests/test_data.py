@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import miclab
 from miclab.cli import main
 from miclab.data import DataError, DataSet, load
 from miclab.data.check import check, duplicates
@@ -264,6 +265,10 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert rows["concepts.speech"]["item_shape"] == [1, 32, 32]
     assert main(["data", "check", "small:glyphs", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["faults"] == []
+    assert miclab.check_data("small:glyphs").good
+    found = miclab.check_data(f"folder:{tmp_path}", "small:glyphs")
+    assert [bool(one["faults"]) for one in found.as_json()] == [True, False]
+    assert found.frame()["state"].to_list() == ["NOT good", "good"]
     assert main(["data", "check", f"folder:{tmp_path}"]) == 1
     assert "holds no folder" in capsys.readouterr().out
     picture = tmp_path / "sheet.png"

@@ -145,9 +145,11 @@ def claims() -> list[dict[str, Any]]:
     """Every claim of both presets, as `miclab claims --json` gives it."""
     found = []
     for preset in ("quick", "paper"):
-        status, output = called(["claims", "--json", "--profile", preset, "--studies", str(ROOT / "studies")])
+        # Progress goes to standard error.
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            status = main(["claims", "--json", "--preset", preset, "--studies", str(ROOT / "studies")])
         assert status == 0
-        found += json.loads(output)
+        found += json.loads(output.getvalue())
     return found
 
 

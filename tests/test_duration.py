@@ -12,7 +12,7 @@ from tiny import tiny_config
 from miclab import storage
 from miclab.circuits.diagnose import SIGNS, STEPS, diagnose
 from miclab.cli import main
-from miclab.cli.duration import ASSUMED, FEWEST, FROM, RECENT, announce, forward, rough, speed, training
+from miclab.cli.progress import ASSUMED, FEWEST, FROM, RECENT, announce, forward, rough, speed, training
 from miclab.config.request import Request
 from miclab.runs.find import open_run
 from miclab.runs.run import Run
@@ -113,6 +113,6 @@ def test_commands_say_it_before_they_begin(run, capsys):
 def test_diagnose_says_its_progress(run):
     steps: list[tuple[int, str]] = []
     found = diagnose(open_run(run.path), sizes=REQUEST.sizes, on_progress=lambda done, text: steps.append((done, text)))
-    assert len(found) == len(SIGNS)
+    assert len(found.signs) == len(SIGNS)
     assert [done for done, _ in steps] == list(range(STEPS + 1))
     assert steps[1][1] == "no induction circuit"

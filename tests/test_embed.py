@@ -14,6 +14,7 @@ from tiny_encoders import save_encoder, write_pictures, write_sounds, write_text
 from transformers import AutoModel, AutoTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+import miclab
 from miclab.cli import main
 from miclab.data import DataError, load
 from miclab.data.embed import embed
@@ -61,6 +62,8 @@ def test_every_kind_of_encoder_makes_a_file_that_is_a_source(case: str, place: P
     assert len(data.items.unique(dim=0)) > 10
     encoder = load_encoder(str(place / name), option.removeprefix("--"))  # type: ignore[arg-type]
     alone = embed(encoder, find_items(encoder.kind, place / items), tmp_path / "w.safetensors", batch=1)
+    with pytest.raises(miclab.MiclabError, match="there already"):
+        miclab.embed(str(place / name), output, **{encoder.kind: place / items})
     torch.testing.assert_close(load(f"vectors:{alone.path}").items, data.items, atol=2e-5, rtol=1e-4)
 
 
@@ -81,7 +84,7 @@ def test_vectors_are_what_the_models_themselves_give(place: Path, tmp_path: Path
         for row in rows
     ]
     encoder = load_encoder(str(place / "clip"), "texts")
-    made = embed(encoder, find_items("texts", place / "texts.csv"), tmp_path / "t.safetensors", batch=8)
+    made = miclab.embed(str(place / "clip"), tmp_path / "t.safetensors", texts=place / "texts.csv", batch=8)
     torch.testing.assert_close(load(f"vectors:{made.path}").items, torch.cat(texts), atol=1e-5, rtol=1e-4)
 
 

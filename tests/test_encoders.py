@@ -22,7 +22,7 @@ from miclab.model.encoders import encode, encoder_shapes, initial_encoder
 from miclab.runs.find import find
 from miclab.runs.run import Run
 from miclab.training.flat_parameters import TrainedParameters, gradient_function
-from miclab.training.loop import prepare, train, train_config
+from miclab.training.loop import prepared, train, train_config
 from miclab.worlds.sequences import training_batch
 from miclab.worlds.source_facts import resolved
 from miclab.worlds.world import draw_world
@@ -99,7 +99,7 @@ def test_a_killed_pretraining_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     """Fails if an encoder's run has a state beside its checkpoints."""
     config = classifying(pictures("cnn", classes=16))
     whole, _ = train_config(config, REQUEST, tmp_path / "whole")
-    run, _ = prepare(config, tmp_path / "killed")
+    run = prepared(config, tmp_path / "killed").run
 
     def kill(progress):
         if progress.step == 3:
@@ -140,11 +140,11 @@ def test_an_encoder_learns_and_later_stages_take_it_over(tmp_path):
             assert torch.equal(before[name], after[name]) == is_frozen, name
     assert run.config.modalities["m2"].encoder_run == pretrained.hash
     with pytest.raises(RunError, match=r"does not fit modality m2: it has features 6 and not 5"):
-        prepare(stage_three({**m2, "features": 5}, first), tmp_path)
+        prepared(stage_three({**m2, "features": 5}, first), tmp_path)
     with pytest.raises(RunError, match="no checkpoint at step 7"):
-        prepare(stage_three({**m2, "encoder_step": 7}, first), tmp_path)
+        prepared(stage_three({**m2, "encoder_step": 7}, first), tmp_path)
     with pytest.raises(RunError, match="pretrains no encoder"):
-        prepare(stage_three({**m2, "encoder_run": first.hash}, first), tmp_path)
+        prepared(stage_three({**m2, "encoder_run": first.hash}, first), tmp_path)
 
 
 def test_features_of_a_frozen_encoder_are_kept_and_are_what_it_gives(tmp_path):

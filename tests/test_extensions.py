@@ -56,13 +56,13 @@ def test_a_plugin_registers_and_is_recorded_by_its_content(plugin):
         loaded = extensions.load_plugin(path)
         assert registry.find("seven")() == 7
         assert registry.summary("seven") == "The number 7."
-        assert extensions.marks_of([(registry, "seven")]) == (loaded.mark,)
-        extensions.check_marks([loaded.mark])
+        assert extensions.fingerprints_of([(registry, "seven")]) == (loaded.fingerprint,)
+        extensions.check_fingerprints([loaded.fingerprint])
         assert extensions.load_plugin(path) is loaded
         with pytest.raises(ConfigError, match=r"plugins = 'mine'.*SHA-256"):
-            extensions.check_marks([loaded.mark[:-1] + "x"])
+            extensions.check_fingerprints([loaded.fingerprint[:-1] + "x"])
         with pytest.raises(ConfigError, match=r"--plugin other\.py"):
-            extensions.check_marks(["other:abc"])
+            extensions.check_fingerprints(["other:abc"])
         with pytest.raises(ConfigError, match=r"numbers\.name = 'sevn'.*'seven'.*--plugin"):
             registry.check("sevn")
         with pytest.raises(MiclabError, match="already"):
@@ -72,6 +72,43 @@ def test_a_plugin_registers_and_is_recorded_by_its_content(plugin):
             extensions.load_plugin(path)
     finally:
         del extensions.numbers  # type: ignore[attr-defined]
+
+
+def test_a_file_that_a_plugin_imports_is_recorded_too(plugin, tmp_path, monkeypatch):
+    """Fails if what a neighbour of a plugin registers stands in no record, if a changed neighbour is taken up or
+    executed by a worker, or if a run that was made with it is opened with another content."""
+    registry: Registry = Registry("number", "numbers.name")
+    monkeypatch.setattr(extensions, "numbers", registry, raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    register = """
+        from miclab.config.extensions import numbers
+
+        @numbers.register("{name}")
+        def number():
+            return 0
+    """
+    beside = plugin(register.format(name="eight"), "neighbour_of_mine.py")
+    mine = plugin("import neighbour_of_mine\n" + textwrap.dedent(register.format(name="seven")))
+    try:
+        loaded = extensions.load_plugin(mine)
+        digest = hashlib.sha256(beside.read_bytes()).hexdigest()
+        assert extensions.fingerprints_of([(registry, "seven")]) == (loaded.fingerprint,)
+        marks = extensions.fingerprints_of([(registry, "eight")])
+        assert marks == (f"neighbour_of_mine:{digest}",)
+        handed = extensions.handed_on()
+        assert handed == ((str(mine), loaded.digest), (str(beside), digest))
+        beside.write_text(beside.read_text() + "raise SystemExit\n")
+        extensions._loaded.clear()
+        del sys.modules["neighbour_of_mine"]
+        with pytest.raises(MiclabError, match=r"neighbour_of_mine\.py: the file has changed since it was named"):
+            extensions.taken_up(handed)
+        assert extensions.loaded() == ()
+        beside.write_text(beside.read_text().replace("raise SystemExit", "# another content"))
+        extensions.load_plugin(mine)
+        with pytest.raises(ConfigError, match=r"neighbour_of_mine.*SHA-256"):
+            extensions.check_fingerprints(marks)
+    finally:
+        sys.modules.pop("neighbour_of_mine", None)
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_bars_show_the_papers_figures_beside_ours():
 
 def test_series_differ_in_colour_and_in_marker():
     place = axes()
-    for index in range(len(panels.PALETTE)):
+    for index in range(7):
         panels.curve(place, [1], [Point((1,), 0.5, 0.5, 0.5)], str(index), index)
     lines = [container.lines[0] for container in place.containers]
     assert len({line.get_color() for line in lines}) == len({line.get_marker() for line in lines}) == len(lines) == 7

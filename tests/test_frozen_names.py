@@ -198,7 +198,7 @@ def test_streams_of_data_and_of_production_models(tmp_path: Path, streams):
     ]
 
 
-WORDS = "adapters alignment batch classifier contact_sheet control dropout encoder episode evaluation \
+WORDS = "adapters alignment batch classifier contact_sheet control corruption dropout encoder episode evaluation \
     labels nearest nearest_exemplar novel parameters prototypes shuffles support token_noise trades training world"
 
 

@@ -9,12 +9,23 @@ import pytest
 from scipy import stats
 
 from miclab.errors import MiclabError
-from miclab.statistics.grid import Cells, Expression, average, column, highest, lowest, mean, slope, smaller
+from miclab.statistics.grid import (
+    Cells,
+    Expression,
+    accuracy,
+    average,
+    column,
+    highest,
+    lowest,
+    mean,
+    slope,
+    smaller,
+)
 
 SEEDS, SETS = 4, 3
 
 
-def random_cells(generator, rule="student"):
+def random_cells(generator):
     """Two codes at three K and two B, their values drawn at random."""
     keys = tuple(itertools.product(("rope", "onehot"), (512, 1024, 4096), (1, 4)))
     values = {
@@ -24,7 +35,7 @@ def random_cells(generator, rule="student"):
         for key in keys
     }  # fmt: skip
     planned = {key: {seed: f"{key} {seed}" for seed in range(SEEDS)} for key in keys}
-    return Cells(keys, values, planned, axes=("code", "K", "B"), rule=rule)
+    return Cells(keys, values, planned, axes=("code", "K", "B"))
 
 
 def table(cells, name):
@@ -79,21 +90,74 @@ def test_the_bound_of_a_condition_is_in_the_expression():
     assert (one.between(0.25, 0.75).low, one.between(0.25, 0.75).high) == (0.25, 0.75)
 
 
-def test_both_rules_agree_on_the_estimate_and_only_shared_seeds_count():
+def test_only_seeds_that_every_cell_has_count():
     """Fails if a seed that one cell lacks is used in the others."""
     cells = random_cells(np.random.default_rng(3))
     first = cells.keys[0]
     values = {**cells.values, first: {seed: v for seed, v in cells.values[first].items() if seed != 2}}
-    student = Cells(cells.keys, values, cells.planned, axes=cells.axes, rule="student")
-    bootstrap = Cells(cells.keys, values, cells.planned, axes=cells.axes)
-    one, other = student.interval(mean("icl")), bootstrap.interval(mean("icl"))
-    assert one is not None
-    assert other is not None
-    assert (one.count, other.count) == (3, 3)
-    assert one.mean == pytest.approx(other.mean)
-    assert one.mean == pytest.approx(np.delete(table(cells, "icl"), 2, axis=0).mean())
-    assert student.absent == {f"{first} 2"}
-    assert len(student.used) == 3 * len(cells.keys)
+    fewer = Cells(cells.keys, values, cells.planned, axes=cells.axes)
+    found = fewer.interval(mean("icl"))
+    assert found is not None
+    assert (found.unit, found.count) == ("seed", 3)
+    assert found.mean == pytest.approx(np.delete(table(cells, "icl"), 2, axis=0).mean())
+    assert fewer.absent == {f"{first} 2"}
+    assert len(fewer.used) == 3 * len(cells.keys)
+
+
+def test_one_seed_has_an_interval_over_its_sets():
+    """Fails if sets of one seed are taken for seeds, or if quantities are not paired by set."""
+    cells = random_cells(np.random.default_rng(4))
+    values = {key: {1: seeds[1]} for key, seeds in cells.values.items()}
+    one = Cells(cells.keys, values, cells.planned, axes=cells.axes)
+    found = one.interval(mean("icl") - mean("iwl"))
+    sets = np.mean([v[1]["icl"] - v[1]["iwl"] for v in values.values()], axis=0)
+    low, high = stats.t.interval(0.95, SETS - 1, loc=sets.mean(), scale=stats.sem(sets))
+    assert found is not None
+    assert (found.unit, found.count) == ("set", SETS)
+    assert (found.mean, found.low, found.high) == pytest.approx((sets.mean(), low, high))
+    assert one.over_seeds(mean("icl")) is None
+
+
+def test_an_expression_knows_its_cells():
+    """Fails if a cell that a statistic is made of is forgotten: then its plateau would not count."""
+    cells = random_cells(np.random.default_rng(5))
+    both = mean("icl", code="rope", K=512) - slope("iwl", "log2 K", B=4)
+    expected = {key for key in cells.keys if key[:2] == ("rope", 512) or key[2] == 4}
+    assert set(cells.used_by(both)) == expected
+    moved = {**cells.values, cells.keys[0]: cells.values[cells.keys[1]]}
+    other = Cells(cells.keys, moved, cells.planned, axes=cells.axes)
+    assert (cells.keys[0] in expected) == (cells.each_seed(both) != other.each_seed(both))
+
+
+def test_an_accuracy_is_judged_on_the_scale_of_logits():
+    """Fails if the ends leave 0 and 1, or an accuracy of 1 in every seed has no width."""
+    values = np.array([0.98, 0.995, 1.0])
+    shares = (values * 800 + 0.5) / 801
+    logits = np.log(shares / (1 - shares))
+    keys = (("a",),)
+    made = {keys[0]: {seed: {"icl": np.full(8, v)} for seed, v in enumerate(values)}}
+    cells = Cells(keys, made, {keys[0]: {s: f"{s}" for s in range(3)}}, axes=("name",), sequences=100)
+    found = cells.interval(accuracy("icl"))
+    ends = stats.t.interval(0.95, 2, loc=logits.mean(), scale=stats.sem(logits))
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx(tuple(1 / (1 + np.exp(-np.array(ends)))))
+    assert found.mean == pytest.approx(values.mean())
+    sure = Cells(keys, {keys[0]: {s: {"icl": np.ones(8)} for s in range(3)}}, cells.planned, axes=("name",))
+    certain = sure.interval(accuracy("icl"))
+    assert certain is not None
+    assert 0.9 < certain.low < 0.999 < certain.high < 1
+
+
+@pytest.mark.parametrize("bound", [mean("icl") > 0.45, accuracy("icl") > 0.45, mean("icl").between(0.2, 0.7)])
+def test_p_is_where_the_interval_touches_the_bound(bound):
+    """Fails if p and interval disagree: at a level of 1 - p the interval ends at the nearer bound."""
+    cells = random_cells(np.random.default_rng(6))
+    p = cells.p_value(bound)
+    assert p is not None
+    found = cells.interval(bound.expression, 1 - p)
+    assert found is not None
+    away = [abs(found.low - bound.low), abs(found.high - bound.high)]
+    assert min(away) < 1e-6
 
 
 def test_cells_by_an_axis():

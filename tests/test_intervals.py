@@ -1,17 +1,36 @@
-"""Intervals: coverage, and what is resampled."""
+"""Intervals against SciPy's, and what they are over; their coverage: test_coverage.py."""
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from scipy import stats
 
-from miclab.statistics.intervals import clustered_interval, ratio_interval
+from miclab.statistics.correlation import resampled
+from miclab.statistics.intervals import (
+    Interval,
+    accuracy_interval,
+    clustered_interval,
+    episode_interval,
+    holm,
+    ratio_interval,
+    share_interval,
+    student_interval,
+    student_p,
+)
+from miclab.tables import table
 
 
-def test_interval_of_sequences_is_the_usual_one():
-    """Fails if one seed and one set are not resampled by sequence: the ends are mean +- 1.96 standard errors."""
-    values = np.random.default_rng(0).random((1, 2000)) < 0.7
-    found = clustered_interval([values])
+def ends(found):
+    return found.low, found.high
+
+
+def test_interval_of_episodes_is_the_usual_one():
+    """Fails if episodes are not resampled one by one: the ends are mean +- 1.96 standard errors."""
+    values = np.random.default_rng(0).random(2000) < 0.7
+    found = episode_interval(values)
     error = values.std() / np.sqrt(2000)
     assert (found.unit, found.count) == ("sequence", 2000)
     assert found.mean == pytest.approx(values.mean())
@@ -20,49 +39,89 @@ def test_interval_of_sequences_is_the_usual_one():
     assert str(found) == f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
-def test_sets_that_differ_widen_the_interval():
-    """Fails if sequences of one set are taken for independent: with 12 sets of spread 0.1 the clustered interval is
-    the one of 12 means, several times as wide as the naive one of all sequences."""
+def test_the_unit_is_the_seed_then_the_set_then_the_sequence():
+    """Fails if sequences of one set, or sets of one seed, are taken for independent where there are seeds."""
     generator = np.random.default_rng(1)
-    chances = np.clip(0.6 + 0.1 * generator.standard_normal((12, 1)), 0, 1)
-    values = (generator.random((12, 1000)) < chances).astype(float)
-    clustered, naive = clustered_interval([values]), clustered_interval([values.reshape(1, -1)])
-    assert (clustered.unit, clustered.count) == ("set", 12)
-    assert clustered.mean == pytest.approx(naive.mean)
-    assert clustered.high - clustered.low > 4 * (naive.high - naive.low)
-    error = values.mean(1).std() / np.sqrt(12)
-    assert clustered.high - clustered.low == pytest.approx(2 * 1.96 * error, rel=0.15)
-
-
-def test_seeds_are_resampled_first():
-    """Fails if the spread between seeds is lost, or sets of several seeds are pooled: 4 seeds whose sets agree."""
-    values = [np.full((8, 50), mean) for mean in (0.2, 0.4, 0.6, 0.8)]
-    found = clustered_interval(values)
+    seeds = [0.6 + 0.1 * generator.standard_normal((12, 1)) + 0.3 * generator.standard_normal((12, 40)) for _ in "abcd"]
+    means = [seed.mean() for seed in seeds]
+    found = clustered_interval(seeds)
     assert (found.unit, found.count) == ("seed", 4)
-    assert found.mean == pytest.approx(0.5)
-    # The bootstrap of four values: standard deviation sqrt(0.05) / 2; its ends are multiples of 0.05.
-    assert found.high - found.low == pytest.approx(2 * 1.96 * np.sqrt(0.05) / 2, abs=0.051)
+    assert ends(found) == pytest.approx(stats.t.interval(0.95, 3, loc=np.mean(means), scale=stats.sem(means)))
     # One mean for each set is as good as its sequences.
-    assert str(clustered_interval([v.mean(1) for v in values])) == str(found)
+    assert clustered_interval([seed.mean(1) for seed in seeds]) == found
+    sets = seeds[0].mean(1)
+    one = clustered_interval(seeds[:1])
+    assert (one.unit, one.count) == ("set", 12)
+    assert ends(one) == pytest.approx(stats.t.interval(0.95, 11, loc=sets.mean(), scale=stats.sem(sets)))
+    assert clustered_interval([seeds[0][:1]]).unit == "sequence"
 
 
-def test_interval_covers_as_often_as_it_says():
-    """Fails if the interval is much too narrow or too wide: 95 % of 300 experiments of 30 sets, in which sets differ
-    (a percentile bootstrap of 30 clusters covers about 93 %)."""
-    generator = np.random.default_rng(2)
-    covered = 0
-    for _ in range(300):
-        values = 0.5 + 0.1 * generator.standard_normal((30, 1)) + 0.3 * generator.standard_normal((30, 5))
-        found = clustered_interval([values])
-        covered += found.low <= 0.5 <= found.high
-    assert 0.89 <= covered / 300 <= 0.98
+def test_a_single_number_has_no_interval():
+    """Fails if what was measured in one set, without its sequences, gets an interval of no width."""
+    for found in (clustered_interval([np.array([0.7])]), student_interval([0.7]), episode_interval(np.array([0.7]))):
+        assert found.mean == 0.7
+        assert not found.known
+        assert "no interval" in str(found)
+        assert json.loads(json.dumps(found.as_json(), allow_nan=False))["low"] is None
+        assert str(table("", ["a"], [[found]]).rows[0][0]) == "0.700 (no interval)"
+
+
+def test_an_accuracy_stays_between_0_and_1():
+    """Fails if ends are not those of logits, or if all right has no width."""
+    right = [np.ones((8, 50)), np.ones((8, 50))]
+    right[1][0, :3] = 0
+    for seeds in (right, right[:1], right[1:], [np.ones((1, 50))]):
+        found = accuracy_interval(seeds)
+        assert found.mean == pytest.approx(np.mean([seed.mean() for seed in seeds]))
+        assert 0 < found.low < found.mean <= 1
+        assert found.low < found.high <= 1
 
 
 def test_seeds_may_have_different_numbers_of_sets():
     """Fails if a seed with more sets weighs more."""
-    found = clustered_interval([np.zeros((2, 10)), np.ones((9, 10))])
-    assert found.mean == 0.5
-    assert (found.low, found.high) == (0, 1)
+    assert clustered_interval([np.zeros((2, 10)), np.ones((9, 10))]).mean == 0.5
+
+
+@pytest.mark.parametrize(("left", "count", "low", "high"), [(3, 3, 0.2924, 1), (5, 5, 0.4782, 1), (0, 3, 0, 0.7076)])
+def test_a_share_of_seeds_is_that_of_clopper_and_pearson(left, count, low, high):
+    assert ends(share_interval(left, count)) == pytest.approx((low, high), abs=1e-4)
+    exact = stats.binomtest(left, count).proportion_ci(method="exact")
+    assert ends(share_interval(left, count)) == pytest.approx((exact.low, exact.high))
+
+
+def test_p_is_that_of_scipy_and_agrees_with_the_interval():
+    values = np.random.default_rng(2).normal(0.4, 0.3, 5)
+    assert student_p(values, 0.1, np.inf) == pytest.approx(stats.ttest_1samp(values, 0.1).pvalue)
+    nearer = max(stats.ttest_1samp(values, bound).pvalue for bound in (-0.5, 0.6))
+    assert student_p(values, -0.5, 0.6) == pytest.approx(nearer)
+    assert student_p([0.1], 0, 1) is None
+
+
+def test_holm_is_that_of_hand():
+    """Fails if ranks are turned round, or an adjusted p falls behind that of a smaller one."""
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})
+    assert holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0}
+
+
+def test_an_interval_over_configurations_is_wider_than_percentiles_and_agrees_with_its_p():
+    """Fails if few configurations are not corrected for, or if p is not where the interval ends: against SciPy's BCa,
+    which has no such correction."""
+    generator = np.random.default_rng(3)
+    x = generator.normal(size=12)
+    y = 0.6 * x + 0.8 * generator.normal(size=12)
+    one = resampled(x, y, np.arange(12))
+    found = one.interval("configuration", 12)
+    library = stats.bootstrap(
+        (x, y), lambda a, b: np.corrcoef(a, b)[0, 1], paired=True, vectorized=False, n_resamples=2000,
+        rng=np.random.default_rng(0), method="BCa",
+    ).confidence_interval  # fmt: skip
+    assert found.low < library.low
+    assert found.high >= library.high - 0.01
+    # With quantiles of the normal distribution in place of t's it is SciPy's.
+    level = 1 - 2 * stats.t.cdf(-1.96 * np.sqrt(11 / 12), 11)
+    assert ends(one.interval("configuration", 12, level)) == pytest.approx(tuple(library), abs=0.05)
+    assert one.p(found.low, np.inf) == pytest.approx(0.05, abs=0.01)
+    assert one.p(-np.inf, found.high) == pytest.approx(0.05, abs=0.01)
 
 
 def test_ratio_of_means_that_move_together_is_sure():
@@ -73,7 +132,7 @@ def test_ratio_of_means_that_move_together_is_sure():
         found = ratio_interval([0.3 * seed for seed in seeds], seeds)
         assert found is not None
         assert (found.low, found.mean, found.high) == pytest.approx((0.3, 0.3, 0.3))
-        other = clustered_interval(seeds)
+        other: Interval = clustered_interval(seeds)
         assert (found.unit, found.count) == (other.unit, other.count)
         assert other.high - other.low > 0.05
 
@@ -93,9 +152,9 @@ def test_ratio_has_the_width_of_the_delta_method():
 
 
 def test_a_share_of_nothing_is_none():
-    """Fails if dividing by 0 raises, or gives a number that JSON cannot hold; a set without any right answer is left
-    out only where it is all that was drawn."""
+    """Fails if dividing by 0 raises, or gives a number that JSON cannot hold; a set without any right answer counts."""
     assert ratio_interval([np.zeros((4, 5))], [np.zeros((4, 5))]) is None
+    assert ratio_interval([np.ones((4, 5)), np.zeros((4, 5))], [np.ones((4, 5)), np.zeros((4, 5))]) is None
     found = ratio_interval([np.array([[1.0], [0.0]])], [np.array([[1.0], [0.0]])])
     assert found is not None
     assert (found.low, found.mean, found.high) == (1, 1, 1)

@@ -78,7 +78,7 @@ def test_a_measure_of_weights_of_a_trained_run(run, plugin):
 def test_rows_hold_the_same_measures_whatever_is_registered(run):
     """Fails if a plugin, or a measure on request, enters metric rows: rows of one configuration would differ."""
     assert {name.partition(".")[0] for name in run.rows()[-1]["measures"]} == set(OF_EVERY_ROW)
-    assert tuple(one.name for one in chosen(True)) == OF_EVERY_ROW
+    assert tuple(one.name for one in chosen(True)) == (*OF_EVERY_ROW, "learnt_weight")
 
 
 def test_what_cannot_be_given_is_left_out_by_name(run, registered, capsys):
@@ -236,7 +236,7 @@ def test_a_decoder_without_a_pattern_says_so_everywhere(tmp_path):
     assert "gives no pattern" in found.no_circuit[0]
     effects = knock_out([run], sizes=SIZES)
     assert [e.name for e in effects.effects] == ["untouched", "head 0.0", "head 0.1", "head 1.0", "head 1.1"]
-    assert {sign.name for sign in diagnose(run, sizes=SIZES) if "gives no pattern" in sign.evidence} == {
+    assert {sign.name for sign in diagnose(run, sizes=SIZES).signs if "gives no pattern" in sign.evidence} == {
         "no induction circuit",
         "diffuse attention",
     }

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_mllm import FAMILIES, VISUAL, Pictures, production, task, tokenizer
+from tiny_mllm import FAMILIES, VISUAL, production, task, tokenizer
 from torch import nn
 
 from miclab.measures.attention import strengths
@@ -169,7 +169,7 @@ def test_scores_say_what_greedy_decoding_writes(cut: bool, tiny_task: tuple[Prod
             for name in episode.candidates:
                 encoded = prompter.encode([(episode, name)])
                 inputs, (reading,) = encoded.to(of.model), encoded.readings
-                places = list(reading.answer_positions)
+                places = list(reading.written)
                 own = inputs["input_ids"][0, places]
                 prompt = {k: v[:, : reading.length] if k in ALONG else v for k, v in inputs.items()}
                 made = of.model.generate(**prompt, do_sample=False, max_new_tokens=len(places))[0, reading.length :]
@@ -247,16 +247,17 @@ def test_a_broken_picture_is_named(tmp_path: Path):
     of = production("qwen2.5-vl")
     chosen = task(tmp_path)
     (tmp_path / "0-0.png").write_bytes(b"no picture")
-    with pytest.raises(TaskError, match=r"0-0\.png cannot be read"):
+    with pytest.raises(TaskError, match=r"episode 0: .*0-0\.png is no picture"):
         of.prompter(chosen).encode([(chosen.episodes[0], "dax")])
-    table = None
-    with pytest.raises(TaskError):
-        table = measure_heads(of, chosen)
-    Pictures(tmp_path).paint("0-0", (0, 0, 0))
-    (tmp_path / "2-1.png").write_bytes(b"no picture")
-    table = measure_heads(of, chosen)
-    assert table.episodes == 2
-    assert "2-1.png" in table.problem
+    # It costs its own episode alone, wherever it stands.
+    table = measure_heads(of, chosen, batch=2)
+    assert [episode.name for episode in table.measured] == ["episode 1", "episode 2"]
+    assert table.lost.keys() == {"episode 0"}
+    assert "1 of 3 episodes could not be read" in table.why_partial
+    for number in range(3):
+        (tmp_path / f"{number}-1.png").write_bytes(b"no picture")
+    with pytest.raises(TaskError, match="3 of 3 episodes could not be read"):
+        measure_heads(of, chosen)
 
 
 def test_every_visual_family_refuses_a_task_in_pictures_only_when_it_reads_text(tmp_path: Path):

@@ -22,29 +22,32 @@ TRIMMED = IM.replace("TEXT", "c.text | trim")
 
 def shown(template: str, parts: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """What stands at the spans of a chat's parts."""
-    render: Any = Environment().from_string(template).render
-    text, places = chat(parts, lambda content: render(content=content), "<image>")
+    text, places = written(template, parts)
     return [(kind, text[start:end]) for kind, (start, end) in places]
+
+
+def written(template: str, parts: list[tuple[str, str]]) -> tuple[str, list]:
+    """A user's turn by a template, and the spans of its parts."""
+    render: Any = Environment().from_string(template).render
+    return chat([("user", parts)], lambda messages: render(content=messages[0]["content"]), "<image>")
 
 
 @pytest.mark.parametrize(("first", "second"), [("star", "user"), ("use", "im"), ("e", "s")])
 @pytest.mark.parametrize("template", [PLAIN, TRIMMED])
 def test_items_that_are_in_the_templates_words_are_found_in_the_turn(template: str, first: str, second: str):
     parts = [("item", first), ("text", ": "), ("label", second), ("text", "\n"), ("item", second), ("text", ": ")]
-    found = shown(template, [*parts, ("answer", first)])
-    assert [text for kind, text in found if kind != "text"] == [first, second, second, first]
-    render: Any = Environment().from_string(template).render
-    text, places = chat([*parts, ("answer", first)], lambda content: render(content=content))
+    found = shown(template, parts)
+    assert [text for kind, text in found if kind != "text"] == [first, second, second]
+    text, places = written(template, parts)
     # The first stands at the turn's own beginning.
     assert places[0][1][0] == len("<|im_start|>user\n")
-    assert text.endswith(f"assistant{first}")
+    assert text.endswith("assistant")
 
 
 def test_a_label_is_not_found_in_text_that_a_template_cut():
     parts = [("image", ""), ("text", "\nAnswer: "), ("label", "A"), ("text", "\n\n"), ("image", ""),
-             ("text", "\nAnswer: "), ("answer", "B")]  # fmt: skip
-    render: Any = Environment().from_string(TRIMMED).render
-    text, places = chat(parts, lambda content: render(content=content), "<image>")
+             ("text", "\nAnswer: ")]  # fmt: skip
+    text, places = written(TRIMMED, parts)
     (label,) = [span for kind, span in places if kind == "label"]
     assert text[: label[1]].endswith("Answer: A")
     assert [text[slice(*span)] for kind, span in places if kind == "image"] == ["<image>"] * 2
@@ -62,7 +65,7 @@ def test_a_label_is_not_found_in_text_that_a_template_cut():
     ],
 )  # fmt: skip
 def test_a_template_that_drops_moves_or_changes_parts_is_refused(template: str, message: str):
-    parts = [("image", ""), ("label", "dax"), ("image", ""), ("text", "Answer: "), ("answer", "dax")]
+    parts = [("image", ""), ("label", "dax"), ("image", ""), ("text", "Answer: ")]
     with pytest.raises(ModelError, match=rf"{message}.*--prompt plain"):
         shown(template, parts)
 

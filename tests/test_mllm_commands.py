@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, T5Config
@@ -170,12 +171,12 @@ def test_a_picture_that_goes_missing_is_named_and_the_rest_is_kept(capsys, novel
     requested = ["mllm", "heads", "tiny", "--task", str(task), "--episodes", "8", "--output", str(tmp_path / "o")]
     assert main(requested) == 2
     message = capsys.readouterr().err
-    assert "cannot be read" in message
+    assert "1 of 8 episodes could not be read" in message
     assert "partial results are kept" in message
     manifest = read_manifest(tmp_path / "o")
     assert manifest["status"] == "partial"
-    assert "cannot be read" in manifest["reason"]
-    assert 0 < manifest["episodes"] < 8
+    assert "episode 3: " in manifest["reason"]
+    assert manifest["episodes"] == 7
     assert "Partial results" in (tmp_path / "o" / "heads.html").read_text()
     # Strengths of some episodes rank no heads.
     assert main(["mllm", "compare", str(tmp_path / "o"), str(tmp_path / "o")]) == 2
@@ -183,12 +184,19 @@ def test_a_picture_that_goes_missing_is_named_and_the_rest_is_kept(capsys, novel
     cut = ["mllm", "knockout", "tiny", "--task", str(task), "--output", str(tmp_path / "k")]
     assert main([*cut, "--heads", str(tmp_path / "o")]) == 2
     assert "holds partial results" in capsys.readouterr().err
-    assert main([*cut, "--rank", "6"]) == 2
-    assert "Only 3 episodes of task were measured" in capsys.readouterr().err
     assert not (tmp_path / "k").exists()
+    assert main([*cut, "--episodes", "10", "--rank", "6", "--top", "1", "--layers", "none", "--batch", "8"]) == 2
+    assert "1 of 6 episodes could not be read" in capsys.readouterr().err
+    assert read_manifest(tmp_path / "k")["status"] == "partial"
+    assert len(read_table_of(tmp_path / "k")) == 4
     (task / entry["query"]["image"][0]).unlink()
     assert main(requested) == 2
     assert "is missing" in capsys.readouterr().err
+
+
+def read_table_of(folder: Path) -> set[str]:
+    """Episodes that partial results of a knockout answered."""
+    return set(pl.read_parquet(folder / "answers.parquet")["episode"].to_list())
 
 
 def test_a_damaged_model_is_refused(capsys, novel: Path, tmp_path: Path, monkeypatch):

@@ -124,5 +124,5 @@ def test_strengths_of_some_episodes_are_not_taken_for_all(tmp_path: Path):
     chosen = task(tmp_path)
     work = Finetuning(of, chosen, chosen, tmp_path / "run", OPTIONS)
     chosen.episodes[1].query.images[0].write_bytes(b"no picture")
-    with pytest.raises(TaskError, match="Only 1 episodes of tiny were measured"):
+    with pytest.raises(TaskError, match="1 of 3 episodes could not be read"):
         work.run()

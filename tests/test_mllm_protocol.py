@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from plotly.offline import get_plotlyjs
+from PIL import Image
 from tiny_mllm import production, task
 
 from miclab.cli import main
@@ -25,6 +26,7 @@ from miclab.mllm.options import EpisodeOptions, KnockoutOptions
 from miclab.mllm.results import Results, read_manifest, read_table
 from miclab.mllm.task import Style, Task, load_task
 from miclab.mllm.words import distinct_words, is_held_out
+from miclab.report.html import packed_plotly
 from miclab.report.models import heads_page, knockout_page, page_bytes
 from miclab.seeds import stream
 from miclab.storage import sealed
@@ -65,6 +67,22 @@ def test_making_episodes_again_gives_the_same_files(tmp_path: Path):
         make_episodes(one, options)
 
 
+def test_pictures_of_one_colour_are_reported(tmp_path: Path, capsys):
+    for number in range(10):
+        (tmp_path / "data" / f"class{number}").mkdir(parents=True)
+        for i in range(3):
+            image = Image.effect_noise((9, 9), 99) if number % 2 else Image.new("RGB", (9, 9), (number, i, 0))
+            image.save(tmp_path / "data" / f"class{number}" / f"{i}.png")
+    made = ["mllm", "make-episodes", str(tmp_path / "task"), "--data", f"folder:{tmp_path / 'data'}", "--part", "all"]
+    assert main([*made, "--episodes", "4", "--shots", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["one_colour"]
+    blank = {
+        path.name for path in (tmp_path / "task" / "images").iterdir() if np.ptp(np.asarray(Image.open(path))) < 10
+    }
+    assert {Path(name).name for name in found} == blank
+    assert blank
+
+
 def test_names_of_an_episode_differ_in_their_first_syllable():
     found = distinct_words(20, "held-out", stream(0, "names"))
     assert len({word[:2] for word in found}) == 20
@@ -83,9 +101,7 @@ def test_names_of_an_episode_differ_in_their_first_syllable():
 def test_a_damaged_task_is_named(change, message: str, episodes: Path, tmp_path: Path):
     entries = json.loads((episodes / "2-shot.json").read_text())
     change(entries[3])
-    for path in episodes.iterdir():
-        if path.name != "2-shot.json":
-            (tmp_path / path.name).symlink_to(path)
+    shutil.copytree(episodes, tmp_path, dirs_exist_ok=True)
     (tmp_path / "2-shot.json").write_text(json.dumps(entries))
     with pytest.raises(TaskError, match=message) as caught:
         load_task(tmp_path, shots=2)
@@ -147,7 +163,7 @@ def test_knockouts_are_paired_with_the_untouched_model(baseline: str, tmp_path: 
     page = page_bytes("t <b>", "miclab", knockout_page(found), "stopped").decode()
     assert "t &lt;b&gt;" in page
     assert "Partial results" in page
-    assert "://" not in page.replace(get_plotlyjs(), "")
+    assert "://" not in page.replace(packed_plotly(), "")
 
 
 def test_memory_that_runs_out_keeps_what_was_done(tmp_path: Path, monkeypatch):

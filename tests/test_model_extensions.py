@@ -15,7 +15,7 @@ from tiny_study import planned, study_mapping, tiny_study
 
 from miclab.config import presets
 from miclab.config.options import ATTENTION, AttentionOptions, named_fields, option_text
-from miclab.config.positions import FACTS, POSITION_CODES
+from miclab.config.positions import POSITION_CODES, facts
 from miclab.config.registry import Registry
 from miclab.config.run import RunConfig
 from miclab.config.schema import from_mapping, to_mapping, trajectory_hash
@@ -127,7 +127,7 @@ def test_what_a_mechanism_would_ignore_is_refused(field):
     with pytest.raises(ConfigError, match="linear_example") as raised:
         Decoder(config)
     assert raised.value.field == field
-    Decoder(tiny_config(1, decoder={"attention": "sliding_window", **IGNORED[field]}))
+    Decoder(tiny_config(1, decoder={"attention": "dilated", **IGNORED[field]}))
 
 
 # -- writing one --------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def test_a_variant_of_a_mechanism_never_inherits_a_fast_path_that_is_not_its_own
     decoder.attention = [Doubled(decoder.config, AttentionOptions())] * 2
     x = torch.randn(3, decoder.config.sequence_length, 8)
     own = {name: parameters[f"decoder.blocks.1.attention.{name}"] for name in decoder.attention[1].shapes(1)}
-    given = {"layer": 1, "positions": decoder._positions(parameters), "roles": config_roles(decoder.config)}
+    given = {"layer": 1, "positions": decoder.positions_of(parameters), "roles": config_roles(decoder.config)}
     every = decoder.attention[1].everywhere(own, x, None, **given, point=lambda name, value: value)
     assert torch.equal(decoder.attention[1].last(own, x, None, **given), every[:, -1:])
 
@@ -176,14 +176,14 @@ def test_buckets_are_those_of_t5():
     distance = -torch.arange(config.sequence_length - 1, -1, -1)
     wanted = t5.T5Attention._relative_position_bucket(distance, bidirectional=False, num_buckets=32, max_distance=128)
     assert torch.equal(found, wanted.float())
-    assert FACTS["t5_bias"].learnt
-    assert not FACTS["t5_bias"].slots
+    assert facts("t5_bias").learnt
+    assert not facts("t5_bias").slots
 
 
 # -- trainings ----------------------------------------------------------------------------------------------------
 CHOSEN = {
     "t5_bias": ({"positions": "t5_bias", "heads": 2}, "decoder.positions.table", own_doors.T5),
-    "sliding_window": ({"attention": "sliding_window:window=2"}, "decoder.blocks.0.attention.query", own_doors.WINDOW),
+    "dilated": ({"attention": "dilated:stride=3"}, "decoder.blocks.0.attention.query", own_doors.DILATED),
     "linear_example": ({"attention": "linear_example"}, "decoder.blocks.0.attention.output", own_doors.LINEAR),
 }
 
@@ -211,12 +211,12 @@ def test_an_extension_trains_and_is_recorded(trained, name):
     assert name in run.path.name
     first, last = (run.parameters(step)[1] for step in (0, 4))
     assert not torch.equal(first[parameter], last[parameter])
-    assert run.config.plugins == (plugin.mark,)
+    assert run.config.plugins == (plugin.fingerprint,)
 
 
 def test_options_on_the_command_line_override_the_file(trained, tmp_path):
     """Fails if `--decoder.attention` is not read, or if its help does not name what is registered."""
-    file = trained["sliding_window"].parents[1] / "sliding_window.yaml"
+    file = trained["dilated"].parents[1] / "dilated.yaml"
     chosen = ["--decoder.attention", "sliding_window:window=3,layers=[1]", "--decoder.positions", "t5_bias"]
     chosen += ["--objective", "attention_aid:until=2"]
     done = in_json("train", "unimodal", "--config", file, "--runs", tmp_path, *chosen)
@@ -229,7 +229,7 @@ def test_options_on_the_command_line_override_the_file(trained, tmp_path):
     assert status == 2
     assert "window" in errors
     _, help_text, _ = called("train", "unimodal", "--help")
-    assert all(name in help_text for name in ("sliding_window", "t5_bias", "attention_aid"))
+    assert all(name in help_text for name in ("dilated", "sliding_window", "t5_bias", "attention_aid"))
 
 
 def test_analyses_without_a_pattern_say_so(trained, tmp_path):

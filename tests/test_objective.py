@@ -20,7 +20,7 @@ from miclab.errors import ConfigError
 from miclab.model.decoder import Decoder
 from miclab.training import optimiser
 from miclab.training.flat_parameters import TrainedParameters, gradient_function
-from miclab.training.loop import prepare, train, train_config
+from miclab.training.loop import prepared, train, train_config
 from miclab.training.numerics import why_not_compiled
 from miclab.training.objective import Objective, loss_term
 from miclab.training.step import training_step
@@ -119,7 +119,7 @@ def test_terms_stand_in_the_rows_and_an_interrupted_run_keeps_its_bits(tmp_path)
         if progress.step == 5:
             raise CrashError
 
-    cut, _ = prepare(config, tmp_path / "cut")
+    cut = prepared(config, tmp_path / "cut").run
     with pytest.raises(CrashError):
         train(cut, request, crash)
     train(cut, request)

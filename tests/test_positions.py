@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from oracle_numpy import rotated
 from tiny import tiny_config
 
-from miclab.config.positions import FACTS, POSITION_CODES
-from miclab.model.positions import build_positions, facts_of
+from miclab.config.positions import KNOWN, POSITION_CODES, facts, position_options
+from miclab.model.positions import build_positions
 
-ABSOLUTE_POSITIONS = [name for name, facts in FACTS.items() if facts.slots]
-ROTARY_POSITIONS = [name for name, facts in FACTS.items() if facts.rotates]
+ABSOLUTE_POSITIONS = [name for name in POSITION_CODES if facts(name).slots]
+ROTARY_POSITIONS = [name for name in POSITION_CODES if facts(name).rotates and name != "pope"]
 
 
 def code_of(positions: str, heads: int = 1, context: int = 8, **decoder):
@@ -68,7 +68,8 @@ def test_rotation_agrees_with_its_formula(positions):
     released code; also where only the last rows are rotated."""
     code = code_of(positions, heads=2, rope_theta=500.0)
     x = torch.randn(3, 2, code.length, 40, generator=torch.Generator().manual_seed(1))
-    wanted = [[[rotated(positions, v, i, 500.0) for i, v in enumerate(h)] for h in b] for b in x.double().numpy()]
+    own = position_options(positions)
+    wanted = [[[rotated(positions, v, i, 500.0, own) for i, v in enumerate(h)] for h in b] for b in x.double().numpy()]
     everywhere = code.rotate(x, slice(None), {})
     np.testing.assert_allclose(everywhere.numpy(), np.array(wanted), atol=2e-5)
     torch.testing.assert_close(code.rotate(x[:, :, -1:], slice(-1, None), {}), everywhere[:, :, -1:])
@@ -128,10 +129,10 @@ def test_sinusoidal_codes_have_the_norm_of_an_item():
     assert table[:, -1].diff().abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("name", POSITION_CODES)
+@pytest.mark.parametrize("name", KNOWN)
 def test_what_the_configuration_knows_of_a_code_is_so(name):
     """Fails if the table that is read without torch says something else of a code than its class."""
-    assert facts_of(POSITION_CODES[name]) == FACTS[name]
+    assert POSITION_CODES[name].facts() == KNOWN[name]
 
 
 def test_codes_do_only_what_they_are_for():
@@ -145,7 +146,7 @@ def test_codes_do_only_what_they_are_for():
         found[name] = (
             code.concatenate(tokens[..., :8], placement).shape[-1] > 8,
             not torch.equal(code.add(tokens, placement, learnt), tokens),
-            not torch.equal(code.rotate(heads, slice(None), learnt), heads),
+            not torch.equal(code.queries(heads, slice(None), learnt), heads),
             code.bias(learnt) is not None,
         )
     nothing = (False, False, False, False)
@@ -159,4 +160,8 @@ def test_codes_do_only_what_they_are_for():
         "alibi": (False, False, False, True),
         "hybrid": (True, False, True, False),
         "t5_bias": (False, False, False, True),
+        "fire": (False, False, False, True),
+        "partial_rope": (False, False, True, False),
+        "pope": (False, False, True, False),
+        "yarn": (False, False, True, False),
     }

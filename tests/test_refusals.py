@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import yaml
 from tiny import tiny_config, tiny_mapping
@@ -14,7 +16,7 @@ from miclab.runs.find import list_runs, open_run
 
 IGNORED = {
     "threshold": (("report", "RUN", "--threshold", "0.3"), "--study"),
-    "profile": (("report", "RUN", "--profile=paper"), "--study"),
+    "preset": (("report", "RUN", "--profile=paper"), "--study"),
     "at": (("report", "RUN", "--at", "last"), "--study"),
     "figures": (("claims", "--figures", "f"), "--markdown page"),
     "explain": (("claims", "U1", "--markdown", "table", "--explain"), "--markdown"),
@@ -36,6 +38,21 @@ def test_an_option_without_effect_is_refused(option, capsys):
     message = capsys.readouterr().err
     assert f"--{option} has no effect here" in message
     assert why in message
+
+
+@pytest.mark.parametrize("option", ["--preset", "--profile"])
+def test_a_preset_goes_by_its_older_name_too(option, capsys):
+    """Fails if `--profile` is not what `--preset` is, where it is parsed and where other defaults depend on it."""
+    for given in ([option, "paper"], [f"{option}=paper"], ["--preset", "quick", option, "paper"]):
+        assert main(["claims", "X15", *given, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)[0]["profile"] == "paper"
+        with pytest.raises(SystemExit):
+            main(["train", "unimodal", *given, "--help"])
+        shown = capsys.readouterr().out
+        assert "(default: 300000)" in shown
+        assert "--profile" not in shown
+    assert main(["train", "unimodal", option, "fast"]) == 2
+    assert "preset = 'fast'" in capsys.readouterr().err
 
 
 def test_rows_go_to_a_file_or_are_printed(capsys):

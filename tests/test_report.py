@@ -18,14 +18,15 @@ from miclab.errors import MiclabError, RunError
 from miclab.measures.evaluate import evaluate
 from miclab.report import write_report
 from miclab.report.existing import check_replaceable
-from miclab.report.html import coded, identifiers, mark
+from miclab.report.html import coded, identifiers, packed_plotly, shown, shown_mark
 from miclab.report.models import Page, Part, page_bytes
-from miclab.report.run.collect import EXAMPLES, Formed, evenly, intervention_sizes, measured_oracles
-from miclab.report.run.figures import attention_figure, attention_groups
+from miclab.report.run.collect import EXAMPLES, Formed, evenly, intervention_sizes, losses_of, measured_oracles
+from miclab.report.run.figures import attention_figure, attention_groups, loss_figure
 from miclab.report.run.names import circuit_parts, formed_names, part_name
 from miclab.report.run.page import subject_of
 from miclab.runs.find import open_run
 from miclab.runs.run import Run
+from miclab.tables import Code, Mark, table
 from miclab.training.loop import train_config
 
 EAGER = NumericsConfig(mode="eager")
@@ -60,9 +61,8 @@ def multimodal(root) -> Run:
 
 @pytest.fixture(scope="module")
 def page(root, unimodal, multimodal) -> Path:
-    verdict = {"result": "a & <b>", "measured": "0.9", "paper": "0.8", "verdict": "agrees", "conclusion": "fine"}
     path = root / "report.html"
-    return write_report([unimodal, multimodal], path, command="miclab report a b", verdicts=[verdict])
+    return write_report([unimodal, multimodal], path, command="miclab report a 'b & <b>'")
 
 
 def embedded(path: Path) -> dict:
@@ -72,11 +72,9 @@ def embedded(path: Path) -> dict:
 
 
 def without_plotly(path: Path) -> str:
-    from plotly.offline import get_plotlyjs
-
     text = path.read_text()
-    assert text.count(get_plotlyjs()) == 1
-    return text.replace(get_plotlyjs(), "")
+    assert text.count(packed_plotly()) == 1
+    return text.replace(packed_plotly(), "")
 
 
 def test_nothing_outside_is_referred_to(page):
@@ -159,8 +157,7 @@ def test_attention_rows_sum_to_one_and_are_named_by_role(page, multimodal):
 
 def test_texts_are_escaped_and_parts_exist(page):
     text = without_plotly(page)
-    assert "a &amp; &lt;b&gt;" in text
-    assert "miclab report a b" in text
+    assert "miclab report a &#39;b &amp; &lt;b&gt;&#39;" in text
     for part in PARTS:
         assert text.count(f'<section class="{part}" id="') == 2, part
     for bars in ("knockouts", "ablations"):
@@ -313,10 +310,10 @@ def test_a_phone_sees_all_of_it(page):
     with browser.opened(page, "run1", **phone) as tab:
         tab.wait_for_selector("#run1 [data-kind=attention] .heatmaplayer")
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390
-        outside = """[...document.querySelectorAll("#verdicts td, #overview td, #run1 .signs td, #run1 .main-svg")]
+        outside = """[...document.querySelectorAll("#overview td, #run1 .signs td, #run1 .main-svg")]
             .filter((e) => e.textContent && e.getBoundingClientRect().right > 390).length"""
         assert tab.evaluate(outside) == 0
-        assert tab.inner_text("#verdicts .mark") == "agrees"
+        assert tab.inner_text("#overview .mark") == "finished"
         # Tabs stay on top in one line, however many there are.
         assert tab.evaluate("document.querySelector('.tabs').offsetHeight") < 844 / 10
 
@@ -355,7 +352,22 @@ def test_backticks_are_code_and_hostile_texts_stay_inert():
     assert coded("see `miclab align`, or `x`") == "see <code>miclab align</code>, or <code>x</code>"
     assert coded("a ` b") == "a ` b"
     assert coded("`<img src=x>` <b>") == "<code>&lt;img src=x&gt;</code> &lt;b&gt;"
-    assert coded(mark("<i>", "good")) == '<span class="mark good">&lt;i&gt;</span>'
+    assert coded(shown_mark(Mark("<i>", "good"))) == '<span class="mark good">&lt;i&gt;</span>'
+    made = shown(table("", ["`a`"], [["<b>"], [Code("`c`")], ["see `d`"]]))
+    assert "<code>a</code>" in made
+    assert "&lt;b&gt;" in made
+    assert "<code>`c`</code>" in made
+    assert "see <code>d</code>" in made
+
+
+def test_every_term_of_the_loss_is_drawn():
+    """Fails if a term that rows hold is no line, or is drawn at a step whose row lacks it."""
+    rows = [{"loss": 2.0, "loss.cross_entropy": 1.5}, {"loss": 1.5, "loss.cross_entropy": 1.0, "loss.own_term": 0.5}]
+    figure = loss_figure([0, 8], losses_of(rows), 3.0)
+    lines = {trace["name"]: (trace["x"], trace["y"]) for trace in figure["data"]}
+    assert lines == {"loss": ([0, 8], [2.0, 1.5]), "cross entropy": ([0, 8], [1.5, 1.0]), "own term": ([8], [0.5])}
+    assert figure["layout"]["showlegend"]
+    assert not loss_figure([0], losses_of(rows[:1]) | {"loss.cross_entropy": [None]}, 3.0)["data"][1]["x"]
 
 
 def test_ids_are_those_of_the_names_and_never_twice():

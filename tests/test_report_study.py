@@ -23,12 +23,14 @@ from miclab.cli import main
 from miclab.config.axes import field_of
 from miclab.config.schema import to_mapping
 from miclab.errors import MiclabError
+from miclab.report.html import packed_plotly
 from miclab.report.study.cells import Axis, StudyCells, plain_value, study_cells
 from miclab.report.study.page import write_study_report
 from miclab.report.study.phases import crossing_rows, crossings
 from miclab.statistics.correlation import correlate, pearson
+from miclab.studies import sealed_table
 from miclab.studies.plan import Plan
-from miclab.studies.rows import current_rows, read_table, table_file
+from miclab.studies.rows import current_rows, table_file
 from miclab.studies.study import load_study
 
 K, B, CODE = "modalities.m1.classes", "sequence.burstiness", "decoder.positions"
@@ -63,7 +65,7 @@ def add_rows(file: Path, keep=lambda config, seed: True) -> pl.DataFrame:
     configs = [json.loads(text) for text in frame["config"]]
     axes = [pl.Series(a, [1000 if a == "request.steps" else field_of(c, a) for c in configs]) for a in study.axes]
     frame = frame.with_columns(pl.col("icl_sets").list.mean().alias("icl"), *axes)
-    frame.write_parquet(path)
+    sealed_table.write(frame, path)
     return frame
 
 
@@ -77,7 +79,7 @@ def report(file: Path, output: Path, mode: str = "compiled", **more: Any) -> Pat
 
 def cells_of(file: Path, at: Any = "common") -> StudyCells:
     study = load_study(file, "quick")
-    return study_cells(study, Plan([study], "compiled"), read_table(table_file(study)), at)
+    return study_cells(study, Plan([study], "compiled"), sealed_table.read(table_file(study)), at)
 
 
 def embedded(path: Path) -> dict[str, Any]:
@@ -87,11 +89,9 @@ def embedded(path: Path) -> dict[str, Any]:
 
 
 def without_plotly(path: Path) -> str:
-    from plotly.offline import get_plotlyjs
-
     text = path.read_text()
-    assert text.count(get_plotlyjs()) == 1
-    return text.replace(get_plotlyjs(), "")
+    assert text.count(packed_plotly()) == 1
+    return text.replace(packed_plotly(), "")
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def file(tmp_path_factory) -> Path:
             row = {name: None if isinstance(v, (float, list)) else v for name, v in row.items()}
             failed.append({**row, "run": run.hash, "seed": run.seed, "status": "failed", "step": None, K: 1024, B: 1,
                            "reason": f"diverged {HOSTILE}", "config": json.dumps(to_mapping(run.config))})  # fmt: skip
-    pl.concat([frame, pl.DataFrame(failed, schema=frame.schema)]).write_parquet(table_file(study))
+    sealed_table.write(pl.concat([frame, pl.DataFrame(failed, schema=frame.schema)]), table_file(study))
     return file
 
 
@@ -280,7 +280,7 @@ def test_the_last_rows_can_be_taken_instead(tmp_path):
     longer = frame.filter((pl.col("step") == 1000) & (pl.col(K) == 1024)).with_columns(
         step=pl.lit(2000, dtype=pl.Int64), icl_sets=pl.col("icl_sets").list.eval(pl.element() + 0.5)
     )
-    pl.concat([frame, longer]).sort("run", "step").write_parquet(table_file(load_study(file, "quick")))
+    sealed_table.write(pl.concat([frame, longer]).sort("run", "step"), table_file(load_study(file, "quick")))
     common, last = cells_of(file), cells_of(file, "last")
     assert (common.step, last.step) == (1000, -1)
     assert last.scores[1]["icl"][0] == pytest.approx(common.scores[1]["icl"][0] + 0.5)
@@ -393,7 +393,7 @@ def test_the_command_writes_a_report_or_says_what_is_wrong(file, tmp_path, capsy
     wrong = {
         "a YAML file that can be read": ["--study", str(tmp_path / "no.yaml")],
         "miclab study run": ["--study", str(empty)],
-        "one that the study has: quick": ["--study", str(file), "--profile", "paper"],
+        "one that the study has: quick": ["--study", str(file), "--preset", "paper"],
         "there is no directory": ["--study", str(file), "--output", str(tmp_path / "no" / "r.html")],
         "not both": ["somerun", "--study", str(file)],
         "between 0 and 1": ["--study", str(file), "--threshold", "1.5"],
@@ -403,7 +403,7 @@ def test_the_command_writes_a_report_or_says_what_is_wrong(file, tmp_path, capsy
         assert main(["report", "--runs", str(tmp_path / "none"), "--output", other, *arguments]) == 2
         assert message in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
-        main(["report", "--study", str(file), "--profile", "slow"])
+        main(["report", "--study", str(file), "--preset", "slow"])
     assert stop.value.code == 2
 
 

@@ -20,7 +20,7 @@ from miclab.config.run import RunConfig
 from miclab.errors import ConfigError, DamagedError, RunError
 from miclab.runs import find as runs
 from miclab.training import numerics
-from miclab.training.loop import prepare, train, train_config
+from miclab.training.loop import prepared, train, train_config
 
 CONFIG = tiny_config()
 REQUEST = Request(steps=12, evaluate_every=4, checkpoint_every=4, sequences=4, novel_sets=1)
@@ -51,7 +51,7 @@ def crashed(config: RunConfig, request: Request, root: Path, step: int) -> runs.
         if progress.step == step:
             raise CrashError
 
-    run, _ = prepare(config, root)
+    run = prepared(config, root).run
     with pytest.raises(CrashError):
         train(run, request, on_progress)
     return runs.open_run(run.path)
@@ -150,7 +150,7 @@ def test_a_process_that_dies_after_its_last_checkpoint_has_nothing_left_to_train
             raise CrashError
         note(self, status, *arguments, **changes)
 
-    run, _ = prepare(CONFIG, tmp_path)
+    run = prepared(CONFIG, tmp_path).run
     with monkeypatch.context() as patch:
         patch.setattr(runs.Run, "note", dies)
         with pytest.raises(CrashError):
@@ -192,12 +192,13 @@ def test_a_run_of_other_semantics_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(schema, "SEMANTICS", schema.SEMANTICS + 1)
     with pytest.raises(RunError, match="its configuration meant another result"):
         train(run, REQUEST)
+    assert runs.open_run(run.path).rows() == run.rows()
 
 
 def test_a_compiled_run_is_refused_where_nothing_can_be_compiled(tmp_path, monkeypatch):
     """With a reason, not with a failure of the compiler."""
     monkeypatch.setattr(numerics, "why_not_compiled", lambda: "")
-    run, _ = prepare(tiny_config(numerics={"mode": "compiled"}), tmp_path)
+    run = prepared(tiny_config(numerics={"mode": "compiled"}), tmp_path).run
     monkeypatch.setattr(numerics, "why_not_compiled", lambda: "no C++ compiler was found")
     with pytest.raises(ConfigError, match=r"numerics\.mode = 'compiled'.*no C\+\+ compiler was found"):
         train(run, REQUEST)
@@ -210,7 +211,7 @@ def test_a_signal_that_comes_too_late_is_passed_on(tmp_path):
         if progress.step == 12:
             os.kill(os.getpid(), signal.SIGINT)
 
-    run, _ = prepare(CONFIG, tmp_path)
+    run = prepared(CONFIG, tmp_path).run
     with pytest.raises(KeyboardInterrupt):
         train(run, REQUEST, interrupt)
     assert runs.open_run(run.path).status == "finished"
@@ -275,11 +276,11 @@ def test_a_parent_that_does_not_fit_is_refused(tmp_path):
     """No such run, no such checkpoint, or another decoder: said before anything is written."""
     parent, _ = train_config(STAGE_ONE, replace(REQUEST, steps=4), tmp_path)
     with pytest.raises(RunError, match="'0123456789abcdef' names no run"):
-        prepare(replace(tiny_config(2), parent=ParentConfig(run="0123456789abcdef", step=4)), tmp_path)
+        prepared(replace(tiny_config(2), parent=ParentConfig(run="0123456789abcdef", step=4)), tmp_path)
     with pytest.raises(RunError, match=r"no checkpoint at step 3; it has \[0, 1, 2, 4\]"):
-        prepare(stage_two(parent, 3), tmp_path)
+        prepared(stage_two(parent, 3), tmp_path)
     with pytest.raises(RunError, match="another decoder"):
-        prepare(stage_two(parent, 4, decoder=replace(STAGE_ONE.decoder, heads=2)), tmp_path)
+        prepared(stage_two(parent, 4, decoder=replace(STAGE_ONE.decoder, heads=2)), tmp_path)
     assert runs.list_runs(tmp_path) == [parent.path]
 
 
@@ -288,14 +289,14 @@ def test_a_parent_has_one_name_however_it_is_named(tmp_path):
     parent, _ = train_config(STAGE_ONE, replace(REQUEST, steps=4), tmp_path)
     config = stage_two(parent, 4)
     spelled = [parent.path.name, str(parent.path), parent.hash[:8], parent.hash]
-    made = {prepare(replace(config, parent=ParentConfig(run=name, step=4)), tmp_path)[0].path for name in spelled}
+    made = {prepared(replace(config, parent=ParentConfig(run=name, step=4)), tmp_path).run.path for name in spelled}
     assert len(made) == 1
 
 
 def test_a_parent_that_was_damaged_since_is_named(tmp_path):
     """Stage 2 has not begun and begins once the parent is whole again."""
     parent, _ = train_config(STAGE_ONE, replace(REQUEST, steps=4), tmp_path)
-    child, _ = prepare(stage_two(parent, 4), tmp_path)
+    child = prepared(stage_two(parent, 4), tmp_path).run
     file = parent.path / "checkpoints" / "000000004.safetensors"
     content = file.read_bytes()
     storage.write_bytes(file, content[:-1] + bytes([content[-1] ^ 1]))

@@ -20,7 +20,7 @@ from miclab.config import schema
 from miclab.config.request import Request
 from miclab.errors import ConfigError, DamagedError, RunError
 from miclab.runs import find as runs
-from miclab.training.loop import prepare, train, train_config
+from miclab.training.loop import prepared, train, train_config
 from miclab.worlds.world import draw_world
 
 CONFIG = tiny_config()
@@ -101,7 +101,7 @@ def test_a_creation_that_was_killed_leaves_nothing_once_the_run_is_made(tmp_path
 def test_half_written_files_go_and_other_peoples_files_stay(tmp_path):
     """Users put notes and reports beside a run's files; only names that are ours are cleared away."""
     run = created(tmp_path)
-    ours = [run.path / "checkpoints" / "000000009.safetensors", run.path / ".manifest.json.0123.tmp"]
+    ours = [run.path / "checkpoints" / "000000009.safetensors", run.path / ".manifest.json.0123456789ab.tmp"]
     theirs = [run.path / "report.html", run.path / "notes" / "rows.txt"]
     for file in (*ours, *theirs):
         file.parent.mkdir(exist_ok=True)
@@ -152,7 +152,7 @@ def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(tmp_path)
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, at):
     """The disk is full at the n-th sync of the third checkpoint: weights, optimiser, rows and manifest, two each."""
     reference, _ = train_config(CONFIG, REQUEST, tmp_path / "reference")
-    run, _ = prepare(CONFIG, tmp_path / "full")
+    run = prepared(CONFIG, tmp_path / "full").run
     save, sync, calls = runs.Run.save_checkpoint, os.fsync, []
 
     def full(handle: int) -> None:

@@ -14,7 +14,7 @@ from miclab.config.seeds import SeedsConfig
 from miclab.errors import ConfigError
 from miclab.measures.evaluate import check_seeds
 from miclab.training.lineage import Lineage
-from miclab.training.loop import prepare
+from miclab.training.loop import prepared
 from miclab.worlds.sequences import training_batch
 from miclab.worlds.splits import split_batches
 from miclab.worlds.world import draw_world, novel_world
@@ -73,7 +73,7 @@ def test_runs_that_differ_in_any_seed_are_one_experiment(tmp_path):
     """Fails if seeds of parts keep runs from being grouped, or group runs of another configuration."""
     config = tiny_config(1)
     runs = [
-        prepare(one, tmp_path)[0]
+        prepared(one, tmp_path).run
         for one in (config, replace(config, seed=1), replace(config, seeds=SeedsConfig(world=3, weights=4)))
     ]
     assert len({run.hash for run in runs}) == 3

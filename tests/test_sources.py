@@ -31,7 +31,7 @@ def table(monkeypatch: pytest.MonkeyPatch) -> None:
 def flowers(tmp_path: Path) -> Path:
     """Loads the example as `--plugin` does, and writes a file that it reads."""
     plugin = extensions.load_plugin(EXAMPLE)
-    assert extensions.marks_of([(registry.SOURCES, "flowers")]) == (plugin.mark,)
+    assert extensions.fingerprints_of([(registry.SOURCES, "flowers")]) == (plugin.fingerprint,)
     generator = np.random.default_rng(0)
     lines = ["species,a,b,c,d,e,f"]
     for number in range(20):

@@ -188,7 +188,7 @@ def test_the_lock_of_a_run_that_is_trained_by_hand_holds_too(tmp_path):
     """Without a lease: the answer is that it is busy, and no failure is marked."""
     run = next(iter(planned(tiny_study(tmp_path)).runs.values()))
     root = tmp_path / "runs"
-    by_hand, _ = training.prepare(run.config, root)
+    by_hand = training.prepared(run.config, root).run
     path = write_task(root, run, "test")
     with by_hand.locked():
         message = json.loads(perform(str(path)))
@@ -289,12 +289,14 @@ def test_analyses_are_stored_and_computed_once_and_those_added_later_train_nothi
 
 def test_an_analysis_that_is_not_possible_is_stored_with_its_reason_and_fails_nothing(tmp_path):
     study = tiny_study(
-        tmp_path, config={"decoder": {"layers": 1, "positions": "onehot", "position_slots": 9}},
+        tmp_path, config={"decoder": {"layers": 1, "positions": "onehot"}},
+        grid=[{"product": {"decoder.position_slots": [9, 33]}}],
         probes=["knockout", "context"], probe_contexts=[4, 8], profiles={"quick": {"seeds": [0]}},
     )  # fmt: skip
     plan = planned(study)
-    assert statuses(carry_out(plan, tmp_path / "runs")) == ["done"]
-    run = open_run(list_runs(tmp_path / "runs")[0])
+    assert statuses(carry_out(plan, tmp_path / "runs")) == ["done", "done"]
+    found = map(open_run, list_runs(tmp_path / "runs"))
+    run = next(one for one in found if one.config.decoder.position_slots == 9)
     assert "a single head" in (run.analysis(4, "knockout.3x2") or {})["refused"]
     assert "position_slots" in (run.analysis(4, "context.8.3x2") or {})["refused"]
     assert "values" in (run.analysis(4, "context.4.3x2") or {})

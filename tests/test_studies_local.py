@@ -17,9 +17,9 @@ from tiny_study import REQUEST, Here, carry_out, contents, planned, tiny_study, 
 
 from miclab.cli import main, usage
 from miclab.runs.find import list_runs, open_run
-from miclab.studies import mode, state
+from miclab.studies import mode, sealed_table, state
 from miclab.studies.lease import started
-from miclab.studies.rows import read_table, study_rows, table_file
+from miclab.studies.rows import study_rows, table_file
 
 LONG = {**REQUEST, "steps": 500, "evaluate_every": 50, "checkpoint_every": 250}
 """So long that no run ends before its process notices, within a second or two, what happened to the engine."""
@@ -81,7 +81,7 @@ def test_a_study_whose_processes_are_killed_and_stopped_ends_with_the_bits_of_on
     carry_out(planned(study), tmp_path / "alone")
     assert contents(root) == contents(tmp_path / "alone")
     table = tmp_path / "rows/quick/tiny.parquet"
-    assert read_table(table).equals(study_rows(study, planned(study), root))
+    assert sealed_table.read(table).equals(study_rows(study, planned(study), root))
 
 
 @pytest.fixture(scope="module")
@@ -114,17 +114,23 @@ def test_status_says_what_is_done_failed_and_left(done, capsys):
     assert message["running"] == {}
 
 
+def states_in(text: str) -> list[str]:
+    """The states in the table of a plan, above the counts."""
+    table = text[: text.index("tiny: ")]
+    return [word for word in table.split() if word in ("done", "failed", "new")]
+
+
 def test_plan_lists_the_runs_in_order_and_writes_nothing(done, capsys):
     before = sorted(done.rglob("*"))
     status, out, _ = run(capsys, "plan", done / "tiny.yaml", "--runs", done / "runs")
     assert status == 0
-    assert [line.split()[3] for line in out.splitlines()[1:4]] == ["done", "failed", "new"]
+    assert states_in(out) == ["done", "failed", "new"]
     message = json.loads(run(capsys, "plan", done / "tiny.yaml", "--runs", done / "runs", "--json")[1])
     assert [(r["seed"], r["status"], r["step"], r["steps"]) for r in message] == [
         (0, "done", 4, 4), (1, "failed", -1, 4), (2, "new", -1, 4),
     ]  # fmt: skip
     status, out, _ = run(capsys, "plan", done / "tiny.yaml", "--runs", done / "runs", "--seeds", "0", "2")
-    assert [line.split()[3] for line in out.splitlines()[1:3]] == ["done", "new"]
+    assert states_in(out) == ["done", "new"]
     assert "2 runs: 1 done, 1 new" in out
     _, out, _ = run(capsys, "status", done / "tiny.yaml", "--runs", done / "runs", "--seeds", "1")
     assert out.splitlines()[0] == "tiny: 1 runs: 1 failed"
@@ -164,7 +170,7 @@ def test_what_the_command_line_gets_wrong_is_said_without_a_traceback(done, caps
         (("runs",), "did you mean 'run'?"),
         (("status",), "Name at least one study file"),
         (("run", done / "none.yaml"), "none.yaml"),
-        (("plan", done / "tiny.yaml", "--profile", "paper"), "one that the study has: quick"),
+        (("plan", done / "tiny.yaml", "--preset", "paper"), "one that the study has: quick"),
     ):
         status, _, errors = run(capsys, *arguments)
         assert status == 2
@@ -187,7 +193,7 @@ def test_the_seeds_that_are_requested_are_trained_and_the_table_keeps_the_others
         root = str(tmp_path / folder)
         assert main(["study", "run", str(study.file), "--runs", root, "--seeds", seed]) == 0
         assert "tiny: 1 runs: 1 done" in capsys.readouterr().out
-        assert sorted(read_table(table_file(study))["seed"].unique()) == expected
+        assert sorted(sealed_table.read(table_file(study))["seed"].unique()) == expected
     assert len(list_runs(tmp_path / "two")) == 2
     assert main(["study", "run", str(study.file), "--runs", root, "--seeds", "7"]) == 2
     assert "0, 1" in capsys.readouterr().err

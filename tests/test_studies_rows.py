@@ -12,9 +12,9 @@ from tiny_study import carry_out, planned, tiny_study
 from miclab.config import schema
 from miclab.errors import MiclabError
 from miclab.runs.find import glance, open_run
-from miclab.studies import rows, state
+from miclab.studies import rows, sealed_table, state
 from miclab.studies.plan import Plan
-from miclab.studies.rows import LEADING, StudyTable, flat, read_table, study_rows, table_file, write_table
+from miclab.studies.rows import LEADING, StudyTable, flat, study_rows, table_file, write_table
 from miclab.studies.state import State
 from miclab.studies.study import load_study
 from miclab.training.loop import train_config
@@ -111,7 +111,7 @@ def test_a_table_is_the_same_bytes_when_made_again_and_can_be_read_without_runs(
     write_table(frame, tmp_path / "one.parquet")
     write_table(study_rows(study, planned(study), root), tmp_path / "two.parquet")
     assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
-    assert read_table(tmp_path / "one.parquet").equals(frame)
+    assert sealed_table.read(tmp_path / "one.parquet").equals(frame)
     write_table(frame, tmp_path / "table.csv")
     again = pl.read_csv(tmp_path / "table.csv")
     assert again["icl"].to_list() == frame["icl"].to_list()
@@ -119,7 +119,7 @@ def test_a_table_is_the_same_bytes_when_made_again_and_can_be_read_without_runs(
     with pytest.raises(MiclabError, match=r"table\.txt: a table is written as \.parquet or \.csv"):
         write_table(frame, tmp_path / "table.txt")
     with pytest.raises(MiclabError, match=r"no\.parquet cannot be read as a table"):
-        read_table(tmp_path / "no.parquet")
+        sealed_table.read(tmp_path / "no.parquet")
 
 
 def test_a_table_is_written_at_most_every_half_minute_and_reads_each_run_once(carried_out, monkeypatch):
@@ -138,16 +138,16 @@ def test_a_table_is_written_at_most_every_half_minute_and_reads_each_run_once(ca
         return {identity: states[identity] if identity in hashes else state.NEW for identity in states}
 
     table.write(ended(first))
-    assert read_table(file)["run"].unique().to_list() == [first]
+    assert sealed_table.read(file)["run"].unique().to_list() == [first]
     clock[0] += 29
     table.write(ended(first, second))
-    assert read_table(file)["run"].n_unique() == 1
+    assert sealed_table.read(file)["run"].n_unique() == 1
     clock[0] += 2
     table.write(ended(first, second))
-    assert read_table(file)["run"].n_unique() == 2
+    assert sealed_table.read(file)["run"].n_unique() == 2
     file.unlink()
     table.write(states, now=True)
-    assert read_table(file)["run"].n_unique() == 3
+    assert sealed_table.read(file)["run"].n_unique() == 3
     assert read == [plan.runs[first].name, plan.runs[second].name]
 
 
@@ -211,19 +211,19 @@ def test_a_table_that_was_found_keeps_the_runs_that_are_not_here(tmp_path):
     carry_out(plan, tmp_path / "runs")
     states = state.survey(plan, tmp_path / "runs")
     StudyTable(study, plan, tmp_path / "runs").write(states, now=True)
-    whole = read_table(table_file(study))
+    whole = sealed_table.read(table_file(study))
     first = plan.members["tiny"][0]
     nothing = dict.fromkeys(states, state.NEW)
     StudyTable(study, plan, tmp_path / "runs").write({**nothing, first: states[first]}, now=True)
-    assert read_table(table_file(study)).equals(whole)
+    assert sealed_table.read(table_file(study)).equals(whole)
     fewer = tiny_study(tmp_path, profiles={"quick": {"seeds": [1]}})
     less = planned(fewer)
     StudyTable(fewer, less, tmp_path / "none").write(state.survey(less, tmp_path / "none"), now=True)
-    assert read_table(table_file(study))["run"].unique().to_list() == less.members["tiny"]
+    assert sealed_table.read(table_file(study))["run"].unique().to_list() == less.members["tiny"]
     longer = tiny_study(tmp_path, profiles={"quick": {"seeds": [1], "request": {"steps": 8}}})
     more = planned(longer)
     StudyTable(longer, more, tmp_path / "none").write(state.survey(more, tmp_path / "none"), now=True)
-    assert read_table(table_file(study)).is_empty()
+    assert sealed_table.read(table_file(study)).is_empty()
 
 
 @pytest.mark.parametrize("table", sorted(COMMITTED.glob("*/*.parquet")), ids=lambda path: path.stem)

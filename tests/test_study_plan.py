@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import product
 
 import pytest
 import yaml
 
 from miclab.cli import main
-from miclab.cli.study_plan import short_axes, shown
 from miclab.runs.find import create
 from miclab.runs.label import Label
+from miclab.studies.listing import short_axes, shown
 from miclab.studies.mode import long_mode
 from miclab.studies.plan import Plan
 from miclab.studies.study import load_study
@@ -45,8 +46,9 @@ def test_every_run_stands_with_the_values_of_its_axes(study, tmp_path, capsys):
     assert [tuple(run["axes"].values()) for run in found] == list(product(CLASSES, COPIES))
     assert all(tuple(run["axes"]) == AXES for run in found)
     lines = printed(capsys, *where).splitlines()
-    assert lines[0].split() == ["run", "classes", "burstiness", "seed", "steps", "status", "step", "parent"]
-    assert [tuple(map(int, line.split()[1:3])) for line in lines[1:5]] == list(product(CLASSES, COPIES))
+    cells = [[one.strip() for one in re.split("[┃│]", line)] for line in lines]
+    assert cells[0] == ["run", "classes", "burstiness", "seed", "steps", "status", "step", "parent"]
+    assert [tuple(map(int, line[1:3])) for line in cells[2:6]] == list(product(CLASSES, COPIES))
 
 
 def test_a_named_run_stands_under_its_name(study, tmp_path, capsys):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miclab.statistics.intervals import Interval
-from miclab.tables import Head, Mark, Number, Share, Tabled, cell, table
+from miclab.tables import HeadName, Mark, Number, Share, Tabled, cell, table
 from miclab.tables import Interval as IntervalCell
 
 ESTIMATE = Interval(0.5, 0.25, 0.75, "seed", 3)
@@ -62,7 +62,7 @@ def test_cells_are_typed():
         "text": ("words", "words"), "whole": (12345, "12,345"), "number": (0.12345, "0.123"), "none": (None, ""),
         "nan": (float("nan"), ""), "few": (Number(0.12345, 1), "0.1"), "small": (Number(1.2e-9, 2, "g"), "1.2e-09"),
         "share": (Share(0.1234), "12.3 %"), "interval": (ESTIMATE, "0.500 [0.250, 0.750]"),
-        "fine": (IntervalCell(ESTIMATE, 1), "0.5 [0.2, 0.8]"), "head": (Head(1, 0), "1.0"),
+        "fine": (IntervalCell(ESTIMATE, 1), "0.5 [0.2, 0.8]"), "head": (HeadName(1, 0), "1.0"),
         "path": (Path("a/b"), "a/b"), "mark": (Mark("holds", "good"), "holds"), "yes": (True, "yes"),
     }  # fmt: skip
     assert {name: str(cell(value)) for name, (value, _) in values.items()} == {
@@ -99,6 +99,6 @@ def test_a_result_shows_its_tables(capsys):
     assert result.frame().to_dicts() == [{"a": 1}]
     page = result._repr_html_()
     assert html.unescape(page).count("first <1>") == 1
-    assert "<p>a note</p><p>only a note</p>" in page
+    assert '<p class="note">a note</p><p class="note">only a note</p>' in page
     result.show()
     assert capsys.readouterr().out.splitlines()[-2:] == ["a note", "only a note"]

@@ -15,6 +15,12 @@ from transformers import (
     Gemma3ForConditionalGeneration,
     Gemma3Processor,
     Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     Idefics3Processor,
@@ -23,6 +29,8 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    OPTConfig,
+    OPTForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -58,8 +66,10 @@ SPECIAL = ["<|endoftext|>", "<|image_pad|>", "<|vision_start|>", "<|vision_end|>
            "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", "<start_of_image>", "<end_of_image>",
            *(f"<row_{i}_col_{j}>" for i in range(1, 5) for j in range(1, 5))]  # fmt: skip
 CHAT = (
-    "{% for m in messages %}<user>{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}"
-    "{% if c.type == 'image' %}IMAGE{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}</user>\n{% endfor %}"
+    "{% for m in messages %}<{{ m.role }}>{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for c in m.content %}"
+    "{% if c.type == 'image' %}IMAGE{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}</{{ m.role }}>\n"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 
@@ -196,6 +206,43 @@ def llama(tokens: Any) -> tuple[Any, Any]:
     return LlamaForCausalLM(_text(LlamaConfig, tokens)), tokens
 
 
+def gpt2(tokens: Any) -> tuple[Any, Any]:
+    """GPT-2: fused maps of weights [in, out]; scores of later layers are smaller."""
+    config = GPT2Config(vocab_size=len(tokens), n_embd=32, n_layer=2, n_head=4, n_positions=512, initializer_range=0.2,
+                        scale_attn_by_inverse_layer_idx=True, bos_token_id=0, eos_token_id=0)  # fmt: skip
+    return GPT2LMHeadModel(config), tokens
+
+
+def gpt_neox(tokens: Any) -> tuple[Any, Any]:
+    """GPT-NeoX, as Pythia is: queries, keys and values of each head lie side by side in one map."""
+    config = GPTNeoXConfig(vocab_size=len(tokens), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                           num_attention_heads=4, max_position_embeddings=512, initializer_range=0.2, bos_token_id=0,
+                           eos_token_id=0)  # fmt: skip
+    return GPTNeoXForCausalLM(config), tokens
+
+
+def opt(tokens: Any) -> tuple[Any, Any]:
+    """OPT: the output's map has another name, and queries are scaled before they are compared."""
+    config = OPTConfig(vocab_size=len(tokens), hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4,
+                       max_position_embeddings=512, word_embed_proj_dim=32, init_std=0.2, bos_token_id=0,
+                       eos_token_id=0, pad_token_id=0)  # fmt: skip
+    return OPTForCausalLM(config), tokens
+
+
+def gpt_oss(tokens: Any) -> tuple[Any, Any]:
+    """gpt-oss: a sink beside the scores of each head, and a window in one layer of two."""
+    text = _text(GptOssConfig, tokens, head_dim=8, num_local_experts=2, num_experts_per_tok=1, sliding_window=16,
+                 layer_types=["sliding_attention", "full_attention"])  # fmt: skip
+    model = GptOssForCausalLM(text)
+    for layer in model.model.layers:
+        torch.nn.init.normal_(layer.self_attn.sinks, 1.0, 1.0)
+    return model, tokens
+
+
+OTHERS = {"gpt2": gpt2, "gpt-neox": gpt_neox, "opt": opt, "gpt-oss": gpt_oss}
+"""Families that read text alone, whose attention is laid out in another way."""
+
+
 FAMILIES = {
     "qwen2.5-vl": qwen, "llava": llava, "idefics3": idefics, "qwen2.5": qwen_text, "llama": llama, "smolvlm": smolvlm,
     "qwen2-vl": qwen2, "qwen3-vl": qwen3, "gemma3": gemma3,
@@ -206,7 +253,7 @@ VISUAL = tuple(family for family in FAMILIES if family not in ("qwen2.5", "llama
 def production(family: str, chat: bool = False) -> Production:
     """A model of a family, in float32, with weights of a fixed seed."""
     torch.manual_seed(0)
-    model, processor = FAMILIES[family](tokenizer())
+    model, processor = (FAMILIES | OTHERS)[family](tokenizer())
     if chat:
         image = getattr(processor, "image_token", "")
         processor.chat_template = CHAT.replace("IMAGE", image)

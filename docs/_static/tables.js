@@ -8,7 +8,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const rows = () => [...body.rows];
     const field = document.createElement("input");
     field.type = "search";
-    field.placeholder = "filter, for example: does not hold";
+    field.placeholder = "filter, for example: fails";
     field.setAttribute("aria-label", "Filter the rows of the table");
     field.addEventListener("input", () => {
       const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);

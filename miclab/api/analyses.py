@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from miclab.api.run import Run
 from miclab.api.runs import disks, opened
-from miclab.config.request import SplitSizes
+from miclab.circuits import diagnose as signs
+from miclab.circuits.diagnose import Diagnosis
+from miclab.config.request import Split, SplitSizes
 from miclab.errors import ConfigError, nearest
-from miclab.tables import Mark, Table, Tabled, table
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from miclab.circuits.diagnose import Sign
     from miclab.circuits.existence import Circuits
     from miclab.circuits.knockout import Effects
     from miclab.measures.alignments import Alignments
@@ -24,7 +21,6 @@ if TYPE_CHECKING:
 
 AnyRun = Run | str | Path
 OnProgress = Callable[[int, str], None]
-Split = Literal["train", "icl", "swapped", "iwl"]
 SEQUENCES, SETS = 1000, 8
 
 
@@ -174,51 +170,6 @@ def align(
     return align_run(opened(run).disk, steps, rows, on_progress)
 
 
-@dataclass(frozen=True)
-class Diagnosis(Tabled):
-    """Signs of failure that were looked for in a run.
-
-    Arguments:
-        run: name of the run.
-        signs: each with whether it is shown, the numbers, and what to change.
-    """
-
-    run: str
-    signs: tuple[Sign, ...]
-
-    @property
-    def shown(self) -> tuple[Sign, ...]:
-        """The signs that the run shows."""
-        return tuple(sign for sign in self.signs if sign.shown)
-
-    def tables(self) -> tuple[Table, ...]:
-        """A row for each sign."""
-        words = {True: Mark("shown", "bad"), False: Mark("not shown", "good"), None: Mark("not judged")}
-        rows = [[s.name, words[s.shown], s.evidence, s.advice if s.shown else ""] for s in self.signs]
-        return (table(self.run, ["sign", "shown", "evidence", "what to change"], rows),)
-
-    def as_json(self) -> list[dict[str, Any]]:
-        """Each sign as plain data."""
-        return [asdict(sign) for sign in self.signs]
-
-    def plot(self, axes: Axes | None = None) -> Axes:
-        """Which signs are shown, a bar for each; grey where it could not be judged.
-
-        Arguments:
-            axes: where to draw; None: new axes.
-        """
-        from miclab.statistics.palette import BLUE, GREY, VERMILLION
-        from miclab.tables import new_axes
-
-        axes = axes or new_axes()
-        colours = [{True: VERMILLION, False: BLUE, None: GREY}[sign.shown] for sign in self.signs]
-        lengths = [{True: 1.0, False: 0.0, None: 0.5}[sign.shown] for sign in self.signs]
-        axes.barh([sign.name for sign in self.signs], lengths, color=colours)
-        axes.set_xticks([0, 0.5, 1], ["not shown", "not judged", "shown"])
-        axes.invert_yaxis()
-        return axes
-
-
 def diagnose(
     run: AnyRun,
     step: int | None = None,
@@ -228,8 +179,4 @@ def diagnose(
     evaluation_seed: int = -1,
 ) -> Diagnosis:
     """Looks for every known sign of failure in a checkpoint. Arguments and errors are those of `evaluate`."""
-    from miclab.circuits.diagnose import diagnose
-
-    disk = opened(run).disk
-    signs = diagnose(disk, step=step, sizes=_sizes(sequences, novel_sets, evaluation_seed))
-    return Diagnosis(disk.path.name, tuple(signs))
+    return signs.diagnose(opened(run).disk, step=step, sizes=_sizes(sequences, novel_sets, evaluation_seed))

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError, MiclabError
 from miclab.model.decoder import Decoder, Parameters
-from miclab.tables import Head, Table, Tabled, new_axes, table
+from miclab.statistics.palette import WEIGHTS
+from miclab.statistics.style import colour_map, new_axes
+from miclab.tables import HeadName, Table, Tabled, table
 from miclab.worlds.sequences import Batch, config_roles
 
 if TYPE_CHECKING:
@@ -77,9 +79,9 @@ class Attention(Tabled):
         Arguments:
             axes: where to draw; None: new axes.
         """
-        axes = axes or new_axes()
+        axes = axes or new_axes(4.4, 3.8)
         weights = self.weights if self.weights.ndim == 2 else self.weights.mean(0)
-        image = axes.imshow(weights, vmin=0, vmax=1, cmap="Blues")
+        image = axes.imshow(weights, vmin=0, vmax=1, cmap=colour_map(WEIGHTS))
         places = range(len(self.roles))
         axes.set_xticks(places, self.roles, rotation=90)
         axes.set_yticks(places, self.roles)
@@ -130,4 +132,4 @@ def attention(
     if isinstance(sequence, int):
         found = tuple(one[0] for one in found)
     roles = tuple(config_roles(config).axis_names())
-    return Attention(found[0], roles, str(Head(*head)), step, np.asarray(found[1]), np.asarray(found[2]))
+    return Attention(found[0], roles, str(HeadName(*head)), step, np.asarray(found[1]), np.asarray(found[2]))

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miclab.config.presets import Profile
-from miclab.tables import Mark, Table, Tabled, table
+from miclab.tables import Table, Tabled, titled
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from miclab.claims.evidence import Evidence
@@ -44,7 +45,7 @@ class Judgement(Tabled):
 
     @property
     def verdict(self) -> str:
-        """`holds`, `holds only if`, `does not hold` or `not decided`."""
+        """`holds`, `holds in part`, `fails`, `undecided` or `cannot be told by this measure`."""
         return self.line.findings.verdict
 
     @property
@@ -53,14 +54,13 @@ class Judgement(Tabled):
         return self.line.verdict
 
     def tables(self) -> tuple[Table, ...]:
-        """A row for each condition, with its interval and bound."""
-        rows = [
-            [c["clause"], c["quantity"], condition.measured, c["bound"], Mark(c["verdict"], _kind(c["verdict"]))]
-            for c, condition in zip(self.as_json()["conditions"], self.line.findings.conditions, strict=True)
-        ]
-        columns = ["condition", "quantity", "measured", "holds if", "verdict"]
+        """A row for each condition, with its interval and bound; then one for each number shown for comparison."""
+        from miclab.claims.tables import comparisons_table, conditions_table
+
         title = f"{self.id}: {self.statement} {self.explanation[:1].upper()}{self.explanation[1:]}."
-        return (table(title, columns, rows, self.line.findings.notes),)
+        found = self.line.findings
+        conditions = titled(conditions_table([self.line]), title, found.notes)
+        return (conditions, comparisons_table(self.line)) if found.comparisons else (conditions,)
 
     def as_json(self) -> dict[str, Any]:
         """Everything as plain data, as `miclab claims ID --json` has it."""
@@ -99,27 +99,27 @@ class Ledger(Tabled, Sequence[Judgement]):
 
     def tables(self) -> tuple[Table, ...]:
         """A row for each claim."""
-        rows = [[j.id, j.statement, Mark(j.explanation, _kind(j.verdict)), j.line.runs, j.line.needed] for j in self]
-        return (table("", ["claim", "statement", "verdict", "runs", "runs needed"], rows),)
+        from miclab.claims.tables import ledger_table
+
+        lines = [one.line for one in self]
+        return (ledger_table(lines, lines[0].profile if lines else ""),)
 
     def as_json(self) -> list[dict[str, Any]]:
         """Each claim as plain data, as `miclab claims --json` has it."""
         return [one.as_json() for one in self]
 
-    def plot(self, axes: Any = None) -> Any:
+    def plot(self, axes: Axes | None = None) -> Axes:
         """How many claims have each verdict.
 
         Arguments:
             axes: where to draw; None: new axes.
         """
-        from miclab.tables import new_axes
+        from miclab.claims.verdict import VERDICTS, kind_of
+        from miclab.statistics.palette import KINDS
+        from miclab.statistics.style import draw_counts, new_axes
 
-        axes = axes or new_axes()
-        verdicts = ("holds", "holds only if", "does not hold", "not decided")
-        axes.barh(verdicts, [sum(one.verdict == verdict for one in self) for verdict in verdicts])
-        axes.invert_yaxis()
-        axes.set_xlabel("claims")
-        return axes
+        counts = {verdict: sum(one.verdict == verdict for one in self) for verdict in VERDICTS}
+        return draw_counts(axes or new_axes(), counts, "claims", [KINDS[kind_of(verdict)] for verdict in VERDICTS])
 
 
 def claims(*ids: str, preset: Profile = "quick", studies: str | Path = "") -> Ledger:
@@ -145,7 +145,3 @@ def claims(*ids: str, preset: Profile = "quick", studies: str | Path = "") -> Le
 def judge(id: str, preset: Profile = "quick", studies: str | Path = "") -> Judgement:
     """The verdict on one claim, with every condition. Arguments and errors are those of `claims`."""
     return claims(id, preset=preset, studies=studies)[0]
-
-
-def _kind(verdict: str) -> Any:
-    return {"holds": "good", "does not hold": "bad"}.get(verdict, "plain")

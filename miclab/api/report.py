@@ -52,5 +52,5 @@ def _of_study(study: Study, file: Path, root: Path, threshold: float) -> Path:
     frame, plan = study.rows(root, stored=stored), study.plan(root).plan
     table = f"the table {table_file(study.file)}"
     source = table if stored else f"the runs under {root} and {table}"
-    command = f"miclab report --study {study.file.file} --profile {study.file.profile} --output {file}"
+    command = f"miclab report --study {study.file.file} --preset {study.file.profile} --output {file}"
     return write_study_report(study.file, plan, frame, file, source=source, command=command, threshold=threshold)

@@ -15,6 +15,7 @@ from miclab.errors import ConfigError
 from miclab.runs import find as directory
 from miclab.runs.label import Label
 from miclab.runs.run import Run as Disk
+from miclab.runs.status import status_mark
 from miclab.tables import Table, Tabled, table
 
 if TYPE_CHECKING:
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
 
     from miclab.api.attention import Attention
     from miclab.api.module import Model
+    from miclab.model.cost import Cost
     from miclab.model.decoder import Edits
     from miclab.worlds.sequences import Batch
     from miclab.worlds.world import World
 
-SPLITS = ("train", "icl", "swapped", "iwl")
 DRAWN = 32
 """Sequences that are drawn unless said otherwise; a report shows attention on the same ones."""
 
@@ -153,6 +154,16 @@ class Run(Tabled):
 
         return Model(self.config, self.parameters(step))
 
+    def cost(self) -> Cost:
+        """Weights and operations of its decoder, and of attention alone.
+
+        Raises:
+            RunError: the run pretrains an encoder and has no decoder.
+        """
+        from miclab.model.cost import cost
+
+        return cost(self.config)
+
     def world(self) -> World:
         """Classes, labels and sources of items that the run was trained on.
 
@@ -265,8 +276,11 @@ class Run(Tabled):
         """What it is, and its last metric row."""
         rows = self.disk.rows()
         accuracy = rows[-1]["accuracy"] if rows else {}
-        columns = ["run", "status", "step", *accuracy]
-        return (table("", columns, [[self.name, self.status, self.step, *accuracy.values()]], [self.reason]),)
+        label = {"name": self.label.name, "tags": ", ".join(self.label.tags)}
+        label = {key: text for key, text in label.items() if text}
+        columns = ["run", *label, "status", "step", *accuracy]
+        row = [self.name, *label.values(), status_mark(self.status), self.step, *accuracy.values()]
+        return (table("", columns, [row], [self.reason]),)
 
     def as_json(self) -> dict[str, Any]:
         """State, configuration and metric rows as plain data, as `miclab show --json` has them, but for damaged files
@@ -292,14 +306,16 @@ class Run(Tabled):
         Arguments:
             axes: where to draw; None: new axes.
         """
-        from miclab.tables import new_axes
+        from miclab.statistics.palette import SPLITS
+        from miclab.statistics.style import draw_curves, new_axes
 
-        axes = axes or new_axes()
         rows = self.disk.rows()
-        for split in rows[-1]["accuracy"] if rows else ():
-            axes.plot([row["step"] for row in rows], [row["accuracy"][split] for row in rows], label=split)
-        axes.set(xlabel="training step", ylabel="accuracy", ylim=(0, 1), title=self.name)
-        axes.legend()
+        steps = [row["step"] for row in rows]
+        splits = rows[-1]["accuracy"] if rows else {}
+        curves = {split: (steps, [row["accuracy"][split] for row in rows]) for split in splits}
+        axes = draw_curves(axes or new_axes(), curves, SPLITS)
+        axes.set_ylabel("accuracy")
+        axes.set_title(self.disk.title, fontsize="small")
         return axes
 
     def __repr__(self) -> str:

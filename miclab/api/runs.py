@@ -6,11 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miclab.api.run import SPLITS, Run
-from miclab.errors import MiclabError, RunError
+from miclab.api.run import Run
+from miclab.config.request import SPLITS
+from miclab.errors import ConfigError, MiclabError, RunError
 from miclab.runs import find as directory
 from miclab.runs.run import Run as Disk
-from miclab.tables import Table, Tabled, new_axes, table
+from miclab.runs.status import status_mark
+from miclab.statistics.style import draw_curves, new_axes
+from miclab.tables import Table, Tabled, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,10 +25,11 @@ class Runs(Tabled, Sequence[Run]):
     Arguments:
         runs: those that can be opened.
         damaged: what is wrong with each of the others, by path.
+        lacking: those that need a plugin which was not named, with what they need, by path. Nothing is wrong with them.
     """
 
-    def __init__(self, runs: Sequence[Run], damaged: dict[Path, str]):
-        self._runs, self.damaged = tuple(runs), damaged
+    def __init__(self, runs: Sequence[Run], damaged: dict[Path, str], lacking: dict[Path, str] | None = None):
+        self._runs, self.damaged, self.lacking = tuple(runs), damaged, lacking or {}
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -38,24 +42,36 @@ class Runs(Tabled, Sequence[Run]):
 
     def as_json(self) -> list[dict[str, Any]]:
         """A row for each run, as plain data: name, status, step, last accuracies and a note."""
-        found = [
-            {"run": run.name, "name": run.label.name, "tags": list(run.label.tags),
-             "status": run.status, "step": run.step, "note": run.reason,
-             "accuracy": (run.disk.rows() or [{"accuracy": {}}])[-1]["accuracy"]}
-            for run in self
-        ]  # fmt: skip
-        return found + [
-            {"run": path.name, "name": "", "tags": [], "status": "damaged", "step": None, "note": why, "accuracy": {}}
-            for path, why in self.damaged.items()
-        ]
+        found = {}
+        for run in self:
+            # A killed process leaves its run so. Taking the lock to find out would disturb one that is alive.
+            status = "running, or killed" if run.status == "running" else run.status
+            last = (run.disk.rows() or [{"accuracy": {}}])[-1]
+            found[run.path] = {
+                "run": run.name, "name": run.label.name, "tags": list(run.label.tags), "status": status,
+                "step": run.step, "accuracy": last["accuracy"], "note": run.reason,
+            }  # fmt: skip
+        for status, others in (("damaged", self.damaged), ("needs plugin", self.lacking)):
+            for path, why in others.items():
+                found[path] = {"run": path.name, "name": "", "tags": [], "status": status, "step": None,
+                               "accuracy": {}, "note": why}  # fmt: skip
+        return [found[path] for path in sorted(found)]
+
+    def tagged(self, *tags: str) -> Runs:
+        """Those that have all of these tags, and all that cannot be opened."""
+        kept = [run for run in self if set(tags) <= set(run.label.tags)]
+        return Runs(kept, self.damaged, self.lacking)
 
     def tables(self) -> tuple[Table, ...]:
-        """A row for each run."""
+        """A row for each run; names and tags have columns where there are any."""
+        found = self.as_json()
+        labels = [key for key in ("name", "tags") if any(row[key] for row in found)]
         rows = [
-            [row["run"], row["status"], row["step"], *(row["accuracy"].get(split) for split in SPLITS), row["note"]]
-            for row in self.as_json()
-        ]
-        return (table("", ["run", "status", "step", *SPLITS, "note"], rows),)
+            [row["run"], *(row[key] if key == "name" else ", ".join(row[key]) for key in labels),
+             status_mark(row["status"]), row["step"], *map(row["accuracy"].get, SPLITS), row["note"]]
+            for row in found
+        ]  # fmt: skip
+        return (table("", ["run", *labels, "status", "step", *SPLITS, "note"], rows),)
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """Accuracy on novel classes by training step, a curve for each run.
@@ -63,13 +79,12 @@ class Runs(Tabled, Sequence[Run]):
         Arguments:
             axes: where to draw; None: new axes.
         """
-        axes = axes or new_axes()
+        curves = {}
         for run in self:
             rows = [row for row in run.disk.rows() if "icl" in row["accuracy"]]
-            axes.plot([row["step"] for row in rows], [row["accuracy"]["icl"] for row in rows], label=run.name)
-        axes.set(xlabel="training step", ylabel="accuracy on novel classes", ylim=(0, 1))
-        if len(self):
-            axes.legend(fontsize="small")
+            curves[run.disk.title] = ([row["step"] for row in rows], [row["accuracy"]["icl"] for row in rows])
+        axes = draw_curves(axes or new_axes(), curves)
+        axes.set_ylabel("accuracy on novel classes")
         return axes
 
     def __repr__(self) -> str:
@@ -104,13 +119,14 @@ def list_runs(root: str | Path = "runs") -> Runs:
     Raises:
         RunError: `root` is a file.
     """
-    found, damaged = [], {}
+    found, damaged, lacking = [], {}, {}
     for path in directory.list_runs(root):
         try:
             found.append(load(path))
         except MiclabError as error:
-            damaged[path] = str(error)
-    return Runs(found, damaged)
+            needs_plugin = isinstance(error, ConfigError) and error.field == "plugins"
+            (lacking if needs_plugin else damaged)[path] = str(error)
+    return Runs(found, damaged, lacking)
 
 
 def opened(run: Run | Disk | str | Path, runs: str | Path = "runs") -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from miclab.tables import Table, Tabled, table
 
 if TYPE_CHECKING:
     import polars as pl
+    from matplotlib.axes import Axes
 
     from miclab.studies import study as files
     from miclab.studies.plan import Plan
@@ -44,23 +46,19 @@ class StudyPlan(Tabled):
 
     def tables(self) -> tuple[Table, ...]:
         """A row for each run."""
-        names, axes = ("run", "seed", "steps", "status", "step", "parent", "in_committed_rows"), self.study.axes
-        rows = [[row[name] for name in names] + [row["axes"].get(axis) for axis in axes] for row in self.as_json()]
-        return (table("", [*names, *axes], rows),)
+        from miclab.studies.listing import plan_table
 
-    def plot(self, axes: Any = None) -> Any:
+        return (plan_table(self.study, self.plan, self.states, self.kept, self.root),)
+
+    def plot(self, axes: Axes | None = None) -> Axes:
         """How many runs have each status.
 
         Arguments:
             axes: where to draw; None: new axes.
         """
-        from miclab.tables import new_axes
+        from miclab.statistics.style import draw_counts, new_axes
 
-        axes, found = axes or new_axes(), [row["status"] for row in self.as_json()]
-        names = list(dict.fromkeys(found))
-        axes.barh(names, [found.count(name) for name in names])
-        axes.set_xlabel("runs")
-        return axes
+        return draw_counts(axes or new_axes(), Counter(row["status"] for row in self.as_json()), "runs")
 
 
 class Study(Tabled):
@@ -84,16 +82,11 @@ class Study(Tabled):
         return self.file.axes
 
     def _plan(self, root: Path) -> Plan:
+        """What has to be run of it, as far as is known."""
         from miclab.studies.mode import long_mode
-        from miclab.studies.plan import Plan
+        from miclab.studies.threshold import planned
 
-        return Plan([self.file], lambda: long_mode(root))
-
-    def _kept(self, plan: Plan, root: Path) -> frozenset[str]:
-        from miclab.studies.rows import StudyTable
-
-        found = frozenset(StudyTable(self.file, plan, root).kept())
-        return found | {before for before, children in plan.children().items() if found.issuperset(children)}
+        return planned([self.file], lambda: long_mode(root), root)[1]
 
     def plan(self, runs: str | Path = "runs") -> StudyPlan:
         """The runs of the study and what is done of each. Nothing is trained.
@@ -105,10 +98,11 @@ class Study(Tabled):
             MiclabError: a point of the grid cannot work; the message names point and field.
         """
         from miclab.studies import state
+        from miclab.studies.listing import kept_runs
 
         root = root_directory(runs)
         plan = self._plan(root)
-        return StudyPlan(self.file, plan, state.survey(plan, root), self._kept(plan, root), root)
+        return StudyPlan(self.file, plan, state.survey(plan, root), kept_runs([self.file], plan, root), root)
 
     def run(
         self,
@@ -134,31 +128,22 @@ class Study(Tabled):
         Raises:
             MiclabError: a point of the grid cannot work.
         """
-        from miclab.studies.engine import Engine, Tally
+        from miclab.studies.engine import Engine, carry_out, counted
         from miclab.studies.launchers.local import LocalLauncher
+        from miclab.studies.listing import kept_runs
+        from miclab.studies.mode import long_mode
         from miclab.studies.rows import StudyTable
+        from miclab.studies.threshold import rounds
 
         root = root_directory(runs)
         root.mkdir(parents=True, exist_ok=True)
-        plan = self._plan(root)
-        written, seen = StudyTable(self.file, plan, root), -1
-
-        def change(tally: Tally) -> None:
-            nonlocal seen
-            written.write(tally.states)
-            ended = sum(found.status in ("done", "failed") for found in tally.states.values())
-            if on_progress and ended != seen:
-                seen = ended
-                on_progress(ended, len(plan.runs))
-
-        launcher = LocalLauncher(workers)
-        try:
-            tally = Engine(plan, root, launcher, retry_failed=retry_failed, on_change=change).go()
-        finally:
-            launcher.close()
-        change(tally)
-        written.write(tally.states, now=True)
-        return StudyPlan(self.file, plan, tally.states, self._kept(plan, root), root)
+        states, plan = {}, None
+        for _, plan in rounds([self.file], lambda: long_mode(root), root):
+            engine = Engine(plan, root, LocalLauncher(workers), retry_failed=retry_failed)
+            table = StudyTable(self.file, plan, root)
+            states = carry_out(engine, [table], counted(on_progress, len(plan.runs))).states
+        assert plan is not None
+        return StudyPlan(self.file, plan, states, kept_runs([self.file], plan, root), root)
 
     def rows(self, runs: str | Path = "runs", *, stored: bool = False) -> pl.DataFrame:
         """The table of the study as a frame of polars: a row for each run and evaluated step.
@@ -194,18 +179,29 @@ class Study(Tabled):
         return {"study": file.name, "preset": file.profile, "title": file.title, "axes": list(file.axes),
                 "seeds": list(file.seeds), "answers": list(file.answers)}  # fmt: skip
 
-    def plot(self, axes: Any = None) -> Any:
-        """Accuracy on novel classes of the last row of each run, over the first axis of the study.
+    def plot(self, axes: Axes | None = None, *, x: str = "", by: str = "", value: str = "icl") -> Axes:
+        """A column of the rows beside the study's file over its axes, with 95 % intervals over seeds, as
+        `miclab figure` draws it: a heat map of two axes of numbers, else curves.
 
         Arguments:
             axes: where to draw; None: new axes.
-        """
-        from miclab.tables import new_axes
+            x: axis from left to right, a short name or a dotted field; empty: the first whose values are numbers.
+            by: axis that distinguishes curves; empty: all others do.
+            value: column of the study's table.
 
-        axes, frame = axes or new_axes(), self.rows()
-        last, axis = frame.filter(frame["last"]), self.axes[0] if self.axes else "seed"
-        axes.plot([str(value) for value in last[axis]], last["icl"].to_list(), "o")
-        axes.set(xlabel=axis, ylabel="accuracy on novel classes", ylim=(0, 1), title=self.name)
+        Raises:
+            MiclabError: the study has no rows yet.
+            ConfigError: there is no such axis or column; the message names the nearest one.
+        """
+        from miclab.claims.evidence import Evidence
+        from miclab.claims.plots.study import View, study_drawing
+        from miclab.statistics.style import new_axes
+
+        evidence = Evidence(self.file.file.parent, self.file.profile)
+        drawing = study_drawing(evidence, self.file.file.stem, View(x=x, by=by, value=value))
+        axes = axes or new_axes(*drawing.size)
+        drawing.draw(axes)
+        axes.set_title(self.name, fontsize="small", loc="left")
         return axes
 
     def __repr__(self) -> str:

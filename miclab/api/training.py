@@ -18,13 +18,14 @@ from miclab.errors import ConfigError, RunError, nearest
 from miclab.runs.label import Label
 from miclab.training.stages import (
     AUTO,
-    NONE,
+    STAGES,
     Done,
     Watch,
     carry_out,
     check_modalities,
     check_same,
     grown_from,
+    kind_of,
     train_watched,
     trainings,
     with_encoders,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 OnProgress = Callable[[str, int, int, str], None]
 """Called after every step with the title of the training (`stage 1`), its steps done and its steps in all. The last
 argument is a short text of accuracies, empty between metric rows."""
-STAGES = ("unimodal", "multimodal", "encoder")
 
 
 def train(
@@ -98,13 +98,12 @@ def train(
     if stage == "encoder":
         config, request = presets.lone_encoder_config(), presets.encoder_request(preset)
     else:
-        is_multimodal = stage == "multimodal" and str(stage_one) != NONE
-        kind = "multimodal" if is_multimodal else "unimodal" if stage == "unimodal" else "early_fusion"
+        kind = kind_of(stage, str(stage_one))
         config, request = presets.run_config(kind, preset), presets.request(kind, preset)
-        if is_multimodal and str(stage_one) == AUTO:
+        if kind == "multimodal" and str(stage_one) == AUTO:
             first = presets.request("unimodal", preset)
             first = first if stage_one_steps is None else replace(first, steps=stage_one_steps)
-        elif is_multimodal:
+        elif kind == "multimodal":
             # Fields may say what the secondary modality must be to suit the parent, so they are read before and after.
             config, _ = changed(config, request, short, dotted)
             config, before = grown_from(config, str(stage_one), runs)

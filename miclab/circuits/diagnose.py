@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from miclab.circuits.existence import why_no_circuit, why_unformed
 from miclab.circuits.find import CircuitHeads, head_name, strongest_heads
@@ -16,12 +18,17 @@ from miclab.runs.run import Run
 from miclab.statistics.intervals import clustered_interval
 from miclab.tables import Mark, Table, Tabled, table
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 HIGH = 0.8
 """An accuracy from here on is called high."""
 NEAR = 0.1
 """An accuracy within this distance of a floor is called near it."""
 DIFFUSE = 0.5
 """Attention whose entropy, as a share of a uniform row's, is above this is called diffuse."""
+
+SHOWN, NOT_SHOWN, NOT_JUDGED = Mark("shown", "bad"), Mark("not shown", "good"), Mark("not judged")
 
 
 @dataclass(frozen=True)
@@ -40,15 +47,54 @@ class Sign:
     evidence: str
     advice: str
 
+    @property
+    def mark(self) -> Mark:
+        """Whether it is shown, as a mark."""
+        return NOT_JUDGED if self.shown is None else SHOWN if self.shown else NOT_SHOWN
 
-class Signs(tuple[Sign, ...], Tabled):
-    """The signs of one checkpoint, each judged or not."""
+
+@dataclass(frozen=True)
+class Diagnosis(Tabled):
+    """The signs of failure that were looked for in a checkpoint.
+
+    Arguments:
+        run: name of the run.
+        signs: each with whether it is shown, the numbers, and what to change.
+    """
+
+    run: str
+    signs: tuple[Sign, ...]
+
+    @property
+    def shown(self) -> tuple[Sign, ...]:
+        """The signs that the run shows."""
+        return tuple(sign for sign in self.signs if sign.shown)
 
     def tables(self) -> tuple[Table, ...]:
         """A row for each sign; what to change stands only where the sign is shown."""
-        marks = {True: Mark("shown", "bad"), False: Mark("no", "good"), None: Mark("not judged")}
-        rows = [[s.name, marks[s.shown], s.evidence, s.advice if s.shown else ""] for s in self]
-        return (table("", ["sign", "found", "evidence", "what to change"], rows),)
+        rows = [[s.name, s.mark, s.evidence, s.advice if s.shown else ""] for s in self.signs]
+        return (table(self.run, ["sign", "found", "evidence", "what to change"], rows),)
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Each sign as plain data."""
+        return [asdict(sign) for sign in self.signs]
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Which signs are shown, a bar for each; grey where it could not be judged.
+
+        Arguments:
+            axes: where to draw; None: new axes.
+        """
+        from miclab.statistics.palette import KINDS
+        from miclab.statistics.style import new_axes
+
+        axes = axes or new_axes()
+        lengths = [{True: 1.0, False: 0.0, None: 0.5}[sign.shown] for sign in self.signs]
+        axes.barh([sign.name for sign in self.signs], lengths, color=[KINDS[sign.mark.kind] for sign in self.signs])
+        axes.set_xticks([0, 0.5, 1], [NOT_SHOWN.text, NOT_JUDGED.text, SHOWN.text])
+        axes.invert_yaxis()
+        axes.set_title(self.run, fontsize="small")
+        return axes
 
 
 def _accuracy(found: Evaluation, split: str) -> float:
@@ -154,6 +200,8 @@ def diffuse_attention(run: Run, found: Evaluation) -> Sign:
     if reason := icl.left_out.get("entropy"):
         return Sign("diffuse attention", None, f"not judged: {reason}", "")
     entropy = float(icl.strengths["entropy"][:, layer, head].mean())
+    if math.isnan(entropy):
+        return Sign("diffuse attention", None, f"not judged: the attention of layer {layer} is no softmax", "")
     unformed = why_unformed((layer, head), icl)
     rotary = run.config.decoder.position_facts.rotates
     measured = (
@@ -197,7 +245,7 @@ def diagnose(
     step: int | None = None,
     sizes: SplitSizes | None = None,
     on_progress: Callable[[int, str], None] = lambda done, text: None,
-) -> Signs:
+) -> Diagnosis:
     """Looks for every known sign in a checkpoint of a run, by default its last good one.
 
     Arguments:
@@ -210,4 +258,4 @@ def diagnose(
         on_progress(1 + len(signs), look.__name__.replace("_", " "))
         signs.append(look(run, found))
     on_progress(STEPS, "")
-    return Signs(signs)
+    return Diagnosis(run.path.name, tuple(signs))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miclab.circuits.find import Head, head_name
-from miclab.statistics.intervals import Interval, clustered_interval, ratio_interval
+from miclab.statistics.intervals import Interval, accuracy_interval, clustered_interval, ratio_interval
 from miclab.tables import Table, table
 
 Scores = NDArray[np.floating]
@@ -92,8 +92,8 @@ def effects_table(
 
 @dataclass(frozen=True)
 class PooledEffect:
-    """What an intervention does over one or several runs, seeds of one experiment; intervals are clustered by set of
-    novel classes, then by seed.
+    """What an intervention does over one or several runs, seeds of one experiment; intervals are over seeds, or
+    over the sets of novel classes of one.
 
     Arguments:
         name: the intervention, in words.
@@ -106,7 +106,7 @@ class PooledEffect:
     @cached_property
     def accuracy(self) -> Interval:
         """Accuracy under the intervention."""
-        return clustered_interval([e.correct for e in self.by_run])
+        return accuracy_interval([e.correct for e in self.by_run])
 
     @cached_property
     def change(self) -> Interval:
@@ -115,13 +115,13 @@ class PooledEffect:
 
     @cached_property
     def share(self) -> Interval | None:
-        """Accuracy as a share of the untouched decoders', both of the same resamples; None where that is 0."""
+        """Accuracy as a share of the untouched decoders', seed by seed; None where that is 0."""
         return ratio_interval([e.correct for e in self.by_run], [e.before for e in self.by_run])
 
     @cached_property
     def in_context(self) -> Interval:
         """Share of answers that are labels of the context."""
-        return clustered_interval([e.copied for e in self.by_run])
+        return accuracy_interval([e.copied for e in self.by_run])
 
     def as_json(self, runs: Sequence[str], note: str = "") -> dict[str, Any]:
         """The effect as plain data.

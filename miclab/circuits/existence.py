@@ -37,7 +37,8 @@ def why_unformed(induction: Head, icl: SplitScores) -> str:
             f" {any_label.mean():.3f}"
         )
     strength = clustered_interval([icl.strengths["induction_total"][:, *induction]])
-    if strength.low <= 0:
+    # One set of novel classes gives no interval: the estimate has to do.
+    if (strength.low if strength.known else strength.mean) <= 0:
         return (
             f"the strongest induction head, {head_name(induction)}, looks no more at the right labels than at the wrong"
             f" ones (right minus wrong {strength})"

@@ -27,7 +27,7 @@ _NAMED = re.compile(r"head (?P<layer>\d+)\.(?P<head>\d+)(?P<rest>.*)")
 
 def head_name(head: Head) -> str:
     """LAYER.HEAD, both from 0: `1.0` is the first head of the second layer."""
-    return str(tables.Head(*head))
+    return str(tables.HeadName(*head))
 
 
 def head_named(name: str, known: Iterable[Head], field: str = "heads") -> Head:

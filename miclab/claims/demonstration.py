@@ -1,179 +1,167 @@
-"""Claims of arXiv 2601.20796 that one training of each kind can speak to: criterion fixed in advance, paper's figure,
-verdict.
+"""The demonstration: the study `demo`, trained on this machine, and judged by its claims.
 
-A verdict here rests on the runs that it is given, often one seed: it says what these runs show, with their interval.
+It is an ordinary study. Its file is copied beside the runs, and its rows are written there, so that nothing is written
+into the package; a run that is there already is not trained again.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from miclab.claims import paper
-from miclab.claims.verdict import Outcome, bound_text, distance, outcome
-from miclab.statistics.intervals import Interval
+from miclab import storage
+from miclab.claims.evidence import Evidence
+from miclab.claims.ledger import Line, chosen, judged
+from miclab.claims.tables import comparisons_table, conditions_table, verdict_mark
+from miclab.errors import RunError
+from miclab.runs.find import find
+from miclab.runs.run import Run
+from miclab.studies import state
+from miclab.studies.plan import Plan, PlannedRun
+from miclab.studies.shipped import studies_directory
+from miclab.studies.study import Study, load_study
+from miclab.tables import Table, Tabled, table
+
+if TYPE_CHECKING:
+    from miclab.studies.engine import Tally
+
+NAME = "demo"
+PROFILE = "quick"
+SHORT = 40
+"""Steps of each training where only running through matters."""
 
 
-@dataclass(frozen=True)
-class Expectation:
-    """A claim about one number.
+def study_beside(root: Path, short: bool = False) -> Study:
+    """The study `demo` from a copy of its file beside the runs.
 
     Arguments:
-        id: identifier in the paper's list of claims, with a letter where one claim has several figures.
-        statement: what is claimed, in words.
-        quantity: name of the number that decides.
-        paper: the paper's figure, as it stands there.
-        meaning: what a verdict says to a reader.
-        low: the claim holds where the whole interval is above this.
-        high: and below this.
-        figure: the paper's figure as a number or a range; its distance is shown and does not affect the verdict.
+        root: directory of runs.
+        short: every training has `SHORT` steps, without a compiler.
+
+    Raises:
+        RunError: the copy cannot be written.
     """
+    import yaml
 
-    id: str
-    statement: str
-    quantity: str
-    paper: str
-    meaning: Mapping[Outcome, str]
-    low: float = -math.inf
-    high: float = math.inf
-    figure: paper.Number | None = None
+    from miclab.config.strict_yaml import parse_yaml
 
-    @property
-    def criterion(self) -> str:
-        """The criterion in words."""
-        return f"{self.quantity} {bound_text(self.low, self.high)}"
-
-    def verdict(self, measured: Interval) -> Outcome:
-        """By the rule of the ledger, `outcome`; one seed suffices, since its runs are all that is spoken of."""
-        return outcome(measured, self.low, self.high)
+    text = (studies_directory() / f"{NAME}.yaml").read_text(encoding="utf-8")
+    folder = root / state.FOLDER / (f"{NAME}-short" if short else NAME)
+    if short:
+        data = parse_yaml(text)
+        steps = {"steps": SHORT, "evaluate_every": SHORT // 2, "checkpoint_every": SHORT}
+        # Without a mode of its own stage 1 has that of the stage after it, which is eager.
+        data["parent"] = {"request": steps}
+        data["profiles"][PROFILE]["request"] |= steps
+        text = yaml.safe_dump(data, sort_keys=False)
+    file = folder / f"{NAME}.yaml"
+    with storage.explained(file):
+        folder.mkdir(parents=True, exist_ok=True)
+    storage.write_bytes(file, text.encode())
+    return load_study(file, PROFILE)
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """A claim with what was measured."""
+class Demonstration(Tabled):
+    """The study of the demonstration with its runs; make it with `Demonstration.open`.
 
-    claim: Expectation
-    measured: Interval
+    Arguments:
+        study: its file beside the runs.
+        plan: its runs.
+        root: directory of runs.
+    """
+
+    study: Study
+    plan: Plan
+    root: Path
+
+    @classmethod
+    def open(cls, root: Path | str, short: bool = False) -> Demonstration:
+        """Plans the demonstration; nothing is trained.
+
+        Arguments:
+            root: directory of runs, made if it is new.
+            short: train a few steps only; the results mean nothing then.
+
+        Raises:
+            RunError: the directory cannot be written.
+        """
+        from miclab.studies.mode import long_mode
+
+        root = Path(root)
+        study = study_beside(root, short)
+        return cls(study, Plan([study], lambda: long_mode(root)), root)
+
+    def left(self) -> list[tuple[PlannedRun, int]]:
+        """The runs that are still to be trained, each with the steps that it has."""
+        states = state.survey(self.plan, self.root)
+        return [(run, states[i].step) for i, run in self.plan.runs.items() if states[i].status in ("new", "begun")]
+
+    def train(self, on_change: Callable[[Tally], None] = lambda tally: None, workers: int = 0) -> None:
+        """Trains what is missing, analyses it and writes the table, in processes of one thread.
+
+        Arguments:
+            on_change: called with the engine's tally after every change, and every few seconds.
+            workers: processes at once; 0: one for each core.
+
+        Raises:
+            RunError: a training failed, or was stopped.
+        """
+        from miclab.studies.engine import Engine, carry_out
+        from miclab.studies.launchers.local import LocalLauncher
+        from miclab.studies.rows import StudyTable
+
+        engine = Engine(self.plan, self.root, LocalLauncher(workers))
+        tally = carry_out(engine, [StudyTable(self.study, self.plan, self.root)], on_change)
+        for identity, found in tally.states.items():
+            if found.status == "failed":
+                raise RunError(f"{self.plan.runs[identity].name} failed: {found.reason}.")
+        if left := sum(found.status != "done" for found in tally.states.values()):
+            raise RunError(f"{left} of {len(tally.states)} runs are not finished. The same command goes on with them.")
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """The rows, for claims and figures."""
+        return Evidence(self.study.file.parent, self.study.profile)
+
+    @cached_property
+    def lines(self) -> list[Line]:
+        """Its claims with their verdicts, by the rule of the ledger."""
+        by_id = {entry.id: entry for entry in chosen(self.study.answers)}
+        return judged(self.evidence, [by_id[name] for name in self.study.answers])
+
+    def disk(self, run: PlannedRun) -> Run:
+        """One of its runs on disk.
+
+        Raises:
+            RunError: it is not there.
+        """
+        return find(run.name, self.root)
 
     @property
-    def verdict(self) -> Outcome:
-        """The claim's verdict on the measurement."""
-        return self.claim.verdict(self.measured)
+    def two_modalities(self) -> PlannedRun:
+        """Its run on two modalities."""
+        return next(run for run in self.plan.runs.values() if run.config.stage == "multimodal")
 
-    @property
-    def conclusion(self) -> str:
-        """What it says to a reader."""
-        return self.claim.meaning.get(self.verdict, "The interval crosses the criterion: these runs do not decide.")
+    def tables(self) -> tuple[Table, ...]:
+        """The claims with their verdicts; a row for each condition; and the paper's figures beside ours."""
+        claims = [
+            [one.entry.id, one.entry.statement, one.entry.paper, verdict_mark(one.findings.verdict, one.verdict)]
+            for one in self.lines
+        ]
+        beside = [[one.entry.id, *row] for one in self.lines for row in comparisons_table(one).rows]
+        columns = comparisons_table(self.lines[0]).columns
+        notes = [f"{one.entry.id}: {note}" for one in self.lines for note in one.findings.notes]
+        return (
+            table("", ["claim", "statement", "paper", "verdict"], claims),
+            conditions_table(self.lines),
+            table("the paper's figures beside ours", ["claim", *columns], beside, notes),
+        )
 
-    @property
-    def paper(self) -> str:
-        """The paper's figure, and how far ours is from it."""
-        if self.claim.figure is None:
-            return self.claim.paper
-        away = distance(self.measured.mean, self.claim.figure)
-        text = f"{abs(away):.3f} {'above' if away > 0 else 'below'}" if round(abs(away), 3) else "there"
-        return f"{self.claim.paper} (ours: {text})"
-
-    def row(self) -> dict[str, str]:
-        """The judgement as texts, for tables and reports."""
-        return {
-            "result": f"{self.claim.id}  {self.claim.statement}",
-            "measured": str(self.measured),
-            "paper": self.paper,
-            "verdict": self.verdict,
-            "criterion": self.claim.criterion,
-            "conclusion": self.conclusion,
-        }
-
-
-_COPY = "With B = 4 and N = 8 only two classes share a context: copying any of its labels scores about 0.5."
-
-_NOT_BEHIND = "Less than 5 points behind here: under AdamW both read their context."
-
-_GAP = paper.figure("U5", "gap at K = 4096, B = 4")
-
-EXPECTATIONS = {
-    one.id: one
-    for one in (
-        Expectation(
-            "U5a", "APE: unimodal ICL arises at K = 4096, B = 4", "ICL", "about 0.95 to 1",
-            {"holds": "The decoder reads its context.", "does not hold": "It does not read its context yet."},
-            low=0.95,
-        ),
-        Expectation(
-            "U5b", "`rope` is 5 points or more below APE at K = 4096, B = 4", "ICL(APE) - ICL(rope)", "0.10 to 0.20",
-            {
-                "holds": "RoPE is behind at equal steps.",
-                "does not hold": _NOT_BEHIND,
-            },
-            low=0.05, figure=_GAP,
-        ),
-        Expectation(
-            "U5c", "`rope_released`, the authors' rotary code, is so too", "ICL(APE) - ICL(rope_released)",
-            "0.10 to 0.20",
-            {
-                "holds": "The released code is behind at equal steps.",
-                "does not hold": _NOT_BEHIND,
-            },
-            low=0.05, figure=_GAP,
-        ),
-        Expectation(
-            "U6", "APE attends sharply, RoPE diffusely", "entropy(rope) - entropy(APE) of the induction head",
-            "by eye",
-            {
-                "holds": "The induction head of APE is sharper.",
-                "does not hold": "The induction head of APE is not sharper.",
-            },
-            low=0.05,
-        ),
-        Expectation(
-            "M1", "K2 = 256 after K1 = 8192 suffices for ICL of 0.90", "multimodal ICL", "about 0.95 and more",
-            {
-                "holds": "A secondary modality with 32 times fewer classes is read from the context.",
-                "does not hold": "The second modality is not read well after this training.",
-            },
-            low=0.9, figure=paper.figure("M1", "multimodal ICL"),
-        ),
-        Expectation(
-            "M7a", "no previous-token head: ICL falls by 40 %", "accuracy / untouched", "0.199 of 0.970",
-            {
-                "holds": f"The head is needed; the paper's share is 0.2. {_COPY}",
-                "does not hold": "The circuit survives without it.",
-            },
-            high=0.6, figure=paper.figure("M7", "share without the previous-token head"),
-        ),
-        Expectation(
-            "M7b", "without the induction head ICL falls to chance (1/16)", "accuracy", "0.062",
-            {
-                "holds": "No label reaches the answer without it.",
-                "does not hold": "Other paths still carry labels to the answer.",
-            },
-            high=0.15, figure=paper.figure("M7", "induction head"),
-        ),
-        Expectation(
-            "M8a", "zeroing M2's items lowers ICL to 0.6 at most", "accuracy", "0.336",
-            {
-                "holds": f"M2's items are needed. {_COPY}",
-                "does not hold": "ICL survives without M2's items.",
-            },
-            high=0.6, figure=paper.figure("M8", "items of m2 zeroed"),
-        ),
-        Expectation(
-            "M8b", "zeroing M1's items falls to chance", "accuracy", "0.063",
-            {
-                "holds": "As in the paper: M1 carries the matching.",
-                "does not hold": "M2 alone finds the matching exemplar: the paper's 0.063 is not what its items carry.",
-            },
-            high=0.15, figure=paper.figure("M8", "items of m1 zeroed"),
-        ),
-        Expectation(
-            "M8c", "zeroing M1's items and the labels, which live in M1's space", "accuracy", "0.063 (our reading)",
-            {
-                "holds": "1/16 is chance among M2's labels: zeroing the labels alone does it as well.",
-                "does not hold": "Zeroing the labels too does not explain the paper's figure.",
-            },
-            high=0.15, figure=paper.figure("M8", "items of m1 and labels zeroed"),
-        ),
-    )
-}  # fmt: skip
+    def as_json(self) -> dict[str, Any]:
+        """The claims as the ledger has them, and the path of each run."""
+        runs = {run.name: str(self.root / run.name) for run in self.plan.runs.values()}
+        return {"claims": [line.as_json() for line in self.lines], "runs": runs}

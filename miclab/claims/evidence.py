@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,11 +12,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from miclab.claims.verdict import Comparison, Condition
+from miclab.claims.cells import EvidenceCells
+from miclab.claims.plateau import Escape, escapes
 from miclab.config.axes import field_named, field_of
 from miclab.errors import MiclabError
-from miclab.statistics.grid import RULE, Bound, Cell, Cells, Expression, Key, Rule
-from miclab.statistics.intervals import Interval
+from miclab.statistics.grid import Cell, Key
 
 if TYPE_CHECKING:
     from miclab.studies.study import Study
@@ -83,43 +83,6 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], before: str = 
     return found
 
 
-class EvidenceCells(Cells):
-    """Cells that know their runs, so that conditions on them say which are used and which are missing."""
-
-    def condition(self, bound: Bound, quantity: str, text: str) -> Condition:
-        """A condition on a statistic of the cells.
-
-        Arguments:
-            bound: the statistic with its bounds, such as `slope("icl", "eps") > 0`.
-            quantity: what is measured, in words.
-            text: completes the sentence "the claim holds only if ...".
-        """
-        measured = self.interval(bound.expression)
-        return self.judged(measured, quantity, text, low=bound.low, high=bound.high)
-
-    def judged(
-        self, measured: Interval | None, quantity: str, text: str, *, low: float = -np.inf, high: float = np.inf
-    ) -> Condition:
-        """A condition on a number that has an interval of its own."""
-        return Condition(
-            text=text, quantity=quantity, measured=measured, low=low, high=high, used=self.used, absent=self.absent
-        )
-
-    def comparison(
-        self, expression: Expression, quantity: str, paper: float | tuple[float, float] | None = None
-    ) -> Comparison:
-        """A number shown for comparison."""
-        return Comparison(quantity=quantity, measured=self.interval(expression), paper=paper)
-
-    def peak(self, score: Expression, axis: str, name: str) -> tuple[str, ...]:
-        """A note on where a score's mean is highest; none where the cells do not suffice."""
-        if not self.decidable:
-            return ()
-        means = self.estimate(score)
-        top = int(means.argmax())
-        return (f"{name} is highest, {means[top]:.3f}, at {axis} = {self.numbers(axis)[top]:g}",)
-
-
 def grid(
     rows: Evidence,
     studies: str | Sequence[str],
@@ -128,7 +91,6 @@ def grid(
     *,
     at: At = "last",
     where: Callable[[Cell], Any] | None = None,
-    rule: Rule = RULE,
 ) -> EvidenceCells:
     """Cells of a grid: the planned ones, with the values of the rows that are there.
 
@@ -139,14 +101,13 @@ def grid(
             with what they stand for.
         at: which row stands for a run.
         where: the cells wanted.
-        rule: how intervals are made.
 
     Raises:
         MiclabError: there is no such study or axis, or the axes leave two planned runs of one seed in one cell.
     """
     names = studies.split() if isinstance(studies, str) else studies
     wanted = quantities.split() if isinstance(quantities, str) else quantities
-    return rows.cells(names, axes.split(), wanted, at=at, where=where, rule=rule)
+    return rows.cells(names, axes.split(), wanted, at=at, where=where)
 
 
 class Evidence:
@@ -164,6 +125,7 @@ class Evidence:
         self._plans: dict[str, list[tuple[dict[str, Any], int, str]]] = {}
         self._configs: dict[str, dict[str, Any]] = {}
         self._identities: dict[str, str] = {}
+        self._sizes: dict[str, int] = {}
         if not self.directory.is_dir():
             raise MiclabError(f"There is no directory {str(directory)!r} of studies: name it with --studies.")
 
@@ -190,15 +152,18 @@ class Evidence:
         return (self.directory / f"{study}.yaml").is_file()
 
     def rows(self, study: str) -> pl.DataFrame | None:
-        """Rows of a study's finished runs; None if there are none."""
+        """Rows of a study's finished runs; None if there are none.
+
+        Raises:
+            MiclabError: the table is damaged, not sealed, or that of another study or preset.
+        """
+        from miclab.studies.sealed_table import read_rows
+
         if study not in self._rows:
             path = self.directory / "rows" / self.profile / f"{study}.parquet"
             frame = None
             if path.is_file():
-                try:
-                    frame = pl.read_parquet(path)
-                except (OSError, pl.exceptions.PolarsError) as error:
-                    raise MiclabError(f"{path} cannot be read as a table of rows ({error}).") from error
+                frame = read_rows(path)
                 frame = frame.filter(pl.col("step").is_not_null() & (pl.col("status") == "finished"))
             self._rows[study] = frame if frame is not None and len(frame) else None
         return self._rows[study]
@@ -217,6 +182,7 @@ class Evidence:
             planned = Plan([self.study(study)], "compiled")
             runs = [planned.runs[identity] for identity in planned.members[study]]
             self._plans[study] = [(to_mapping(run.config), run.seed, run.hash) for run in runs]
+            self._sizes[study] = min((run.request.sequences for run in runs), default=0)
         return self._plans[study]
 
     def config(self, text: str) -> dict[str, Any]:
@@ -236,7 +202,6 @@ class Evidence:
         *,
         at: At = "last",
         where: Callable[[Cell], Any] | None = None,
-        rule: Rule = RULE,
     ) -> EvidenceCells:
         """Cells of a grid; see `grid`. `axes` may be dotted fields too."""
         if not isinstance(quantities, Mapping):
@@ -256,13 +221,15 @@ class Evidence:
                         f" add an axis in which they differ: {differ}."
                     )
                 identities[self._identity(name, config)] = name
-        cells = EvidenceCells(tuple(planned), {}, planned, axes=tuple(axes), rule=rule)
+        cells = EvidenceCells(tuple(planned), {}, planned, axes=tuple(axes))
         cells = cells if where is None else cells.where(where)
         wanted = {name for key in cells.keys for name in cells.planned[key].values()}
         frame = self._frame(studies, {i: name for i, name in identities.items() if name in wanted})
         whole = any(isinstance(quantity, OverTraining) for quantity in quantities.values())
-        frame, step = (frame, -1) if whole else _at(frame, at)
+        every, (frame, step) = frame, ((frame, -1) if whole else _at(frame, at))
+        left = {} if whole or not len(frame) else self._escapes(every, frame)
         values: dict[Key, dict[int, dict[str, NDArray]]] = {}
+        leaving: dict[Key, dict[int, Escape]] = {}
         for run in frame.partition_by("run", maintain_order=True) if len(frame) else ():
             # A run may stand in the tables of several studies.
             rows = (run.unique("step", keep="first").sort("step") if whole else run.head(1)).rows(named=True)
@@ -273,7 +240,24 @@ class Evidence:
                 values.setdefault(key, {})[rows[-1]["seed"]] = {
                     name: np.atleast_1d(np.asarray(value, dtype=float)) for name, value in found.items()
                 }
-        return EvidenceCells(cells.keys, values, cells.planned, step, tuple(axes), rule)
+                if escape := left.get(rows[-1]["run"]):
+                    leaving.setdefault(key, {})[rows[-1]["seed"]] = escape
+        return replace(cells, values=values, step=step, leaving=leaving, sequences=self._sequences(studies))
+
+    def _escapes(self, every: pl.DataFrame, judged: pl.DataFrame) -> Mapping[str, Escape]:
+        """When each run left the plateau, by its name: of all rows, and those that are judged."""
+        if "icl" not in every.columns:
+            return {}
+        rows = judged.select("run", "step", "config").unique("run").iter_rows()
+        steps, configs = {}, {}
+        for run, step, text in rows:
+            steps[run], configs[run] = float(step), self.config(text)
+        return escapes(every, steps, configs)
+
+    def _sequences(self, studies: Sequence[str]) -> int:
+        """Sequences of a set of novel classes, the fewest of the studies."""
+        found = [self._sizes.get(study, 0) for study in studies]
+        return min((size for size in found if size), default=100)
 
     def _identity(self, name: str, config: Mapping[str, Any]) -> str:
         if name not in self._identities:

@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from miclab.claims.evidence import Evidence
+from miclab.claims.plateau import WANTED_SEEDS, CellEscape
 from miclab.claims.registry import Claim, all_claims, find_claim
-from miclab.claims.verdict import Findings
-from miclab.statistics.intervals import Interval
+from miclab.claims.verdict import Condition, Findings
+from miclab.claims.words import MEANINGS, in_part
+from miclab.statistics.intervals import Interval, holm
 
 RUN_ORDER = (
     "multimodal",
@@ -80,36 +82,64 @@ class Line:
 
     @property
     def verdict(self) -> str:
-        """The verdict in words, with the conditions or with what is missing."""
+        """The verdict in words: with its conditions, what is missing, or the seeds that left the plateau."""
         found = self.findings.verdict
-        if found == "holds only if":
-            return f"{found} {'; '.join(self.findings.holding)}"
-        if found == "not decided":
-            words = {"holds": "hold", "does not hold": "fail", "not decided": "undecided"}
-            counts = [
-                f"{n} {word}" for key, word in words.items()
-                if (n := sum(c.verdict == key for c in self.findings.conditions))
-            ]  # fmt: skip
-            if not self.planned:
-                return f"{found}: its studies have no preset {self.profile}"
-            if self.missing:
-                return f"{found}: {self.missing} of {self.needed} runs missing"
-            if not all(condition.decidable for condition in self.findings.conditions):
-                return f"{found}: too few seeds"
-            if len(self.findings.conditions) == 1:
-                return f"{found}: the interval crosses the bound"
-            return f"{found}: of {len(self.findings.conditions)} conditions {', '.join(counts)}"
+        if found == "holds in part":
+            return in_part(self.findings.holding_in_short, len(self.findings.conditions))
+        if found == "undecided":
+            return f"{found}: {self._open}"
+        if found in ("holds", "fails") and (left := _left(self.findings.plateau)):
+            mixed = any(cell.mixed for cell in self.findings.plateau)
+            return f"{found}, whether or not all seeds leave the plateau" if mixed else f"{found}: {left}"
         return found
+
+    @property
+    def _open(self) -> str:
+        """Why nothing is decided."""
+        conditions = self.findings.conditions
+        if not self.planned:
+            return f"its studies have no preset {self.profile}"
+        if self.missing:
+            return f"{self.missing} of {self.needed} runs missing"
+        if not all(condition.decidable for condition in conditions):
+            return "too few seeds"
+        if len(conditions) > 1:
+            held = sum(condition.verdict == "holds" for condition in conditions)
+            return f"{held} of {len(conditions)} conditions {'holds' if held == 1 else 'hold'}"
+        if self.findings.plateau and any(condition.open for condition in conditions):
+            return f"it hangs on the plateau, {_left(self.findings.plateau)}"
+        return "the interval crosses the bound"
+
+    @property
+    def deciding(self) -> Condition | None:
+        """The condition that is nearest to its bound, of those that are decided; else of all that are measured."""
+        measured = [c for c in self.findings.conditions if c.measured is not None]
+        decided = [c for c in measured if c.verdict != "undecided"]
+        return max(decided or measured, key=lambda c: c.p if c.p is not None else -1.0, default=None)
+
+    @property
+    def sentence(self) -> str:
+        """The verdict with preset, seeds and the interval nearest to its bound, and what it means for a reader of the
+        paper."""
+        one, seeds = self.deciding, self.findings.seeds
+        many = f", {seeds} seed{'s' * (seeds > 1)}" if seeds else ""
+        shown = f"; {one.quantity}: {one.measured_text}" if one is not None else ""
+        meaning = self.entry.meaning.get(self.findings.verdict) or MEANINGS[self.findings.verdict]
+        reason = f" {self.findings.beyond}" if self.findings.beyond else ""
+        return f"Preset {self.profile}{many}{shown}. {meaning}{reason}"
+
+    @property
+    def wants_seeds(self) -> tuple[CellEscape, ...]:
+        """Cells that some seed left late, with fewer seeds than such cells should have."""
+        return tuple(cell for cell in self.findings.plateau if cell.left and cell.seeds < WANTED_SEEDS)
 
     def as_json(self) -> dict[str, Any]:
         """The line as plain data. Scripts read these names: `clause` is a condition's text, `apart` are comparisons."""
 
         def plain(interval: Interval | None) -> dict[str, Any] | None:
-            if interval is None or not math.isfinite(interval.mean + interval.low + interval.high):
-                return None
-            return asdict(interval)
+            return None if interval is None or not math.isfinite(interval.mean) else asdict(interval)
 
-        return {
+        return _finite({
             "id": self.entry.id,
             "statement": self.entry.statement,
             "profile": self.profile,
@@ -118,13 +148,20 @@ class Line:
             "studies": list(self.entry.studies),
             "verdict": self.findings.verdict,
             "verdict_text": self.verdict,
+            "sentence": self.sentence,
+            "seeds": self.findings.seeds,
+            "p": self.findings.p,
+            "faulty": self.entry.faulty,
+            "beyond": self.entry.beyond,
             "runs": self.runs,
             "missing": self.missing,
             "needed": self.needed,
             "planned": self.planned,
             "conditions": [
                 {"clause": c.text, "quantity": c.quantity, "bound": c.bound, "measured": plain(c.measured),
-                 "verdict": c.verdict, "runs": len(c.used), "missing": len(c.absent)}
+                 "verdict": c.verdict, "runs": len(c.used), "missing": len(c.absent), "p": c.p,
+                 "by_seed": [round(v, 6) for v in c.values],
+                 "plateau": [cell.as_json() for cell in c.plateau], "hangs_on_plateau": c.open}
                 for c in self.findings.conditions
             ],
             "apart": [
@@ -132,17 +169,62 @@ class Line:
                 for a in self.findings.comparisons
             ],
             "notes": list(self.findings.notes),
-        }  # fmt: skip
+            "wants_ten_seeds": [cell.cell for cell in self.wants_seeds],
+        })  # fmt: skip
+
+
+def _finite(value: Any) -> Any:
+    """Plain data with None for numbers that JSON cannot say."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _left(cells: Sequence[CellEscape]) -> str:
+    """How many seeds left the plateau, in the cells near it in which some did; empty where there is none."""
+    counts = sorted({(cell.left, cell.seeds) for cell in cells if cell.left})
+    return ", ".join(f"{left} of {seeds} seeds" for left, seeds in counts) + " left the plateau" if counts else ""
+
+
+FEW_SEEDS = 3
+"""Claims of so many seeds are not counted as surviving a correction: with two degrees of freedom a p hangs on the shape
+of the seeds' distribution, which nobody can check."""
+
+
+def below(lines: Sequence[Line], level: float = 0.05) -> tuple[str, ...]:
+    """What stands once below the ledger: Holm's correction over the claims that hold or fail, and which cells want more
+    seeds. Neither changes a verdict."""
+    notes = []
+    values = {line.entry.id: p for line in lines if (p := line.findings.p) is not None}
+    if len(values) > 1:
+        adjusted = holm(values)
+        seeds = {line.entry.id: line.findings.seeds for line in lines}
+        few = [name for name in values if 0 < seeds[name] <= FEW_SEEDS]
+        alive = [name for name in values if adjusted[name] <= level and name not in few]
+        text = f"Holm's correction over the {len(values)} claims that hold or fail, at {level:g}: "
+        text += f"{', '.join(alive) or 'none'} {'survives' if len(alive) == 1 else 'survive'} it."
+        if few:
+            text += f" Of {FEW_SEEDS} seeds or fewer, so unable to survive it: {', '.join(few)}."
+        notes.append(text)
+    wanting = {line.entry.id: len(line.wants_seeds) for line in lines if line.wants_seeds}
+    if wanting:
+        names = ", ".join(f"{name} ({count})" for name, count in wanting.items())
+        notes.append(
+            f"Cells near the plateau of copying any label, which want {WANTED_SEEDS} seeds, by claim: {names}."
+        )
+    return tuple(notes)
 
 
 def chosen(ids: Sequence[str]) -> list[Claim]:
-    """Entries by their ids, in the ledger's order; all of them if none is named.
+    """Entries by their ids, in the ledger's order; if none is named, all that the ledger has.
 
     Raises:
         MiclabError: there is no such claim.
     """
-    names = {find_claim(name).id for name in ids}
-    return [entry for entry in all_claims() if not ids or entry.id in names]
+    named = {name: find_claim(name) for name in ids}
+    return sorted(named.values(), key=lambda entry: entry.order) if ids else all_claims()
 
 
 def judged(evidence: Evidence, entries: Sequence[Claim]) -> list[Line]:

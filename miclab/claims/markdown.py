@@ -1,12 +1,12 @@
-"""The ledger as Markdown: a row for each claim (`table`), or a page with every number (`page`)."""
+"""The ledger as Markdown: a row for each claim (`table`), every claim with its numbers (`page`), or one (`judged`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from miclab.claims.ledger import Line
 from miclab.claims.tables import comparisons_table, conditions_table, ledger_table
+from miclab.tables import titled
 
 
 def table(lines: Sequence[Line]) -> str:
@@ -21,21 +21,30 @@ def page(lines: Sequence[Line], figures: Mapping[str, str]) -> str:
     Arguments:
         figures: where the figure of a claim lies, relative to the page; a claim that is lacking shows none.
     """
-    return "\n\n".join(_claim(line, figures.get(line.entry.id, "")) for line in lines)
-
-
-def _claim(line: Line, figure: str) -> str:
-    entry, findings = line.entry, line.findings
-    parts = [
-        f"## {entry.id}: {line.verdict}",
-        entry.statement,
-        f"*Paper:* {entry.paper}. *Criterion:* {entry.criterion}",
-        f"Preset `{line.profile}`, {line.runs} runs of {', '.join(f'`{name}`' for name in entry.studies)}.",
-        replace(conditions_table([line]), title="").markdown(),
-    ]
-    if findings.comparisons:
-        parts.append(comparisons_table(line).markdown())
-    parts += [f"Note: {note}." for note in findings.notes]
-    if figure:
-        parts.append(f"![{entry.id}]({figure})")
+    parts = []
+    for line in lines:
+        entry = line.entry
+        parts += [f"## {entry.id}: {line.findings.verdict}", entry.statement]
+        parts += [f"*Paper:* {entry.paper}. *Criterion:* {entry.criterion}", *judged(line, figures.get(entry.id, ""))]
     return "\n\n".join(parts)
+
+
+def judged(line: Line, figure: str) -> list[str]:
+    """What the rows of one preset say about a claim, a paragraph each: the verdict, what it means, the conditions, the
+    figure, the numbers shown for comparison, and notes.
+
+    Arguments:
+        figure: where its figure lies, relative to the page; empty: none is shown.
+    """
+    missing = f"; {line.missing} of {line.needed} needed runs are missing" if line.missing else ""
+    studies = ", ".join(f"`{name}`" for name in line.entry.studies)
+    parts = [
+        f"**Verdict: {line.verdict}.** Preset `{line.profile}`, {line.runs} runs of {studies}{missing}.",
+        line.sentence,
+        titled(conditions_table([line]), "").markdown(),
+    ]
+    if figure:
+        parts.append(f"![Figure of claim {line.entry.id}, preset {line.profile}]({figure})")
+    if line.findings.comparisons:
+        parts.append(comparisons_table(line).markdown())
+    return parts + [f"Note: {note}." for note in line.findings.notes]

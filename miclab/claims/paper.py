@@ -57,12 +57,9 @@ def read(file: Path) -> Mapping[str, Mapping[str, Number]]:
     Raises:
         ConfigError: it holds something else than numbers and ranges by claim and name.
     """
-    import yaml
+    from miclab.config.strict_yaml import read_yaml
 
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError("paper", str(file), f"a YAML file that can be read ({error})") from error
+    data = read_yaml(file, "paper")
     return {
         claim: {name: _number(f"{claim}.{name}", value) for name, value in _mapping(claim, part).items()}
         for claim, part in _mapping(file.name, data).items()

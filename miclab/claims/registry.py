@@ -12,11 +12,12 @@ A file of one's own adds claims in the same way (docs/extend/claim.md).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from miclab.claims.evidence import Evidence
-from miclab.claims.verdict import Finding, Findings, findings_of
+from miclab.claims.verdict import Finding, Findings, Verdict, findings_of
 from miclab.config.registry import Registry
 from miclab.errors import MiclabError, nearest
 
@@ -25,8 +26,37 @@ if TYPE_CHECKING:
 
 Conditions = Callable[[Evidence], Iterable[Finding]]
 Drawing = Callable[[Evidence], "Figure"]
-LETTERS = "ULMJCARDX"
-"""First letters of the claims of this package, in the order in which the ledger has them; others follow."""
+
+
+@dataclass(frozen=True)
+class Theme:
+    """What claims are about whose ids begin with one letter.
+
+    Arguments:
+        about: in words.
+        over: what their intervals are over.
+    """
+
+    about: str = ""
+    over: str = "seeds"
+
+
+THEMES = {
+    "U": Theme("one modality"),
+    "L": Theme("longer contexts, our own"),
+    "M": Theme("two modalities"),
+    "J": Theme("the joint-label task"),
+    "C": Theme("measures of the circuit", over="configurations"),
+    "A": Theme("alignment and encoders"),
+    "R": Theme("real data, a claim of the paper"),
+    "D": Theme("real data, our own"),
+    "X": Theme("controls, our own"),
+}
+"""Themes by the first letter of a claim's id, in the order in which the ledger has them; claims of others follow."""
+THEME = Theme()
+"""The theme of other letters."""
+LEDGER = "ledger"
+"""The collection of claims that `miclab claims` lists."""
 
 
 class Claim:
@@ -40,19 +70,32 @@ class Claim:
         studies: names of the study files that it needs.
         conditions: from the studies' rows to conditions, comparisons and notes.
         figure: draws it from the rows; None: its conditions as a forest.
+        faulty: what is wrong with the criterion and the better one, with the date; empty: nothing is known to be.
+        beyond: why the criterion's measure cannot answer the question, with the date; empty: it can.
+        meaning: what a verdict means for a reader of the paper, a sentence by verdict.
+        fewest_seeds: the fewest seeds that decide.
+        collection: the claims that it is listed with.
     """
 
     def __init__(
         self, *, id: str, statement: str, paper: str, criterion: str, studies: Sequence[str], conditions: Conditions,
-        figure: Drawing | None,
+        figure: Drawing | None, faulty: str = "", beyond: str = "", meaning: Mapping[Verdict, str] | None = None,
+        fewest_seeds: int = 2, collection: str = LEDGER,
     ):  # fmt: skip
         self.id, self.statement, self.paper, self.criterion = id, statement, paper, criterion
         self.studies, self.conditions, self.figure = tuple(studies), conditions, figure
+        self.faulty, self.beyond, self.meaning = faulty, beyond, dict(meaning or {})
+        self.fewest_seeds, self.collection = fewest_seeds, collection
         self.__doc__ = statement
 
     def judge(self, rows: Evidence) -> Findings:
         """What the rows say about it."""
-        return findings_of(self.conditions(rows))
+        found = findings_of(self.conditions(rows))
+        conditions = tuple(replace(one, fewest_seeds=self.fewest_seeds) for one in found.conditions)
+        faulty = (f"The criterion is kept as it was registered, and is faulty: {self.faulty}",) if self.faulty else ()
+        # Without rows there is nothing that a better measure could have shown.
+        beyond = self.beyond if any(condition.used for condition in found.conditions) else ""
+        return replace(found, conditions=conditions, notes=(*found.notes, *faulty), beyond=beyond)
 
     def draw(self, rows: Evidence) -> Figure:
         """Its figure.
@@ -65,18 +108,34 @@ class Claim:
         return self.figure(rows) if self.figure else conditions_figure(self.judge(rows))
 
     @property
+    def theme(self) -> Theme:
+        """What it is about."""
+        return THEMES.get(self.id[0], THEME)
+
+    @property
     def order(self) -> tuple[int, int]:
         """Where it stands in the ledger."""
         number = re.search(r"\d+", self.id)
-        letter = LETTERS.find(self.id[0])
-        return (letter if letter >= 0 else len(LETTERS)), int(number.group()) if number else 0
+        letter = "".join(THEMES).find(self.id[0])
+        return (letter if letter >= 0 else len(THEMES)), int(number.group()) if number else 0
 
 
 CLAIMS: Registry[Claim] = Registry("claim")
 
 
 def claim(
-    id: str, statement: str, *, paper: str, criterion: str, studies: str | Sequence[str], figure: Drawing | None = None
+    id: str,
+    statement: str,
+    *,
+    paper: str,
+    criterion: str,
+    studies: str | Sequence[str],
+    figure: Drawing | None = None,
+    faulty: str = "",
+    beyond: str = "",
+    meaning: Mapping[Verdict, str] | None = None,
+    fewest_seeds: int = 2,
+    collection: str = LEDGER,
 ) -> Callable[[Conditions], Conditions]:
     """A decorator that adds a claim; it stands on a generator of its conditions.
 
@@ -87,6 +146,11 @@ def claim(
         criterion: when it holds, in words: written down before its studies run.
         studies: names of the study files whose rows it needs, without `.yaml`.
         figure: draws it (see `miclab.claims.plots`); default: its conditions as a forest.
+        faulty: what turned out to be wrong with the criterion, and the better one, dated. The criterion itself stays.
+        beyond: why the measure cannot answer the question whatever it shows, dated.
+        meaning: what a verdict means for a reader of the paper, where the usual sentence says too little.
+        fewest_seeds: the fewest seeds that decide. 1: it speaks of one run, whose sets of novel classes are resampled.
+        collection: the claims that it is listed with; another name than the ledger's keeps it out of the ledger.
 
     Raises:
         MiclabError: the id is taken, or the claim says too little.
@@ -100,7 +164,8 @@ def claim(
         CLAIMS.register(id, conditions)(
             Claim(
                 id=id, statement=statement, paper=paper, criterion=criterion, studies=names, conditions=conditions,
-                figure=figure,
+                figure=figure, faulty=faulty, beyond=beyond, meaning=meaning, fewest_seeds=fewest_seeds,
+                collection=collection,
             )
         )  # fmt: skip
         return conditions
@@ -108,20 +173,20 @@ def claim(
     return add
 
 
-def all_claims() -> list[Claim]:
-    """Every claim that is registered, in the ledger's order."""
+def all_claims(collection: str = LEDGER) -> list[Claim]:
+    """Every claim of a collection, in the ledger's order."""
     import miclab.claims.entries  # noqa: F401  (it registers those of this package)
 
-    return sorted(CLAIMS.values(), key=lambda one: one.order)
+    return sorted((one for one in CLAIMS.values() if one.collection == collection), key=lambda one: one.order)
 
 
 def find_claim(name: str) -> Claim:
-    """A claim by its id.
+    """A claim by its id, of any collection.
 
     Raises:
         MiclabError: there is no such claim; the message names the nearest one.
     """
     known = {one.id: one for one in all_claims()}
-    if name not in known:
-        raise MiclabError(f"{name!r} is no claim: {nearest(name, known)}; a claim of your own needs --plugin FILE.py")
-    return known[name]
+    if name in CLAIMS:
+        return CLAIMS[name]
+    raise MiclabError(f"{name!r} is no claim: {nearest(name, known)}; a claim of your own needs --plugin FILE.py")

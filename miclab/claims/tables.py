@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
-from miclab.claims.ledger import Line
-from miclab.claims.verdict import Comparison, Condition
-from miclab.tables import Cell, Interval, Mark, Table, Text, table
+from miclab.claims.ledger import Line, below
+from miclab.claims.registry import THEME, THEMES
+from miclab.claims.verdict import HOLDS, Comparison, Condition, kind_of
+from miclab.tables import Interval, Mark, Number, Table, table
 
 SHOWN = 4
 """Conditions that a row of the ledger shows one by one; of more, only those that hold are counted."""
-KINDS: dict[str, Literal["good", "bad"]] = {"holds": "good", "does not hold": "bad"}
-"""How a verdict is marked; others are plain."""
 
 
 def verdict_mark(verdict: str, text: str = "") -> Mark:
     """A verdict, or a longer text for it, in its mark."""
-    return Mark(text or verdict, KINDS.get(verdict, "plain"))
+    return Mark(text or verdict, kind_of(verdict))
 
 
-def measured_cell(found: Condition | Comparison) -> Cell:
-    """What was measured: its interval, or why there is none of several seeds."""
+def measured_cell(found: Condition | Comparison) -> Interval:
+    """What was measured: its interval, marked where it is of one seed, or that there is none."""
     text = found.measured_text
-    return Interval(found.measured) if found.measured is not None and text == str(found.measured) else Text(text)
+    if found.measured is None:
+        return Interval(None, absent=text)
+    return Interval(found.measured, remark=text.removeprefix(str(found.measured)))
 
 
 def summary(line: Line) -> str:
@@ -32,7 +32,7 @@ def summary(line: Line) -> str:
     if all(condition.measured is None for condition in conditions):
         return "no rows yet" if not line.runs else "too few rows"
     if len(conditions) > SHOWN:
-        held = sum(condition.verdict == "holds" for condition in conditions)
+        held = sum(condition.verdict == HOLDS for condition in conditions)
         return f"{held} of {len(conditions)} conditions hold (--explain)"
     # The condition's text is shown where the quantity alone is not enough.
     alone = len({c.quantity for c in conditions}) == len(conditions)
@@ -46,8 +46,9 @@ def ledger_table(lines: Sequence[Line], preset: str) -> Table:
          verdict_mark(line.findings.verdict, line.verdict)]
         for line in lines
     ]  # fmt: skip
-    title = f"ledger of claims, preset {preset}: estimates with 95 % intervals over seeds (C: configurations)"
-    return table(title, ["claim", "statement", "measured", "paper", "runs", "verdict"], rows)
+    others = [f"{letter}: {theme.over}" for letter, theme in THEMES.items() if theme.over != THEME.over]
+    title = f"ledger of claims, preset {preset}: estimates with 95 % intervals over {THEME.over} ({', '.join(others)})"
+    return table(title, ["claim", "statement", "measured", "paper", "runs", "verdict"], rows, below(lines))
 
 
 def conditions_table(lines: Sequence[Line]) -> Table:
@@ -58,15 +59,14 @@ def conditions_table(lines: Sequence[Line]) -> Table:
             unit = "" if c.measured is None else f"{c.measured.count} {c.measured.unit}s"
             row = [c.text, c.quantity, measured_cell(c), unit, c.bound, verdict_mark(c.verdict)]
             rows.append([line.entry.id, *row] if len(lines) > 1 else row)
-    columns = ["condition", "quantity", "measured", "resampled", "holds if", "verdict"]
+    columns = ["condition", "quantity", "measured", "over", "holds if", "verdict"]
     return table("conditions, with 95 % intervals", ["claim", *columns] if len(lines) > 1 else columns, rows)
 
 
 def comparisons_table(line: Line) -> Table:
     """A row for each number that is shown for comparison."""
     rows = [
-        [c.quantity, measured_cell(c), c.paper_text, "" if c.distance is None else f"{c.distance:+.3f}"]
-        for c in line.findings.comparisons
+        [c.quantity, measured_cell(c), c.paper_text, Number(c.distance, form="+f")] for c in line.findings.comparisons
     ]
     columns = ["quantity", "measured", "paper", "ours minus the paper's"]
     return table("shown for comparison, without effect on the verdict", columns, rows)

@@ -5,25 +5,37 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from miclab.statistics.intervals import Interval
+from miclab.statistics.palette import Kind
 
-Outcome = Literal["holds", "does not hold", "not decided"]
-Verdict = Literal["holds", "holds only if", "does not hold", "not decided"]
+if TYPE_CHECKING:
+    from miclab.claims.plateau import CellEscape
+
+Outcome = Literal["holds", "fails", "undecided"]
+Verdict = Literal["holds", "holds in part", "fails", "undecided", "cannot be told by this measure"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+"""Every verdict, in the order in which they are counted."""
+HOLDS, IN_PART, FAILS, UNDECIDED, _ = VERDICTS
+
+
+def kind_of(verdict: str) -> Kind:
+    """How a verdict is marked: one that holds is good, one that fails is bad, others are plain."""
+    return "good" if verdict == HOLDS else "bad" if verdict == FAILS else "plain"
 
 
 def outcome(measured: Interval | None, low: float, high: float) -> Outcome:
     """The one rule for an interval and its bounds, of the ledger and of the demonstration alike. Bounds are open.
 
-    The whole interval lies between them: holds. It lies outside, where it may touch them: does not hold. Otherwise, or
-    where nothing is measured: not decided.
+    The whole interval lies between them: holds. It lies outside, where it may touch them: fails. Otherwise, or where
+    nothing is measured: undecided.
     """
     if measured is None or math.isnan(measured.low + measured.high):
-        return "not decided"
+        return "undecided"
     if low < measured.low and measured.high < high:
         return "holds"
-    return "does not hold" if measured.high <= low or measured.low >= high else "not decided"
+    return "fails" if measured.high <= low or measured.low >= high else "undecided"
 
 
 def bound_text(low: float, high: float) -> str:
@@ -37,6 +49,8 @@ def measured_text(measured: Interval | None) -> str:
     """An estimate as text, marked where it is of one seed."""
     if measured is None:
         return "no rows"
+    if not measured.known and measured.count < 2:
+        return f"{measured.mean:.3f} (one seed, one set: no interval)"
     return f"{measured} (one seed)" if measured.unit == "set" else str(measured)
 
 
@@ -52,6 +66,12 @@ class Condition:
         high: and below it.
         used: names of the planned runs that went in.
         absent: names of those that it needs and that have no finished row.
+        values: the statistic of each seed.
+        p: two-sided p of the nearer bound; None where it is not known.
+        plateau: of its cells near the plateau of copying any label, how many seeds have left it.
+        open: whether it would come out otherwise if seeds of these cells had left, or had not.
+        short: `text` in fewer words, for a cell of the ledger; empty: the text itself.
+        fewest_seeds: the fewest seeds whose interval decides; 1: of one run, whose sets of novel classes are resampled.
     """
 
     text: str
@@ -61,16 +81,27 @@ class Condition:
     high: float = math.inf
     used: frozenset[str] = frozenset()
     absent: frozenset[str] = frozenset()
+    values: tuple[float, ...] = ()
+    p: float | None = None
+    plateau: tuple[CellEscape, ...] = ()
+    open: bool = False
+    short: str = ""
+    fewest_seeds: int = 2
 
     @property
     def decidable(self) -> bool:
-        """Whether there are rows, and of more than one seed."""
-        return self.measured is not None and self.measured.unit != "set"
+        """Whether there are rows, and of enough seeds."""
+        return self.measured is not None and (self.fewest_seeds == 1 or self.measured.unit != "set")
 
     @property
     def verdict(self) -> Outcome:
-        """By `outcome`; with one seed alone it is not decided."""
-        return outcome(self.measured, self.low, self.high) if self.decidable else "not decided"
+        """By `outcome`; undecided with one seed alone, or if it hangs on how many seeds have left the plateau."""
+        return outcome(self.measured, self.low, self.high) if self.decidable and not self.open else "undecided"
+
+    @property
+    def seed_count(self) -> int:
+        """Seeds that it rests on; 0 where it is over configurations."""
+        return len(self.values) if self.decidable else 0
 
     @property
     def measured_text(self) -> str:
@@ -91,11 +122,13 @@ class Comparison:
         quantity: what is measured, in words.
         measured: its interval; None where the rows do not suffice.
         paper: the paper's value, or its lowest and highest; None: it gives none.
+        values: the quantity of each seed.
     """
 
     quantity: str
     measured: Interval | None
     paper: float | tuple[float, float] | None = None
+    values: tuple[float, ...] = ()
 
     @property
     def measured_text(self) -> str:
@@ -105,7 +138,7 @@ class Comparison:
     @property
     def distance(self) -> float | None:
         """Ours minus the nearest value of the paper's; 0 within its range; None where one of the two is lacking."""
-        if self.measured is None or self.paper is None:
+        if self.measured is None or self.paper is None or not math.isfinite(self.measured.mean):
             return None
         return distance(self.measured.mean, self.paper)
 
@@ -129,27 +162,58 @@ Finding = Condition | Comparison | str
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What the rows say about a claim."""
+    """What the rows say about a claim.
+
+    Arguments:
+        conditions: what the verdict rests on.
+        comparisons: numbers shown for comparison.
+        notes: remarks.
+        beyond: why the measure of the criterion cannot answer the question; empty: it can.
+    """
 
     conditions: tuple[Condition, ...]
     comparisons: tuple[Comparison, ...] = ()
     notes: tuple[str, ...] = ()
+    beyond: str = ""
 
     @property
     def verdict(self) -> Verdict:
-        """All conditions hold: holds. None does, and all are decided: does not hold. Some do and some do not: holds
-        only if. Otherwise not decided."""
+        """All conditions hold: holds. All fail: fails. Some hold and some fail: holds in part. Otherwise undecided."""
         found = [condition.verdict for condition in self.conditions]
+        if self.beyond:
+            return "cannot be told by this measure"
         if found and all(v == "holds" for v in found):
             return "holds"
-        if found and all(v == "does not hold" for v in found):
-            return "does not hold"
-        return "holds only if" if "holds" in found and "does not hold" in found else "not decided"
+        if found and all(v == "fails" for v in found):
+            return "fails"
+        return "holds in part" if "holds" in found and "fails" in found else "undecided"
+
+    @property
+    def p(self) -> float | None:
+        """The largest p of its conditions; None unless it holds or fails, and each condition has one."""
+        found = [condition.p for condition in self.conditions]
+        known = [p for p in found if p is not None]
+        return max(known) if self.verdict in ("holds", "fails") and len(known) == len(found) else None
+
+    @property
+    def seeds(self) -> int:
+        """The fewest seeds of a condition that has several; 0: none has."""
+        return min((c.seed_count for c in self.conditions if c.seed_count), default=0)
+
+    @property
+    def plateau(self) -> tuple[CellEscape, ...]:
+        """Cells of its conditions near the plateau, each once."""
+        return tuple({cell.cell: cell for c in self.conditions for cell in c.plateau}.values())
 
     @property
     def holding(self) -> tuple[str, ...]:
         """Under which conditions it holds."""
         return tuple(c.text for c in self.conditions if c.verdict == "holds")
+
+    @property
+    def holding_in_short(self) -> tuple[str, ...]:
+        """The same in fewer words."""
+        return tuple(c.short or c.text for c in self.conditions if c.verdict == "holds")
 
 
 def findings_of(found: Iterable[Finding]) -> Findings:

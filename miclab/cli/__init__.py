@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
+from miclab import interrupts
 from miclab.errors import MiclabError, is_out_of_memory
 
 COMMANDS = {
@@ -17,25 +18,28 @@ COMMANDS = {
         "train a decoder or an encoder: `train unimodal`, `multimodal`, `encoder`",
     ),
     "resume": ("miclab.cli.train", "go on with a run, or extend a finished one"),
-    "runs": ("miclab.cli.inspect", "list the runs"),
-    "show": ("miclab.cli.inspect", "one run: configuration, state, metric rows, integrity of its files"),
+    "runs": ("miclab.cli.runs", "list the runs"),
+    "show": ("miclab.cli.runs", "one run: configuration, state, metric rows, integrity of its files"),
     "study": ("miclab.cli.study", "a grid of runs from a file: `study run`, `status`, `plan`, `rows`"),
     "claims": ("miclab.cli.claims", "the ledger: verdict on every claim from the committed rows, beside the paper"),
     "reproduce": ("miclab.cli.claims", "train what claims still need, then print the ledger"),
     "figure": ("miclab.cli.claims", "the paper's figure of a claim from our rows, as PDF and SVG"),
     "data": ("miclab.cli.data", "real data and embeddings of your own: `data list`, `show`, `check`, `embed`"),
     "evaluate": (
-        "miclab.cli.analyse",
+        "miclab.cli.analyses",
         "accuracy on every split with intervals and oracles; other context lengths",
     ),
-    "circuits": ("miclab.cli.analyse", "strength of every head, with intervals"),
-    "knockout": ("miclab.cli.intervene", "knock out heads, with random heads as control"),
-    "ablate": ("miclab.cli.intervene", "zero the items of a modality, the labels, or both"),
-    "align": ("miclab.cli.analyse", "alignment of a secondary modality with the host (CKA, with its null)"),
-    "diagnose": ("miclab.cli.analyse", "which signs of failure a run shows, and what to change"),
+    "circuits": ("miclab.cli.analyses", "strength of every head, with intervals"),
+    "knockout": ("miclab.cli.analyses", "knock out heads, with random heads as control"),
+    "ablate": ("miclab.cli.analyses", "zero the items of a modality, the labels, or both"),
+    "patch": ("miclab.cli.patch", "causal tracing: put activations of clean sequences into corrupted ones"),
+    "align": ("miclab.cli.analyses", "alignment of a secondary modality with the host (CKA, with its null)"),
+    "diagnose": ("miclab.cli.analyses", "which signs of failure a run shows, and what to change"),
     "mllm": ("miclab.cli.mllm", "the protocol on production models of Hugging Face (extra `mllm`)"),
     "report": ("miclab.cli.report", "one HTML file on runs or on a study, readable without a network"),
 }
+OLDER_NAMES = {"--profile": "--preset"}
+"""Options that are still accepted under an older name."""
 
 
 def usage() -> str:
@@ -52,7 +56,7 @@ def usage() -> str:
         "",
         "`miclab COMMAND --help` shows the options of a command with their defaults.",
         "--plugin FILE.py, with any command: loads a file of yours that adds attention, position codes, loss terms,",
-        "measures, sources or claims; it may be repeated.",
+        "measures, sources, claims or corruptions; it may be repeated.",
         "A RUN is a path, a directory's name under --runs, or the start of a hash.",
         "exit status: 0 done; 1 a run diverged, failed or was stopped, or a check found damage; 2 the command could",
         "not be carried out.",
@@ -84,14 +88,34 @@ def with_plugins(arguments: list[str]) -> list[str]:
     return rest
 
 
+def with_new_names(arguments: list[str]) -> list[str]:
+    """The arguments with today's names of options that had another name."""
+
+    def renamed(word: str) -> str:
+        option, equals, value = word.partition("=")
+        return f"{OLDER_NAMES.get(option, option)}{equals}{value}"
+
+    return [renamed(word) for word in arguments]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        with interrupts.noted():
+            status = _run(list(sys.argv[1:] if arguments is None else arguments))
+            interrupts.heed()
+            return status
+    except KeyboardInterrupt:
+        print("miclab: interrupted", file=sys.stderr)
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0 if arguments else 2
     try:
-        arguments = with_plugins(arguments)
+        arguments = with_new_names(with_plugins(arguments))
     except MiclabError as error:
         print(f"miclab: {error}", file=sys.stderr)
         return 2
@@ -110,6 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             raise MiclabError(f"{name!r} is no command: {nearest(name, COMMANDS)}")
         module = importlib.import_module(COMMANDS[name][0])
+        interrupts.heed()
         return int(getattr(module, f"run_{name}")(rest) or 0)
     except MiclabError as error:
         print(f"miclab: {error}", file=sys.stderr)
@@ -121,9 +146,6 @@ def main(arguments: list[str] | None = None) -> int:
         advice = "Use less at once: a shorter context, fewer sequences or rows, or a smaller batch"
         print(f"miclab: there is too little memory ({why}). {advice}.", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("miclab: interrupted", file=sys.stderr)
-        return 1
     except BrokenPipeError:
         # The reader of our output went away, as `miclab runs | head` does.
         sys.stderr.close()

@@ -11,11 +11,13 @@ from typing import Literal
 
 from miclab.claims.evidence import Evidence
 from miclab.claims.ledger import Line, chosen, judged, studies_to_run
+from miclab.claims.plateau import WANTED_SEEDS
 from miclab.claims.registry import Claim
 from miclab.claims.tables import comparisons_table, conditions_table, ledger_table
+from miclab.claims.verdict import VERDICTS
 from miclab.cli.options import Claims, ClaimsOrStudies, Directory, output_folder
 from miclab.cli.terminal import bar, parse, print_json, refuse_ignored
-from miclab.config import presets
+from miclab.config.presets import Profile
 from miclab.errors import ConfigError, MiclabError
 from miclab.studies.shipped import studies_directory, writable_studies
 
@@ -26,10 +28,10 @@ class ClaimsOptions:
 
     ids: Claims = ()
     """Claims, for example U1 M7."""
-    profile: presets.Profile = "quick"
+    preset: Profile = "quick"
     """Whose rows."""
     studies: Directory = ""
-    """Directory of study files, with their rows under rows/PROFILE; empty: those that come with miclab."""
+    """Directory of study files, with their rows under rows/PRESET; empty: those that come with miclab."""
     explain: bool = False
     """Statement, criterion, studies, the paper's figure, and every condition with its numbers."""
     json: bool = False
@@ -40,10 +42,10 @@ class ClaimsOptions:
     """Markdown page: directory of the claims' figures, relative to the page; empty: none is shown."""
 
 
-def _print_ledger(lines: Sequence[Line], profile: str) -> None:
-    ledger_table(lines, profile).show()
+def _print_ledger(lines: Sequence[Line], preset: str) -> None:
+    ledger_table(lines, preset).show()
     found = [line.findings.verdict for line in lines]
-    counts = [f"{found.count(v)} {v}" for v in ("holds", "holds only if", "does not hold", "not decided") if v in found]
+    counts = [f"{found.count(v)} {v}" for v in VERDICTS if v in found]
     print(f"\n{len(lines)} claims: {', '.join(counts)}. `miclab claims ID --explain` shows what a verdict rests on.")
 
 
@@ -55,8 +57,11 @@ def _explain(line: Line, directory: Path) -> None:
     print(f"studies:    {', '.join(f'{directory}/{name}.yaml' for name in entry.studies)}")
     print(f"preset:     {line.profile}")
     print(f"runs:       {_runs(line)}")
-    print(f"verdict:    {line.verdict}\n")
+    print(f"verdict:    {line.verdict}")
+    print(f"meaning:    {line.sentence}\n")
     conditions_table([line]).show()
+    for cell in line.wants_seeds:
+        print(f"\nwants {WANTED_SEEDS} seeds: {cell}")
     if findings.comparisons:
         print()
         comparisons_table(line).show()
@@ -90,11 +95,21 @@ def _judgeable(evidence: Evidence, ids: Sequence[str]) -> list[Claim]:
     return there
 
 
-def _show(ids: Sequence[str], profile: str, directory: Path, explain: bool, json: bool) -> None:
+def _judged(evidence: Evidence, ids: Sequence[str]) -> list[Line]:
+    """The claims that can be judged with their findings, under a progress bar."""
+    entries, lines = _judgeable(evidence, ids), []
+    with bar("claims", len(entries)) as on_progress:
+        for entry in entries:
+            lines += judged(evidence, [entry])
+            on_progress(len(lines), entry.id)
+    return lines
+
+
+def _show(ids: Sequence[str], preset: str, directory: Path, explain: bool, json: bool) -> None:
     if explain and not ids:
         raise MiclabError("--explain needs the claims to explain, for example `miclab claims U5 --explain`.")
-    evidence = Evidence(directory, profile)
-    lines = judged(evidence, _judgeable(evidence, ids))
+    evidence = Evidence(directory, preset)
+    lines = _judged(evidence, ids)
     if json:
         print_json([line.as_json() for line in lines])
     elif explain:
@@ -102,7 +117,7 @@ def _show(ids: Sequence[str], profile: str, directory: Path, explain: bool, json
             print("\n" * bool(number), end="")
             _explain(line, directory)
     else:
-        _print_ledger(lines, profile)
+        _print_ledger(lines, preset)
 
 
 def run_claims(arguments: list[str]) -> int:
@@ -117,13 +132,13 @@ def run_claims(arguments: list[str]) -> int:
     if options.markdown != "no":
         from miclab.claims import markdown
 
-        evidence = Evidence(studies_directory(options.studies), options.profile)
-        lines = judged(evidence, _judgeable(evidence, options.ids))
+        evidence = Evidence(studies_directory(options.studies), options.preset)
+        lines = _judged(evidence, options.ids)
         shown = [line for line in lines if options.figures and line.runs]
         figures = {line.entry.id: f"{options.figures}/{line.entry.id}-{line.profile}.svg" for line in shown}
         print(markdown.table(lines) if options.markdown == "table" else markdown.page(lines, figures))
         return 0
-    _show(options.ids, options.profile, studies_directory(options.studies), options.explain, options.json)
+    _show(options.ids, options.preset, studies_directory(options.studies), options.explain, options.json)
     return 0
 
 
@@ -133,10 +148,10 @@ class ReproduceOptions:
 
     ids: Claims = ()
     """Claims, for example U1 M7; all of them take hours."""
-    profile: presets.Profile = "quick"
+    preset: Profile = "quick"
     """`quick`: minutes to hours on 2 cores. `paper`: the paper's optimiser and steps, thousands of core-hours."""
     studies: Directory = ""
-    """Directory of study files; their rows are written under rows/PROFILE. Empty: those of the clone; of an installed
+    """Directory of study files; their rows are written under rows/PRESET. Empty: those of the clone; of an installed
     package, a copy of its files in `studies`."""
     runs: Directory = "runs"
     """Directory of runs; a finished run there is not trained again."""
@@ -154,8 +169,8 @@ def run_reproduce(arguments: list[str]) -> int:
     """`miclab reproduce [ID ...]`."""
     options = parse(ReproduceOptions, "reproduce", arguments)
     studies = writable_studies(options.studies)
-    evidence = Evidence(studies, options.profile)
-    before = judged(evidence, _judgeable(evidence, options.ids))
+    evidence = Evidence(studies, options.preset)
+    before = _judged(evidence, options.ids)
     names = studies_to_run(before, options.again)
     status = 0
     if names:
@@ -166,12 +181,12 @@ def run_reproduce(arguments: list[str]) -> int:
         # What the study command prints is no part of the ledger.
         with contextlib.redirect_stdout(sys.stderr):
             status = run_study(
-                ["run", *files, "--profile", options.profile, "--runs", options.runs,
+                ["run", *files, "--preset", options.preset, "--runs", options.runs,
                  "--launcher", options.launcher, "--workers", str(options.workers)]
             )  # fmt: skip
     else:
         print("miclab: no run is missing; --again trains what the committed rows have", file=sys.stderr)
-    _show(options.ids, options.profile, studies, False, options.json)
+    _show(options.ids, options.preset, studies, False, options.json)
     return status
 
 
@@ -182,10 +197,10 @@ class FigureOptions:
     ids: ClaimsOrStudies = ()
     """Claims, for example U1 M7; those without rows are named and left out. Or study files, for example my_study.yaml,
     whose rows lie beside them."""
-    profile: presets.Profile = "quick"
+    preset: Profile = "quick"
     """Whose rows."""
     studies: Directory = ""
-    """Claims: directory of study files, with their rows under rows/PROFILE; empty: those that come with miclab."""
+    """Claims: directory of study files, with their rows under rows/PRESET; empty: those that come with miclab."""
     x: str = ""
     """Study: axis from left to right, such as K or decoder.layers; empty: the first whose values are numbers."""
     by: str = ""
@@ -223,13 +238,13 @@ def _draw_studies(files: Sequence[Path], options: FigureOptions, folder: Path) -
     from miclab.claims.plots.study import View, draw_study
 
     view = View(x=options.x, by=options.by, value=options.value)
-    return [str(path) for file in files for path in draw_study(file, options.profile, view, folder, options.format)]
+    return [str(path) for file in files for path in draw_study(file, options.preset, view, folder, options.format)]
 
 
 def _draw_claims(options: FigureOptions, folder: Path) -> list[str]:
     from miclab.claims.plots.figures import NoRowsError, draw
 
-    evidence = Evidence(studies_directory(options.studies), options.profile)
+    evidence = Evidence(studies_directory(options.studies), options.preset)
     entries = _judgeable(evidence, options.ids)
     written: list[str] = []
     lacking: list[str] = []

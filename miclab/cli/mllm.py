@@ -2,24 +2,138 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
-from miclab.cli.mllm_flags import EpisodesFlags, MemoryFlags
-from miclab.cli.mllm_heads import compare_models, heads
-from miclab.cli.mllm_knockout import knockout
-from miclab.cli.mllm_models import finetune, scale_up
-from miclab.cli.terminal import bar, parse, print_json
+from miclab.cli.mllm_heads import compare_models, heads, knockout
+from miclab.cli.mllm_options import (
+    EpisodesFlags,
+    FinetuneFlags,
+    MemoryFlags,
+    ScaleFlags,
+    as_plain,
+    close,
+    remark,
+    save_page,
+)
+from miclab.cli.mllm_reproduce import reproduce
+from miclab.cli.terminal import bar, parse, print_json, print_table
 from miclab.errors import MiclabError, nearest
-from miclab.mllm.options import EpisodeOptions, chosen
+from miclab.mllm.options import EpisodeOptions, FinetuneOptions, LoadOptions, chosen
 
-USAGE = """usage: miclab mllm {heads,knockout,finetune,compare,scale,make-episodes,memory} [options]
+
+def finetune(arguments: list[str]) -> int:
+    """`miclab mllm finetune`."""
+    options = parse(FinetuneFlags, "mllm finetune", arguments)
+    from miclab.mllm.errors import DivergedError, require
+
+    require()
+    from miclab.mllm.finetune import Finetuning
+    from miclab.mllm.scoring import lost_text
+    from miclab.report.models import finetune_page
+
+    requested = chosen(FinetuneOptions, options)
+    opened = options.results("finetune", extends=("steps",))
+    production = options.production()
+    task = options.load(production.view)
+    if len(task.episodes) < 4:
+        raise MiclabError(f"{task.name} has {len(task.episodes)} episodes; fine-tuning takes 4 and more.")
+    cut = 3 * len(task.episodes) // 4
+    title = f"Fine-tuning of {options.model_name} on {task.name}"
+    work = Finetuning(production, task.part(0, cut), task.part(cut), opened.folder / "run", requested, options.batch)
+    with opened as results:
+        problem, status = "", 0
+        with bar("finetune", requested.steps, work.step) as on_progress:
+            try:
+                rows = work.run(on_progress)
+            except MiclabError as error:
+                rows, problem, status = work.rows, str(error), 1 if isinstance(error, DivergedError) else 2
+        problem = "; ".join(text for text in (problem, lost_text(work.lost, len(task.episodes))) if text)
+        if not rows:
+            return close(results, problem, status)
+        save_page(results, arguments, title, finetune_page(rows), problem)
+        remark(results, production.remarks)
+    if options.json:
+        print_json({"model": options.model_name, "task": task.name, "folder": str(results.folder), "rows": rows})
+    else:
+        measures = list(rows[0]["strengths"])
+        cells = [
+            [row["step"], *(row[m]["mean"] for m in ("correct", "choice", "copied")),
+             *(row["strengths"][m]["top_mean"] for m in measures)]
+            for row in rows
+        ]  # fmt: skip
+        columns = ["step", "accuracy", "forced choice", "CLA", *(m.replace("_", " ") for m in measures)]
+        under = f"{len(work.held_out.episodes)} held-out episodes; strengths of the top heads at step 0"
+        print_table(f"{title}: {under}", columns, cells)
+    return close(results, problem, status)
+
+
+def scale_up(arguments: list[str]) -> int:
+    """`miclab mllm scale`."""
+    options = parse(ScaleFlags, "mllm scale", arguments)
+    from miclab.mllm.errors import ViewError, require
+
+    require()
+    from miclab.mllm.results import Results
+    from miclab.mllm.scale import Size, scale
+
+    if len(options.models) < 2:
+        raise MiclabError("Name two or more models, the smallest first.")
+    opened = Results(options.output, "scale", as_plain(options))
+    tasks, lacking = {}, []
+    for view in ("image", "text"):
+        try:
+            tasks[view] = options.load(view)
+        except ViewError as error:
+            # A task need not have both views; whether it has the one that a model needs is seen when that is known.
+            lacking.append(error)
+    if not tasks:
+        raise lacking[0]
+    first = next(iter(tasks.values()))
+    rows: list[dict[str, Any]] = []
+
+    def keep(size: Size) -> None:
+        for number, name in enumerate(size.names):
+            said = {"written": size.written[number]} if size.written else {}
+            rows.append({"model": size.model, "episode": name, **said}
+                        | {m: float(of[number]) for m, of in size.values.items()})  # fmt: skip
+        results.table("answers.parquet", rows)
+
+    episodes = len(first.episodes)
+    with opened as results, bar("scale", episodes * len(options.models)) as on_progress:
+        found, problem = scale(options.models, tasks, chosen(LoadOptions, options), options.batch, on_progress, keep,
+                               options.judge == "benchmark")  # fmt: skip
+        remark(results, dict.fromkeys(one for size in found for one in size.remarks))
+    gains = [None, *(size.gain(smaller, "correct") for smaller, size in pairwise(found))]
+    if options.json:
+        print_json([{"model": s.model, "parameters": s.parameters, "layers": s.layers, "heads": s.heads,
+                     **{m: s.interval(m).as_json() for m in s.values},
+                     "gain": s.gain(found[i - 1], "correct").as_json() if i else None}
+                    for i, s in enumerate(found)])  # fmt: skip
+    else:
+        shown = {"correct": "accuracy", "choice": "forced choice", "copied": "CLA"}
+        if options.judge == "benchmark":
+            shown = {"benchmark": "benchmark's accuracy", **shown}
+        cells = [[s.model, s.parameters, f"{s.layers} x {s.heads}",
+                  *(s.interval(m) for m in shown), gain]
+                 for s, gain in zip(found, gains, strict=True)]  # fmt: skip
+        columns = ["model", "parameters", "layers x heads", *shown.values(), "gain on the one before"]
+        print_table(f"{options.task.name}, {options.shots}-shot, {episodes} episodes [95 % interval]", columns, cells)
+    return close(results, problem)
+
+
+USAGE = """usage: miclab mllm {heads,knockout,finetune,compare,scale,reproduce,make-episodes,memory} [options]
 
   heads          strength of every head of MODEL over a task: `mllm heads MODEL --task DIR`
   knockout       answers of MODEL without its top heads, against random heads and whole layers
   finetune       LoRA on a task, with strengths, accuracy and CLA at a schedule; resumes
   compare        top heads that two results of `heads` share, against chance: `mllm compare A B`
   scale          one task over several sizes of a family: `mllm scale MODEL MODEL ... --task DIR`
+  reproduce      a claim of the paper: `mllm reproduce {P1,P2,P3} --model MODEL ... --task DIR`
   make-episodes  a task from pictures that miclab ships, or yours: `mllm make-episodes DIR`
   memory         the memory that MODEL needs, from its configuration
 
@@ -35,10 +149,12 @@ def _make_episodes(arguments: list[str]) -> int:
     requested = replace(chosen(EpisodeOptions, options), template=options.template.replace("\\n", "\n"))
     with bar("episodes", requested.episodes) as on_progress:
         folder = make_episodes(options.folder, requested, on_progress)
+    blank = json.loads((folder / "task.json").read_text(encoding="utf-8"))["made"].get("one_colour", [])
+    if blank:
+        print(f"miclab: {len(blank)} pictures are all of one colour: {', '.join(blank[:3])}", file=sys.stderr)
     if options.json:
-        print_json(
-            {"folder": str(folder), "episodes": requested.episodes, "ways": requested.ways, "shots": requested.shots}
-        )
+        print_json({"folder": str(folder), "episodes": requested.episodes, "ways": requested.ways,
+                    "shots": requested.shots, "one_colour": blank})  # fmt: skip
         return 0
     print(
         f"wrote {folder}: {requested.episodes} episodes, {requested.ways} classes, {requested.shots} examples of each"
@@ -64,7 +180,7 @@ def _memory(arguments: list[str]) -> int:
 
 SUBCOMMANDS: dict[str, Callable[[list[str]], int]] = {
     "heads": heads, "knockout": knockout, "finetune": finetune, "compare": compare_models, "scale": scale_up,
-    "make-episodes": _make_episodes, "memory": _memory,
+    "reproduce": reproduce, "make-episodes": _make_episodes, "memory": _memory,
 }  # fmt: skip
 
 

@@ -1,21 +1,22 @@
-"""`miclab mllm heads` and `compare`: strengths of heads, and which of them two models share."""
+"""`miclab mllm heads`, `compare` and `knockout`: which heads are strong, shared by two models, and needed."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miclab.cli.mllm_flags import CompareFlags, HeadsFlags
-from miclab.cli.mllm_output import close, save_page
-from miclab.cli.terminal import bar, parse, print_json, print_table
-from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN
+from miclab.cli.mllm_options import CompareFlags, HeadsFlags, KnockoutFlags, close, remark, save_page
+from miclab.cli.terminal import bar, parse, print_json, print_table, refuse_ignored
+from miclab.errors import MiclabError
+from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN, KnockoutOptions, chosen
 from miclab.tables import Number
 
 if TYPE_CHECKING:
     from miclab.mllm.heads import HeadTable
 
 
-def _head_rows(table: HeadTable) -> list[dict[str, Any]]:
+def head_rows(table: HeadTable) -> list[dict[str, Any]]:
     """One row for each measure and head."""
     rows = []
     for measure in table.measures:
@@ -39,19 +40,22 @@ def heads(arguments: list[str]) -> int:
     task = options.load(production.view)
     from miclab.circuits.find import head_name
     from miclab.mllm.heads import measure_batch, measure_heads
+    from miclab.mllm.keys import recording_keys
     from miclab.report.models import heads_page
 
     with opened as results:
-        with bar("heads", len(task.episodes)) as on_progress:
+        with bar("heads", len(task.episodes)) as on_progress, recording_keys(production.layers) as keys:
             table = measure_heads(production, task, options.batch, on_progress)
-        results.table("heads.parquet", _head_rows(table))
-        used = [sha256 for e, sha256 in zip(task.episodes, task.digests, strict=True) if e.in_context]
+        results.table("heads.parquet", head_rows(table))
+        results.table("keys.parquet", keys.rows())
+        names = {episode.name for episode in table.measured}
+        used = [sha256 for e, sha256 in zip(task.episodes, task.digests, strict=True) if e.name in names]
         results.note(left_out=table.left_out, episodes=table.episodes, episodes_sha256=used)
         keep = list(dict.fromkeys(h for m in (PREVIOUS_TOKEN, INDUCTION) for h in table.ranked(m)[: options.maps]))
-        usable = [episode for episode in task.episodes if episode.in_context]
-        maps = measure_batch(production, usable[:1], task, keep)[1] if keep else []
+        maps = measure_batch(production, table.measured[:1], task, keep)[1] if keep else []
         page = heads_page(replace(table, maps=tuple(maps)), options.top)
-        save_page(results, arguments, f"Heads of {options.model_name} on {task.name}", page, table.problem)
+        save_page(results, arguments, f"Heads of {options.model_name} on {task.name}", page, table.why_partial)
+        remark(results, production.remarks)
     ranked = {
         measure: [
             {"head": head_name(head), **table.intervals[measure][table.heads.index(head)].as_json()}
@@ -61,10 +65,12 @@ def heads(arguments: list[str]) -> int:
     }
     if options.json:
         print_json({"model": options.model_name, "task": task.name, "episodes": table.episodes,
-                    "left_out": table.left_out, "top": ranked, "folder": str(results.folder)})  # fmt: skip
+                    "left_out": table.left_out, "top": ranked, "key_constant": keys.rows(),
+                    "folder": str(results.folder)})  # fmt: skip
     else:
         table.strongest(options.top).show()
-    return close(results, table.problem)
+        keys.table().show()
+    return close(results, table.why_partial)
 
 
 def compare_models(arguments: list[str]) -> int:
@@ -92,3 +98,93 @@ def compare_models(arguments: list[str]) -> int:
                 ["measure", "shared", "heads", "chance shares", "p (hypergeometric)", "rank correlation", "p"],
                 cells)  # fmt: skip
     return 0
+
+
+def _ranking(options: KnockoutFlags, production: Any, task: Any) -> tuple[HeadTable, Any, Any]:
+    """Strengths that rank the heads, episodes for mean outputs, and episodes to answer: none that ranked."""
+    import numpy as np
+
+    from miclab.mllm.heads import HeadTable, measure_heads
+    from miclab.mllm.layers import all_heads
+    from miclab.mllm.results import REMEDY, read_manifest, read_table
+
+    if options.heads != Path():
+        rows = read_table(options.heads, "heads.parquet")
+        heads = all_heads(production.layers)
+        values = {}
+        for (measure,), of in rows.group_by(["measure"], maintain_order=True):
+            means = dict(zip(zip(of["layer"], of["head"], strict=True), of["mean"], strict=True))
+            if set(means) != set(heads):
+                raise MiclabError(f"{options.heads} is of a model with other heads than {options.model_name}.")
+            values[str(measure)] = np.array([[means[head] for head in heads]])
+        used = read_manifest(options.heads).get("episodes_sha256")
+        if used is None:
+            raise MiclabError(f"{options.heads} does not say which episodes ranked its heads. {REMEDY}")
+        left = tuple(e for e, sha256 in zip(task.episodes, task.digests, strict=True) if sha256 not in set(used))
+        if not left:
+            raise MiclabError(
+                f"All {len(task.episodes)} episodes of {task.name} ranked the heads of {options.heads}, and those are "
+                "left out. Take more --episodes, another --task, or --rank in the place of --heads."
+            )
+        rest = replace(task, episodes=left)
+        return HeadTable(options.model_name, task.name, heads, values), rest, rest
+    if not 1 <= options.rank < len(task.episodes):
+        raise MiclabError(
+            f"rank = {options.rank} is not possible. Allowed: 1 to {len(task.episodes) - 1}, since the task has "
+            f"{len(task.episodes)} episodes and those that rank heads are left out. Or give --heads FOLDER."
+        )
+    first = task.part(0, options.rank)
+    with bar("ranking heads", options.rank) as on_progress:
+        return measure_heads(production, first, options.batch, on_progress).whole(), first, task.part(options.rank)
+
+
+def knockout(arguments: list[str]) -> int:
+    """`miclab mllm knockout`."""
+    options = parse(KnockoutFlags, "mllm knockout", arguments)
+    if options.heads != Path():
+        refuse_ignored(arguments, ("rank",), "the heads of --heads are ranked already")
+    from miclab.mllm.errors import require
+
+    require()
+    from miclab.mllm.knockout import knock_out
+    from miclab.report.models import knockout_page
+
+    opened = options.results("knockout")
+    production = options.production()
+    task = options.load(production.view)
+    table, ranked_on, left = _ranking(options, production, task)
+    left_out = len(task.episodes) - len(left.episodes)
+    title = f"Knockouts of {options.model_name} on {task.name}"
+    with opened as results:
+        with bar("knockout", len(left.episodes)) as on_progress:
+            found = knock_out(production, table, left, chosen(KnockoutOptions, options), ranked_on=ranked_on,
+                              batch=options.batch, benchmark=options.judge == "benchmark",
+                              on_progress=on_progress)  # fmt: skip
+        results.table("answers.parquet", found.rows)
+        results.note(left_out=left_out)
+        problem = "; ".join(text for text in (table.why_partial, found.problem) if text)
+        save_page(results, arguments, title, knockout_page(found), problem)
+        remark(results, production.remarks)
+    if options.json:
+        print_json({"model": options.model_name, "task": task.name, "episodes": found.episodes, "left_out": left_out,
+                    "notes": found.notes, "folder": str(results.folder),
+                    "effects": [_effect_json(e) for e in found.effects]})  # fmt: skip
+    else:
+        (made,) = found.tables()
+        left = [f"{left_out} episodes that ranked the heads were left out."] if left_out else []
+        replace(made, title=f"{title}: {made.title}", notes=(*left, *made.notes)).show()
+    return close(results, problem)
+
+
+def _effect_json(effect: Any) -> dict[str, Any]:
+    from miclab.circuits.find import head_name
+
+    beyond = effect.beyond_control("correct")
+    return {
+        "name": effect.name,
+        "heads": [[head_name(head) for head in heads] for heads in effect.heads],
+        **{measure: effect.interval(measure).as_json() for measure in effect.values},
+        "change": effect.change("correct").as_json(),
+        "beyond_control": beyond.as_json() if beyond else None,
+        "draws": list(effect.draws),
+    }

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from miclab.cli.duration import announce_sequences
 from miclab.cli.options import RunNames, find_runs, output_file
+from miclab.cli.progress import ablations_of, knockouts_of, looking
 from miclab.cli.terminal import bar, parse, refuse_ignored, warn
 from miclab.config.presets import Profile
+from miclab.config.run import RunConfig
 from miclab.errors import MiclabError
 from miclab.runs.find import list_runs
 
@@ -24,7 +25,7 @@ class ReportOptions:
     """Paths, names, or starts of names or hashes; none with --study."""
     study: str = ""
     """Study file: report on its rows instead, the ones that `miclab study rows` shows."""
-    profile: Profile = "quick"
+    preset: Profile = "quick"
     """Preset of the study."""
     threshold: float = 0.5
     """Accuracy on novel classes (0 to 1) whose line is drawn in the study's phase diagram."""
@@ -44,7 +45,7 @@ def run_report(arguments: list[str]) -> int:
     """`miclab report RUN...` and `miclab report --study FILE`."""
     options = parse(ReportOptions, "report", arguments)
     if not options.study:
-        refuse_ignored(arguments, ("profile", "threshold", "at"), "it is for a report on a study (--study)")
+        refuse_ignored(arguments, ("preset", "threshold", "at"), "it is for a report on a study (--study)")
     command = shlex.join(["miclab", "report", *arguments])
     output = output_file(options.output)
     if options.study:
@@ -60,10 +61,10 @@ def run_report(arguments: list[str]) -> int:
     from miclab.report.run.page import subject_of
 
     check_replaceable(output, subject_of(runs), options.overwrite)
-    # Knockouts of every head with two baselines, ablations and the maps of each checkpoint, on about 2,000 sequences.
-    passes = max(2 * run.config.decoder.layers * run.config.decoder.heads + 20 for run in runs)
-    announce_sequences("report", runs, options.runs, 2000, passes)
-    with bar("report", len(runs)) as on_progress:
+    checkpoints = max(len(run.checkpoints) for run in runs)
+    with looking(
+        "report", runs, options.runs, lambda config: _sequences(config, checkpoints, bool(options.measures))
+    ) as on_progress:
         path = write_report(runs, output, command=command, measures=options.measures, on_progress=on_progress)
     for run in runs:
         warn(run)
@@ -71,13 +72,24 @@ def run_report(arguments: list[str]) -> int:
     return 0
 
 
+def _sequences(config: RunConfig, checkpoints: int, measured: bool) -> int:
+    """Sequences that the report on a run looks at, roughly: maps of each checkpoint, knockouts with two baselines,
+    ablations, oracles, signs of failure, and measures."""
+    from miclab.report.run.collect import MAP_SIZES, intervention_sizes
+
+    sizes = intervention_sizes(config)
+    maps = (1 + checkpoints) * MAP_SIZES.sequences * MAP_SIZES.novel_sets
+    passes = 2 * knockouts_of(config) - 1 + ablations_of(config) - 1 + 2 + bool(config.parent.run) + measured
+    return maps + passes * sizes.sequences * sizes.novel_sets + 3 * sizes.sequences
+
+
 def _report_study(options: ReportOptions, output: Path, command: str) -> int:
     from miclab.studies.mode import long_mode
-    from miclab.studies.plan import Plan
     from miclab.studies.rows import current_rows, table_file
     from miclab.studies.study import load_study
+    from miclab.studies.threshold import planned
 
-    study = load_study(options.study, options.profile)
+    study = load_study(options.study, options.preset)
     from miclab.report.existing import check_replaceable
     from miclab.report.study.page import STAGES, subject_of, write_study_report
 
@@ -85,7 +97,7 @@ def _report_study(options: ReportOptions, output: Path, command: str) -> int:
     root = Path(options.runs)
     stored = not list_runs(root)
     # Without runs the mode decides nothing: rows are found by their configuration.
-    plan = Plan([study], "compiled" if stored else lambda: long_mode(root))
+    _, plan = planned([study], "compiled" if stored else lambda: long_mode(root), root)
     frame, warnings = current_rows(study, plan, root, stored=stored)
     for line in warnings:
         print(f"miclab: warning: {line}", file=sys.stderr)

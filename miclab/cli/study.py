@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from miclab.cli.options import output_file
-from miclab.cli.study_flags import PlanOptions, RowsOptions, RunOptions, StatusOptions, StudyOptions
+import tyro
+
+from miclab.cli.options import Directory, File, output_file
 from miclab.cli.terminal import parse, print_json, refuse_ignored
+from miclab.config.presets import Profile
 from miclab.errors import MiclabError, nearest
 from miclab.runs.find import root_directory
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from miclab.studies.engine import Tally
     from miclab.studies.launchers import Launcher
     from miclab.studies.plan import Plan
@@ -29,9 +33,79 @@ USAGE = """usage: miclab study {run,status,plan,rows} FILE [options]
 `miclab study run --help` shows the options of a command. The format of a study file:
 docs/reference/study-file.md."""
 
+Files = Annotated[
+    tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE ...", help_behavior_hint="(one or more)")
+]
+StudyFile = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
 
-STAGE_ONE = "(stage 1)"
-"""Name of the stage-1 runs that are in no study's own points."""
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """What every command takes."""
+
+    preset: Profile = "quick"
+    """Preset of the study."""
+    runs: Directory = "runs"
+    """Directory of runs."""
+    json: bool = False
+    """Print as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seeded(StudyOptions):
+    seeds: tuple[int, ...] = ()
+    """Of the preset's seeds these alone. Empty: all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(_Seeded):
+    """Train what is missing of one study or several. Stopped or killed at any moment, it goes on where it was; tables
+    keep the rows of other seeds than --seeds."""
+
+    file: Files
+    """Study files."""
+    launcher: Literal["local", "ray", "slurm"] = "local"
+    """Where to train."""
+    workers: int = 0
+    """Processes at once, each of one thread; 0: one for each core (`local`, `ray`), or as many as Slurm lets."""
+    ray_address: str = "auto"
+    """Ray cluster; `auto`: the one that this machine belongs to."""
+    array_limit: int = 1000
+    """Largest array of jobs that the Slurm site allows."""
+    slurm: tuple[str, ...] = ()
+    """Parameters of Slurm jobs as KEY=VALUE: partition=long time=600 (minutes) mem=4GB account=..."""
+    mirror: tuple[str, ...] = ()
+    """Trackers that are sent a copy of every finished run's rows: wandb, mlflow, tensorboard, trackio."""
+    retry_failed: bool = False
+    """Try failed runs again, but for those that diverged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusOptions(_Seeded):
+    """What of one study or several is done, running, failed and left."""
+
+    file: Files
+    """Study files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(_Seeded):
+    """List the runs of a study in their order, and how far each is. No run is started."""
+
+    file: StudyFile
+    """A study file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsOptions(StudyOptions):
+    """The table of a study."""
+
+    file: StudyFile
+    """A study file."""
+    output: File = ""
+    """File to write, .csv or .parquet; empty: a summary on the screen (the last row of every run)."""
+    stored: bool = False
+    """Read the table that lies beside the study, whatever runs there are."""
 
 
 def run_study(arguments: list[str]) -> int:
@@ -45,55 +119,26 @@ def run_study(arguments: list[str]) -> int:
     return commands[arguments[0]](arguments[1:])
 
 
-def _planned(files: tuple[str, ...], options: StudyOptions) -> tuple[list[Study], Plan]:
+def _loaded(files: tuple[str, ...], options: StudyOptions) -> tuple[list[Study], Callable[[], str], Path]:
+    """The studies, the numeric mode of this machine, and the directory of runs."""
     from miclab.studies.mode import long_mode
-    from miclab.studies.plan import Plan
     from miclab.studies.study import load_study
 
     if not files:
         raise MiclabError("Name at least one study file.")
     root = root_directory(options.runs)
-    studies = [load_study(file, options.profile) for file in files]
-    return studies, Plan(studies, lambda: long_mode(root))
+    return [load_study(file, options.preset) for file in files], lambda: long_mode(root), root
 
 
-def _kept(studies: list[Study], plan: Plan, root: Path) -> frozenset[str]:
-    """Runs whose rows lie beside the studies with the requested steps, and stage-1 runs that only these need."""
-    from miclab.studies.rows import StudyTable
+def _planned(files: tuple[str, ...], options: StudyOptions) -> tuple[list[Study], Plan]:
+    from miclab.studies.threshold import planned
 
-    found = frozenset(identity for study in studies for identity in StudyTable(study, plan, root).kept())
-    return found | {before for before, runs in plan.children().items() if found.issuperset(runs)}
-
-
-def _counts(
-    plan: Plan, states: dict[str, Any], running: set[str], kept: frozenset[str] = frozenset()
-) -> dict[str, dict[str, int]]:
-    """Runs by status, for each study and for the stage-1 runs; what is not here but in committed rows is no new run."""
-    from miclab.studies.state import count
-
-    def counted(group: list[str]) -> dict[str, int]:
-        found = count(states[i] for i in group)
-        stored = sum(states[i].status == "new" and i in kept for i in group)
-        return found | {"new": found["new"] - stored, "in_committed_rows": stored}
-
-    groups = dict(plan.members)
-    members = {identity for group in groups.values() for identity in group}
-    parents = [identity for identity in plan.runs if identity not in members]
-    if parents:
-        groups[STAGE_ONE] = parents
-    return {
-        name: {"runs": len(group), **counted(group), "running": sum(i in running for i in group)}
-        for name, group in groups.items()
-    }
-
-
-def _failures(plan: Plan, states: dict[str, Any]) -> list[dict[str, str]]:
-    return [
-        {"run": plan.runs[i].name, "hash": i, "reason": s.reason} for i, s in states.items() if s.status == "failed"
-    ]
+    return planned(*_loaded(files, options))
 
 
 def _print_counts(counts: dict[str, dict[str, int]], failures: list[dict[str, str]]) -> None:
+    from miclab.studies.listing import STAGE_ONE
+
     for name, group in counts.items():
         words = {"in_committed_rows": "needed only by committed rows" if name == STAGE_ONE else "in committed rows"}
         parts = ", ".join(
@@ -112,9 +157,27 @@ def _run(arguments: list[str]) -> int:
         refuse_ignored(arguments, ("ray_address",), "it is for --launcher ray")
     if options.launcher != "slurm":
         refuse_ignored(arguments, ("array_limit", "slurm"), "it is for --launcher slurm")
-    studies, plan = _planned(options.file, options)
-    from miclab.cli.watch import Watch
-    from miclab.studies.engine import Engine
+    from miclab.studies.listing import counts_of, failures_of
+    from miclab.studies.threshold import rounds
+
+    found, mode, root = _loaded(options.file, options)
+    plan: Plan | None = None
+    for studies, whole in rounds(found, mode, root):
+        # A study of kind `threshold` decides by its results what it runs next.
+        plan, tally = _carried_out(options, studies, whole)
+    assert plan is not None
+    counts, failures = counts_of(plan, tally.states, set()), failures_of(plan, tally.states)
+    if options.json:
+        print_json({"studies": counts, "failures": failures})
+    else:
+        _print_counts(counts, failures)
+    return 0 if all(s.status == "done" for s in tally.states.values()) else 1
+
+
+def _carried_out(options: RunOptions, studies: list[Study], plan: Plan) -> tuple[Plan, Tally]:
+    """Trains what is missing of a plan: the requested part of it, and how its runs ended."""
+    from miclab.cli.progress import Watch
+    from miclab.studies.engine import Engine, carry_out
     from miclab.studies.mirrors import Mirrors
     from miclab.studies.rows import StudyTable
     from miclab.studies.state import survey
@@ -122,6 +185,9 @@ def _run(arguments: list[str]) -> int:
     root = Path(options.runs)
     root.mkdir(parents=True, exist_ok=True)
     tables = [StudyTable(study, plan, root) for study in studies]
+    for table in tables:
+        # A table that cannot be trusted is refused before anything is trained.
+        table.kept()
     # A table has the runs of all seeds, whichever are trained now.
     others = survey(plan, root) if options.seeds else {}
     plan = _of_seeds(studies, plan, options.seeds, root)
@@ -133,33 +199,20 @@ def _run(arguments: list[str]) -> int:
 
         def change(tally: Tally) -> None:
             nonlocal mirrored
-            states = others | tally.states
-            for table in tables:
-                table.write(states)
             if tally.ended != mirrored:
                 mirrored = tally.ended
-                mirrors(states)
+                mirrors(others | tally.states)
             watch(tally)
 
-        try:
-            tally = Engine(plan, root, launcher, retry_failed=options.retry_failed, on_change=change).go()
-        finally:
-            launcher.close()
-        states = others | tally.states
-        for table in tables:
-            table.write(states, now=True)
-        mirrors(states)
-    counts, failures = _counts(plan, tally.states, set()), _failures(plan, tally.states)
-    if options.json:
-        print_json({"studies": counts, "failures": failures})
-    else:
-        _print_counts(counts, failures)
-    return 0 if all(s.status == "done" for s in tally.states.values()) else 1
+        engine = Engine(plan, root, launcher, retry_failed=options.retry_failed)
+        tally = carry_out(engine, tables, change, others)
+        mirrors(others | tally.states)
+    return plan, tally
 
 
 def _announce(plan: Plan, root: Path, workers: int) -> None:
     """Says how long the runs will take that this machine still has to train."""
-    from miclab.cli.duration import announce_study
+    from miclab.cli.progress import announce_study
     from miclab.studies.state import survey
 
     states = survey(plan, root)
@@ -212,15 +265,16 @@ def _launcher(options: RunOptions, root: Path) -> Launcher:
 
 def _status(arguments: list[str]) -> int:
     from miclab.studies import state
+    from miclab.studies.listing import counts_of, failures_of, kept_runs
 
     options = parse(StatusOptions, "study status", arguments)
     studies, plan = _planned(options.file, options)
     root = Path(options.runs)
-    kept = _kept(studies, plan, root)
+    kept = kept_runs(studies, plan, root)
     plan = _of_seeds(studies, plan, options.seeds, root)
     states, running = state.survey(plan, root), state.held(root)
-    counts = _counts(plan, states, set(running), kept)
-    failures = _failures(plan, states)
+    counts = counts_of(plan, states, set(running), kept)
+    failures = failures_of(plan, states)
     if options.json:
         held = {plan.runs[i].name: f"{o.machine_name} {o.process}" for i, o in running.items() if i in plan.runs}
         print_json({"studies": counts, "running": held, "failures": failures})
@@ -230,21 +284,20 @@ def _status(arguments: list[str]) -> int:
 
 
 def _plan(arguments: list[str]) -> int:
-    from miclab.cli.study_plan import plan_lines
     from miclab.studies import state
-    from miclab.studies.listing import plan_json
+    from miclab.studies.listing import counts_of, failures_of, kept_runs, plan_json, plan_table
 
     options = parse(PlanOptions, "study plan", arguments)
     (study,), plan = _planned((options.file,), options)
     root = Path(options.runs)
-    kept = _kept([study], plan, root)
+    kept = kept_runs([study], plan, root)
     plan = _of_seeds([study], plan, options.seeds, root)
     states = state.survey(plan, root)
     if options.json:
         print_json(plan_json(study, plan, states, kept, root))
         return 0
-    print("\n".join(plan_lines(study, plan, states, kept, root)))
-    _print_counts(_counts(plan, states, set(), kept), _failures(plan, states))
+    plan_table(study, plan, states, kept, root).show()
+    _print_counts(counts_of(plan, states, set(), kept), failures_of(plan, states))
     return 0
 
 

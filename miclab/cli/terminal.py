@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from miclab import interrupts
 from miclab.errors import MiclabError
 from miclab.runs.run import Run
 from miclab.tables import table
 
 T = TypeVar("T")
+
+
+class Result(Protocol):
+    """What a command prints."""
+
+    def as_json(self) -> Any: ...
+    def show(self) -> None: ...
 
 
 def parse(kind: type[T], name: str, arguments: list[str], default: T | None = None) -> T:
@@ -23,7 +32,7 @@ def parse(kind: type[T], name: str, arguments: list[str], default: T | None = No
     """
     import tyro
 
-    from miclab.cli.chosen import RULES
+    from miclab.cli.options import RULES
 
     program = f"miclab {name}"
     if default is None:
@@ -65,11 +74,33 @@ def warn(run: Run) -> None:
         print(f"miclab: warning: {line}", file=sys.stderr)
 
 
+def duration(seconds: float) -> str:
+    """A time in words: `3 d 4 h`, `2 h 05 min`, `12 min`, `40 s`."""
+    whole = int(seconds)
+    if whole >= 86400:
+        return f"{whole // 86400} d {whole % 86400 // 3600} h"
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min" if whole >= 120 else f"{whole} s"
+
+
+def print_result(found: Result, runs: Iterable[Run], as_json: bool) -> int:
+    """What a command found in runs, as JSON or as tables, after the warnings about their files; gives exit status 0."""
+    for run in runs:
+        warn(run)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        found.show()
+    return 0
+
+
 @contextmanager
 def bar(title: str, total: int, start: int = 0, waiting: str = "") -> Iterator[Callable[[int, str], None]]:
-    """A progress bar on standard error; the function that it gives takes the steps done and a short text.
+    """A progress bar on standard error: steps done, steps in all, time left. The function that it gives takes the steps
+    done and a short text.
 
-    Where standard error is no terminal, a line is printed now and then instead.
+    Where standard error is no terminal, a line with the same is printed now and then instead.
 
     Arguments:
         waiting: what is done before the first step, if that takes long.
@@ -79,14 +110,17 @@ def bar(title: str, total: int, start: int = 0, waiting: str = "") -> Iterator[C
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        shown = [start]
+        shown, began = [start], time.monotonic()
         if waiting:
-            print(f"{title}: {start}/{total} {waiting}", file=sys.stderr, flush=True)
+            print(f"{title}: {start:,}/{total:,} {waiting}", file=sys.stderr, flush=True)
 
         def plain(done: int, text: str) -> None:
-            if done >= total or done - shown[0] >= max(1, (total - start) // 5):
+            interrupts.heed()
+            if shown[0] < total and (done >= total or done - shown[0] >= max(1, (total - start) // 5)):
                 shown[0] = done
-                print(f"{title}: {done}/{total} {text}", file=sys.stderr, flush=True)
+                seconds = (time.monotonic() - began) * (total - done) / max(1, done - start)
+                left = f", about {duration(seconds)} left" if done < total else ""
+                print(f"{title}: {done:,}/{total:,} {text}".rstrip() + left, file=sys.stderr, flush=True)
 
         yield plain
         return
@@ -103,6 +137,7 @@ def bar(title: str, total: int, start: int = 0, waiting: str = "") -> Iterator[C
 
         def update(done: int, text: str) -> None:
             nonlocal last
+            interrupts.heed()
             last = text or last
             progress.update(task, completed=done, text=last)
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from miclab.cli.duration import announce_training
-from miclab.cli.encoder import EncoderOptions, encoder_options
 from miclab.cli.options import Directory, File, LabelOptions, RunName
+from miclab.cli.progress import announce_training
 from miclab.cli.terminal import bar, parse, print_json, refuse_ignored, warn
 from miclab.config import presets
 from miclab.config.request import Request
@@ -21,12 +20,14 @@ from miclab.config.run import RunConfig
 from miclab.config.schema import from_mapping
 from miclab.errors import ConfigError, MiclabError, nearest
 from miclab.training.stages import (
+    STAGES,
     Done,
     Training,
     carry_out,
     check_modalities,
     check_same,
     grown_from,
+    kind_of,
     train_watched,
     trainings,
     with_encoders,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from miclab.runs.run import Run
     from miclab.training.loop import Prepared
 
-STAGES = ("unimodal", "multimodal", "encoder")
 USAGE = f"""usage: miclab train {{{",".join(STAGES)}}} [options]
 
   unimodal     stage 1: a decoder on one modality
@@ -51,7 +51,7 @@ USAGE = f"""usage: miclab train {{{",".join(STAGES)}}} [options]
 class TrainOptions(LabelOptions):
     """Train a decoder. Every field of the configuration is an option; the values shown are the preset's."""
 
-    profile: presets.Profile = "quick"
+    preset: presets.Profile = "quick"
     """Where the other defaults come from. `quick`: AdamW, minutes. `paper`: the paper's SGD and steps, hours."""
     config: File = ""
     """YAML file with fields of the configuration, and of the request under `request:`. Options override it."""
@@ -73,28 +73,24 @@ class TrainOptions(LabelOptions):
 
 
 def _early_option(arguments: list[str], name: str, default: str) -> str:
-    """An option's value before the others are parsed: their defaults depend on it."""
+    """An option's value before the others are parsed: their defaults depend on it. As there, the last one counts."""
+    found = default
     for index, argument in enumerate(arguments):
         given, equals, value = argument.partition("=")
         # Words of an option may be joined with underscores too.
         if given.replace("_", "-") != name:
             continue
         if equals:
-            return value
-        if index + 1 < len(arguments):
-            return arguments[index + 1]
-    return default
+            found = value
+        elif index + 1 < len(arguments):
+            found = arguments[index + 1]
+    return found
 
 
 def _from_yaml(path: str, config: RunConfig, request: Request) -> tuple[RunConfig, Request]:
-    import yaml
+    from miclab.config.strict_yaml import read_yaml
 
-    try:
-        data = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise ConfigError("config", path, f"a YAML file that can be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError("config", path, f"a YAML file in UTF-8 without syntax errors ({error})") from error
+    data = read_yaml(Path(path), "config")
     if not isinstance(data, dict) or not data:
         raise ConfigError("config", path, "a YAML file that holds a mapping of fields to values")
     requested = data.pop("request", {})
@@ -169,18 +165,18 @@ def run_train(arguments: list[str]) -> int:
     stage, rest = arguments[0], arguments[1:]
     if stage not in STAGES:
         raise MiclabError(f"{stage!r} is no stage: {nearest(stage, STAGES)}")
-    profile = _early_option(rest, "--profile", "quick")
-    if profile not in ("quick", "paper"):
-        raise ConfigError("profile", profile, nearest(profile, ("quick", "paper")))
+    preset = _early_option(rest, "--preset", "quick")
+    if preset not in ("quick", "paper"):
+        raise ConfigError("preset", preset, nearest(preset, ("quick", "paper")))
     if stage == "encoder":
-        return _run_encoder(rest, profile)
+        return _run_encoder(rest, preset)
     if stage == "unimodal":
         refuse_ignored(rest, ("stage_one",), "it is for `miclab train multimodal`")
     stage_one = _early_option(rest, "--stage-one", "auto")
     root = _early_option(rest, "--runs", "runs")
-    kind = "unimodal" if stage == "unimodal" else "early_fusion" if stage_one == "none" else "multimodal"
-    config, request = presets.run_config(kind, profile), presets.request(kind, profile)
-    first = presets.request("unimodal", profile)
+    kind = kind_of(stage, stage_one)
+    config, request = presets.run_config(kind, preset), presets.request(kind, preset)
+    first = presets.request("unimodal", preset)
     before = None
     path = _early_option(rest, "--config", "")
     if kind == "multimodal" and stage_one != "auto":
@@ -193,7 +189,7 @@ def run_train(arguments: list[str]) -> int:
     encoders = _early_option(rest, "--encoder", "")
     if encoders:
         config = with_encoders(config, encoders, root)
-    defaults = TrainOptions(profile=profile, stage_one_steps=first.steps, run=config, request=request)
+    defaults = TrainOptions(preset=preset, stage_one_steps=first.steps, run=config, request=request)
     options = parse(TrainOptions, f"train {stage}", rest, defaults)
     config = options.run
     check_modalities(kind, config)
@@ -205,7 +201,7 @@ def run_train(arguments: list[str]) -> int:
         if config.parent.step in before.checkpoints:
             print(f"miclab: stage 1: {before.path} at step {config.parent.step:,} is reused", file=sys.stderr)
     earlier = replace(first, steps=options.stage_one_steps) if kind == "multimodal" and before is None else None
-    return _train(trainings(config, options.request, profile, earlier), root, options.json, before, options.label)
+    return _train(trainings(config, options.request, preset, earlier), root, options.json, before, options.label)
 
 
 def _train(
@@ -227,14 +223,14 @@ def _train(
     return _report(done[-1], as_json, stage)
 
 
-def _run_encoder(arguments: list[str], profile: presets.Profile) -> int:
+def _run_encoder(arguments: list[str], preset: presets.Profile) -> int:
     """`miclab train encoder [options]`."""
-    defaults, path = encoder_options(profile), _early_option(arguments, "--config", "")
+    defaults, path = encoder_options(preset), _early_option(arguments, "--config", "")
     if path:
         config, request = _from_yaml(path, defaults.run, defaults.request)
         defaults = replace(defaults, run=config, request=request)
     options = parse(EncoderOptions, "train encoder", arguments, defaults)
-    return _train(trainings(options.run, options.request, profile), options.runs, options.json, label=options.label)
+    return _train(trainings(options.run, options.request, preset), options.runs, options.json, label=options.label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,3 +263,25 @@ def run_resume(arguments: list[str]) -> int:
     from miclab.training.loop import Prepared
 
     return _report(train_watched("resume", Prepared(run), request, _watch), options.json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions(LabelOptions):
+    """Pretrain the encoder of a modality as a classifier of its classes. Every field of the configuration is an option;
+    `nearest` in its rows is the accuracy of the nearest exemplar among 8 novel classes, on its features."""
+
+    preset: presets.Profile = "quick"
+    """How long by default: 2,000 steps (`quick`), 50,000 (`paper`)."""
+    config: File = ""
+    """YAML file with fields of the configuration, and of the request under `request:`. Options override it."""
+    runs: Directory = "runs"
+    """Directory of runs."""
+    json: bool = False
+    """Print the outcome as JSON."""
+    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    request: Request = field(default_factory=Request)
+
+
+def encoder_options(preset: presets.Profile) -> EncoderOptions:
+    """The options' defaults in a preset."""
+    return EncoderOptions(preset=preset, run=presets.lone_encoder_config(), request=presets.encoder_request(preset))

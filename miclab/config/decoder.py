@@ -7,7 +7,7 @@ from typing import Literal
 
 from miclab.config.checks import check_known, check_number, check_whole
 from miclab.config.options import AttentionOptions
-from miclab.config.positions import FACTS, POSITION_CODES, PositionFacts, PositionName
+from miclab.config.positions import PositionFacts, PositionName, facts, position_text
 from miclab.errors import ConfigError
 
 
@@ -24,7 +24,7 @@ class DecoderConfig:
     input_map: Literal["pad", "linear"] = "pad"
     """Where the width is not the input's: zero-pad (nothing learnt is added) or a learnt linear map."""
     positions: PositionName = "rope"
-    """Position code."""
+    """Position code, and after a colon its options if it has any, such as `NAME:OPTION=VALUE,OPTION=VALUE`."""
     attention: AttentionOptions = field(default_factory=AttentionOptions)
     """How the blocks attend: a mechanism, and after a colon its options, such as `NAME:OPTION=VALUE,OPTION=VALUE`."""
     position_slots: int = 0
@@ -69,7 +69,10 @@ class DecoderConfig:
         check_number(owner, self, "rope_theta", 1.0, open_low=True)
         check_number(owner, self, "initial_std", 0.0, 100.0)
         check_known(owner, self, "input_map", ("pad", "linear"))
-        POSITION_CODES.check(self.positions, f"{owner}.positions")
+        text = position_text(self.positions, f"{owner}.positions")
+        if text != self.positions:
+            # One choice has one hash.
+            raise ConfigError(f"{owner}.positions", self.positions, f"the same as {text!r}")
         check_known(owner, self, "mlp", ("released", "swiglu", "none"))
         check_known(owner, self, "norm", ("rmsnorm", "layernorm", "none"))
         check_known(owner, self, "output_projection", ("auto", "on", "off"))
@@ -121,7 +124,12 @@ class DecoderConfig:
     @property
     def position_facts(self) -> PositionFacts:
         """Facts about the position code."""
-        return FACTS[self.positions]
+        return facts(self.positions)
+
+    @property
+    def position_name(self) -> str:
+        """Name of the position code."""
+        return self.positions.partition(":")[0]
 
     @property
     def slots(self) -> int:

@@ -2,7 +2,8 @@
 
 A folder never causes code to be loaded: not a run, not a study, not a task. Only `--plugin FILE.py` and an installed
 entry point of the group `miclab.extensions` do. A configuration records what it uses of them as `NAME:SHA-256 of the
-file`. So the same configuration with another file is another run.
+file`. So the same configuration with another file is another run. A file that a plugin imports and that registers
+something is a plugin too.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from miclab.config.registry import Registry
+from miclab.config.registry import Registry, recorded
 from miclab.errors import ConfigError, MiclabError
 
+PACKAGE = Path(__file__).parents[1]
 GROUP = "miclab.extensions"
 """Group of entry points; each names a module that registers what it has when it is imported."""
 
@@ -37,7 +39,7 @@ class Plugin:
     digest: str
 
     @property
-    def mark(self) -> str:
+    def fingerprint(self) -> str:
         """What a configuration records of it."""
         return f"{self.name}:{self.digest}"
 
@@ -65,22 +67,13 @@ def load_plugin(path: Path | str, digest: str = "") -> Plugin:
     Raises:
         MiclabError: the file cannot be read, has another content than is required, or fails when it is executed.
     """
-    file = Path(path).resolve()
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise MiclabError(f"--plugin {path}: the file cannot be read ({error.strerror}).") from error
-    found = hashlib.sha256(content).hexdigest()
-    if digest and found != digest:
-        raise MiclabError(f"--plugin {path}: the file has changed since it was named (SHA-256 {found}, not {digest}).")
+    file, content, found = _read(path, digest)
     old = _loaded.get(file)
     if old is not None:
         if old.digest != found:
             raise MiclabError(f"--plugin {path}: the file has changed since this process loaded it.")
         return old
-    same = next((plugin for plugin in _loaded.values() if plugin.name == file.stem), None)
-    if same is not None:
-        raise MiclabError(f"--plugin {path}: another plugin has the same name ({same.file}); rename one of them.")
+    _check_name(file)
     name = f"miclab_plugin_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if file.suffix != ".py" or spec is None or spec.loader is None:
@@ -89,7 +82,8 @@ def load_plugin(path: Path | str, digest: str = "") -> Plugin:
     sys.modules[name] = module
     try:
         # The bytes that were hashed are those that are executed.
-        exec(compile(content, str(file), "exec"), module.__dict__)
+        with recorded() as registered:
+            exec(compile(content, str(file), "exec"), module.__dict__)
     except MiclabError:
         del sys.modules[name]
         raise
@@ -98,7 +92,43 @@ def load_plugin(path: Path | str, digest: str = "") -> Plugin:
         raise MiclabError(f"--plugin {path}: it fails when it is loaded ({type(error).__name__}: {error}).") from error
     plugin = Plugin(file.stem, file, found)
     _loaded[file] = plugin
+    _note_others(registered)
     return plugin
+
+
+def _read(path: Path | str, digest: str) -> tuple[Path, bytes, str]:
+    """A plugin's file, its content and the SHA-256 of it; see `load_plugin` for errors."""
+    file = Path(path).resolve()
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise MiclabError(f"--plugin {path}: the file cannot be read ({error.strerror}).") from error
+    found = hashlib.sha256(content).hexdigest()
+    if digest and found != digest:
+        raise MiclabError(f"--plugin {path}: the file has changed since it was named (SHA-256 {found}, not {digest}).")
+    return file, content, found
+
+
+def _check_name(file: Path) -> None:
+    same = next((plugin for plugin in _loaded.values() if plugin.name == file.stem), None)
+    if same is not None:
+        raise MiclabError(f"--plugin {file}: another plugin has the same name ({same.file}); rename one of them.")
+
+
+def _note_others(registered: Iterable[str]) -> list[Path]:
+    """Notes files as plugins that registered something while another one was loaded, and that nothing covers yet.
+
+    Raises:
+        MiclabError: one has the name of another plugin.
+    """
+    noted = []
+    for file in dict.fromkeys(Path(name).resolve() for name in registered):
+        if PACKAGE in file.parents or any(plugin.covers(file) for plugin in _loaded.values()):
+            continue
+        _check_name(file)
+        _loaded[file] = Plugin(file.stem, file, hashlib.sha256(file.read_bytes()).hexdigest())
+        noted.append(file)
+    return noted
 
 
 Handed = tuple[tuple[str, str], ...]
@@ -106,7 +136,8 @@ Handed = tuple[tuple[str, str], ...]
 
 
 def handed_on() -> Handed:
-    """The plugins that were named with `--plugin`; a worker takes them up with `taken_up`."""
+    """The plugins that were named with `--plugin`, and those that these import; a worker takes them up with
+    `taken_up`."""
     return tuple((str(plugin.file), plugin.digest) for plugin in _loaded.values() if plugin.file not in _installed)
 
 
@@ -117,6 +148,9 @@ def taken_up(handed: Handed) -> None:
         MiclabError: one of them cannot be read here, or has changed since.
     """
     load_installed()
+    # All are compared before one is executed: it may import another.
+    for path, digest in handed:
+        _read(path, digest)
     for path, digest in handed:
         load_plugin(path, digest)
 
@@ -130,7 +164,8 @@ def load_installed() -> tuple[Plugin, ...]:
     plugins = []
     for entry in importlib.metadata.entry_points(group=GROUP):
         try:
-            entry.load()
+            with recorded() as registered:
+                entry.load()
         except Exception as error:
             raise MiclabError(
                 f"The installed extension {entry.name!r} ({entry.value}) fails when it is loaded:"
@@ -139,7 +174,7 @@ def load_installed() -> tuple[Plugin, ...]:
         file = _file_of_module(entry.module)
         plugin = Plugin(entry.name, file, _digest_of_package(file))
         _loaded[file] = plugin
-        _installed.add(file)
+        _installed.update([file, *_note_others(registered)])
         plugins.append(plugin)
     return tuple(plugins)
 
@@ -163,21 +198,21 @@ def _digest_of_package(file: Path) -> str:
     return found.hexdigest()
 
 
-def marks_of(uses: Iterable[tuple[Registry, str]]) -> tuple[str, ...]:
+def fingerprints_of(uses: Iterable[tuple[Registry, str]]) -> tuple[str, ...]:
     """What a configuration records of plugins, sorted.
 
     Arguments:
         uses: each registry and the name in it that the configuration uses.
     """
     files = {Path(registry.file(name)).resolve() for registry, name in uses if name in registry}
-    return tuple(sorted({plugin.mark for plugin in _loaded.values() if any(map(plugin.covers, files))}))
+    return tuple(sorted({plugin.fingerprint for plugin in _loaded.values() if any(map(plugin.covers, files))}))
 
 
-def check_marks(marks: Sequence[str]) -> None:
+def check_fingerprints(fingerprints: Sequence[str]) -> None:
     """Raises ConfigError where a plugin that a configuration records is not loaded, or has another content."""
     known = {plugin.name: plugin for plugin in _loaded.values()}
-    for mark in marks:
-        name, _, digest = mark.partition(":")
+    for fingerprint in fingerprints:
+        name, _, digest = fingerprint.partition(":")
         if name not in known:
             hint = f"plugins that are loaded: {', '.join(known) or 'none is'}. Name its file with --plugin {name}.py"
             raise ConfigError("plugins", name, hint)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SOFTMAX = "softmax"
 """Name of the usual attention, which needs no options of its own."""
 ATTENTION: Registry[Any] = Registry(
-    "attention mechanism", "decoder.attention", modules_in("miclab.model.attention", "mechanism")
+    "attention mechanism", "decoder.attention", modules_in("miclab.model.attention", "mechanism", "share")
 )
 """Attention mechanisms: classes, each with its dataclass of options as `Options`."""
 LOSS_TERMS: Registry[Any] = Registry("loss term", "objective", {"cross_entropy": "miclab.training.objective"})
@@ -69,6 +69,10 @@ class AttentionOptions:
 
     def check_shape(self, owner: str, config: RunConfig) -> None:
         """Raises ConfigError for what does not go together with the rest, such as the width or the number of heads."""
+
+    def names(self) -> tuple[str, ...]:
+        """Names of the mechanisms that it chooses."""
+        return (self.name,)
 
     def uses(self, layer: int) -> bool:
         """Whether a layer, from 0, has the mechanism."""
@@ -140,7 +144,7 @@ def named_fields(text: str, where: str) -> tuple[str, dict[str, Any]]:
     Raises:
         ConfigError: the text has another form.
     """
-    import yaml
+    from miclab.config.strict_yaml import YamlError, parse_yaml
 
     name, _, rest = text.partition(":")
     found: dict[str, Any] = {}
@@ -148,16 +152,18 @@ def named_fields(text: str, where: str) -> tuple[str, dict[str, Any]]:
     for part in re.split(r",(?![^\[]*\])", rest) if rest else ():
         field, equals, value = part.partition("=")
         try:
-            plain = yaml.safe_load(value)
-        except yaml.YAMLError:
+            plain = parse_yaml(value)
+        except YamlError:
             equals, plain = "", None
+        if field.strip() in found:
+            raise ConfigError(where, text, f"each option once: {field.strip()} stands twice")
         if not equals or not field.strip():
             raise ConfigError(where, text, "NAME, or NAME:OPTION=VALUE,OPTION=VALUE")
         found[field.strip()] = plain
     return name.strip(), found
 
 
-def option_text(name: str, options: AttentionOptions | LossOptions) -> str:
+def option_text(name: str, options: Any) -> str:
     """What `named_fields` reads: the name, and the fields that differ from their default."""
     changed = [item.name for item in fields(options) if getattr(options, item.name) != item.default]
     plain = to_mapping(options)

@@ -12,6 +12,8 @@ from typing import Literal, get_args
 from miclab.config.checks import check_known, check_number, check_whole
 from miclab.errors import ConfigError, nearest
 
+LONGEST_CONTEXT = 100_000
+"""Labelled examples of a context at most."""
 Encoder = Literal["none", "mlp", "cnn", "transformer", "vit"]
 
 
@@ -78,6 +80,8 @@ class ModalityConfig:
             raise ConfigError(f"{owner}.blends", self.blends, f"0 without {owner}.source")
         if self.shift and not self.source:
             raise ConfigError(f"{owner}.shift", self.shift, f"0 without {owner}.source: only pictures can be shifted")
+        if self.shift and self.shape and len(self.shape) != 3:
+            raise ConfigError(f"{owner}.shift", self.shift, f"0: the items of {self.source} are no pictures")
         if any(type(size) is not int or size < 1 for size in self.shape):
             raise ConfigError(f"{owner}.shape", self.shape, "sizes of 1 or more")
         check_whole(owner, self, "classes", self.labels, 10_000_000)
@@ -138,7 +142,7 @@ class SequenceConfig:
 
     def check(self, names: tuple[str, ...], owner: str = "sequence") -> None:
         """Raises ConfigError. `names` are the modalities of the world."""
-        check_whole(owner, self, "context", 2, 100_000)
+        check_whole(owner, self, "context", 2, LONGEST_CONTEXT)
         check_whole(owner, self, "burstiness", 1)
         check_number(owner, self, "bursty_fraction", 0.0, 1.0)
         check_number(owner, self, "novel_fraction", 0.0, 1.0)

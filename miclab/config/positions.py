@@ -1,11 +1,22 @@
-"""What a configuration has to know of a position code, so that it is checked without torch."""
+"""The position code in a configuration: a name, or a name and options, as text of one form.
+
+    decoder: {positions: rope}            decoder: {positions: "partial_rope:fraction=0.25"}
+    decoder: {positions: {name: partial_rope, fraction: 0.25}}
+
+The configuration holds the text. A code with options has a dataclass of them, a subclass of `PositionOptions`, in the
+file that registers it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from miclab.config.registry import Name, Registry
+from miclab.config.options import named_fields, option_text
+from miclab.config.registry import Name, Registry, modules_in
+from miclab.config.schema import from_mapping
+from miclab.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +38,21 @@ class PositionFacts:
     even: Literal["", "head", "width"] = ""
 
 
-FACTS: dict[str, PositionFacts] = {
+@dataclass(frozen=True, kw_only=True)
+class PositionOptions:
+    """Options of a position code. A code with options has a subclass with fields."""
+
+    name: str
+    """The code."""
+
+    def check(self, owner: str) -> None:
+        """Raises ConfigError for values that cannot be."""
+
+    def check_shape(self, owner: str, head: int) -> None:
+        """Raises ConfigError for what does not fit heads of this width."""
+
+
+KNOWN: dict[str, PositionFacts] = {
     "none": PositionFacts(),
     "onehot": PositionFacts(slots=True, beside=True),
     "learned": PositionFacts(slots=True, learnt=True),
@@ -37,17 +62,65 @@ FACTS: dict[str, PositionFacts] = {
     "alibi": PositionFacts(),
     "hybrid": PositionFacts(slots=True, beside=True, rotates=True, even="head"),
 }
-"""Facts of every code by name; `miclab.model.positions.position_code` adds those of codes from elsewhere."""
+"""Facts about the codes of `miclab.model.positions`, none of which has options: studies of them are planned without
+torch. Those of every other code are read from its class."""
 POSITION_CODES: Registry[Any] = Registry(
-    "position code", "decoder.positions", dict.fromkeys(FACTS, "miclab.model.positions")
+    "position code",
+    "decoder.positions",
+    dict.fromkeys(KNOWN, "miclab.model.positions") | modules_in("miclab.model.position_codes"),
 )
 """Position codes: subclasses of `miclab.model.positions.PositionCode`."""
+
+
+def facts(code: str) -> PositionFacts:
+    """Facts about a position code, `NAME` or `NAME:OPTION=VALUE,...`.
+
+    Raises:
+        ConfigError: there is no such code.
+    """
+    name = code.partition(":")[0]
+    return KNOWN[name] if name in KNOWN else POSITION_CODES.find(name).facts()
+
+
+def position_options(data: Any, where: str = "decoder.positions") -> PositionOptions:
+    """A position code with its options from plain data: text, or a mapping of `name` and options.
+
+    Raises:
+        ConfigError: an unknown code or option (naming the nearest one), or a value that cannot be.
+    """
+    if isinstance(data, str):
+        name, found = named_fields(data, where)
+        data = {**found, "name": name}
+    if not isinstance(data, Mapping) or "name" not in data:
+        raise ConfigError(where, data, "a position code's name, or a mapping of `name` and its options to values")
+    POSITION_CODES.check(data["name"], where)
+    kind = PositionOptions if data["name"] in KNOWN else POSITION_CODES[data["name"]].Options
+    options = from_mapping(kind, data, where)
+    options.check(where)
+    return options
+
+
+def position_text(data: Any, where: str = "decoder.positions") -> str:
+    """The one text of a position code with its options.
+
+    Raises:
+        ConfigError: as `position_options` does.
+    """
+    if isinstance(data, str) and data in KNOWN:
+        return data
+    options = position_options(data, where)
+    return option_text(options.name, options)
+
 
 if TYPE_CHECKING:
     PositionName = str
 else:
 
     class PositionName(Name):
-        """Name of a position code."""
+        """A position code, with its options after a colon if it has any."""
 
         registry = POSITION_CODES
+
+        @classmethod
+        def read(cls, value, where):
+            return position_text(value, where)

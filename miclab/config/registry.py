@@ -10,6 +10,7 @@ A registry also knows the package's own names before their modules are imported:
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -24,6 +25,20 @@ T = TypeVar("T")
 NAME = re.compile(r"[a-z][a-z0-9_]*([.-][a-z0-9_]+)*|[A-Z][A-Za-z0-9]*")
 """Names of extensions: lower case with underscores; sources also have `.` and `-`; ids of claims begin with a capital
 letter."""
+
+
+_recordings: list[list[str]] = []
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[list[str]]:
+    """A list that gets the file of everything that is registered, in any registry, while the context is open."""
+    files: list[str] = []
+    _recordings.append(files)
+    try:
+        yield files
+    finally:
+        _recordings.remove(files)
 
 
 class Registry(Generic[T], Mapping[str, T]):
@@ -61,6 +76,8 @@ class Registry(Generic[T], Mapping[str, T]):
                 taken = self.file(name)
                 raise MiclabError(f"There is a {self.kind} named {name!r} already (in {taken}): choose another name.")
             self._known[name], self._files[name] = thing, file
+            for files in _recordings:
+                files.append(file)
             return thing
 
         return add
@@ -121,6 +138,16 @@ class Name(str, metaclass=_PlainText):
     """The type of a field that holds a name of a registry; a subclass says of which. Its values are plain text."""
 
     registry: ClassVar[Registry]
+
+    @classmethod
+    def read(cls, value: Any, where: str) -> str:
+        """The name from plain data.
+
+        Raises:
+            ConfigError: there is no such name; the message names the nearest one.
+        """
+        cls.registry.check(value, where)
+        return value
 
 
 def modules_in(package: str, *others: str) -> dict[str, str]:

@@ -4,10 +4,14 @@ of it changes a weight, so a run that is extended or evaluated more is the same 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from miclab.config.checks import check_known, check_number, check_whole
 from miclab.errors import ConfigError
+
+Split = Literal["train", "icl", "swapped", "iwl"]
+"""An evaluation split; `miclab.worlds.splits` says what each is."""
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +51,7 @@ class Request:
     """Seed of the novel classes and of all sequences that are evaluated; -1: the run's `seed`."""
     plateau_rows: int = 0
     """Stop when the metric has not risen over this many rows; 0: never."""
-    plateau_metric: Literal["train", "icl", "swapped", "iwl"] = "icl"
+    plateau_metric: Split = "icl"
     """Accuracy that has to rise."""
     plateau_rise: float = 0.01
     """A rise smaller than this counts as none."""
@@ -63,7 +67,7 @@ class Request:
         if any(type(step) is not int or step < 1 for step in self.checkpoint_at):
             raise ConfigError("request.checkpoint_at", self.checkpoint_at, "whole numbers of steps, 1 or more")
         check_number("request", self, "plateau_rise", 0.0)
-        check_known("request", self, "plateau_metric", ("train", "icl", "swapped", "iwl"))
+        check_known("request", self, "plateau_metric", SPLITS)
         if self.checkpoint_every % self.evaluate_every:
             raise ConfigError(
                 "request.checkpoint_every",

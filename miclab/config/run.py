@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from miclab.config.checks import check_whole
 from miclab.config.decoder import DecoderConfig
@@ -16,7 +16,7 @@ from miclab.config.parts import (
     ParentConfig,
     SequenceConfig,
 )
-from miclab.config.positions import POSITION_CODES
+from miclab.config.positions import POSITION_CODES, position_options
 from miclab.config.registry import Registry
 from miclab.config.seeds import FOLLOWS, SeedsConfig
 from miclab.errors import ConfigError, nearest
@@ -111,8 +111,12 @@ class RunConfig:
 
     def uses(self) -> tuple[tuple[Registry, str], ...]:
         """The registries of the model and the loss, each with a name in it that the configuration uses."""
-        chosen = [(POSITION_CODES, self.decoder.positions), (ATTENTION, self.decoder.attention.name)]
-        return (*chosen, *((LOSS_TERMS, name) for name in self.objective))
+        attention = [(ATTENTION, name) for name in self.decoder.attention.names()]
+        return (
+            (POSITION_CODES, self.decoder.position_name),
+            *attention,
+            *((LOSS_TERMS, name) for name in self.objective),
+        )
 
     # -- derived names ------------------------------------------------------------------------------------------
     @property
@@ -162,7 +166,8 @@ class RunConfig:
         if self.is_classification:
             return next(iter(self.modalities.values())).encoder
         attention = self.decoder.attention.name
-        return self.decoder.positions if attention == SOFTMAX else f"{self.decoder.positions}-{attention}"
+        code = self.decoder.position_name
+        return code if attention == SOFTMAX else f"{code}-{attention}"
 
     @property
     def is_classification(self) -> bool:
@@ -300,6 +305,7 @@ class RunConfig:
         if decoder.position_facts.even == "width" and width % 2:
             raise ConfigError("decoder.positions", decoder.positions, f"an even width, which {width} is not")
         decoder.attention.check_shape("decoder.attention", self)
+        position_options(decoder.positions).check_shape("decoder.positions", width // decoder.heads)
         if decoder.position_facts.slots and length > decoder.slots:
             raise ConfigError(
                 "sequence.context",
@@ -334,3 +340,12 @@ class RunConfig:
         bridges = tuple(f"bridge.{name}" for name in others)
         encoders = tuple(f"encoder.{name}" for name in others if self.modalities[name].encoder != "none")
         return ("decoder", *given, "decoder.blocks", *blocks, *norm, "decoder.readout", *bridges, *encoders)
+
+
+def with_context(config: RunConfig, context: int) -> RunConfig:
+    """The same run with another number of context examples.
+
+    Raises:
+        ConfigError: the position code cannot place so long a sequence, or the burstiness does not divide it.
+    """
+    return replace(config, sequence=replace(config.sequence, context=context))

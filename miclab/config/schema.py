@@ -86,9 +86,7 @@ def _value(hint: Any, value: Any, where: str, base: Any) -> Any:
         return value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(hint, type) and issubclass(hint, Name):
-        value = _switch(value, hint.registry)
-        hint.registry.check(value, where)
-        return value
+        return hint.read(_switch(value, hint.registry), where)
     if read := getattr(hint, "read", None):
         # Which dataclass it is depends on the name that is chosen.
         return read(value, where, base)
@@ -166,14 +164,26 @@ def _leaf_text(kind: type, name: str, value: Any) -> str:
     return _CANONICAL.encode(float(value) if isinstance(default, float) else to_mapping(value))
 
 
-def hash_of_texts(texts: Mapping[str, str]) -> str:
-    """The trajectory hash of a configuration whose fields have these texts (see `field_text`)."""
+def hash_of_texts(texts: Mapping[str, str], semantics: int | None = None) -> str:
+    """The trajectory hash of a configuration whose fields have these texts (see `field_text`), by a version of our
+    semantics; None: the present one."""
     config = ",".join([f'"{name}":{texts[name]}' for name in sorted(texts) if texts[name]])
-    return hashlib.sha256(f'{{"config":{{{config}}},"semantics":{SEMANTICS}}}'.encode()).hexdigest()
+    return hashlib.sha256(f'{{"config":{{{config}}},"semantics":{semantics or SEMANTICS}}}'.encode()).hexdigest()
 
 
 def trajectory_hash(config: Any) -> str:
     """SHA-256 in hexadecimal of what decides a trajectory: the fields of `config` that differ from their default,
     and the version of our semantics."""
+    return hash_of_texts(_field_texts(config))
+
+
+def _field_texts(config: Any) -> dict[str, str]:
     kind = type(config)
-    return hash_of_texts({name: field_text(kind, name, getattr(config, name)) for name in _items(kind)})
+    return {name: field_text(kind, name, getattr(config, name)) for name in _items(kind)}
+
+
+def names_trajectory(identity: str, config: Any) -> bool:
+    """Whether a hash is that of a configuration, by the version of our semantics or by an earlier one: a run keeps the
+    name that it was given."""
+    texts = _field_texts(config)
+    return any(identity == hash_of_texts(texts, semantics) for semantics in range(SEMANTICS, 0, -1))

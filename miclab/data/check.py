@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from miclab.data.dataset import DataSet
 from miclab.data.items import Exemplars
+from miclab.data.registry import MissingDataError, find
 from miclab.data.shipped import FILES, SHIPPED, SMALL, Folder
+from miclab.errors import MiclabError
 from miclab.storage import digest
 
 LEAST_CLASSES = {"concepts": 1200, "glyphs": 1600}
@@ -30,6 +32,24 @@ def equal_exemplars(data: DataSet) -> list[tuple[int, int]]:
 def duplicates(data: DataSet) -> list[tuple[int, int]]:
     """Those pairs of `equal_exemplars` that are of two different classes."""
     return [(one, other) for one, other in equal_exemplars(data) if data.class_of[one] != data.class_of[other]]
+
+
+def one_colour(data: DataSet) -> list[int]:
+    """Exemplars of pictures on which nothing is to be seen: all their pixels are equal."""
+    if data.kind == "vector":
+        return []
+    flat = data.items.flatten(2)
+    return (flat.amin(2) == flat.amax(2)).all(1).nonzero()[:, 0].tolist()
+
+
+def _blank_notes(data: DataSet) -> list[str]:
+    """What to know of pictures of one colour."""
+    found = one_colour(data)
+    if not found:
+        return []
+    names = dict.fromkeys(repr(data.class_names[int(data.class_of[exemplar])]) for exemplar in found)
+    shown = ", ".join(list(names)[:3])
+    return [f"{len(found)} exemplars are all of one colour, so nothing is to be seen on them: of {shown}."]
 
 
 def common_shares(data: DataSet) -> dict[str, dict[str, float]]:
@@ -114,5 +134,29 @@ def check(name: str, read: Callable[[], DataSet]) -> dict[str, Any]:
     if alone:
         notes.append(f"{alone} training classes keep fewer than two exemplars for training.")
     shares = common_shares(data)
-    notes += [*_equal_notes(data), _share_note(shares)]
+    notes += [*_equal_notes(data), *_blank_notes(data), _share_note(shares)]
     return {"name": name, "faults": faults, "notes": notes, "common_share": shares}
+
+
+def checked(names: Sequence[str], read: Callable[[str], DataSet]) -> list[dict[str, Any]]:
+    """`check` of several data sets; of one that cannot be loaded the reason is its fault.
+
+    Arguments:
+        names: of the data sets; one that nobody registered is refused before anything is read.
+        read: loads one by its name.
+
+    Raises:
+        MiclabError: a name is none of a source.
+        MissingDataError: the data are not there, so that they cannot be judged.
+    """
+    for name in names:
+        find(name)
+    reports = []
+    for name in names:
+        try:
+            reports.append(check(name, lambda name=name: read(name)))
+        except MissingDataError:
+            raise
+        except MiclabError as error:
+            reports.append({"name": name, "faults": [str(error)], "notes": [], "common_share": {}})
+    return reports

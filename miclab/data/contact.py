@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from miclab.data.dataset import DataSet
 from miclab.data.shipped import load_shipped
 from miclab.seeds import stream
-from miclab.statistics.palette import VERMILLION
+from miclab.statistics.palette import SIGNED, VERMILLION
+from miclab.statistics.style import colour_map
 from miclab.storage import explained
 
 CONCEPTS = "concepts"
@@ -39,7 +40,9 @@ def _item(axes: Axes, data: DataSet, exemplar: int) -> None:
         side = -(-len(values) // 10)
         padded = torch.zeros(side * 10)
         padded[: len(values)] = values
-        axes.imshow(padded.reshape(side, 10).numpy(), cmap="RdBu_r", vmin=-0.3, vmax=0.3, interpolation="nearest")
+        axes.imshow(
+            padded.reshape(side, 10).numpy(), cmap=colour_map(SIGNED), vmin=-0.3, vmax=0.3, interpolation="nearest"
+        )
     axes.set_xticks([])
     axes.set_yticks([])
     held_out = bool(data.held_out_exemplars[exemplar]) or bool(data.held_out_classes[data.class_of[exemplar]])

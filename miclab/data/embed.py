@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,8 +46,11 @@ class Embedded:
     reused: int
 
 
-def _key(encoder: PretrainedEncoder, items: list[Item], batch: int) -> str:
-    own = [encoder.kind, encoder.method, encoder.weights, batch, encoder.device]
+def _key(encoder: PretrainedEncoder, items: list[Item], batch: int, background: str) -> str:
+    own: list[object] = [encoder.kind, encoder.method, encoder.weights, batch, encoder.device]
+    if encoder.kind == "images":
+        # Parts that were computed before pictures were laid on a background have another key.
+        own.append(background)
     return digest(json.dumps([own, [[item.class_name, item.key] for item in items]]).encode())[:32]
 
 
@@ -80,6 +83,7 @@ def embed(
     output: Path,
     *,
     batch: int = 32,
+    background: str = "white",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Embedded:
     """Writes the vectors of all items. Killed and begun again, it ends with the same bytes.
@@ -88,6 +92,7 @@ def embed(
         items: class after class (see `find_items`).
         output: the file to write; its parts lie beside it until it is whole.
         batch: items at a time.
+        background: colour that transparent parts of pictures show.
         on_progress: takes the number of finished items and their total.
 
     Raises:
@@ -99,10 +104,13 @@ def embed(
     reused, size = 0, batch * PART
     for start in range(0, len(items), size):
         part = items[start : start + size]
-        path = folder / f"{_key(encoder, part, batch)}.safetensors"
+        path = folder / f"{_key(encoder, part, batch, background)}.safetensors"
         found = _kept(path, len(part))
         if found is None:
-            found = _computed(encoder, part, batch, lambda done, start=start: _report(on_progress, start + done, items))
+            lots = (part[first : first + batch] for first in range(0, len(part), batch))
+            found = _computed(
+                encoder, lots, background, lambda done, start=start: _report(on_progress, start + done, items)
+            )
             write_bytes(path, tensor_bytes({"vectors": found}))
         else:
             reused += len(part)
@@ -129,16 +137,18 @@ def _report(on_progress: Callable[[int, int], None] | None, done: int, items: li
         on_progress(done, len(items))
 
 
-def _computed(encoder: PretrainedEncoder, items: list[Item], batch: int, report: Callable[[int], None]) -> Tensor:
-    """The vectors of one part."""
-    found = []
-    for start in range(0, len(items), batch):
-        some = items[start : start + batch]
-        values = encoder(read_items(encoder, some))
+def _computed(
+    encoder: PretrainedEncoder, lots: Iterable[list[Item]], background: str, report: Callable[[int], None]
+) -> Tensor:
+    """The vectors of one part, a batch at a time."""
+    found, done = [], 0
+    for some in lots:
+        values = encoder(read_items(encoder, some, background))
         bad = (~values.isfinite().all(1)).nonzero()[:, 0].tolist()
         if bad:
             item = some[bad[0]]
             raise DataError(f"{encoder.name} gave NaN or infinity for {item.path or repr(item.text)}.")
         found.append(values)
-        report(start + len(some))
+        done += len(some)
+        report(done)
     return torch.cat(found)

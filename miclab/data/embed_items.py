@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from miclab.data.dataset import DataError, reject_same_names, too_few
 from miclab.data.folders import ENDINGS, require_folder
+from miclab.data.pictures import open_picture
 from miclab.data.pretrained import Kind, PretrainedEncoder
 from miclab.data.vectors import LEAST_CLASSES
 
@@ -100,8 +100,11 @@ def _texts(path: Path) -> list[Item]:
     return items
 
 
-def read_items(encoder: PretrainedEncoder, items: Sequence[Item]) -> list[Any]:
+def read_items(encoder: PretrainedEncoder, items: Sequence[Item], background: str = "white") -> list[Any]:
     """What an encoder takes: PIL images in RGB, texts, or samples at its rate.
+
+    Arguments:
+        background: colour that transparent parts of pictures show.
 
     Raises:
         DataError: a file cannot be read; it is named.
@@ -110,16 +113,8 @@ def read_items(encoder: PretrainedEncoder, items: Sequence[Item]) -> list[Any]:
         return [item.text for item in items]
     paths = [item.path for item in items if item.path is not None]
     if encoder.kind == "images":
-        return [_picture(path) for path in paths]
+        return [open_picture(path, background)[0] for path in paths]
     return [_sound(path, encoder.sampling_rate) for path in paths]
-
-
-def _picture(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is no picture that can be read ({error}). Mend it or take it away.") from error
 
 
 def _sound(path: Path, rate: int) -> np.ndarray:

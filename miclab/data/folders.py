@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from miclab.data.dataset import DataError, DataSet, reject_same_names, too_few
+from miclab.data.pictures import open_picture
 from miclab.data.registry import MissingDataError, Progress, silent, source
 from miclab.data.split import held_out_count, held_out_names, last_exemplars
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm")
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 PARTS = ("train", "val", "test")
 SHOWN_FAULTS = 8
 
@@ -44,14 +45,11 @@ def read_picture(path: Path, grey: bool, size: int | None) -> np.ndarray:
     """One picture, uint8 [channel, height, width]: one channel if grey, else red, green and blue.
 
     Raises:
-        DataError: it cannot be read as a picture.
+        PictureError: it cannot be read as a picture.
     """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            plain = image.convert("L" if grey else "RGB")
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is no picture that can be read ({error})") from error
+    plain = open_picture(path)[0]
+    if grey:
+        plain = plain.convert("L")
     if size is not None:
         plain = plain.resize(
             (size, size), Image.Resampling.BOX if min(plain.size) >= size else Image.Resampling.BILINEAR

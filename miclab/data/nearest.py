@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from miclab.data.dataset import DataError, DataSet
 from miclab.seeds import stream
-from miclab.statistics.intervals import Interval, clustered_interval
+from miclab.statistics.intervals import Interval, episode_interval
 
 
 def nearest_exemplar_accuracy(
@@ -41,4 +41,4 @@ def nearest_exemplar_accuracy(
     query = starts[classes[:, 0]] + (shown[:, 0] + step) % first
     scores = torch.einsum("ewd,ed->ew", values[starts[classes] + shown], values[query])
     right = (scores.argmax(1) == 0).float()
-    return clustered_interval([right[None].numpy()])
+    return episode_interval(right.numpy())

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from miclab.data.checkpoint import check_files
 from miclab.data.dataset import DataError
 from miclab.errors import ConfigError, is_out_of_memory, missing_extra
 
@@ -206,6 +207,8 @@ def load_encoder(name: str, kind: Kind, *, device: str = "auto", offline: bool =
     logging.disable_progress_bar()
     source: dict[str, Any] = {"local_files_only": offline, "trust_remote_code": False}
     model: Any
+    with _loading(name, "model", "Give a folder with config.json and safetensors."):
+        check_files(place, offline)
     with _loading(name, PREPARES[kind], f"Is it a model for {kind}?"):
         if kind == "images":
             prepare = transformers.AutoImageProcessor.from_pretrained(place, backend="pil", **source)

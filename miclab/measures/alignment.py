@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from miclab.config import memory
 from miclab.config.run import RunConfig
 from miclab.errors import RunError
 from miclab.model.decoder import Parameters
@@ -188,8 +189,8 @@ class Alignment:
         modality: the secondary modality.
         rows: number of sampled pairs in a draw.
         cka: debiased linear CKA of one draw of `rows` pairs, the mean over independent draws. Its interval is the
-            bootstrap of that mean over the draws: given world and weights they are independent and each is nearly free
-            of the bias of n (a ratio of unbiased terms), so it covers what ever more pairs of this world would give.
+            Student's t over the draws: given world and weights they are independent and each is nearly free of the
+            bias of n (a ratio of unbiased terms), so it covers what ever more pairs of this world would give.
             It says nothing of other seeds.
         plain_cka: the biased one, for comparison with the paper's figures.
         null_high: 95th percentile of the debiased CKA of one draw with its pairs shuffled one by one, as in metric
@@ -249,6 +250,8 @@ def alignment(
     """
     if rows < 4:
         raise RunError(f"CKA of {rows} rows is not defined: the debiased estimator needs at least 4. Give more.")
+    width = config.item_width + config.item_dimension(modality)
+    memory.check({f"{rows:,} rows": rows * width * memory.NUMBER}, "rows")
     made = [
         _draw(config, world, parameters, modality, rows, stream(config.seed, "alignment", modality, index))
         for index in range(draws)

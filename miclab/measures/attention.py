@@ -7,6 +7,8 @@ attention: the query's last item, where the model answers.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -49,6 +51,10 @@ def _span_attention(attention: Attention, spans: Float[Tensor, "*batch key exemp
     return attention[:, :, -1] @ spans
 
 
+of_pattern = partial(measure, needs=("pattern",), always=True)
+"""`measure`, for those of the attention pattern alone, which every metric row has."""
+
+
 def _masked_mean(values: Float[Tensor, "batch head exemplar"], mask: Bool[Tensor, "batch exemplar"]) -> PerHead:
     """Mean over the exemplars in `mask`; 0 where there is none."""
     weight = mask.to(values.dtype)
@@ -60,39 +66,33 @@ def previous_token_strength(attention: Attention, offset: int = 1) -> PerHead:
     return attention.diagonal(-offset, -2, -1).mean(-1)
 
 
-@measure(
+@of_pattern(
     "previous_token_1",
-    needs=("pattern",),
     range=(0, 1),
     title="Previous token",
     words="mean attention of each position on the one before it",
-    always=True,
 )
 def previous_token_1(pattern: Attention) -> PerHead:
     """PHStrength(1)."""
     return previous_token_strength(pattern, 1)
 
 
-@measure(
+@of_pattern(
     "previous_token_2",
-    needs=("pattern",),
     range=(0, 1),
     title="Two tokens back",
     words="mean attention of each position on the one two before it",
-    always=True,
 )
 def previous_token_2(pattern: Attention) -> PerHead:
     """PHStrength(2)."""
     return previous_token_strength(pattern, 2)
 
 
-@measure(
+@of_pattern(
     "label_to_item",
-    needs=("pattern",),
     range=(0, 1),
     title="Label looks at its own item",
     words="mean attention of each context label on its own exemplar's item",
-    always=True,
 )
 def label_to_item_strength(pattern: Attention, roles: Roles, modality: str) -> PerHead:
     """Mean over the context's labels of the attention that they pay to their own exemplar's item of `modality`: the
@@ -103,14 +103,12 @@ def label_to_item_strength(pattern: Attention, roles: Roles, modality: str) -> P
     return (pattern * own).sum((-1, -2)) / labels.sum((-1, -2)).unsqueeze(-1)
 
 
-@measure(
+@of_pattern(
     "induction",
-    needs=("pattern",),
     range=(-1, 1),
     title="Induction strength",
     words="from the query: mean attention on the right context labels minus mean attention on the wrong ones",
     guides=_ceiling,
-    always=True,
 )
 def induction_strength(
     pattern: Attention, roles: Roles, labels: Int[Tensor, "batch context"], target: Int[Tensor, " batch"]
@@ -121,14 +119,12 @@ def induction_strength(
     return _masked_mean(values, right) - _masked_mean(values, ~right)
 
 
-@measure(
+@of_pattern(
     "induction_total",
-    needs=("pattern",),
     range=(-1, 1),
     title="Induction strength, summed",
     words="from the query: total attention on the right context labels minus total on the wrong ones",
     guides=_zero,
-    always=True,
 )
 def induction_total(
     pattern: Attention, roles: Roles, labels: Int[Tensor, "batch context"], target: Int[Tensor, " batch"]
@@ -139,13 +135,11 @@ def induction_total(
     return (values * sign[:, None]).sum(-1)
 
 
-@measure(
+@of_pattern(
     "induction_all_positions",
-    needs=("pattern",),
     range=(-1, 1),
     title="Induction strength against all positions",
     words="from the query: mean attention on the right context labels minus mean attention on all other positions",
-    always=True,
 )
 def induction_all_positions(
     pattern: Attention, roles: Roles, labels: Int[Tensor, "batch context"], target: Int[Tensor, " batch"]
@@ -160,14 +154,12 @@ def induction_all_positions(
     return on_right - (last * other[:, None]).sum(-1) / other.sum(-1).clamp(min=1)[:, None]
 
 
-@measure(
+@of_pattern(
     "target_label_attention",
-    needs=("pattern",),
     range=(0, 1),
     title="Right labels",
     words="from the query: mean attention on the right context labels",
     guides=_ceiling,
-    always=True,
 )
 def target_label_attention(
     pattern: Attention, roles: Roles, labels: Int[Tensor, "batch context"], target: Int[Tensor, " batch"]
@@ -176,14 +168,12 @@ def target_label_attention(
     return _masked_mean(_span_attention(pattern, roles.label_spans()), labels == target[:, None])
 
 
-@measure(
+@of_pattern(
     "target_item_attention",
-    needs=("pattern",),
     range=(0, 1),
     title="Right items",
     words="from the query: mean attention on context items of the right label",
     guides=_right_items,
-    always=True,
 )
 def target_item_attention(
     pattern: Attention,
@@ -196,29 +186,25 @@ def target_item_attention(
     return _masked_mean(_span_attention(pattern, roles.item_spans(modality)), labels == target[:, None])
 
 
-@measure(
+@of_pattern(
     "total_label_attention",
-    needs=("pattern",),
     range=(0, 1),
     title="All labels",
     words="from the query: total attention on context labels, right or wrong",
     guides=_labels_of_all,
-    always=True,
 )
 def total_label_attention(pattern: Attention, roles: Roles) -> PerHead:
     """TLA: from the last position, total attention on all context labels."""
     return _span_attention(pattern, roles.label_spans()).sum(-1)
 
 
-@measure(
+@of_pattern(
     "entropy",
-    needs=("pattern",),
     range=(0, 1),
     title="Entropy of the query's attention",
     words="0 is all on one position, 1 is uniform",
     guides=_one,
     assumes=("softmax",),
-    always=True,
 )
 def attention_entropy(pattern: Attention, visible: Visible) -> PerHead:
     """Entropy of the last row, in units of the log of the positions that it may see: 0 is sharp, 1 is uniform."""
@@ -226,15 +212,13 @@ def attention_entropy(pattern: Attention, visible: Visible) -> PerHead:
     return torch.special.entr(pattern[:, :, -1]).sum(-1) / seen
 
 
-@measure(
+@of_pattern(
     "label_row_entropy",
-    needs=("pattern",),
     range=(0, 1),
     title="Entropy of the labels' attention",
     words="0 is all on one position, 1 is uniform",
     guides=_one,
     assumes=("softmax",),
-    always=True,
 )
 def label_row_entropy(pattern: Attention, roles: Roles, visible: Visible) -> PerHead:
     """Mean entropy of the label rows, each in units of the log of the positions that it may see."""
@@ -245,6 +229,19 @@ def label_row_entropy(pattern: Attention, roles: Roles, visible: Visible) -> Per
         return (torch.special.entr(pattern[:, :, rows]).sum(-1) / seen[..., rows]).mean(-1)
     entropies = torch.special.entr(pattern).sum(-1) / seen
     return (entropies * mask[:, None]).sum(-1) / mask.sum(-1).clamp(min=1)[:, None]
+
+
+@measure(
+    "learnt_weight",
+    needs=("weight",),
+    range=(-1, 1),
+    title="Weight of the mechanism",
+    words="by how much attention departs from plain softmax, as its mechanism says (a share, a gain, a logit)",
+    always=True,
+)
+def learnt_weight(weight: Float[Tensor, " head"]) -> Float[Tensor, " head"]:
+    """The initial weight of a mechanism and what training makes of it (`miclab.model.attention.share`)."""
+    return weight
 
 
 @measure(

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from miclab.config.parts import ParentConfig
-from miclab.config.request import SplitSizes
-from miclab.config.run import RunConfig
+from miclab.config.request import SPLITS, SplitSizes
+from miclab.config.run import RunConfig, with_context
 from miclab.config.schema import trajectory_hash
 from miclab.config.seeds import SeedsConfig
 from miclab.errors import MiclabError, RunError
@@ -24,10 +24,10 @@ from miclab.measures.registry import Measure, chosen
 from miclab.model.decoder import Decoder, Edits, Parameters
 from miclab.runs.find import find
 from miclab.runs.run import Run
-from miclab.statistics.intervals import Interval, clustered_interval
+from miclab.statistics.intervals import Interval, accuracy_interval, clustered_interval
 from miclab.worlds.oracles import oracle_scores
 from miclab.worlds.sequences import Batch
-from miclab.worlds.splits import SPLITS, split_batches, with_context
+from miclab.worlds.splits import split_batches
 from miclab.worlds.world import World, world_from_tensors
 
 CHUNK = 512
@@ -42,7 +42,7 @@ class SplitScores:
         correct: 1 where the answer is the target.
         in_context: 1 where the answer is a label of the context (CLA).
         oracles: scores of the oracles.
-        strengths: mean of each measure, by name [set, layer, head].
+        strengths: mean of each measure, by name [set, layer, head]; NaN in a layer that cannot give it.
         left_out: why a measure is not among them, by its name.
     """
 
@@ -58,13 +58,12 @@ class SplitScores:
         return float(self.correct.mean())
 
     def interval(self) -> Interval:
-        """Accuracy with its interval, clustered by set."""
-        return clustered_interval([self.correct])
+        """Accuracy with its interval: over sets, or over the sequences of its only set."""
+        return accuracy_interval([self.correct])
 
 
 def head_intervals(scores: Sequence[SplitScores]) -> dict[str, dict[tuple[int, int], Interval]]:
-    """Interval of each measure by name, layer and head (from 0), over runs; clustered by set of novel classes, then by
-    run."""
+    """Interval of each measure by name, layer and head (from 0): over runs, or over the sets of one."""
     return {
         name: {
             (i, j): clustered_interval([s.strengths[name][:, i, j] for s in scores])
@@ -92,19 +91,29 @@ def _chunk_strengths(
     chunk: Batch,
     measures: Sequence[Measure],
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Sum over the chunk's sequences of each measure [layer, head], and why measures are left out. A measure is one of
-    every layer, or of none."""
-    layers, left_out = [], {}
+    """Sum over the chunk's sequences of each measure [layer, head], and why measures are left out. A layer that cannot
+    give a measure has NaN. Measures that need the pattern are of every layer or of none: they are compared across
+    layers, to find the heads of a circuit."""
+    layers, missing = [], []
     for i in range(decoder.options.layers):
+        own = _within(activations, f"blocks.{i}") | decoder.weight(parameters, i)
         layer = Layer(
-            chunk.roles, chunk.labels, chunk.target, decoder.options.heads, _within(activations, f"blocks.{i}"),
+            chunk.roles, chunk.labels, chunk.target, decoder.options.heads, own,
             _within(parameters, f"decoder.blocks.{i}"), decoder.visible(i), decoder.facts(i),
         )  # fmt: skip
-        found, missing = take(measures, layer)
-        layers.append(found)
-        left_out |= missing
-    names = [name for name in layers[0] if name.partition(".")[0] not in left_out]
-    return {name: torch.stack([layer[name].sum(0) for layer in layers]) for name in names}, left_out
+        found, lacking = take(measures, layer)
+        layers.append({name: value.sum(0) for name, value in found.items()})
+        missing.append(lacking)
+    by_name = {one.name: one for one in measures}
+    left_out = {
+        name: reason
+        for lacking in missing
+        for name, reason in lacking.items()
+        if ("pattern" in by_name[name].needs and not decoder.gives_patterns) or all(name in each for each in missing)
+    }
+    names = dict.fromkeys(name for found in layers for name in found if name.partition(".")[0] not in left_out)
+    nothing = torch.full((decoder.options.heads,), torch.nan)
+    return {name: torch.stack([found.get(name, nothing) for found in layers]) for name in names}, left_out
 
 
 @torch.no_grad()
@@ -133,6 +142,9 @@ def score_split(
         RunError: an edit is of an activation that the decoder does not have.
     """
     decoder, requested = Decoder(config), chosen(measures)
+    if measures is True and not any(decoder.weight(parameters, i) for i in range(config.decoder.layers)):
+        # Plain attention has no such weight, which is nothing to report.
+        requested = tuple(one for one in requested if "weight" not in one.needs)
     left_out: dict[str, str] = {}
     correct, in_context = [], []
     oracle_rows: dict[str, list] = {}
@@ -177,10 +189,15 @@ def metric_row(config: RunConfig, world: World, parameters: Parameters, sizes: S
         "accuracy": {split: round(s.accuracy, 6) for split, s in scores.items()},
         "icl_sets": [round(float(v), 6) for v in icl.correct.mean(1)],
         "context_label_accuracy": {split: round(float(s.in_context.mean()), 6) for split, s in scores.items()},
-        "measures": {name: np.round(value.mean(0), 6).tolist() for name, value in icl.strengths.items()},
+        "measures": {name: _by_head(value.mean(0)) for name, value in icl.strengths.items()},
     }
     aligned = alignment_row(config, world, parameters)
     return row | {"alignment": aligned} if aligned else row
+
+
+def _by_head(values: NDArray[np.floating]) -> list[list[float | None]]:
+    """Numbers [layer, head] as plain data; None in a layer that has none."""
+    return [[None if np.isnan(one) else one for one in layer] for layer in np.round(values, 6).tolist()]
 
 
 @dataclass(frozen=True)

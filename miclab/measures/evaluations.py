@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from math import nan
 from typing import Any
 
 from miclab.config.request import SplitSizes
 from miclab.measures.evaluate import Evaluation, SplitScores, check_seeds, evaluate, head_intervals, oracle_means
 from miclab.measures.registry import chosen
 from miclab.runs.run import Run
-from miclab.statistics.intervals import Interval, clustered_interval
-from miclab.tables import Head, Table, Tabled, table
+from miclab.statistics.intervals import Interval, accuracy_interval
+from miclab.tables import HeadName, Table, Tabled, table
+
+ONE_SET = (
+    "One set of novel classes gives no interval: other classes may be easier or harder. "
+    "Evaluate several sets (--novel-sets), or several seeds of the run."
+)
+"""Why a number stands without an interval."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +46,17 @@ class Evaluations(Tabled):
 
     @cached_property
     def splits(self) -> dict[str, tuple[Interval, Interval, dict[str, float]]]:
-        """By split: accuracy, share of answers that are labels of the context, and accuracy of each oracle; clustered
-        by set of novel classes, then by seed."""
+        """By split: accuracy, share of answers that are labels of the context, and accuracy of each oracle; over
+        runs, or over the sets of novel classes of one."""
         found = {}
         for split in self.found[0].scores:
             scores = [one.scores[split] for one in self.found]
-            accuracy = clustered_interval([s.correct for s in scores])
-            found[split] = accuracy, clustered_interval([s.in_context for s in scores]), oracle_means(scores)
+            accuracy, copied = (
+                accuracy_interval(v) for v in ([s.correct for s in scores], [s.in_context for s in scores])
+            )
+            if split == "icl" and accuracy.unit == "sequence":
+                accuracy, copied = (replace(one, low=nan, high=nan, unit="set", count=1) for one in (accuracy, copied))
+            found[split] = accuracy, copied, oracle_means(scores)
         return found
 
     @cached_property
@@ -64,7 +75,8 @@ class Evaluations(Tabled):
         columns = ["split", "accuracy", "answers in context", *(name.replace("_", " ") for name in oracles)]
         rows = [[split, accuracy, copied, *means.values()] for split, (accuracy, copied, means) in self.splits.items()]
         title = f"{at_steps(self.runs, self.steps)}, {self.found[0].context} context examples [95 % interval]"
-        main = table(title, columns, rows)
+        alone = any(not accuracy.known for accuracy, *_ in self.splits.values())
+        main = table(title, columns, rows, [ONE_SET] if alone else [])
         if not self.measured:
             return (main,)
         notes = [f"{name}: left out, since {reason}" for name, reason in self.left_out.items()]
@@ -99,13 +111,14 @@ def heads_table(title: str, measures: dict[str, dict[tuple[int, int], Interval]]
     """A row for each measure, a column for each head."""
     if not measures:
         return table("", [], [], notes)
-    heads = [f"head {Head(*head)}" for head in next(iter(measures.values()))]
-    return table(title, ["measure", *heads], [[name, *row.values()] for name, row in measures.items()], notes)
+    heads = sorted({head for row in measures.values() for head in row})
+    rows = [[name, *(row.get(head) for head in heads)] for name, row in measures.items()]
+    return table(title, ["measure", *(f"head {HeadName(*head)}" for head in heads)], rows, notes)
 
 
 def heads_json(measures: dict[str, dict[tuple[int, int], Interval]]) -> dict[str, dict[str, Any]]:
     """Intervals by measure and head as plain data."""
-    return {name: {str(Head(*head)): one.as_json() for head, one in row.items()} for name, row in measures.items()}
+    return {name: {str(HeadName(*head)): one.as_json() for head, one in row.items()} for name, row in measures.items()}
 
 
 def evaluate_runs(

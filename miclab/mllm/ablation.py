@@ -15,7 +15,7 @@ from miclab.circuits.find import Head, head_name
 from miclab.mllm.errors import ModelError, memory_guard
 from miclab.mllm.layers import AttentionLayer
 from miclab.mllm.loading import Production
-from miclab.mllm.prompt import Encoded
+from miclab.mllm.reading import Encoded
 from miclab.mllm.scoring import forward
 
 Means = Mapping[int, Float[Tensor, "head size"]]

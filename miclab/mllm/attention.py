@@ -23,7 +23,7 @@ from miclab.circuits.find import Head
 from miclab.measures.attention import strengths
 from miclab.mllm.errors import ModelError
 from miclab.mllm.layers import AttentionLayer
-from miclab.mllm.prompt import Reading
+from miclab.mllm.reading import Reading
 
 NAME = "miclab_measured"
 SHARE = 8
@@ -85,17 +85,27 @@ class Recorder:
 _ACTIVE: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 
 
+def readings_measured() -> tuple[Reading, ...]:
+    """The readings of the batch that is being measured; none, where nothing is."""
+    recorder = _ACTIVE.get()
+    return recorder.readings if recorder else ()
+
+
 def _weights(
-    query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, softcap: float | None
+    query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, softcap: float | None, sinks: Tensor | None
 ) -> Float[Tensor, "1 head query key"]:
-    """Attention of some heads of one sequence, in float32."""
+    """Attention of some heads of one sequence, in float32. A head's sink is one more score, to which no position
+    belongs: what it takes, the positions lack."""
     scores = torch.matmul(query, key.transpose(-1, -2))
     scores *= scaling
     if softcap:
         scores = torch.tanh(scores / softcap) * softcap
     if mask is not None:
         scores += mask
-    return torch.softmax(scores, -1, dtype=torch.float32)
+    if sinks is None:
+        return torch.softmax(scores, -1, dtype=torch.float32)
+    own = sinks.to(scores.dtype)[None, :, None, None].expand(*scores.shape[:3], 1)
+    return torch.softmax(torch.cat([scores, own], -1), -1, dtype=torch.float32)[..., :-1]
 
 
 def _mask_of(mask: Tensor | None, module: nn.Module, query: Tensor, key: Tensor) -> Tensor | None:
@@ -120,9 +130,6 @@ def measured_attention(
 ) -> tuple[Tensor, None]:
     """Attention in the form that transformers calls: output [batch, query, head, size]. In a measured layer each
     head's map goes to the recorder; other layers, such as a vision tower's, are computed as `sdpa` does.
-
-    Raises:
-        ModelError: the layer adds sinks to its softmax, which the measures do not know.
     """
     recorder = _ACTIVE.get()
     layer = recorder.by_module.get(id(module)) if recorder else None
@@ -130,10 +137,9 @@ def measured_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
-    if options.get("s_aux") is not None:
-        raise ModelError(f"{type(module).__name__} has attention sinks, which are not supported.")
     batch, heads, length, size = query.shape
     scale = float(size**-0.5 if scaling is None else scaling)
+    sinks = options.get("s_aux")
     mask, groups = _mask_of(attention_mask, module, query, key), heads // key.shape[1]
     pairs = torch.arange(heads, device=key.device) // groups
     chunk = max(1, min(heads, max(heads // SHARE, SMALL // (length * key.shape[2]))))
@@ -145,7 +151,7 @@ def measured_attention(
             of_heads = None if own is None else own[some if own.shape[0] > 1 else slice(None)][None]
             there = pairs[some]
             weights = _weights(query[row : row + 1, some], key[row : row + 1, there], of_heads, scale,
-                               options.get("softcap"))  # fmt: skip
+                               options.get("softcap"), None if sinks is None else sinks[some])  # fmt: skip
             output[row, :, some] = torch.matmul(weights.to(value.dtype), value[row, there]).transpose(1, 2)[0]
             recorder.take(layer, row, first, weights, of_heads)
             del weights

@@ -1,4 +1,4 @@
-"""An episode as a turn of a chat: what the template writes, and where the episode's parts stand in it.
+"""An episode as a chat: what the template writes, and where the episode's parts stand in it.
 
 A template is free to write roles, marks and blanks around a turn, and to cut the space at the ends of its texts. A
 rendering with marks in their place shows what the template writes around them. So an item or a label is never sought in
@@ -9,34 +9,53 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from typing import Any
 
 from miclab.mllm.errors import ModelError
 
 Span = tuple[int, int]
 Part = tuple[str, str]
-"""Kind (`image`, `text`, `item`, `label`, `answer`) and content."""
-Content = list[dict[str, str]]
-"""A turn as transformers takes it: texts and images."""
+"""Kind (`image`, `text`, `item`, `label`, `answer`, `end`) and content."""
+Turn = tuple[str, Sequence[Part]]
+"""Role (`system`, `user`, `assistant`) and parts."""
+Message = dict[str, Any]
+"""A turn as transformers takes it: `role`, and `content`, a list of texts and images."""
+Render = Callable[[list[Message]], str]
 CUTS = ((False, False), (False, True), (True, True), (True, False))
 """Whether a template cuts the space before and behind each text."""
+
+
+def mark(number: int) -> str:
+    """A text that no episode holds, to find where a template writes a text."""
+    return f"\ue000{number}\ue001"
 
 
 def _unusable(what: str) -> ModelError:
     return ModelError(f"The chat template {what}, so an episode's parts cannot be found in it. Use --prompt plain.")
 
 
-def _frame(content: Content, render: Callable[[Content], str], image: str) -> list[str]:
+def _messages(turns: Sequence[tuple[str, int]], content: Sequence[dict[str, str]]) -> list[Message]:
+    """Contents as messages, each with its role and its number of contents."""
+    found, start = [], 0
+    for role, count in turns:
+        found.append({"role": role, "content": list(content[start : start + count])})
+        start += count
+    return found
+
+
+def _frame(turns: Sequence[tuple[str, int]], content: list[dict[str, str]], render: Render, image: str) -> list[str]:
     """What the template writes before the first text, between texts, and behind the last.
 
     Raises:
         ModelError: texts or images do not come once each and in their order.
     """
-    marks = {number: f"\ue000{number}\ue001" for number, part in enumerate(content) if part["type"] == "text"}
-    rest, frame = render([part | {"text": marks[i]} if i in marks else part for i, part in enumerate(content)]), []
-    for mark in marks.values():
-        if rest.count(mark) != 1:
+    marks = {number: mark(number) for number, part in enumerate(content) if part["type"] == "text"}
+    marked = [part | {"text": marks[i]} if i in marks else part for i, part in enumerate(content)]
+    rest, frame = render(_messages(turns, marked)), []
+    for one in marks.values():
+        if rest.count(one) != 1:
             raise _unusable("does not write every text once and in order")
-        before, rest = rest.split(mark)
+        before, rest = rest.split(one)
         frame.append(before)
     frame.append(rest)
     images = [0]
@@ -49,25 +68,28 @@ def _frame(content: Content, render: Callable[[Content], str], image: str) -> li
     return frame
 
 
-def chat(
-    parts: Sequence[Part], render: Callable[[Content], str], image: str = ""
-) -> tuple[str, list[tuple[str, Span]]]:
-    """The chat's text up to the reply's beginning, with the answer behind it, and the span of every part.
+def chat(turns: Sequence[Turn], render: Render, image: str = "") -> tuple[str, list[tuple[str, Span]]]:
+    """The chat's text up to the reply's beginning, and the span of every part.
 
     Arguments:
-        parts: of the episode; all before the answer are the user's turn, neighbouring texts as one text.
-        render: writes a turn by the template.
+        turns: in their order; neighbouring texts of a turn are one text.
+        render: writes messages by the template, up to where the reply begins.
         image: what the template writes for an image.
 
     Raises:
         ModelError: the template drops, moves or changes a part.
     """
-    *turn, (_, answer) = parts
-    runs = [(is_image, list(some)) for is_image, some in groupby(turn, lambda part: part[0] == "image")]
-    content: Content = []
-    for is_image, some in runs:
-        content += [{"type": "image"} for _ in some] if is_image else [_text(some)]
-    frame, text = _frame(content, render, image), render(content)
+    runs: list[tuple[bool, list[Part]]] = []
+    counts: list[tuple[str, int]] = []
+    content: list[dict[str, str]] = []
+    for role, parts in turns:
+        before = len(content)
+        for is_image, some in groupby(parts, lambda part: part[0] == "image"):
+            run = list(some)
+            runs.append((is_image, run))
+            content += [{"type": "image"} for _ in run] if is_image else [_text(run)]
+        counts.append((role, len(content) - before))
+    frame, text = _frame(counts, content, render, image), render(_messages(counts, content))
     whole = [part["text"] for part in content if part["type"] == "text"]
     for left, right in CUTS:
         kept = [
@@ -95,7 +117,7 @@ def chat(
             places.append((kind, (begin + first - start, begin + max(first, last) - start)))
             offset += len(part)
         number += 1
-    return text + answer, [*places, ("answer", (len(text), len(text) + len(answer)))]
+    return text, places
 
 
 def _text(some: Sequence[Part]) -> dict[str, str]:

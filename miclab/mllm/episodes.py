@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from miclab.data.catalogue import load
+from miclab.data.check import one_colour
 from miclab.data.dataset import DataSet
 from miclab.mllm.errors import TaskError
 from miclab.mllm.options import EpisodeOptions
@@ -103,6 +104,8 @@ def make_episodes(folder: Path, options: EpisodeOptions, on_progress: Callable[[
         options: which episodes.
         on_progress: called with the number of episodes made.
 
+    Names of pictures that are all one colour stand in task.json as `made.one_colour`.
+
     Raises:
         TaskError: the folder is not empty or cannot be made, the template cannot be used, or the data has too few
             exemplars.
@@ -159,6 +162,9 @@ def make_episodes(folder: Path, options: EpisodeOptions, on_progress: Callable[[
     write_bytes(making / "query.json", json_bytes(queries))
     made = {"data": options.data, "part": options.part, "words": options.words, "ways": options.ways,
             "shots": options.shots, "seed": options.seed, "licence": data.licence}  # fmt: skip
+    blank = sorted(written & set(one_colour(data)))
+    if blank:
+        made["one_colour"] = [f"images/{exemplar:06d}.png" for exemplar in blank]
     write_bytes(
         making / "task.json", json_bytes({"instruction": style.instruction, "template": style.template, "made": made})
     )

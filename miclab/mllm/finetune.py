@@ -1,7 +1,8 @@
 """LoRA fine-tuning on episodes, with head strengths, accuracy and CLA at a schedule; resumes after a kill.
 
 A run is a folder: `metrics.jsonl`, one line an evaluation; `checkpoint-STEP.safetensors`, the adapter with the
-optimiser's state; and `run.json`, the options with the checksums of both, which is written last. A batch is a function
+optimiser's state; `run.json`, the options with the checksums of both, which is written last; and `adapter`, the adapter
+as PEFT writes it, which is a MODEL for all commands. A batch is a function
 of the seed and the step, so a run that was killed resumes from its last evaluation with the same results.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,18 @@ import torch.nn.functional as F
 from miclab import storage
 from miclab.circuits.find import head_name
 from miclab.errors import DamagedError
-from miclab.mllm.errors import DivergedError, ModelError, memory_guard
+from miclab.mllm.adapters import save_adapter
+from miclab.mllm.errors import DivergedError, ModelError, TaskError, memory_guard
 from miclab.mllm.heads import measure_heads
 from miclab.mllm.loading import Production
 from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN, FinetuneOptions
-from miclab.mllm.results import differences
-from miclab.mllm.scoring import MEASURES, OnProgress, answers, batches, forward, joined
+from miclab.mllm.results import ADDED, differences
+from miclab.mllm.scoring import OnProgress, answers, batches, forward, joined, lost_text
 from miclab.mllm.task import Task
 from miclab.seeds import stream, stream_seed
-from miclab.statistics.intervals import clustered_interval
+from miclab.statistics.intervals import episode_interval
 
-METRICS, CHECKPOINT, RUN = "metrics.jsonl", "checkpoint-{:06d}.safetensors", "run.json"
+METRICS, CHECKPOINT, RUN, ADAPTER = "metrics.jsonl", "checkpoint-{:06d}.safetensors", "run.json", "adapter"
 REMEDY = "The fine-tuning cannot be gone on with. Give another --output, or delete the folder of the run."
 FOLLOWED = (PREVIOUS_TOKEN, "label_to_item", INDUCTION, "induction", "induction_total", "total_label_attention")
 """Measures whose heads are followed."""
@@ -48,7 +50,7 @@ class Finetuning:
         evaluation_batch: episodes of an evaluation at a time.
 
     Raises:
-        ModelError: the folder holds a run with other options.
+        ModelError: the folder holds a run with other options, or the model has an adapter already.
         DamagedError: a file of the run is missing, or not what was written.
     """
 
@@ -63,24 +65,31 @@ class Finetuning:
     ):
         from peft import LoraConfig, get_peft_model
 
+        if hasattr(production.model, "peft_config"):
+            raise ModelError(f"{production.name} is an adapter already. Merge it into its base with PEFT "
+                             "(merge_and_unload), and fine-tune that.")  # fmt: skip
         self.training, self.held_out, self.folder, self.options = training, held_out, folder, options
         self.evaluation_batch = evaluation_batch
         self.requested = self._requested(production)
         saved = self._saved()
+        self.lost: dict[str, str] = {}
+        """Why an episode cannot be read, by its name; such are neither trained on nor evaluated."""
+        self.training, self.held_out = (self._readable(production, task) for task in (training, held_out))
         torch.manual_seed(stream_seed(options.seed, "adapters"))
         # By identity: modules of a vision tower may end in the same names.
-        own = {id(projection) for layer in production.layers for projection in layer.projections}
+        own = {id(projection): projection for layer in production.layers for projection in layer.projections}
         targets = [name for name, module in production.model.named_modules() if id(module) in own]
         lora = LoraConfig(
-            r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=targets
-        )
+            r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=targets,
+            # GPT-2's weights are [in, out].
+            fan_in_fan_out=any(hasattr(projection, "nf") for projection in own.values()),
+        )  # fmt: skip
         with warnings.catch_warnings():
             # peft reads a property of transformers by a name that is deprecated.
             warnings.simplefilter("ignore", FutureWarning)
             model = get_peft_model(production.model, lora)
-        self.production = Production(
-            production.name, model, production.processor, production.layers, production.options
-        )
+        self.production = replace(production, model=model)
+        self.prompter = self.production.prompter(self.training)
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimiser = torch.optim.AdamW(self.trained.values(), lr=options.learning_rate)
         self.rows: list[dict[str, Any]] = []
@@ -88,10 +97,26 @@ class Finetuning:
         if saved:
             self._restore(saved)
 
+    def _readable(self, production: Production, task: Task) -> Task:
+        """The task without episodes that cannot be read.
+
+        Raises:
+            TaskError: none is left.
+        """
+        found = [e for some, _ in batches(production.prompter(task), 1, self.lost, every=False) for e in some]
+        if not found:
+            raise TaskError(lost_text(self.lost, len(task.episodes)))
+        return replace(task, episodes=tuple(found))
+
     def _requested(self, production: Production) -> dict[str, Any]:
         """All that decides the run, as it stands on disk."""
         how, parts = asdict(production.options), {"training": self.training, "held_out": self.held_out}
-        del how["offline"]
+        for name in ("offline", *(name for name, usual in ADDED.items() if how.get(name) == usual)):
+            how.pop(name, None)
+        form = production.prompter(self.training).form
+        if form == "turns":
+            # Earlier versions wrote a chat as one turn, under the same option.
+            how["form"] = form
         requested = asdict(self.options) | how | {
             "device": production.options.torch_device, "model": production.name, "shots": self.training.shots,
             "view": self.training.view, "evaluation_batch": self.evaluation_batch, **asdict(self.training.style),
@@ -145,6 +170,7 @@ class Finetuning:
             "metrics_sha256": storage.write_bytes(self.folder / METRICS, lines),
             "checkpoint_sha256": storage.write_bytes(now, storage.tensor_bytes(tensors)),
         }
+        save_adapter(self.production.model, self.folder / ADAPTER)
         # Last, so that it never names what is not there.
         storage.write_bytes(self.folder / RUN, storage.sealed({"asked": self.requested, "saved": saved}))
         for old in self.folder.glob(CHECKPOINT.replace("{:06d}", "*")):
@@ -155,6 +181,8 @@ class Finetuning:
         """Strengths of the followed heads, and answers, on the held-out episodes."""
         self.production.model.eval()
         table = measure_heads(self.production, self.held_out, self.evaluation_batch).whole()
+        if table.lost:
+            raise TaskError(f"Pictures have changed since the fine-tuning began: {table.why_partial}")
         parts = [
             answers(self.production, episodes, encoded)
             for episodes, encoded in batches(self.production.prompter(self.held_out), self.evaluation_batch)
@@ -163,7 +191,7 @@ class Finetuning:
         if not np.isfinite(named["log_probability"]).all():
             raise self._diverged("An answer's log-probability", self.step)
         row: dict[str, Any] = {"step": self.step}
-        row |= {name: clustered_interval([named[name][None]]).as_json() for name in MEASURES}
+        row |= {name: episode_interval(of).as_json() for name, of in named.items()}
         strengths: dict[str, Any] = {}
         for measure in table.measures:
             plain = measure.split(".")[0]
@@ -193,10 +221,10 @@ class Finetuning:
             len(episodes), (self.options.train_batch,), generator=stream(self.options.seed, "batch", step)
         )
         some = [episodes[i] for i in chosen.tolist()]
-        encoded = self.production.prompter(self.training).encode([(e, e.answer) for e in some])
+        encoded = self.prompter.encode([(e, e.answer) for e in some])
         model = self.production.model
         needed = sorted({place - 1 for reading in encoded.readings for place in reading.answer_positions})
-        logits = forward(model, encoded.to(model), torch.tensor(needed, device=model.device)).float()
+        logits = forward(model, encoded.to(model), torch.tensor(needed)).float()
         losses = []
         for row, reading in enumerate(encoded.readings):
             places = list(reading.answer_positions)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -17,10 +17,11 @@ from miclab.mllm.attention import measuring
 from miclab.mllm.errors import ModelError, OutOfMemoryError, TaskError, memory_guard
 from miclab.mllm.layers import all_heads
 from miclab.mllm.loading import Production
-from miclab.mllm.prompt import Reading
-from miclab.mllm.scoring import OnProgress, forward
+from miclab.mllm.prompt import Prompter
+from miclab.mllm.reading import Encoded, Reading
+from miclab.mllm.scoring import OnProgress, batches, forward, lost_text
 from miclab.mllm.task import Episode, Task
-from miclab.statistics.intervals import Interval, clustered_interval
+from miclab.statistics.intervals import Interval, episode_interval
 from miclab.tables import Table, Tabled
 
 
@@ -51,7 +52,9 @@ class HeadTable(Tabled):
         heads: all heads, in order.
         values: each measure by name, [episode, head].
         left_out: episodes whose answer is not in the context, on which induction is not defined.
-        problem: why not all episodes were measured; empty if they were.
+        problem: why it stopped before all episodes were measured; empty if it did not.
+        measured: the episodes that were measured, where that is known.
+        lost: why an episode could not be read, by its name; such were left out.
     """
 
     model: str
@@ -61,6 +64,14 @@ class HeadTable(Tabled):
     left_out: int = 0
     problem: str = ""
     maps: tuple[Map, ...] = field(default=(), repr=False)
+    measured: tuple[Episode, ...] = field(default=(), repr=False)
+    lost: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def why_partial(self) -> str:
+        """Why not every usable episode is in the table; empty where each is."""
+        texts = [self.problem, lost_text(self.lost, self.episodes + len(self.lost))]
+        return "; ".join(text for text in texts if text)
 
     @property
     def episodes(self) -> int:
@@ -76,7 +87,7 @@ class HeadTable(Tabled):
         """The table itself.
 
         Raises:
-            TaskError: not all episodes were measured.
+            TaskError: it stopped before all episodes were measured. Those that cannot be read are left out.
         """
         if self.problem:
             raise TaskError(f"Only {self.episodes} episodes of {self.task} were measured: {self.problem}")
@@ -95,10 +106,7 @@ class HeadTable(Tabled):
     @cached_property
     def intervals(self) -> dict[str, list[Interval]]:
         """Interval of every measure and head, episodes resampled."""
-        return {
-            name: [clustered_interval([of[:, i][None]]) for i in range(len(self.heads))]
-            for name, of in self.values.items()
-        }
+        return {name: [episode_interval(of[:, i]) for i in range(len(self.heads))] for name, of in self.values.items()}
 
     def ranked(self, measure: str) -> list[Head]:
         """The heads, the strongest first; of equals the earlier."""
@@ -109,7 +117,7 @@ class HeadTable(Tabled):
         """A row for each head, with every measure."""
         columns = ["head", *(name.replace("_", " ") for name in self.measures)]
         rows = [
-            [tables.Head(*head), *(self.intervals[name][i] for name in self.measures)]
+            [tables.HeadName(*head), *(self.intervals[name][i] for name in self.measures)]
             for i, head in enumerate(self.heads)
         ]
         return (tables.table(f"{self.model} on {self.episodes} episodes of {self.task}", columns, rows, self._notes()),)
@@ -119,7 +127,7 @@ class HeadTable(Tabled):
         rows = []
         for name in self.measures:
             means = dict(zip(self.heads, self.mean(name), strict=True))
-            rows.append([name.replace("_", " "), ", ".join(f"{tables.Head(*head)} {means[head]:.3f}"
+            rows.append([name.replace("_", " "), ", ".join(f"{tables.HeadName(*head)} {means[head]:.3f}"
                                                             for head in self.ranked(name)[:top])])  # fmt: skip
         title = f"{self.model} on {self.episodes} episodes of {self.task}: strongest heads (LAYER.HEAD from 0)"
         return tables.table(title, ["measure", "heads"], rows, self._notes())
@@ -130,18 +138,16 @@ class HeadTable(Tabled):
 
 
 @torch.no_grad()
-def measure_batch(
-    production: Production, episodes: Sequence[Episode], task: Task, keep: Collection[Head] = ()
+def measure_encoded(
+    production: Production, prompter: Prompter, encoded: Encoded, keep: Collection[Head] = ()
 ) -> tuple[dict[str, NDArray[np.floating]], list[Map]]:
-    """Strengths of every head on a batch of episodes, by measure [episode, head], and the maps of the heads to keep on
-    its first.
+    """Strengths of every head on a batch, by measure [episode, head], and the maps of the heads to keep on its first
+    episode.
 
     Raises:
         OutOfMemoryError: it does not fit.
         ModelError: its attention cannot be measured.
     """
-    prompter = production.prompter(task)
-    encoded = prompter.encode([(episode, episode.answer) for episode in episodes])
     with (
         memory_guard(f"measuring heads on {encoded.inputs['input_ids'].shape[1]} tokens"),
         measuring(production.model, production.layers, encoded.readings, keep) as recorder,
@@ -154,33 +160,53 @@ def measure_batch(
     return values, maps
 
 
+def measure_batch(
+    production: Production, episodes: Sequence[Episode], task: Task, keep: Collection[Head] = ()
+) -> tuple[dict[str, NDArray[np.floating]], list[Map]]:
+    """`measure_encoded` of some episodes of a task.
+
+    Raises:
+        TaskError: one of them cannot be read.
+    """
+    prompter = production.prompter(task)
+    encoded = prompter.encode([(episode, episode.answer) for episode in episodes])
+    return measure_encoded(production, prompter, encoded, keep)
+
+
 def measure_heads(
     production: Production, task: Task, batch: int = 1, on_progress: OnProgress | None = None
 ) -> HeadTable:
     """Strengths of every head over the episodes of a task whose answer is in the context.
 
-    Memory does not grow with layers or episodes. Where memory runs out, or an episode cannot be read, after some were
-    measured, the table of these comes back with `problem` set.
+    Memory does not grow with layers or episodes. An episode that cannot be read is left out and noted in `lost`. Where
+    memory runs out after some were measured, the table of these comes back with `problem` set.
 
     Raises:
-        TaskError: no episode has its answer in the context, or the first cannot be read.
+        TaskError: no episode has its answer in the context, or none can be read.
         ModelError: attention cannot be measured.
     """
-    usable = [episode for episode in task.episodes if episode.in_context]
+    usable = tuple(episode for episode in task.episodes if episode.in_context)
     if not usable:
         raise TaskError(f"{task.name}: no episode has its answer in the context, so there is nothing to induce from.")
     parts: list[dict[str, NDArray[np.floating]]] = []
-    problem = ""
-    for start in range(0, len(usable), batch):
-        try:
-            parts.append(measure_batch(production, usable[start : start + batch], task)[0])
-        except (OutOfMemoryError, TaskError) as error:
-            if not parts:
-                raise
-            problem = str(error)
-            break
-        if on_progress:
-            on_progress(min(start + batch, len(usable)), "")
+    measured: list[Episode] = []
+    lost: dict[str, str] = {}
+    problem, prompter = "", production.prompter(replace(task, episodes=usable))
+    try:
+        for some, encoded in batches(prompter, batch, lost, every=False):
+            parts.append(measure_encoded(production, prompter, encoded)[0])
+            measured += some
+            if on_progress:
+                on_progress(len(measured) + len(lost), "")
+    except OutOfMemoryError as error:
+        if not parts:
+            raise
+        problem = str(error)
+    if not parts:
+        raise TaskError(lost_text(lost, len(usable)))
     values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    heads = all_heads(production.layers)
-    return HeadTable(production.name, task.name, heads, values, len(task.episodes) - len(usable), problem)
+    left_out = len(task.episodes) - len(usable)
+    return HeadTable(
+        production.name, task.name, all_heads(production.layers), values, left_out, problem, measured=tuple(measured),
+        lost=lost,
+    )  # fmt: skip

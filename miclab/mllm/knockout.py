@@ -14,14 +14,17 @@ from miclab.circuits.find import Head, head_name
 from miclab.mllm.ablation import MeanOutputs, Means, knocked_out
 from miclab.mllm.errors import OutOfMemoryError, TaskError
 from miclab.mllm.heads import HeadTable
+from miclab.mllm.judging import Judge
 from miclab.mllm.loading import Production
 from miclab.mllm.options import KnockoutOptions
-from miclab.mllm.scoring import MEASURES, Answers, OnProgress, answers, batches, joined
+from miclab.mllm.scoring import BENCHMARK, Answers, OnProgress, answers, batches, joined, lost_text
 from miclab.mllm.task import Task
 from miclab.seeds import stream_seed
-from miclab.statistics.intervals import Interval, clustered_interval
+from miclab.statistics.intervals import Interval, episode_interval
 from miclab.tables import Table, Tabled, table
 
+SHOWN = {"correct": "accuracy", "choice": "forced choice", "copied": "CLA", "log_probability": "log-probability"}
+"""Measures of a table, with what to call them."""
 UNTOUCHED = "untouched"
 MOST_NAMED = 10
 """Heads that a row of a table names one by one; of more, only their number is shown."""
@@ -128,17 +131,15 @@ class Effect:
 
     def interval(self, measure: str) -> Interval:
         """Mean of a measure."""
-        return clustered_interval([self.values[measure][None]])
+        return episode_interval(self.values[measure])
 
     def change(self, measure: str) -> Interval:
         """Difference from the untouched model."""
-        return clustered_interval([(self.values[measure] - self.before[measure])[None]])
+        return episode_interval(self.values[measure] - self.before[measure])
 
     def beyond_control(self, measure: str) -> Interval | None:
         """Difference from the mean of the control's draws; None where there is no control."""
-        return (
-            None if self.control is None else clustered_interval([(self.values[measure] - self.control[measure])[None]])
-        )
+        return None if self.control is None else episode_interval(self.values[measure] - self.control[measure])
 
 
 @dataclass(frozen=True)
@@ -161,14 +162,16 @@ class Knockouts(Tabled):
 
     def tables(self) -> tuple[Table, ...]:
         """A row for each intervention."""
-        columns = ["intervention", "heads", "accuracy", "forced choice", "CLA", "log-probability", "change",
-                   "beyond control"]  # fmt: skip
+        shown = dict(SHOWN)
+        if BENCHMARK in self.effects[0].values:
+            shown = {BENCHMARK: "benchmark's accuracy", **shown}
+        columns = ["intervention", "heads", *shown.values(), "change", "beyond control"]
         rows = []
         for effect in self.effects:
             of = effect.heads[0]
             heads = f"{len(effect.heads)} draws" if len(effect.heads) > 1 else " ".join(map(head_name, of))
             untouched = effect.values is effect.before or not of
-            values = [effect.interval(m) for m in ("correct", "choice", "copied", "log_probability")]
+            values = [effect.interval(measure) for measure in shown]
             rows.append([
                 effect.name, f"{len(of)} heads" if len(of) > MOST_NAMED else heads, *values,
                 None if untouched else effect.change("correct"), effect.beyond_control("correct"),
@@ -183,11 +186,12 @@ class Knockouts(Tabled):
 
 def _effects(requested: Sequence[Condition], found: Mapping[Condition, Answers]) -> tuple[Effect, ...]:
     before = found[requested[0]].named()
+    measures = tuple(before)
     by_name: dict[str, list[Condition]] = {}
     for condition in requested:
         by_name.setdefault(condition.name, []).append(condition)
     means = {
-        name: {m: np.mean([found[c].named()[m] for c in of], axis=0) for m in MEASURES} for name, of in by_name.items()
+        name: {m: np.mean([found[c].named()[m] for c in of], axis=0) for m in measures} for name, of in by_name.items()
     }
     return tuple(
         Effect(
@@ -205,9 +209,8 @@ def _effects(requested: Sequence[Condition], found: Mapping[Condition, Answers])
 def mean_outputs(production: Production, task: Task, batch: int) -> Means:
     """Mean output of every head over the prompts of a task."""
     found = MeanOutputs(production)
-    prompter = production.prompter(task)
-    for start in range(0, len(task.episodes), batch):
-        found.add(prompter.encode([(e, e.answer) for e in task.episodes[start : start + batch]]))
+    for _, encoded in batches(production.prompter(task), batch, {}, every=False):
+        found.add(encoded)
     return found.means()
 
 
@@ -219,6 +222,7 @@ def knock_out(
     *,
     ranked_on: Task | None = None,
     batch: int = 1,
+    benchmark: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Knockouts:
     """Knocks out the top heads of a table and their controls; the model answers every episode under each.
@@ -229,40 +233,50 @@ def knock_out(
         task: the episodes to answer; not those that ranked the heads, or the choice favours itself.
         ranked_on: episodes over whose prompts the mean outputs are taken; None: `task`.
         batch: episodes at a time.
+        benchmark: answers are also judged as VL-ICL Bench does, which lets the model write.
         on_progress: called with the number of episodes answered under all interventions.
 
+    An episode that cannot be read is left out, and named in `problem`.
+
     Raises:
-        OutOfMemoryError, TaskError: before the first batch was answered; later the result has its `problem` set.
+        OutOfMemoryError: before the first batch was answered; later the result has its `problem` set.
+        TaskError: no episode can be read.
     """
     options = options or KnockoutOptions()
     requested, notes = conditions(table, options)
     means = mean_outputs(production, ranked_on or task, batch) if options.baseline == "mean" else None
     parts: dict[Condition, list[Answers]] = {condition: [] for condition in requested}
-    prompter, done, problem = production.prompter(task), 0, ""
+    prompter, answered, problem = production.prompter(task), [], ""
+    judge, lost = Judge(prompter) if benchmark else None, {}
     try:
-        for episodes, encoded in batches(prompter, batch):
+        for episodes, encoded in batches(prompter, batch, lost):
             lot = {}
             for condition in requested:
                 with knocked_out(production.layers, condition.heads, means):
-                    lot[condition] = answers(production, episodes, encoded)
+                    lot[condition] = answers(production, episodes, encoded, judge)
             for condition, found in lot.items():
                 parts[condition].append(found)
-            done += len(episodes)
+            answered += [episode.name for episode in episodes]
             if on_progress:
-                on_progress(done, "")
-    except (OutOfMemoryError, TaskError) as error:
-        if not done:
+                on_progress(len(answered) + len(lost), "")
+    except OutOfMemoryError as error:
+        if not answered:
             raise
         problem = str(error)
+    if not answered:
+        raise TaskError(lost_text(lost, len(task.episodes)))
+    problem = "; ".join(text for text in (problem, lost_text(lost, len(task.episodes))) if text)
+    done = len(answered)
     found = {condition: joined(lots) for condition, lots in parts.items()}
     rows = [
         {
             "intervention": c.name,
             "draw": c.draw,
             "heads": " ".join(map(head_name, c.heads)),
-            "episode": task.episodes[number].name,
+            "episode": answered[number],
         }
         | {name: float(values[number]) for name, values in found[c].named().items()}
+        | ({"written": found[c].written[number]} if judge else {})
         for c in requested
         for number in range(done)
     ]

@@ -11,12 +11,38 @@ from torch import nn
 from miclab.circuits.find import Head
 from miclab.mllm.errors import ModelError
 
-OUTPUT = "o_proj"
-SPLIT = ("q_proj", "k_proj", "v_proj")
-FUSED = "qkv_proj"
+
+@dataclass(frozen=True)
+class Form:
+    """How a family names the linear maps of its attention.
+
+    Arguments:
+        output: the map that reads the heads' outputs, one behind the other.
+        inputs: those to queries, keys and values, in this order; one name where they are fused.
+    """
+
+    output: str
+    inputs: tuple[str, ...]
+
+    def of(self, module: Any) -> tuple[nn.Module, ...] | None:
+        """A module's maps, those to queries, keys and values first; None where it has not all of them."""
+        names = (*self.inputs, self.output)
+        found = [one for name in names if isinstance(one := getattr(module, name, None), nn.Module)]
+        return tuple(found) if len(found) == len(names) else None
+
+
+FORMS = (
+    Form("o_proj", ("q_proj", "k_proj", "v_proj")),
+    Form("o_proj", ("qkv_proj",)),
+    Form("out_proj", ("q_proj", "k_proj", "v_proj")),
+    Form("dense", ("query_key_value",)),
+    Form("c_proj", ("c_attn",)),
+)
+"""Llama and most others; Phi-3; OPT; GPT-NeoX and Pythia; GPT-2."""
 LOOKED_FOR = (
-    f"modules with a `layer_idx`, an output projection `{OUTPUT}` and either {', '.join(f'`{n}`' for n in SPLIT)} or "
-    f"`{FUSED}`, whose `head_dim` (or the configuration's) divides the input of `{OUTPUT}`"
+    "modules with a `layer_idx` and the maps "
+    + ", or ".join(" ".join(f"`{name}`" for name in (*form.inputs, form.output)) for form in FORMS)
+    + ", whose `head_dim` (or the configuration's) divides the input of the last"
 )
 
 
@@ -44,13 +70,19 @@ class AttentionLayer:
     @property
     def output_projection(self) -> nn.Module:
         """The projection that reads the concatenated outputs of the heads."""
-        return getattr(self.module, OUTPUT)
+        return self.projections[-1]
 
     @property
     def projections(self) -> tuple[nn.Module, ...]:
         """Its linear maps: those to queries, keys and values, in one where they are fused, and the output's."""
-        inputs = (FUSED,) if isinstance(getattr(self.module, FUSED, None), nn.Module) else SPLIT
-        return tuple(getattr(self.module, name) for name in (*inputs, OUTPUT))
+        found = _maps(self.module)
+        assert found is not None
+        return found
+
+
+def _maps(module: Any) -> tuple[nn.Module, ...] | None:
+    """The linear maps of a module's attention, by the first form that it has."""
+    return next((maps for form in FORMS if (maps := form.of(module)) is not None), None)
 
 
 def parse_head(text: str) -> Head:
@@ -67,41 +99,53 @@ def parse_head(text: str) -> Head:
 
 def width_in(projection: Any) -> int:
     """Number of inputs of a linear map, quantised and LoRA-wrapped ones included."""
-    return int(projection.in_features)
+    return int(getattr(projection, "in_features", None) or getattr(projection, "nx", 0))
 
 
 def width_out(projection: Any) -> int:
     """Number of outputs of a linear map, quantised and LoRA-wrapped ones included."""
-    return int(projection.out_features)
+    return int(getattr(projection, "out_features", None) or getattr(projection, "nf", 0))
 
 
 def _head_size(module: Any) -> int:
     config = getattr(module, "config", None)
     text = getattr(config, "text_config", None) or config
-    size = getattr(module, "head_dim", None) or getattr(text, "head_dim", None)
+    size = getattr(module, "head_dim", None) or getattr(module, "head_size", None) or getattr(text, "head_dim", None)
     if not size and text is not None:
         size = text.hidden_size // text.num_attention_heads
     return int(size or 0)
 
 
+def is_cross_attention(module: Any) -> bool:
+    """Whether a module reads keys and values of something else than what it writes to, such as a picture."""
+    marked = getattr(module, "is_cross_attention", None)
+    return bool(marked) if marked is not None else "crossattention" in type(module).__name__.lower().replace("_", "")
+
+
 def _layer(path: str, module: Any) -> AttentionLayer | None:
     """The module as a layer of self-attention; None if it is not one of a known form."""
-    output, number = getattr(module, OUTPUT, None), getattr(module, "layer_idx", None)
-    if not isinstance(output, nn.Module) or number is None or not getattr(module, "is_causal", True):
+    maps, number = _maps(module), getattr(module, "layer_idx", None)
+    if maps is None or number is None or not getattr(module, "is_causal", True) or is_cross_attention(module):
         return None
+    *inputs, output = maps
     size = _head_size(module)
     if not size or width_in(output) % size:
         return None
     heads = width_in(output) // size
-    if all(isinstance(getattr(module, name, None), nn.Module) for name in SPLIT):
-        pairs = width_out(module.k_proj) // size
-    elif isinstance(getattr(module, FUSED, None), nn.Module):
-        pairs = (width_out(module.qkv_proj) - heads * size) // (2 * size)
-    else:
-        return None
+    both = 2 * width_out(inputs[1]) if len(inputs) > 1 else width_out(inputs[0]) - heads * size
+    pairs = both // (2 * size)
     if pairs < 1 or heads % pairs:
         return None
     return AttentionLayer(int(number), path, module, heads, pairs, size)
+
+
+def left_out(model: nn.Module) -> tuple[str, ...]:
+    """Names of layers of cross-attention, such as those of Llama 3.2 Vision. They are not measured: their keys are no
+    positions of the text."""
+    return tuple(
+        path for path, module in model.named_modules()
+        if getattr(module, "layer_idx", None) is not None and _maps(module) is not None and is_cross_attention(module)
+    )  # fmt: skip
 
 
 def _candidates(model: nn.Module) -> Iterator[AttentionLayer]:

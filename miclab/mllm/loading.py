@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from miclab.data.checkpoint import check_files, check_tensors
+from miclab.mllm.adapters import CONFIG, base_of, is_adapter, with_adapter
 from miclab.mllm.errors import ModelError, memory_guard, require
-from miclab.mllm.layers import AttentionLayer, attention_layers
+from miclab.mllm.layers import AttentionLayer, attention_layers, left_out
 from miclab.mllm.options import LoadOptions
 from miclab.mllm.prompt import Prompter
 from miclab.mllm.shipped import MODELS, shipped
@@ -30,6 +32,7 @@ class Production:
         processor: processor, or tokenizer of a model that reads text alone.
         layers: its layers of attention.
         options: how it was loaded.
+        remarks: what is to be known of what it was shown, in the order in which it was noticed.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Production:
     processor: Any
     layers: tuple[AttentionLayer, ...]
     options: LoadOptions
+    remarks: dict[str, None] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def view(self) -> View:
@@ -45,7 +49,9 @@ class Production:
 
     def prompter(self, task: Task) -> Prompter:
         """Writes the task's episodes for this model."""
-        return Prompter(self.processor, task, self.options.prompt, self._around())
+        return Prompter(
+            self.processor, task, self.options.prompt, self._around(), self.options.background, self.remarks
+        )
 
     def _around(self) -> tuple[str, str]:
         """Tokens that the configuration puts before and after every image, as text."""
@@ -65,7 +71,7 @@ def _loading(name: str) -> Iterator[None]:
             yield
     except ModelError:
         raise
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError) as error:
+    except Exception as error:  # What a broken folder makes transformers raise has no common type.
         first = " ".join(str(error).split())[:300]
         raise ModelError(
             f"{name} cannot be loaded: {first} Give a folder that holds config.json, safetensors and a tokenizer, a "
@@ -95,16 +101,38 @@ def place(name: str) -> str:
     return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
 
 
+def _source(name: str, options: LoadOptions) -> tuple[str, str, str]:
+    """Where a model is, the revision of it, and the folder of its adapter, or an empty text.
+
+    Raises:
+        ModelError: a folder is given with a revision, or the adapter cannot be used.
+        DamagedError: it comes with miclab, and a file is not the one that was made.
+    """
+    revision = options.revision
+    if "@" in name and not Path(name).expanduser().exists():
+        name, _, revision = name.rpartition("@")
+    where, adapter = place(name), ""
+    if is_adapter(where):
+        adapter = where
+        where = place(base_of(where, options.base))
+    elif options.base:
+        raise ModelError(f"{name} is no adapter, so it has no base. --base goes with a folder that holds {CONFIG}.")
+    if revision and Path(where).is_dir():
+        raise ModelError(f"{where} is a folder, which has no revision {revision!r}. Revisions are of hub ids.")
+    return where, revision, adapter
+
+
 def load_model(name: str, options: LoadOptions | None = None) -> Production:
     """A model with its processor and its attention layers.
 
     Arguments:
-        name: folder, hub id, or a short name of a model that comes with miclab.
+        name: folder, hub id, either of them of a model or a folder of an adapter, or a short name of a model that comes
+            with miclab; NAME@REVISION for a revision of a hub id.
         options: how.
 
     Raises:
-        ModelError: the extra is missing, there is no such model, its weights are no safetensors, or its attention
-            layers cannot be found.
+        ModelError: the extra is missing, there is no such model, its weights are no safetensors of its own folder, it
+            lacks tensors or has others, its adapter does not fit, or its attention layers cannot be found.
         OutOfMemoryError: it does not fit.
     """
     require()
@@ -114,35 +142,59 @@ def load_model(name: str, options: LoadOptions | None = None) -> Production:
 
     from miclab.mllm.processors import load_processor
 
-    where = place(name)
+    where, revision, adapter = _source(name, options)
     more: dict[str, Any] = {}
-    source = {"local_files_only": options.offline, "trust_remote_code": False}
-    if options.four_bit:
-        more["quantization_config"] = _four_bit(options)
+    source: dict[str, Any] = {"local_files_only": options.offline, "trust_remote_code": False,
+                              "revision": revision or "main"}  # fmt: skip
+    if options.four_bit or options.eight_bit:
+        more["quantization_config"] = _few_bits(options)
         more["device_map"] = {"": options.torch_device}
-    model: Any
+    if options.device_map != "none":
+        more["device_map"] = options.device_map
+    loaded: Any
     with _loading(where):
+        check_files(where, options.offline, revision)
         config = AutoConfig.from_pretrained(where, **source)
         kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
-        model = kind.from_pretrained(
-            where, config=config, dtype=DTYPES[options.dtype], use_safetensors=True, attn_implementation="sdpa",
-            **source, **more,
-        )  # fmt: skip
-        if not options.four_bit:
+        more |= {"config": config, "dtype": DTYPES[options.dtype], "use_safetensors": True,
+                 "output_loading_info": True, **source}  # fmt: skip
+        try:
+            loaded = kind.from_pretrained(where, attn_implementation="sdpa", **more)
+        except ValueError as error:
+            # Some, such as gpt-oss with its sinks, have no other attention than eager.
+            if "attn_implementation" not in str(error):
+                raise
+            loaded = kind.from_pretrained(where, attn_implementation="eager", **more)
+        model, info = loaded
+        check_tensors(info["missing_keys"], info["unexpected_keys"])
+        if "device_map" not in more:
             model.to(torch.device(options.torch_device))
-        processor = load_processor(where, options.max_pixels, options.offline)
-    return Production(name, model.eval(), processor, attention_layers(model), options)
+        if adapter:
+            model = with_adapter(model, adapter)
+        processor = load_processor(where, options.max_pixels, options.offline, revision)
+    inner = model.get_base_model() if adapter else model
+    layers, cross = attention_layers(inner), left_out(inner)
+    remarks = {f"{len(cross)} layers of cross-attention are left out, such as {cross[0]}.": None} if cross else {}
+    return Production(name, model.eval(), processor, layers, options, remarks)
 
 
-def _four_bit(options: LoadOptions) -> Any:
+def _few_bits(options: LoadOptions) -> Any:
+    """How weights are held in 4 or 8 bits.
+
+    Raises:
+        ModelError: bitsandbytes is not installed.
+    """
     try:
         import bitsandbytes  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
+        flag = "--four-bit" if options.four_bit else "--eight-bit"
         raise ModelError(
-            "--four-bit needs bitsandbytes, which is not installed: pip install bitsandbytes. It needs a GPU."
+            f"{flag} needs bitsandbytes, which is not installed: pip install bitsandbytes. It needs a GPU."
         ) from error
     from transformers import BitsAndBytesConfig
 
+    if options.eight_bit:
+        return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=DTYPES[options.dtype]
     )

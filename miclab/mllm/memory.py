@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from miclab.errors import ConfigError
+from miclab.mllm.adapters import base_of, is_adapter
 from miclab.mllm.errors import ModelError, require
 from miclab.mllm.layers import AttentionLayer, attention_layers
 from miclab.mllm.loading import place, quiet
@@ -104,7 +105,10 @@ def configuration(name: str) -> Any:
         body = dict(known()[name])
         return AutoConfig.for_model(body.pop("model_type"), **body)
     try:
-        return AutoConfig.from_pretrained(place(name), trust_remote_code=False)
+        where = place(name)
+        return AutoConfig.from_pretrained(
+            place(base_of(where)) if is_adapter(where) else where, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as error:
         first = " ".join(str(error).split())[:200]
         raise ModelError(

@@ -11,7 +11,9 @@ from miclab.mllm.words import SYLLABLES, WordPart
 
 T = TypeVar("T")
 Dtype = Literal["float32", "bfloat16", "float16"]
-PromptForm = Literal["auto", "chat", "plain"]
+PromptForm = Literal["auto", "turns", "chat", "plain"]
+DeviceMap = Literal["none", "auto", "balanced", "sequential"]
+Judging = Literal["exact", "benchmark"]
 Part = Literal["training", "held-out exemplars", "held-out classes", "all"]
 PREVIOUS_TOKEN, INDUCTION = "previous_token_1", "induction_all_positions"
 """The measures that the paper ranks the heads of production models by."""
@@ -38,17 +40,35 @@ class LoadOptions:
     """Type of the weights."""
     four_bit: bool = False
     """Linear maps in 4 bits (NF4; needs bitsandbytes and a GPU)."""
+    eight_bit: bool = False
+    """Linear maps in 8 bits (needs bitsandbytes and a GPU)."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto: a GPU where there is one."""
+    device_map: DeviceMap = "none"
+    """Layers over several GPUs, and over the CPU where these are full: auto, balanced, sequential; none: one device."""
+    revision: str = ""
+    """Branch, tag or commit of a hub id, such as a checkpoint of training (also MODEL@REVISION); empty: the newest."""
+    base: str = ""
+    """Base of an adapter: folder, hub id, or `tiny`; empty: as the adapter's configuration names it."""
     max_pixels: int = 0
     """Pictures are shrunk to at most so many pixels; 0: the processor's own limit."""
+    background: str = "white"
+    """Colour that transparent parts of pictures show: a name, or #RRGGBB."""
     prompt: PromptForm = "auto"
-    """chat: by the model's chat template; plain: as it stands; auto: chat where there is a template."""
+    """turns: a user's and an assistant's turn for each example; chat: one user's turn; plain: no chat template;
+    auto: turns where the chat template marks them, chat where there is another template, else plain."""
     offline: bool = False
     """Use no network; take hub ids from the cache."""
 
     def __post_init__(self) -> None:
+        from miclab.data.pictures import background_colour
+
         at_least(self, max_pixels=0)
+        background_colour(self.background)
+        if self.four_bit and self.eight_bit:
+            raise ConfigError("eight_bit", True, "4 bits or 8, not both")
+        if self.device_map != "none" and self.device != "auto":
+            raise ConfigError("device_map", self.device_map, "none with --device: a map chooses the devices itself")
 
     @property
     def torch_device(self) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin
 from transformers.models.auto import processing_auto
 
+from miclab.mllm.errors import ModelError
+
 
 def images_only(processor_class: type[ProcessorMixin]) -> type[ProcessorMixin]:
     """A processor's class without its video processor."""
@@ -22,20 +24,21 @@ def images_only(processor_class: type[ProcessorMixin]) -> type[ProcessorMixin]:
     return ImagesOnly
 
 
-def load_processor(where: str, max_pixels: int = 0, offline: bool = False) -> Any:
+def load_processor(where: str, max_pixels: int = 0, offline: bool = False, revision: str = "") -> Any:
     """The processor of a model, or its tokenizer where it reads text alone.
 
     Arguments:
         where: folder or hub id.
         max_pixels: pictures are shrunk to at most so many pixels, where the processor can; 0: its own limit.
         offline: uses no network.
+        revision: of a hub id; empty: the newest.
 
     Raises:
         OSError, ValueError, KeyError, ImportError: as transformers does.
     """
     import transformers
 
-    source = {"local_files_only": offline, "trust_remote_code": False}
+    source: dict[str, Any] = {"local_files_only": offline, "trust_remote_code": False, "revision": revision or "main"}
     config = AutoConfig.from_pretrained(where, **source)
     tokenizer = AutoTokenizer.from_pretrained(where, **source)
     if not hasattr(config, "vision_config"):
@@ -47,5 +50,29 @@ def load_processor(where: str, max_pixels: int = 0, offline: bool = False) -> An
     if found is None or "video_processor" not in found.get_attributes():
         return AutoProcessor.from_pretrained(where, **source, **limit)
     images = AutoImageProcessor.from_pretrained(where, backend="pil", **source, **limit)
-    settings, _ = found.get_processor_dict(where, local_files_only=offline)
+    settings, _ = found.get_processor_dict(where, local_files_only=offline, revision=revision or "main")
     return images_only(found).from_args_and_dict([images, tokenizer], settings)
+
+
+def placeholder(processor: Any) -> str:
+    """The token that stands for an image in a processor's text."""
+    found = getattr(processor, "boi_token", None) or getattr(processor, "image_token", None)
+    if not found:
+        raise ModelError(f"{type(processor).__name__} names no image token, so it reads text alone; use --view text.")
+    return str(found)
+
+
+def chat_template(processor: Any) -> str:
+    """The chat template of a processor or its tokenizer; of several named ones `default`. Empty: there is none.
+
+    Raises:
+        ModelError: there are several, and none is called `default`.
+    """
+    own = getattr(processor, "chat_template", None)
+    found = own or getattr(getattr(processor, "tokenizer", processor), "chat_template", None) or ""
+    if isinstance(found, dict):
+        if len(found) > 1 and "default" not in found:
+            raise ModelError(f"The model has several chat templates ({', '.join(found)}), and none is `default`. Use "
+                             "--prompt plain.")  # fmt: skip
+        found = found.get("default") or next(iter(found.values()), "")
+    return str(found)

@@ -1,90 +1,38 @@
-"""Episodes as tokens: what a model reads, and where in it items, labels and the answer stand.
+"""How an episode is written for a model: as plain text, as one turn of a chat, or as the turns of a chat.
 
-Positions are found from character offsets in the text after every image placeholder was replaced. So they hold however
-a tokenizer merges a label with its neighbours, and for any number of tokens of an image.
+    plain   instruction, then each example by the style's template, then the query up to its answer
+    chat    the same as one user's turn; the answer is the reply
+    turns   the instruction as system text, a user's and an assistant's turn for each example, then the query
+
+In `plain` and `turns` a label of the context and the answer stand in the same surroundings, so they are the same
+tokens. Where they are not, a remark says so.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image, UnidentifiedImageError
+import jinja2
+from PIL import Image
 from torch import Tensor
 
-from miclab.mllm.chat import Content, Part, Span, chat
+from miclab.data.pictures import PictureError, open_picture
+from miclab.errors import is_out_of_memory
+from miclab.mllm.chat import Message, Part, Span, Turn, chat, mark
 from miclab.mllm.errors import ModelError, TaskError
 from miclab.mllm.options import PromptForm
-from miclab.mllm.task import Episode, Item, Task
-from miclab.worlds.roles import LABEL, OTHER, Roles
+from miclab.mllm.processors import chat_template, placeholder
+from miclab.mllm.reading import Encoded, locate, moved
+from miclab.mllm.task import TEMPLATE, Episode, Item, Task
 
-
-@dataclass(frozen=True)
-class Reading:
-    """One episode as a model reads it, with one answer written behind it.
-
-    Arguments:
-        episode: what it is.
-        answer: the answer that was written.
-        last: the position from which the first token of the answer is predicted.
-        answer_positions: positions of the answer's tokens; they end the sequence.
-        roles: of the positions 0 to `last`, unbatched; the items' modality is the task's view.
-        labels: number of each context label among the episode's candidates, int64 [context].
-        target: the number of the right answer.
-    """
-
-    episode: Episode
-    answer: str
-    last: int
-    answer_positions: tuple[int, ...]
-    roles: Roles
-    labels: Tensor
-    target: int
-
-    @property
-    def length(self) -> int:
-        """Number of tokens that stand before the answer."""
-        return self.last + 1
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Readings as a batch, padded on the right.
-
-    Arguments:
-        inputs: what the model's forward takes, on the CPU.
-        readings: one a row.
-    """
-
-    inputs: dict[str, Tensor]
-    readings: tuple[Reading, ...]
-
-    def to(self, model: Any) -> dict[str, Tensor]:
-        """The inputs on the model's device, floating ones in its type."""
-        moved = {name: value.to(model.device) for name, value in self.inputs.items()}
-        return {name: v.to(model.dtype) if v.is_floating_point() else v for name, v in moved.items()}
-
-
-@dataclass
-class Written:
-    """A text with the places of its parts, while it is written."""
-
-    parts: list[Part]
-    """In their order."""
-
-    def add(self, kind: str, content: str) -> None:
-        if content:
-            self.parts.append((kind, content))
-
-
-def placeholder(processor: Any) -> str:
-    """The token that stands for an image in a processor's text."""
-    found = getattr(processor, "boi_token", None) or getattr(processor, "image_token", None)
-    if not found:
-        raise ModelError(f"{type(processor).__name__} names no image token, so it reads text alone; use --view text.")
-    return str(found)
+SYSTEM = "Answer the question with a single word or phase."
+"""The paper's system text (its spelling), where the task has no instruction."""
+QUESTION = "This is a "
+"""The paper's question, where an example has none."""
 
 
 class Prompter:
@@ -93,15 +41,28 @@ class Prompter:
     Arguments:
         processor: the model's processor, or its tokenizer where it reads text alone.
         task: the task.
-        form: `chat`: by the processor's chat template; `plain`: as it stands; `auto`: chat where there is one.
+        form: `turns`, `chat` or `plain`, as the module's text says; `auto`: turns where the model has a chat template
+            that marks them, chat where it has another, else plain.
         around: texts before and after every image in the plain form, as (`<|vision_start|>`, `<|vision_end|>`).
+        background: colour that transparent parts of pictures show.
+        remarks: what is to be known of what was written is added to it.
 
     Raises:
         ModelError: the tokenizer gives no character offsets, there is no chat template, or it reads no images.
+        TaskError: the task's own words hold the mark of an image.
     """
 
-    def __init__(self, processor: Any, task: Task, form: PromptForm = "auto", around: tuple[str, str] = ("", "")):
-        self.processor, self.task, self.around = processor, task, around
+    def __init__(
+        self,
+        processor: Any,
+        task: Task,
+        form: PromptForm = "auto",
+        around: tuple[str, str] = ("", ""),
+        background: str = "white",
+        remarks: dict[str, None] | None = None,
+    ):
+        self.processor, self.task, self.around, self.background = processor, task, around, background
+        self.remarks = {} if remarks is None else remarks
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.reads_images = self.tokenizer is not processor
         if not getattr(self.tokenizer, "is_fast", False):
@@ -114,40 +75,86 @@ class Prompter:
             if not self.reads_images:
                 raise ModelError("The model reads text alone, and the task shows images. Use --view text.")
             self.image = placeholder(processor)
-        template = getattr(processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None)
-        if form == "chat" and not template:
+        self.template = chat_template(processor) if form != "plain" else ""
+        if form in ("chat", "turns") and not self.template:
             raise ModelError("The model has no chat template. Use --prompt plain.")
-        self.chat = bool(template) if form == "auto" else form == "chat"
-        self.chat_template = template
+        if form == "auto":
+            form = "plain" if not self.template else "turns" if self._marks_turns() else "chat"
+        self.form = form
+        self.takes_system = True
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.convert_ids_to_tokens(0)
+        self.marks = self._special_tokens()
+        self.shared = True
+        for field, text in (("instruction", task.style.instruction), ("template", task.style.template)):
+            if self.image and self.image in text:
+                raise TaskError(f"{field} = {text!r} holds {self.image!r}, by which the model marks an image.")
 
-    def _write(self, episode: Episode, answer: str) -> Written:
-        style, written = self.task.style, Written([])
-        written.add("text", style.instruction)
-        question = f"{episode.question}\n" if episode.question and not episode.question.endswith("\n") else ""
-        question = question or episode.question
-        before, rest = style.template.replace("{question}", question).split("{item}")
-        between, after = rest.split("{answer}")
-        shown = [*((e.item, "label", e.answer) for e in episode.support), (episode.query, "answer", answer)]
-        for item, kind, label in shown:
-            written.add("text", before)
-            self._show(written, item)
-            written.add("text", between)
-            written.add(kind, label)
-            if kind == "label":
-                written.add("text", after)
-        return written
+    def _special_tokens(self) -> re.Pattern[str]:
+        """Matches the special tokens of the tokenizer and the processor's marks of images."""
+        known = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        known |= {str(token) for token in self.tokenizer.all_special_tokens}
+        known |= {str(getattr(self.processor, name, None) or "") for name in ("image_token", "boi_token", "eoi_token")}
+        found = sorted(known - {""}, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, found)) or r"(?!)")
 
-    def _show(self, written: Written, item: Item) -> None:
-        if self.task.view == "text":
-            written.add("item", item.text)
-        for path in item.images if self.task.view == "image" else ():
-            written.add("image", str(path))
+    def _check(self, episode: Episode) -> None:
+        """Raises TaskError where a text of the episode would be read as a special token."""
+        shown = [("query", episode.query, episode.answer, episode.question)]
+        shown += [(f"example {i}", one.item, one.answer, episode.question_of(one))
+                  for i, one in enumerate(episode.support)]  # fmt: skip
+        for where, item, answer, question in shown:
+            text = item.text if self.task.view == "text" else ""
+            for field, value in (("answer", answer), ("question", question), ("text", text)):
+                found = self.marks.search(value)
+                if found:
+                    raise TaskError(
+                        f"{episode.name}: `{field}` of the {where} holds {found[0]!r}, which the model reads as a "
+                        f"special token and not as text: {value[:60]!r}."
+                    )
 
-    def _plain(self, written: Written) -> tuple[str, list[tuple[str, Span]]]:
+    def _shown(self, item: Item, question: str) -> list[Part]:
+        """An item with its question, up to its answer."""
+        pieces, _ = self.task.style.pieces
+        if self.form == "turns" and self.task.style.template == TEMPLATE:
+            pieces = ["{item}", "\n" if self.task.view == "text" else "", "{question}"]
+            question = question or QUESTION
+        elif question and not question.endswith("\n"):
+            question = f"{question}\n"
+        parts: list[Part] = []
+        for piece in pieces:
+            if piece == "{item}" and self.task.view == "text":
+                parts.append(("item", item.text))
+            elif piece == "{item}":
+                parts += [("image", str(path)) for path in item.images]
+            else:
+                parts.append(("text", question if piece == "{question}" else piece))
+        return [part for part in parts if part[1]]
+
+    def _one_text(self, episode: Episode) -> list[Part]:
+        """All before the answer as one text."""
+        parts: list[Part] = [("text", self.task.style.instruction)]
+        for one in episode.support:
+            parts += [*self._shown(one.item, episode.question_of(one)), ("label", one.answer)]
+            parts.append(("text", self.task.style.pieces[1]))
+        parts += self._shown(episode.query, episode.question)
+        return [part for part in parts if part[1]]
+
+    def _turns(self, episode: Episode) -> list[Turn]:
+        """The episode as turns up to the reply."""
+        said: Part = ("text", self.task.style.instruction.strip() or SYSTEM)
+        found: list[Turn] = [("system", [said])] if self.takes_system else []
+        for one in episode.support:
+            found += [("user", self._shown(one.item, episode.question_of(one))), ("assistant", [("label", one.answer)])]
+        found.append(("user", self._shown(episode.query, episode.question)))
+        if not self.takes_system:
+            role, parts = found[0]
+            found[0] = (role, [(said[0], f"{said[1]}\n"), *parts])
+        return found
+
+    def _plain(self, parts: Sequence[Part]) -> tuple[str, list[tuple[str, Span]]]:
         text, places = "", []
-        for kind, content in written.parts:
+        for kind, content in parts:
             if kind == "image":
                 text += self.around[0]
                 content = self.image
@@ -155,87 +162,154 @@ class Prompter:
             text += content + (self.around[1] if kind == "image" else "")
         return text, places
 
-    def _render(self, content: Content) -> str:
-        """A user's turn and the start of the reply, as the chat template writes them."""
-        message: Any = content if self.reads_images else "".join(part["text"] for part in content)
-        # The tokenizer applies the template: a processor's own method may need its video part, which is not loaded.
-        text: Any = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": message}],
-            chat_template=self.chat_template,
-            add_generation_prompt=True,
-            tokenize=False,
-        )
+    def _render(self, messages: list[Message], reply: bool = True) -> str:
+        """Messages as the chat template writes them, with the reply's beginning."""
+        if not self.reads_images:
+            messages = [m | {"content": "".join(part["text"] for part in m["content"])} for m in messages]
+        try:
+            # The tokenizer applies the template: a processor's own method may need its video part, which is not loaded.
+            text: Any = self.tokenizer.apply_chat_template(
+                messages, chat_template=self.template, add_generation_prompt=reply, tokenize=False
+            )
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise ModelError(f"The chat template refuses the episode: {said}. Use --prompt plain.") from error
         return text
 
-    def _text(self, episode: Episode, answer: str) -> tuple[str, list[tuple[str, Span]]]:
-        written = self._write(episode, answer)
-        return chat(written.parts, self._render, self.image) if self.chat else self._plain(written)
+    def _marks_turns(self) -> bool:
+        """Whether the template writes anything between a user's turn and an assistant's."""
+        messages = [{"role": role, "content": [{"type": "text", "text": mark(number)}]}
+                    for number, role in enumerate(("user", "assistant", "user"))]  # fmt: skip
+        try:
+            text = self._render(messages)
+        except ModelError:
+            return False
+        user, assistant = text.find(mark(0)), text.find(mark(1))
+        return 0 <= user < assistant and bool(text[user + len(mark(0)) : assistant].strip())
+
+    def _chatted(self, episode: Episode) -> tuple[str, list[tuple[str, Span]]]:
+        if self.form == "chat":
+            return chat([("user", self._one_text(episode))], self._render, self.image)
+        try:
+            return chat(self._turns(episode), self._render, self.image)
+        except ModelError:
+            if not self.takes_system:
+                raise
+        # Some templates refuse or drop a system text; the first user's turn says it then.
+        self.takes_system = False
+        try:
+            return chat(self._turns(episode), self._render, self.image)
+        except ModelError:
+            self.takes_system = True
+            raise
+
+    @cached_property
+    def ending(self) -> str:
+        """What ends an answer. In a chat: what the template writes behind a reply, up to its first special token. In
+        plain text: what the style writes behind an answer, else the end token. Empty, with a remark, where a template
+        writes nothing behind a reply: then nothing says where an answer ends, and its beginning is judged."""
+        if self.form == "plain":
+            return self.task.style.pieces[1] or str(self.tokenizer.eos_token or "")
+        messages = [{"role": role, "content": [{"type": "text", "text": mark(number)}]}
+                    for number, role in enumerate(("user", "assistant"))]  # fmt: skip
+        behind = self._render(messages, reply=False).partition(mark(1))[2]
+        found = self.marks.search(behind)
+        end = behind[: found.end()] if found else behind
+        if not end.strip():
+            self.remarks["The chat template writes nothing behind a reply, so an answer counts as written whatever "
+                         "follows it."] = None  # fmt: skip
+        return end if end.strip() else ""
+
+    def write(self, episode: Episode, answer: str) -> tuple[str, list[tuple[str, Span]]]:
+        """The text of an episode with an answer and its end, and the span of every part.
+
+        Raises:
+            TaskError: a text of the episode would be read as a special token.
+            ModelError: the chat template refuses the episode, or drops, moves or changes a part.
+        """
+        self._check(episode)
+        text, places = self._plain(self._one_text(episode)) if self.form == "plain" else self._chatted(episode)
+        for kind, content in (("answer", answer), ("end", self.ending)):
+            places += [(kind, (len(text), len(text) + len(content)))] if content or kind == "answer" else []
+            text += content
+        return text, places
 
     def encode(self, wanted: Sequence[tuple[Episode, str]]) -> Encoded:
         """Episodes, each with the answer to write, as one batch.
 
         Raises:
             TaskError: an answer or a label has no token of its own, or an image cannot be read.
+            ModelError: the chat template cannot be used.
         """
         texts, places = [], []
         for episode, answer in wanted:
-            text, found = self._text(episode, answer)
+            text, found = self.write(episode, answer)
             texts.append(text)
             places.append(found)
         options: dict[str, Any] = {"padding": True, "padding_side": "right", "return_offsets_mapping": True}
         options["return_tensors"] = "pt"
         start = self.tokenizer.bos_token
-        if self.chat and start and all(text.startswith(start) for text in texts):
+        if self.form != "plain" and start and all(text.startswith(start) for text in texts):
             # The template has written the start token, and the tokenizer would write it again.
             options["add_special_tokens"] = False
-        if self.task.view == "image":
-            images = [[_opened(path) for item in _items(episode) for path in item.images] for episode, _ in wanted]
-            made = self.processor(text=texts, images=images, return_text_replacement_offsets=True, **options)
-            replaced = made.pop("text_replacement_offsets", None)
-            if replaced is None:
-                raise ModelError(
-                    f"{type(self.processor).__name__} does not report where images stand in its text. That needs "
-                    "transformers 5.23 or newer and a processor of its own."
-                )
-        else:
-            made, replaced = self.tokenizer(texts, **options), [[] for _ in texts]
+        try:
+            made, replaced = self._processed(wanted, texts, options)
+        except (ValueError, TypeError, IndexError, KeyError, RuntimeError, ZeroDivisionError) as error:
+            if is_out_of_memory(error):
+                raise
+            names = ", ".join(dict.fromkeys(episode.name for episode, _ in wanted))
+            said = " ".join(str(error).split())[:200]
+            raise TaskError(f"{names}: {type(self.processor).__name__} refuses it: {said}") from error
         offsets = made.pop("offset_mapping").tolist()
         inputs = {name: value for name, value in made.items() if isinstance(value, Tensor)}
         readings = []
         for row, (episode, answer) in enumerate(wanted):
             real = int(inputs["attention_mask"][row].sum())
-            moved = [(kind, _moved(span, replaced[row])) for kind, span in places[row]]
-            readings.append(self._locate(episode, answer, moved, [tuple(o) for o in offsets[row]][:real]))
-        return Encoded(inputs, tuple(readings))
+            spans = [(kind, moved(span, replaced[row])) for kind, span in places[row]]
+            own = [tuple(o) for o in offsets[row]][:real]
+            readings.append(locate(episode, answer, self.task.view, spans, own))
+        encoded = Encoded(inputs, tuple(readings))
+        self._compare(encoded)
+        return encoded
 
-    def _locate(
-        self, episode: Episode, answer: str, places: Sequence[tuple[str, Span]], offsets: Sequence[Span]
-    ) -> Reading:
-        """Positions of the parts of one sequence."""
-        context = len(episode.support)
-        kind, exemplar = torch.full((len(offsets),), OTHER), torch.full((len(offsets),), -1)
-        number, answers = 0, []
-        for part, span in places:
-            if part == "text":
-                continue
-            tokens = [i for i, (start, end) in enumerate(offsets) if start < span[1] and end > span[0]]
-            if not tokens:
-                shown = answer if part == "answer" else episode.support[min(number, context - 1)].answer
-                what = "an item" if part in ("image", "item") else f"the answer {shown!r}"
-                raise TaskError(f"{episode.name}: {what} has no token of its own: the tokenizer makes nothing of it.")
-            if part == "answer":
-                answers = tokens
-                continue
-            kind[tokens] = LABEL if part == "label" else 0
-            exemplar[tokens] = number
-            number += part == "label"
-        last = answers[0] - 1
-        if last < 0:
-            raise TaskError(f"{episode.name}: nothing stands before the answer {answer!r}.")
-        roles = Roles((self.task.view,), context, kind[: last + 1], exemplar[: last + 1])
-        candidates = episode.candidates
-        labels = torch.tensor([candidates.index(example.answer) for example in episode.support])
-        return Reading(episode, answer, last, tuple(answers), roles, labels, candidates.index(episode.answer))
+    def _processed(self, wanted: Sequence[tuple[Episode, str]], texts: list[str], options: dict[str, Any]) -> Any:
+        """What the processor or the tokenizer makes of texts, and where images stand in them."""
+        if self.task.view != "image":
+            return self.tokenizer(texts, **options), [[] for _ in texts]
+        opened: dict[Path, Image.Image] = {}
+        images = [[self._opened(path, episode, opened) for path in _pictures(episode)] for episode, _ in wanted]
+        made = self.processor(text=texts, images=images, return_text_replacement_offsets=True, **options)
+        replaced = made.pop("text_replacement_offsets", None)
+        if replaced is None:
+            raise ModelError(
+                f"{type(self.processor).__name__} does not report where images stand in its text. That needs "
+                "transformers 5.23 or newer and a processor of its own."
+            )
+        return made, replaced
+
+    def _opened(self, path: Path, episode: Episode, opened: dict[Path, Image.Image]) -> Image.Image:
+        if path not in opened:
+            try:
+                opened[path], remarks = open_picture(path, self.background)
+            except PictureError as error:
+                raise TaskError(f"{episode.name}: {error}") from error
+            for remark in remarks:
+                self.remarks[f"{episode.name}: {path.name}: {remark}."] = None
+        return opened[path]
+
+    def _compare(self, encoded: Encoded) -> None:
+        """Adds a remark where a label of the context and the same answer are other tokens."""
+        for row, reading in enumerate(encoded.readings):
+            own = encoded.ids(row, reading.answer_positions)
+            for number, example in enumerate(reading.episode.support):
+                label = encoded.ids(row, reading.label_positions(number))
+                if example.answer == reading.answer and label != own and self.shared:
+                    self.shared = False
+                    shown = [self.tokenizer.convert_ids_to_tokens(ids) for ids in (label, own)]
+                    self.remarks[
+                        f"{reading.episode.name}: {reading.answer!r} is {shown[0]} in the context and {shown[1]} as "
+                        "the answer, so copying it is another task. --prompt turns or plain writes both alike."
+                    ] = None
 
     def names(self, encoded: Encoded, row: int) -> list[str]:
         """What to call each position of a sequence, up to its last: the token's text, or the image's number."""
@@ -250,24 +324,5 @@ class Prompter:
         return names
 
 
-def _items(episode: Episode) -> list[Item]:
-    return [*(example.item for example in episode.support), episode.query]
-
-
-def _opened(path: Any) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise TaskError(f"Image {path} cannot be read: {error}") from error
-
-
-def _moved(span: Span, replaced: Sequence[dict[str, Any]]) -> Span:
-    """A span of the text as written, in the text where placeholders were replaced."""
-    shift = 0
-    for one in replaced:
-        if tuple(one["span"]) == span:
-            return tuple(one["new_span"])
-        if one["span"][1] <= span[0]:
-            shift = one["new_span"][1] - one["span"][1]
-    return span[0] + shift, span[1] + shift
+def _pictures(episode: Episode) -> list[Path]:
+    return [path for item in (*(one.item for one in episode.support), episode.query) for path in item.images]

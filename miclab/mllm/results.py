@@ -17,6 +17,11 @@ from miclab.mllm.errors import ModelError, TaskError
 MANIFEST = "manifest.json"
 IMMATERIAL = ("json", "output", "offline", "name")
 """Options that decide no result; `model` says what `name` does."""
+ADDED = {
+    "background": "white", "eight_bit": False, "device_map": "none", "revision": "", "base": "", "ways": 0,
+    "judge": "exact",
+}  # fmt: skip
+"""Options that results of earlier versions do not name, with what they were then."""
 REMEDY = "Run the command again that made it."
 
 
@@ -41,6 +46,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], but: Collecti
     Arguments:
         but: names that may differ.
     """
+    before = {name: value for name, value in ADDED.items() if name in now} | dict(before)
     names = sorted({*before, *now} - {*but})
     return ", ".join(
         f"{name} ({before.get(name)!r}, now {now.get(name)!r})" for name in names if before.get(name) != now.get(name)

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miclab.errors import MiclabError
-from miclab.mllm.errors import ModelError
+from miclab.mllm.errors import ModelError, TaskError
+from miclab.mllm.judging import Judge
 from miclab.mllm.loading import LoadOptions, Production, load_model
-from miclab.mllm.scoring import OnProgress, answers, batches, joined
+from miclab.mllm.scoring import OnProgress, answers, batches, joined, lost_text
 from miclab.mllm.task import Task
-from miclab.statistics.intervals import Interval, clustered_interval
+from miclab.statistics.intervals import Interval, episode_interval
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class Size:
         layers: attention layers.
         heads: heads a layer.
         values: each measure by name, [episode].
+        names: of the episodes that were answered.
+        problem: which could not be read; empty where all could.
+        written: what was written for each, where that was requested.
+        remarks: what is to be known of what the model was shown.
     """
 
     model: str
@@ -33,32 +38,56 @@ class Size:
     layers: int
     heads: int
     values: dict[str, NDArray[np.floating]]
+    names: tuple[str, ...]
+    problem: str = ""
+    written: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def interval(self, measure: str) -> Interval:
         """Mean of a measure over episodes."""
-        return clustered_interval([self.values[measure][None]])
+        return episode_interval(self.values[measure])
 
     def gain(self, smaller: Size, measure: str) -> Interval:
-        """Difference from a smaller model on the same episodes, by paired bootstrap."""
-        return clustered_interval([(self.values[measure] - smaller.values[measure])[None]])
+        """Difference from a smaller model on the episodes that both answered, by paired bootstrap.
+
+        Raises:
+            TaskError: there is no such episode.
+        """
+        place = {name: number for number, name in enumerate(smaller.names)}
+        both = [(number, place[name]) for number, name in enumerate(self.names) if name in place]
+        if not both:
+            raise TaskError(f"{smaller.model} and {self.model} answered no episode that is the same.")
+        mine, other = (list(numbers) for numbers in zip(*both, strict=True))
+        return episode_interval(self.values[measure][mine] - smaller.values[measure][other])
 
 
-def evaluate_model(production: Production, task: Task, batch: int = 1, on_progress: OnProgress | None = None) -> Size:
-    """One model's answers to every episode.
+def evaluate_model(
+    production: Production, task: Task, batch: int = 1, on_progress: OnProgress | None = None, benchmark: bool = False
+) -> Size:
+    """One model's answers to every episode that can be read.
+
+    Arguments:
+        benchmark: answers are also judged as VL-ICL Bench does, which lets the model write.
 
     Raises:
-        OutOfMemoryError, TaskError: it does not fit, or an episode cannot be read.
+        OutOfMemoryError, TaskError: it does not fit, or no episode can be read.
     """
-    parts = []
-    done = 0
-    for episodes, encoded in batches(production.prompter(task), batch):
-        parts.append(answers(production, episodes, encoded))
-        done += len(episodes)
+    parts, names = [], []
+    prompter, lost = production.prompter(task), {}
+    judge = Judge(prompter) if benchmark else None
+    for episodes, encoded in batches(prompter, batch, lost):
+        parts.append(answers(production, episodes, encoded, judge))
+        names += [episode.name for episode in episodes]
         if on_progress:
-            on_progress(done, production.name)
+            on_progress(len(names) + len(lost), production.name)
+    problem = lost_text(lost, len(task.episodes))
+    if not parts:
+        raise TaskError(problem)
+    found = joined(parts)
     size = sum(parameter.numel() for parameter in production.model.parameters())
     first = production.layers[0]
-    return Size(production.name, size, len(production.layers), first.heads, joined(parts).named())
+    return Size(production.name, size, len(production.layers), first.heads, found.named(), tuple(names),
+                problem, found.written, tuple(production.remarks))  # fmt: skip
 
 
 def _after(on_progress: OnProgress | None, before: int) -> OnProgress | None:
@@ -73,6 +102,7 @@ def scale(
     batch: int = 1,
     on_progress: OnProgress | None = None,
     keep: Callable[[Size], None] | None = None,
+    benchmark: bool = False,
 ) -> tuple[list[Size], str]:
     """Every model's answers, one model in memory at a time.
 
@@ -83,9 +113,10 @@ def scale(
         batch: episodes at a time.
         on_progress: called with the number of episodes answered, over all models.
         keep: called with each model's answers as soon as there are any.
+        benchmark: answers are also judged as VL-ICL Bench does.
 
     Returns:
-        The sizes, and why it stopped early, or an empty text.
+        The sizes, and why it stopped early or which episodes were left out, or an empty text.
 
     Raises:
         MiclabError: the first model could not be evaluated.
@@ -97,7 +128,8 @@ def scale(
             task = tasks.get(production.view)
             if task is None:
                 raise ModelError(f"{name} reads {production.view} alone, and the task has none.")
-            size = evaluate_model(production, task, batch, _after(on_progress, number * len(task.episodes)))
+            size = evaluate_model(production, task, batch, _after(on_progress, number * len(task.episodes)),
+                                  benchmark)  # fmt: skip
         except MiclabError as error:
             if not found:
                 raise
@@ -106,4 +138,4 @@ def scale(
         if keep:
             keep(size)
         del production
-    return found, ""
+    return found, "; ".join(f"{size.model}: {size.problem}" for size in found if size.problem)

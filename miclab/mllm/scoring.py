@@ -1,13 +1,14 @@
 """Answers of a model to episodes: what it would write, and how likely each answer of the context is.
 
-Every different answer of the context is written behind the prompt and read in one pass. Greedy decoding writes an
-answer exactly where each of its tokens has the highest logit given those before it, so nothing needs to be generated.
+Every candidate answer is written behind the prompt with its end (`Prompter.ending`) and read in one pass. Greedy
+decoding writes an answer and ends it exactly where each of these tokens has the highest logit given those before it,
+so nothing needs to be generated. An answer is judged to its end: who writes `12` has not written `1`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,49 +16,104 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from miclab.mllm.errors import memory_guard
+from miclab.mllm.errors import TaskError, memory_guard
+from miclab.mllm.judging import Judge
 from miclab.mllm.loading import Production
-from miclab.mllm.prompt import Encoded, Prompter
+from miclab.mllm.prompt import Prompter
+from miclab.mllm.reading import Encoded
 from miclab.mllm.task import Episode
 
 OnProgress = Callable[[int, str], None]
 """Is called with the number of episodes or steps done and a short text."""
-MEASURES = ("correct", "choice", "copied", "log_probability")
+MEASURES = ("correct", "choice", "choice_per_token", "copied", "log_probability", "log_probability_per_token")
+BENCHMARK = "benchmark"
+"""Beside them where answers are also judged as the benchmark does."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What was answered to episodes, each array [episode].
+    """What was answered to episodes.
 
     Arguments:
-        correct: 1 where greedy decoding writes the right answer (as a prefix: what it writes behind is not looked at).
-        choice: 1 where the right answer is the likeliest of the context's, by the sum of its tokens' log-probability;
-            chance is one over the number of different answers.
-        copied: 1 where greedy decoding writes an answer of the context (CLA).
-        log_probability: of the right answer, in nats.
+        values: by name, each [episode].
+            correct: 1 where greedy decoding writes the right answer and ends.
+            choice: 1 where the right answer is the likeliest candidate, by the sum of the log-probability of its tokens
+                and its end; chance is one over the number of candidates.
+            choice_per_token: the same by the mean over these tokens, which does not favour short answers.
+            copied: 1 where greedy decoding writes an answer of the context and ends (CLA).
+            log_probability: of the right answer and its end, in nats.
+            log_probability_per_token: the same, the mean over these tokens.
+            benchmark: 1 where VL-ICL Bench would call it right, if that was requested.
+        written: what was written for each episode; empty where that was not requested.
     """
 
-    correct: NDArray[np.floating]
-    choice: NDArray[np.floating]
-    copied: NDArray[np.floating]
-    log_probability: NDArray[np.floating]
+    values: Mapping[str, NDArray[np.floating]]
+    written: tuple[str, ...] = ()
+
+    def __getattr__(self, name: str) -> NDArray[np.floating]:
+        if name in self.__dict__.get("values", {}):
+            return self.values[name]
+        raise AttributeError(name)
 
     def named(self) -> dict[str, NDArray[np.floating]]:
         """The arrays by name."""
-        return {name: getattr(self, name) for name in MEASURES}
+        return dict(self.values)
 
 
 def joined(parts: Sequence[Answers]) -> Answers:
     """Answers to several lots of episodes, one behind the other."""
-    return Answers(*(np.concatenate([part.named()[name] for part in parts]) for name in MEASURES))
+    values = {name: np.concatenate([part.values[name] for part in parts]) for name in parts[0].values}
+    return Answers(values, tuple(text for part in parts for text in part.written))
 
 
-def batches(prompter: Prompter, batch: int) -> Iterator[tuple[tuple[Episode, ...], Encoded]]:
-    """The task's episodes, `batch` at a time, each with every candidate answer."""
+def batches(
+    prompter: Prompter, batch: int, lost: dict[str, str] | None = None, *, every: bool = True
+) -> Iterator[tuple[tuple[Episode, ...], Encoded]]:
+    """The task's episodes, `batch` at a time, each with every candidate answer.
+
+    Arguments:
+        lost: takes the reason of each episode that cannot be read, by its name; such are left out. None: the first of
+            them ends it.
+        every: False: each episode with the right answer alone.
+
+    Raises:
+        TaskError: an episode cannot be read, and there is nowhere to note it.
+    """
+
+    def encoded(some: Sequence[Episode]) -> Encoded:
+        return prompter.encode([(e, answer) for e in some for answer in (e.candidates if every else (e.answer,))])
+
     episodes = prompter.task.episodes
     for start in range(0, len(episodes), batch):
         some = episodes[start : start + batch]
-        yield some, prompter.encode([(episode, answer) for episode in some for answer in episode.candidates])
+        try:
+            made = encoded(some)
+        except TaskError:
+            if lost is None:
+                raise
+            some = tuple(episode for episode in some if _is_read(encoded, episode, lost))
+            if not some:
+                continue
+            made = encoded(some)
+        yield some, made
+
+
+def _is_read(encoded: Callable[[Sequence[Episode]], Encoded], episode: Episode, lost: dict[str, str]) -> bool:
+    try:
+        encoded([episode])
+    except TaskError as error:
+        lost[episode.name] = str(error)
+        return False
+    return True
+
+
+def lost_text(lost: Mapping[str, str], episodes: int) -> str:
+    """Which episodes of a task could not be read, in words; empty where all could."""
+    if not lost:
+        return ""
+    shown = "; ".join(list(lost.values())[:3])
+    more = f"; and {len(lost) - 3} more" if len(lost) > 3 else ""
+    return f"{len(lost)} of {episodes} episodes could not be read and were left out: {shown}{more}"
 
 
 def forward(model: Any, inputs: dict[str, torch.Tensor], positions: torch.Tensor | None = None) -> torch.Tensor:
@@ -74,35 +130,47 @@ def forward(model: Any, inputs: dict[str, torch.Tensor], positions: torch.Tensor
 
 
 @torch.no_grad()
-def answers(production: Production, episodes: Sequence[Episode], encoded: Encoded) -> Answers:
+def answers(
+    production: Production, episodes: Sequence[Episode], encoded: Encoded, judge: Judge | None = None
+) -> Answers:
     """Answers to a batch that `batches` made.
+
+    Arguments:
+        judge: also judges them as the benchmark does, and says what was written; None: nothing is generated.
 
     Raises:
         OutOfMemoryError: it does not fit.
     """
-    needed = sorted({place - 1 for reading in encoded.readings for place in reading.answer_positions})
+    needed = sorted({place - 1 for reading in encoded.readings for place in reading.written})
     column = {place: number for number, place in enumerate(needed)}
     with memory_guard(f"answering {len(episodes)} episodes of {encoded.inputs['input_ids'].shape[1]} tokens"):
-        inputs = encoded.to(production.model)
-        logits = forward(production.model, inputs, torch.tensor(needed, device=production.model.device))
+        # The positions stay on the CPU: over several GPUs the logits are elsewhere than the inputs.
+        logits = forward(production.model, encoded.to(production.model), torch.tensor(needed))
         scores = torch.log_softmax(logits.float(), -1).cpu()
-    written, likely = [], []
+    is_written, likely, length = [], [], []
     for row, reading in enumerate(encoded.readings):
-        ids = encoded.inputs["input_ids"][row, list(reading.answer_positions)]
-        own = scores[row, [column[place - 1] for place in reading.answer_positions]]
-        written.append(bool((own.argmax(-1) == ids).all()))
+        ids = torch.tensor(encoded.ids(row, reading.written))
+        own = scores[row, [column[place - 1] for place in reading.written]]
+        is_written.append(bool((own.argmax(-1) == ids).all()))
         likely.append(float(own.gather(-1, ids[:, None]).sum()))
+        length.append(len(ids))
+    per_token = [total / count for total, count in zip(likely, length, strict=True)]
     found: dict[str, list[float]] = {name: [] for name in MEASURES}
-    start = 0
+    texts, start = [], 0
     for episode in episodes:
         count = len(episode.candidates)
         right = start + episode.candidates.index(episode.answer)
         shown = {example.answer for example in episode.support}
-        best = start + int(np.argmax(likely[start : start + count]))
-        found["correct"].append(float(written[right]))
-        found["choice"].append(float(best == right))
-        of_context = [written[start + i] for i, name in enumerate(episode.candidates) if name in shown]
-        found["copied"].append(float(any(of_context)))
+        found["correct"].append(float(is_written[right]))
+        for name, by in (("choice", likely), ("choice_per_token", per_token)):
+            found[name].append(float(start + int(np.argmax(by[start : start + count])) == right))
+        mine = [name for i, name in enumerate(episode.candidates) if is_written[start + i]]
+        found["copied"].append(float(any(name in shown for name in mine)))
         found["log_probability"].append(likely[right])
+        found["log_probability_per_token"].append(per_token[right])
+        if judge:
+            # Without an end, what was written may go on behind the answer.
+            texts.append(mine[0] if mine and judge.prompter.ending else judge.written(production, episode))
+            found.setdefault(BENCHMARK, []).append(float(judge.is_right(texts[-1], episode.answer)))
         start += count
-    return Answers(*(np.array(found[name]) for name in MEASURES))
+    return Answers({name: np.array(of) for name, of in found.items()}, tuple(texts))

@@ -1,33 +1,32 @@
-"""A folder of episodes in VL-ICL Bench's format: labelled examples, a query, and the answer.
+"""Episodes: labelled examples, a query and the answer, and how they are written. `load_task` reads a folder of them.
 
     N-shot.json   [{"query": {"image": [PATH], "answer": A}, "support": {"N-shot": [{"image": [PATH], "answer": A}, ...]}}]
     query.json    [{"image": [PATH], "question": Q, "answer": A, "classes": [...],
                     "support": {CLASS: {"images": [PATH, ...]}}}]
+    support.json  [{"image": [PATH], "question": Q, "answer": A}, ...]: where the queries have no support of their own
     task.json     {"instruction": ..., "template": ...}: how it is written, if there is such a file (ours)
 
-Paths are relative to the folder. `text` beside or in the place of `image` describes an item in words: the text-only
-variant of a task. Where N-shot.json is missing, N examples of every class are taken from query.json, shuffled.
+`text` beside or in the place of `image` describes an item in words: the text-only variant of a task. Tasks of VL-ICL
+Bench have layouts of their own: `miclab/mllm/benchmark.py`.
 """  # noqa: E501
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from miclab.mllm.errors import TaskError, ViewError
-from miclab.seeds import stream
+from miclab.mllm.errors import TaskError
 from miclab.storage import digest, json_bytes
 
 TEMPLATE = "{item}\n{question}Answer: {answer}\n\n"
 """How an example is written unless task.json or `--template` says otherwise."""
 FIELDS = "{item}, {question} and {answer}"
 View = Literal["image", "text"]
+Rule = Literal["text", "number", "yes or no"]
+"""What VL-ICL Bench compares of an answer: all of it, its first number, or whether it says yes."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,17 @@ class Item:
 
 @dataclass(frozen=True)
 class Example:
-    """A labelled example."""
+    """A labelled example.
+
+    Arguments:
+        item: what is shown.
+        answer: its label.
+        question: its own; None: the episode's.
+    """
 
     item: Item
     answer: str
+    question: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,8 @@ class Episode:
         support: the examples.
         query: the item to answer for.
         answer: the right answer.
-        question: the question about every item; may be empty.
+        question: the question about the query, and about examples that have none of their own; may be empty.
+        choices: answers that can be right though no example has them, such as yes and no.
     """
 
     name: str
@@ -63,11 +70,17 @@ class Episode:
     query: Item
     answer: str
     question: str = ""
+    choices: tuple[str, ...] = ()
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        """The different answers of the context, in their order; the right one is added if it is not among them."""
-        return tuple(dict.fromkeys([*(example.answer for example in self.support), self.answer]))
+        """The different answers of the context, in their order, then the choices and the right one where they are not
+        among them."""
+        return tuple(dict.fromkeys([*(example.answer for example in self.support), *self.choices, self.answer]))
+
+    def question_of(self, example: Example) -> str:
+        """The question about an example."""
+        return self.question if example.question is None else example.question
 
     @property
     def in_context(self) -> bool:
@@ -97,6 +110,13 @@ class Style:
                 f"template = {self.template!r} is not possible: it takes {FIELDS}, the item once and before the answer."
             )
 
+    @property
+    def pieces(self) -> tuple[list[str], str]:
+        """What stands before an answer, as texts and fields (`{item}`, `{question}`) in turn, and the text behind it.
+        Other braces are text."""
+        before, after = self.template.split("{answer}")
+        return re.split(r"(\{item\}|\{question\})", before), re.sub(r"\{question\}", "", after)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
@@ -108,6 +128,7 @@ class Task:
         episodes: at least one.
         style: how they are written.
         view: whether items are shown as images or as text.
+        rule: what the benchmark compares of an answer.
     """
 
     name: str
@@ -115,10 +136,11 @@ class Task:
     episodes: tuple[Episode, ...]
     style: Style = field(default_factory=Style)
     view: View = "image"
+    rule: Rule = "text"
 
     @cached_property
     def digests(self) -> tuple[str, ...]:
-        """SHA-256 of every episode: its answers, question and words, and the bytes of its pictures. It does not depend
+        """SHA-256 of every episode: its answers, questions and words, and the bytes of its pictures. It does not depend
         on the view, so that an episode is known again in the other."""
         pictures: dict[Path, str] = {}
 
@@ -128,115 +150,17 @@ class Task:
                     pictures[path] = digest(path.read_bytes()) if path.is_file() else ""
             return [[pictures[path] for path in item.images], item.text]
 
-        return tuple(
-            digest(json_bytes([[[of(one.item), one.answer] for one in episode.support], of(episode.query),
-                               episode.answer, episode.question]))
-            for episode in self.episodes
-        )  # fmt: skip
+        def content(episode: Episode) -> list[Any]:
+            found = [[[of(one.item), one.answer] for one in episode.support], of(episode.query), episode.answer,
+                     episode.question]  # fmt: skip
+            own = [episode.question_of(one) for one in episode.support]
+            return [*found, own] if any(question != episode.question for question in own) else found
+
+        return tuple(digest(json_bytes(content(episode))) for episode in self.episodes)
 
     def part(self, start: int, end: int | None = None) -> Task:
         """The same task with some of its episodes."""
-        return Task(
-            name=self.name, shots=self.shots, episodes=self.episodes[start:end], style=self.style, view=self.view
-        )
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TaskError(f"{path} cannot be read as JSON: {error}") from error
-
-
-class Reader:
-    """Reads the entries of one folder; the messages name the file, the episode and what is missing."""
-
-    def __init__(self, folder: Path, view: View):
-        self.folder, self.view = folder, view
-        self.where = ""
-
-    def fail(self, problem: str) -> TaskError:
-        """The error with the text `problem`, which names the place."""
-        return TaskError(f"{self.where}: {problem}")
-
-    def strings(self, value: Any) -> list[str]:
-        """A text, or a list of texts, as a list."""
-        found = [value] if isinstance(value, str) else value or []
-        if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
-            raise self.fail(f"{value!r} is no text and no list of texts.")
-        return found
-
-    def mapping(self, value: Any, what: str) -> Mapping[str, Any]:
-        """A value that has to be an object."""
-        if not isinstance(value, Mapping):
-            raise self.fail(f"{what} is no object: {str(value)[:60]!r}.")
-        return value
-
-    def item(self, entry: Mapping[str, Any]) -> Item:
-        """Images and text of an entry; what the view needs has to be there."""
-        entry = self.mapping(entry, "an entry")
-        images = tuple(self.folder / path for path in self.strings(entry.get("image")))
-        text = str(entry.get("text") or "")
-        if self.view == "image":
-            if not images:
-                raise ViewError(f"{self.where}: an entry has no `image`. A task in words is read with --view text.")
-            for path in images:
-                if not path.is_file():
-                    raise self.fail(f"image {path} is missing. Paths in the JSON are relative to {self.folder}.")
-        elif not text.strip():
-            raise ViewError(f"{self.where}: an entry has no `text`, which --view text shows in the place of an image.")
-        return Item(images, text)
-
-    def example(self, entry: Mapping[str, Any]) -> Example:
-        """A labelled example."""
-        return Example(self.item(entry), self.answer(entry))
-
-    def answer(self, entry: Mapping[str, Any]) -> str:
-        """An entry's answer, as text."""
-        found = entry.get("answer")
-        if isinstance(found, list):
-            found = found[0] if found else None
-        if found is None or not str(found).strip():
-            raise self.fail("an entry has no `answer`, or an empty one.")
-        return str(found).strip()
-
-    def shot(self, entry: Mapping[str, Any], shots: int) -> Episode:
-        """An entry of N-shot.json."""
-        support = entry.get("support") or {}
-        listed = support.get(f"{shots}-shot") if isinstance(support, Mapping) else support
-        if not listed or not isinstance(listed, list) or "query" not in entry:
-            raise self.fail(f"it needs `query` and `support` with the key {shots}-shot, a list.")
-        query = self.mapping(entry["query"], "`query`")
-        return Episode(
-            self.where,
-            tuple(self.example(one) for one in listed),
-            self.item(query),
-            self.answer(query),
-            str(query.get("question") or entry.get("question") or ""),
-        )
-
-    def query(self, number: int, entry: Mapping[str, Any], shots: int) -> Episode:
-        """An entry of query.json, with `shots` examples of every class, shuffled by the entry's number."""
-        support = []
-        for name, value in self.mapping(entry.get("support") or {}, "`support`").items():
-            shown = self.mapping(value, f"class {name!r}")
-            images, texts = self.strings(shown.get("images")), self.strings(shown.get("texts"))
-            if max(len(images), len(texts)) < shots:
-                raise self.fail(f"class {name!r} has fewer than {shots} examples; take fewer --shots.")
-            support += [
-                self.example({"image": images[i : i + 1], "text": (texts[i : i + 1] or [""])[0], "answer": name})
-                for i in range(shots)
-            ]
-        if not support:
-            raise self.fail("it has no `support` by class.")
-        order = torch.randperm(len(support), generator=stream(0, "support", number)).tolist()
-        return Episode(
-            self.where,
-            tuple(support[i] for i in order),
-            self.item(entry),
-            self.answer(entry),
-            str(entry.get("question") or ""),
-        )
+        return replace(self, episodes=self.episodes[start:end])
 
 
 def load_task(
@@ -247,44 +171,59 @@ def load_task(
     episodes: int = 0,
     template: str = "",
     instruction: str | None = None,
+    ways: int = 0,
 ) -> Task:
     """The task in a folder. Every image's presence is checked before anything is computed.
 
     Arguments:
-        folder: as the module's text says.
-        shots: N.
+        folder: as the module's text says, or a task of VL-ICL Bench.
+        shots: N; 0: no examples.
         view: whether items are shown as images or as text.
         episodes: how many of the first to take; 0: all.
         template: overrides task.json's.
         instruction: overrides task.json's; None: does not.
+        ways: classes of an episode where its entry lists more; 0: as many as task.json says it was made with, else 2.
 
     Raises:
         ViewError: an entry has nothing that the view shows.
-        TaskError: there is no such folder or file, an entry lacks something else, an image is missing.
+        TaskError: there is no such folder or file, an entry lacks something else, an image is missing or lies
+            elsewhere, or the task's answers are pictures.
     """
+    # The readers make the classes above.
+    from miclab.mllm.benchmark import layout_of
+    from miclab.mllm.reader import Reader, read_json, read_mapping
+
     if not folder.is_dir():
         raise TaskError(f"{folder} is no folder. `miclab mllm make-episodes` makes one.")
-    if shots < 1 or episodes < 0:
-        raise TaskError(f"shots = {shots}, episodes = {episodes} is not possible. Allowed: 1 and more; 0 and more.")
-    style = _json(folder / "task.json") if (folder / "task.json").exists() else {}
-    if not isinstance(style, Mapping):
-        raise TaskError(f"{folder / 'task.json'} holds no object with `instruction` and `template`.")
+    if shots < 0 or episodes < 0 or ways < 0 or ways == 1:
+        raise TaskError(
+            f"shots = {shots}, episodes = {episodes}, ways = {ways} is not possible. Allowed: 0 and more; 0 and more; "
+            "0, or 2 and more."
+        )
+    said = read_mapping(folder / "task.json", "object with `instruction` and `template`")
     style = Style(
-        instruction=str(style.get("instruction", "")) if instruction is None else instruction,
-        template=template or str(style.get("template", TEMPLATE)),
+        instruction=str(said.get("instruction", "")) if instruction is None else instruction,
+        template=template or str(said.get("template", TEMPLATE)),
     )
-    reader, named = Reader(folder, view), folder / f"{shots}-shot.json"
+    named = folder / f"{shots}-shot.json"
+    layout = layout_of(folder, named.exists())
     path = named if named.exists() else folder / "query.json"
     if not path.exists():
         there = sorted(p.name for p in folder.glob("*-shot.json"))
         raise TaskError(f"{folder} has neither {named.name} nor query.json; it has {', '.join(there) or 'no task'}.")
-    entries: Sequence[Mapping[str, Any]] = _json(path)
+    entries = read_json(path)
     if not isinstance(entries, list) or not entries:
         raise TaskError(f"{path} holds no list of episodes.")
+    reader = Reader(folder, view)
+    for number, entry in enumerate(entries):
+        reader.where = f"{path.name}, episode {number}"
+        reader.mapping(entry, "it")
+    made = said.get("made")
+    made_ways = made.get("ways") if isinstance(made, dict) else None
+    reader.ways = ways or (made_ways if isinstance(made_ways, int) else 2)
+    read = reader.shot if path == named else layout.reader(reader, shots, entries)
     found = []
     for number, entry in enumerate(entries[: episodes or None]):
         reader.where = f"{path.name}, episode {number}"
-        if not isinstance(entry, Mapping):
-            raise reader.fail("it is no object.")
-        found.append(reader.shot(entry, shots) if path == named else reader.query(number, entry, shots))
-    return Task(name=folder.name, shots=shots, episodes=tuple(found), style=style, view=view)
+        found.append(read(number, entry, shots))
+    return Task(name=folder.name, shots=shots, episodes=tuple(found), style=style, view=view, rule=layout.rule)

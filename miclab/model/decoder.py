@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from miclab.config import memory
 from miclab.config.run import RunConfig
 from miclab.errors import RunError, nearest
 from miclab.model.attention.mechanism import Point, Positions, build_attention, unchanged
@@ -54,16 +55,18 @@ class Decoder:
     """The model that a configuration describes, for sequences of that configuration's length.
 
     Arguments:
-        config: the run's configuration; `miclab.worlds.splits.with_context` gives one for another length.
+        config: the run's configuration; `miclab.config.run.with_context` gives one for another length.
 
     Raises:
         RunError: the run pretrains an encoder.
         ConfigError: the attention mechanism does not heed a setting of the configuration.
+        TooLargeError: it needs more memory than the machine has.
     """
 
     def __init__(self, config: RunConfig):
         if config.is_classification:
             raise RunError("This run pretrains an encoder and has no decoder: give one that has seen sequences.")
+        memory.check_model(config)
         self.config, self.options = config, config.decoder
         self.width = self.options.residual_width(config.item_width)
         self.positions, self.attention = build_positions(config), build_attention(config)
@@ -81,7 +84,8 @@ class Decoder:
         named = {f"items.{name}": "batch exemplar width" for name in self.config.order}
         named |= {"labels": "batch context width", "embedding": "batch position width"}
         for i, mechanism in enumerate(self.attention):
-            named |= {f"blocks.{i}.attention.{part}": AXES.get(part, "") for part in (*mechanism.points, "output")}
+            axes = {**AXES, **mechanism.axes}
+            named |= {f"blocks.{i}.attention.{part}": axes.get(part, "") for part in (*mechanism.points, "output")}
             if self.options.mlp != "none":
                 named[f"blocks.{i}.mlp.output"] = "batch position width"
             named[f"blocks.{i}.residual"] = "batch position width"
@@ -173,7 +177,8 @@ class Decoder:
         bias = self.positions.bias(learnt)
         return self.mask[None] if bias is None else bias + self.mask
 
-    def _positions(self, parameters: Parameters) -> Positions:
+    def positions_of(self, parameters: Parameters) -> Positions:
+        """The position code with its parameters, as attention is given it."""
         learnt = _own(parameters, "decoder.positions", self.positions.shapes())
         bias = self.fixed_bias if self.fixed_bias is not None else self._score_bias(learnt)
         return Positions(self.positions, bias, learnt)
@@ -218,6 +223,13 @@ class Decoder:
     def facts(self, layer: int) -> frozenset[str]:
         """What holds of a layer's attention (see `miclab.measures.registry.Measure.assumes`)."""
         return self.attention[layer].facts
+
+    def weight(self, parameters: Parameters, layer: int) -> dict[str, Float[Tensor, " head"]]:
+        """The weight by which a layer departs from plain attention, as `weight`; empty where it has none."""
+        mechanism = self.attention[layer]
+        own = _own(parameters, f"decoder.blocks.{layer}.attention", mechanism.shapes(layer))
+        found = mechanism.weight(own, layer)
+        return {} if found is None else {"weight": found}
 
     # -- the two ways to run it ---------------------------------------------------------------------------------
     def logits(self, parameters: Parameters, batch: Batch) -> Float[Tensor, "batch label"]:
@@ -269,7 +281,7 @@ class Decoder:
         return found
 
     def _run(self, parameters: Parameters, batch: Batch, point: Point, query_only: bool) -> Tensor:
-        positions = self._positions(parameters)
+        positions = self.positions_of(parameters)
         x = point("embedding", self._embed(parameters, batch, positions, point))
         for i, mechanism in enumerate(self.attention):
             name = f"blocks.{i}"

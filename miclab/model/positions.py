@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from miclab.config.positions import FACTS, POSITION_CODES, PositionFacts
+from miclab.config.positions import KNOWN, POSITION_CODES, PositionFacts, PositionOptions, position_options
 from miclab.config.run import RunConfig
 
 Learnt = Mapping[str, Tensor]
@@ -32,6 +32,8 @@ class PositionCode:
         config: run whose sequences are coded; their length is `config.sequence_length`.
     """
 
+    Options: type[PositionOptions] = PositionOptions
+    """Dataclass of the code's options; a subclass of `PositionOptions` where it has any."""
     slots_used = False
     """Whether it is absolute, with slots; a sequence has to fit into them."""
     even = ""
@@ -49,6 +51,19 @@ class PositionCode:
         self.heads = config.decoder.heads
         self.width = config.decoder.residual_width(config.item_width)
         self.is_fixed = config.decoder.placement == "fixed"
+        name = config.decoder.position_name
+        self.options: Any = None if name in KNOWN else position_options(config.decoder.positions)
+
+    @classmethod
+    def facts(cls) -> PositionFacts:
+        """What a configuration has to know of the code."""
+        return PositionFacts(
+            slots=cls.slots_used,
+            beside=cls.concatenate is not PositionCode.concatenate,
+            rotates=cls.rotates,
+            learnt=cls.shapes is not PositionCode.shapes,
+            even=cls.even,  # type: ignore[arg-type]
+        )
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of what is learnt, by name."""
@@ -102,29 +117,12 @@ def position_code(name: str) -> Callable[[Code], Code]:
         MiclabError: the name is no plain word, or is taken.
     """
 
-    def add(code: Code) -> Code:
-        POSITION_CODES.register(name)(code)
-        # Those of our own codes stand where no torch is needed to read them.
-        FACTS.setdefault(name, facts_of(code))
-        return code
-
-    return add
-
-
-def facts_of(code: type[PositionCode]) -> PositionFacts:
-    """What a configuration has to know of a code."""
-    return PositionFacts(
-        slots=code.slots_used,
-        beside=code.concatenate is not PositionCode.concatenate,
-        rotates=code.rotates,
-        learnt=code.shapes is not PositionCode.shapes,
-        even=code.even,  # type: ignore[arg-type]
-    )
+    return POSITION_CODES.register(name)
 
 
 def build_positions(config: RunConfig) -> PositionCode:
     """The position code that `config.decoder.positions` names."""
-    return POSITION_CODES.find(config.decoder.positions)(config)
+    return POSITION_CODES.find(config.decoder.position_name)(config)
 
 
 @position_code("none")
@@ -182,9 +180,17 @@ class Rotary(PositionCode):
     def __init__(self, config: RunConfig):
         super().__init__(config)
         self.theta = config.decoder.rope_theta
-        angle = torch.arange(self.length)[:, None] * self.frequencies(self.width // self.heads // 2)
-        self.cosine = torch.stack([angle.cos(), angle.cos()], 1).float()
-        self.sine = torch.stack([-angle.sin(), angle.sin()], 1).float()
+        half = self.width // self.heads // 2
+        self.cosine, self.sine = self._table(half)
+        # Some mechanisms rotate one half of a head as a head of its own.
+        self.tables = {half: (self.cosine, self.sine), half // 2: self._table(half // 2)}
+
+    def _table(self, half: int) -> tuple[Tensor, Tensor]:
+        angle = torch.arange(self.length)[:, None] * self.frequencies(half)
+        return (
+            torch.stack([angle.cos(), angle.cos()], 1).float(),
+            torch.stack([-angle.sin(), angle.sin()], 1).float(),
+        )
 
     def frequencies(self, half: int) -> Float[Tensor, " half"]:
         """Angle by which each pair of dimensions turns from one position to the next."""
@@ -192,8 +198,9 @@ class Rotary(PositionCode):
 
     def rotate(self, heads, rows, parameters):
         halves = heads.unflatten(-1, (2, -1))
+        cosine, sine = self.tables[halves.shape[-1]]
         # Both halves at once: flipping swaps them, and the signed sine gives the rotation.
-        return (halves * self.cosine[rows] + halves.flip(-2) * self.sine[rows]).flatten(-2)
+        return (halves * cosine[rows] + halves.flip(-2) * sine[rows]).flatten(-2)
 
 
 @position_code("rope_released")
@@ -204,7 +211,8 @@ class ReleasedRotary(Rotary):
 
     def rotate(self, heads, rows, parameters):
         crossed = torch.stack([heads[..., 1::2], heads[..., 0::2]], -2)
-        return (heads.unflatten(-1, (2, -1)) * self.cosine[rows] + crossed * self.sine[rows]).flatten(-2)
+        cosine, sine = self.tables[crossed.shape[-1]]
+        return (heads.unflatten(-1, (2, -1)) * cosine[rows] + crossed * sine[rows]).flatten(-2)
 
 
 @position_code("alibi")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -14,8 +15,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from miclab import tables
 from miclab.report.plots import TEMPLATE
+from miclab.statistics.palette import TEXT
+from miclab.tables import Mark, Table
 
 GENERATOR = "miclab report"
 """What a page says that it was made by: `miclab.report.existing` knows its own pages by it."""
@@ -23,50 +25,27 @@ _BACKTICKS = re.compile(r"`([^`]+)`")
 _ID = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of texts; a cell that is HTML is `Markup`.
-
-    Arguments:
-        numbers: columns set to the right.
-        kind: class of the table. On a narrow screen the rows of a table are set one below the other; those of the kinds
-            `numbers` and `strip` are scrolled.
-        chosen_by: what the page's script knows a row by, with the value of each row in `chosen`; such rows take the
-            keyboard's focus.
-    """
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    numbers: Sequence[int] = ()
-    kind: str = "plain"
-    chosen_by: str = ""
-    chosen: Sequence[int] = ()
-
-
-def table_of(made: tables.Table, kind: str = "plain") -> Table:
-    """A table of typed cells as a page shows it: numbers and intervals to the right, marks in frames."""
-    rows = [
-        [mark(str(one), one.kind) if isinstance(one, tables.Mark) else str(one) for one in row] for row in made.rows
-    ]
-    numbers = tuple(place for place in range(len(made.columns)) if made.is_number(place))
-    return Table(made.columns, rows, numbers, kind)
-
-
-def mark(text: str, kind: str = "plain") -> Markup:
-    """A short text in a frame: `good`, `bad` or `plain`."""
-    return Markup('<span class="mark {}">{}</span>').format(kind, text)
-
-
-def code(text: str) -> Markup:
-    """A text as code."""
-    return Markup("<code>{}</code>").format(text)
-
-
 def coded(value: object) -> Markup:
     """A text whose parts in `backticks` are code; HTML stays as it is."""
     if isinstance(value, Markup):
         return value
     return Markup(_BACKTICKS.sub(r"<code>\1</code>", str(escape(str(value)))))
+
+
+def shown(made: Table, kind: str = "plain", rows_by: str = "") -> Markup:
+    """A table as a page shows it; parts in `backticks` are code.
+
+    Arguments:
+        kind: class of the table. On a narrow screen the rows of `plain`, `compact` and `cells` are set one below the
+            other; `numbers` and `strip` are scrolled.
+        rows_by: what the page's script knows a row by (see `Table.html`).
+    """
+    return Markup(made.html(kind, rows_by, coded))
+
+
+def shown_mark(one: Mark) -> Markup:
+    """A mark outside of a table."""
+    return Markup('<span class="mark {}">{}</span>').format(one.kind, one.text)
 
 
 def identifiers(names: Sequence[str]) -> list[str]:
@@ -86,6 +65,11 @@ def _resource(name: str) -> str:
     return files("miclab.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
+def _colours() -> str:
+    """The palette's colours of words as variables of the pages' style."""
+    return f":root {{ {' '.join(f'--{name}: {colour};' for name, colour in TEXT.items())} }}\n"
+
+
 @cache
 def _templates() -> Environment:
     made = Environment(
@@ -95,8 +79,14 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["coded"] = coded
+    made.filters |= {"coded": coded, "shown": shown}
     return made
+
+
+@cache
+def packed_plotly() -> str:
+    """Plotly's code, compressed, as letters: it is most of a page."""
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode("utf-8"), 6, mtime=0)).decode("ascii")
 
 
 def embedded_json(value: Any) -> str:
@@ -120,9 +110,10 @@ def render(template: str, title: str, data: dict[str, Any], script: str, subject
         **{"title": title, "kind": template.removesuffix(".html"), **context},
         generator=GENERATOR,
         subject=subject,
-        style=Markup(_resource("report.css")),
+        style=Markup(_colours() + _resource("report.css")),
         data=Markup(embedded_json({**data, "template": TEMPLATE})),
-        plotly=Markup(get_plotlyjs()),
+        plotly=Markup(packed_plotly()),
+        unpack=Markup(_resource("unpack.js")),
         script=Markup(_resource("common.js") + _resource(script)),
     )
     return text.encode("utf-8")

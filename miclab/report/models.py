@@ -11,20 +11,19 @@ from typing import Any
 
 import numpy as np
 from markupsafe import escape
-from PIL import Image
 
 from miclab.circuits.find import head_name
+from miclab.data.pictures import open_picture
 from miclab.mllm.heads import HeadTable, Map
 from miclab.mllm.knockout import Knockouts
-from miclab.report.html import Table, identifiers, render, table_of
-from miclab.report.plots import BLUE, layout_of
+from miclab.report.html import identifiers, render
+from miclab.report.plots import BLUE, layout_of, plotly_scale
+from miclab.statistics.palette import SIGNED, WEIGHTS
+from miclab.tables import Table, titled
 
 SHOWN = ("previous_token_1", "label_to_item", "induction_all_positions", "induction", "target_label_attention",
          "total_label_attention")  # fmt: skip
 """Measures that get a heatmap."""
-SCALE = [[0, "#f7fbff"], [0.5, "#6baed6"], [1, "#08306b"]]
-"""Light is little, dark is much."""
-SIGNED = "RdBu"
 EMPTY = "#f2f2f2"
 """Cells of a heatmap without a value."""
 
@@ -39,7 +38,6 @@ class Part:
         strip: an episode, cell by cell.
         figure: name of its figure.
         table: numbers.
-        notes: words at the end.
         level: of the heading.
     """
 
@@ -48,7 +46,6 @@ class Part:
     strip: Sequence[Mapping[str, Any]] = ()
     figure: str = ""
     table: Table | None = None
-    notes: Sequence[str] = ()
     level: int = 3
 
 
@@ -96,7 +93,7 @@ def heatmap(heads: HeadTable, measure: str) -> dict[str, Any]:
     values = [[None if np.isnan(v) else round(float(v), 4) for v in row] for row in grid]
     trace = {
         "type": "heatmap", "z": values, "x": list(range(width)), "y": layers, "xgap": 1, "ygap": 1,
-        "colorscale": SIGNED if signed else SCALE, "zmin": -top if signed else 0, "zmax": top,
+        "colorscale": plotly_scale(SIGNED if signed else WEIGHTS), "zmin": -top if signed else 0, "zmax": top,
         "hovertemplate": "head %{y}.%{x}: %{z:.3f}<extra></extra>",
     }  # fmt: skip
     return {"data": [trace], "layout": _layout("head", "layer", 140 + 22 * len(layers), plot_bgcolor=EMPTY,
@@ -120,7 +117,7 @@ def map_figure(shown: Map) -> dict[str, Any]:
         [round(float(v), 3) if j <= i else None for j, v in enumerate(row)] for i, row in enumerate(shown.attention)
     ]
     axis = {"tickvals": list(range(size)), "ticktext": ticks, "tickfont": {"size": 9}} if size <= 80 else {}
-    trace = {"type": "heatmap", "z": values, "colorscale": SCALE, "zmin": 0, "zmax": 1,
+    trace = {"type": "heatmap", "z": values, "colorscale": plotly_scale(WEIGHTS), "zmin": 0, "zmax": 1,
              "hovertemplate": "%{y} looks at %{x}: %{z:.2f}<extra></extra>"}  # fmt: skip
     layout = _layout(
         "key",
@@ -134,8 +131,7 @@ def map_figure(shown: Map) -> dict[str, Any]:
 
 
 def _picture(path: Path) -> str:
-    with Image.open(path) as image:
-        small = image.convert("RGB")
+    small, _ = open_picture(path)
     side = max(small.size)
     if side > 112:
         small.thumbnail((112, 112))
@@ -211,8 +207,8 @@ def knockout_page(found: Knockouts) -> Page:
         " of random heads of the same layers."
     )
     (made,) = found.tables()
-    notes = [f"{line}." for line in made.notes]
-    return Page([Part(note=note, figure="effects", table=table_of(made), notes=notes)], {"effects": figure})
+    shown = titled(made, "", [f"{line}." for line in made.notes])
+    return Page([Part(note=note, figure="effects", table=shown)], {"effects": figure})
 
 
 def finetune_page(rows: Sequence[Mapping[str, Any]]) -> Page:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from miclab.statistics import palette
 from miclab.statistics.palette import BLUE, GREEN, ORANGE, PURPLE, SERIES, SKY, VERMILLION
 from miclab.statistics.palette import DARK as BLACK
 
@@ -14,6 +15,13 @@ __all__ = ["BLACK", "BLUE", "GREEN", "ORANGE", "PURPLE", "SKY", "VERMILLION"]
 Figure = dict[str, Any]
 
 LINES = (*SERIES, BLACK)
+SPLIT_WORDS = {
+    "icl": "icl (novel classes)",
+    "train": "train",
+    "swapped": "swapped (labels shifted)",
+    "iwl": "iwl (not in the context)",
+}
+"""Evaluation splits in words, in the order of legends."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _AXIS = {
     "gridcolor": "#ececec",
@@ -45,6 +53,17 @@ TEMPLATE = {
     }
 }
 """Plotly's template of every page; a figure's own layout says what differs."""
+
+
+def plotly_scale(scale: palette.Scale) -> list[list[Any]]:
+    """A scale of the palette as Plotly has it."""
+    return [list(part) for part in scale]
+
+
+def faint(colour: str, share: float = 0.16) -> str:
+    """A colour `#rrggbb` through which so much of what is behind it can be seen."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{share:g})"
 
 
 def rounded(value: float | None, digits: int = 4) -> float | None:

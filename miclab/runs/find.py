@@ -5,16 +5,17 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from miclab import storage
 from miclab.config import schema
-from miclab.config.extensions import check_marks
+from miclab.config.extensions import check_fingerprints
 from miclab.config.run import RunConfig
-from miclab.errors import RunError
+from miclab.errors import MistakenError, RunError
 from miclab.runs.label import called
 from miclab.runs.run import FORMAT, REFUSED, Run, read_manifest
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 CANDIDATES = 5
 """Runs that a message names at most."""
+OWN_NAME = re.compile(r"(?:encoder|unimodal|multimodal|early_fusion)-.+-([0-9a-f]{12})")
+"""A name that says which run a directory holds; others, such as `copy`, say nothing."""
+WHOLE_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 def open_run(path: Path | str) -> Run:
@@ -30,16 +34,42 @@ def open_run(path: Path | str) -> Run:
 
     Raises:
         RunError: there is none at `path`.
+        MistakenError: it is another run than its directory's name says.
         DamagedError: its manifest, configuration or world is damaged; the message names the file.
         ConfigError: it uses a plugin that is not loaded; the message names it.
     """
     path = Path(path)
-    manifest = read_manifest(path)
+    manifest = _own_manifest(path)
     content = storage.read_checked(path / "config.json", manifest["files"]["config.json"], REFUSED)
     storage.read_checked(path / "world.safetensors", manifest["files"]["world.safetensors"], REFUSED)
     data = json.loads(content)
-    check_marks(data.get("plugins", ()))
-    return Run(path, schema.from_mapping(RunConfig, data), manifest)
+    check_fingerprints(data.get("plugins", ()))
+    config = schema.from_mapping(RunConfig, data)
+    if not schema.names_trajectory(manifest["hash"], config):
+        raise MistakenError(path / "config.json", manifest["hash"], schema.trajectory_hash(config))
+    return Run(path, config, manifest)
+
+
+def _own_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a run, which is the one that its directory's name says."""
+    manifest = read_manifest(path)
+    said = OWN_NAME.fullmatch(os.path.basename(os.path.abspath(path)))
+    if said and not manifest["hash"].startswith(said[1]):
+        raise MistakenError(path, said[0], manifest["hash"])
+    return manifest
+
+
+def open_known(path: Path | str, identity: str) -> Run:
+    """Opens the run whose trajectory hash is known.
+
+    Raises:
+        MistakenError: another run lies there.
+        RunError, ConfigError: as `open_run`.
+    """
+    run = open_run(path)
+    if run.hash != identity:
+        raise MistakenError(run.path, identity, run.hash)
+    return run
 
 
 def run_name(config: RunConfig) -> str:
@@ -58,9 +88,10 @@ def glance(root: Path | str, name: str, config: RunConfig) -> Run | None:
 
     Raises:
         DamagedError: the manifest is damaged.
+        MistakenError: another run lies there.
     """
     path = Path(root) / name
-    return Run(path, config, read_manifest(path)) if os.path.isfile(path / "manifest.json") else None
+    return Run(path, config, _own_manifest(path)) if os.path.isfile(path / "manifest.json") else None
 
 
 def create(root: Path | str, config: RunConfig, world: Mapping[str, Tensor]) -> Run:
@@ -69,9 +100,9 @@ def create(root: Path | str, config: RunConfig, world: Mapping[str, Tensor]) -> 
     Raises:
         RunError: it cannot be written.
     """
-    path = Path(root) / run_name(config)
+    path, identity = Path(root) / run_name(config), schema.trajectory_hash(config)
     if os.path.exists(path / "manifest.json"):
-        return open_run(path)
+        return open_known(path, identity)
     temporary = storage.temporary_beside(path)
     with storage.explained(path):
         temporary.mkdir(parents=True, exist_ok=True)
@@ -84,7 +115,7 @@ def create(root: Path | str, config: RunConfig, world: Mapping[str, Tensor]) -> 
         }
         manifest = {
             "format": FORMAT,
-            "hash": schema.trajectory_hash(config),
+            "hash": identity,
             "status": "new",
             "reason": "not trained yet",
             "request": {},
@@ -103,8 +134,9 @@ def create(root: Path | str, config: RunConfig, world: Mapping[str, Tensor]) -> 
     finally:
         # Also what a killed process left; one that still writes there finds this run and takes it.
         for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-            shutil.rmtree(leftover, ignore_errors=True)
-    return open_run(path)
+            if storage.is_temporary(leftover.name):
+                shutil.rmtree(leftover, ignore_errors=True)
+    return open_known(path, identity)
 
 
 def list_runs(root: Path | str) -> list[Path]:
@@ -135,6 +167,7 @@ def find(reference: str, root: Path | str = "runs") -> Run:
 
     Raises:
         RunError: none, or several, are meant.
+        MistakenError: the directory that is meant holds another run.
     """
     if os.path.exists(Path(reference) / "manifest.json"):
         return open_run(reference)
@@ -150,7 +183,8 @@ def find(reference: str, root: Path | str = "runs") -> Run:
     # A hash may be given whole, and a name holds its beginning.
     meant = [n for n in names if n.startswith(reference) or n.rsplit("-", 1)[-1].startswith(reference[:12])]
     if len(meant) == 1 and reference:
-        return open_run(Path(root) / meant[0])
+        path = Path(root) / meant[0]
+        return open_known(path, reference) if WHOLE_HASH.fullmatch(reference) else open_run(path)
     if not names:
         raise RunError(f"{reference!r} names no run: there is none yet under {root}; `miclab train` makes one.")
     if reference and meant:

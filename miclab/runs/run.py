@@ -21,12 +21,14 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miclab import storage
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError, DamagedError, RunError
+from miclab.runs.folder import Folder
 from miclab.runs.label import Label, read_label, write_label
 
 if TYPE_CHECKING:
@@ -192,31 +194,33 @@ class Run:
         return list(self._damaged("").values())
 
     # -- writing ------------------------------------------------------------------------------------------------
+    @cached_property
+    def _folder(self) -> Folder:
+        return Folder(self.path)
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the run for this process, and drops what an earlier one left half-written.
 
         Raises:
-            RunError: another process holds it.
+            RunError: another process holds it, or a directory in it is a link that leads out of it.
         """
         busy = "is being trained by another process. Wait for it, or stop it with SIGTERM (it saves a checkpoint)."
         with storage.locked(self.path / "lock", f"{self.path} {busy}"):
+            self._folder = Folder(self.path)
+            self._folder.check_inside()
             self._manifest = read_manifest(self.path)
             self._drop_leftovers()
             yield
 
     def _drop_leftovers(self) -> None:
         """Removes half-written files and what the manifest does not name; other people's files stay."""
-        patterns = ("checkpoints/*.safetensors", "rows/*.jsonl", "analyses/*.json")
-        ours = [path for pattern in patterns for path in self.path.glob(pattern)]
-        leftovers = [path for path in ours if str(path.relative_to(self.path)) not in self._files]
-        for path in [*leftovers, *self.path.rglob(storage.TEMPORARY)]:
-            with storage.explained(path):
-                path.unlink(missing_ok=True)
+        for name in list(self._folder.leftovers(self._files)):
+            self._folder.delete(name)
 
     def _commit(self, **changes: Any) -> None:
         manifest = {**self._manifest, **changes}
-        storage.write_bytes(self.path / "manifest.json", storage.sealed(manifest))
+        self._folder.write("manifest.json", storage.sealed(manifest))
         self._manifest = manifest
 
     def note(self, status: str, reason: str, **changes: Any) -> None:
@@ -234,7 +238,7 @@ class Run:
         with self.locked():
             files = dict(self._files)
             for name in (_weights(step), _optimiser(step)):
-                files[name] = storage.write_bytes(self.path / name, other._read(name, ""))
+                files[name] = self._folder.write(name, other._read(name, ""))
             self._commit(files=files)
 
     def save_analysis(self, step: int, name: str, content: Mapping[str, Any]) -> None:
@@ -249,7 +253,7 @@ class Run:
         """
         with self.locked():
             file = _analysis(step, name)
-            sha256 = storage.write_bytes(self.path / file, storage.json_bytes(content))
+            sha256 = self._folder.write(file, storage.json_bytes(content))
             self._commit(files={**self._files, file: sha256})
 
     def analysis(self, step: int, name: str) -> dict[str, Any] | None:
@@ -293,7 +297,7 @@ class Run:
             (_optimiser(step), storage.tensor_bytes(optimiser_state)),
             (f"rows/{step:09d}.jsonl", b"".join(storage.json_bytes(row) for row in rows)),
         ):
-            files[name] = storage.write_bytes(self.path / name, content)
+            files[name] = self._folder.write(name, content)
         last = sorted({*self.checkpoints, step})[-2:]
         for old in self.checkpoints:
             if old not in last and old not in keep:
@@ -302,7 +306,7 @@ class Run:
         gone = set(self._files) - set(files)
         self._commit(files=files, timing=[*self.timing, {"step": step, **timing}])
         for name in gone:
-            (self.path / name).unlink(missing_ok=True)
+            self._folder.delete(name)
 
 
 def _step_of(name: str) -> int:

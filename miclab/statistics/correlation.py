@@ -1,4 +1,4 @@
-"""Pearson's and Spearman's correlations over runs, with bootstraps over configurations."""
+"""Pearson's and Spearman's correlations over runs, with corrected bootstraps (BCa) over configurations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from miclab.statistics.intervals import RESAMPLES, Interval
+from miclab.statistics.intervals import RESAMPLES, Interval, Resampled
 
 FEWEST_RUNS = 3
 """With fewer there is no correlation: two points always lie on a line."""
@@ -37,36 +37,43 @@ class Correlation:
 
 
 def correlate(x: NDArray[np.floating], y: NDArray[np.floating], groups: NDArray[np.integer]) -> Correlation:
-    """Pearson's and Spearman's correlation over runs, with percentile bootstraps over configurations: all seeds of one
-    are drawn together, since they are no independent evidence.
+    """Pearson's and Spearman's correlation over runs, with BCa bootstraps over configurations: all seeds of one are
+    drawn together, since they are no independent evidence.
 
     Arguments:
         x: a number of each run [run].
         y: another one [run].
         groups: configuration of each run, seeds aside [run].
     """
-    names, member = np.unique(groups, return_inverse=True)
-    count = len(names)
+    count = len(np.unique(groups))
     if len(x) < FEWEST_RUNS:
         return Correlation(pearson=np.nan, spearman=np.nan, pearson_interval=None, spearman_interval=None, runs=len(x),
                            configurations=count)  # fmt: skip
-    whole = np.ones((1, len(x)))
-    drawn = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
-    # To draw a run twice is to give it the weight 2.
-    weights = np.stack([np.bincount(row, minlength=count) for row in drawn])[:, member].astype(float)
     found = []
     for ranked in (False, True):
-        estimate = float(_pearson(x, y, whole, ranked)[0])
-        interval = None
-        if count >= FEWEST_CONFIGURATIONS and np.isfinite(estimate):
-            low, high = np.nanquantile(_pearson(x, y, weights, ranked), [0.025, 0.975])
-            interval = Interval(estimate, float(low), float(high), "configuration", count)
-        found.append((estimate, interval))
+        one = resampled(x, y, groups, ranked=ranked)
+        sure = count >= FEWEST_CONFIGURATIONS and np.isfinite(one.estimate)
+        found.append((one.estimate, one.interval("configuration", count) if sure else None))
     (pearson, pearson_interval), (spearman, spearman_interval) = found
     return Correlation(
         pearson=pearson, spearman=spearman, pearson_interval=pearson_interval, spearman_interval=spearman_interval,
         runs=len(x), configurations=count,
     )  # fmt: skip
+
+
+def resampled(
+    x: NDArray[np.floating], y: NDArray[np.floating], groups: NDArray[np.integer], *, ranked: bool = False
+) -> Resampled:
+    """Pearson's correlation over runs, or Spearman's, with its values over resampled configurations. Arguments are
+    those of `correlate`."""
+    names, member = np.unique(groups, return_inverse=True)
+    count = len(names)
+    drawn = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
+    # To draw a run twice is to give it the weight 2.
+    weights = np.stack([np.bincount(row, minlength=count) for row in drawn])[:, member].astype(float)
+    without = (member != np.arange(count)[:, None]).astype(float)
+    whole, draws, left = (_pearson(x, y, of, ranked) for of in (np.ones((1, len(x))), weights, without))
+    return Resampled(float(whole[0]), draws, left)
 
 
 def pearson(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:

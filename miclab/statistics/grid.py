@@ -1,9 +1,7 @@
 """Cells of a grid with the values of their seeds, and statistics over them as expressions whose bounds are visible.
 
-    cells.interval(slope("icl", "eps"))
-    slope("icl", "log2 K1", beside="log2 K2") - slope("icl", "log2 K2", beside="log2 K1") > 0
+cells.interval(slope("icl", "log2 K1", beside="log2 K2") - slope("icl", "log2 K2", beside="log2 K1"))
 
-An expression says what is computed, whatever the cells; `Cells.interval` alone says how its interval is made.
 """
 
 from __future__ import annotations
@@ -12,13 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from types import SimpleNamespace
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from miclab.errors import MiclabError, nearest
-from miclab.statistics.intervals import RESAMPLES, Interval, student_interval
+from miclab.statistics.intervals import Interval, Scale, exact_mean, student_interval, student_p
 from miclab.statistics.regression import fit, weighted
 
 Key = tuple[Any, ...]
@@ -28,11 +26,6 @@ Statistic = Callable[[Means], NDArray[np.floating]]
 Cell = SimpleNamespace
 """A cell with its values by the short names of its axes, and `key`, all of them in order."""
 Predicate = Callable[[Cell], Any]
-Rule = Literal["bootstrap", "student"]
-"""How an interval is made: seeds resampled, and within a seed its sets of novel classes; or Student's t over seeds of
-the statistic of each seed."""
-RULE: Rule = "bootstrap"
-"""How intervals are made where a claim does not say it."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +38,7 @@ class Cells:
         planned: for each cell, the name of the planned run of each seed.
         step: training step of the rows; -1: each run's last.
         axes: short names of the axes that make a key.
-        rule: how intervals are made.
+        sequences: sequences of each set of novel classes.
     """
 
     keys: tuple[Key, ...]
@@ -53,7 +46,7 @@ class Cells:
     planned: Mapping[Key, Mapping[int, str]]
     step: int = -1
     axes: tuple[str, ...] = ()
-    rule: Rule = RULE
+    sequences: int = 100
 
     @cached_property
     def present(self) -> frozenset[str]:
@@ -137,76 +130,86 @@ class Cells:
 
     @property
     def decidable(self) -> bool:
-        """Whether every cell has the same two seeds, at least."""
+        """Whether every cell has two seeds in common, at least."""
         return len(self.seeds) >= 2
+
+    @cached_property
+    def quantities(self) -> tuple[str, ...]:
+        """Names of what was measured in the cells."""
+        return tuple(next(iter(next(iter(self.values.values())).values()))) if self.values else ()
 
     @cached_property
     def by_seed(self) -> dict[str, NDArray[np.floating]]:
         """Means over sets of each quantity [seed, cell]."""
-        names = next(iter(self.values[self.keys[0]].values()))
         return {
-            name: np.array([[self.values[key][seed][name].mean() for key in self.keys] for seed in self.seeds])
-            for name in names
+            name: np.array([[exact_mean(self.values[key][seed][name]) for key in self.keys] for seed in self.seeds])
+            for name in self.quantities
         }
 
     @cached_property
-    def draws(self) -> tuple[dict[str, NDArray], dict[str, NDArray]]:
-        """Means over seeds of each quantity [cell], and the same under resampling [resample, cell].
+    def by_set(self) -> dict[str, NDArray[np.floating]]:
+        """Each quantity in the first seed's sets of novel classes [set, cell]; one row where cells differ in number."""
+        seed = self.seeds[0]
+        columns = {name: [self.values[key][seed][name] for key in self.keys] for name in self.quantities}
+        sizes = {len(values) for parts in columns.values() for values in parts} - {1}
+        if len(sizes) != 1:
+            return {name: np.array([[exact_mean(values) for values in parts]]) for name, parts in columns.items()}
+        (count,) = sizes
+        return {
+            name: np.stack([np.broadcast_to(values, count) for values in parts], -1) for name, parts in columns.items()
+        }
 
-        Seeds are resampled, for all cells alike, and within a seed its sets of novel classes, for all quantities alike.
-        """
-        generator = np.random.default_rng(0)
-        count = len(self.seeds)
-        chosen = generator.integers(count, size=(RESAMPLES, count))
-        sets: dict[int, NDArray] = {}
-        means: dict[str, NDArray] = {}
-        draws: dict[str, NDArray] = {}
-        for name in next(iter(self.values[self.keys[0]].values())):
-            columns, again = [], []
-            for key in self.keys:
-                values = [self.values[key][seed][name] for seed in self.seeds]
-                size = len(values[0])
-                if any(len(v) != size for v in values):
-                    values, size = [v.mean(keepdims=True) for v in values], 1
-                table = np.stack(values)
-                if size not in sets:
-                    sets[size] = generator.integers(size, size=(RESAMPLES, count, size))
-                columns.append(table.mean())
-                again.append(table[chosen[:, :, None], sets[size]].mean((1, 2)))
-            means[name], draws[name] = np.array(columns), np.stack(again, -1)
-        return means, draws
+    @cached_property
+    def means(self) -> dict[str, NDArray[np.floating]]:
+        """Means over seeds of each quantity [cell]."""
+        return {name: np.array([exact_mean(one) for one in table.T]) for name, table in self.by_seed.items()}
 
     def estimate(self, expression: Expression) -> NDArray[np.floating]:
         """An expression of the cells' means over seeds."""
-        return expression.on(self)(self.draws[0])
+        return expression.on(self)(self.means)
+
+    def each_seed(self, expression: Expression) -> tuple[float, ...]:
+        """An expression in each of the seeds that every cell has."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return tuple(np.asarray(expression.on(self)(self.by_seed), dtype=float).tolist()) if self.seeds else ()
 
     def interval(self, expression: Expression, level: float = 0.95) -> Interval | None:
-        """An expression with its interval by the cells' rule; None where no seed has rows in every cell.
-
-        With one seed its sets of novel classes are resampled, which decides nothing (unit `set`). The ends are NaN
-        where the statistic is undefined in a resample or seed, as a share of nothing is.
-        """
+        """An expression with Student's t over seeds; None where no seed has rows in every cell. Of one seed it is over
+        sets of novel classes and decides nothing. A value that is undefined leaves no ends."""
         if not self.seeds:
             return None
-        statistic = expression.on(self)
+        trials = self._trials(expression)
+        if self.decidable:
+            return student_interval(self.each_seed(expression), level, expression.scale, trials=trials)
         with np.errstate(divide="ignore", invalid="ignore"):
-            if self.rule == "student" and self.decidable:
-                return student_interval(np.asarray(statistic(self.by_seed), dtype=float), level, expression.scale)
-            means, draws = self.draws
-            estimate, values = float(statistic(means)), np.asarray(statistic(draws), dtype=float)
-        values = np.where(np.isfinite(values), values, np.nan)
-        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-        unit, count = ("seed", len(self.seeds)) if self.decidable else ("set", self._sets)
-        return Interval(estimate, float(low), float(high), unit, count, level)
+            sets = np.asarray(expression.on(self)(self.by_set), dtype=float).tolist()
+        return student_interval(sets, level, expression.scale, trials=trials // len(sets), unit="set")
+
+    def p_value(self, bound: Bound) -> float | None:
+        """Two-sided p of the nearer bound of an expression, over seeds; None with fewer than two."""
+        one = bound.expression
+        values = self.each_seed(one) if self.decidable else ()
+        return student_p(values, bound.low, bound.high, one.scale, trials=self._trials(one)) if values else None
+
+    def _trials(self, expression: Expression) -> int:
+        """Sequences of which an accuracy of one seed is; 0 of what is none."""
+        if not (name := expression.accuracy):
+            return 0
+        mine = [self.values[key] for key in self.used_by(expression)]
+        return self.sequences * min(sum(len(cell[seed][name]) for cell in mine) for seed in self.seeds)
+
+    def used_by(self, expression: Expression) -> tuple[Key, ...]:
+        """Keys of the cells that an expression is made of."""
+        return tuple(key for key, used in zip(self.keys, expression.uses(self), strict=True) if used)
 
     def over_seeds(self, expression: Expression) -> Interval | None:
-        """Like `interval`, but None with one seed, too."""
+        """Like `interval`, but None with one seed."""
         return self.interval(expression) if self.decidable else None
 
-    @property
-    def _sets(self) -> int:
-        """Sets of novel classes in the first seed that every cell has."""
-        return max(len(value) for key in self.keys for value in self.values[key][self.seeds[0]].values())
+
+def every_cell(cells: Cells) -> NDArray[np.bool_]:
+    """All of the cells [cell]."""
+    return np.ones(len(cells.keys), dtype=bool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,10 +219,14 @@ class Expression:
     Arguments:
         on: from the cells to a function of their means.
         scale: on which its intervals are symmetric: a ratio's on `log`, so that its estimate is a geometric mean.
+        uses: which cells it is made of [cell].
+        accuracy: the quantity whose mean it is, on the scale `logit`.
     """
 
     on: Callable[[Cells], Statistic]
-    scale: Literal["linear", "log"] = "linear"
+    scale: Scale = "linear"
+    uses: Callable[[Cells], NDArray[np.bool_]] = every_cell
+    accuracy: str = ""
 
     def __add__(self, other: Expression | float) -> Expression:
         return _joined(np.add, self, other)
@@ -231,7 +238,7 @@ class Expression:
         return _joined(np.multiply, self, other)
 
     def __truediv__(self, other: Expression | float) -> Expression:
-        return _joined(np.divide, self, other)
+        return _joined(_share, self, other)
 
     def __neg__(self) -> Expression:
         return self * -1.0
@@ -260,12 +267,20 @@ class Bound:
     high: float = np.inf
 
 
-def _joined(function: np.ufunc, one: Expression | float, other: Expression | float) -> Expression:
+def _share(one: Any, other: Any) -> Any:
+    """A quotient; NaN where there is nothing to take a share of."""
+    return np.divide(one, np.where(other == 0, np.nan, other))
+
+
+def _joined(function: Callable, one: Expression | float, other: Expression | float) -> Expression:
     def on(cells: Cells) -> Statistic:
         parts = [part.on(cells) if isinstance(part, Expression) else None for part in (one, other)]
         return lambda means: function(*(p(means) if p else v for p, v in zip(parts, (one, other), strict=True)))
 
-    return Expression(on)
+    def uses(cells: Cells) -> NDArray[np.bool_]:
+        return np.logical_or.reduce([part.uses(cells) for part in (one, other) if isinstance(part, Expression)])
+
+    return Expression(on, uses=uses)
 
 
 def column(name: str) -> Expression:
@@ -273,8 +288,8 @@ def column(name: str) -> Expression:
     return Expression(lambda cells: lambda means: means[name])
 
 
-def _column(quantity: str | Expression) -> Expression:
-    return column(quantity) if isinstance(quantity, str) else quantity
+def _column(one: str | Expression) -> Expression:
+    return column(one) if isinstance(one, str) else one
 
 
 def smaller(one: str, other: str) -> Expression:
@@ -287,12 +302,17 @@ def _reduced(function: Callable, quantity: str | Expression, predicate: Predicat
         mine, values = cells.chosen(predicate, **axes), _column(quantity).on(cells)
         return lambda means: function(values(means)[..., mine])
 
-    return Expression(on)
+    return Expression(on, uses=lambda cells: cells.chosen(predicate, **axes))
 
 
 def mean(quantity: str | Expression, predicate: Predicate | None = None, /, **axes: Any) -> Expression:
     """Mean of a quantity over the cells that are wanted (see `Cells.chosen`)."""
     return _reduced(lambda values: values.mean(-1), quantity, predicate, axes)
+
+
+def accuracy(quantity: str, predicate: Predicate | None = None, /, **axes: Any) -> Expression:
+    """Mean of an accuracy over the cells that are wanted, its interval on the scale of logits."""
+    return replace(mean(quantity, predicate, **axes), scale="logit", accuracy=quantity)
 
 
 def highest(quantity: str | Expression, predicate: Predicate | None = None, /, **axes: Any) -> Expression:
@@ -313,10 +333,9 @@ def average(expressions: list[Expression]) -> Expression:
 def slope(
     quantity: str | Expression, axis: str, predicate: Predicate | None = None, /, beside: str = "", **axes: Any
 ) -> Expression:
-    """Least-squares slope of a quantity along an axis, over the cells that are wanted.
+    """Least-squares slope along an axis over the cells that are wanted; `log2 NAME`: per doubling.
 
     Arguments:
-        axis: its name; `log2 NAME`: along its logarithm, so that the slope is per doubling.
         beside: another axis that is fitted together with it.
     """
 
@@ -327,4 +346,4 @@ def slope(
         weights[mine] = fit(columns, axis)
         return lambda means: weighted(values(means), weights)
 
-    return Expression(on)
+    return Expression(on, uses=lambda cells: cells.chosen(predicate, **axes))

@@ -1,20 +1,28 @@
-"""Means with bootstrap intervals that respect how the numbers were drawn: seeds hold sets of novel classes, and sets
-hold sequences."""
+"""Intervals that hold what they promise, for the ledger, evaluations, interventions and Hugging Face models.
+
+The unit is what was drawn independently. Several seeds: a statistic is computed for each seed, and its interval is
+Student's t over seeds. One seed: Student's t over its sets of novel classes. One set: over its sequences, which says
+nothing of other classes. A single number has no interval. Coverage by simulation: `python -m benchmarks.coverage`.
+
+Sums are exact (`math.fsum`) and functions are taken one number at a time, so that no digit depends on the processor.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import betaincinv, ndtr, ndtri, stdtr, stdtrit
 
 RESAMPLES = 2000
 DECIMALS = 12
 """Of an interval's numbers: what lies beyond is what rounding leaves of a sum."""
+Scale = Literal["linear", "log", "logit"]
+"""On which an interval is symmetric: `log` for ratios, `logit` for accuracies."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +31,11 @@ class Interval:
 
     Arguments:
         mean: the estimate.
-        low: lower end, at `level`.
+        low: lower end, at `level`; NaN where there is no interval.
         high: upper end.
-        unit: what was resampled: `seed`, `set`, `sequence`, or `draw` of pairs.
+        unit: what was drawn independently: `seed`, `set`, `sequence`, `configuration`, or `draw` of pairs.
         count: number of these units.
-        level: coverage that the percentile bootstrap aims at.
+        level: how often such an interval covers the truth.
     """
 
     mean: float
@@ -43,73 +51,165 @@ class Interval:
             # Adding 0 makes -0 a 0.
             object.__setattr__(self, name, round(float(getattr(self, name)), DECIMALS) + 0.0)
 
+    @property
+    def known(self) -> bool:
+        """Whether there is an interval: one set of novel classes, or one seed of one set, gives none."""
+        return not math.isnan(self.low + self.high)
+
     def __str__(self) -> str:
+        if not self.known:
+            return f"{self.mean:.3f} (one {self.unit}: no interval)" if self.count == 1 else f"{self.mean:.3f}"
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def as_json(self) -> dict[str, Any]:
-        """The interval as plain data, with six decimals."""
-        return {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(self).items()}
+        """The interval as plain data, with six decimals; ends that are not there are null."""
+        found = {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(self).items()}
+        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in found.items()}
 
 
-def _resampled(seeds: Sequence[NDArray[np.floating]]) -> tuple[NDArray[np.floating], str, int]:
-    """Bootstrap means of several statistics measured together [resample, statistic], what was resampled, and how many
-    there are of it. Every statistic sees the same resamples.
+def exact_mean(values: Iterable[float]) -> float:
+    """Mean of numbers, the same in any order and on any processor; NaN of none."""
+    numbers = [float(value) for value in values]
+    return math.fsum(numbers) / len(numbers) if numbers else math.nan
+
+
+def _spread(values: Sequence[float]) -> float:
+    """Standard deviation with n - 1."""
+    centre = exact_mean(values)
+    return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
+
+
+def to_scale(value: float, scale: Scale, trials: int = 0) -> float:
+    """A number on a scale. An accuracy's logit is that of (successes + 1/2) / (trials + 1): finite at 0 and at 1."""
+    if scale == "linear":
+        return float(value)
+    if scale == "log":
+        return math.log(value)
+    share = (min(max(value, 0.0), 1.0) * trials + 0.5) / (trials + 1) if trials else value
+    return math.log(share / (1 - share))
+
+
+def from_scale(value: float, scale: Scale) -> float:
+    """The way back from `to_scale`."""
+    if scale == "linear":
+        return value
+    return math.exp(value) if scale == "log" else 1 / (1 + math.exp(-value))
+
+
+def _student(values: Sequence[float], scale: Scale, trials: int) -> tuple[float, float, float]:
+    """Centre of values on a scale, its standard error by their spread, and that by binomial chance alone.
+
+    Seeds that agree by luck, or are all right, give no narrower interval than their sequences do.
+    """
+    shown = [to_scale(value, scale, trials) for value in values]
+    centre, chance = exact_mean(shown), 0.0
+    if scale == "logit" and trials:
+        share = from_scale(centre, "logit")
+        chance = 1 / math.sqrt(trials * len(values) * share * (1 - share))
+    return centre, _spread(shown) / math.sqrt(len(values)), chance
+
+
+def student_interval(
+    values: Iterable[float], level: float = 0.95, scale: Scale = "linear", *, trials: int = 0, unit: str = "seed"
+) -> Interval:
+    """Student's t interval of the mean of a statistic over seeds, or over other independent units.
 
     Arguments:
-        seeds: for each seed an array [statistic, set, sequence].
+        values: the statistic of each seed [seed]; an infinite one makes estimate and ends infinite.
+        level: coverage.
+        scale: `log`: of the geometric mean; values have to be above 0. `logit`: of an accuracy; ends are those of the
+            mean logit, the estimate is the mean.
+        trials: sequences of which each accuracy is, on the scale `logit`.
+        unit: what the values are of.
+
+    Returns:
+        The interval; without ends where there is one value.
     """
-    generator = np.random.default_rng(0)
-    if len(seeds) == 1 and seeds[0].shape[1] == 1:
-        values = seeds[0][:, 0]
-        count = values.shape[1]
-        chosen = generator.integers(count, size=(RESAMPLES, count))
-        return np.stack([row[chosen].mean(1) for row in values], 1), "sequence", count
-    sets = [seed.mean(2) for seed in seeds]
-    chosen = generator.integers(len(sets), size=(RESAMPLES, len(sets)))
-    drawn = np.empty((RESAMPLES, len(sets), len(sets[0])))
-    for index, values in enumerate(sets):
-        # One fresh resample of its sets for every place in which this seed was chosen.
-        count = values.shape[1]
-        places = generator.integers(count, size=(RESAMPLES, len(sets), count))
-        again = np.stack([row[places].mean(-1) for row in values], -1)
-        drawn = np.where((chosen == index)[:, :, None], again, drawn)
-    unit, count = ("seed", len(sets)) if len(sets) > 1 else ("set", sets[0].shape[1])
-    return drawn.mean(1), unit, count
+    numbers = [float(value) for value in values]
+    count = len(numbers)
+    if any(map(math.isinf, numbers)):
+        return Interval(math.inf, math.inf, math.inf, unit, count, level)
+    plain = exact_mean(numbers)
+    if count < 2 or math.isnan(plain):
+        return Interval(plain, math.nan, math.nan, unit, count, level)
+    centre, error, chance = _student(numbers, scale, trials)
+    half = max(float(stdtrit(count - 1, (1 + level) / 2)) * error, float(ndtri((1 + level) / 2)) * chance)
+    low, high = (from_scale(end, scale) for end in (centre - half, centre + half))
+    return Interval(from_scale(centre, "log") if scale == "log" else plain, low, high, unit, count, level)
 
 
-def _stacked(seed: NDArray[np.floating]) -> NDArray[np.floating]:
-    return np.asarray(seed, dtype=float).reshape(1, len(seed), -1)
+def student_p(
+    values: Iterable[float], low: float, high: float, scale: Scale = "linear", *, trials: int = 0
+) -> float | None:
+    """Two-sided p of the nearer bound: below 0.05 exactly where the 95 % interval touches neither bound.
+
+    Arguments:
+        values: the statistic of each seed [seed].
+        low: lower bound; minus infinity: none.
+        high: upper bound.
+        scale: see `student_interval`.
+        trials: see `student_interval`.
+
+    Returns:
+        None with fewer than two values, or with one that is no finite number.
+    """
+    numbers = [float(value) for value in values]
+    if len(numbers) < 2 or not all(map(math.isfinite, numbers)):
+        return None
+    centre, error, chance = _student(numbers, scale, trials)
+    found = []
+    for bound in (low, high):
+        if math.isfinite(bound):
+            away = abs(centre - to_scale(bound, scale))
+            found.append(2 * float(stdtr(len(numbers) - 1, -away / error)) if error else float(away == 0))
+            found.append(2 * float(ndtr(-away / chance)) if chance else 0.0)
+    return max(found, default=None)
 
 
-def _ends(draws: NDArray[np.floating], level: float) -> tuple[float, float]:
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def _means(seed: NDArray[np.floating]) -> list[float]:
+    """Mean of each set of a seed's array [set, sequence] or [set]."""
+    return [exact_mean(row) for row in np.asarray(seed, dtype=float).reshape(len(seed), -1)]
 
 
 def clustered_interval(seeds: Sequence[NDArray[np.floating]], level: float = 0.95) -> Interval:
-    """Percentile bootstrap of a mean, clustered by set of novel classes, then by seed.
-
-    Seeds are resampled if there are several, then within each the sets if there are several; sequences only where there
-    is one seed and one set. With few sets (8 by default) the interval is somewhat too narrow, as every percentile
-    bootstrap of few clusters is.
+    """Mean with Student's t over seeds; of one seed over its sets of novel classes; of one set over its sequences.
 
     Arguments:
         seeds: for each seed an array [set, sequence] (or [set] of means).
         level: coverage.
     """
-    values = [_stacked(seed) for seed in seeds]
-    draws, unit, count = _resampled(values)
-    estimate = float(np.mean([v.mean() for v in values]))
-    return Interval(estimate, *_ends(draws[:, 0], level), unit, count, level)
+    by_set = [_means(seed) for seed in seeds]
+    if len(by_set) > 1:
+        return student_interval(map(exact_mean, by_set), level)
+    if len(by_set[0]) == 1 and np.size(seeds[0]) > 1:
+        return episode_interval(seeds[0], level)
+    return student_interval(by_set[0], level, unit="set")
+
+
+def accuracy_interval(seeds: Sequence[NDArray[np.floating]], level: float = 0.95) -> Interval:
+    """An accuracy, as `clustered_interval`, its ends on the scale of logits: they stay between 0 and 1. Of one set by
+    Clopper and Pearson over its sequences.
+
+    Arguments:
+        seeds: for each seed an array [set, sequence], 1 where the answer is right.
+        level: coverage.
+    """
+    by_set = [_means(seed) for seed in seeds]
+    if len(by_set) > 1:
+        return student_interval(map(exact_mean, by_set), level, "logit", trials=min(np.size(seed) for seed in seeds))
+    if len(by_set[0]) == 1 and np.size(seeds[0]) > 1:
+        right = round(by_set[0][0] * np.size(seeds[0]))
+        return share_interval(right, np.size(seeds[0]), level, unit="sequence")
+    return student_interval(by_set[0], level, "logit", trials=np.size(seeds[0]) // len(by_set[0]), unit="set")
 
 
 def ratio_interval(
     numerators: Sequence[NDArray[np.floating]], denominators: Sequence[NDArray[np.floating]], level: float = 0.95
 ) -> Interval | None:
-    """Percentile bootstrap of a ratio of means, clustered as in `clustered_interval`.
+    """A ratio of means: Student's t of each seed's ratio; of one seed by the delta method over its sets, or the
+    sequences of its only set.
 
-    Both means are taken of the same resampled seeds, sets or sequences, so what moves both together (a hard set of
-    classes) moves the ratio little. Resamples whose denominator is 0 have no ratio and are left out.
+    What moves both together (a hard set of classes) moves the ratio little.
 
     Arguments:
         numerators: for each seed an array [set, sequence].
@@ -117,37 +217,123 @@ def ratio_interval(
         level: coverage.
 
     Returns:
-        The interval; None where the denominator's mean is 0, so that there is nothing to take a share of.
+        The interval; None where the denominator's mean is 0 in a seed, so that there is nothing to take a share of.
     """
-    pairs = [
-        np.concatenate([_stacked(above), _stacked(below)])
-        for above, below in zip(numerators, denominators, strict=True)
-    ]
-    above, below = np.mean([pair.mean((1, 2)) for pair in pairs], axis=0)
-    if below == 0:
+    pairs = [(_means(above), _means(below)) for above, below in zip(numerators, denominators, strict=True)]
+    if any(exact_mean(below) == 0 for _, below in pairs):
         return None
-    draws, unit, count = _resampled(pairs)
-    draws = draws[draws[:, 1] != 0]
-    return Interval(float(above / below), *_ends(draws[:, 0] / draws[:, 1], level), unit, count, level)
+    ratios = [exact_mean(above) / exact_mean(below) for above, below in pairs]
+    if len(pairs) > 1:
+        return student_interval(ratios, level)
+    (above, below), ratio, unit = pairs[0], ratios[0], "set"
+    size = exact_mean(below)
+    if len(above) == 1 and np.size(numerators[0]) > 1:
+        above, below, unit = np.ravel(numerators[0]), np.ravel(denominators[0]), "sequence"
+    # The ratio of sums, and what each set adds to its error (Cochran, Sampling Techniques, 6.4).
+    return student_interval(
+        [ratio + (float(a) - ratio * float(b)) / size for a, b in zip(above, below, strict=True)], level, unit=unit
+    )
 
 
-def student_interval(
-    values: NDArray[np.floating], level: float = 0.95, scale: Literal["linear", "log"] = "linear"
-) -> Interval:
-    """Student's t interval of the mean of a statistic over seeds.
+def episode_interval(values: NDArray[np.floating], level: float = 0.95) -> Interval:
+    """Percentile bootstrap of a mean over independent episodes, of which there should be hundreds.
 
     Arguments:
-        values: the statistic of each seed [seed], at least two; an infinite one makes estimate and ends infinite.
+        values: a number of each episode [episode].
         level: coverage.
-        scale: `log`: of the geometric mean; values have to be above 0.
+
+    Returns:
+        The interval; without ends where there is one episode.
     """
-    count = len(values)
-    if np.isinf(values).any():
-        return Interval(np.inf, np.inf, np.inf, "seed", count, level)
-    # math's functions, one number at a time: NumPy's differ in the last bit from processor to processor.
-    shown = np.array([math.log(value) for value in values]) if scale == "log" else values
-    centre = shown.mean()
-    half = stdtrit(count - 1, (1 + level) / 2) * shown.std(ddof=1) / np.sqrt(count)
-    ends = np.array([centre, centre - half, centre + half])
-    estimate, low, high = (float(end) for end in (map(math.exp, ends) if scale == "log" else ends))
-    return Interval(estimate, low, high, "seed", count, level)
+    numbers = np.asarray(values, dtype=float).ravel()
+    if len(numbers) < 2:
+        return Interval(exact_mean(numbers), math.nan, math.nan, "sequence", len(numbers), level)
+    chosen = np.random.default_rng(0).integers(len(numbers), size=(RESAMPLES, len(numbers)))
+    low, high = np.quantile(numbers[chosen].mean(1), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(exact_mean(numbers), float(low), float(high), "sequence", len(numbers), level)
+
+
+def share_interval(successes: int, count: int, level: float = 0.95, unit: str = "seed") -> Interval:
+    """Share of independent units for which something is so, by Clopper and Pearson: 3 of 3 are at least 0.29.
+
+    Arguments:
+        successes: for how many it is so.
+        count: of how many, at least one.
+        level: coverage, or more.
+    """
+    tail = (1 - level) / 2
+    low = float(betaincinv(successes, count - successes + 1, tail)) if successes else 0.0
+    high = float(betaincinv(successes + 1, count - successes, 1 - tail)) if successes < count else 1.0
+    return Interval(successes / count, low, high, unit, count, level)
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A statistic with its values under resampling, for intervals that are corrected for bias and skewness (BCa: Efron,
+    Better bootstrap confidence intervals, 1987) and for few units (quantiles of t, expanded as in Hesterberg, What
+    teachers should know about the bootstrap, 2015, section 4.3).
+
+    Arguments:
+        estimate: of all units.
+        draws: of resampled units [resample]; those without a value are NaN.
+        without: of all units but one [unit].
+    """
+
+    estimate: float
+    draws: NDArray[np.floating]
+    without: NDArray[np.floating]
+
+    def _shape(self) -> tuple[list[float], float, float]:
+        """Draws in order, bias, and acceleration."""
+        known = sorted(float(draw) for draw in self.draws if math.isfinite(draw))
+        below = sum((draw < self.estimate) + (draw == self.estimate) / 2 for draw in known)
+        bias = float(ndtri((below + 0.5) / (len(known) + 1)))
+        left = [float(value) for value in self.without if math.isfinite(value)]
+        away = [exact_mean(left) - value for value in left]
+        squares = math.fsum(a * a for a in away)
+        return known, bias, math.fsum(a**3 for a in away) / (6 * squares**1.5) if squares > 0 else 0.0
+
+    def interval(self, unit: str, count: int, level: float = 0.95) -> Interval:
+        """The interval; without ends where the statistic has no value.
+
+        Arguments:
+            unit: what was resampled.
+            count: how many there are of it.
+            level: coverage that is aimed at.
+        """
+        if not math.isfinite(self.estimate) or not np.isfinite(self.draws).any():
+            return Interval(self.estimate, math.nan, math.nan, unit, count, level)
+        known, bias, acceleration = self._shape()
+        ends, units = [], len(self.without)
+        for tail in ((1 - level) / 2, (1 + level) / 2):
+            z = bias + math.sqrt(units / (units - 1)) * float(stdtrit(units - 1, tail))
+            ends.append(float(np.quantile(known, float(ndtr(bias + z / max(1 - acceleration * z, 1e-9))))))
+        return Interval(self.estimate, ends[0], ends[1], unit, count, level)
+
+    def p(self, low: float, high: float) -> float | None:
+        """Two-sided p of the nearer bound: where the interval at 1 - p would end at it. None without a value."""
+        if not math.isfinite(self.estimate) or not np.isfinite(self.draws).any():
+            return None
+        known, bias, acceleration = self._shape()
+        found, units = [], len(self.without)
+        for bound in (low, high):
+            if math.isfinite(bound):
+                below = sum((draw < bound) + (draw == bound) / 2 for draw in known)
+                z = float(ndtri((below + 0.5) / (len(known) + 1))) - bias
+                t = (z / (1 + acceleration * z) - bias) * math.sqrt((units - 1) / units)
+                tail = float(stdtr(units - 1, t))
+                found.append(2 * min(tail, 1 - tail))
+        return max(found, default=None)
+
+
+def holm(values: Mapping[str, float]) -> dict[str, float]:
+    """p of several statements, so that one of them is wrongly believed with chance p at most (Holm, 1979).
+
+    Arguments:
+        values: p of each alone, by name.
+    """
+    found, largest = {}, 0.0
+    for rank, name in enumerate(sorted(values, key=lambda one: values[one])):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[name]))
+        found[name] = largest
+    return found

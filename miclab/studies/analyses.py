@@ -1,4 +1,5 @@
-"""Analyses after training, of the checkpoint at which a study ends: knockouts, ablations, other context lengths.
+"""Analyses after training, of the checkpoint at which a study ends: knockouts, ablations, other context lengths, the
+entropy of the circuit's heads.
 
 An analysis is stored beside the run, under its name and its number of sequences, and is computed once.
 """
@@ -39,7 +40,8 @@ class _Analyser:
         return Interventions(self.disk, self.step, self.sizes)
 
     def values(self, analysis: str) -> dict[str, Any]:
-        """For each quantity of an analysis the mean accuracy on `icl`, and that of each set of novel classes."""
+        """For each quantity of an analysis its mean on `icl`, and that of each set of novel classes. All are accuracies
+        but the entropies."""
         if analysis in ("knockout", "mean_knockout"):
             baseline = "mean" if analysis == "mean_knockout" else "zero"
             return _accuracies(self.interventions.knockouts(baseline))
@@ -47,6 +49,8 @@ class _Analyser:
             return _accuracies(self.interventions.uniform_patterns())
         if analysis == "ablation":
             return _accuracies(self.interventions.ablations())
+        if analysis == "entropy":
+            return self._entropies()
         from miclab.measures.evaluate import evaluate
 
         if analysis == "oracles":
@@ -56,13 +60,33 @@ class _Analyser:
         found = evaluate(self.disk, step=self.step, context=context, splits=("icl",), sizes=self.sizes, measures=False)
         return {"": _accuracy(found.scores["icl"].correct)}
 
+    def _entropies(self) -> dict[str, Any]:
+        """Entropy of the circuit's two heads at the query, as a share of that of uniform attention.
+
+        Raises:
+            RunError: there is no circuit of two heads.
+        """
+        heads, work = self.interventions.strongest, self.interventions
+        if heads is None:
+            raise RunError(f"There is no circuit of two heads: {work.no_circuit}.")
+        found = work.untouched.strengths.get("entropy")
+        if found is None or not all(found[:, *head].min() >= 0 for head in (heads.induction, heads.previous_token)):
+            raise RunError("The attention of one of the circuit's heads is no softmax, so it has no entropy.")
+        members = {"induction head": heads.induction, "previous-token head": heads.previous_token}
+        return {name: _stored(found[:, layer, head]) for name, (layer, head) in members.items()}
+
 
 def _accuracies(effects: Iterable[Effect]) -> dict[str, Any]:
     return {stored_name(effect.name): _accuracy(effect.correct) for effect in effects}
 
 
 def _accuracy(correct: NDArray) -> dict[str, Any]:
-    return {"accuracy": round(float(correct.mean()), 6), "sets": [round(float(v), 6) for v in correct.mean(1)]}
+    return _stored(correct.mean(1))
+
+
+def _stored(sets: NDArray) -> dict[str, Any]:
+    """A quantity by set of novel classes [set]; the files call its mean `accuracy`, whatever it is."""
+    return {"accuracy": round(float(sets.mean()), 6), "sets": [round(float(v), 6) for v in sets]}
 
 
 def store_missing(run: PlannedRun, disk: Run) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import heapq
+import os
 import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
+from miclab import interrupts
 from miclab.studies import state
 from miclab.studies.launchers import Launcher
 from miclab.studies.plan import Plan
+from miclab.studies.rows import StudyTable
 from miclab.studies.state import State
 from miclab.studies.task import answer, task_run, tasks_folder, write_task
 
@@ -48,7 +52,8 @@ class _Stop:
     """Turns SIGINT and SIGTERM into a wish to stop; a second one ends the process as usual."""
 
     def __init__(self):
-        self.wished = False
+        self.wished = interrupts.claim()
+        self.received = 0
         self._old: dict[int, object] = {}
 
     def __enter__(self) -> _Stop:
@@ -58,7 +63,7 @@ class _Stop:
         return self
 
     def _take(self, number: int, frame: object) -> None:
-        self.wished = True
+        self.wished, self.received = True, number
         self._restore()
 
     def _restore(self) -> None:
@@ -122,6 +127,9 @@ class Engine:
         with _Stop() as stop:
             self._work(stop)
         self._clear_tasks()
+        if stop.received and not self.stopping:
+            # It came when there was nothing left to stop; another study may follow.
+            os.kill(os.getpid(), stop.received)
         return self.tally
 
     def _work(self, stop: _Stop) -> None:
@@ -223,3 +231,55 @@ class Engine:
                 self._settle(identity, found)
             else:
                 heapq.heappush(self.ready, self.order[identity])
+
+
+def carry_out(
+    engine: Engine,
+    tables: Sequence[StudyTable],
+    on_change: Callable[[Tally], None],
+    others: Mapping[str, State] = MappingProxyType({}),
+) -> Tally:
+    """Carries an engine's plan out and keeps the tables of its studies up to date. The launcher is closed at the end.
+
+    Arguments:
+        engine: what is to be done, and where.
+        tables: those of the plan's studies.
+        on_change: called with the tally after every change, every few seconds, and at the end.
+        others: states of runs that are in the tables and not in the plan.
+    """
+
+    def write(tally: Tally, now: bool = False) -> None:
+        for table in tables:
+            table.write({**others, **tally.states}, now)
+
+    def change(tally: Tally) -> None:
+        write(tally)
+        on_change(tally)
+
+    engine.on_change = change
+    try:
+        tally = engine.go()
+    finally:
+        engine.launcher.close()
+    write(tally, now=True)
+    on_change(tally)
+    return tally
+
+
+def counted(on_progress: Callable[[int, int], None] | None, total: int) -> Callable[[Tally], None]:
+    """What is called with a tally, where only the number of runs that ended is wanted.
+
+    Arguments:
+        on_progress: called with that number and with `total`, whenever it changes; None: nothing is.
+        total: number of all runs.
+    """
+    seen = -1
+
+    def change(tally: Tally) -> None:
+        nonlocal seen
+        ended = sum(found.status in ("done", "failed") for found in tally.states.values())
+        if on_progress and ended != seen:
+            seen = ended
+            on_progress(ended, total)
+
+    return change

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from miclab.config import schema
 from miclab.config.parts import ModalityConfig
 from miclab.config.request import Request
-from miclab.config.run import RunConfig
-from miclab.errors import MiclabError
+from miclab.config.run import RunConfig, with_context
+from miclab.errors import ConfigError, MiclabError
 from miclab.runs.find import directory_name
 from miclab.studies.points import PARTS, Mode, points
 from miclab.studies.study import Study, value_at
@@ -121,7 +121,9 @@ class Plan:
 
     def _study_runs(self, study: Study, mode: Mode) -> Iterator[tuple[str, Request]]:
         own, first = _Texts(), _Texts()
+        refused: dict[int, str] = dict.fromkeys(study.probe_contexts, "")
         for point in points(study, mode):
+            refused = {n: why for n in refused if (why := _why_no_context(point.config, n))}
             texts = own.of(point.config)
             before = first.of(point.parent) if point.parent is not None else {}
             for seed in study.seeds:
@@ -134,6 +136,8 @@ class Plan:
                 analyses = planned_analyses(study, point.request)
                 run = self._add(point.config, texts, point.request, seed, parent, analyses=analyses, encoders=encoders)
                 yield run, point.request
+        for context, why in refused.items():
+            raise MiclabError(f"{study.file}: probe_contexts = {context} is possible at no point of the study: {why}")
 
     def _encoder(self, encoder: tuple[RunConfig, Request], seed: int) -> str:
         config, request = encoder
@@ -178,6 +182,15 @@ class Plan:
             for before in run.origins:
                 found.setdefault(before, []).append(run.hash)
         return found
+
+
+def _why_no_context(config: RunConfig, context: int) -> str:
+    """Why a run cannot be evaluated with so many examples; empty where it can."""
+    try:
+        with_context(config, context)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 @contextlib.contextmanager

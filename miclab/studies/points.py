@@ -18,7 +18,7 @@ from miclab.config.run import RunConfig
 from miclab.errors import ConfigError, MiclabError, nearest
 from miclab.studies.study import Block, Fields, Study, laid_over, nested
 from miclab.training.stages import pretraining, stage_one
-from miclab.worlds.source_facts import plugin_marks, resolved_modality
+from miclab.worlds.source_facts import plugin_fingerprints, resolved_modality
 
 Place = tuple[int, ...]
 """Indices of the values of some axes."""
@@ -72,8 +72,8 @@ def points(study: Study, mode: Mode) -> Iterator[Point]:
     """
     try:
         _check_axes(study)
-        reader = _StudyReader(study, mode)
-        blocks = [_BlockReader(reader, block) for block in study.grid]
+        readers = {stage: _StudyReader(study, mode, stage) for stage in study.stages}
+        blocks = [_BlockReader(readers[block.stage or study.stage], block) for block in study.grid]
     except ConfigError as error:
         raise MiclabError(f"{study.file}: {error}") from error
     for reader in blocks:
@@ -94,8 +94,8 @@ def _check_axes(study: Study) -> None:
                 raise ConfigError(axis, "an axis", "no axis: the preset has `seeds`")
             if owner not in known:
                 raise ConfigError(axis, "an axis", f"a dotted field: {nearest(owner, known)}")
-            if owner == "parent" and study.stage != "multimodal":
-                raise ConfigError(axis, "an axis", "axes of stage 1 only in a study whose stage is multimodal")
+            if owner == "parent" and (block.stage or study.stage) != "multimodal":
+                raise ConfigError(axis, "an axis", "axes of stage 1 only where the stage is multimodal")
             if any(other.startswith(f"{axis}.") for other in block.axes):
                 raise ConfigError(axis, "an axis", "one that is not part of another one")
     for name in ("seed", "parent"):
@@ -112,12 +112,12 @@ def _with_content(modalities: dict[str, ModalityConfig]) -> dict[str, ModalityCo
 
 
 class _StudyReader:
-    """What the points of a study share."""
+    """What the points of one stage of a study share."""
 
-    def __init__(self, study: Study, mode: Mode):
-        self.study, self.mode = study, mode
-        self.base = presets.run_config(study.stage, study.profile)
-        known = presets.request(study.stage, study.profile)
+    def __init__(self, study: Study, mode: Mode, stage: presets.Stage):
+        self.study, self.mode, self.stage = study, mode, stage
+        self.base = presets.run_config(stage, study.profile)
+        known = presets.request(stage, study.profile)
         self.request = schema.from_mapping(Request, study.request, "request", known)
         first = presets.request("unimodal", study.profile)
         first = replace(first, sequences=self.request.sequences, novel_sets=self.request.novel_sets)
@@ -142,7 +142,7 @@ class _StudyReader:
                 config.check_part(name)
                 checked[name].add(id(part))
         config.check_across_parts()
-        config.__dict__["plugins"] = plugin_marks(config)
+        config.__dict__["plugins"] = plugin_fingerprints(config)
         return config
 
 
@@ -182,12 +182,12 @@ class _BlockReader:
             if name in PARTS:
                 parts[name] = self._cached(name, place, self._part)
         config = self.shared.put_together(parts)
-        study = self.shared.study
-        if (len(config.modalities) == 1) != (study.stage == "unimodal"):
-            raise ConfigError("modalities", list(config.modalities), f"as many as the stage {study.stage} has")
+        stage = self.shared.stage
+        if (len(config.modalities) == 1) != (stage == "unimodal"):
+            raise ConfigError("modalities", list(config.modalities), f"as many as the stage {stage} has")
         request = self._cached("request", place, self._request) if "request" in self.groups else self.shared.request
         encoders = self._encoders(config)
-        if study.stage != "multimodal":
+        if stage != "multimodal":
             return Point(config, request, encoders=encoders)
         if self._before(place).get("steps") == 0:
             return Point(config, request, encoders=encoders)

@@ -13,11 +13,13 @@ import polars as pl
 from miclab import storage
 from miclab.circuits.find import measure_column
 from miclab.config import schema
-from miclab.errors import DamagedError, MiclabError
+from miclab.config.request import SPLITS
+from miclab.errors import DamagedError, MiclabError, MistakenError
 from miclab.runs.find import glance
-from miclab.studies import state
+from miclab.studies import sealed_table, state
 from miclab.studies.analyses import analysis_columns
 from miclab.studies.plan import Plan, PlannedRun, axis_value, planned_analyses
+from miclab.studies.sealed_table import read_rows
 from miclab.studies.state import State
 from miclab.studies.study import Study
 
@@ -37,10 +39,11 @@ LEADING = {
     "loss": pl.Float64,
     "config": pl.String,
 }
-SPLITS = ("icl", "swapped", "iwl", "train")
+SPLIT_COLUMNS = (*(split for split in SPLITS if split != "train"), "train")
+"""Columns of accuracies in the order of the committed tables."""
 NUMBERS: dict[str, Any] = {
-    **dict.fromkeys(SPLITS, pl.Float64),
-    **{f"cla.{split}": pl.Float64 for split in SPLITS},
+    **dict.fromkeys(SPLIT_COLUMNS, pl.Float64),
+    **{f"cla.{split}": pl.Float64 for split in SPLIT_COLUMNS},
     "icl_sets": pl.List(pl.Float64),
 }
 
@@ -109,7 +112,7 @@ class StudyTable:
         So a committed table keeps its rows where the runs themselves are missing."""
         if self._kept is None:
             self._kept = {}
-            found = read_table(table_file(self.study)) if table_file(self.study).exists() else None
+            found = read_rows(table_file(self.study)) if table_file(self.study).exists() else None
             for row in found.iter_rows(named=True) if found is not None else ():
                 if row["run"] in self.plan.runs and row["status"] == "finished":
                     self._kept.setdefault(row["run"], []).append(row)
@@ -134,7 +137,7 @@ class StudyTable:
         ended = sum(states[i].status in ("done", "failed") for i in self.plan.members[self.study.name])
         if ended == self._count:
             return
-        write_table(self.frame(states, self.kept()), table_file(self.study))
+        sealed_table.write(self.frame(states, self.kept()), table_file(self.study))
         self._written, self._count = time.monotonic(), ended
 
     def _run_rows(self, run: PlannedRun, found: State) -> list[dict[str, Any]]:
@@ -153,8 +156,10 @@ class StudyTable:
             return [failed]
         try:
             disk = glance(self.root, run.name, run.point)
-        except DamagedError as error:
+        except (DamagedError, MistakenError) as error:
             return [{**failed, "reason": str(error)}]
+        if disk is not None and disk.hash != run.hash:
+            return [{**failed, "reason": str(MistakenError(disk.path, run.hash, disk.hash))}]
         if disk is None:
             return [{**failed, "reason": "it was removed"}]
         ended = {**shared, "status": "finished", "reason": found.reason}
@@ -204,6 +209,7 @@ def write_table(frame: pl.DataFrame, file: Path) -> None:
 
     Raises:
         RunError: it cannot be written.
+        DamagedError: a parquet file's list is damaged (see `miclab.studies.sealed_table`).
     """
     import io
 
@@ -215,22 +221,14 @@ def write_table(frame: pl.DataFrame, file: Path) -> None:
         ]
         frame.with_columns(texts).write_csv(buffer)
     elif file.suffix == ".parquet":
-        frame.write_parquet(buffer, compression="zstd")
+        if not sealed_table.is_listed(file):
+            buffer.write(sealed_table.table_bytes(frame))
+        else:
+            sealed_table.write(frame, file)
+            return
     else:
         raise MiclabError(f"{file}: a table is written as .parquet or .csv.")
     storage.write_bytes(file, buffer.getvalue())
-
-
-def read_table(file: Path) -> pl.DataFrame:
-    """A table that `write_table` wrote as parquet.
-
-    Raises:
-        MiclabError: there is none, or it cannot be read.
-    """
-    try:
-        return pl.read_parquet(file)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise MiclabError(f"{file} cannot be read as a table ({error}). `miclab study run` writes it.") from error
 
 
 def current_rows(study: Study, plan: Plan, root: Path, *, stored: bool = False) -> tuple[pl.DataFrame, list[str]]:
@@ -251,6 +249,6 @@ def current_rows(study: Study, plan: Plan, root: Path, *, stored: bool = False) 
     if not file.exists():
         raise MiclabError(
             f"{study.name} has no rows yet in the preset {study.profile}: there is neither a run of it under {root}"
-            f" nor a table {file}. `miclab study run {study.file} --profile {study.profile}` makes them."
+            f" nor a table {file}. `miclab study run {study.file} --preset {study.profile}` makes them."
         )
-    return read_table(file), []
+    return read_rows(file), []

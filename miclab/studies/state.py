@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from miclab import storage
-from miclab.errors import DamagedError
+from miclab.errors import DamagedError, MistakenError
 from miclab.runs.find import glance
 from miclab.runs.run import Run
 from miclab.studies.lease import Owner, owners
@@ -68,7 +68,8 @@ def forget_failure(root: Path, run: str) -> None:
 def failure_reason(root: Path, run: str) -> str:
     """Why a marked run failed; empty where it has no mark."""
     try:
-        return json.loads(failure_file(root, run).read_bytes())["reason"]
+        mark = json.loads(failure_file(root, run).read_bytes())
+        return str(mark["reason"]) if mark["run"] == run else "the mark of its failure is that of another run"
     except FileNotFoundError:
         return ""
     except (OSError, ValueError, KeyError, TypeError):
@@ -126,10 +127,10 @@ def look(run: PlannedRun, root: Path) -> State:
     """How far one run is, from its own files alone."""
     try:
         disk = glance(root, run.name, run.point)
-    except DamagedError as error:
+    except (DamagedError, MistakenError) as error:
         return State("failed", str(error))
     if disk is not None and disk.hash != run.hash:
-        return State("failed", f"{disk.path} holds another run, {disk.hash}. Move it away.")
+        return State("failed", str(MistakenError(disk.path, run.hash, disk.hash)))
     return state_on_disk(run, disk, failure_reason(root, run.hash))
 
 

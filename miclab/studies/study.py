@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from miclab.config import presets, schema
+from miclab.config.parts import LONGEST_CONTEXT
 from miclab.errors import ConfigError, MiclabError, nearest
+from miclab.studies.ladder import Ladder, read_ladder
 
-Analysis = Literal["knockout", "mean_knockout", "uniform_pattern", "ablation", "context", "oracles"]
+Analysis = Literal["knockout", "mean_knockout", "uniform_pattern", "ablation", "context", "oracles", "entropy"]
 Fields = dict[str, Any]
 
 
@@ -23,11 +25,13 @@ class Block:
         product: values by axis (dotted field of the configuration); axes vary independently, the last one fastest.
         zip: values by axis; all of one length, they go together, and vary slower than those of `product`.
         config: fields for this block alone.
+        stage: of its runs; None: that of the study.
     """
 
     product: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     zip: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     config: Fields = field(default_factory=dict)
+    stage: presets.Stage | None = None
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -75,6 +79,7 @@ class Study:
         parent: stage 1 of a multimodal study; of 0 steps: from scratch.
         encoder: how encoders are pretrained, of modalities whose `encoder_step` says for how many steps; `modality` in
             its `config` holds fields of the modality.
+        ladder: of a study of kind `threshold`: the axis on which thresholds are sought; its grid has every rung.
         probes: analyses after training.
         probe_contexts: context lengths for the analysis `context`.
     """
@@ -89,6 +94,7 @@ class Study:
     request: Fields = field(default_factory=dict)
     grid: tuple[Block, ...] = (Block(),)
     seeds: tuple[int, ...] = (0,)
+    ladder: Ladder | None = None
     parent: Parent = field(default_factory=Parent)
     encoder: Parent = field(default_factory=Parent)
     probes: tuple[Analysis, ...] = ()
@@ -98,6 +104,11 @@ class Study:
     def axes(self) -> tuple[str, ...]:
         """Names of the axes of all blocks, in their order."""
         return tuple(dict.fromkeys(axis for block in self.grid for axis in block.axes))
+
+    @property
+    def stages(self) -> tuple[presets.Stage, ...]:
+        """The stages of its blocks, in their order."""
+        return tuple(dict.fromkeys(block.stage or self.stage for block in self.grid))
 
     @property
     def analysis_names(self) -> tuple[str, ...]:
@@ -127,7 +138,7 @@ def _items(value: Any, where: str, kind: type | None = None) -> tuple[Any, ...]:
 
 
 def _block(value: Any, where: str) -> Block:
-    data = _mapping(value, where, ("product", "zip", "config"))
+    data = _mapping(value, where, ("product", "zip", "config", "stage"))
     axes: dict[str, dict[str, tuple[Any, ...]]] = {}
     for way in ("product", "zip"):
         place = f"{where}.{way}"
@@ -141,7 +152,15 @@ def _block(value: Any, where: str) -> Block:
     both = set(axes["product"]) & set(axes["zip"])
     if both:
         raise ConfigError(f"{where}.zip", sorted(both), "axes that are not in the product too")
-    return Block(product=axes["product"], zip=axes["zip"], config=_mapping(data.get("config"), f"{where}.config"))
+    if "stage" in data:
+        _check_stage(data["stage"], f"{where}.stage")
+    config = _mapping(data.get("config"), f"{where}.config")
+    return Block(product=axes["product"], zip=axes["zip"], config=config, stage=data.get("stage"))
+
+
+def _check_stage(stage: Any, where: str) -> None:
+    if stage not in get_args(presets.Stage):
+        raise ConfigError(where, stage, nearest(str(stage), get_args(presets.Stage)))
 
 
 def _grid(value: Any, where: str) -> tuple[Block, ...]:
@@ -167,7 +186,21 @@ def laid_over(base: Fields, change: Fields) -> Fields:
     return merged
 
 
-KEYS = ("title", "answers", "stage", "config", "grid", "parent", "encoder", "probes", "probe_contexts", "profiles")
+KINDS = ("grid", "threshold")
+KEYS = (
+    "title",
+    "answers",
+    "kind",
+    "ladder",
+    "stage",
+    "config",
+    "grid",
+    "parent",
+    "encoder",
+    "probes",
+    "probe_contexts",
+    "profiles",
+)
 
 
 def load_study(file: Path | str, profile: str) -> Study:
@@ -196,14 +229,9 @@ def presets_of(file: Path | str) -> tuple[str, ...]:
 
 
 def _read(file: Path) -> Any:
-    import yaml
+    from miclab.config.strict_yaml import read_yaml
 
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError("study", str(file), f"a YAML file that can be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError("study", str(file), f"a YAML file in UTF-8 without syntax errors ({error})") from error
+    data = read_yaml(file, "study")
     if not data:
         raise ConfigError("study", str(file), "a YAML file that is not empty (docs/reference/study-file.md)")
     return data
@@ -212,19 +240,24 @@ def _read(file: Path) -> Any:
 def _study(value: Any, file: Path, profile: str) -> Study:
     data = _mapping(value, "study", KEYS)
     stage = data.get("stage", "unimodal")
-    if stage not in get_args(presets.Stage):
-        raise ConfigError("stage", stage, nearest(str(stage), get_args(presets.Stage)))
+    _check_stage(stage, "stage")
     if profile not in get_args(presets.Profile):
-        raise ConfigError("profile", profile, nearest(profile, get_args(presets.Profile)))
+        raise ConfigError("preset", profile, nearest(profile, get_args(presets.Profile)))
     known = _mapping(data.get("profiles"), "profiles", get_args(presets.Profile))
     if profile not in known:
-        raise ConfigError("profile", profile, f"one that the study has: {', '.join(known) or 'it has none'}")
+        raise ConfigError("preset", profile, f"one that the study has: {', '.join(known) or 'it has none'}")
     where = f"profiles.{profile}"
     chosen = _mapping(known[profile], where, ("seeds", "request", "config", "grid", "parent", "encoder"))
     seeds = _items(chosen.get("seeds", [0]), f"{where}.seeds", int)
     if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**63 for seed in seeds):
         raise ConfigError(f"{where}.seeds", list(seeds), "at least one seed from 0 to 2^63 - 1, none twice")
-    if stage != "multimodal" and ("parent" in data or "parent" in chosen):
+    place = f"{where}.grid" if "grid" in chosen else "grid"
+    grid = _grid(chosen.get("grid", data.get("grid", [])), place)
+    ladder = _ladder(data)
+    if ladder is not None:
+        grid = tuple(_with_rungs(block, ladder, f"{place}[{i}]") for i, block in enumerate(grid))
+    stages = {block.stage or stage for block in grid}
+    if "multimodal" not in stages and ("parent" in data or "parent" in chosen):
         raise ConfigError("parent", data.get("parent"), "only in a study whose stage is multimodal")
     first, second = _parent(data.get("parent"), "parent"), _parent(chosen.get("parent"), f"{where}.parent")
     encoder = _parent(data.get("encoder"), "encoder")
@@ -236,9 +269,11 @@ def _study(value: Any, file: Path, profile: str) -> Study:
     contexts = _items(data.get("probe_contexts", []), "probe_contexts", int)
     if ("context" in probes) != bool(contexts):
         raise ConfigError("probe_contexts", list(contexts), "a list with the analysis `context`, and only with it")
+    for context in contexts:
+        if not 2 <= context <= LONGEST_CONTEXT:
+            raise ConfigError("probe_contexts", context, f"numbers of examples from 2 to {LONGEST_CONTEXT:,}")
     if not isinstance(data.get("title", ""), str):
         raise ConfigError("title", data["title"], "a line of text")
-    place = f"{where}.grid" if "grid" in chosen else "grid"
     return Study(
         name=file.stem,
         file=file,
@@ -248,7 +283,8 @@ def _study(value: Any, file: Path, profile: str) -> Study:
         stage=stage,
         config=laid_over(_mapping(data.get("config"), "config"), _mapping(chosen.get("config"), f"{where}.config")),
         request=_mapping(chosen.get("request"), f"{where}.request"),
-        grid=_grid(chosen.get("grid", data.get("grid", [])), place),
+        grid=grid,
+        ladder=ladder,
         seeds=seeds,
         parent=Parent(config=laid_over(first.config, second.config), request=laid_over(first.request, second.request)),
         encoder=Parent(
@@ -257,6 +293,26 @@ def _study(value: Any, file: Path, profile: str) -> Study:
         probes=tuple(dict.fromkeys(probes)),
         probe_contexts=tuple(dict.fromkeys(contexts)),
     )
+
+
+def _ladder(data: Fields) -> Ladder | None:
+    kind = data.get("kind", "grid")
+    if kind not in KINDS:
+        raise ConfigError("kind", kind, nearest(str(kind), KINDS))
+    if kind == "grid":
+        if "ladder" in data:
+            raise ConfigError("ladder", data["ladder"], "only in a study of kind: threshold")
+        return None
+    if "ladder" not in data:
+        raise ConfigError("ladder", None, "axis and values of the ladder, in a study of kind: threshold")
+    return read_ladder(data["ladder"], "ladder")
+
+
+def _with_rungs(block: Block, ladder: Ladder, where: str) -> Block:
+    """A block with every rung of the ladder."""
+    if ladder.axis in block.axes:
+        raise ConfigError(where, ladder.axis, "axes other than the ladder's, which is the axis of all blocks")
+    return replace(block, product={**block.product, ladder.axis: ladder.values})
 
 
 def nested(axes: Mapping[str, Any]) -> Fields:

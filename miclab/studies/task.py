@@ -22,7 +22,7 @@ from miclab.config import schema
 from miclab.config.extensions import Handed, taken_up
 from miclab.config.request import Request
 from miclab.config.run import RunConfig
-from miclab.errors import BusyError, MiclabError
+from miclab.errors import BusyError, MiclabError, MistakenError
 from miclab.runs.find import directory_name, open_run
 from miclab.runs.run import Run
 from miclab.studies import state
@@ -88,9 +88,16 @@ def task_run(path: str) -> str:
 
 
 def read_task(path: str) -> tuple[Path, PlannedRun]:
-    """The directory of runs and the run of a task file."""
+    """The directory of runs and the run of a task file.
+
+    Raises:
+        MistakenError: it holds another run than its name says.
+    """
     data = json.loads(Path(path).read_bytes())
     config = schema.from_mapping(RunConfig, data["config"])
+    found = schema.trajectory_hash(config)
+    if not found == data["hash"] == task_run(path):
+        raise MistakenError(path, task_run(path), found)
     run = PlannedRun(
         hash=data["hash"],
         name=directory_name(config.stage, config.variety, data["hash"]),

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from miclab.config import schema
+from miclab import interrupts
+from miclab.config import memory, schema
 from miclab.config.request import Request
 from miclab.config.run import RunConfig
 from miclab.errors import RunError
@@ -75,7 +76,8 @@ class _Signals:
     """
 
     def __enter__(self) -> _Signals:
-        self.received = ""
+        # One that was swallowed before training began counts too.
+        self.received = "SIGINT" if interrupts.claim() else ""
         self.heeded = False
         self._old = {}
         if threading.current_thread() is threading.main_thread():
@@ -88,7 +90,8 @@ class _Signals:
 
     def __exit__(self, *details: object) -> None:
         for number, handler in self._old.items():
-            signal.signal(number, handler)
+            # None: the handler was not set by Python, and cannot be set again.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         if self.received and not self.heeded:
             os.kill(os.getpid(), signal.Signals[self.received])
 
@@ -125,8 +128,10 @@ def prepared(
     Raises:
         RunError: a run before this one is missing, is not finished at the step named, or does not fit.
         ConfigError: the configuration cannot work on this machine or with its data.
+        TooLargeError: it needs more memory than the machine has.
     """
     lineage = lineage or Lineage.resolve(config, root)
+    memory.check_training(lineage.config)
     config, line = numerics.resolved(lineage.config, steps)
     # What only the model can refuse is refused before a directory is made.
     Objective(config)
@@ -135,12 +140,6 @@ def prepared(
         # Real data may hold out too few classes: that too is said before a directory is made.
         novel_world(config, world, "evaluation", 0)
     return Prepared(create(root, config, world.tensors()), line, lineage)
-
-
-def prepare(config: RunConfig, root: Path | str = "runs", steps: int = numerics.PAYS_FROM) -> tuple[Run, str]:
-    """`prepared`: the run, and the line about its numeric mode."""
-    found = prepared(config, root, steps)
-    return found.run, found.line
 
 
 def _all_finite(tensors: Mapping[str, Tensor]) -> bool:
@@ -181,8 +180,11 @@ def train(
     Raises:
         RunError: another process trains it, it was begun in another numeric mode, or it cannot be written.
         ConfigError: its numeric mode or device cannot be had on this machine.
+        TooLargeError: it needs more memory than the machine has.
     """
     config = run.config
+    memory.check_training(config)
+    memory.check_evaluation(config, request.sequences, request.novel_sets)
     with run.locked(), _Signals() as signals:
         if run.status == "diverged":
             return Outcome("diverged", run.step, run.reason)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miclab.config import presets, schema
+from miclab.config import memory, presets, schema
 from miclab.config.parts import ModalityConfig, ParentConfig, SequenceConfig
 from miclab.config.request import Request
 from miclab.config.run import RunConfig
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from miclab.training.loop import Outcome, Prepared
 
 Fields = Mapping[str, Any]
+STAGES = ("unimodal", "multimodal", "encoder")
+"""What can be trained by name."""
 AUTO = "auto"
 NONE = "none"
 TAKEN = ("source", "content", "shape", "dimension", "encoder", "features")
@@ -68,6 +70,16 @@ class Done:
 Watch = Callable[[str, "Prepared", Request], AbstractContextManager[Callable[[int, str], None]]]
 """From a training's title, prepared run and request to a context around it. Its value is called after every step with
 the step and a short text."""
+
+
+def kind_of(stage: str, stage_one: str) -> presets.Stage:
+    """Which preset a stage's configuration comes from: early fusion is the multimodal stage without a stage 1.
+
+    Arguments:
+        stage: `unimodal` or `multimodal`.
+        stage_one: what is given as the stage-1 run: a run, `auto` or `none`.
+    """
+    return "unimodal" if stage == "unimodal" else "early_fusion" if stage_one == NONE else "multimodal"
 
 
 # -- what is trained ----------------------------------------------------------------------------------------------
@@ -248,6 +260,7 @@ def check(plan: Sequence[Training], root: Path | str) -> None:
         RunError: an earlier run is missing, has no checkpoint at the step that is named, or does not fit.
         ConfigError: a training cannot work.
         DataError: a source cannot be had.
+        TooLargeError: one needs more memory than the machine has.
     """
     from miclab.model.classifier import model_of
     from miclab.training.lineage import Lineage, check_parent, kept_of_parent
@@ -259,6 +272,8 @@ def check(plan: Sequence[Training], root: Path | str) -> None:
         lineage = Lineage.resolve(training.config, root)
         lineage.check()
         config = lineage.config
+        memory.check_training(config)
+        memory.check_evaluation(config, training.request.sequences, training.request.novel_sets)
         if training.grows and before is not None:
             # The hash alone is not known yet: it depends on the numeric mode.
             config = replace(config, parent=ParentConfig(run="0" * 64, step=plan[0].request.steps))

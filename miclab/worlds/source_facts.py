@@ -7,12 +7,12 @@ reading any data. Training checks that the data are these (`miclab.worlds.exempl
 from __future__ import annotations
 
 import functools
-import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from miclab.config.extensions import check_marks, loaded, marks_of
+from miclab import storage
+from miclab.config.extensions import check_fingerprints, fingerprints_of, loaded
 from miclab.config.parts import ModalityConfig
 from miclab.config.run import RunConfig
 
@@ -36,7 +36,8 @@ class Facts:
 
 @functools.cache
 def _written() -> dict[str, Facts]:
-    found = json.loads(FACTS.read_text(encoding="utf-8"))
+    """The facts of the shipped data. Raises DamagedError where the file is not the one that was made."""
+    found = storage.read_sealed(FACTS, "Install miclab again, or restore the file from the repository.")
     return {name: Facts(one["content"], tuple(one["shape"]), one["classes"]) for name, one in found.items()}
 
 
@@ -79,29 +80,29 @@ def resolved(config: RunConfig) -> RunConfig:
         # Every class is a label of its own.
         found = {name: replace(modality, labels=modality.classes) for name, modality in found.items()}
     config = config if found == dict(config.modalities) else replace(config, modalities=found)
-    return with_plugins(config)
+    return with_fingerprints(config)
 
 
-def with_plugins(config: RunConfig) -> RunConfig:
-    """The configuration with the marks of the plugins that it uses.
+def with_fingerprints(config: RunConfig) -> RunConfig:
+    """The configuration with the fingerprints of the plugins that it uses.
 
     Raises:
         ConfigError: it names plugins already, and they are not loaded, or have another content.
     """
-    marks = plugin_marks(config)
-    if config.plugins == marks:
+    fingerprints = plugin_fingerprints(config)
+    if config.plugins == fingerprints:
         return config
     if config.plugins:
-        check_marks(config.plugins)
-    return replace(config, plugins=marks)
+        check_fingerprints(config.plugins)
+    return replace(config, plugins=fingerprints)
 
 
-def plugin_marks(config: RunConfig) -> tuple[str, ...]:
-    """The marks of the plugins that a configuration uses (see `miclab.config.extensions`)."""
+def plugin_fingerprints(config: RunConfig) -> tuple[str, ...]:
+    """The fingerprints of the plugins that a configuration uses (see `miclab.config.extensions`)."""
     if not loaded():
         return ()
     # Plans of studies without plugins are made without torch.
     from miclab.data.registry import SOURCES
 
     sources = [(SOURCES, m.source.partition(":")[0]) for m in config.modalities.values() if m.source]
-    return marks_of([*config.uses(), *sources])
+    return fingerprints_of([*config.uses(), *sources])

@@ -10,10 +10,12 @@ With real data novel classes are held-out classes, and the query of the other sp
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from miclab.config.request import SplitSizes
+from miclab.config import memory
+from miclab.config.request import SPLITS, SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError
 from miclab.seeds import stream
@@ -28,7 +30,21 @@ from miclab.worlds.sequences import (
 )
 from miclab.worlds.world import World, novel_world
 
-SPLITS = ("train", "icl", "swapped", "iwl")
+_counters: list[Callable[[int], None]] = []
+
+
+@contextlib.contextmanager
+def counted(on_sequences: Callable[[int], None]) -> Iterator[None]:
+    """Counts the sequences of splits while the context is open, whoever looks at them: for progress bars.
+
+    Arguments:
+        on_sequences: called after each batch that was looked at, with its number of sequences.
+    """
+    _counters.append(on_sequences)
+    try:
+        yield
+    finally:
+        _counters.remove(on_sequences)
 
 
 def _plan(config: RunConfig, world: World, split: str, count: int, generator) -> ClassPlan:
@@ -45,9 +61,14 @@ def split_batches(config: RunConfig, world: World, split: str, sizes: SplitSizes
 
     They are a function of (config, seed, split) alone, and share no random stream with training. The seed is that of
     `sizes`, or that of the configuration.
+
+    Raises:
+        ConfigError: there is no such split.
+        TooLargeError: the sequences need more memory than the machine has.
     """
     if split not in SPLITS:
         raise ConfigError("split", split, f"one of {', '.join(SPLITS)}")
+    memory.check_evaluation(config, sizes.sequences, sizes.novel_sets)
     if sizes.evaluation_seed >= 0:
         # Nothing but evaluation is drawn below; the world is given.
         config = replace(config, seed=sizes.evaluation_seed)
@@ -55,12 +76,5 @@ def split_batches(config: RunConfig, world: World, split: str, sizes: SplitSizes
         here = novel_world(config, world, "evaluation", index) if split == "icl" else world.evaluated()
         generator = stream(config.seed, "evaluation", split, index)
         yield here, realise(config, here, _plan(config, here, split, sizes.sequences, generator), generator)
-
-
-def with_context(config: RunConfig, context: int) -> RunConfig:
-    """The same run with another number of context examples.
-
-    Raises:
-        ConfigError: the position code cannot place so long a sequence, or the burstiness does not divide it.
-    """
-    return replace(config, sequence=replace(config.sequence, context=context))
+        for on_sequences in _counters:
+            on_sequences(sizes.sequences)

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from miclab.config import memory
 from miclab.config.run import RunConfig
 from miclab.errors import RunError
 from miclab.seeds import stream
@@ -262,7 +263,11 @@ def draw_world(config: RunConfig, kept: Mapping[str, Tensor] | None = None) -> W
         config: names the seed and the modalities; of sources their content (see `miclab.worlds.exemplars.resolved`).
         kept: tensors of the parent's world, and features of real items whose encoder is not trained
             (`features.NAME`); what is in them is taken and only the rest is drawn.
+
+    Raises:
+        TooLargeError: it needs more memory than the machine has.
     """
+    memory.check_world(config)
     kept = kept or {}
     tensors: dict[str, Tensor] = {}
     host: dict[str, int] = {}

@@ -23,7 +23,7 @@ from miclab.statistics.grid import mean, slope
 )
 def o1(rows):
     """IWL against log2 K, and where it is easiest."""
-    cells = grid(rows, "own_study", "K", "icl iwl", rule="student")
+    cells = grid(rows, "own_study", "K", "icl iwl")
     yield cells.condition(slope("iwl", "log2 K") < 0, "slope of IWL per doubling of K", "K is raised")
     yield cells.where(K=8).condition(mean("iwl") > 0.5, "IWL at K = 8", "classes are few")
     yield cells.comparison(mean("icl", K=128), "ICL at K = 128")

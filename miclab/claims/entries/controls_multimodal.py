@@ -13,7 +13,7 @@ from miclab.claims.entries.multimodal import INTACT, KEPT_SHARE, UNTOUCHED, WITH
 from miclab.claims.evidence import Evidence, EvidenceCells, grid
 from miclab.claims.registry import claim
 from miclab.claims.verdict import Finding
-from miclab.statistics.grid import Cell, Expression, Means, lowest, mean, slope
+from miclab.statistics.grid import Cell, Expression, Means, accuracy, lowest, mean, slope
 
 STUDY = "circuit_controls"
 MEAN_UNTOUCHED = "probe.mean_knockout.untouched"
@@ -104,6 +104,7 @@ def x6(rows: Evidence) -> Iterator[Finding]:
                     mean(column) / mean(intact) < KEPT_SHARE,
                     SHARE,
                     f"B is {bursts} and {words} stands in for the {name}",
+                    f"{name} cut, {words}, B = {bursts}",
                 )
         cells = _cells(rows, [UNTOUCHED, *WITHOUT.values(), *CONTROLS.values()], heads=4, bursts=bursts, swapped=False)
         for name, column in WITHOUT.items():
@@ -111,8 +112,9 @@ def x6(rows: Evidence) -> Iterator[Finding]:
                 mean(CONTROLS[name]) - mean(column) > GAP,
                 "accuracy without random other heads minus accuracy without the head",
                 f"B is {bursts} and the {name} is one of four in its layer",
+                f"{name} of four, B = {bursts}",
             )
-            yield cells.comparison(mean(column), f"four heads, B = {bursts}: accuracy without the {name}")
+            yield cells.comparison(accuracy(column), f"four heads, B = {bursts}: accuracy without the {name}")
 
 
 @claim(
@@ -133,10 +135,13 @@ def x7(rows: Evidence) -> Iterator[Finding]:
             place = f"{name} stands next to the label and B is {bursts}"
             for modality, column in (("M2", SECOND), ("M1", PRIMARY)):
                 yield cells.condition(
-                    mean(column) / mean(INTACT) < KEPT_SHARE, SHARE, f"{place}, {modality}'s items zeroed"
+                    mean(column) / mean(INTACT) < KEPT_SHARE,
+                    SHARE,
+                    f"{place}, {modality}'s items zeroed",
+                    f"{modality} zeroed, {name} last, B = {bursts}",
                 )
             for what, column in (("untouched", INTACT), *ZEROED.items()):
-                yield cells.comparison(mean(column), f"{place}: {what}")
+                yield cells.comparison(accuracy(column), f"{place}: {what}")
 
 
 def _distances(means: Means, figure: str) -> NDArray[np.floating]:

@@ -11,7 +11,7 @@ from miclab.claims.entries.positions import SHARPNESS
 from miclab.claims.evidence import Evidence, EvidenceCells, grid
 from miclab.claims.registry import claim
 from miclab.claims.verdict import Finding
-from miclab.statistics.grid import mean
+from miclab.statistics.grid import accuracy, mean
 
 Decoder = tuple[str, int]
 """Position code and width."""
@@ -41,13 +41,17 @@ def _causes(everything: EvidenceCells, quantity: str, words: str, *, rises: bool
         cells = everything.where(lambda cell, both=(having, lacking): cell.key[:2] in both)
         one, other = (mean(quantity, code=code, width=width) for code, width in (plus, minus))
         yield cells.condition(
-            one - other > GAP, f"{words}, {_name(plus)} minus {_name(minus)}", f"it is put down to {name}"
+            one - other > GAP,
+            f"{words}, {_name(plus)} minus {_name(minus)}",
+            f"it is put down to {name}",
+            f"{_name(plus)} against {_name(minus)}",
         )
 
 
 def _every_decoder(everything: EvidenceCells, quantity: str, words: str) -> Iterator[Finding]:
     for decoder, cells in everything.by("code width"):
-        yield cells.comparison(mean(quantity), f"{words}, {_name(decoder)}")
+        shown = accuracy(quantity) if quantity == "icl" else mean(quantity)
+        yield cells.comparison(shown, f"{words}, {_name(decoder)}")
 
 
 @claim(
@@ -89,4 +93,10 @@ def x11(rows: Evidence) -> Iterator[Finding]:
     """ICL in a context of 16 between decoders that differ in one thing."""
     cells = grid(rows, "context_codes", "code width N", "icl")
     yield from _causes(cells, "icl", "ICL at N = 16", rises=False)
+    for _, having, lacking in PARTS:
+        yield cells.leaves_first(
+            lambda cell, mine=lacking: cell.key[:2] == mine,
+            lambda cell, mine=having: cell.key[:2] == mine,
+            f"share of seeds in which {_name(lacking)} leaves the plateau before {_name(having)}",
+        )
     yield from _every_decoder(cells, "icl", "ICL at N = 16")

@@ -44,7 +44,7 @@ ABSOLUTE = {
 }
 
 
-def _of(everything: EvidenceCells, *decoders: Mapping[str, Any]) -> EvidenceCells:
+def decoders(everything: EvidenceCells, *decoders: Mapping[str, Any]) -> EvidenceCells:
     """The cells of some decoders."""
     return everything.where(lambda cell: any(all(vars(cell)[k] == v for k, v in one.items()) for one in decoders))
 
@@ -69,15 +69,15 @@ def steps_ratio(one: Mapping[str, Any], other: Mapping[str, Any]) -> Expression:
 )
 def x12(rows: Evidence) -> Iterator[Finding]:
     """Steps to 0.9 of rope with a bias of the keys over those of absolute codes."""
-    everything = grid(rows, STUDY, AXES, STEPS, rule="student").where(K=4096, B=2)
+    everything = grid(rows, STUDY, AXES, STEPS).where(K=4096, B=2)
     for name, absolute in ABSOLUTE.items():
-        yield _of(everything, KEYS, absolute).condition(
+        yield decoders(everything, KEYS, absolute).condition(
             steps_ratio(KEYS, absolute) < 1.25,
             f"steps to 0.9, rope with a bias of the keys over {name}",
             f"the absolute code is {name}",
         )
     for name, one in {"rope": PLAIN, "rope with a bias of the keys": KEYS, **ABSOLUTE}.items():
-        yield _of(everything, one).comparison(
+        yield decoders(everything, one).comparison(
             mean("steps, censored").on_log_scale(), f"steps to 0.9, {name} (its last step where it does not get there)"
         )
 
@@ -96,10 +96,10 @@ def x12(rows: Evidence) -> Iterator[Finding]:
 def x13(rows: Evidence) -> Iterator[Finding]:
     """The lead of absolute codes over rope with fixed placement against half of that with random placement."""
     for classes in POINTS:
-        everything = grid(rows, STUDY, AXES, "icl", rule="student").where(K=classes, B=2)
+        everything = grid(rows, STUDY, AXES, "icl").where(K=classes, B=2)
         for name, absolute in ABSOLUTE.items():
             rope, fixed = decoder(width=absolute["width"]), {**absolute, "placement": "fixed"}
-            cells = _of(everything, absolute, fixed, rope)
+            cells = decoders(everything, absolute, fixed, rope)
             random_lead = mean("icl", **absolute) - mean("icl", **rope)
             fixed_lead = mean("icl", **fixed) - mean("icl", **rope)
             place = f"K is {classes} and the code is {name}"
@@ -146,19 +146,19 @@ def x14(rows: Evidence) -> Iterator[Finding]:
     quantities: Mapping[str, Quantity] = {
         "PH": previous_token, "untouched": "probe.uniform_pattern.untouched", "uniform": uniform_in_first,
     }  # fmt: skip
-    everything = grid(rows, STUDY, AXES, quantities, rule="student").where(K=4096, B=2)
+    everything = grid(rows, STUDY, AXES, quantities).where(K=4096, B=2)
     helped = {"a bias of the keys": KEYS, "a constant on every token": CONSTANT}
     heads = "attention of a label on its own item, layer 0, step 1,500"
     for name, one in helped.items():
-        yield _of(everything, one).condition(mean("PH") > 0.5, heads, f"rope has {name} and its head is looked at")
-    yield _of(everything, PLAIN).condition(mean("PH") < 0.25, heads, "the head of plain rope is looked at")
+        yield decoders(everything, one).condition(mean("PH") > 0.5, heads, f"rope has {name} and its head is looked at")
+    yield decoders(everything, PLAIN).condition(mean("PH") < 0.25, heads, "the head of plain rope is looked at")
     for name, one in helped.items():
-        yield _of(everything, one).condition(
+        yield decoders(everything, one).condition(
             mean("untouched") - mean("uniform") > DROP,
             "ICL minus ICL with the pattern of layer 0 set to uniform",
             f"rope has {name} and needs its head",
         )
-    yield _of(everything, PLAIN).comparison(
+    yield decoders(everything, PLAIN).comparison(
         mean("untouched") - mean("uniform"), "ICL minus ICL with the pattern of layer 0 set to uniform, plain rope"
     )
 
@@ -175,14 +175,14 @@ def x14(rows: Evidence) -> Iterator[Finding]:
 )
 def x15(rows: Evidence) -> Iterator[Finding]:
     """Steps to 0.9 of rope with a bias of the keys over those of learnt positions, under SGD."""
-    everything = grid(rows, "position_constant_sgd", "code bias", STEPS, rule="student")
+    everything = grid(rows, "position_constant_sgd", "code bias", STEPS)
     keys, learnt, plain = ({"code": c, "bias": b} for c, b in (("rope", "key"), ("learned", "none"), ("rope", "none")))
-    yield _of(everything, keys, learnt).condition(
+    yield decoders(everything, keys, learnt).condition(
         steps_ratio(keys, learnt) < 1.1,
         "steps to 0.9, rope with a bias of the keys over learnt positions",
         "SGD is as in the paper",
     )
     for name, one in {"rope": plain, "rope with a bias of the keys": keys, "learnt positions": learnt}.items():
-        yield _of(everything, one).comparison(
+        yield decoders(everything, one).comparison(
             mean("steps, censored").on_log_scale(), f"steps to 0.9, {name} (its last step where it does not get there)"
         )

@@ -106,6 +106,11 @@ def u5(rows: Evidence) -> Iterator[Finding]:
         "ICL(APE) - ICL(rope) at K = 4096, B = 4",
         paper("U5", "gap at K = 4096, B = 4"),
     )
+    yield everything.leaves_first(
+        lambda cell: cell.code == "onehot",
+        lambda cell: cell.code == "rope",
+        "share of seeds in which APE leaves the plateau before rope, steps averaged over all K and B",
+    )
     if everything.used:
         yield f"compared at step {everything.step}"
 

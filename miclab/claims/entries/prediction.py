@@ -21,7 +21,7 @@ from miclab.claims.registry import claim
 from miclab.claims.verdict import Comparison, Condition, Finding
 from miclab.config.axes import field_of
 from miclab.statistics.correlation import pearson
-from miclab.statistics.intervals import RESAMPLES, Interval
+from miclab.statistics.intervals import RESAMPLES, Interval, Resampled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,30 +93,41 @@ class Table:
         return not self.short and self.configurations >= LEAST_CONFIGURATIONS
 
     @cached_property
+    def _members(self) -> list[NDArray[np.integer]]:
+        """Runs of each configuration, by index."""
+        return [np.flatnonzero(self.groups == group) for group in np.unique(self.groups)]
+
+    @cached_property
     def _resamples(self) -> list[NDArray[np.integer]]:
         """Runs of resampled configurations, by index."""
-        generator = np.random.default_rng(0)
-        members = [np.flatnonzero(self.groups == group) for group in np.unique(self.groups)]
+        generator, members = np.random.default_rng(0), self._members
         count = len(members)
         return [np.concatenate([members[i] for i in generator.integers(count, size=count)]) for _ in range(RESAMPLES)]
 
-    def interval(self, statistic: Callable[[NDArray[np.integer]], float], level: float = 0.95) -> Interval | None:
-        """A statistic of runs (given by index) with its percentile bootstrap over configurations; None where the rows
-        do not suffice."""
+    def resampled(self, statistic: Callable[[NDArray[np.integer]], float]) -> Resampled | None:
+        """A statistic of runs (given by index) over resampled configurations; None where the rows do not suffice."""
         if not self.decidable:
             return None
-        draws = [statistic(chosen) for chosen in self._resamples]
-        low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
-        estimate = statistic(np.arange(self.runs))
-        return Interval(float(estimate), float(low), float(high), "configuration", self.configurations, level)
+        draws = np.array([statistic(chosen) for chosen in self._resamples])
+        every = range(len(self._members))
+        without = [np.concatenate([self._members[i] for i in every if i != left]) for left in every]
+        return Resampled(statistic(np.arange(self.runs)), draws, np.array([statistic(runs) for runs in without]))
+
+    def interval(self, statistic: Callable[[NDArray[np.integer]], float]) -> Interval | None:
+        """A statistic of runs (given by index) with its BCa bootstrap over configurations; None where the rows do not
+        suffice."""
+        found = self.resampled(statistic)
+        return found.interval("configuration", self.configurations) if found else None
 
     def condition(
         self, statistic: Callable[[NDArray[np.integer]], float], low: float, quantity: str, text: str
     ) -> Condition:
         """A condition on a statistic of runs (given by index): its interval above `low`."""
+        found = self.resampled(statistic)
+        measured = found.interval("configuration", self.configurations) if found else None
         return Condition(
-            text=text, quantity=quantity, measured=self.interval(statistic), low=low, used=self.used,
-            absent=self.absent,
+            text=text, quantity=quantity, measured=measured, low=low, used=self.used, absent=self.absent,
+            p=found.p(low, np.inf) if found else None,
         )  # fmt: skip
 
     def features(self, names: Sequence[str]) -> NDArray[np.floating]:

@@ -15,9 +15,9 @@ from miclab.claims.plots.figures import accuracy_axis, need, new_figure
 from miclab.claims.plots.panels import points
 from miclab.claims.registry import claim
 from miclab.claims.verdict import Finding
-from miclab.statistics.correlation import correlate
-from miclab.statistics.grid import Predicate, highest, mean, slope
-from miclab.statistics.intervals import Interval
+from miclab.statistics.correlation import resampled
+from miclab.statistics.grid import Predicate, accuracy, highest, mean, slope
+from miclab.statistics.intervals import Resampled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,6 +32,11 @@ GROUPS = {
 """Studies over whose cells CKA is compared with ICL."""
 CELLS = f"source1 source2 K1 K2 {SHAPE} stage1_steps pairing K3 encoder_step3"
 """What distinguishes their cells."""
+BEYOND = (
+    "Pairs of synthetic data share their label alone: a projector that knows every label reaches a debiased CKA of "
+    "about 0.01 (scripts/cka_ceiling.py; 2026-11-26). With few classes of real data CKA is as high by chance."
+)
+"""Why CKA cannot answer the question of A1 and D5."""
 STRONG = 0.8
 """In-context accuracy on held-out concepts that counts as strong."""
 FEW = 0.9
@@ -58,6 +63,7 @@ SHAPES: dict[str, Predicate] = {
         "interval."
     ),
     studies="alignment",
+    beyond=BEYOND,
 )
 def a1(rows: Evidence) -> Iterator[Finding]:
     """Alignment by dimension of M2, and with an encoder against a projector of equal size."""
@@ -89,7 +95,7 @@ def a1(rows: Evidence) -> Iterator[Finding]:
     for name, keep in SHAPES.items():
         yield cells.comparison(mean(DISTANCE, keep), f"L2 distance, {name}", known.get(f"L2 distance, {name}"))
         yield cells.comparison(mean(NULL, keep), f"95 % of debiased CKA of shuffled pairs, {name}")
-        yield cells.comparison(mean("icl", keep), f"ICL, {name}")
+        yield cells.comparison(accuracy("icl", keep), f"ICL, {name}")
     page = "docs/findings/alignment.md"
     yield f"The paper's CKA is probably the plain one: {page} says from how many rows on it means anything."
 
@@ -121,7 +127,7 @@ def a2(rows: Evidence) -> Iterator[Finding]:
     for count in sorted(set(cells.axis("K2"))):
         for frozen in sorted(set(cells.axis("frozen"))):
             yield cells.comparison(
-                mean("icl", frozen=frozen, K2=count),
+                accuracy("icl", frozen=frozen, K2=count),
                 f"ICL at K2 = {count}, frozen: {', '.join(frozen) or 'nothing'}",
             )
 
@@ -158,7 +164,9 @@ def pairing(rows: Evidence, study: str) -> Iterator[Finding]:
     }
     full, scratch, untrained, _ = kinds.values()
     whole, part = mean("icl", full, K2=many), mean("icl", full, K2=few)
-    yield cells.condition(whole > STRONG, f"ICL on held-out concepts at K2 = {many}", "all classes are there")
+    yield cells.condition(
+        accuracy("icl", full, K2=many) > STRONG, f"ICL on held-out concepts at K2 = {many}", "all classes are there"
+    )
     yield cells.condition(
         part / whole > FEW, f"ICL at K2 = {few} over ICL at K2 = {many}", f"few classes ({few}) have to do"
     )
@@ -172,11 +180,11 @@ def pairing(rows: Evidence, study: str) -> Iterator[Finding]:
         "ICL with pretrained encoders minus with untrained ones",
         "the encoder is left untrained for comparison",
     )
-    yield cells.comparison(mean(oracle, full, K2=many), f"nearest exemplar (the ceiling) at K2 = {many}")
+    yield cells.comparison(accuracy(oracle, full, K2=many), f"nearest exemplar (the ceiling) at K2 = {many}")
     for name, keep in kinds.items():
         for count in sorted(set(cells.axis("K2"))):
             if cells.chosen(keep, K2=count).any():
-                yield cells.comparison(mean("icl", keep, K2=count), f"ICL at K2 = {count}, {name}")
+                yield cells.comparison(accuracy("icl", keep, K2=count), f"ICL at K2 = {count}, {name}")
 
 
 def _pairing_claim(id: str, study: str, first: str, second: str) -> None:
@@ -202,12 +210,11 @@ _pairing_claim("D3", "speech_pictures", "spoken words", "pictures")
 _pairing_claim("D4", "three_modalities", "words", "pictures and spoken words at once")
 
 
-def aligned_correlation(cells: EvidenceCells) -> Interval | None:
+def aligned_correlation(cells: EvidenceCells) -> Resampled | None:
     """Pearson's correlation of CKA and ICL over cells; cells are resampled, since they are compared, not seeds."""
     if not cells.decidable:
         return None
-    means = cells.draws[0]
-    return correlate(means[CKA], means["icl"], np.arange(len(cells.keys))).pearson_interval
+    return resampled(cells.means[CKA], cells.means["icl"], np.arange(len(cells.keys)))
 
 
 def _alignment(rows: Evidence) -> Figure:
@@ -217,7 +224,9 @@ def _alignment(rows: Evidence) -> Figure:
         cells = {study: grid(rows, study, CELLS, (CKA, "icl")) for study in studies}
         x, y = ([p.mean for c in cells.values() for p in points(c, what)] for what in (CKA, "icl"))
         groups = [study for study, c in cells.items() for _ in points(c, "icl")]
-        interval = aligned_correlation(grid(rows, studies, CELLS, (CKA, "icl")))
+        everything = grid(rows, studies, CELLS, (CKA, "icl"))
+        found = aligned_correlation(everything)
+        interval = found.interval("configuration", len(everything.keys)) if found else None
         panels.scatter(place, x, y, groups, "debiased CKA of M2 with M1", interval)
         place.set_title(f"{name}: {place.get_title(loc='left') or 'r: rows are missing'}", fontsize=8, loc="left")
         accuracy_axis(place, ylabel="multimodal ICL")
@@ -240,12 +249,17 @@ def _alignment(rows: Evidence) -> Figure:
     ),
     studies=("alignment", "parts_trained", "real_secondary", *PAIRINGS),
     figure=_alignment,
+    beyond=BEYOND,
 )
 def d5(rows: Evidence) -> Iterator[Finding]:
     """Correlation of the debiased CKA of M2 with multimodal ICL over the cells of all studies."""
     for name, studies in GROUPS.items():
         cells = grid(rows, studies, CELLS, (CKA, "icl"))
+        found = aligned_correlation(cells)
         yield cells.judged(
-            aligned_correlation(cells), "Pearson correlation of M2's debiased CKA and ICL",
-            f"the runs are on {name}", low=0.0,
-        )  # fmt: skip
+            found.interval("configuration", len(cells.keys)) if found else None,
+            "Pearson correlation of M2's debiased CKA and ICL",
+            f"the runs are on {name}",
+            low=0.0,
+            p=found.p(0.0, np.inf) if found else None,
+        )

@@ -14,21 +14,13 @@ from miclab.claims.plots import panels
 from miclab.claims.plots.panels import points, scale
 from miclab.config.axes import axis_name
 from miclab.errors import MiclabError
+from miclab.statistics.style import DATES, STYLE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from miclab.claims.registry import Claim
 
-STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "miclab",
-    "pdf.fonttype": 42,
-    "font.size": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
-DATES = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": None}
-"""What keeps the date out of a file, by its kind."""
 Drawing = Callable[[Evidence], "Figure"]
 
 
@@ -167,6 +159,5 @@ def draw(evidence: Evidence, claim: Claim, folder: Path, kinds: Sequence[str] = 
     Raises:
         NoRowsError: the studies of the claim have no rows.
     """
-    over = "configurations" if claim.id.startswith("C") else "seeds"
-    title = f"{claim.id}, profile {evidence.profile}; 95 % intervals over {over}"
+    title = f"{claim.id}, profile {evidence.profile}; 95 % intervals over {claim.theme.over}"
     return write(lambda: claim.draw(evidence), title, folder, f"{claim.id}-{evidence.profile}", kinds)

@@ -7,17 +7,14 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from miclab.claims.plots.figures import need
-from miclab.claims.verdict import Comparison, Condition, Findings
+from miclab.claims.plots.panels import SEEDS
+from miclab.claims.verdict import Comparison, Condition, Findings, kind_of
 from miclab.statistics.intervals import Interval
-from miclab.statistics.palette import BLACK, BLUE, GREY, VERMILLION
+from miclab.statistics.palette import BLACK, KIND_MARKERS, KINDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-COLOURS = {"holds": BLUE, "does not hold": VERMILLION, "not decided": GREY}
-MARKERS = {"holds": "o", "does not hold": "X", "not decided": "D"}
-"""Colour and shape both show the verdict, for those who see no colours."""
 
 
 def known(interval: Interval | None) -> bool:
@@ -43,7 +40,7 @@ def forest(findings: Findings) -> Figure:
     places = figure.subplots(len(parts), 1, squeeze=False, height_ratios=[len(part) for part in parts])[:, 0]
     for place, part in zip(places, parts, strict=True):
         _lines(place, part)
-        place.set_xlabel("conditions: blue circle holds, orange cross fails, grey diamond is not decided"
+        place.set_xlabel("conditions: blue circle holds, orange cross fails, grey diamond is undecided"
                          if part is conditions else "reported apart", fontsize=7)  # fmt: skip
     return figure
 
@@ -60,11 +57,15 @@ def conditions_figure(findings: Findings) -> Figure:
 
 def _lines(place: Axes, part: list[Condition] | list[Comparison]) -> None:
     for row, item in enumerate(part):
-        measured, verdict = item.measured, item.verdict if isinstance(item, Condition) else "not decided"
+        measured = item.measured
         assert measured is not None
-        colour = COLOURS[verdict] if isinstance(item, Condition) else BLACK
+        # Colour and shape both show the verdict.
+        kind = kind_of(item.verdict) if isinstance(item, Condition) else None
+        colour, shape = (KINDS[kind], KIND_MARKERS[kind]) if kind else (BLACK, "s")
         place.plot([measured.low, measured.high], [row, row], color=colour, lw=1.4)
-        place.plot(measured.mean, row, MARKERS[verdict] if isinstance(item, Condition) else "s", color=colour, ms=4)
+        if item.values:
+            place.plot(item.values, [row] * len(item.values), color=colour, **SEEDS)
+        place.plot(measured.mean, row, shape, color=colour, ms=4)
         if isinstance(item, Condition):
             for bound in (item.low, item.high):
                 if math.isfinite(bound):

@@ -10,26 +10,33 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from miclab.config.axes import DOUBLING, field_named
-from miclab.statistics.grid import Cells, Key, mean
+from miclab.statistics.grid import Cells, Expression, Key, accuracy, mean
 from miclab.statistics.intervals import Interval
-from miclab.statistics.palette import BLACK, SERIES
+from miclab.statistics.palette import ACCURACY, BLACK, series
+from miclab.statistics.style import marker
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PALETTE = (*SERIES, BLACK)
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-MAP = "cividis"
+ACCURACIES = ("icl", "iwl", "swapped", "train", "cla.", "probe.")
+"""How columns begin that lie between 0 and 1."""
+SEEDS: dict[str, Any] = {"marker": ".", "ls": "none", "markersize": 3.5, "alpha": 0.6, "mec": "none", "zorder": 3}
+"""How the seeds' values are drawn: dots without a line."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One cell's mean with the ends of its interval; the ends are the mean where one seed is there."""
+    """One cell's mean with the ends of its interval; the ends are the mean where one seed is there.
+
+    Arguments:
+        seeds: the value of each seed.
+    """
 
     key: Key
     mean: float
     low: float
     high: float
+    seeds: tuple[float, ...] = ()
 
 
 def points(cells: Cells, quantity: str) -> list[Point]:
@@ -39,10 +46,16 @@ def points(cells: Cells, quantity: str) -> list[Point]:
         seeds = cells.values.get(key, {})
         if not seeds:
             continue
-        level = float(np.mean([values[quantity].mean() for values in seeds.values()]))
-        interval = cells.where(lambda cell, key=key: cell.key == key).over_seeds(mean(quantity))
-        found.append(Point(key, level, *((interval.low, interval.high) if interval else (level, level))))
+        dots = tuple(float(values[quantity].mean()) for values in seeds.values())
+        level = float(np.mean(dots))
+        interval = cells.where(lambda cell, key=key: cell.key == key).over_seeds(shown_mean(quantity))
+        found.append(Point(key, level, *((interval.low, interval.high) if interval else (level, level)), dots))
     return found
+
+
+def shown_mean(quantity: str) -> Expression:
+    """Mean of a quantity; of an accuracy with an interval that stays between 0 and 1."""
+    return accuracy(quantity) if quantity.startswith(ACCURACIES) else mean(quantity)
 
 
 def shown(value: Any) -> str:
@@ -73,7 +86,7 @@ def heatmap(
     grid = np.full((len(rows), len(columns)), np.nan)
     for point in found:
         grid[rows.index(point.key[1]), columns.index(point.key[0])] = point.mean
-    image = axes.imshow(grid, origin="lower", cmap=MAP, vmin=limits[0], vmax=limits[1], aspect="auto")
+    image = axes.imshow(grid, origin="lower", cmap=ACCURACY, vmin=limits[0], vmax=limits[1], aspect="auto")
     for point in found:
         place = columns.index(point.key[0]), rows.index(point.key[1])
         colour = "black" if point.mean > limits[0] + 0.55 * (limits[1] - limits[0]) else "white"
@@ -95,8 +108,8 @@ def curve(axes: Axes, x: Sequence[float], found: Sequence[Point], label: str, in
         np.asarray(x, dtype=float)[order],
         middle,
         yerr=[np.maximum(middle - low, 0), np.maximum(high - middle, 0)],
-        color=PALETTE[index % len(PALETTE)],
-        marker=MARKERS[index % len(MARKERS)],
+        color=series(index),
+        marker=marker(index),
         markersize=4,
         lw=1.3,
         ls="-" if line else "none",
@@ -104,12 +117,15 @@ def curve(axes: Axes, x: Sequence[float], found: Sequence[Point], label: str, in
         elinewidth=0.9,
         label=label,
     )
+    dots = [(where, value) for where, point in zip(x, found, strict=True) for value in point.seeds]
+    if dots:
+        axes.plot(*zip(*dots, strict=True), color=series(index), **SEEDS)
 
 
 def band(axes: Axes, steps: Sequence[int], found: Sequence[Point], label: str, index: int) -> None:
     """One series over training steps, its interval as a band."""
-    colour = PALETTE[index % len(PALETTE)]
-    axes.plot(steps, [p.mean for p in found], color=colour, lw=1.3, label=label, marker=MARKERS[index], markersize=3)
+    colour = series(index)
+    axes.plot(steps, [p.mean for p in found], color=colour, lw=1.3, label=label, marker=marker(index), markersize=3)
     axes.fill_between(steps, [p.low for p in found], [p.high for p in found], color=colour, alpha=0.2, lw=0)
 
 
@@ -118,11 +134,14 @@ def bars(axes: Axes, named: Mapping[str, Point], paper: Mapping[str, float], lab
     names = list(named)
     found = list(named.values())
     errors = [[max(p.mean - p.low, 0) for p in found], [max(p.high - p.mean, 0) for p in found]]
-    axes.barh(range(len(names)), [p.mean for p in found], xerr=errors, color=PALETTE[0], alpha=0.75, height=0.6,
+    axes.barh(range(len(names)), [p.mean for p in found], xerr=errors, color=series(0), alpha=0.75, height=0.6,
               error_kw={"lw": 1, "capsize": 2}, label="ours")  # fmt: skip
+    dots = [(value, place) for place, point in enumerate(found) for value in point.seeds]
+    if dots:
+        axes.plot(*zip(*dots, strict=True), color=BLACK, **SEEDS)
     shown = [(paper[name], place) for place, name in enumerate(names) if name in paper]
     if shown:
-        axes.plot(*zip(*shown, strict=True), "D", color=PALETTE[1], markersize=5, ls="none", label="paper")
+        axes.plot(*zip(*shown, strict=True), "D", color=series(1), markersize=5, ls="none", label="paper")
         axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
@@ -134,7 +153,7 @@ def scatter(axes: Axes, x: Any, y: Any, groups: Sequence[str], title: str, inter
     x, y = np.asarray(x), np.asarray(y)
     for index, group in enumerate(dict.fromkeys(groups)):
         mine = [other == group for other in groups]
-        axes.plot(x[mine], y[mine], MARKERS[index % len(MARKERS)], color=PALETTE[index % len(PALETTE)], markersize=3,
+        axes.plot(x[mine], y[mine], marker(index), color=series(index), markersize=3,
                   ls="none", alpha=0.7, label=group)  # fmt: skip
     axes.set_xlabel(title)
     text = "" if interval is None or math.isnan(interval.mean) else f"r = {interval}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 from miclab.claims.evidence import Evidence, EvidenceCells, grid
 from miclab.claims.plots import panels
 from miclab.claims.plots.figures import NoRowsError, new_figure, write
-from miclab.claims.plots.panels import Point, points, shown
+from miclab.claims.plots.panels import ACCURACIES, Point, points, shown
 from miclab.config.axes import axis_name, distinguishing, field_named, field_of
 from miclab.errors import ConfigError, MiclabError, nearest
 from miclab.statistics.grid import Key
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ACCURACIES = ("icl", "iwl", "swapped", "train", "cla.", "probe.")
-"""How columns begin that lie between 0 and 1."""
 FEW_AXES = 2
 """Of so many a curve's label says every value."""
 
@@ -74,8 +73,30 @@ def _chosen(axis: str, option: str, axes: dict[str, tuple[Any, ...]], study: str
     return field
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """The figure of a study, before there are axes for it.
+
+    Arguments:
+        size: width and height in inches that it needs.
+        draw: draws it on axes.
+    """
+
+    size: tuple[float, float]
+    draw: Callable[[Axes], None]
+
+
 def study_figure(rows: Evidence, study: str, view: View) -> Figure:
-    """Curves, or a heat map, of a column of a study's last rows, with 95 % intervals over seeds.
+    """Curves, or a heat map, of a column of a study's last rows, with 95 % intervals over seeds; errors are those of
+    `study_drawing`."""
+    drawing = study_drawing(rows, study, view)
+    figure, (place,) = new_figure(1, *drawing.size)
+    drawing.draw(place)
+    return figure
+
+
+def study_drawing(rows: Evidence, study: str, view: View) -> Drawing:
+    """What `study_figure` draws.
 
     Raises:
         NoRowsError: the study has no rows in the preset.
@@ -84,7 +105,7 @@ def study_figure(rows: Evidence, study: str, view: View) -> Figure:
     axes = varying(rows, study)
     frame = rows.rows(study)
     if frame is None:
-        command = f"miclab study run {rows.directory / study}.yaml --profile {rows.profile}"
+        command = f"miclab study run {rows.directory / study}.yaml --preset {rows.profile}"
         raise NoRowsError(f"{study} has no rows in the preset {rows.profile} yet. `{command}` makes them.")
     columns = [name for name, kind in frame.schema.items() if kind.is_float()]
     if view.value not in columns:
@@ -114,39 +135,43 @@ def _is_accuracy(value: str) -> bool:
     return value.startswith(ACCURACIES)
 
 
-def _heatmap(cells: EvidenceCells, x: str, y: str, value: str, alone: bool) -> Figure:
+def _heatmap(cells: EvidenceCells, x: str, y: str, value: str, alone: bool) -> Drawing:
     found = [Point((p.key[1], p.key[0]), p.mean, p.low, p.high) for p in points(cells, value)]
     means = [point.mean for point in found]
     limits = (0.0, 1.0) if _is_accuracy(value) else (min(means), max(max(means), min(means) + 1e-9))
-    figure, (place,) = new_figure(1, 1.8 + 0.62 * len({p.key[0] for p in found}))
-    names = axis_name(x, alone=alone), axis_name(y, alone=alone)
-    image = panels.heatmap(place, found, value, *names, limits=limits)
-    figure.colorbar(image, ax=place, label=value, shrink=0.8)
-    return figure
+
+    def draw(place: Axes) -> None:
+        names = axis_name(x, alone=alone), axis_name(y, alone=alone)
+        image = panels.heatmap(place, found, value, *names, limits=limits)
+        place.figure.colorbar(image, ax=place, label=value, shrink=0.8)
+
+    return Drawing((1.8 + 0.62 * len({p.key[0] for p in found}), 2.9), draw)
 
 
-def _curves(cells: EvidenceCells, x: str, others: Sequence[str], value: str, alone: bool) -> Figure:
+def _curves(cells: EvidenceCells, x: str, others: Sequence[str], value: str, alone: bool) -> Drawing:
     series = list(dict.fromkeys(key[:-1] for key in cells.keys))
     labels = _labels(others, series, alone)
-    # The legend stands beside the panel.
-    figure, (place,) = new_figure(1, 3.6 + 0.06 * max(map(len, labels)), max(2.9, 0.5 + 0.16 * len(labels)))
     planned = list(dict.fromkeys(cells.axis(x)))
     numeric = _numeric(planned)
-    for index, (parts, label) in enumerate(zip(series, labels, strict=True)):
-        found = points(cells.where(lambda cell, mine=parts: cell.key[:-1] == mine), value)
-        if found:
-            at = [p.key[-1] if numeric else planned.index(p.key[-1]) for p in found]
-            panels.curve(place, at, found, label, index, line=numeric)
-    if numeric:
-        panels.scale(place, x, planned)
-    else:
-        place.set_xticks(range(len(planned)), [shown(part) for part in planned])
-    place.set(xlabel=axis_name(x, alone=alone), ylabel=value)
-    if _is_accuracy(value):
-        place.set_ylim(-0.02, 1.02)
-    if others and place.containers:
-        place.legend(frameon=False, fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
+
+    def draw(place: Axes) -> None:
+        for index, (parts, label) in enumerate(zip(series, labels, strict=True)):
+            found = points(cells.where(lambda cell, mine=parts: cell.key[:-1] == mine), value)
+            if found:
+                at = [p.key[-1] if numeric else planned.index(p.key[-1]) for p in found]
+                panels.curve(place, at, found, label, index, line=numeric)
+        if numeric:
+            panels.scale(place, x, planned)
+        else:
+            place.set_xticks(range(len(planned)), [shown(part) for part in planned])
+        place.set(xlabel=axis_name(x, alone=alone), ylabel=value)
+        if _is_accuracy(value):
+            place.set_ylim(-0.02, 1.02)
+        if others and place.containers:
+            place.legend(frameon=False, fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
+
+    # The legend stands beside the panel.
+    return Drawing((3.6 + 0.06 * max(map(len, labels)), max(2.9, 0.5 + 0.16 * len(labels))), draw)
 
 
 def _labels(axes: Sequence[str], series: Sequence[Key], alone: bool) -> list[str]:

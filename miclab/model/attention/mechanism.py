@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from miclab.config.decoder import DecoderConfig
-from miclab.config.options import ATTENTION, SOFTMAX, AttentionOptions
+from miclab.config.options import ATTENTION, AttentionOptions
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError
 from miclab.model.positions import Coded, Heads, PositionCode, build_positions
@@ -81,6 +81,8 @@ class Mechanism:
     `positions`; `score_bias`, if it adds `positions.score_bias` to scores; `centre_keys`, if it centres keys."""
     facts: frozenset[str] = frozenset()
     """What measures may take for granted of the pattern: `softmax`, if no weight is negative and each row sums to 1."""
+    axes: Mapping[str, str] = {}
+    """Axes of activations that are not the usual ones (`miclab.model.decoder.AXES`), by the names in `points`."""
     followed: tuple[str, ...] = ("everywhere",)
     """Methods that `last` follows: a subclass that has its own gets the slow `last`, unless it has its own of that."""
 
@@ -106,6 +108,15 @@ class Mechanism:
 
     def initial(self, name: str, shape: tuple[int, ...], generator: torch.Generator, *, layer: int) -> Tensor | None:
         """First value of a parameter; None: Normal(0, initial_std)."""
+        return None
+
+    def of_layer(self, layer: int) -> Mechanism:
+        """The mechanism of a layer; another one where a choice puts several into one decoder."""
+        return self
+
+    def weight(self, parameters: Parameters, layer: int) -> Float[Tensor, " head"] | None:
+        """The weight by which the mechanism departs from plain attention, by head, for the measure `learnt_weight`;
+        None: it has none."""
         return None
 
     def everywhere(
@@ -165,18 +176,23 @@ def build_attention(config: RunConfig) -> list[Mechanism]:
         ConfigError: a mechanism ignores a setting of the configuration.
     """
     options = config.decoder.attention
-    chosen = ATTENTION.find(options.name)(config, options)
-    usual = ATTENTION.find(SOFTMAX)(config, AttentionOptions()) if options.layers else chosen
-    mechanisms = [chosen if options.uses(i) else usual for i in range(config.decoder.layers)]
+    chosen = mechanism_of(config, options)
+    usual = mechanism_of(config, AttentionOptions()) if options.layers else chosen
+    mechanisms = [(chosen if options.uses(i) else usual).of_layer(i) for i in range(config.decoder.layers)]
     positions = build_positions(config)
     for i, mechanism in enumerate(mechanisms):
         _check_heeded(config.decoder, positions, mechanism, i)
     return mechanisms
 
 
+def mechanism_of(config: RunConfig, options: AttentionOptions) -> Mechanism:
+    """A mechanism by its options."""
+    return ATTENTION.find(options.name)(config, options)
+
+
 def _check_heeded(decoder: DecoderConfig, positions: PositionCode, mechanism: Mechanism, layer: int) -> None:
     """Raises ConfigError for a setting that a mechanism ignores."""
-    here = f"with decoder.attention = {decoder.attention.name!r}"
+    here = f"with decoder.attention = {mechanism.options.name!r}"
     if any(f"{part}_bias" not in mechanism.shapes(layer) for part in decoder.biased(layer)):
         raise ConfigError("decoder.attention_bias", decoder.attention_bias, f"'none' {here}, which has no such bias")
     if decoder.centre_keys != "off" and "centre_keys" not in mechanism.heeds:

@@ -28,12 +28,12 @@ class Softmax(Mechanism):
     points = ("queries", "keys", "values", "pattern", "heads")
     heeds = ("rotation", "score_bias", "centre_keys")
     facts = frozenset({"softmax"})
-    followed = ("everywhere", "project", "pattern")
+    followed = ("everywhere", "project", "pattern", "shared")
 
     def shapes(self, layer):
         square, options = (self.width, self.width), self.decoder
         shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("query", "key", "value"), square)
-        shapes |= {f"{part}_bias": (self.width,) for part in options.biased(layer)}
+        shapes |= {f"{part}_bias": shapes[part][1:] for part in options.biased(layer)}
         return shapes | ({"output": square} if options.has_output_projection else {})
 
     def initial(self, name, shape, generator, *, layer):
@@ -56,23 +56,30 @@ class Softmax(Mechanism):
         """Scores to shares of attention."""
         return scores.softmax(-1)
 
+    def shared(self, heads: Heads) -> Heads:
+        """Keys or values by head; a variant whose heads share them repeats them here."""
+        return heads
+
     # -- every position -----------------------------------------------------------------------------------------
     def project(self, parameters: Parameters, x: Tensor, gain: Tensor | None, layer: int) -> tuple[Heads, Heads, Heads]:
         """Queries, keys and values of every position, before positions are put into queries and keys."""
-        both = torch.cat([parameters["query"], parameters["key"]], 1)
-        queries, keys = (x @ scaled(gain, both)).chunk(2, -1)
-        queries = self.split(_biased(parameters, "query", queries))
-        keys = self.split(_biased(parameters, "key", self._centred(keys)))
-        return queries, keys, self.split(x @ scaled(gain, parameters["value"]))
+        return tuple(map(self.split, self.linear(parameters, x, gain)))  # type: ignore[return-value]
+
+    def linear(self, parameters: Parameters, x: Tensor, gain: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The projections to queries, keys and values [batch position width], with biases."""
+        query, key = parameters["query"], parameters["key"]
+        queries, keys = (x @ scaled(gain, torch.cat([query, key], 1))).split([query.shape[1], key.shape[1]], -1)
+        queries, keys = _biased(parameters, "query", queries), _biased(parameters, "key", self._centred(keys))
+        return queries, keys, x @ scaled(gain, parameters["value"])
 
     def everywhere(self, parameters, x, gain, *, layer, positions, roles, point: Point):
         queries, keys, values = self.project(parameters, x, gain, layer)
         queries, keys, values = point("queries", queries), point("keys", keys), point("values", values)
-        queries, keys = positions.queries(queries), positions.keys(keys)
+        queries, keys = positions.queries(queries), self.shared(positions.keys(keys))
         scores = queries @ keys.transpose(-1, -2) / math.sqrt(self.width // self.heads)
         scores = scores + self.score_bias(parameters, positions, layer)
         pattern = point("pattern", self.pattern(parameters, scores))
-        return self.merge(parameters, point("heads", pattern @ values))
+        return self.merge(parameters, point("heads", pattern @ self.shared(values)))
 
     # -- the last position --------------------------------------------------------------------------------------
     def last(self, parameters, x, gain, *, layer, positions, roles):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from miclab.circuits.diagnose import Signs, diagnose
+from miclab.circuits.diagnose import Diagnosis, diagnose
 from miclab.circuits.existence import why_no_circuit
 from miclab.circuits.find import CircuitHeads, circuit_heads
 from miclab.circuits.knockout import Effect, Interventions
@@ -142,7 +142,7 @@ class Collected:
     attention: Attention | None
     tests: Tests | None
     oracles: dict[str, float] | None
-    signs: Signs | None
+    signs: Diagnosis | None
     parameters: int
     requested: Table | None = None
     problems: list[str] = field(default_factory=list)
@@ -221,7 +221,9 @@ def attention_maps(run: Run, sizes: SplitSizes = MAP_SIZES) -> Attention:
 
 
 def _formed(config: RunConfig, world: World, parameters: dict[str, torch.Tensor], sizes: SplitSizes) -> Formed:
-    scores = score_split(config, world, parameters, "icl", sizes, measures=True, oracles=True)
+    # These alone name the circuit. All measures, at each checkpoint, would take twice as long.
+    named = ("induction_total", "label_to_item")
+    scores = score_split(config, world, parameters, "icl", sizes, measures=named, oracles=True)
     many = config.decoder.layers * config.decoder.heads > 1
     heads = circuit_heads({name: value.mean(0) for name, value in scores.strengths.items()}) if many else None
     return Formed(heads, why_no_circuit(heads, scores))
@@ -305,7 +307,6 @@ def collect(run: Run, measures: Sequence[str] = ()) -> Collected:
     requested = None
     if measures:
         requested = attempt("Measures could not be taken", lambda r: requested_measures(r, measures, sizes))
-        problems += requested.notes if requested else []
     # A file is read several times, and each reading warns: the first warning of each file is kept.
     once = list({warning.split(" is damaged")[0]: warning.strip() for warning in reversed(run.warnings)}.values())
     run.warnings[:] = once[::-1]
@@ -333,3 +334,9 @@ def alignment_values(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any
 def split_values(rows: list[dict[str, Any]], split: str) -> list[float | None]:
     """Accuracy on a split at every row; None where a row lacks it."""
     return [row.get("accuracy", {}).get(split) for row in rows]
+
+
+def losses_of(rows: list[dict[str, Any]]) -> dict[str, list[float | None]]:
+    """What the rows hold of the loss and of each of its terms (`loss.NAME`); None where a row lacks it."""
+    terms = dict.fromkeys(name for row in rows for name in row if name.startswith("loss."))
+    return {name: [row.get(name) for row in rows] for name in ("loss", *terms)}

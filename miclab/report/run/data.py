@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from miclab.config.request import SPLITS
 from miclab.measures import registry as measures
 from miclab.report.plots import Figure, rounded
 from miclab.report.run.bars import ablation_figure, knockout_figure
@@ -15,6 +16,7 @@ from miclab.report.run.collect import (
     Collected,
     Formed,
     alignment_values,
+    losses_of,
     rows_for_measures,
     split_values,
 )
@@ -31,7 +33,6 @@ from miclab.report.run.figures import (
     narrow_attention_figure,
 )
 from miclab.report.run.names import formed_names
-from miclab.worlds.splits import SPLITS
 
 
 def _triangles(maps: np.ndarray) -> list:
@@ -115,7 +116,7 @@ def numbers_of(name: str, collected: Collected) -> dict[str, Any]:
         "status": collected.run.status,
         "step": collected.run.step,
         "steps": [row["step"] for row in rows],
-        "loss": [rounded(row.get("loss")) for row in rows],
+        "losses": {name: [rounded(v) for v in values] for name, values in losses_of(rows).items()},
         "accuracy": {split: [rounded(v) for v in split_values(rows, split)] for split in SPLITS},
         "icl_sets": [[rounded(v) for v in row.get("icl_sets", [])] for row in rows],
         "icl_at": {str(row["step"]): rounded(row["accuracy"].get("icl")) for row in rows},
@@ -152,8 +153,7 @@ def figures_of(collected: Collected) -> dict[str, Figure]:
         if aligned:
             figures["alignment"] = alignment_figure(steps, aligned)
             figures["distance"] = distance_figure(steps, aligned)
-        losses = [row.get("loss") for row in rows]
-        figures["loss"] = loss_figure(steps, losses, math.log(config.label_count))
+        figures["loss"] = loss_figure(steps, losses_of(rows), math.log(config.label_count))
         few = [row["step"] for row in rows_for_measures(rows)]
         figures["measures"] = measure_figure(few, layers, heads)
     if collected.attention is not None:

@@ -10,19 +10,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from miclab.circuits.find import Head, head_name
-from miclab.report.plots import BLACK, BLUE, DASHES, GREEN, LINES, VERMILLION, Figure, axis_of, layout_of, rounded
+from miclab.report.plots import (
+    BLACK,
+    DASHES,
+    LINES,
+    SPLIT_WORDS,
+    Figure,
+    axis_of,
+    faint,
+    layout_of,
+    plotly_scale,
+    rounded,
+)
 from miclab.statistics.intervals import Interval
+from miclab.statistics.palette import SPLITS, WEIGHTS
 
-SPLIT_STYLES = {
-    "icl": (BLUE, "solid", "icl (novel classes)"),
-    "train": (BLACK, "dot", "train"),
-    "swapped": (VERMILLION, "dash", "swapped (labels shifted)"),
-    "iwl": (GREEN, "dashdot", "iwl (not in the context)"),
-}
+SPLIT_DASHES = {"icl": "solid", "train": "dot", "swapped": "dash", "iwl": "dashdot"}
 CLOSEST = "step %{customdata:,}: %{y:.3f}"
 """What a point of a line over training shows alone; the page gives it its step."""
-BAND = "rgba(0,114,178,0.16)"
-ATTENTION_SCALE = [[0, "#ffffff"], [0.25, "#cfe3f1"], [0.5, "#7db4d8"], [0.75, "#1f7ab8"], [1, "#062a4a"]]
 ATTENTION_TOPS = (0.1, 0.25, 0.5, 1.0)
 """Ends of the attention maps' colour scale that a reader can choose."""
 FEWEST_PER_LAYER = 12
@@ -105,10 +110,11 @@ def accuracy_figure(
         chance: accuracy of a guess among all labels.
         random_label: measured accuracy on `icl` of answering with any label of the context, or None.
     """
-    data = _band(steps, intervals, BAND)
-    for split, (colour, dash, name) in SPLIT_STYLES.items():
+    data = _band(steps, intervals, faint(SPLITS["icl"]))
+    for split, name in SPLIT_WORDS.items():
         if split in splits:
-            data.append(_line(name, steps, [rounded(v) for v in splits[split]], colour, dash))
+            values = [rounded(v) for v in splits[split]]
+            data.append(_line(name, steps, values, SPLITS[split], SPLIT_DASHES[split]))
     guides: list[tuple[Any, ...]] = [(chance, f"chance {chance:.3f}")]
     if random_label is not None:
         guides.append((random_label, f"icl: any label of the context {random_label:.3f}", "left"))
@@ -116,13 +122,22 @@ def accuracy_figure(
     return {"data": data, "layout": layout}
 
 
-def loss_figure(steps: list[int], losses: list[float | None], chance_loss: float) -> Figure:
-    """Mean training loss since the row before, in nats. `chance_loss` is that of a uniform guess over the readout."""
-    shown = [(step, rounded(v)) for step, v in zip(steps, losses, strict=True) if v is not None]
-    data = [_line("loss", [step for step, _ in shown], [v for _, v in shown], BLACK)]
+def loss_figure(steps: list[int], losses: Mapping[str, list[float | None]], chance_loss: float) -> Figure:
+    """Mean training losses since the row before, in nats.
+
+    Arguments:
+        losses: at each step, by name: `loss`, and of a run with terms `loss.NAME`, each term without its weight.
+        chance_loss: that of a uniform guess over the readout.
+    """
+    data = []
+    for index, (name, values) in enumerate(losses.items()):
+        shown = [(step, rounded(v)) for step, v in zip(steps, values, strict=True) if v is not None]
+        colour, dash = (BLACK, "solid") if name == "loss" else (LINES[index % len(LINES)], DASHES[index % len(DASHES)])
+        words = name.partition(".")[2].replace("_", " ") or name
+        data.append(_line(words, [step for step, _ in shown], [v for _, v in shown], colour, dash))
     guides = [(chance_loss, f"uniform guess {chance_loss:.2f}")]
     layout = _steps_layout(400, axis_of("training loss (nats)", rangemode="tozero"), guides)
-    return {"data": data, "layout": {**layout, "showlegend": False}}
+    return {"data": data, "layout": {**layout, "showlegend": len(data) > 1}}
 
 
 def alignment_figure(steps: list[int], values: Mapping[str, Sequence[Mapping[str, float] | None]]) -> Figure:
@@ -159,8 +174,7 @@ def overview_figure(
     data: list[Figure] = []
     for index, (name, steps, values, intervals) in enumerate(curves):
         colour, dash = LINES[index % len(LINES)], DASHES[index // len(LINES) % len(DASHES)]
-        red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-        data += _band(steps, intervals, f"rgba({red},{green},{blue},0.12)")
+        data += _band(steps, intervals, faint(colour, 0.12))
         line = _line(name, steps, [rounded(v) for v in values], colour, dash)
         data.append({**line, "hovertemplate": CLOSEST})
     y = axis_of("accuracy on novel classes (icl)", range=[-0.02, 1.04], dtick=0.2)
@@ -276,6 +290,6 @@ def _attention_frame(names: list[str], group: list[Head], columns: int, cell: in
         "outlinewidth": 0,
         "ypad": 44,
     }
-    layout["coloraxis"] = {"colorscale": ATTENTION_SCALE, "cmin": 0, "cmax": 1, "colorbar": bar}
+    layout["coloraxis"] = {"colorscale": plotly_scale(WEIGHTS), "cmin": 0, "cmax": 1, "colorbar": bar}
     layout["plot_bgcolor"] = "#f3f3f3"
     return {"data": data, "layout": layout}

@@ -7,20 +7,18 @@ from dataclasses import replace
 from typing import Any
 
 from miclab.circuits.effects import Effect, effects_table
-from miclab.report.html import Table, table_of
 from miclab.report.run.collect import Collected, Tests
 from miclab.report.run.names import part_name
-from miclab.tables import table
+from miclab.tables import Table, table
 
 
 def _oracle_table(oracles: Mapping[str, float]) -> Table:
     rows = [[name.replace("_", " "), value] for name, value in oracles.items()]
-    return table_of(table("", ["without a network, inputs untouched", "accuracy"], rows))
+    return table("", ["without a network, inputs untouched", "accuracy"], rows)
 
 
-def _effect_table(effects: Sequence[Effect], no_circuit: str) -> Table:
-    named = [replace(effect, name=part_name(effect.name, no_circuit)) for effect in effects]
-    return table_of(effects_table("", named), kind="numbers")
+def _effect_table(title: str, effects: Sequence[Effect], no_circuit: str) -> Table:
+    return effects_table(title, [replace(effect, name=part_name(effect.name, no_circuit)) for effect in effects])
 
 
 def _control_words(tests: Tests) -> str:
@@ -43,8 +41,8 @@ def interventions_view(collected: Collected) -> dict[str, Any] | None:
     sizes = tests.sizes
     unit = f"{sizes.sequences} sequences of each of {sizes.novel_sets} sets of novel classes"
     titles = {"zero": "Knockout, output set to zero", "mean": "Knockout, output set to its mean"}
-    tables = [(titles[name], _effect_table(effects, tests.no_circuit)) for name, effects in tests.knockouts.items()]
-    tables.append(("Inputs zeroed", _effect_table(tests.ablations, tests.no_circuit)))
+    tables = [_effect_table(titles[name], effects, tests.no_circuit) for name, effects in tests.knockouts.items()]
+    tables.append(_effect_table("Inputs zeroed", tests.ablations, tests.no_circuit))
     return {
         "words": f"Accuracy on novel classes (icl) at step {tests.step:,} while something is taken out; {unit}, with"
         " 95 % intervals resampled by set. The line is the untouched decoder, the dotted one answering with any label"
@@ -52,5 +50,5 @@ def interventions_view(collected: Collected) -> dict[str, Any] | None:
         f"{_control_words(tests)}",
         "heads": tests.heads is not None,
         "no_circuit": tests.no_circuit,
-        "tables": [*tables, ("", _oracle_table(collected.oracles or {}))],
+        "tables": [*tables, _oracle_table(collected.oracles or {})],
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from miclab.report.run.collect import Collected, collect, split_values
 from miclab.report.run.data import figures_of, numbers_of
 from miclab.report.run.figures import overview_figure
 from miclab.report.run.names import short_names
-from miclab.report.run.sections import overview_table, run_view, verdict_table
+from miclab.report.run.sections import overview_table, run_view
 from miclab.runs.run import Run
 
 
@@ -39,7 +39,6 @@ def write_report(
     path: Path,
     *,
     command: str = "",
-    verdicts: Sequence[Mapping[str, str]] | None = None,
     subject: str = "",
     measures: Sequence[str] = (),
     on_progress: Callable[[int, str], None] = lambda done, text: None,
@@ -53,7 +52,6 @@ def write_report(
         runs: at least one.
         path: where the file goes; replaced if it exists.
         command: what to give as the command that made the report; empty: `miclab report` with the runs' paths.
-        verdicts: rows of a table of results, each with `result`, `measured`, `paper`, `verdict`, `conclusion`.
         subject: what the page is about (see `miclab.report.existing`); empty: these runs.
         measures: measures of every head to show of each run's last good checkpoint as well, by name.
         on_progress: called with the number of runs done, and which is next.
@@ -83,18 +81,16 @@ def write_report(
         "runs": [numbers_of(name, one) for name, one in zip(names, collected, strict=True)],
         "figures": figures,
     }
-    entries = [("verdicts", "Results")] if verdicts else []
-    entries += [("overview", "Overview")] if len(runs) > 1 else []
+    entries = [("overview", "Overview")] if len(runs) > 1 else []
     context: dict[str, Any] = {
         "noun": "run" if len(names) == 1 else f"{len(names)} runs",
         "names": names,
         "command": command or shlex.join(["miclab", "report", *(str(run.path) for run in runs)]),
         "entries": [*entries, *((view["id"], view["name"]) for view in views)],
-        "verdicts": verdict_table(verdicts) if verdicts else None,
         "overview": overview_table(collected, names) if len(runs) > 1 else None,
         "runs": views,
     }
-    title = "Multimodal in-context learning" if len(runs) > 1 or verdicts else names[0]
+    title = "Multimodal in-context learning" if len(runs) > 1 else names[0]
     page = render("runs.html", title, data, "report.js", subject or subject_of(runs), **context)
     storage.write_bytes(Path(path), page)
     return Path(path)

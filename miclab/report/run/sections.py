@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
 from miclab.circuits.find import head_name
 from miclab.config import schema
+from miclab.config.request import SPLITS
 from miclab.measures.registry import FIRST, describe
-from miclab.report.html import Table, code, mark, table_of
+from miclab.report.html import shown_mark
 from miclab.report.run.collect import Collected, alignment_values, rows_for_measures
 from miclab.report.run.data import colour_top, formed
 from miclab.report.run.figures import ATTENTION_TOPS, attention_groups
 from miclab.report.run.interventions import interventions_view
-from miclab.statistics.intervals import Interval
-from miclab.worlds.splits import SPLITS
+from miclab.runs.status import status_mark
+from miclab.tables import Code, Number, Table, estimate, table, titled
 
 PARTS = {
     "curves": "Accuracy and loss",
@@ -27,41 +28,12 @@ PARTS = {
     "settings": "Configuration",
 }
 """Parts of a run's section, as the list of contents names them."""
-VERDICT_COLUMNS = ("result", "measured", "paper", "criterion", "verdict", "conclusion")
-GOOD_VERDICTS = ("agrees", "confirmed", "yes", "reproduced", "holds")
-BAD_VERDICTS = ("does not hold", "differs", "failed", "no", "not reproduced", "disagrees")
-
-
-def verdict_table(verdicts: Sequence[Mapping[str, str]]) -> Table:
-    """The results beside the paper's."""
-
-    def shown(row: Mapping[str, str], column: str) -> str:
-        text = str(row.get(column, ""))
-        if column != "verdict" or not text:
-            return text
-        kind = "good" if text.lower() in GOOD_VERDICTS else "bad" if text.lower() in BAD_VERDICTS else "plain"
-        return mark(text, kind)
-
-    return Table(VERDICT_COLUMNS, [[shown(row, column) for column in VERDICT_COLUMNS] for row in verdicts])
-
-
-def _status_mark(status: str) -> str:
-    return mark(status, {"finished": "good", "diverged": "bad"}.get(status, "plain"))
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _interval(interval: Interval | None, value: float | None) -> str:
-    if interval is None:
-        return _number(value)
-    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def overview_table(collected: Sequence[Collected], names: Sequence[str]) -> Table:
     """One line for each run."""
     rows = []
+    others = [split for split in SPLITS if split != "icl"]
     for name, one in zip(names, collected, strict=True):
         config, last = one.run.config, one.rows[-1] if one.rows else None
         accuracy = last["accuracy"] if last else {}
@@ -73,17 +45,16 @@ def overview_table(collected: Sequence[Collected], names: Sequence[str]) -> Tabl
                 f"{config.sequence.context}, {config.sequence.burstiness}",
                 config.decoder.positions,
                 f"{config.decoder.layers} × {config.decoder.heads}",
-                f"{one.parameters:,}",
+                one.parameters,
                 config.optimiser.name,
-                f"{last['step']:,}" if last else "",
-                _interval(interval, accuracy.get("icl")),
-                *(_number(accuracy.get(split)) for split in SPLITS if split != "icl"),
-                _status_mark(one.run.status),
+                last["step"] if last else None,
+                estimate(accuracy.get("icl"), interval),
+                *(Number(accuracy.get(split)) for split in others),
+                status_mark(one.run.status),
             ]
         )
-    others = [split for split in SPLITS if split != "icl"]
-    named = ["run", "classes", "N, B", "positions", "layers × heads", "weights", "optimiser", "step", "icl"]
-    return Table([*named, *others, "status"], rows, numbers=(5, 7, 8, 9, 10, 11))
+    columns = ["run", "classes", "N, B", "positions", "layers × heads", "weights", "optimiser", "step", "icl"]
+    return table("", [*columns, *others, "status"], rows)
 
 
 def _count(number: int, noun: str) -> str:
@@ -208,9 +179,8 @@ def _timing(collected: Collected) -> str:
 
 def _environment(collected: Collected) -> Table:
     run = collected.run
-    rows = [[key, str(value)] for key, value in run.environment.items()]
-    rows += [["training", _timing(collected)], ["hash", code(run.hash)]]
-    return Table(["", ""], rows, kind="compact")
+    rows: list[list[Any]] = [[key, str(value)] for key, value in run.environment.items()]
+    return table("", ["", ""], [*rows, ["training", _timing(collected)], ["hash", Code(run.hash)]])
 
 
 def run_view(number: int, name: str, own: str, collected: Collected) -> dict[str, Any]:
@@ -230,16 +200,16 @@ def run_view(number: int, name: str, own: str, collected: Collected) -> dict[str
         "ids": ids,
         "entries": [(ids[part], title) for part, title in PARTS.items()],
         "figure": f"run{number}-",
-        "status": _status_mark(run.status),
+        "status": shown_mark(status_mark(run.status)),
         "step": f"{max(run.step, 0):,}",
         "reason": run.reason,
         "facts": _facts(collected),
         "problems": collected.problems,
         "curves": _curves(collected),
-        "requested": table_of(collected.requested) if collected.requested and collected.requested.rows else None,
+        "requested": collected.requested,
         "attention": _attention(collected),
         "interventions": interventions_view(collected),
-        "signs": table_of(collected.signs.tables()[0]) if collected.signs else None,
+        "signs": titled(collected.signs.tables()[0], "") if collected.signs else None,
         "environment": _environment(collected),
         "config": yaml.safe_dump(schema.to_mapping(run.config), sort_keys=False, width=100),
         "request": yaml.safe_dump(dict(run.request), sort_keys=False) if run.request else "",

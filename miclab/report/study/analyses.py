@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from miclab.circuits.find import read_name
-from miclab.report.plots import BLACK, BLUE, Figure, axis_of, layout_of, rounded
+from miclab.report.plots import BLACK, BLUE, Figure, axis_of, faint, layout_of, rounded
 from miclab.report.study.cells import StudyCells, estimates
-from miclab.report.study.phases import faint, style
+from miclab.report.study.phases import style
 from miclab.statistics.intervals import Interval
+from miclab.tables import estimate
 
 COLUMN = re.compile(r"probe\.(?P<analysis>[^.]+)\.(?P<name>.+)")
 TITLES = {
@@ -19,7 +20,10 @@ TITLES = {
     "ablation": "Inputs zeroed",
     "context": "Other lengths of the context",
     "oracles": "What needs no network",
+    "entropy": "How widely the circuit's heads look (1: at all positions alike)",
 }
+MEASURED = {"entropy": "entropy of attention on icl"}
+"""What an analysis measures, where that is no accuracy."""
 UNTOUCHED = "untouched"
 
 
@@ -28,7 +32,7 @@ class AnalysisOfStudy:
     """One kind of analysis.
 
     Arguments:
-        name: `knockout`, `mean_knockout`, `ablation`, `context` or `oracles`.
+        name: `knockout`, `mean_knockout`, `ablation`, `context`, `oracles` or `entropy`.
         quantities: what was done, in the order shown; for `context` the lengths.
         cells: for each cell that has it the accuracy on icl by quantity, with its interval.
     """
@@ -61,7 +65,7 @@ def analyses_of(cells: StudyCells) -> list[AnalysisOfStudy]:
         by_cell = {}
         for cell, runs in enumerate(cells.members):
             rows = {run.seed: run.last for run in runs if run.last is not None}
-            kept = estimates(rows, list(columns))
+            kept = estimates(rows, list(columns), cells.sequences)
             if kept:
                 by_cell[cell] = {read_name(columns[column]): value for column, value in kept.items()}
         found.append(AnalysisOfStudy(name=analysis, quantities=tuple(map(read_name, quantities)), cells=by_cell))
@@ -72,9 +76,7 @@ def analyses_of(cells: StudyCells) -> list[AnalysisOfStudy]:
 
 def text(found: tuple[float, Interval | None] | None) -> str:
     """A mean with its interval."""
-    if found is None:
-        return ""
-    return f"{found[0]:.3f}" + (f" [{found[1].low:.3f}, {found[1].high:.3f}]" if found[1] else "")
+    return "" if found is None else str(estimate(*found))
 
 
 def bars_figure(analysis: AnalysisOfStudy, cell: int) -> Figure:
@@ -104,7 +106,9 @@ def bars_figure(analysis: AnalysisOfStudy, cell: int) -> Figure:
         notes.append({"x": mean, "yref": "paper", "y": 1, "yanchor": "bottom", "text": f"untouched {mean:.3f}",
                       "xanchor": side, "showarrow": False, "font": {"size": 12}})  # fmt: skip
     y = {"autorange": "reversed", "automargin": True, "ticks": "", "ticksuffix": "  ", "fixedrange": True}
-    layout = layout_of(96 + 30 * len(shown), axis_of("accuracy on icl", range=[0, 1.03], dtick=0.2), y)
+    layout = layout_of(
+        96 + 30 * len(shown), axis_of(MEASURED.get(analysis.name, "accuracy on icl"), range=[0, 1.03], dtick=0.2), y
+    )
     more: dict[str, Any] = {"shapes": shapes, "annotations": notes, "showlegend": False, "hovermode": "closest",
                             "bargap": 0.35, "margin": {"l": 60, "r": 12, "t": 30, "b": 50}}  # fmt: skip
     return {"data": [bar], "layout": {**layout, **more, "meta": {"cells": True}}}

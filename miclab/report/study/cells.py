@@ -14,14 +14,15 @@ import polars as pl
 from numpy.typing import NDArray
 
 from miclab.claims.evidence import column_values
+from miclab.claims.plots.panels import shown_mean
 from miclab.config.axes import DOUBLING, axis_name, distinguishing, field_of
+from miclab.config.request import SPLITS
 from miclab.config.schema import to_mapping
 from miclab.errors import MiclabError
 from miclab.report.run.collect import evenly
-from miclab.statistics.grid import Cells, mean
+from miclab.statistics.grid import Cells
 from miclab.statistics.intervals import Interval
 from miclab.studies.plan import Plan, axis_value
-from miclab.studies.rows import SPLITS
 from miclab.studies.study import Study
 
 At = Literal["common", "last"]
@@ -119,6 +120,7 @@ class StudyCells:
         runs: every planned run, cell by cell.
         step: step of the rows that stand for the runs; -1: each run's last.
         strangers: finished or failed runs in the table that the study does not plan (any more).
+        sequences: sequences of each set of novel classes.
     """
 
     study: Study
@@ -128,6 +130,7 @@ class StudyCells:
     runs: tuple[RunOfStudy, ...]
     step: int
     strangers: int
+    sequences: int = 100
 
     @cached_property
     def members(self) -> tuple[tuple[RunOfStudy, ...], ...]:
@@ -166,7 +169,7 @@ class StudyCells:
     def scores(self) -> tuple[dict[str, tuple[float, Interval | None]], ...]:
         """For every cell each accuracy that its runs have: the mean over seeds, and its interval from two seeds on."""
         return tuple(
-            estimates({r.seed: r.row for r in runs if r.row is not None}, SPLITS, key=self.keys[cell])
+            estimates({r.seed: r.row for r in runs if r.row is not None}, SPLITS, self.sequences, key=self.keys[cell])
             for cell, runs in enumerate(self.members)
         )
 
@@ -191,14 +194,15 @@ def _values(row: Mapping[str, Any], quantity: str) -> NDArray[np.floating] | Non
 
 
 def estimates(
-    rows: Mapping[int, Mapping[str, Any]], quantities: Sequence[str], key: Key = ()
+    rows: Mapping[int, Mapping[str, Any]], quantities: Sequence[str], sequences: int, key: Key = ()
 ) -> dict[str, tuple[float, Interval | None]]:
-    """The mean over seeds of quantities of one cell, each with its interval, as the ledger's figures have them: seeds
-    are resampled, then within a seed the sets of novel classes. One seed alone has no interval.
+    """The mean over seeds of quantities of one cell, each with its interval, as the ledger's figures have them:
+    Student's t over seeds. One seed alone has no interval.
 
     Arguments:
         rows: a row for each seed.
         quantities: columns; those that not every row has are left out.
+        sequences: sequences of each set of novel classes.
     """
     values = {
         seed: {q: v for q in quantities if (v := _values(row, q)) is not None} for seed, row in sorted(rows.items())
@@ -207,8 +211,10 @@ def estimates(
     if not shared:
         return {}
     values = {seed: {q: found[q] for q in shared} for seed, found in values.items()}
-    cells = Cells((key,), {key: values}, {key: dict.fromkeys(values, "")})
-    return {q: (float(np.mean([v[q].mean() for v in values.values()])), cells.over_seeds(mean(q))) for q in shared}
+    cells = Cells((key,), {key: values}, {key: dict.fromkeys(values, "")}, sequences=sequences)
+    return {
+        q: (float(np.mean([v[q].mean() for v in values.values()])), cells.over_seeds(shown_mean(q))) for q in shared
+    }
 
 
 def _flat(config: Mapping[str, Any], before: str = "") -> dict[str, Value]:
@@ -246,7 +252,7 @@ def study_cells(study: Study, plan: Plan, frame: pl.DataFrame, at: At = "common"
     if lacking:
         raise MiclabError(
             f"The rows of {study.name} have no column {lacking[0]!r}, which is an axis of {study.file}: the study has"
-            f" changed since. `miclab study run {study.file} --profile {study.profile}` brings them up to date."
+            f" changed since. `miclab study run {study.file} --preset {study.profile}` brings them up to date."
         )
     planned = [plan.runs[identity] for identity in plan.members[study.name]]
     configs = [_flat(to_mapping(run.config)) for run in planned]
@@ -287,8 +293,9 @@ def study_cells(study: Study, plan: Plan, frame: pl.DataFrame, at: At = "common"
     runs = tuple(sorted([*there.values(), *absent], key=lambda run: (run.cell, run.seed)))
     along = tuple(a for a, values in axes.items() if a not in kept and len(set(values)) > 1)
     return StudyCells(
-        study=study, axes=found_axes, along=along, keys=tuple(cells), runs=runs, step=step, strangers=strangers
-    )
+        study=study, axes=found_axes, along=along, keys=tuple(cells), runs=runs, step=step, strangers=strangers,
+        sequences=min((run.request.sequences for run in plan.runs.values()), default=100),
+    )  # fmt: skip
 
 
 def _axis(field: str, values: Iterable[Value], alone: bool) -> Axis:

@@ -28,6 +28,7 @@ from miclab.report.study.sections import (
     runs_view,
     training_view,
 )
+from miclab.report.study.threshold import thresholds_view
 from miclab.report.study.trajectories import Trajectory, training_figure, training_layout, training_panels, trajectories
 from miclab.studies.plan import Plan
 from miclab.studies.study import Study
@@ -138,7 +139,7 @@ def write_study_report(
     cells = study_cells(study, plan, frame, at)
     if set(cells.counts()) <= {"missing"}:
         raise MiclabError(
-            f"None of the planned runs of {study.name} is in its rows. `miclab study run {study.file} --profile"
+            f"None of the planned runs of {study.name} is in its rows. `miclab study run {study.file} --preset"
             f" {study.profile}` trains them."
         )
     on_progress(1, STAGES[1])
@@ -157,6 +158,7 @@ def write_study_report(
         "measures": measures_view(cells, measures),
         "analyses": analyses_view(cells, analyses),
         "runs": runs_view(cells),
+        "thresholds": thresholds_view(study, plan, frame),
     }
     data = {
         "cells": [cells.label(cell) for cell in range(len(cells.keys))],

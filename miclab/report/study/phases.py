@@ -8,22 +8,17 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from miclab.report.plots import BLACK, DASHES, LINES, Figure, axis_of, layout_of, rounded
+from miclab.report.plots import BLACK, DASHES, LINES, SPLIT_WORDS, Figure, axis_of, faint, layout_of, rounded
 from miclab.report.study.cells import Axis, StudyCells, Value, shown_value
+from miclab.statistics.palette import ACCURACY
+from miclab.tables import estimate
 
-SCORES = {
-    "icl": "icl (novel classes)",
-    "iwl": "iwl (not in the context)",
-    "swapped": "swapped (labels shifted)",
-    "train": "train",
-}
+SCORES = {split: SPLIT_WORDS[split] for split in ("icl", "iwl", "swapped", "train")}
 """Accuracies that a run's rows hold, in words."""
 LIFT = 9
 """Pixels by which a cell's number stands above its middle, through which the line of the threshold may go."""
 DIAGRAMS = ("icl", "iwl", "swapped")
 """Scores that have a phase diagram."""
-SCALE = "Cividis"
-"""A scale that readers with any colour vision can read; in grey it goes from dark to bright."""
 SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
 BLANK = {"not planned": "·", "not run yet": "not run"}
 """What a cell without a value shows, by its reason; of any other reason `failed` or `no row`."""
@@ -60,9 +55,8 @@ def cell_text(cells: StudyCells, cell: int, score: str) -> str:
     if found is None:
         return cells.blank(cell) or "not measured"
     seeds = sum(run.row is not None for run in runs)
-    remark = f"{found[0]:.3f}" + (f" [{found[1].low:.3f}, {found[1].high:.3f}]" if found[1] else "")
     noun = "seed" if seeds == 1 else "seeds"
-    return f"{remark}, {seeds} {noun}{'' if found[1] else ' (no interval)'}{trouble(cells, cell)}"
+    return f"{estimate(*found)}, {seeds} {noun}{'' if found[1] else ' (no interval)'}{trouble(cells, cell)}"
 
 
 def trouble(cells: StudyCells, cell: int) -> str:
@@ -111,7 +105,7 @@ def heatmap_figure(
             notes.append({"x": column, "y": row, "text": text, "showarrow": False, "font": font, "yshift": LIFT})
     heat = {
         "type": "heatmap", "z": grid["z"], "hovertext": grid["hover"], "customdata": grid["cell"],
-        "hovertemplate": "%{hovertext}<extra></extra>", "colorscale": SCALE, "zmin": 0,
+        "hovertemplate": "%{hovertext}<extra></extra>", "colorscale": ACCURACY.capitalize(), "zmin": 0,
         "zmax": 1, "xgap": 2, "ygap": 2, "hoverongaps": True,
         "colorbar": {"thickness": 10, "len": 1, "outlinewidth": 0, "dtick": 0.5, "tickfont": {"size": 11}},
     }  # fmt: skip
@@ -185,12 +179,6 @@ def curve_figure(cells: StudyCells, score: str, threshold: float) -> Figure:
             }
         )  # fmt: skip
     return {"data": data, "layout": _curve_layout(cells, score, at, threshold)}
-
-
-def faint(colour: str, share: float = 0.16) -> str:
-    """A colour, `#rrggbb`, as it fills a band."""
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{share})"
 
 
 def _curve_layout(cells: StudyCells, score: str, at: dict[Value, float], threshold: float) -> dict[str, Any]:

@@ -6,25 +6,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
 from miclab.claims.ledger import Line
-from miclab.claims.tables import KINDS, conditions_table
-from miclab.report.html import Table, code, mark, table_of
-from miclab.report.study.analyses import AnalysisOfStudy, text
+from miclab.claims.tables import conditions_table, verdict_mark
+from miclab.report.study.analyses import AnalysisOfStudy
 from miclab.report.study.cells import RunOfStudy, StudyCells, finite, shown_value
 from miclab.report.study.correlations import MeasureOfRuns
-from miclab.report.study.phases import DIAGRAMS, SCORES, cell_text, crossing_rows, panel_name, panels, trouble
-from miclab.report.study.trajectories import Trajectory, training_panels, trajectory_text
+from miclab.report.study.phases import DIAGRAMS, SCORES, crossing_rows, panel_name, panels, trouble
+from miclab.report.study.trajectories import Trajectory, training_panels
+from miclab.runs.status import status_mark
 from miclab.statistics.correlation import FEWEST_RUNS
 from miclab.statistics.intervals import Interval
+from miclab.tables import Cell, Code, Mark, Number, Table, Text, estimate, table
+from miclab.tables import Interval as IntervalCell
 
-STATUS_MARKS = {"finished": "good", "failed": "bad"}
 
-
-def _number(value: float | None) -> str:
-    value = finite(value)
-    return "" if value is None else f"{value:.3f}"
+def _number(value: float | None) -> Number:
+    return Number(finite(value))
 
 
 def rows_words(cells: StudyCells, requested: str) -> str:
@@ -45,7 +42,7 @@ def header(cells: StudyCells, source: str, at: str) -> dict[str, Any]:
     planned = len(cells.runs)
     facts = {
         "profile": study.profile,
-        "stage": study.stage,
+        "stage": ", ".join(study.stages),
         "runs": f"{planned} planned: {counts}",
         "cells": f"{len(cells.keys)}, {len(study.seeds)} seed{'' if len(study.seeds) == 1 else 's'} each",
         "axes": "; ".join(f"{a.name} ({', '.join(shown_value(v) for v in a.values)})" for a in cells.axes) or "none",
@@ -79,16 +76,16 @@ def claims_view(answers: Sequence[str], lines: Sequence[Line], missing: Mapping[
     for name in answers:
         line = by_id.get(name)
         if line is None:
-            rows.append([name, missing.get(name, ""), mark("not judged"), "", ""])
+            rows.append([name, missing.get(name, ""), Mark("not judged"), "", ""])
             continue
-        verdict = mark(line.verdict, KINDS.get(line.findings.verdict, "plain"))
+        verdict = verdict_mark(line.findings.verdict, line.verdict)
         rows.append(
             [name, line.entry.statement, verdict, line.entry.paper, f"{line.runs} used, {line.missing} missing"]
         )
         shown.append(line)
     return {
-        "table": Table(["claim", "statement", "verdict", "the paper", "runs"], rows),
-        "conditions": table_of(conditions_table(shown)) if shown else None,
+        "table": table("", ["claim", "statement", "verdict", "the paper", "runs"], rows),
+        "conditions": conditions_table(shown) if shown else None,
     }
 
 
@@ -111,11 +108,10 @@ def phases_view(cells: StudyCells, threshold: float) -> dict[str, Any]:
     for cell in range(len(cells.keys)):
         counts = sum(run.row is not None for run in cells.members[cell])
         values = [shown_value(cells.value(cell, axis)) for axis in cells.axes] or ["the study's one point"]
-        scores = [_score(cells, cell, score) for score in SCORES]
+        scores = [_estimated(cells.scores[cell].get(score)) for score in SCORES]
         blank = cells.blank(cell) or trouble(cells, cell).removeprefix(", ")
         rows.append([*values, f"{counts} of {len(cells.members[cell])}", *scores, blank])
-    head = [*([axis.name for axis in cells.axes] or ["point"]), "seeds", *SCORES, "remarks"]
-    numbers = range(max(1, len(cells.axes)), len(head) - 1)
+    columns = [*([axis.name for axis in cells.axes] or ["point"]), "seeds", *SCORES, "remarks"]
     crossed = [[name, text] for name, _, text in crossing_rows(cells, threshold)]
     line = ["line", f"passes at (interpolated on {cells.x.name if cells.x else ''})"]
     return {
@@ -124,17 +120,14 @@ def phases_view(cells: StudyCells, threshold: float) -> dict[str, Any]:
         "panels": drawn,
         "scores": list(SCORES.items()),
         "crossed_title": f"Where icl passes {threshold:g}",
-        "crossed": Table(line, crossed, kind="compact") if crossed else None,
-        "cells": Table(head, rows, tuple(numbers), kind="cells", chosen_by="cell", chosen=range(len(rows))),
+        "crossed": table("", line, crossed) if crossed else None,
+        "cells": table("", columns, rows),
     }
 
 
-def _score(cells: StudyCells, cell: int, score: str) -> str:
-    found = cells.scores[cell].get(score)
-    if found is None:
-        return ""
-    # What seeds there are and what is missing has columns of its own.
-    return cell_text(cells, cell, score).split(", ")[0] if found[1] is None else str(found[1])
+def _estimated(found: tuple[float, Interval | None] | None, remark: str = "") -> Cell:
+    """A mean with its interval; no cell of a number where there is none."""
+    return Number(None) if found is None else estimate(*found, remark=remark)
 
 
 def training_view(cells: StudyCells, over: Sequence[Mapping[str, Trajectory]]) -> dict[str, Any] | None:
@@ -144,19 +137,21 @@ def training_view(cells: StudyCells, over: Sequence[Mapping[str, Trajectory]]) -
     rows = []
     for cell, of_cell in enumerate(over):
         for step in sorted({step for found in of_cell.values() for step in found}):
-            texts = [trajectory_text(*of_cell[s][step]) if step in of_cell[s] else "" for s in SCORES]
-            rows.append([cells.label(cell), f"{step:,}", *texts])
+            there = {score: of_cell[score][step] for score in SCORES if step in of_cell[score]}
+            seeds = max(count for *_, count in there.values())
+            values = [_estimated(there[score][:2] if score in there else None) for score in SCORES]
+            rows.append([cells.label(cell), step, *values, seeds])
     return {
         "panels": [(name, f"training-{number}") for number, (name, _) in enumerate(training_panels(cells))],
         "scores": list(SCORES.items()),
-        "numbers": Table(["cell", "step", *SCORES], rows, numbers=(1, 2, 3, 4, 5), kind="numbers"),
+        "numbers": table("", ["cell", "step", *SCORES, "seeds"], rows),
     }
 
 
-def _correlation(value: float, interval: Interval | None, runs: int) -> str:
+def _correlation(value: float, interval: Interval | None, runs: int) -> Cell:
     if finite(value) is None:
-        return "too few runs" if runs < FEWEST_RUNS else "does not vary"
-    return str(interval) if interval else f"{value:.3f} (no interval)"
+        return IntervalCell(None, absent="too few runs" if runs < FEWEST_RUNS else "does not vary")
+    return estimate(value, interval)
 
 
 def measures_view(cells: StudyCells, measures: Sequence[MeasureOfRuns]) -> dict[str, Any] | None:
@@ -166,24 +161,23 @@ def measures_view(cells: StudyCells, measures: Sequence[MeasureOfRuns]) -> dict[
     rows = []
     for measure in measures:
         found = measure.correlation
-        title = Markup('<span title="{}">{}</span>').format(measure.text, measure.title)
-        texts = [
+        values = [
             _correlation(found.pearson, found.pearson_interval, found.runs),
             _correlation(found.spearman, found.spearman_interval, found.runs),
         ]
-        rows.append([title, *texts, str(found.runs), str(found.configurations)])
-    head = ["measure", "Pearson", "Spearman", "runs", "cells"]
+        rows.append([Text(measure.title, hint=measure.text), *values, found.runs, found.configurations])
+    columns = ["measure", "Pearson", "Spearman", "runs", "cells"]
     chosen = [i for i, run in enumerate(cells.runs) if run.row is not None]
     values = [
-        [cells.label(cells.runs[i].cell), str(cells.runs[i].seed), _number((cells.runs[i].row or {}).get("icl")),
+        [cells.label(cells.runs[i].cell), cells.runs[i].seed, _number((cells.runs[i].row or {}).get("icl")),
          *(_number(measure.values[i]) for measure in measures)]
         for i in chosen
     ]  # fmt: skip
     names = ["cell", "seed", "icl", *(measure.title for measure in measures)]
     return {
         "options": [(str(i), measure.title) for i, measure in enumerate(measures)],
-        "table": Table(head, rows, (1, 2, 3, 4), kind="cells", chosen_by="measure", chosen=range(len(rows))),
-        "numbers": Table(names, values, numbers=tuple(range(1, len(names))), kind="numbers"),
+        "table": table("", columns, rows),
+        "numbers": table("", names, values),
     }
 
 
@@ -195,11 +189,10 @@ def analyses_view(cells: StudyCells, analyses: Sequence[AnalysisOfStudy]) -> dic
     numbers = []
     for analysis in shown:
         rows = [
-            [cells.label(cell), *(text(found.get(q)) for q in analysis.quantities)]
+            [cells.label(cell), *(_estimated(found.get(q)) for q in analysis.quantities)]
             for cell, found in analysis.cells.items()
         ]
-        right = tuple(range(1, len(analysis.quantities) + 1))
-        numbers.append((analysis.title, Table(["cell", *analysis.quantities], rows, numbers=right, kind="numbers")))
+        numbers.append(table(analysis.title, ["cell", *analysis.quantities], rows))
     known = dict.fromkeys(cell for analysis in shown if analysis.name != "context" for cell in analysis.cells)
     return {
         "panels": [
@@ -214,15 +207,12 @@ def analyses_view(cells: StudyCells, analyses: Sequence[AnalysisOfStudy]) -> dic
 def runs_view(cells: StudyCells) -> tuple[str, Table]:
     """Every planned run."""
 
-    def line(run: RunOfStudy) -> list[str]:
+    def line(run: RunOfStudy) -> list[Any]:
         row = run.row or {}
-        step = f"{row['step']:,}" if run.row else ""
         return [
-            cells.label(run.cell), str(run.seed), code(run.hash[:12]),
-            mark(run.status, STATUS_MARKS.get(run.status, "plain")), run.reason, step,
+            cells.label(run.cell), run.seed, Code(run.hash[:12]), status_mark(run.status), run.reason, row.get("step"),
             *(_number(row.get(score)) for score in SCORES),
         ]  # fmt: skip
 
-    head = ["cell", "seed", "run", "status", "reason", "step", *SCORES]
-    listed = Table(head, [line(run) for run in cells.runs], numbers=(1, 5, 6, 7, 8, 9))
-    return f"All {len(cells.runs)} planned runs", listed
+    columns = ["cell", "seed", "run", "status", "reason", "step", *SCORES]
+    return f"All {len(cells.runs)} planned runs", table("", columns, map(line, cells.runs))

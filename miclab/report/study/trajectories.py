@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from miclab.report.plots import Figure, axis_of, layout_of, rounded
+from miclab.report.plots import Figure, axis_of, faint, layout_of, rounded
 from miclab.report.study.cells import RunOfStudy, StudyCells, estimates, finite, shown_value
-from miclab.report.study.phases import SCORES, faint, style
+from miclab.report.study.phases import SCORES, style
 from miclab.statistics.intervals import Interval
+from miclab.tables import estimate
 
 Trajectory = dict[int, tuple[float, Interval | None, int]]
 """By step: the mean over seeds, its interval, and how many seeds it is over."""
@@ -27,16 +28,16 @@ def training_panels(cells: StudyCells) -> list[tuple[str, list[int]]]:
 
 def trajectories(cells: StudyCells) -> list[dict[str, Trajectory]]:
     """For every cell each accuracy over training."""
-    return [{score: _trajectory(runs, score) for score in SCORES} for runs in cells.members]
+    return [{score: _trajectory(runs, score, cells.sequences) for score in SCORES} for runs in cells.members]
 
 
-def _trajectory(runs: Sequence[RunOfStudy], score: str) -> Trajectory:
+def _trajectory(runs: Sequence[RunOfStudy], score: str, sequences: int) -> Trajectory:
     rows: dict[int, dict[int, Mapping[str, Any]]] = {}
     for run in runs:
         for row in run.rows:
             if finite(row.get(score)) is not None:
                 rows.setdefault(row["step"], {})[run.seed] = row
-    return {step: (*estimates(rows[step], (score,))[score], len(rows[step])) for step in sorted(rows)}
+    return {step: (*estimates(rows[step], (score,), sequences)[score], len(rows[step])) for step in sorted(rows)}
 
 
 def training_figure(
@@ -78,12 +79,10 @@ def training_layout(title: str, height: int = 340) -> dict[str, Any]:
     """The layout of a score over training; the page places the steps."""
     y = axis_of(title, range=[-0.02, 1.04], dtick=0.2)
     layout = layout_of(height, axis_of("training step"), y)
-    legend = {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom", "traceorder": "normal"}
-    return {**layout, "hovermode": "closest", "meta": {"steps": True, "cells": True}, "legend": legend,
+    return {**layout, "hovermode": "closest", "meta": {"steps": True, "cells": True},
             "showlegend": True, "margin": {"l": 56, "r": 12, "t": 34, "b": 50}}  # fmt: skip
 
 
 def trajectory_text(mean: float, interval: Interval | None, seeds: int) -> str:
     """A point of a trajectory in words."""
-    shown = f"{mean:.3f}" + (f" [{interval.low:.3f}, {interval.high:.3f}]" if interval else "")
-    return f"{shown}, {seeds} seed{'' if seeds == 1 else 's'}"
+    return f"{estimate(mean, interval)}, {seeds} seed{'' if seeds == 1 else 's'}"

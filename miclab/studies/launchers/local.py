@@ -35,6 +35,11 @@ def prepare_worker(owner: int) -> None:
     threading.Thread(target=watch, daemon=True, name="watch").start()
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return loky.cpu_count()
+
+
 class LocalLauncher:
     """Worker processes on this machine.
 
@@ -43,7 +48,7 @@ class LocalLauncher:
     """
 
     def __init__(self, workers: int = 0):
-        self.workers = workers or loky.cpu_count()
+        self.workers = workers or cores()
         self._executor: Any = None
         self._futures: dict[Any, str] = {}
         self._lost: list[tuple[str, None]] = []

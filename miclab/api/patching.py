@@ -1,0 +1,61 @@
+"""Causal tracing: what `miclab patch` computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from miclab.api.analyses import AnyRun, OnProgress
+from miclab.api.runs import disks
+from miclab.config.request import Split, SplitSizes
+
+if TYPE_CHECKING:
+    from miclab.circuits.patched import Patching
+
+PARTS = ("residual", "attention", "mlp", "head", "query", "key", "value")
+
+
+def patch(
+    run: AnyRun | Sequence[AnyRun],
+    corruption: str = "labels_swapped",
+    step: int | None = None,
+    *,
+    parts: Sequence[str] = PARTS,
+    direction: Literal["restore", "corrupt"] = "restore",
+    metric: Literal["logit_difference", "probability", "accuracy"] = "logit_difference",
+    split: Split = "icl",
+    sequences: int = 250,
+    novel_sets: int = 8,
+    evaluation_seed: int = -1,
+    on_progress: OnProgress | None = None,
+) -> Patching:
+    """Causal tracing: the effect of each part of the decoder at each layer and role of position, as a share of what a
+    corruption changes.
+
+    Arguments:
+        run: a run, or several that are seeds of one experiment: runs, paths or names.
+        corruption: the one thing in which corrupted sequences differ, NAME or NAME.MODALITY (see
+            `miclab.circuits.corruptions`).
+        step: training step of the checkpoint; None: the last good one of each.
+        parts: what is patched: `residual` after a layer, `attention` and `mlp` output, and of each head `head` output,
+            `query`, `key` and `value`.
+        direction: `restore` puts clean activations into the corrupted run (denoising), `corrupt` the other way round.
+        metric: what `tables()` and `plot()` show; `frame()` has all three.
+        split: whose sequences are corrupted.
+        sequences: sequences of a split; of `icl`, for each set of novel classes.
+        novel_sets: independent sets of novel classes.
+        evaluation_seed: seed of all sequences that are evaluated; -1: the run's `seed`.
+        on_progress: called with the number of sets of novel classes done, and the name of the run.
+
+    Raises:
+        RunError: the runs differ in more than the seed, or the corruption changes no sequence that can be judged.
+        ConfigError: there is no such corruption, modality, part, checkpoint or split.
+    """
+    from miclab.circuits.patched import patch
+
+    sizes = SplitSizes(sequences=sequences, novel_sets=novel_sets, evaluation_seed=evaluation_seed)
+    chosen = (parts,) if isinstance(parts, str) else tuple(parts)
+    return patch(
+        disks(run), corruption, parts=chosen, direction=direction, metric=metric, step=step, sizes=sizes, split=split,
+        on_progress=on_progress,
+    )  # fmt: skip

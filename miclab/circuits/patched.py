@@ -1,0 +1,267 @@
+"""The result of causal tracing over one or several runs: effects with intervals, tables, and a heat map of parts and
+layers by role."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miclab.circuits.corruption import find_corruption
+from miclab.circuits.existence import OnProgress
+from miclab.circuits.patching import METRICS, POINTS, Direction, Metric, Place, Traced, trace_split
+from miclab.config.request import SplitSizes
+from miclab.errors import ConfigError
+from miclab.measures.evaluate import check_seeds
+from miclab.measures.evaluations import at_steps
+from miclab.runs.run import Run
+from miclab.statistics.intervals import Interval, clustered_interval, ratio_interval
+from miclab.tables import Table, Tabled, table
+from miclab.worlds.world import world_from_tensors
+
+if TYPE_CHECKING:
+    import polars as pl
+    from matplotlib.axes import Axes
+
+WORDS: dict[str, str] = {
+    "logit_difference": "logit difference",
+    "probability": "probability",
+    "accuracy": "accuracy",
+}
+DIRECTIONS: dict[str, str] = {
+    "restore": "clean activations put into the corrupted run (denoising)",
+    "corrupt": "corrupted activations put into the clean run (noising)",
+}
+NO_EFFECT = "the corruption does not change it, so no effect can be a share of the change"
+
+
+def _by_set(values: Sequence[NDArray[np.floating]]) -> NDArray[np.floating]:
+    """Sequences of one set, or means of several sets: sets may have kept different numbers of sequences."""
+    return values[0][None] if len(values) == 1 else np.array([one.mean() for one in values])
+
+
+@dataclass(frozen=True)
+class Patching(Tabled):
+    """Effects of patching on one or several runs, seeds of one experiment.
+
+    Arguments:
+        runs: names of the runs.
+        steps: the checkpoint of each.
+        split: whose sequences were corrupted.
+        corruption: name of the corruption.
+        words: what it does.
+        direction: `restore` or `corrupt`.
+        traced: of each run.
+        metric: what the tables and the heat map show.
+    """
+
+    runs: tuple[str, ...]
+    steps: tuple[int, ...]
+    split: str
+    corruption: str
+    words: str
+    direction: Direction
+    traced: tuple[Traced, ...]
+    metric: Metric = "logit_difference"
+    _kept: dict[tuple[Place, str], Interval | None] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """What was patched in every run."""
+        return tuple(p for p in self.traced[0].patched if all(p in one.patched for one in self.traced))
+
+    def untouched(self, metric: Metric) -> tuple[Interval, Interval]:
+        """A metric on clean sequences and on corrupted ones."""
+        ends = (
+            [_by_set(one.clean[metric]) for one in self.traced],
+            [_by_set(one.corrupted[metric]) for one in self.traced],
+        )
+        return clustered_interval(ends[0]), clustered_interval(ends[1])
+
+    def change(self, metric: Metric) -> Interval:
+        """The metric on clean sequences minus that on corrupted ones."""
+        return clustered_interval([_by_set(one.clean[metric]) - _by_set(one.corrupted[metric]) for one in self.traced])
+
+    def effect(self, place: Place, metric: Metric | None = None) -> Interval | None:
+        """The normalised effect of patching a place: the change from the run that is patched, over the whole change
+        between corrupted and clean. 0 is none, 1 is all of it.
+
+        Returns:
+            The interval, of the same resamples above and below the line; None where the corruption itself changes the
+            metric by nothing that its interval could show from 0.
+        """
+        chosen = metric or self.metric
+        key = (place, chosen)
+        if key not in self._kept:
+            self._kept[key] = self._effect(place, chosen)
+        return self._kept[key]
+
+    def _effect(self, place: Place, metric: Metric) -> Interval | None:
+        whole = self.change(metric)
+        if whole.low <= 0 <= whole.high:
+            return None
+        above, below = [], []
+        for one in self.traced:
+            clean, corrupted, patched = (
+                _by_set(values[metric]) for values in (one.clean, one.corrupted, one.patched[place])
+            )
+            above.append(patched - corrupted if self.direction == "restore" else clean - patched)
+            below.append(clean - corrupted)
+        return ratio_interval(above, below)
+
+    # -- shown --------------------------------------------------------------------------------------------------
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks: how many sequences were used, parts that are left out, metrics without an effect."""
+        kept, every = (sum(one.kept[i] for one in self.traced) for i in (0, 1))
+        lines = [f"{kept:,} of {every:,} sequences are used: those that the corruption changes and that can be judged."]
+        for part, reason in self.traced[0].left_out.items():
+            lines.append(f"{part} is left out: {reason}.")
+        for metric in METRICS:
+            change = self.change(metric)
+            if change.low <= 0 <= change.high:
+                lines.append(f"{WORDS[metric]} has no normalised effect: {NO_EFFECT} ({change}).")
+        return tuple(lines)
+
+    def tables(self) -> tuple[Table, ...]:
+        """What the corruption does, then for each part a row for each layer or head and a column for each role."""
+        rows = [(WORDS[metric], *self.untouched(metric), self.change(metric)) for metric in METRICS]
+        title = f"{at_steps(self.runs, self.steps)}, split {self.split}, {self.corruption}: {self.words}"
+        found = [table(title, ["of the clean answer", "clean", "corrupted", "change"], rows, self.notes)]
+        for part in dict.fromkeys(place.part for place in self.places):
+            here = [place for place in self.places if place.part == part]
+            roles = list(dict.fromkeys(place.role for place in here))
+            by_where: dict[str, dict[str, Interval | None]] = {}
+            for place in here:
+                by_where.setdefault(place.where, {})[place.role] = self.effect(place)
+            shown = [[where, *(effects[role] for role in roles)] for where, effects in by_where.items()]
+            heading = f"{part}: effect on the {WORDS[self.metric]}, {DIRECTIONS[self.direction]} [95 % interval]"
+            found.append(table(heading, ["layer" if here[-1].head is None else "head", *roles], shown))
+        return tuple(found)
+
+    def long_table(self) -> Table:
+        """A row for each place, with the effect on every metric."""
+        columns = ["part", "layer", "role", *(WORDS[metric] for metric in METRICS)]
+        rows = [[p.part, p.where, p.role, *(self.effect(p, metric) for metric in METRICS)] for p in self.places]
+        return table(self.words, columns, rows, self.notes)
+
+    def frame(self) -> pl.DataFrame:
+        """A row for each place as a frame of polars; of each metric the effect and both ends of its interval."""
+        return self.long_table().frame()
+
+    def grid(self, metric: Metric | None = None) -> tuple[list[str], list[str], NDArray[np.floating]]:
+        """Rows (part and layer), columns (roles) and effects [row, column] of the heat map; not a number where there
+        is no effect."""
+        rows = list(dict.fromkeys(f"{p.part} {p.where}" for p in self.places))
+        roles = list(dict.fromkeys(p.role for p in self.places))
+        values = np.full((len(rows), len(roles)), np.nan)
+        for place in self.places:
+            found = self.effect(place, metric)
+            if found is not None:
+                values[rows.index(f"{place.part} {place.where}"), roles.index(place.role)] = found.mean
+        return rows, roles, values
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """A heat map: parts and layers from top to bottom, roles from left to right, the normalised effect in each
+        cell.
+
+        Arguments:
+            axes: where to draw; None: new axes.
+        """
+        from miclab.statistics.style import new_axes
+
+        rows, roles, values = self.grid()
+        axes = axes or new_axes(2.5 + 0.9 * len(roles), 1.8 + 0.32 * len(rows))
+        image = axes.imshow(values, cmap="PuOr", vmin=-1, vmax=1, aspect="auto")
+        for (row, column), value in np.ndenumerate(values):
+            if value == value:
+                colour = "white" if abs(value) > 0.6 else "black"
+                axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize="small")
+        axes.set_xticks(range(len(roles)), roles, rotation=30, ha="right")
+        axes.set_yticks(range(len(rows)), rows)
+        axes.set_title(f"{self.corruption}, {self.direction}: share of the {WORDS[self.metric]}", fontsize="small")
+        axes.figure.colorbar(image, ax=axes, label="normalised effect")
+        return axes
+
+    def _untouched_json(self, metric: Metric) -> dict[str, Any]:
+        clean, corrupted = self.untouched(metric)
+        shown = {"clean": clean, "corrupted": corrupted, "change": self.change(metric)}
+        return {name: interval.as_json() for name, interval in shown.items()}
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as plain data."""
+
+        def shown(interval: Interval | None) -> dict[str, Any] | None:
+            return None if interval is None else interval.as_json()
+
+        return {
+            "runs": self.runs, "steps": self.steps, "split": self.split, "corruption": self.corruption,
+            "changes": self.words, "direction": self.direction, "notes": self.notes,
+            "untouched": {metric: self._untouched_json(metric) for metric in METRICS},
+            "effects": [
+                {"part": p.part, "layer": p.layer if p.layer >= 0 else None, "head": p.head, "role": p.role,
+                 **{metric: shown(self.effect(p, metric)) for metric in METRICS}}
+                for p in self.places
+            ],
+        }  # fmt: skip
+
+
+def patch(
+    runs: Sequence[Run],
+    corruption: str = "labels_swapped",
+    *,
+    parts: Sequence[str] = tuple(POINTS),
+    direction: Direction = "restore",
+    metric: Metric = "logit_difference",
+    step: int | None = None,
+    sizes: SplitSizes | None = None,
+    split: str = "icl",
+    on_progress: OnProgress | None = None,
+) -> Patching:
+    """Causal tracing of runs: every part at every layer and role, restored or corrupted.
+
+    Arguments:
+        runs: seeds of one experiment.
+        corruption: its name, NAME or NAME.MODALITY (see `miclab.circuits.corruptions`).
+        parts: of `POINTS`.
+        direction: `restore` (denoising) or `corrupt` (noising).
+        metric: what tables and the heat map show.
+        step: the checkpoint of each; None: its last good one.
+        sizes: sequences looked at.
+        split: whose sequences are corrupted.
+        on_progress: called with the number of sets of novel classes done over all runs.
+
+    Raises:
+        RunError: the runs differ in more than the seed, or the corruption changes no sequence.
+        ConfigError: there is no such corruption, modality, part, direction, metric, checkpoint or split.
+    """
+    for name, value, known in (("direction", direction, tuple(DIRECTIONS)), ("metric", metric, METRICS)):
+        if value not in known:
+            raise ConfigError(name, value, f"one of {', '.join(known)}")
+    if not parts:
+        raise ConfigError("parts", parts, f"some of {', '.join(POINTS)}")
+    check_seeds(runs)
+    sizes = sizes or SplitSizes()
+    traced, steps, found = [], [], None
+    for done, run in enumerate(runs):
+        found, modality = find_corruption(corruption, run.config)
+        world = world_from_tensors(run.config, run.world_tensors())
+        at, parameters = run.parameters(step)
+        sets = sizes.novel_sets if split == "icl" else 1
+
+        def on_set(count: int, before: int = done * sets, name: str = run.path.name) -> None:
+            if on_progress:
+                on_progress(before + count, name)
+
+        one = trace_split(
+            run.config, world, parameters, found, modality, parts=parts, direction=direction, split=split, sizes=sizes,
+            on_set=on_set,
+        )  # fmt: skip
+        traced.append(one)
+        steps.append(at)
+    assert found is not None
+    names = tuple(run.path.name for run in runs)
+    return Patching(names, tuple(steps), split, corruption, found.words, direction, tuple(traced), metric)

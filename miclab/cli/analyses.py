@@ -1,0 +1,179 @@
+"""`miclab evaluate`, `circuits`, `align`, `diagnose`, `knockout` and `ablate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Annotated, Literal
+
+import tyro
+
+from miclab.circuits.find import head_named
+from miclab.cli.options import CheckpointOptions, RunName, SeveralRunsOptions, SizedOptions, find_runs
+from miclab.cli.progress import ablations_of, knockouts_of, looking, sequences_of
+from miclab.cli.terminal import bar, parse, print_result, refuse_ignored
+from miclab.config.request import Split
+from miclab.runs.find import find
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(SeveralRunsOptions):
+    """Accuracy on every split, with intervals (bootstrap, clustered by set of novel classes, then by seed) and
+    oracles."""
+
+    context: int = 0
+    """Context examples; 0: as many as in training. One-hot and learned positions cannot go beyond their slots."""
+    measures: tuple[str, ...] = ()
+    """Measures of every head to take on novel classes as well, by name, such as `key_constant`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CircuitsOptions(SeveralRunsOptions):
+    """Strength of every head on novel classes, with intervals, and the heads of the induction circuit where there is
+    one."""
+
+    split: Split = "icl"
+    """Split whose sequences are looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignOptions(CheckpointOptions):
+    """Alignment of projected items with the host's prototypes of the same label: debiased CKA, the mean over
+    independent draws of pairs with its interval, beside what labels (or concepts) that trade partners give."""
+
+    run: RunName
+    """Path, name, or start of a name or hash, of a run with two modalities or more."""
+    rows: int = 1024
+    """Sampled pairs of classes in a draw, which has no sequences."""
+    over_training: bool = False
+    """At every kept checkpoint instead of one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnoseOptions(SizedOptions):
+    """Which of the known signs of failure a run shows, the numbers behind it, and what to change."""
+
+    run: RunName
+    """Path, name, or start of a name or hash."""
+
+
+def run_evaluate(arguments: list[str]) -> int:
+    """`miclab evaluate RUN...`."""
+    options = parse(EvaluateOptions, "evaluate", arguments)
+    runs = find_runs(options.run, options.runs)
+    from miclab.measures.evaluations import evaluate_runs
+
+    sizes = options.sizes
+    count = sequences_of(sizes) + bool(options.measures) * sizes.novel_sets * sizes.sequences
+    with looking("evaluate", runs, options.runs, lambda config: count) as on_progress:
+        found = evaluate_runs(runs, step=options.checkpoint, context=options.context or None, sizes=options.sizes,
+                              measures=options.measures, on_progress=on_progress)  # fmt: skip
+    return print_result(found, runs, options.json)
+
+
+def run_circuits(arguments: list[str]) -> int:
+    """`miclab circuits RUN...`."""
+    options = parse(CircuitsOptions, "circuits", arguments)
+    runs = find_runs(options.run, options.runs)
+    from miclab.circuits.existence import circuits
+
+    sizes = options.sizes
+    count = sizes.sequences * (sizes.novel_sets + (options.split != "icl"))
+    with looking("circuits", runs, options.runs, lambda config: count) as on_progress:
+        found = circuits(
+            runs, step=options.checkpoint, sizes=options.sizes, split=options.split, on_progress=on_progress
+        )
+    return print_result(found, runs, options.json)
+
+
+def run_align(arguments: list[str]) -> int:
+    """`miclab align RUN`."""
+    options = parse(AlignOptions, "align", arguments)
+    if options.over_training:
+        refuse_ignored(arguments, ("step",), "every kept checkpoint is looked at (--over-training)")
+    run = find(options.run, options.runs)
+    from miclab.measures.alignments import align_run
+
+    steps = run.checkpoints if options.over_training else [options.checkpoint]
+    with bar("align", len(steps)) as on_progress:
+        found = align_run(run, steps, options.rows, on_progress)
+    return print_result(found, [run], options.json)
+
+
+def run_diagnose(arguments: list[str]) -> int:
+    """`miclab diagnose RUN`."""
+    from miclab.circuits.diagnose import diagnose
+
+    options = parse(DiagnoseOptions, "diagnose", arguments)
+    run = find(options.run, options.runs)
+    sizes = options.sizes
+    count = sequences_of(sizes) + bool(run.config.parent.run) * sizes.novel_sets * sizes.sequences
+    with looking("diagnose", [run], options.runs, lambda config: count) as on_progress:
+        found = diagnose(run, step=options.checkpoint, sizes=options.sizes, on_progress=on_progress)
+    return print_result(found, [run], options.json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnockoutOptions(SeveralRunsOptions):
+    """Accuracy with heads knocked out: each, the circuit's, both, and the mean of several draws of random others as
+    control, each from the layers of what it is a control for. Where a run does not answer from its context better than
+    with any label of it, there is no circuit, and only single heads are cut. Several RUNs are clustered by seed; the
+    circuit's heads are found in each for itself."""
+
+    heads: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LAYER.HEAD ...")] = ()
+    """Cut these heads together and nothing else; both numbers from 0, such as `0.0 1.0`. Empty: every single head, and
+    the circuit's with their controls."""
+    baseline: Literal["zero", "mean"] = "zero"
+    """What takes the place of a head's output."""
+    split: Split = "icl"
+    """Split whose accuracy is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateOptions(SeveralRunsOptions):
+    """Accuracy with the items of a modality, the labels, or both zeroed. Several RUNs are clustered by seed."""
+
+    split: Split = "icl"
+    """Split whose accuracy is measured."""
+
+
+def _sequences(options: KnockoutOptions | AblateOptions) -> int:
+    """Sequences of the split that is looked at."""
+    return options.sizes.sequences * (options.sizes.novel_sets if options.split == "icl" else 1)
+
+
+def run_knockout(arguments: list[str]) -> int:
+    """`miclab knockout RUN...`."""
+    options = parse(KnockoutOptions, "knockout", arguments)
+    runs = find_runs(options.run, options.runs)
+    from miclab.circuits.knockout import knock_out, knock_out_together
+
+    if options.heads:
+        decoder = runs[0].config.decoder
+        known = list(product(range(decoder.layers), range(decoder.heads)))
+        chosen = [head_named(name, known) for name in options.heads]
+        with looking("knockout", runs, options.runs, lambda config: 2 * _sequences(options)):
+            found = knock_out_together(runs, chosen, baseline=options.baseline, step=options.checkpoint,
+                                       sizes=options.sizes, split=options.split)  # fmt: skip
+        return print_result(found, runs, options.json)
+    # Whether there is a circuit is always seen on novel classes.
+    more = 0 if options.split == "icl" else options.sizes.sequences * options.sizes.novel_sets
+    with looking(
+        "knockout", runs, options.runs, lambda config: knockouts_of(config) * _sequences(options) + more
+    ) as on_progress:
+        found = knock_out(runs, baseline=options.baseline, step=options.checkpoint, sizes=options.sizes,
+                          split=options.split, on_progress=on_progress)  # fmt: skip
+    return print_result(found, runs, options.json)
+
+
+def run_ablate(arguments: list[str]) -> int:
+    """`miclab ablate RUN...`."""
+    options = parse(AblateOptions, "ablate", arguments)
+    runs = find_runs(options.run, options.runs)
+    from miclab.circuits.knockout import ablate
+
+    with looking(
+        "ablate", runs, options.runs, lambda config: ablations_of(config) * _sequences(options)
+    ) as on_progress:
+        found = ablate(runs, step=options.checkpoint, sizes=options.sizes, split=options.split, on_progress=on_progress)
+    return print_result(found, runs, options.json)

@@ -1,0 +1,275 @@
+"""Options of `miclab mllm`, and what its commands leave behind: a page, a manifest, and the exit status."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from miclab.errors import MiclabError
+from miclab.mllm.options import (
+    EpisodeOptions,
+    FinetuneOptions,
+    Judging,
+    KnockoutOptions,
+    LoadOptions,
+    at_least,
+    chosen,
+)
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from miclab.mllm.loading import Production
+    from miclab.mllm.results import Results
+    from miclab.mllm.task import Task
+    from miclab.report.models import Page
+
+
+SHOWN, MANIFEST = 3, "manifest.json"
+"""Remarks that are printed, and where all of them stand."""
+
+
+def as_plain(options: DataclassInstance) -> dict[str, Any]:
+    """Options as plain data, for a manifest."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFlags:
+    """Which episodes are answered, and how they are written."""
+
+    task: Path
+    """Folder with N-shot.json or query.json; a task of VL-ICL Bench is read as it lies on disk (VL-ICL/open_mi)."""
+    shots: int = 2
+    """N of N-shot: examples; of each class where an entry lists classes, and pairs in matching_mi. 0: none."""
+    ways: int = 0
+    """Classes of an episode where its entry lists more, as open_mi does; 0: as the task was made, else 2."""
+    episodes: int = 0
+    """How many of the first episodes; 0: all."""
+    view: Literal["auto", "image", "text"] = "auto"
+    """Items as pictures or in words; auto: as pictures where the model reads them and the task has them."""
+    template: str = ""
+    """How an example is written, with {item}, {question} and {answer}; empty: as task.json says."""
+    judge: Judging = "exact"
+    """exact: an answer is right if it is written to its end; benchmark: also as VL-ICL Bench judges what is written."""
+    batch: int = 1
+    """Episodes at a time."""
+
+    def __post_init__(self) -> None:
+        at_least(self, shots=0, ways=0, episodes=0, batch=1)
+
+    def load(self, view: Any) -> Task:
+        """The task as a model that sees `view` gets it."""
+        from miclab.mllm.errors import ViewError
+        from miclab.mllm.task import load_task
+
+        def load(view: Any) -> Task:
+            return load_task(self.task, shots=self.shots, view=view, episodes=self.episodes, ways=self.ways,
+                             template=self.template.replace("\\n", "\n"))  # fmt: skip
+
+        if self.view != "auto":
+            return load(self.view)
+        try:
+            return load(view)
+        except ViewError as error:
+            # A model that reads pictures reads a task in words too; one that reads words cannot be shown pictures.
+            if view == "text":
+                raise
+            try:
+                return load("text")
+            except ViewError:
+                raise error from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags(LoadOptions, TaskFlags):
+    """A command on one model and one task."""
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[MODEL]")] = ""
+    """MODEL: folder, hub id, or `tiny`, which comes with miclab."""
+    model: str = ""
+    """The same as an option: --model PATH."""
+    output: Path = Path()
+    """Folder of the results; default: mllm/COMMAND-MODEL-TASK."""
+    json: bool = False
+    """Print as JSON."""
+
+    def __post_init__(self) -> None:
+        LoadOptions.__post_init__(self)
+        TaskFlags.__post_init__(self)
+
+    @property
+    def model_name(self) -> str:
+        """The model, however it was given.
+
+        Raises:
+            MiclabError: none was given, or two.
+        """
+        if self.model and self.name:
+            raise MiclabError(f"MODEL {self.name} and --model {self.model}: give one of them.")
+        chosen = self.model or self.name
+        if not chosen:
+            raise MiclabError("Name a MODEL: a folder, a hub id, or `tiny`, which comes with miclab.")
+        return chosen
+
+    def production(self) -> Production:
+        """The model."""
+        from miclab.mllm.loading import load_model
+
+        return load_model(self.model_name, chosen(LoadOptions, self))
+
+    def results(self, command: str, extends: tuple[str, ...] = ()) -> Results:
+        """The folder of results; `extends` names the options that may differ from those of finished results."""
+        from miclab.mllm.results import Results
+
+        short = Path(self.model_name.rstrip("/")).name
+        folder = self.output if self.output != Path() else Path("mllm") / f"{command}-{short}-{self.task.name}"
+        return Results(folder, command, as_plain(self) | {"model": self.model_name}, extends)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadsFlags(ModelFlags):
+    """Strength of every head over the episodes of a task, with intervals over episodes; writes heads.parquet and
+    heads.html."""
+
+    top: int = 5
+    """Heads listed of each measure."""
+    maps: int = 2
+    """Of the strongest previous-token and induction heads, how many are drawn over the tokens of one episode."""
+
+    def __post_init__(self) -> None:
+        ModelFlags.__post_init__(self)
+        at_least(self, top=1, maps=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnockoutFlags(KnockoutOptions, ModelFlags):
+    """Accuracy, forced choice, CLA and log-probability of the answer without the top heads, against at least 20 draws
+    of random heads of the same layers and whole layers."""
+
+    heads: Path = Path()
+    """Folder that `mllm heads` wrote, to rank heads by; default: the first --rank episodes of this task rank them."""
+    rank: int = 16
+    """Episodes that rank heads; they are not among those answered."""
+
+    def __post_init__(self) -> None:
+        ModelFlags.__post_init__(self)
+        KnockoutOptions.__post_init__(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneFlags(FinetuneOptions, ModelFlags):
+    """LoRA on the first three quarters of a task, evaluated on the last; a killed run goes on where it was."""
+
+    def __post_init__(self) -> None:
+        ModelFlags.__post_init__(self)
+        FinetuneOptions.__post_init__(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareFlags:
+    """Top heads that two models share, against chance (hypergeometric), and the correlation of ranks."""
+
+    a: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="A")]
+    """Folder that `mllm heads` wrote, or paper:qwen2.5-vl-3b, paper:qwen2.5-3b."""
+    b: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="B")]
+    """The same of another model."""
+    top: int = 5
+    """Heads of A that are looked for."""
+    among: int = 10
+    """Among so many of B."""
+    measures: tuple[str, ...] = ()
+    """Which; default: all that both have."""
+    json: bool = False
+    """Print as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleFlags(LoadOptions, TaskFlags):
+    """One task over several models, with differences paired over episodes."""
+
+    models: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="MODEL MODEL ...", help_behavior_hint="(two or more)"),
+    ]
+    """MODEL..., the smallest first."""
+    output: Path = Path("mllm/scale")
+    """Folder of the results."""
+    json: bool = False
+    """Print as JSON."""
+
+    def __post_init__(self) -> None:
+        LoadOptions.__post_init__(self)
+        TaskFlags.__post_init__(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodesFlags(EpisodeOptions):
+    """Episodes of open-ended minimal induction: classes of pictures with invented names, as VL-ICL Bench's files."""
+
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
+    """DIR to make."""
+    json: bool = False
+    """Print as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryFlags:
+    """Memory for weights and one pass, from a configuration alone."""
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """qwen2.5-vl-3b, qwen2.5-vl-7b (published numbers), or a folder or hub id with a config.json."""
+    tokens: int = 2000
+    """Length of a sequence, pictures included."""
+    json: bool = False
+    """Print as JSON."""
+
+
+def save_page(
+    results: Results,
+    arguments: Sequence[str],
+    title: str,
+    page: Page,
+    problem: str = "",
+) -> None:
+    """Writes the page of a command, which names the command, among its results.
+
+    Arguments:
+        results: of the command.
+        arguments: what it was given.
+        title: of the page.
+        page: what it shows.
+        problem: why the results are partial.
+    """
+    from miclab.report.models import page_bytes
+
+    command = results.body["command"]
+    made_by = shlex.join(["miclab", "mllm", command, *arguments])
+    results.file(f"{command}.html", page_bytes(title, made_by, page, problem))
+
+
+def remark(results: Results, remarks: Iterable[str]) -> None:
+    """Notes what is to be known of what a model was shown, and prints the first of it."""
+    found = list(remarks)
+    if not found:
+        return
+    results.note(remarks=found)
+    more = f"; {len(found) - SHOWN} more in {MANIFEST}" if len(found) > SHOWN else ""
+    print(f"miclab: {' '.join(found[:SHOWN])}{more}", file=sys.stderr)
+
+
+def close(results: Results, problem: str = "", status: int = 2) -> int:
+    """Marks results as whole or partial, says where they are, and gives the exit status: 0, or where there is a problem
+    `status`."""
+    results.finish(problem)
+    if problem:
+        print(f"miclab: {problem}\nmiclab: partial results are kept in {results.folder}", file=sys.stderr)
+        return status
+    print(f"wrote {results.folder}", file=sys.stderr)
+    return 0

@@ -1,0 +1,108 @@
+"""Memory that a configuration needs at least, compared with the machine's before anything is allocated.
+
+The numbers are lower bounds in bytes, of the largest tensors alone: what is refused could never have fitted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from miclab.config.run import RunConfig
+from miclab.errors import MiclabError
+
+NUMBER = 4
+"""Bytes of a number in float32."""
+LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Where Linux says how much a container may use."""
+
+
+class TooLargeError(MiclabError):
+    """Something that needs more memory than the machine has."""
+
+
+@cache
+def machine_memory() -> int:
+    """Bytes of memory that this process can have at most."""
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for file in LIMITS:
+        try:
+            found.append(int(file.read_text()))
+        except (OSError, ValueError):
+            continue
+    return min(found)
+
+
+def in_words(size: int) -> str:
+    """A number of bytes, such as `3.2 GiB`."""
+    amount, units = float(size), ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"]
+    while amount >= 1024 and len(units) > 1:
+        amount, units = amount / 1024, units[1:]
+    return f"{amount:,.1f} {units[0]}"
+
+
+def check(parts: Mapping[str, int], advice: str) -> None:
+    """Makes sure that tensors that are needed together fit into the machine's memory.
+
+    Arguments:
+        parts: bytes of each, by what it is.
+        advice: what to lower.
+
+    Raises:
+        TooLargeError: they do not fit; the message names the largest.
+    """
+    total = sum(parts.values())
+    if total <= machine_memory():
+        return
+    largest = max(parts, key=parts.__getitem__)
+    raise TooLargeError(
+        f"This needs at least {in_words(total)} of memory, {in_words(parts[largest])} of it for {largest}, and the"
+        f" machine has {in_words(machine_memory())}. Nothing was begun. Lower {advice}."
+    )
+
+
+def check_world(config: RunConfig) -> None:
+    """Makes sure that the prototypes of all classes fit. Raises TooLargeError."""
+    drawn = {n: m.classes * m.dimension * NUMBER for n, m in config.modalities.items() if not m.source}
+    parts = {f"the classes of {name}": size for name, size in drawn.items()}
+    check(parts, "modalities.*.classes or modalities.*.dimension")
+
+
+def check_model(config: RunConfig) -> None:
+    """Makes sure that a decoder's weights and its mask of positions fit. Raises TooLargeError."""
+    decoder = config.decoder
+    width = decoder.residual_width(config.item_width)
+    hidden = 0 if decoder.mlp == "none" else decoder.mlp_hidden or width
+    length = config.sequence_length
+    parts = {
+        f"weights of {decoder.layers} layers of width {width:,}": decoder.layers
+        * width
+        * (width + 2 * hidden)
+        * NUMBER,
+        f"the readout of {config.label_count:,} labels": width * config.label_count * NUMBER,
+        f"a mask over {length:,} positions": length**2 * NUMBER,
+    }
+    check(parts, "sequence.context, decoder.layers, decoder.width, decoder.mlp_hidden or the number of labels")
+
+
+def _items(config: RunConfig, sequences: int) -> int:
+    """Bytes of the items of so many sequences."""
+    across = sum(config.item_dimension(name) for name in config.modalities)
+    return sequences * (1 if config.is_classification else config.sequence.context + 1) * across * NUMBER
+
+
+def check_training(config: RunConfig) -> None:
+    """Makes sure that a batch of training fits. Raises TooLargeError."""
+    batch = config.optimiser.batch_size
+    check({f"a batch of {batch:,} sequences": _items(config, batch)}, "optimiser.batch_size or sequence.context")
+
+
+def check_evaluation(config: RunConfig, sequences: int, novel_sets: int) -> None:
+    """Makes sure that the sequences of a split and the scores of all sets fit. Raises TooLargeError."""
+    parts = {
+        f"{sequences:,} sequences": _items(config, sequences),
+        f"scores of {novel_sets:,} sets of novel classes": sequences * novel_sets * 2 * NUMBER,
+    }
+    check(parts, "sequences or novel_sets (--request.sequences, --request.novel_sets in training)")

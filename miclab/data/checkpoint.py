@@ -1,0 +1,102 @@
+"""What is checked of a Hugging Face checkpoint: its files before anything of it is loaded, its tensors after.
+
+Weights are safetensors inside the folder and nothing else, so no pickle is ever read. transformers itself would take a
+file of another kind that an index, an adapter or the configuration names.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+SHARD = re.compile(r"[^/\\\0.][^/\\\0]*\.safetensors")
+"""A file of safetensors in the folder itself."""
+NAMED = 3
+"""Tensors that a message names at most."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is not loaded; the message says why."""
+
+
+def _found(place: str, name: str, offline: bool, revision: str) -> Path | None:
+    """A file of a folder or of the hub; None where there is none."""
+    if Path(place).is_dir():
+        path = Path(place) / name
+        return path if path.exists() else None
+    from transformers.utils.hub import cached_file
+
+    path = cached_file(
+        place,
+        name,
+        local_files_only=offline,
+        revision=revision or "main",
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return Path(path) if path else None
+
+
+def check_files(place: str, offline: bool, revision: str = "") -> None:
+    """Makes sure that nothing but safetensors of the folder would be loaded.
+
+    Arguments:
+        place: folder or hub id.
+        offline: uses no network.
+        revision: of a hub id; empty: `main`.
+
+    Raises:
+        CheckpointError: an index, an adapter or the configuration names something else.
+        OSError: a file cannot be had.
+    """
+    if _found(place, ADAPTER, offline, revision):
+        raise CheckpointError(f"it has {ADAPTER}: an adapter of another model. Merge both and save the whole.")
+    config = _found(place, "config.json", offline, revision)
+    if config and _object(config).get("transformers_weights") is not None:
+        raise CheckpointError("config.json has `transformers_weights`; the file has to be model.safetensors.")
+    index = _found(place, INDEX, offline, revision)
+    if index is None:
+        return
+    shards = _object(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise CheckpointError(f"{INDEX} has no `weight_map` from tensors to files.")
+    for tensor, file in shards.items():
+        if not isinstance(file, str) or not SHARD.fullmatch(file):
+            text = f"{INDEX} puts {tensor[:80]} into {str(file)[:80]!r}, which is no safetensors file of the folder."
+            raise CheckpointError(text)
+
+
+def _object(path: Path) -> Mapping[str, Any]:
+    """The object of a JSON file."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path.name} is no JSON ({str(error)[:100]}).") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path.name} holds no object.")
+    return found
+
+
+def check_tensors(missing: Iterable[str], unexpected: Iterable[str] = ()) -> None:
+    """Makes sure that a checkpoint has the model's tensors and no others.
+
+    Arguments:
+        missing: tensors of the model that it lacks, without those that are tied to one that it has.
+        unexpected: tensors that it has and the model lacks.
+
+    Raises:
+        CheckpointError: there is one of either kind.
+    """
+    for names, text in (
+        (sorted(missing), "lacks {} of its model, which would be random"),
+        (sorted(unexpected), "has {} that its model does not know, so it is that of another model"),
+    ):
+        if names:
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            listed = f"{len(names)} tensor{'s' * (len(names) > 1)} ({', '.join(names[:NAMED])}{more})"
+            raise CheckpointError(f"the checkpoint {text.format(listed)}.")

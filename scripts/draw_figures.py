@@ -1,0 +1,33 @@
+"""Draws the figures of every claim that has rows into studies/figures.
+
+    python -m scripts.draw_figures
+
+Run it after new rows are committed. The pages of claims, which are written when the site is built (docs/pages.py), show
+these figures.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from miclab.claims.evidence import Evidence
+from miclab.claims.ledger import chosen
+from miclab.claims.plots.figures import NoRowsError, draw
+
+ROOT = Path(__file__).parent.parent
+PRESETS = ("quick", "paper")
+
+
+def main() -> None:
+    """Draws them; claims whose rows are too few have none."""
+    for preset in PRESETS:
+        evidence = Evidence(ROOT / "studies", preset)
+        for entry in chosen(()):
+            try:
+                draw(evidence, entry, ROOT / "studies/figures" / preset)
+            except NoRowsError:
+                continue
+
+
+if __name__ == "__main__":
+    main()
