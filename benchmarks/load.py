@@ -185,10 +185,12 @@ def fill(root: Path, plan: Plan, count: int) -> None:
         config = run.config
         contents = {"config.json": json.dumps(schema.to_mapping(config), indent=1).encode(), "world.safetensors": world}
         for step in (0, run.request.steps):
-            contents |= {f"checkpoints/{step:09d}.safetensors": world, f"checkpoints/{step:09d}.optimiser.safetensors": world,
+            name = f"checkpoints/{step:09d}"
+            contents |= {f"{name}.safetensors": world, f"{name}.optimiser.safetensors": world,
                          f"rows/{step:09d}.jsonl": storage.json_bytes(row(config, step))}  # fmt: skip
         files = {name: storage.digest(content) for name, content in contents.items()}
-        timing = [{"step": step, "seconds": 0.1, "time": "2026-01-01T00:00:00+00:00"} for step in (0, run.request.steps)]
+        steps, now = (0, run.request.steps), "2026-01-01T00:00:00+00:00"
+        timing = [{"step": step, "seconds": 0.1, "time": now} for step in steps]
         manifest = {"format": 1, "hash": run.hash, "status": "finished", "reason": "all steps done",
                     "request": schema.to_mapping(run.request), "environment": {}, "timing": timing,
                     "files": files}  # fmt: skip

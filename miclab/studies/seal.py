@@ -49,7 +49,7 @@ def seal(file: Path) -> str:
             sealed_table.read(file)
             return "is sealed already"
     try:
-        content = file.read_bytes()
+        content = storage.read_file(file)
     except OSError as error:
         raise MiclabError(f"{file} cannot be read: {error.strerror or error}.") from error
     frame, known = sealed_table.parsed(file, content), sealed_table.own_digest(file, content)
