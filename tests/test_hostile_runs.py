@@ -93,17 +93,17 @@ def _checked(arguments: list[str], capsys, listed: str = "") -> None:
         assert listed in printed.out.replace("\n", "")
 
 
-@pytest.mark.parametrize("start", range(0, 120, 40))
+@pytest.mark.parametrize("start", range(0, 60, 30))
 def test_wrong_content_with_right_checksums_is_refused_in_words(start, root, tmp_path, capsys):
     """Fails if a run of others breaks `runs` for all, or a command ends in a traceback."""
     study, good = _study(tmp_path), sorted(p.name for p in root.iterdir() if not p.name.startswith("."))[1]
 
     def cases() -> Iterator:
-        for number in range(start, start + 40):
+        for number in range(start, start + 30):
             here = tmp_path / str(number)
             shutil.copytree(root, here, ignore=shutil.ignore_patterns(".*"))
             name = _attacked(here, number)
-            for command in _commands(here, study)[: 4 if number % 10 == 0 else 2]:
+            for command in _commands(here, study)[: 4 if number % 15 == 0 else 2]:
                 yield f"{name} {command[0]}", lambda command=command: _checked(command, capsys, good[:20])
             shutil.rmtree(here)
 
@@ -170,7 +170,7 @@ def test_the_state_of_a_study_is_checked(root, tmp_path, capsys):
     }
 
     def cases() -> Iterator:
-        for number in range(60):
+        for number in range(40):
             source = random.Random(number)
             here = tmp_path / str(number) / "runs"
             name = source.choice(list(contents))

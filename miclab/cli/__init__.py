@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 from miclab import interrupts
@@ -152,3 +153,17 @@ def _run(arguments: list[str]) -> int:
         # The reader of our output went away, as `miclab runs | head` does.
         sys.stderr.close()
         return 0
+    except OSError as error:
+        # What no reader and no writer explained: the machine refuses a file, or the working directory is gone.
+        place = f"{visible(error.filename)}: " if error.filename else ""
+        print(f"miclab: {place}{visible(error.strerror or error)}. {_advice()}", file=sys.stderr)
+        return 2
+
+
+def _advice() -> str:
+    """What to do after the system refused a file."""
+    try:
+        os.getcwd()
+    except OSError:
+        return "The working directory is gone: go to one that exists (`cd`), then give the command again."
+    return "Free some space, change the permissions, or choose another place with --runs or --output."
