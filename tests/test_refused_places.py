@@ -64,7 +64,7 @@ def files_below(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
-SIZES = [*((name, 0) for name in WRITERS), ("train", 200), ("train", 5000), ("data show", 200), ("make-episodes", 700)]
+SIZES = [*((name, 0) for name in WRITERS), ("train", 200), ("train", 5000), ("data show", 200), ("make-episodes", 100)]
 
 
 @pytest.mark.parametrize(("name", "size"), SIZES)
