@@ -10,7 +10,7 @@ from typing import Any
 from miclab.errors import ContentError, RunContentError
 
 LARGEST = 2**53
-"""Whole numbers above this are no steps, counts or times, and floats do not tell them apart."""
+"""Whole numbers above this are no steps, counts or times, and floats cannot hold them all."""
 
 
 @dataclass(frozen=True)

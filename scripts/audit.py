@@ -26,11 +26,11 @@ LOCKS = ("requirements.lock", "requirements-development.lock")
 FIRST = ("torch", "uv", "pip", "setuptools", "miclab")
 """Installed before the lock files, by version (see the Makefile), and miclab itself."""
 MIRRORS = "loaded by its name in miclab/studies/mirrors.py"
-NOT_IMPORTED = {"mlflow": MIRRORS, "trackio": MIRRORS, "wandb": MIRRORS, "tokenizers": "what transformers asks for",
-                "num2words": "what transformers asks for", "accelerate": "what transformers asks for",
+NOT_IMPORTED = {"mlflow": MIRRORS, "trackio": MIRRORS, "wandb": MIRRORS, "tokenizers": "used by transformers",
+                "num2words": "used by transformers", "accelerate": "used by transformers",
                 "tensorboard": "imported by torch.utils.tensorboard"}  # fmt: skip
 """Declared, and imported by others or by name."""
-NOT_DECLARED = {"_typeshed": "there for type checkers alone", "bitsandbytes": "asked for by --quantise, on CUDA alone"}
+NOT_DECLARED = {"_typeshed": "there for type checkers alone", "bitsandbytes": "an option of the GPU"}
 """Imported, and not declared."""
 TOOLS = ("development", "docs", "data")
 """Extras whose packages are commands, or are imported outside miclab."""
@@ -127,7 +127,8 @@ def bill(installed: dict[str, metadata.Distribution], hashes: dict[str, list[str
     """The bill of materials, in the format CycloneDX 1.5."""
     parts = []
     for name, one in sorted(installed.items()):
-        licence = one.metadata.get("License-Expression") or (one.metadata.get("License") or "").partition("\n")[0]
+        text = dict(one.metadata.items()) if hasattr(one.metadata, "items") else {}  # type: ignore[attr-defined]
+        licence = text.get("License-Expression") or str(text.get("License", "")).partition("\n")[0]
         part: dict[str, Any] = {"type": "library", "name": name, "version": one.version,
                                 "purl": f"pkg:pypi/{name}@{one.version}"}  # fmt: skip
         if licence:

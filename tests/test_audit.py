@@ -14,8 +14,8 @@ HASH = "a" * 64
 
 def test_versions_and_hashes_of_the_lock_are_compared():
     """Fails if another version or an entry without a hash passes, or a marker for another machine counts."""
-    text = (f"a==1 \\\n    --hash=sha256:{HASH}\nB_c==2\n"
-            f"d==3 ; sys_platform == 'nowhere' \\\n    --hash=sha256:{HASH}\ne==4 ; python_version >= '3' \\\n    --hash=sha256:{HASH}")  # fmt: skip
+    end = f" \\\n    --hash=sha256:{HASH}\n"
+    text = f"a==1{end}B_c==2\nd==3 ; sys_platform == 'nowhere'{end}e==4 ; python_version >= '3'{end}"
     entries = list(audit.locked([text]))
     assert [(name, version) for name, version, _ in entries] == [("a", "1"), ("b-c", "2"), ("e", "4")]
     found = list(audit.lock_faults(entries, {"a": "1", "b-c": "2", "e": "5", "d": "9"}))

@@ -77,7 +77,8 @@ def vectors(folder: Path, source: random.Random) -> None:
         np.save(file, values)
         replaced(folder / "v.labels.csv", json.dumps(mutated(SHOT, source)).encode(), source)
     elif kind == "npz":
-        np.savez(file, **dict(zip([n or "e" for n in names], (values, labels), strict=True)))
+        arrays: Any = dict(zip([n or "e" for n in names], (values, labels), strict=True))
+        np.savez(file, **arrays)
     elif kind == "safetensors":
         arrays = {n: a for n, a in zip(names, (values, labels), strict=True) if a.dtype.kind in "fib"}
         save_file(arrays, file, {"class_names": json.dumps(mutated(["a", "b"], source)), "x": "\x1b[2J"})

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import polars as pl
 
+from miclab import storage
 from miclab.config import schema
 from miclab.config.run import RunConfig
 from miclab.errors import DamagedError, MiclabError
