@@ -36,15 +36,15 @@ def test_the_rungs_beside_a_threshold_are_run_and_few_others(own, brackets):
     values = tuple(2**i for i in range(12))
     ladder = Ladder(axis="x", values=values, brackets=tuple(values[i] for i in sorted(brackets | {0, 11})))
     whole = {2.0**i: {s: "reads" if i >= first else "memorises" for s, first in enumerate(own)} for i in range(12)}
-    asked = set()
+    requested = set()
 
     def ended(rung, seed):
-        asked.add(rung)
+        requested.add(rung)
         return whole[rung][seed]
 
     rungs, complete = climbed(ladder, tuple(range(len(own))), ended)
     assert complete
-    assert asked == set(rungs) >= set(ladder.brackets)
+    assert requested == set(rungs) >= set(ladder.brackets)
     found, every = (find_threshold({rung: whole[rung] for rung in part}) for part in (rungs, values))
     assert (found.kind, found.bracket) == (every.kind, every.bracket) or found.kind == every.kind != "found"
     if len(own) == 1:
@@ -88,7 +88,7 @@ def test_rounds_narrow_each_decoders_bracket(tmp_path: Path, played):
     assert planned[0] == ends
     assert planned[-1] == ends | {(1, 16), (1, 24), (2, 24), (2, 48)}
     assert all(before < after for before, after in pairwise(planned))
-    # Nothing is left, for whoever asks again.
+    # Nothing is left, for whoever calls again.
     assert list(rounds([study], "eager", root))[-1][1].runs.keys() == plan.runs.keys()
     whole = Plan([study], "eager")
     assert set(plan.runs) < set(whole.runs)

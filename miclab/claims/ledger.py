@@ -46,6 +46,7 @@ RUN_ORDER = (
     "transience",
     "position_width",
     "position_constant",
+    "mechanisms",
     "optimiser",
     "position_constant_sgd",
 )

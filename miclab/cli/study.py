@@ -161,11 +161,8 @@ def _run(arguments: list[str]) -> int:
     from miclab.studies.threshold import rounds
 
     found, mode, root = _loaded(options.file, options)
-    plan: Plan | None = None
-    for studies, whole in rounds(found, mode, root):
-        # A study of kind `threshold` decides by its results what it runs next.
-        plan, tally = _carried_out(options, studies, whole)
-    assert plan is not None
+    # A study of kind `threshold` decides by its results what it runs next.
+    *_, (plan, tally) = (_carried_out(options, studies, whole) for studies, whole in rounds(found, mode, root))
     counts, failures = counts_of(plan, tally.states, set()), failures_of(plan, tally.states)
     if options.json:
         print_json({"studies": counts, "failures": failures})

@@ -329,9 +329,8 @@ class RunConfig:
     def parts(self) -> tuple[str, ...]:
         """Names that `frozen` may hold: prefixes of parameter names."""
         decoder = self.decoder
-        given = ("decoder.input",) * (decoder.input_map == "linear") + ("decoder.positions",) * (
-            decoder.position_facts.learnt
-        )
+        given = ("decoder.input",) * (decoder.input_map == "linear")
+        given += ("decoder.positions",) * decoder.position_facts.learnt
         given += ("decoder.constant",) * bool(decoder.token_constant)
         given += ("decoder.first_token",) * (self.sequence.first_token != "none")
         blocks = tuple(f"decoder.blocks.{i}" for i in range(decoder.layers))

@@ -121,7 +121,7 @@ def recording_keys(layers: tuple[AttentionLayer, ...]) -> Iterator[KeyConstants]
         for layer in layers:
             norm = getattr(layer.module, "k_norm", None)
             inputs = layer.projections[:-1]
-            # Queries and keys apart, or in one projection.
+            # Queries and keys have a projection each, or one together.
             source = norm if norm is not None else (*inputs[:2],)[-1]
             stack.callback(source.register_forward_hook(hook(layer, norm is not None)).remove)
         yield found

@@ -156,7 +156,7 @@ def planned(studies: Iterable[Study], mode: Mode, root: Path) -> tuple[list[Stud
 
 
 def rounds(studies: Sequence[Study], mode: Mode, root: Path) -> Iterator[tuple[list[Study], Plan]]:
-    """What is to be run, one plan after another: the next one is asked for when the runs of the last have ended. There
+    """What is to be run, one plan after another: the next one is requested when the runs of the last have ended. There
     is one plan alone where no study is of kind `threshold`; none follows a plan that was stopped."""
     seen: set[str] = set()
     while True:

@@ -28,8 +28,7 @@ def thresholds_view(study: Study, plan: Plan, frame: pl.DataFrame) -> dict[str, 
     """
     if study.ladder is None:
         return None
-    by_run = {str(part["run"][0]): part.sort("step").rows(named=True) for part in frame.partition_by("run")}
-    known: dict[str, Sequence[Mapping[str, Any]]] = by_run
+    known = {str(part["run"][0]): part.sort("step").rows(named=True) for part in frame.partition_by("run")}
 
     def rows(run: PlannedRun) -> Sequence[Mapping[str, Any]] | None:
         return known.get(run.hash)
