@@ -106,7 +106,7 @@ def pictures(folder: Path, source: random.Random) -> None:
     raw = bytearray((folder / "a" / "0.png").read_bytes())
     raw[source.randrange(len(raw))] ^= 1 << source.randrange(8)
     replaced(folder / "a" / "0.png", bytes(raw), source)
-    load_folder("folder", str(folder))
+    load_folder("folder", str(folder))  # pyright: ignore[reportCallIssue]
 
 
 def model(folder: Path, source: random.Random) -> None:
