@@ -5,18 +5,20 @@ BIN := .venv/bin
 WORKERS ?= 2
 TORCH := 2.13.0
 UV := 0.13.9
+# As in pyproject.toml: the package is built with it, and not in isolation.
+BACKEND := setuptools==84.2.1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 FAST := $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps
 
-.PHONY: demo test lint docs dist lock bench resilience clean
+.PHONY: demo test lint docs dist lock bench resilience audit clean
 
 # What miclab itself needs.
 .venv/core: requirements.lock pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit("miclab needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(PIP) torch==$(TORCH) uv==$(UV)
+	$(PIP) torch==$(TORCH) uv==$(UV) $(BACKEND)
 	$(FAST) -r requirements.lock
-	$(PIP) --no-deps --editable .
+	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # Tests, documentation and the extras beside it.
@@ -56,6 +58,10 @@ bench: .venv/installed
 
 resilience: .venv/installed
 	$(BIN)/python -m benchmarks.resilience
+
+# Supply, checked without a network; the bill of materials goes to build/materials.json.
+audit: .venv/installed
+	$(BIN)/python -m scripts.audit
 
 clean:
 	rm -rf .venv build dist *.egg-info docs/claims docs/reference/api docs/reference/cli.md docs/reference/config.md

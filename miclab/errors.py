@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Letters that a terminal obeys, that turn other text round, or that cannot be written. Tabs and line feeds stay."""
+
+
+def visible(text: object) -> str:
+    """A text with every letter of `UNSEEN` as its escape (`\\x1b`): what others wrote is shown, and does nothing."""
+    return UNSEEN.sub(lambda found: ascii(found[0])[1:-1], str(text))
 
 
 class MiclabError(Exception):
-    """Base of all errors that the command line prints without a traceback (exit status 2)."""
+    """Base of all errors that the command line prints without a traceback (exit status 2). Its text is `visible`."""
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
 
 
 class ConfigError(MiclabError, ValueError):
@@ -59,6 +71,24 @@ class DamagedError(RunError):
     def __init__(self, path: object, remedy: str):
         self.path = str(path)
         super().__init__(f"{path} is damaged or missing: it is not the file whose SHA-256 was recorded. {remedy}")
+
+
+class ContentError(MiclabError):
+    """A file, perhaps of somebody else, whose content is not what its reader needs. Base of the readers' errors.
+
+    Arguments:
+        file: the file.
+        place: where in it, in the words of the format (`timing[3].step`, `line 2`); empty: all of it.
+        expected: what should stand there.
+    """
+
+    def __init__(self, file: object, place: str, expected: str):
+        self.file, self.place, self.expected = str(file), place, expected
+        super().__init__(f"{file}: {f'{place}: ' if place else ''}expected {expected}.")
+
+
+class RunContentError(ContentError, RunError):
+    """A file of a run, or of the state of a study, whose content is wrong though its checksum is right."""
 
 
 def missing_extra(command: str, extra: str, package: str) -> str:

@@ -10,11 +10,12 @@ import json
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miclab.errors import BusyError, DamagedError, RunError
+from miclab.errors import BusyError, DamagedError, RunContentError, RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,6 +98,34 @@ def replace_bytes(path: Path, content: bytes) -> str:
     return digest(content)
 
 
+def read_file(path: Path | str) -> bytes:
+    """All of a regular file. A fifo, a device or a directory in its place is not opened: it could block, or never end.
+
+    Raises:
+        OSError: it cannot be read; `strerror` says why.
+    """
+    check_regular(path)
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(handle, "rb") as file:
+        check_regular(handle)
+        return file.read()
+
+
+def check_regular(path: Path | str | int) -> None:
+    """Makes sure that a path, or an open descriptor, is a regular file.
+
+    Raises:
+        OSError: it is something else, or cannot be had.
+    """
+    mode = os.stat(path).st_mode
+    if stat.S_ISREG(mode):
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a directory and no file", str(path))
+    kind = "a fifo" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+    raise OSError(errno.EINVAL, f"it is {kind} and no file", str(path))
+
+
 def read_checked(path: Path, sha256: str, remedy: str) -> bytes:
     """A file's content.
 
@@ -105,7 +134,7 @@ def read_checked(path: Path, sha256: str, remedy: str) -> bytes:
         RunError: it is perhaps good but cannot be read now, for lack of a permission for example.
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EIO):
             raise RunError(f"Cannot read {path}: {error.strerror or error}.") from error
@@ -129,12 +158,12 @@ def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
         RunError: it cannot be read.
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         raise RunError(f"Cannot read {path}: {error.strerror or error}.") from error
-    with contextlib.suppress(ValueError, KeyError, TypeError):
+    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
         found = json.loads(content)["manifest"]
-        if sealed(found) == content:
+        if isinstance(found, dict) and sealed(found) == content:
             return found
     raise DamagedError(path, remedy)
 
@@ -185,8 +214,17 @@ def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     return save({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()})
 
 
-def tensors_from(content: bytes) -> dict[str, Tensor]:
-    """Tensors of a safetensors file."""
+def tensors_from(content: bytes, file: Path | str = "") -> dict[str, Tensor]:
+    """Tensors of a safetensors file.
+
+    Raises:
+        RunContentError: it is none; the message names `file`.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
-    return load(content)
+    try:
+        return load(content)
+    except (SafetensorError, ValueError, KeyError, RuntimeError, OverflowError) as error:
+        why = str(error).partition("\n")[0][:100]
+        raise RunContentError(file, "", f"a file of safetensors ({why})") from error

@@ -226,14 +226,14 @@ def test_a_directory_without_permission_is_refused(tmp_path, monkeypatch):
 def test_a_file_that_cannot_be_read_now_is_not_called_damaged(tmp_path, monkeypatch):
     """Or else a lost permission would make training forget good checkpoints."""
     run, _ = train_config(CONFIG, REQUEST, tmp_path)
-    before, read = contents(run.path), Path.read_bytes
+    before, read = contents(run.path), storage.read_file
 
     def refuse(self: Path) -> bytes:
         if self.name == "000000006.safetensors":
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return read(self)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(storage, "read_file", refuse)
     with pytest.raises(RunError, match=r"Cannot read .*000000006\.safetensors: Permission denied") as caught:
         train(run, REQUEST)
     assert not isinstance(caught.value, DamagedError)

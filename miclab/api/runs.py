@@ -46,7 +46,11 @@ class Runs(Tabled, Sequence[Run]):
         for run in self:
             # A killed process leaves its run so. Taking the lock to find out would disturb one that is alive.
             status = "running, or killed" if run.status == "running" else run.status
-            last = (run.disk.rows() or [{"accuracy": {}}])[-1]
+            try:
+                last = (run.disk.rows() or [{"accuracy": {}}])[-1]
+            except MiclabError as error:
+                self.damaged[run.path] = str(error)
+                continue
             found[run.path] = {
                 "run": run.name, "name": run.label.name, "tags": list(run.label.tags), "status": status,
                 "step": run.step, "accuracy": last["accuracy"], "note": run.reason,
@@ -117,10 +121,11 @@ def list_runs(root: str | Path = "runs") -> Runs:
     """The runs of a directory, sorted by name.
 
     Raises:
-        RunError: `root` is a file.
+        RunError: `root` is a file, or cannot be read.
     """
-    found, damaged, lacking = [], {}, {}
-    for path in directory.list_runs(root):
+    found, lacking = [], {}
+    paths, damaged = directory.look_over(root)
+    for path in paths:
         try:
             found.append(load(path))
         except MiclabError as error:

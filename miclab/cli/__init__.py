@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 from miclab import interrupts
-from miclab.errors import MiclabError, is_out_of_memory
+from miclab.cli.streams import lasting_standard_error
+from miclab.errors import MiclabError, is_out_of_memory, visible
 
 COMMANDS = {
     "demo": (
@@ -100,14 +102,15 @@ def with_new_names(arguments: list[str]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
-    try:
-        with interrupts.noted():
-            status = _run(list(sys.argv[1:] if arguments is None else arguments))
-            interrupts.heed()
-            return status
-    except KeyboardInterrupt:
-        print("miclab: interrupted", file=sys.stderr)
-        return 1
+    with lasting_standard_error():
+        try:
+            with interrupts.noted():
+                status = _run(list(sys.argv[1:] if arguments is None else arguments))
+                interrupts.heed()
+                return status
+        except KeyboardInterrupt:
+            print("miclab: interrupted", file=sys.stderr)
+            return 1
 
 
 def _run(arguments: list[str]) -> int:
@@ -144,9 +147,23 @@ def _run(arguments: list[str]) -> int:
             raise
         why = str(error).partition("\n")[0] or "no more can be had"
         advice = "Use less at once: a shorter context, fewer sequences or rows, or a smaller batch"
-        print(f"miclab: there is too little memory ({why}). {advice}.", file=sys.stderr)
+        print(f"miclab: there is too little memory ({visible(why)}). {advice}.", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader of our output went away, as `miclab runs | head` does.
         sys.stderr.close()
         return 0
+    except OSError as error:
+        # What no reader and no writer explained: the machine refuses a file, or the working directory is gone.
+        place = f"{visible(error.filename)}: " if error.filename else ""
+        print(f"miclab: {place}{visible(error.strerror or error)}. {_advice()}", file=sys.stderr)
+        return 2
+
+
+def _advice() -> str:
+    """What to do after the system refused a file."""
+    try:
+        os.getcwd()
+    except OSError:
+        return "The working directory is gone: go to one that exists (`cd`), then give the command again."
+    return "Free some space, change the permissions, or choose another place with --runs or --output."

@@ -16,9 +16,9 @@ from miclab.claims.registry import Claim
 from miclab.claims.tables import comparisons_table, conditions_table, ledger_table
 from miclab.claims.verdict import VERDICTS
 from miclab.cli.options import Claims, ClaimsOrStudies, Directory, output_folder
-from miclab.cli.terminal import bar, parse, print_json, refuse_ignored
+from miclab.cli.terminal import bar, parse, print_json, refuse_ignored, say
 from miclab.config.presets import Profile
-from miclab.errors import ConfigError, MiclabError
+from miclab.errors import ConfigError, MiclabError, visible
 from miclab.studies.shipped import studies_directory, writable_studies
 
 
@@ -91,7 +91,7 @@ def _judgeable(evidence: Evidence, ids: Sequence[str]) -> list[Claim]:
     if len(there) < len(entries):
         others = [entry.id for entry in entries if entry not in there]
         text = f"{evidence.directory} lacks the studies of {len(others)} claims, which are left out: "
-        print(f"miclab: {text}{', '.join(others)}", file=sys.stderr)
+        say(f"{text}{', '.join(others)}")
     return there
 
 
@@ -177,7 +177,7 @@ def run_reproduce(arguments: list[str]) -> int:
         from miclab.cli.study import run_study
 
         files = [str(studies / f"{name}.yaml") for name in names]
-        print(f"miclab: {len(names)} studies: {', '.join(names)}", file=sys.stderr)
+        say(f"{len(names)} studies: {', '.join(names)}")
         # What the study command prints is no part of the ledger.
         with contextlib.redirect_stdout(sys.stderr):
             status = run_study(
@@ -185,7 +185,7 @@ def run_reproduce(arguments: list[str]) -> int:
                  "--launcher", options.launcher, "--workers", str(options.workers)]
             )  # fmt: skip
     else:
-        print("miclab: no run is missing; --again trains what the committed rows have", file=sys.stderr)
+        say("no run is missing; --again trains what the committed rows have")
     _show(options.ids, options.preset, studies, False, options.json)
     return status
 
@@ -230,7 +230,7 @@ def run_figure(arguments: list[str]) -> int:
     if options.json:
         print_json(written)
     else:
-        print("\n".join(written))
+        print(visible("\n".join(written)))
     return 0
 
 
@@ -259,5 +259,5 @@ def _draw_claims(options: FigureOptions, folder: Path) -> list[str]:
         text = f"no rows yet for {', '.join(lacking)}; `miclab reproduce {' '.join(lacking)}` makes them"
         if not written:
             raise MiclabError(f"{text[:1].upper()}{text[1:]}.")
-        print(f"miclab: not drawn: {text}", file=sys.stderr)
+        say(f"not drawn: {text}")
     return written

@@ -17,7 +17,7 @@ from miclab.data.check import checked
 from miclab.data.dataset import DataSet
 from miclab.data.registry import Progress, registered
 from miclab.data.shipped import SHIPPED
-from miclab.errors import ConfigError, MiclabError, nearest
+from miclab.errors import ConfigError, MiclabError, nearest, visible
 
 if TYPE_CHECKING:
     from miclab.data.pretrained import Kind
@@ -167,7 +167,7 @@ def _show(arguments: list[str]) -> int:
     data = None if options.name == CONCEPTS else _load(options.name)
     path = draw(options.name, data, output, classes=options.classes, exemplars=options.exemplars,
                 seed=options.seed)  # fmt: skip
-    print(f"wrote {path}")
+    print(visible(f"wrote {path}"))
     return 0
 
 
@@ -179,9 +179,9 @@ def _check(arguments: list[str]) -> int:
         print_json(reports)
         return 1 if faults else 0
     for report in reports:
-        print(f"{report['name']}: {'good' if not report['faults'] else 'NOT good'}")
+        print(visible(f"{report['name']}: {'good' if not report['faults'] else 'NOT good'}"))
         for line in [*report["faults"], *report["notes"]]:
-            print(f"  {line}")
+            print(visible(f"  {line}"))
     return 1 if faults else 0
 
 
@@ -265,7 +265,7 @@ def run_embed(arguments: list[str]) -> int:
     if options.json:
         print_json(found)
         return 0
-    print(f"wrote {made.path}: {made.rows} vectors of dimension {made.dimension}, {made.classes} classes")
+    print(visible(f"wrote {made.path}: {made.rows} vectors of dimension {made.dimension}, {made.classes} classes"))
     print(f"features: {encoder.method}")
-    print(f"look at it with `miclab data check vectors:{made.path}`")
+    print(visible(f"look at it with `miclab data check vectors:{made.path}`"))
     return 0

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from miclab.cli.options import Directory, File, output_file
-from miclab.cli.terminal import bar, parse, print_json
-from miclab.errors import ConfigError, MiclabError
+from miclab.cli.terminal import bar, parse, print_json, say
+from miclab.errors import ConfigError, MiclabError, visible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +59,7 @@ def run_demo(arguments: list[str]) -> int:
     check_replaceable(output, subject_of(found.study), options.overwrite)
     left = found.left()
     if not left:
-        print(f"miclab: demo: its {len(found.plan.runs)} runs are there already, nothing is trained", file=sys.stderr)
+        say(f"demo: its {len(found.plan.runs)} runs are there already, nothing is trained")
     announce_study(left, root, options.workers or cores(), "demo")
     with Watch(found.plan, root) as watch:
         found.train(watch, options.workers)
@@ -72,5 +71,5 @@ def run_demo(arguments: list[str]) -> int:
         print_json({**found.as_json(), "report": str(output), "seconds": round(seconds, 1)})
         return 0
     found.show()
-    print(f"\nreport: {output.resolve()}   ({seconds:.0f} s)")
+    print(visible(f"\nreport: {output.resolve()}   ({seconds:.0f} s)"))
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -21,8 +20,8 @@ from miclab.cli.mllm_options import (
     save_page,
 )
 from miclab.cli.mllm_reproduce import reproduce
-from miclab.cli.terminal import bar, parse, print_json, print_table
-from miclab.errors import MiclabError, nearest
+from miclab.cli.terminal import bar, parse, print_json, print_table, say
+from miclab.errors import MiclabError, nearest, visible
 from miclab.mllm.options import EpisodeOptions, FinetuneOptions, LoadOptions, chosen
 
 
@@ -151,14 +150,13 @@ def _make_episodes(arguments: list[str]) -> int:
         folder = make_episodes(options.folder, requested, on_progress)
     blank = json.loads((folder / "task.json").read_text(encoding="utf-8"))["made"].get("one_colour", [])
     if blank:
-        print(f"miclab: {len(blank)} pictures are all of one colour: {', '.join(blank[:3])}", file=sys.stderr)
+        say(f"{len(blank)} pictures are all of one colour: {', '.join(blank[:3])}")
     if options.json:
         print_json({"folder": str(folder), "episodes": requested.episodes, "ways": requested.ways,
                     "shots": requested.shots, "one_colour": blank})  # fmt: skip
         return 0
-    print(
-        f"wrote {folder}: {requested.episodes} episodes, {requested.ways} classes, {requested.shots} examples of each"
-    )
+    content = f"{requested.episodes} episodes, {requested.ways} classes, {requested.shots} examples of each"
+    print(visible(f"wrote {folder}: {content}"))
     return 0
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from miclab.errors import MiclabError
+from miclab.errors import MiclabError, visible
 from miclab.mllm.options import (
     EpisodeOptions,
     FinetuneOptions,
@@ -261,7 +261,7 @@ def remark(results: Results, remarks: Iterable[str]) -> None:
         return
     results.note(remarks=found)
     more = f"; {len(found) - SHOWN} more in {MANIFEST}" if len(found) > SHOWN else ""
-    print(f"miclab: {' '.join(found[:SHOWN])}{more}", file=sys.stderr)
+    print(visible(f"miclab: {' '.join(found[:SHOWN])}{more}"), file=sys.stderr)
 
 
 def close(results: Results, problem: str = "", status: int = 2) -> int:
@@ -269,7 +269,7 @@ def close(results: Results, problem: str = "", status: int = 2) -> int:
     `status`."""
     results.finish(problem)
     if problem:
-        print(f"miclab: {problem}\nmiclab: partial results are kept in {results.folder}", file=sys.stderr)
+        print(visible(f"miclab: {problem}\nmiclab: partial results are kept in {results.folder}"), file=sys.stderr)
         return status
-    print(f"wrote {results.folder}", file=sys.stderr)
+    print(visible(f"wrote {results.folder}"), file=sys.stderr)
     return 0

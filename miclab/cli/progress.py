@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,13 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miclab.cli.terminal import bar, duration
+from miclab import storage
+from miclab.cli.terminal import bar, duration, say
 from miclab.config import schema
 from miclab.config.request import Request, SplitSizes
 from miclab.config.run import RunConfig
-from miclab.errors import MiclabError
+from miclab.errors import MiclabError, visible
 from miclab.runs.find import list_runs
-from miclab.runs.run import Run, read_manifest
+from miclab.runs.manifest import read_manifest
+from miclab.runs.run import Run
 
 if TYPE_CHECKING:
     from miclab.studies.engine import Tally
@@ -106,10 +107,10 @@ def _changed(path: Path) -> float:
 
 def _rate(path: Path) -> float | None:
     try:
-        content = json.loads((path / "config.json").read_bytes())
+        content = json.loads(storage.read_file(path / "config.json"))
         run = Run(path, schema.from_mapping(RunConfig, content), read_manifest(path))
         request = schema.from_mapping(Request, run.request)
-    except (MiclabError, OSError, ValueError):
+    except (MiclabError, OSError, ValueError, RecursionError):
         return None
     seconds = sum(entry.get("seconds", 0.0) for entry in run.timing)
     if run.config.is_classification or seconds < SHORTEST or run.timing[-1]["step"] < FEWEST:
@@ -144,9 +145,7 @@ def announce(title: str, work: float, root: Path | str, *, workers: int = 1, mor
     measured = speed(root)
     seconds = work / measured.rate / max(1, workers) + more
     if seconds >= FROM:
-        print(
-            f"miclab: {title}: about {rough(seconds)} on this machine, by {measured.basis}", file=sys.stderr, flush=True
-        )
+        say(f"{title}: about {rough(seconds)} on this machine, by {measured.basis}")
 
 
 def announce_training(title: str, run: Run, request: Request) -> None:
@@ -278,7 +277,7 @@ class Watch:
         counts = tuple(sum(s.status == status for s in tally.states.values()) for status in ("done", "failed"))
         if counts != self._counts and now - self._printed > LINES:
             self._counts, self._printed = counts, now
-            print(f"miclab: {self.summary(tally)}", file=sys.stderr, flush=True)
+            say(self.summary(tally))
 
     def _look_at_running(self, tally: Tally) -> None:
         from miclab.runs.find import glance
@@ -330,11 +329,13 @@ class Watch:
         for identity in running[:SHOWN]:
             run, step = self.plan.runs[identity], self.steps.get(identity, 0)
             bar = ProgressBar(total=max(1, run.request.steps), completed=step, width=30)
-            table.add_row(run.name, f"{step:,}", f"{run.request.steps:,}", bar)
+            table.add_row(Text(run.name), f"{step:,}", f"{run.request.steps:,}", bar)
         if len(running) > SHOWN:
             table.add_row(f"... and {len(running) - SHOWN} more")
         ended = sum(found.status in ("done", "failed") for found in tally.states.values())
         whole = ProgressBar(total=max(1, len(tally.states)), completed=ended, width=60)
         failed = [i for i, s in tally.states.items() if s.status == "failed"][-3:]
-        notes = [Text(f"failed: {self.plan.runs[i].name}: {tally.states[i].reason}", style="red") for i in failed]
+        notes = [
+            Text(visible(f"failed: {self.plan.runs[i].name}: {tally.states[i].reason}"), style="red") for i in failed
+        ]
         return Group(Text(self.summary(tally)), whole, table, *notes)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from miclab.cli.options import RunNames, find_runs, output_file
 from miclab.cli.progress import ablations_of, knockouts_of, looking
-from miclab.cli.terminal import bar, parse, refuse_ignored, warn
+from miclab.cli.terminal import bar, parse, refuse_ignored, say, warn
 from miclab.config.presets import Profile
 from miclab.config.run import RunConfig
-from miclab.errors import MiclabError
+from miclab.errors import MiclabError, visible
 from miclab.runs.find import list_runs
 
 
@@ -68,7 +67,7 @@ def run_report(arguments: list[str]) -> int:
         path = write_report(runs, output, command=command, measures=options.measures, on_progress=on_progress)
     for run in runs:
         warn(run)
-    print(path)
+    print(visible(path))
     return 0
 
 
@@ -100,7 +99,7 @@ def _report_study(options: ReportOptions, output: Path, command: str) -> int:
     _, plan = planned([study], "compiled" if stored else lambda: long_mode(root), root)
     frame, warnings = current_rows(study, plan, root, stored=stored)
     for line in warnings:
-        print(f"miclab: warning: {line}", file=sys.stderr)
+        say(f"warning: {line}")
     source = f"the table {table_file(study)}" if stored else f"the runs under {root} and the table {table_file(study)}"
 
     with bar("report", len(STAGES)) as on_progress:

@@ -11,6 +11,7 @@ from miclab.api.run import Run
 from miclab.api.runs import find, list_runs
 from miclab.cli.options import Directory, RunName
 from miclab.cli.terminal import parse, print_json, print_table, refuse_ignored, warn
+from miclab.errors import visible
 from miclab.runs.label import tags_of
 from miclab.tables import Number, titled
 
@@ -50,7 +51,8 @@ def run_runs(arguments: list[str]) -> int:
         refuse_ignored(arguments, ("tagged",), "it is for the list of runs, and here a run gets another label")
         return _relabel(options)
     found = list_runs(options.runs).tagged(*tags_of(options.tagged))
-    rows, status = found.as_json(), int(bool(found.damaged))
+    rows = found.as_json()
+    status = int(any(row["status"] == "damaged" for row in rows))
     for run in found:
         warn(run.disk)
     if options.json:
@@ -61,7 +63,7 @@ def run_runs(arguments: list[str]) -> int:
         there = (
             f"No run under {options.runs} has {options.tagged}." if options.tagged else f"No runs under {options.runs}."
         )
-        print(f"{there} `miclab train unimodal` makes one.")
+        print(visible(f"{there} `miclab train unimodal` makes one."))
     return status
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from miclab.cli.options import Directory, File, output_file
-from miclab.cli.terminal import parse, print_json, refuse_ignored
+from miclab.cli.terminal import parse, print_json, refuse_ignored, say
 from miclab.config.presets import Profile
-from miclab.errors import MiclabError, nearest
+from miclab.errors import MiclabError, nearest, visible
 from miclab.runs.find import root_directory
 
 if TYPE_CHECKING:
@@ -144,9 +144,9 @@ def _print_counts(counts: dict[str, dict[str, int]], failures: list[dict[str, st
         parts = ", ".join(
             f"{number} {words.get(status, status)}" for status, number in group.items() if status != "runs" and number
         )
-        print(f"{name}: {group['runs']} runs: {parts or 'nothing to do'}")
+        print(visible(f"{name}: {group['runs']} runs: {parts or 'nothing to do'}"))
     for failure in failures[:20]:
-        print(f"  failed: {failure['run']}: {failure['reason']}")
+        print(visible(f"  failed: {failure['run']}: {failure['reason']}"))
     if len(failures) > 20:
         print(f"  ... and {len(failures) - 20} more failed; --json lists them")
 
@@ -307,10 +307,10 @@ def _rows(arguments: list[str]) -> int:
     (study,), plan = _planned((options.file,), options)
     frame, warnings = current_rows(study, plan, Path(options.runs), stored=options.stored)
     for line in warnings:
-        print(f"miclab: warning: {line}", file=sys.stderr)
+        say(f"warning: {line}")
     if options.output:
         write_table(frame, output_file(options.output))
-        print(f"{options.output}: {len(frame)} rows", file=sys.stderr)
+        print(visible(f"{options.output}: {len(frame)} rows"), file=sys.stderr)
         return 0
     if options.json:
         import json

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from miclab import interrupts
-from miclab.errors import MiclabError
+from miclab.errors import MiclabError, visible
 from miclab.runs.run import Run
 from miclab.tables import table
 
@@ -71,7 +71,12 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
 def warn(run: Run) -> None:
     """Warnings about damaged files of a run, each once, on standard error."""
     for line in dict.fromkeys(run.warnings):
-        print(f"miclab: warning: {line}", file=sys.stderr)
+        say(f"warning: {line}")
+
+
+def say(text: str) -> None:
+    """A line of the program's own on standard error."""
+    print(f"miclab: {visible(text)}", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -108,6 +113,7 @@ def bar(title: str, total: int, start: int = 0, waiting: str = "") -> Iterator[C
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    title = visible(title)
     console = Console(stderr=True)
     if not console.is_terminal:
         shown, began = [start], time.monotonic()
@@ -120,16 +126,16 @@ def bar(title: str, total: int, start: int = 0, waiting: str = "") -> Iterator[C
                 shown[0] = done
                 seconds = (time.monotonic() - began) * (total - done) / max(1, done - start)
                 left = f", about {duration(seconds)} left" if done < total else ""
-                print(f"{title}: {done:,}/{total:,} {text}".rstrip() + left, file=sys.stderr, flush=True)
+                print(f"{title}: {done:,}/{total:,} {visible(text)}".rstrip() + left, file=sys.stderr, flush=True)
 
         yield plain
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
     )
     with Progress(*columns, console=console, refresh_per_second=4) as progress:
         task = progress.add_task(title, total=total, completed=start, text=waiting)
@@ -138,7 +144,7 @@ def bar(title: str, total: int, start: int = 0, waiting: str = "") -> Iterator[C
         def update(done: int, text: str) -> None:
             nonlocal last
             interrupts.heed()
-            last = text or last
+            last = visible(text) or last
             progress.update(task, completed=done, text=last)
 
         yield update

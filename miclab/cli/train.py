@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,12 +12,12 @@ import tyro
 
 from miclab.cli.options import Directory, File, LabelOptions, RunName
 from miclab.cli.progress import announce_training
-from miclab.cli.terminal import bar, parse, print_json, refuse_ignored, warn
+from miclab.cli.terminal import bar, parse, print_json, refuse_ignored, say, warn
 from miclab.config import presets
 from miclab.config.request import Request
 from miclab.config.run import RunConfig
 from miclab.config.schema import from_mapping
-from miclab.errors import ConfigError, MiclabError, nearest
+from miclab.errors import ConfigError, MiclabError, nearest, visible
 from miclab.training.stages import (
     STAGES,
     Done,
@@ -106,10 +105,9 @@ def _name_new_modalities(path: str, found: RunConfig, preset: RunConfig) -> None
     if new:
         gone = [name for name in preset.modalities if name not in found.modalities]
         out = f", and {', '.join(gone)} {'is' if len(gone) == 1 else 'are'} left out" if gone else ""
-        print(
-            f"miclab: {path}: {', '.join(new)}: no modality of the preset, which has {', '.join(preset.modalities)}. It"
-            f" begins from the defaults of any modality{out}",
-            file=sys.stderr,
+        say(
+            f"{path}: {', '.join(new)}: no modality of the preset, which has {', '.join(preset.modalities)}. It"
+            f" begins from the defaults of any modality{out}"
         )
 
 
@@ -118,7 +116,7 @@ def _watch(title: str, ready: Prepared, request: Request) -> Iterator[Callable[[
     """A progress bar around a training, after a line on what will be done."""
     run = ready.run
     if ready.line:
-        print(f"miclab: {ready.line}", file=sys.stderr)
+        say(ready.line)
     before = max(run.step, 0)
     if run.step < 0:
         line = f"training {run.path} for {request.steps:,} step{'s' * (request.steps > 1)}"
@@ -126,7 +124,7 @@ def _watch(title: str, ready: Prepared, request: Request) -> Iterator[Callable[[
         line = f"{run.path} goes on from step {before:,} to {request.steps:,}"
     else:
         line = f"{run.path} is there already with {before:,} steps"
-    print(f"miclab: {title}: {line}", file=sys.stderr)
+    say(f"{title}: {line}")
     announce_training(title, run, request)
     compiles = run.config.numerics.mode == "compiled" and before < request.steps
     with bar(title, request.steps, before, "compiling (tens of seconds)" if compiles else "") as on_step:
@@ -145,15 +143,15 @@ def _report(done: Done, as_json: bool, stage_one: dict[str, Any] | None = None) 
                     "asked_steps": done.requested, "trained_steps": done.made,
                     **({"stage_one": stage_one} if stage_one else {}), "row": last})  # fmt: skip
     else:
-        print(f"{outcome.status} at step {outcome.step}: {outcome.reason}")
+        print(visible(f"{outcome.status} at step {outcome.step}: {outcome.reason}"))
         if outcome.status == "finished" and not done.made:
             shorter = f": requested {done.requested:,} steps, the run has {outcome.step:,}"
             print(f"  already there, nothing trained{shorter if done.requested < outcome.step else ''}")
         if rows:
             print(f"  {row_text(rows[-1])}")
-        print(f"  {run.path}")
+        print(visible(f"  {run.path}"))
         if outcome.status == "stopped":
-            print(f"  go on with: miclab resume {run.path}")
+            print(visible(f"  go on with: miclab resume {run.path}"))
     return 0 if outcome.status == "finished" else 1
 
 
@@ -199,7 +197,7 @@ def run_train(arguments: list[str]) -> int:
     if before is not None:
         check_same(config, before)
         if config.parent.step in before.checkpoints:
-            print(f"miclab: stage 1: {before.path} at step {config.parent.step:,} is reused", file=sys.stderr)
+            say(f"stage 1: {before.path} at step {config.parent.step:,} is reused")
     earlier = replace(first, steps=options.stage_one_steps) if kind == "multimodal" and before is None else None
     return _train(trainings(config, options.request, preset, earlier), root, options.json, before, options.label)
 

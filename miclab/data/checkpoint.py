@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from miclab import storage
+
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 SHARD = re.compile(r"[^/\\\0.][^/\\\0]*\.safetensors")
@@ -74,8 +76,8 @@ def check_files(place: str, offline: bool, revision: str = "") -> None:
 def _object(path: Path) -> Mapping[str, Any]:
     """The object of a JSON file."""
     try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        found = json.loads(storage.read_file(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path.name} is no JSON ({str(error)[:100]}).") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path.name} holds no object.")

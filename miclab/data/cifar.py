@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from miclab import storage
 from miclab.data.dataset import DataError, DataSet, reject_same_names
 from miclab.data.folders import path_and_side, require_folder
 from miclab.data.registry import Progress, silent, source
@@ -21,7 +22,7 @@ CIFAR_100 = (
 
 
 def _records(name: str, path: Path, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    content = np.frombuffer(path.read_bytes(), np.uint8)
+    content = np.frombuffer(storage.read_file(path), np.uint8)
     if not len(content) or len(content) % RECORD:
         raise DataError(f"{name}: {path} has {len(content)} bytes, not a multiple of {RECORD}: it is cut short or not "
                         "CIFAR-100's binary version. Unpack it again.")  # fmt: skip

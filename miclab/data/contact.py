@@ -14,8 +14,8 @@ from miclab.data.dataset import DataSet
 from miclab.data.shipped import load_shipped
 from miclab.seeds import stream
 from miclab.statistics.palette import SIGNED, VERMILLION
-from miclab.statistics.style import colour_map
-from miclab.storage import explained
+from miclab.statistics.style import colour_map, figure_bytes
+from miclab.storage import write_bytes
 
 CONCEPTS = "concepts"
 HELD_OUT_COLOUR = VERMILLION
@@ -96,6 +96,5 @@ def draw(name: str, data: DataSet | None, path: Path, *, classes: int, exemplars
     sets = [data] if data is not None else [load_shipped(f"{CONCEPTS}.{m}") for m in ("pictures", "words", "speech")]
     with mpl.rc_context({"font.size": 8, "svg.hashsalt": "miclab"}):
         figure = _rows(name, sets, sampled_classes(sets[0], classes, seed), exemplars)
-        with explained(path):
-            figure.savefig(path, dpi=110)
+        write_bytes(path, figure_bytes(figure, path.suffix[1:], dpi=110))
     return path

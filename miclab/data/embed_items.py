@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from miclab import storage
 from miclab.data.dataset import DataError, reject_same_names, too_few
 from miclab.data.folders import ENDINGS, require_folder
 from miclab.data.pictures import open_picture
@@ -87,6 +88,7 @@ def _texts(path: Path) -> list[Item]:
     if not path.is_file():
         raise DataError(f"--texts {path}: {'this is a folder' if path.is_dir() else 'there is no such file'}. {how}")
     try:
+        storage.check_regular(path)
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
     except (OSError, ValueError, csv.Error) as error:

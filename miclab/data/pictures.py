@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
+from miclab import storage
 from miclab.data.dataset import DataError
 from miclab.errors import ConfigError
 
@@ -95,6 +96,7 @@ def open_picture(path: Path, background: str = "white") -> tuple[Image.Image, tu
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             # Damage that Pillow can read around is no damage to the pixels: text chunks, tags.
             warnings.simplefilter("ignore", UserWarning)
+            storage.check_regular(path)
             with Image.open(path, formats=_readable()) as image:
                 _check_size(path, image.size)
                 remarks = _remarks(image)

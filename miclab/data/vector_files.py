@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from miclab import storage
 from miclab.data.dataset import DataError
 
 VECTORS, LABELS = ("vectors", "vector", "embeddings", "embedding"), ("labels", "label", "classes", "class")
@@ -100,8 +101,11 @@ def label_list(path: Path, values: np.ndarray, what: str = "labels") -> list[str
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turns whatever a parser raises on damaged bytes, which is no closed set, into a DataError."""
+    """Turns whatever a parser raises on damaged bytes, which is no closed set, into a DataError. What is no regular
+    file is not opened."""
     try:
+        if not path.is_dir():
+            storage.check_regular(path)
         yield
     except (DataError, MemoryError):
         raise
@@ -244,7 +248,7 @@ def _polars(path: Path, read: Callable[[Any], Any]) -> Any:
 
 
 def _parquet(path: Path) -> Table:
-    return _columns(path, _polars(path, lambda pl: pl.read_parquet(path, use_statistics=False)), {})
+    return _columns(path, _polars(path, lambda pl: pl.read_parquet(path, use_statistics=False, glob=False)), {})
 
 
 def _datasets_folder(path: Path) -> Table:

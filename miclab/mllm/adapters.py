@@ -32,9 +32,9 @@ def base_of(where: str, base: str = "") -> str:
     """
     folder = Path(where)
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads(storage.read_file(folder / CONFIG))
         kind, named = str(config.get("peft_type")), config.get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise ModelError(f"{folder / CONFIG} cannot be read: {error}") from error
     if kind != "LORA":
         raise ModelError(f"{where} is an adapter of PEFT's type {kind}. Allowed: LORA, whose heads are the base's.")

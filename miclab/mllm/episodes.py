@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from miclab import storage
 from miclab.data.catalogue import load
 from miclab.data.check import one_colour
 from miclab.data.dataset import DataSet
@@ -120,14 +121,28 @@ def make_episodes(folder: Path, options: EpisodeOptions, on_progress: Callable[[
     data = load(options.data)
     if data.kind == "vector":
         raise TaskError(f"{options.data} has no pictures. Take concepts.pictures, glyphs or folder:PATH.")
-    sampler, texts = Sampler(data, options), _texts(data)
+    sampler = Sampler(data, options)
     # What lies in the folder is whole: it is renamed when all is written.
     making = folder.with_name(f".{folder.name}.making")
-    shutil.rmtree(making, ignore_errors=True)
     try:
-        (making / "images").mkdir(parents=True)
-    except OSError as error:
-        raise TaskError(f"{folder} cannot be made: {error.strerror}. Give a folder elsewhere.") from error
+        with storage.explained(folder):
+            shutil.rmtree(making, ignore_errors=True)
+            (making / "images").mkdir(parents=True)
+            _write(making, data, options, style, sampler, on_progress)
+            if folder.exists():
+                folder.rmdir()
+            making.rename(folder)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    return folder
+
+
+def _write(
+    making: Path, data: DataSet, options: EpisodeOptions, style: Style, sampler: Sampler,
+    on_progress: Callable[[int, str], None] | None,
+) -> None:  # fmt: skip
+    """Draws the episodes into a folder that is there."""
+    texts = _texts(data)
     written: set[int] = set()
 
     def entry(exemplar: int, turn: int) -> dict[str, Any]:
@@ -168,8 +183,3 @@ def make_episodes(folder: Path, options: EpisodeOptions, on_progress: Callable[[
     write_bytes(
         making / "task.json", json_bytes({"instruction": style.instruction, "template": style.template, "made": made})
     )
-    if folder.exists():
-        folder.rmdir()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    making.rename(folder)
-    return folder

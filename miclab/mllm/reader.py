@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from miclab import storage
 from miclab.data.pictures import PictureError, resolve
 from miclab.mllm.errors import TaskError, ViewError
 from miclab.mllm.task import Episode, Example, Item, View
@@ -25,7 +27,7 @@ def read_json(path: Path) -> Any:
         TaskError: it cannot be read.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(storage.read_file(path))
     except (OSError, ValueError, RecursionError) as error:
         raise TaskError(f"{path} cannot be read as JSON: {error}") from error
 
@@ -36,7 +38,7 @@ def read_mapping(path: Path, what: str) -> Mapping[str, Any]:
     Raises:
         TaskError: it holds something else.
     """
-    found = read_json(path) if path.exists() else {}
+    found = read_json(path) if os.path.lexists(path) else {}
     if not isinstance(found, Mapping):
         raise TaskError(f"{path} holds no {what}.")
     return found

@@ -11,6 +11,7 @@ from typing import Any, Self
 import polars as pl
 
 from miclab import __version__, storage
+from miclab.content import Content
 from miclab.errors import MiclabError, RunError
 from miclab.mllm.errors import ModelError, TaskError
 
@@ -142,7 +143,9 @@ def _whole(folder: Path) -> dict[str, Any]:
         return {}
     remedy = "Give another --output, or delete the folder."
     found = storage.read_sealed(folder / MANIFEST, remedy)
-    if "asked" not in found:
+    if "asked" in found:
+        _checked(found, folder / MANIFEST)
+    else:
         raise RunError(f"{folder} holds no results of `miclab mllm`, but something else. {remedy}")
     return found["asked"] | {"command": found["command"]} if found["status"] == "complete" else {}
 
@@ -156,7 +159,23 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     if not (folder / MANIFEST).is_file():
         raise TaskError(f"{folder} holds no results of `miclab mllm`: it has no {MANIFEST}.")
-    return storage.read_sealed(folder / MANIFEST, REMEDY)
+    return _checked(storage.read_sealed(folder / MANIFEST, REMEDY), folder / MANIFEST)
+
+
+def _checked(manifest: dict[str, Any], file: Path) -> dict[str, Any]:
+    """A manifest of results whose fields are what their readers take them for.
+
+    Raises:
+        RunContentError: one is not.
+    """
+    found = Content(str(file), manifest)
+    for name in ("command", "status", "reason"):
+        found[name].text()
+    for name in ("asked", "versions"):
+        found[name].mapping()
+    for _, sha256 in found["files"].fields():
+        sha256.text()
+    return manifest
 
 
 def read_table(folder: Path, name: str) -> pl.DataFrame:
@@ -179,5 +198,5 @@ def read_table(folder: Path, name: str) -> pl.DataFrame:
 
     try:
         return pl.read_parquet(io.BytesIO(storage.read_checked(folder / name, manifest["files"][name], REMEDY)))
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise RunError(f"{folder / name} cannot be read: {error}. {REMEDY}") from error

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from miclab.mllm.errors import TaskError
-from miclab.storage import digest, json_bytes
+from miclab.storage import digest, json_bytes, read_file
 
 TEMPLATE = "{item}\n{question}Answer: {answer}\n\n"
 """How an example is written unless task.json or `--template` says otherwise."""
@@ -147,7 +147,7 @@ class Task:
         def of(item: Item) -> list[Any]:
             for path in item.images:
                 if path not in pictures:
-                    pictures[path] = digest(path.read_bytes()) if path.is_file() else ""
+                    pictures[path] = digest(read_file(path)) if path.is_file() else ""
             return [[pictures[path] for path in item.images], item.text]
 
         def content(episode: Episode) -> list[Any]:

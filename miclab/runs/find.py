@@ -15,9 +15,11 @@ from miclab import storage
 from miclab.config import schema
 from miclab.config.extensions import check_fingerprints
 from miclab.config.run import RunConfig
-from miclab.errors import MistakenError, RunError
+from miclab.content import json_of
+from miclab.errors import ConfigError, MistakenError, RunContentError, RunError
 from miclab.runs.label import called
-from miclab.runs.run import FORMAT, REFUSED, Run, read_manifest
+from miclab.runs.manifest import FORMAT, REFUSED, WHOLE, read_manifest
+from miclab.runs.run import Run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,9 +44,12 @@ def open_run(path: Path | str) -> Run:
     manifest = _own_manifest(path)
     content = storage.read_checked(path / "config.json", manifest["files"]["config.json"], REFUSED)
     storage.read_checked(path / "world.safetensors", manifest["files"]["world.safetensors"], REFUSED)
-    data = json.loads(content)
+    data = json_of(content, path / "config.json").mapping()
     check_fingerprints(data.get("plugins", ()))
-    config = schema.from_mapping(RunConfig, data)
+    try:
+        config = schema.from_mapping(RunConfig, data)
+    except ConfigError as error:
+        raise RunContentError(path / "config.json", error.field, f"a configuration ({error})") from error
     if not schema.names_trajectory(manifest["hash"], config):
         raise MistakenError(path / "config.json", manifest["hash"], schema.trajectory_hash(config))
     return Run(path, config, manifest)
@@ -91,7 +96,13 @@ def glance(root: Path | str, name: str, config: RunConfig) -> Run | None:
         MistakenError: another run lies there.
     """
     path = Path(root) / name
-    return Run(path, config, _own_manifest(path)) if os.path.isfile(path / "manifest.json") else None
+    try:
+        os.stat(path / "manifest.json")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RunError(f"Cannot read {path}: {error.strerror or error}.") from error
+    return Run(path, config, _own_manifest(path))
 
 
 def create(root: Path | str, config: RunConfig, world: Mapping[str, Tensor]) -> Run:
@@ -145,8 +156,42 @@ def list_runs(root: Path | str) -> list[Path]:
     Raises:
         RunError: `root` is a file.
     """
-    found = root_directory(root).glob("*/manifest.json")
-    return sorted(p.parent for p in found if not p.parent.name.startswith("."))
+    return look_over(root)[0]
+
+
+def look_over(root: Path | str) -> tuple[list[Path], dict[Path, str]]:
+    """Directories of the runs under `root`, sorted by name, and what is wrong with what should be a run and has no
+    manifest that can be read.
+
+    Raises:
+        RunError: `root` is no directory, or cannot be read.
+    """
+    root = root_directory(root)
+    found, broken = [], {}
+    for name in _names(root):
+        path, own = root / name, OWN_NAME.fullmatch(name) is not None
+        try:
+            os.stat(f"{root}/{name}/manifest.json")
+            found.append(path)
+        except (FileNotFoundError, NotADirectoryError):
+            if own or any(os.path.lexists(path / part) for part in WHOLE):
+                what = "has no manifest.json" if os.path.isdir(path) else "is no directory"
+                broken[path] = f"{path} {what}: it was copied or deleted in part. {REFUSED}"
+        except OSError as error:
+            broken[path] = f"Cannot read {path}: {error.strerror or error}."
+    return found, broken
+
+
+def _names(root: Path) -> list[str]:
+    """The names in a directory that are not hidden, sorted; none where it is not there."""
+    try:
+        return sorted(name for name in os.listdir(root) if not name.startswith("."))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunError(
+            f"Cannot read {root}: {error.strerror or error}. Change its permissions, or give another with --runs."
+        ) from error
 
 
 def root_directory(root: Path | str) -> Path:
@@ -156,7 +201,7 @@ def root_directory(root: Path | str) -> Path:
         RunError: it is a file.
     """
     root = Path(root)
-    if root.is_file():
+    if os.path.isfile(root):
         raise RunError(f"{root} is a file. --runs names a directory of runs.")
     return root
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from miclab import storage
-from miclab.errors import ConfigError, DamagedError
+from miclab.errors import ConfigError, RunError
 
 FILE = "label.json"
 """The label's file in the directory of a run. The manifest does not name it, so it may change while the run trains."""
@@ -70,12 +70,18 @@ def read_label(folder: Path, warnings: list[str]) -> Label:
     remedy = "The run is called by its directory; `miclab runs --rename RUN NAME` writes the label anew."
     try:
         content = storage.read_sealed(file, remedy)
-        return Label(str(content["name"]), tuple(map(str, content["tags"])))
-    except DamagedError as error:
+        return Label(_text(content["name"]), tuple(map(_text, content["tags"])))
+    except RunError as error:
         warnings.append(str(error))
     except (ConfigError, KeyError, TypeError):
         warnings.append(f"{file} is no label of a run. {remedy}")
     return Label()
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("no text")
+    return value
 
 
 def write_label(folder: Path, label: Label) -> None:

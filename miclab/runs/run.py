@@ -18,8 +18,6 @@ the bit.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -27,15 +25,14 @@ from typing import TYPE_CHECKING, Any
 
 from miclab import storage
 from miclab.config.run import RunConfig
+from miclab.content import json_of
 from miclab.errors import ConfigError, DamagedError, RunError
 from miclab.runs.folder import Folder
 from miclab.runs.label import Label, read_label, write_label
+from miclab.runs.manifest import REFUSED, read_manifest, rows_of, step_of
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-FORMAT = 1
-REFUSED = "The run cannot be trusted any more: delete it and train again."
 
 
 class Run:
@@ -102,7 +99,7 @@ class Run:
     def checkpoints(self) -> list[int]:
         """Steps whose parameters are kept."""
         names = [n for n in self._files if n.startswith("checkpoints/") and ".optimiser." not in n]
-        return sorted(_step_of(n) for n in names)
+        return sorted(step_of(n) for n in names)
 
     @property
     def step(self) -> int:
@@ -113,7 +110,7 @@ class Run:
     def analyses(self) -> list[tuple[int, str]]:
         """Step and name of the stored analyses."""
         names = [n.removeprefix("analyses/") for n in self._files if n.startswith("analyses/")]
-        return sorted((_step_of(n), n.removesuffix(".json").partition(".")[2]) for n in names)
+        return sorted((step_of(n), n.removesuffix(".json").partition(".")[2]) for n in names)
 
     @property
     def _files(self) -> dict[str, str]:
@@ -123,9 +120,12 @@ class Run:
     def _read(self, name: str, remedy: str) -> bytes:
         return storage.read_checked(self.path / name, self._files[name], remedy)
 
+    def _tensors(self, name: str, remedy: str) -> dict[str, Tensor]:
+        return storage.tensors_from(self._read(name, remedy), self.path / name)
+
     def world_tensors(self) -> dict[str, Tensor]:
         """Tensors of the world. Raises DamagedError."""
-        return storage.tensors_from(self._read("world.safetensors", REFUSED))
+        return self._tensors("world.safetensors", REFUSED)
 
     def rows(self) -> list[dict[str, Any]]:
         """Metric rows by step. At a damaged segment reading ends, and `warnings` names it."""
@@ -136,7 +136,7 @@ class Run:
             except DamagedError as error:
                 self.warnings.append(str(error))
                 break
-            rows += [json.loads(line) for line in content.splitlines()]
+            rows += rows_of(content, self.path / name)
         return rows
 
     def parameters(self, step: int | None = None) -> tuple[int, dict[str, Tensor]]:
@@ -150,10 +150,10 @@ class Run:
         if step is not None:
             if step not in self.checkpoints:
                 raise ConfigError("step", step, f"a checkpoint of {self.path.name}: {self.checkpoints}")
-            return step, storage.tensors_from(self._read(_weights(step), f"Others: {self.checkpoints}."))
+            return step, self._tensors(_weights(step), f"Others: {self.checkpoints}.")
         for candidate in reversed(self.checkpoints):
             try:
-                return candidate, storage.tensors_from(self._read(_weights(candidate), "The one before is used."))
+                return candidate, self._tensors(_weights(candidate), "The one before is used.")
             except DamagedError as error:
                 self.warnings.append(str(error))
         raise RunError(f"{self.path} has no good checkpoint. Train it with `miclab resume {self.path}`.")
@@ -168,15 +168,14 @@ class Run:
         found = self._damaged("What is good is used, and the rest is made again.")
         self.warnings += found.values()
         damaged = self._passed_over = {name for name in found if "/" in name}
-        bad_rows = [_step_of(n) for n in damaged if n.startswith("rows/")]
+        bad_rows = [step_of(n) for n in damaged if n.startswith("rows/")]
         bad_weights = [s for s in self.checkpoints if _weights(s) in damaged and keeps(s)]
         first_bad = min([*bad_rows, *bad_weights], default=self.step + 1)
         for step in reversed([s for s in self.checkpoints if s < first_bad]):
             if _optimiser(step) not in self._files:
                 break
             if damaged.isdisjoint((_weights(step), _optimiser(step))):
-                weights, state = self._read(_weights(step), ""), self._read(_optimiser(step), "")
-                return step, storage.tensors_from(weights), storage.tensors_from(state)
+                return step, self._tensors(_weights(step), ""), self._tensors(_optimiser(step), "")
         return None
 
     def _damaged(self, remedy: str) -> dict[str, str]:
@@ -262,18 +261,18 @@ class Run:
         if file not in self._files:
             return None
         try:
-            return json.loads(self._read(file, "`miclab study run` makes it again."))
+            return json_of(self._read(file, "`miclab study run` makes it again."), self.path / file).mapping()
         except DamagedError as error:
             self.warnings.append(str(error))
             return None
 
     def rewind(self, step: int) -> None:
         """Forgets checkpoints, rows and timing after `step`, and what `resume_state` passed over; -1 forgets all."""
-        files = {n: s for n, s in self._files.items() if "/" not in n or _step_of(n) <= step}
+        files = {n: s for n, s in self._files.items() if "/" not in n or step_of(n) <= step}
         for name in self._passed_over & set(files):
             del files[name]
             if name.startswith("checkpoints/"):
-                files.pop(_optimiser(_step_of(name)), None)
+                files.pop(_optimiser(step_of(name)), None)
         if files != self._files:
             self._commit(files=files, timing=[t for t in self.timing if t["step"] <= step])
             self._drop_leftovers()
@@ -309,10 +308,6 @@ class Run:
             self._folder.delete(name)
 
 
-def _step_of(name: str) -> int:
-    return int(Path(name).name.split(".")[0])
-
-
 def _weights(step: int) -> str:
     return f"checkpoints/{step:09d}.safetensors"
 
@@ -323,19 +318,3 @@ def _optimiser(step: int) -> str:
 
 def _analysis(step: int, name: str) -> str:
     return f"analyses/{step:09d}.{name}.json"
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The verified manifest of the run at `path`.
-
-    Raises:
-        RunError: there is no run, or one of another format.
-        DamagedError: the manifest is damaged.
-    """
-    file = path / "manifest.json"
-    if not os.path.isfile(file):
-        raise RunError(f"{path} is not a run: it has no manifest.json. `miclab runs` lists the runs.")
-    manifest = storage.read_sealed(file, REFUSED)
-    if manifest["format"] != FORMAT:
-        raise RunError(f"{path} has format {manifest['format']}; this version of miclab reads format {FORMAT}.")
-    return manifest

@@ -50,6 +50,19 @@ def new_axes(width: float = 5.2, height: float = 3.4) -> Axes:
     return axes
 
 
+def figure_bytes(figure: Any, kind: str, **settings: Any) -> bytes:
+    """A figure as a file of a kind (`pdf`, `svg`, `png`). It is whole before anything is written to a disk.
+
+    Arguments:
+        settings: of matplotlib's `savefig`.
+    """
+    import io
+
+    content = io.BytesIO()
+    figure.savefig(content, format=kind, **settings)
+    return content.getvalue()
+
+
 def marker(index: int) -> str:
     """The marker of the series of an index."""
     return MARKERS[index % len(MARKERS)]

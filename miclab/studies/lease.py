@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import socket
 import threading
@@ -20,9 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from miclab import storage
+from miclab.errors import RunError
 
 BEAT = 15.0
 """Seconds between heartbeats."""
+NAME = re.compile(r"[^.]+\.[0-9]{1,9}")
+"""The names of leases: RUN.GENERATION."""
 TIMEOUT = 300.0
 """Seconds without a heartbeat after which the lease of another machine is stale."""
 
@@ -91,9 +95,13 @@ def _now(folder: Path) -> float:
 
 def _owner(path: Path) -> Owner | None:
     try:
-        return Owner(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
+        found = Owner(**json.loads(storage.read_file(path)))
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+    fits = type(found.process) is int and 0 < found.process < 2**31
+    return (
+        found if fits and all(isinstance(text, str) for text in (found.machine, found.started, found.token)) else None
+    )
 
 
 def is_stale(path: Path, owner: Owner | None, timeout: float = TIMEOUT) -> bool:
@@ -116,15 +124,17 @@ def _leases(folder: Path, run: str) -> list[Path]:
         names = os.listdir(folder)
     except FileNotFoundError:
         return []
-    return sorted((folder / n for n in names if n.partition(".")[0] == run), key=_generation)
+    return sorted((folder / n for n in names if NAME.fullmatch(n) and n.partition(".")[0] == run), key=_generation)
 
 
 def owners(folder: Path, timeout: float = TIMEOUT) -> dict[str, Owner]:
     """Owner of every run under a lease that is not stale, by run."""
     try:
-        names = [n for n in os.listdir(folder) if not n.startswith(".")]
+        names = [n for n in os.listdir(folder) if NAME.fullmatch(n)]
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise RunError(f"Cannot read {folder}: {error.strerror or error}.") from error
     last: dict[str, Path] = {}
     for path in sorted((folder / name for name in names), key=_generation):
         last[path.stem] = path

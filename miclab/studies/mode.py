@@ -28,10 +28,10 @@ def long_mode(root: Path) -> str:
     changes."""
     file, here = root / FOLDER / "mode.json", _fingerprint()
     try:
-        found = json.loads(file.read_bytes())
-        if found["here"] == here:
+        found = json.loads(storage.read_file(file))
+        if found["here"] == here and found["mode"] in ("eager", "compiled"):
             return found["mode"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     from miclab.training import numerics
 

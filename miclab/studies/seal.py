@@ -16,6 +16,7 @@ from pathlib import Path
 
 import polars as pl
 
+from miclab import storage
 from miclab.config import schema
 from miclab.config.run import RunConfig
 from miclab.errors import DamagedError, MiclabError
@@ -49,7 +50,7 @@ def seal(file: Path) -> str:
             sealed_table.read(file)
             return "is sealed already"
     try:
-        content = file.read_bytes()
+        content = storage.read_file(file)
     except OSError as error:
         raise MiclabError(f"{file} cannot be read: {error.strerror or error}.") from error
     frame, known = sealed_table.parsed(file, content), sealed_table.own_digest(file, content)

@@ -153,7 +153,7 @@ def read(file: Path) -> pl.DataFrame:
     for look in range(LOOKS):
         allowed = _listed(file.parent).get(file.name)
         try:
-            content = file.read_bytes()
+            content = storage.read_file(file)
         except OSError as error:
             text = f"{file} cannot be read as a table ({error.strerror or error}). `miclab study run` writes it."
             raise MiclabError(text) from error

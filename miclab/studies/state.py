@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from miclab import storage
-from miclab.errors import DamagedError, MistakenError
+from miclab.errors import MiclabError, MistakenError, RunError
 from miclab.runs.find import glance
 from miclab.runs.run import Run
 from miclab.studies.lease import Owner, owners
@@ -68,11 +68,11 @@ def forget_failure(root: Path, run: str) -> None:
 def failure_reason(root: Path, run: str) -> str:
     """Why a marked run failed; empty where it has no mark."""
     try:
-        mark = json.loads(failure_file(root, run).read_bytes())
+        mark = json.loads(storage.read_file(failure_file(root, run)))
         return str(mark["reason"]) if mark["run"] == run else "the mark of its failure is that of another run"
     except FileNotFoundError:
         return ""
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "the mark of its failure cannot be read"
 
 
@@ -127,11 +127,12 @@ def look(run: PlannedRun, root: Path) -> State:
     """How far one run is, from its own files alone."""
     try:
         disk = glance(root, run.name, run.point)
-    except (DamagedError, MistakenError) as error:
+        if disk is not None and disk.hash != run.hash:
+            return State("failed", str(MistakenError(disk.path, run.hash, disk.hash)))
+        return state_on_disk(run, disk, failure_reason(root, run.hash))
+    except MiclabError as error:
+        # One run that cannot be read does not keep the others from being listed.
         return State("failed", str(error))
-    if disk is not None and disk.hash != run.hash:
-        return State("failed", str(MistakenError(disk.path, run.hash, disk.hash)))
-    return state_on_disk(run, disk, failure_reason(root, run.hash))
 
 
 def _names(folder: Path) -> set[str]:
@@ -139,6 +140,8 @@ def _names(folder: Path) -> set[str]:
         return set(os.listdir(folder))
     except FileNotFoundError:
         return set()
+    except OSError as error:
+        raise RunError(f"Cannot read {folder}: {error.strerror or error}. Give another with --runs.") from error
 
 
 def survey(plan: Plan, root: Path) -> dict[str, State]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from miclab.errors import visible
 from miclab.tables.cells import Cell, Figures, Interval, Writer, cell, escaped
 
 if TYPE_CHECKING:
@@ -49,16 +50,18 @@ class Table:
         from rich.table import Table as Drawn
         from rich.text import Text as Plain
 
-        drawn = Drawn(title=Plain(self.title) if self.title else None, title_justify="left", show_edge=False)
+        drawn = Drawn(title=Plain(visible(self.title)) if self.title else None, title_justify="left", show_edge=False)
         for place, name in enumerate(self.columns):
-            drawn.add_column(Plain(name), overflow="fold", justify="right" if self.is_number(place) else "left")
+            drawn.add_column(
+                Plain(visible(name)), overflow="fold", justify="right" if self.is_number(place) else "left"
+            )
         for row in self.rows:
-            drawn.add_row(*(Plain(str(one)) for one in row))
+            drawn.add_row(*(Plain(visible(one)) for one in row))
         # Lists of notes alone have no frame to show.
         if self.columns:
             Console(width=None if sys.stdout.isatty() else WIDTH, soft_wrap=False).print(drawn)
         for note in self.notes:
-            print(note)
+            print(visible(note))
 
     def markdown(self) -> str:
         """It as a Markdown table, its notes as paragraphs below."""

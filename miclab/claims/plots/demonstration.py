@@ -9,6 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from miclab import storage
 from miclab.claims.demonstration import NAME, Demonstration
 from miclab.claims.evidence import Evidence, grid
 from miclab.config.request import SplitSizes
@@ -16,7 +17,7 @@ from miclab.model.decoder import Decoder
 from miclab.runs.run import Run
 from miclab.statistics.grid import mean
 from miclab.statistics.palette import BLUE, GREEN, ORANGE, SKY, VERMILLION, WEIGHTS
-from miclab.statistics.style import DATES, STYLE, colour_map
+from miclab.statistics.style import DATES, STYLE, colour_map, figure_bytes
 from miclab.worlds.splits import split_batches
 from miclab.worlds.world import world_from_tensors
 
@@ -85,5 +86,6 @@ def draw(shown: Demonstration, path: Path) -> Path:
         _curves(axes[0, 0], shown)
         _bars(axes[0, 1], shown.evidence)
         _attention([axes[1, 0], axes[1, 1]], shown.disk(shown.two_modalities))
-        figure.savefig(path, dpi=160, metadata=DATES[path.suffix[1:]])
+        kind = path.suffix[1:]
+        storage.write_bytes(path, figure_bytes(figure, kind, dpi=160, metadata=DATES[kind]))
     return path

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from miclab import storage
 from miclab.claims.evidence import At, Evidence, grid
 from miclab.claims.plots import panels
 from miclab.claims.plots.panels import points, scale
 from miclab.config.axes import axis_name
 from miclab.errors import MiclabError
-from miclab.statistics.style import DATES, STYLE
+from miclab.statistics.style import DATES, STYLE, figure_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -144,11 +145,11 @@ def write(make: Callable[[], Figure], title: str, folder: Path, stem: str, kinds
     with mpl.rc_context(STYLE):
         figure = make()
         figure.suptitle(title, fontsize=8, x=0.01, ha="left")
-        folder.mkdir(parents=True, exist_ok=True)
         written = []
         for kind in kinds:
             path = folder / f"{stem}.{kind}"
-            figure.savefig(path, metadata=DATES[kind], dpi=160 if kind == "png" else None)
+            dpi = 160 if kind == "png" else None
+            storage.write_bytes(path, figure_bytes(figure, kind, metadata=DATES[kind], dpi=dpi))
             written.append(path)
     return written
 

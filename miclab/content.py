@@ -1,0 +1,97 @@
+"""JSON that others may have written: parsed, and looked into step by step, with the place of whatever is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from miclab.errors import ContentError, RunContentError
+
+LARGEST = 2**53
+"""Whole numbers above this are no steps, counts or times, and floats cannot hold them all."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """A value in a file.
+
+    Arguments:
+        file: the file, as messages name it.
+        value: plain data.
+        place: where it stands; empty: it is all of the file.
+        error: what is raised.
+    """
+
+    file: str
+    value: Any
+    place: str = ""
+    error: type[ContentError] = RunContentError
+
+    def fail(self, expected: str) -> ContentError:
+        """The error that something else was `expected` here."""
+        return self.error(self.file, self.place, f"{expected}, found {_short(self.value)}")
+
+    def mapping(self) -> dict[str, Any]:
+        """It, which is an object."""
+        if not isinstance(self.value, dict):
+            raise self.fail("an object")
+        return self.value
+
+    def __getitem__(self, key: str) -> Content:
+        """A field of it, which has to be there."""
+        if key not in self.mapping():
+            raise self.error(self.file, self.place, f"an object with the field {key!r}")
+        return Content(self.file, self.value[key], f"{self.place}.{key}".lstrip("."), self.error)
+
+    def fields(self) -> Iterator[tuple[str, Content]]:
+        """Its fields, by name."""
+        return ((key, self[key]) for key in self.mapping())
+
+    def entries(self) -> list[Content]:
+        """Its entries; it is a list."""
+        if not isinstance(self.value, list):
+            raise self.fail("a list")
+        return [Content(self.file, one, f"{self.place}[{i}]", self.error) for i, one in enumerate(self.value)]
+
+    def text(self, among: Collection[str] = ()) -> str:
+        """It, which is a text, one of `among` where they are given."""
+        if not isinstance(self.value, str) or (among and self.value not in among):
+            raise self.fail(f"one of {', '.join(sorted(among))}" if among else "a text")
+        return self.value
+
+    def whole(self, least: int = 0) -> int:
+        """It, which is a whole number from `least` on."""
+        if type(self.value) is not int or not least <= self.value <= LARGEST:
+            raise self.fail(f"a whole number from {least} on")
+        return self.value
+
+    def number(self) -> float | None:
+        """It, which is a number, or null for one that is not finite."""
+        if self.value is None or (type(self.value) is int and abs(self.value) <= LARGEST):
+            return self.value
+        if type(self.value) is not float or self.value - self.value != 0:
+            raise self.fail("a finite number, or null")
+        return self.value
+
+
+def json_of(raw: bytes | str, file: object, place: str = "", error: type[ContentError] = RunContentError) -> Content:
+    """The value of a JSON text.
+
+    Raises:
+        ContentError: it is none; of the type `error`.
+    """
+    try:
+        return Content(str(file), json.loads(raw), place, error)
+    except (ValueError, RecursionError) as fault:
+        raise error(file, place, f"JSON ({str(fault)[:100]})") from fault
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, (dict, list)):
+        return "an object" if isinstance(value, dict) else "a list"
+    text = (
+        str(value)[:60] if isinstance(value, str) else f"{value!r:.60}" if isinstance(value, float) else str(value)[:60]
+    )
+    return repr(text) if isinstance(value, str) else text

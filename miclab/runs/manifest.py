@@ -1,0 +1,91 @@
+"""The manifest of a run and its metric rows, checked field by field: a checksum does not say what a file means."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from miclab import storage
+from miclab.content import Content, json_of
+from miclab.errors import RunError
+from miclab.runs.folder import OWN
+
+FORMAT = 1
+REFUSED = "The run cannot be trusted any more: delete it and train again."
+STATES = ("new", "running", "stopped", "finished", "diverged")
+WHOLE = ("config.json", "world.safetensors")
+"""Files that every run has."""
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The verified manifest of the run at `path`.
+
+    Raises:
+        RunError: there is no run, or one of another format.
+        DamagedError: the manifest is damaged.
+        RunContentError: its checksum is right and its content wrong.
+    """
+    file = path / "manifest.json"
+    if not os.path.exists(file):
+        raise RunError(f"{path} is not a run: it has no manifest.json. `miclab runs` lists the runs.")
+    manifest = storage.read_sealed(file, REFUSED)
+    found = Content(str(file), manifest)
+    if found["format"].value != FORMAT:
+        raise RunError(f"{path} has format {manifest['format']!r}; this version of miclab reads format {FORMAT}.")
+    _check(found)
+    return manifest
+
+
+def _check(found: Content) -> None:
+    if not SHA256.fullmatch(found["hash"].text()):
+        raise found["hash"].fail("a SHA-256 in hexadecimal")
+    found["status"].text(STATES)
+    found["reason"].text()
+    found["request"].mapping()
+    found["environment"].mapping()
+    for entry in found["timing"].entries():
+        entry["step"].whole()
+        if "seconds" in entry.value and entry["seconds"].number() is None:
+            raise entry["seconds"].fail("a number")
+    files = found["files"]
+    for name, sha256 in files.fields():
+        if name not in WHOLE and not OWN.fullmatch(name):
+            raise files.fail(f"names of files that miclab writes, not {name[:60]!r}")
+        if not SHA256.fullmatch(sha256.text()):
+            raise sha256.fail("a SHA-256 in hexadecimal")
+    for name in WHOLE:
+        files[name].text()
+    for name in files.value:
+        weights = name.replace(".optimiser.", ".")
+        if weights not in files.value:
+            raise files.fail(f"{weights} beside {name}")
+
+
+def step_of(name: str) -> int:
+    """The step of a file of a run."""
+    return int(os.path.basename(name).split(".")[0])
+
+
+def rows_of(content: bytes, file: Path) -> list[dict[str, Any]]:
+    """The metric rows of a segment.
+
+    Raises:
+        RunContentError: one has not the fields of a row.
+    """
+    return [_row(json_of(line, file, f"line {i}")) for i, line in enumerate(content.splitlines(), 1)]
+
+
+def _row(found: Content) -> dict[str, Any]:
+    found["step"].whole()
+    found["loss"].number()
+    for _, value in found["accuracy"].fields():
+        value.number()
+    if "measures" in found.value:
+        for _, value in found["measures"].fields():
+            for layer in value.entries():
+                for head in layer.entries():
+                    head.number()
+    return found.value
