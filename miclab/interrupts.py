@@ -1,8 +1,7 @@
 """SIGINT, heeded also where it was swallowed.
 
-The KeyboardInterrupt that Python raises can get lost: in a callback of C, in a finaliser, in a bare `except` of a
-library while it is imported. So the command line notes the signal as well, and work stops at its next step where one
-is still open.
+Python's KeyboardInterrupt can get lost in a callback of C, in a finaliser, or in a bare `except` while a library is
+imported. So the command line notes the signal as well, and work stops at its next step where one is still open.
 """
 
 from __future__ import annotations

@@ -114,10 +114,11 @@ class Run(Tabled):
     def metrics(self) -> pl.DataFrame:
         """The metric rows as a frame of polars, one row per evaluated step.
 
-        Columns: `step`; `loss`, the mean since the row before (and, of several terms, each by its name); accuracy,
-        0 to 1, by split (`train`, `icl`, `swapped`, `iwl`); `icl_sets`, a list with the accuracy of each set of novel
-        classes; `in_context.SPLIT`, the share of answers that are labels of the context; `MEASURE@LAYER.HEAD`, heads
-        from 0; `alignment.MODALITY.NAME`. A run that pretrains an encoder has the accuracies of a classifier.
+        Columns are `step`, `loss` and accuracy, 0 to 1, by split (`train`, `icl`, `swapped`, `iwl`). A loss is the mean
+        since the row before; a loss of several terms has a column for each. `icl_sets` lists the accuracy of each set
+        of novel classes. `in_context.SPLIT` is the share of answers that are labels of the context. Measures are
+        `MEASURE@LAYER.HEAD`, heads from 0, and `alignment.MODALITY.NAME`. A run that pretrains an encoder has the
+        accuracies of a classifier.
         """
         import polars as pl
 

@@ -180,8 +180,8 @@ class Study(Tabled):
                 "seeds": list(file.seeds), "answers": list(file.answers)}  # fmt: skip
 
     def plot(self, axes: Axes | None = None, *, x: str = "", by: str = "", value: str = "icl") -> Axes:
-        """A column of the rows beside the study's file over its axes, with 95 % intervals over seeds, as
-        `miclab figure` draws it: a heat map of two axes of numbers, else curves.
+        """Draws a column of the study's stored rows over its axes, as `miclab figure` does. Two axes of numbers give a
+        heat map, others give curves. Intervals are 95 % over seeds.
 
         Arguments:
             axes: where to draw; None: new axes.

@@ -65,8 +65,9 @@ def train(
         preset: where the other values come from: `quick` (minutes) or `paper` (hours).
         steps: training steps in all.
         seed: seed of the run, 0 or more.
-        stage_one: of `multimodal`, the run to start from (a run, its path, name or hash, with `@STEP` if it is not the
-            last); `auto`: the stage-1 run of the same decoder, trained first if it is not there; `none`: early fusion.
+        stage_one: for `multimodal`, the run to start from: a run, its path, name or hash, with `@STEP` for an earlier
+            checkpoint. `auto` is the stage-1 run of the same decoder, trained first if it does not exist. `none` is
+            early fusion.
         stage_one_steps: steps of stage 1 where that is `auto`.
         encoder: `[NAME=]RUN[@STEP],...`: runs of `train("encoder")` whose encoders modalities take up.
         runs: directory of runs.

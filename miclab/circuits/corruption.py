@@ -83,8 +83,8 @@ class Clean:
         return dict(realise(self.config, self.world, ClassPlan(dict(classes), labels), self.generator).items)
 
     def outside(self) -> tuple[dict[str, Int[Tensor, " batch"]], Bool[Tensor, " batch"]]:
-        """For each sequence a class of every modality that is not in it and whose label is not in its context, and
-        whether one was found."""
+        """For each sequence, a class of every modality that is new to it and whose label is not in its context. The
+        second value says whether such a class was found."""
         batch, config = self.batch, self.config
         config = replace(config, sequence=replace(config.sequence, unpaired_independent=False))
         plans = [plan_independent(config, self.world, len(batch), self.generator) for _ in range(DRAWS)]

@@ -92,8 +92,8 @@ def effects_table(
 
 @dataclass(frozen=True)
 class PooledEffect:
-    """What an intervention does over one or several runs, seeds of one experiment; intervals are over seeds, or
-    over the sets of novel classes of one.
+    """The effect of an intervention on one or several runs that are seeds of one experiment. Intervals are over seeds,
+    or over the sets of novel classes of one run.
 
     Arguments:
         name: the intervention, in words.

@@ -21,8 +21,9 @@ OnProgress = Callable[[int, str], None]
 def why_unformed(induction: Head, icl: SplitScores) -> str:
     """Why the strongest induction head is none that answers from the context, in words; empty where it is one.
 
-    It is one where accuracy on novel classes is above that of answering with any label of the context, on the same
-    sequences, and where it looks more at the right labels than at the wrong ones, each with its whole 95 % interval.
+    There is a circuit if two conditions hold with their whole 95 % intervals, on the same sequences. Accuracy on novel
+    classes exceeds that of answering with any label of the context. Attention to the right labels exceeds that to the
+    wrong ones.
 
     Arguments:
         induction: the strongest head.

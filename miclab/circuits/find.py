@@ -1,8 +1,8 @@
 """Names of heads, and the strongest heads of the two kinds that an induction circuit is made of.
 
 Heads are LAYER.HEAD, both counted from 0. Rows of studies and stored analyses count from 1, as all of miclab did before
-version 0.2; their columns are made and read by `measure_column`, `measure_of`, `stored_name` and `read_name` alone.
-Needs no torch: the ledger reads rows.
+version 0.2. Only `measure_column`, `measure_of`, `stored_name` and `read_name` make and read their columns. The module
+needs no torch, since the ledger reads rows.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ def strongest_heads(measures: Mapping[str, NDArray]) -> CircuitHeads | None:
 def circuit_heads(measures: Mapping[str, NDArray]) -> CircuitHeads:
     """Finds the circuit's heads in strengths by name [layer, head].
 
-    A plain previous-token strength would also count heads of the last layer, which feed no later head; so the
-    previous-token head is sought in the layers before the induction head, by `label_to_item`.
+    A plain previous-token strength would also count heads of the last layer, which feed no later head. So the
+    previous-token head is sought by `label_to_item` in the layers before the induction head.
     """
     induction = np.asarray(measures["induction_total"])
     top = np.unravel_index(int(induction.argmax()), induction.shape)

@@ -136,9 +136,9 @@ class Interventions:
         return [self.effect("untouched", None), *singles]
 
     def knockouts(self, baseline: str = "zero") -> list[Effect]:
-        """`single_knockouts`, the two strongest heads, both, and the mean of several draws of other heads as control
-        for each of these three, where the decoder has other heads (see `controls`). The strongest heads are cut and
-        named whether they are a circuit or not: see `no_circuit`.
+        """`single_knockouts`, each of the two strongest heads, and both together. Each of these three has a control
+        where the decoder has other heads: the mean over several draws of them (see `controls`). The strongest heads are
+        cut and named even if they form no circuit: see `no_circuit`.
 
         Raises:
             RunError: the decoder has one head only, so that there is no circuit of two, or gives no pattern.
@@ -157,8 +157,8 @@ class Interventions:
         return effects
 
     def uniform_patterns(self) -> list[Effect]:
-        """The untouched decoder, and every single head with its attention pattern set to uniform: whether a head is
-        needed for where it looks, while its output keeps its size."""
+        """The untouched decoder, and each single head with its attention pattern set to uniform. This shows whether a
+        head is needed for where it attends, as its output keeps its size."""
         options = self.config.decoder
         every = [(i, j) for i in range(options.layers) for j in range(options.heads)]
         effects = [self.effect(f"head {head_name(h)} uniform", uniform_patterns([h]), (h,)) for h in every]

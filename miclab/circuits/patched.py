@@ -90,8 +90,8 @@ class Patching(Tabled):
         between corrupted and clean. 0 is none, 1 is all of it.
 
         Returns:
-            The interval, of the same resamples above and below the line; None where the corruption itself changes the
-            metric by nothing that its interval could show from 0.
+            The interval, with the same resamples in numerator and denominator. None where the corruption does not
+            change the metric: its own interval contains 0.
         """
         chosen = metric or self.metric
         key = (place, chosen)

@@ -2,8 +2,8 @@
 
 The decoder runs on clean sequences and on corrupted ones that differ in one thing (`miclab.circuits.corruption`).
 Restoring (denoising) puts a clean activation into the corrupted run, corrupting (noising) a corrupted one into the
-clean run. The effect is normalised: 0 is no effect, 1 is all that the corruption does
-(Meng et al., arXiv 2202.05262, section 2; Zhang and Nanda, arXiv 2309.16042).
+clean run. The effect is normalised: 0 is no effect, 1 is the whole effect of the corruption. See Meng et al., arXiv
+2202.05262, section 2, and Zhang and Nanda, arXiv 2309.16042.
 
     x1 l1  x2 l2  x3 l3  x4 l4  xq        roles, where the query's label is l2 and the corrupted answer l3:
     |  |   |  |   |  |   |      |

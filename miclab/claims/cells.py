@@ -25,8 +25,8 @@ class EvidenceCells(Cells):
     leaving: Mapping[Key, Mapping[int, Escape]] = field(default_factory=dict)
 
     def condition(self, bound: Bound, quantity: str, text: str, short: str = "") -> Condition:
-        """A condition on a statistic of the cells: Student's t over seeds. Where some seeds of a cell have left the
-        plateau and some have not, it stays open unless it comes out the same if all had and if none had.
+        """A condition on a statistic of the cells, by Student's t over seeds. If only some seeds of a cell have left
+        the plateau, the condition is undecided, unless both extremes agree: all seeds leave, and none does.
 
         Arguments:
             bound: the statistic with its bounds, such as `slope("icl", "eps") > 0`.

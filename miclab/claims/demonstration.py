@@ -1,7 +1,7 @@
 """The demonstration: the study `demo`, trained on this machine, and judged by its claims.
 
-It is an ordinary study. Its file is copied beside the runs, and its rows are written there, so that nothing is written
-into the package; a run that is there already is not trained again.
+It is an ordinary study. Its file is copied beside the runs and its rows are written there, so that the package is never
+written to. An existing run is not trained again.
 """
 
 from __future__ import annotations

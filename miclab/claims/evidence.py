@@ -34,8 +34,8 @@ class OverTraining:
 
 
 Quantity = str | OverTraining | Callable[[Mapping[str, Any]], Any]
-"""A column, or a function of a row that gives a number or a list of one number for each set of novel classes, or a
-number of all rows of a run."""
+"""A column, or a function. A function of a row gives a number, or a list of one number for each set of novel classes. A
+function of all rows of a run gives a number."""
 At = Literal["last", "common"] | int
 """Which row stands for a run: its last, that at a step, or (`common`) at the largest step at which all have one."""
 
@@ -63,8 +63,8 @@ def column_values(row: Mapping[str, Any], name: str) -> Any:
 
 
 def identity_of(config: Mapping[str, Any]) -> str:
-    """What decides a run, but for the numeric mode and the names of the runs that it starts from, which have a mode of
-    their own."""
+    """The values that define a run, without its numeric mode and the names of the runs that it starts from. Those runs
+    have their own numeric mode."""
     kept = {name: part for name, part in config.items() if name not in ("numerics", "parent")}
     kept["parent"] = field_of(config, "parent.step")
     kept["modalities"] = {n: {**m, "encoder_run": ""} for n, m in config["modalities"].items()}

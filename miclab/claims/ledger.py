@@ -190,8 +190,8 @@ def _left(cells: Sequence[CellEscape]) -> str:
 
 
 FEW_SEEDS = 3
-"""Claims of so many seeds are not counted as surviving a correction: with two degrees of freedom a p hangs on the shape
-of the seeds' distribution, which nobody can check."""
+"""Claims with at most so many seeds are never counted as surviving a correction. With two degrees of freedom, p depends
+on the shape of the seeds' distribution, which cannot be checked."""
 
 
 def below(lines: Sequence[Line], level: float = 0.05) -> tuple[str, ...]:

@@ -30,8 +30,8 @@ def page(lines: Sequence[Line], figures: Mapping[str, str]) -> str:
 
 
 def judged(line: Line, figure: str) -> list[str]:
-    """What the rows of one preset say about a claim, a paragraph each: the verdict, what it means, the conditions, the
-    figure, the numbers shown for comparison, and notes.
+    """The result of a claim by the rows of one preset. One paragraph each gives the verdict, its meaning, the
+    conditions, the figure, the numbers shown for comparison, and notes.
 
     Arguments:
         figure: where its figure lies, relative to the page; empty: none is shown.

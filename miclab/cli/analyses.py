@@ -38,8 +38,8 @@ class CircuitsOptions(SeveralRunsOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class AlignOptions(CheckpointOptions):
-    """Alignment of projected items with the host's prototypes of the same label: debiased CKA, the mean over
-    independent draws of pairs with its interval, beside what labels (or concepts) that trade partners give."""
+    """Alignment of projected items with the host's prototypes of the same label. Prints debiased CKA as the mean over
+    independent draws of pairs, with its interval. The null distribution permutes labels (or concepts)."""
 
     run: RunName
     """Path, name, or start of a name or hash, of a run with two modalities or more."""
@@ -115,9 +115,9 @@ def run_diagnose(arguments: list[str]) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class KnockoutOptions(SeveralRunsOptions):
-    """Accuracy with heads knocked out: each, the circuit's, both, and the mean of several draws of random others as
-    control, each from the layers of what it is a control for. Where a run does not answer from its context better than
-    with any label of it, there is no circuit, and only single heads are cut. Several RUNs are clustered by seed; the
+    """Accuracy with heads knocked out: each head, each of the circuit's two heads, and both. The control is the mean
+    over several draws of random other heads, matched by layer. If a run answers no better than with any label of its
+    context, it has no circuit. Then only single heads are knocked out. Several RUNs are clustered by seed; the
     circuit's heads are found in each for itself."""
 
     heads: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LAYER.HEAD ...")] = ()

@@ -150,8 +150,8 @@ class HeadsFlags(ModelFlags):
 
 @dataclass(frozen=True, kw_only=True)
 class KnockoutFlags(KnockoutOptions, ModelFlags):
-    """Accuracy, forced choice, CLA and log-probability of the answer without the top heads, against at least 20 draws
-    of random heads of the same layers and whole layers."""
+    """Accuracy, forced choice, CLA and log-probability of the answer without the top heads. Controls are at least 20
+    draws of random heads of the same layers, and whole layers."""
 
     heads: Path = Path()
     """Folder that `mllm heads` wrote, to rank heads by; default: the first --rank episodes of this task rank them."""

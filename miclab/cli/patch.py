@@ -24,8 +24,9 @@ def _help() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class PatchOptions(SeveralRunsOptions):
-    """Causal tracing. The decoder runs on clean sequences and on corrupted ones that differ in exactly one thing; then
-    activations of one run are put into the other, for each part, layer and role of position. The effect is a share of
+    """Causal tracing. The decoder runs on clean sequences and on corrupted ones that differ in exactly one thing. Then
+    activations of one pass are patched into the other, for each part, layer and role of position. The effect is a share
+    of
     what the corruption changes: 0 none, 1 all of it. Several RUNs are clustered by seed."""
 
     corruption: Annotated[str, tyro.conf.arg(metavar="NAME", help=_help())] = "labels_swapped"

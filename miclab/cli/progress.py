@@ -1,5 +1,5 @@
-"""Roughly how long a command will take, said before it begins, and what one sees while a study runs: a live table on a
-terminal, else a line now and then.
+"""Estimates of how long a command will take, printed before it begins, and the progress of a running study. Progress is
+a live table on a terminal and occasional lines elsewhere.
 
 Work is counted in multiply-adds of decoders, metric rows included, and speed in multiply-adds a second. Without a
 run to measure it on, a speed is assumed. An estimate says whether it is minutes or hours, no more.

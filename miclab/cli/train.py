@@ -57,11 +57,11 @@ class TrainOptions(LabelOptions):
     runs: Directory = "runs"
     """Directory of runs."""
     stage_one: Annotated[str, tyro.conf.arg(metavar="{RUN,RUN@STEP,auto,none}")] = "auto"
-    """Multimodal only. RUN or RUN@STEP to start from; `auto`: the stage-1 run of the same decoder, primary modality,
-    preset and seed, trained first if it is not there; `none`: early fusion, from scratch."""
+    """Multimodal only. RUN or RUN@STEP to start from. `auto` is the stage-1 run of the same decoder, primary modality,
+    preset and seed, trained first if it does not exist. `none` is early fusion, from scratch."""
     encoder: Annotated[str, tyro.conf.arg(metavar="[NAME=]RUN[@STEP],...")] = ""
-    """Runs of `miclab train encoder` whose encoders (and data, and dimensions) modalities take up, in front of their
-    projectors; NAME is the modality, by default the last one. Stage 3: `--stage-one` a stage-2 run, or `auto`.
+    """Runs of `miclab train encoder` whose encoders modalities use before their projectors, with their data and
+    dimensions. NAME is the modality, by default the last one. Stage 3: `--stage-one` a stage-2 run, or `auto`.
     `--frozen encoder.m2` leaves the encoder as it was pretrained."""
     stage_one_steps: int = 5000
     """Multimodal with `--stage-one auto` only. Training steps of stage 1; `--request.steps` are those of stage 2."""
@@ -265,8 +265,8 @@ def run_resume(arguments: list[str]) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderOptions(LabelOptions):
-    """Pretrain the encoder of a modality as a classifier of its classes. Every field of the configuration is an option;
-    `nearest` in its rows is the accuracy of the nearest exemplar among 8 novel classes, on its features."""
+    """Pretrain the encoder of a modality as a classifier of its classes. Every field of the configuration is an option.
+    In the rows, `nearest` is the accuracy of the nearest exemplar among 8 novel classes, by features."""
 
     preset: presets.Profile = "quick"
     """How long by default: 2,000 steps (`quick`), 50,000 (`paper`)."""

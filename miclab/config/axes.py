@@ -90,8 +90,8 @@ DOUBLING = ("classes", "burstiness", "context", "layers", "heads")
 
 @functools.cache
 def default_of(field: str) -> Any:
-    """The default of a dotted field of the configuration as plain data; None of a field of a modality, or of an option
-    of one attention mechanism or loss term, which has no default where there is no such modality, mechanism or term.
+    """The default of a dotted field of the configuration as plain data. None for a field of a modality, and for an
+    option of one attention mechanism or loss term. Without that modality, mechanism or term there is no default.
 
     Raises:
         ConfigError: there is no such field; the message names the nearest one.

@@ -54,8 +54,8 @@ class DecoderConfig:
     attention_bias_std: float = 0.02
     """Standard deviation of these biases at the start."""
     centre_keys: Literal["off", "all", "position"] = "off"
-    """Keys, before any rotation, minus their mean over the batch and all positions (`all`), or over the batch at each
-    position (`position`), in training and in evaluation."""
+    """What is subtracted from keys before any rotation, in training and in evaluation. `all` is their mean over the
+    batch and all positions, `position` that over the batch at each position."""
     mlp_bias: Literal["on", "off"] = "on"
     """Biases of the MLP `released`."""
 

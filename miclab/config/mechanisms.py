@@ -178,9 +178,9 @@ class LatentOptions(AttentionOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class MultiTokenOptions(ShareOptions):
-    """Options of `multi_token`. The weight is the kernel's entry for the same query and the key before, one for each
-    head: by it a key takes over the score of the one before. The other entries begin with that of the identity, and are
-    learnt unless the weight is frozen."""
+    """Options of `multi_token`. The weight is the kernel's entry for the same query and the previous key, one for each
+    head. It passes the score of the previous key on to a key. The other entries begin with that of the identity, and
+    are learnt unless the weight is frozen."""
 
     start: float = 0.0
     """The weight at first; 0: the kernel begins as the identity, as in the paper."""

@@ -137,8 +137,8 @@ class SequenceConfig:
     token_noise: float = 0.0
     """Norm of fresh Gaussian noise on every token, in training alone; 0: none."""
     jitter: int = 0
-    """Frozen random vectors of norm 1, of which each sequence adds one to all of its tokens, in training and in
-    evaluation, as an absolute code at random placement adds one of its shifts; 0: none."""
+    """Number of frozen random vectors of norm 1; 0: none. Each sequence adds one of them to all of its tokens, in
+    training and in evaluation. An absolute code at random placement likewise adds one of its shifts."""
 
     def check(self, names: tuple[str, ...], owner: str = "sequence") -> None:
         """Raises ConfigError. `names` are the modalities of the world."""

@@ -183,7 +183,7 @@ def _field_texts(config: Any) -> dict[str, str]:
 
 
 def names_trajectory(identity: str, config: Any) -> bool:
-    """Whether a hash is that of a configuration, by the version of our semantics or by an earlier one: a run keeps the
-    name that it was given."""
+    """Whether a hash is that of a configuration, by the present version of the semantics or an earlier one. Existing
+    runs keep their names."""
     texts = _field_texts(config)
     return any(identity == hash_of_texts(texts, semantics) for semantics in range(SEMANTICS, 0, -1))

@@ -1,8 +1,8 @@
 """YAML of files and options, read strictly: the one door for configurations, studies and options of plugins.
 
-What is read is plain: mappings, lists, texts, numbers, booleans, null. A key that stands twice is refused, and so are
-tags, numbers and texts that cannot be used, and files that are too large, too deep, or that grow too large where
-aliases and merge keys (`<<`) are written out. A date is text. Each refusal names the line.
+Only plain data are read: mappings, lists, texts, numbers, booleans, null. Repeated keys, tags, and unusable numbers and
+texts are refused. So are files that are too large or too deep, also after aliases and merge keys (`<<`) are expanded. A
+date is text. Each refusal names the line.
 """
 
 from __future__ import annotations

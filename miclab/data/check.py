@@ -53,8 +53,9 @@ def _blank_notes(data: DataSet) -> list[str]:
 
 
 def common_shares(data: DataSet) -> dict[str, dict[str, float]]:
-    """The share of the norm that is common to all items (`Exemplars.common_share`), of training items and of those of
-    held-out classes: as they are (`off`) and, of vectors, less the mean of the training part (`training`)."""
+    """The share of the norm that is common to all items (`Exemplars.common_share`), for training items and for items of
+    held-out classes. `off` is without centring. Vectors also have `training`: the mean of the training part is
+    subtracted."""
     plain = Exemplars(data)
     parts = {part: data.indices(part) for part in ("training", "held-out classes")}
     found = {"off": plain}

@@ -1,7 +1,7 @@
 """What is checked of a Hugging Face checkpoint: its files before anything of it is loaded, its tensors after.
 
-Weights are safetensors inside the folder and nothing else, so no pickle is ever read. transformers itself would take a
-file of another kind that an index, an adapter or the configuration names.
+Weights are safetensors inside the folder and nothing else, so no pickle is ever read. By itself the library
+transformers would read a file of another kind that an index, an adapter or the configuration names.
 """
 
 from __future__ import annotations

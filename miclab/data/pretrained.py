@@ -190,8 +190,8 @@ def load_encoder(name: str, kind: Kind, *, device: str = "auto", offline: bool =
         offline: uses no network.
 
     Raises:
-        EncoderError: the extra `mllm` is missing, there is no such model, its weights are no safetensors or lack some,
-            or it is no model for this kind of items.
+        EncoderError: the extra `mllm` or the model is missing, weights are not safetensors or incomplete, or the model
+            does not take this kind of item.
         ConfigError: there is no such device.
     """
     try:

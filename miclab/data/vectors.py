@@ -1,9 +1,8 @@
 """One's own embeddings as a modality: `vectors:PATH`.
 
-A label is a class, and its name is the class's name: with `sequence.pairing` `concept` two files are paired by it.
-Held out are a fifth of the classes (smallest SHA-256 of the name in lower case), and of each class the last fifth of
-its rows.
-Vectors are float32 and have length 1 when they enter a run, as those of every source (`miclab.data.items`).
+A label is a class, and its name is the class's name: with `sequence.pairing` `concept` two files are paired by it. A
+fifth of the classes is held out (smallest SHA-256 of the name in lower case). So is the last fifth of each class's
+rows. Vectors are float32 and have length 1 when they enter a run, as those of every source (`miclab.data.items`).
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ def load_vectors(name: str, argument: str, progress: Progress = silent) -> DataS
 
     Raises:
         MissingDataError: there is no such file.
-        DataError: it cannot be read; a row is zero or not finite; labels are missing, empty, or not one for each row;
-            there are fewer than 10 classes; a class has fewer than two rows.
+        DataError: it cannot be read, or a row is zero or not finite. Labels are missing, empty, or not one for each
+            row. There are fewer than 10 classes, or a class has fewer than two rows.
     """
     path = existing(name, argument, HOW)
     table = read_table(path)
