@@ -1,17 +1,17 @@
 """Alignment of a secondary modality with the host: do projected items lie where the host's prototypes of the same label
 lie?
 
-A row is a sampled pair: a class of the secondary modality and a class of the host with the same label, or of the same
-name, where exemplars are paired by concept. The prototype of a class of real data is the mean of its exemplars. The
-number of rows is fixed and stated, since plain linear CKA of n random rows in d dimensions is about d / (n + d).
+A row is a sampled pair: a class of the secondary modality and a class of the host with the same label. Where exemplars
+are paired by concept, the two have the same name. The prototype of a class of real data is the mean of its exemplars.
+The number of rows is fixed and stated, since plain linear CKA of n random rows in d dimensions is about d / (n + d).
 
 There are two nulls. Pairs shuffled one by one are unrelated rows, but rows of one class are not independent: with few
 classes the true spread is wider. So the test is which class belongs to which. Labels (concepts) trade partners as
 wholes. A mixture's prototype is made anew from the concepts that its two classes stand for now.
 
-Intervals come from independent draws of pairs, never from resampled rows: a resample holds some rows twice, the
-similarity of a row to its own copy is no longer on the diagonal that the debiased estimator leaves out, and the bias
-that it was made to remove comes back.
+Intervals come from independent draws of pairs, never from resampled rows. A resample holds some rows twice. The
+similarity of a row to its own copy is then off the diagonal, which the debiased estimator leaves out. So the bias would
+come back.
 """
 
 from __future__ import annotations
@@ -188,16 +188,16 @@ class Alignment:
     Arguments:
         modality: the secondary modality.
         rows: number of sampled pairs in a draw.
-        cka: debiased linear CKA of one draw of `rows` pairs, the mean over independent draws. Its interval is the
-            Student's t over the draws: given world and weights they are independent and each is nearly free of the
-            bias of n (a ratio of unbiased terms), so it covers what ever more pairs of this world would give.
-            It says nothing of other seeds.
+        cka: debiased linear CKA of one draw of `rows` pairs, the mean over independent draws. Its interval is Student's
+            t over the draws. Given world and weights, draws are independent, and each is nearly free of the bias of n
+            (a ratio of unbiased terms). So the interval covers the limit of many pairs of this world. It does not
+            describe other seeds.
         plain_cka: the biased one, for comparison with the paper's figures.
         null_high: 95th percentile of the debiased CKA of one draw with its pairs shuffled one by one, as in metric
             rows. With few classes it is too low.
         traded_high: the same, of labels (concepts) that trade their partners as wholes.
-        p_value: share of traded draws that reach `cka`, with the one that was observed counted in; it errs on the
-            careful side, since a single draw scatters more than the mean that it is compared with.
+        p_value: share of traded draws that reach `cka`, the observed one included. It is conservative, since a single
+            draw scatters more than the mean that it is compared with.
         distance: mean L2 distance between a projected item and its host prototype.
         null_distance: the same for shuffled pairs.
         null_plain: mean of the biased CKA of one draw with its pairs shuffled: what `plain_cka` is without alignment.

@@ -95,7 +95,7 @@ def previous_token_2(pattern: Attention) -> PerHead:
     words="mean attention of each context label on its own exemplar's item",
 )
 def label_to_item_strength(pattern: Attention, roles: Roles, modality: str) -> PerHead:
-    """Mean over the context's labels of the attention that they pay to their own exemplar's item of `modality`: the
+    """Attention of the context's labels to their own exemplar's item of `modality`, as a mean over labels. This is the
     part of the previous-token pattern that an induction circuit uses."""
     labels, items = roles.label_spans(), roles.item_spans(modality)
     # An axis for the heads, where the sequences have roles of their own.

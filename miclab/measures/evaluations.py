@@ -46,8 +46,8 @@ class Evaluations(Tabled):
 
     @cached_property
     def splits(self) -> dict[str, tuple[Interval, Interval, dict[str, float]]]:
-        """By split: accuracy, share of answers that are labels of the context, and accuracy of each oracle; over
-        runs, or over the sets of novel classes of one."""
+        """By split: accuracy, share of answers that are labels of the context, and accuracy of each oracle. Intervals
+        are over runs, or over the sets of novel classes of one run."""
         found = {}
         for split in self.found[0].scores:
             scores = [one.scores[split] for one in self.found]

@@ -165,7 +165,7 @@ def describe(name: str) -> tuple[str, str]:
 
 
 def guides(name: str, config: RunConfig) -> list[tuple[float, str]]:
-    """Levels that help to read a measure, `NAME` or `NAME.MODALITY`: what it can reach, and its value where attention
-    is spread evenly over all positions before (uniform causal attention: 1/T at the query, on each of T positions)."""
+    """Reference levels of a measure, `NAME` or `NAME.MODALITY`: its upper bound and its value under uniform causal
+    attention. That attention is 1/T at the query, on each of T positions."""
     found = known().get(name.partition(".")[0])
     return list(found.guides(config)) if found else []

@@ -1,5 +1,5 @@
-"""Tasks of VL-ICL Bench (Zong and others 2024, arXiv 2403.13164) as they lie on disk: which fields of which file are
-read, how examples are chosen, and what is compared of an answer.
+"""Tasks of VL-ICL Bench (Zong and others 2024, arXiv 2403.13164) on disk: the files and fields that are read. Also how
+examples are chosen, and which part of an answer is compared.
 
     folder                          examples from                 fields                          compared
     open_mi, fast_open_mi           the query's `support`         classes, support.CLASS.images   the text

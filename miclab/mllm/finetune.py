@@ -1,9 +1,9 @@
 """LoRA fine-tuning on episodes, with head strengths, accuracy and CLA at a schedule; resumes after a kill.
 
-A run is a folder: `metrics.jsonl`, one line an evaluation; `checkpoint-STEP.safetensors`, the adapter with the
-optimiser's state; `run.json`, the options with the checksums of both, which is written last; and `adapter`, the adapter
-as PEFT writes it, which is a MODEL for all commands. A batch is a function
-of the seed and the step, so a run that was killed resumes from its last evaluation with the same results.
+A run is a folder. `metrics.jsonl` has one line per evaluation. `checkpoint-STEP.safetensors` holds the adapter and the
+optimiser's state. `run.json`, which is written last, holds the options and the checksums of both. `adapter` is the
+adapter as PEFT writes it, and is a MODEL for all commands. A batch is a function of seed and step. So a run that was
+killed resumes from its last evaluation with the same results.
 """
 
 from __future__ import annotations

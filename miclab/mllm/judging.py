@@ -1,8 +1,8 @@
 """Answers as VL-ICL Bench judges them: what a model writes, cut and compared by the rule of the task.
 
-The text is cut at its first line break, or else at its first full stop. Then, without regard to case: the whole text
-has to be the answer; in operator induction its first number has to be it; in matching it has to hold `yes` where the
-answer is yes, and not to hold it where it is no.
+The text is cut at its first line break, or else at its first full stop. Case is ignored. The whole text must equal the
+answer. In operator induction only its first number must. In matching it must hold `yes` where the answer is yes, and
+must not where the answer is no.
 """
 
 from __future__ import annotations

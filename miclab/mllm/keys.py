@@ -1,8 +1,8 @@
 """The constant part of the keys of a production model, before rotation: how much of them is the same in all episodes.
 
 A rotary score depends on the offset alone only through what all keys have in common. Keys are read where the model
-makes them, behind their norm if there is one. They are compared among the same items (or labels) of all episodes: text
-of the prompt is the same in every episode, and would count as constant.
+makes them, behind their norm if there is one. They are compared among the same items (or labels) of all episodes. Text
+of the prompt is left out: it is equal in every episode and would count as constant.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class KeyConstants:
                     self.sums.setdefault((layer.index, name, number), _Sums()).add(keys[row, places])
 
     def share(self, index: int, part: str) -> NDArray[np.floating]:
-        """Squared norm of the mean key over the mean squared norm, by pair of keys and values, over the items (or
-        labels) of a context, each of which counts alike. NaN where an episode alone was measured.
+        """Squared norm of the mean key over the mean squared norm, by key-value head. It is a mean over the items (or
+        labels) of a context, with equal weights. NaN where an episode alone was measured.
 
         Arguments:
             index: of the layer.

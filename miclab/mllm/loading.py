@@ -126,13 +126,13 @@ def load_model(name: str, options: LoadOptions | None = None) -> Production:
     """A model with its processor and its attention layers.
 
     Arguments:
-        name: folder, hub id, either of them of a model or a folder of an adapter, or a short name of a model that comes
-            with miclab; NAME@REVISION for a revision of a hub id.
+        name: folder or hub id of a model or of an adapter, or the short name of a model that comes with miclab.
+            NAME@REVISION chooses a revision of a hub id.
         options: how.
 
     Raises:
-        ModelError: the extra is missing, there is no such model, its weights are no safetensors of its own folder, it
-            lacks tensors or has others, its adapter does not fit, or its attention layers cannot be found.
+        ModelError: the extra or the model is missing, or its weights are not safetensors of its own folder. Tensors are
+            missing or unknown, the adapter does not fit, or the attention layers cannot be found.
         OutOfMemoryError: it does not fit.
     """
     require()

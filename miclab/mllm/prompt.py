@@ -41,8 +41,8 @@ class Prompter:
     Arguments:
         processor: the model's processor, or its tokenizer where it reads text alone.
         task: the task.
-        form: `turns`, `chat` or `plain`, as the module's text says; `auto`: turns where the model has a chat template
-            that marks them, chat where it has another, else plain.
+        form: `turns`, `chat` or `plain`, as the module's text says. `auto` is turns if the model's chat template marks
+            them, chat with any other template, else plain.
         around: texts before and after every image in the plain form, as (`<|vision_start|>`, `<|vision_end|>`).
         background: colour that transparent parts of pictures show.
         remarks: what is to be known of what was written is added to it.

@@ -28,8 +28,8 @@ class Reading:
         answer: the answer that was written.
         last: the position from which the first token of the answer is predicted.
         answer_positions: positions of the answer's tokens.
-        end_positions: positions of the tokens behind it by which the answer ends; none where the answer's last token
-            holds the end, or the text has no end.
+        end_positions: positions of the tokens after it that end the answer. Empty if the answer's last token holds the
+            end, or the text has no end.
         roles: of the positions 0 to `last`, unbatched; the items' modality is the task's view.
         labels: number of each context label among the episode's candidates, int64 [context].
         target: the number of the right answer.

@@ -93,8 +93,8 @@ class Rankings(Tabled):
 
 
 def papers_knockouts(top: int) -> dict[str, float]:
-    """Accuracy of Qwen2.5-VL-3B on Open-MI, 2-shot, 50 episodes, with its top 5 heads knocked out, by the names that
-    interventions on `top` heads have; chance is 0.50."""
+    """Accuracy of Qwen2.5-VL-3B on Open-MI, 2-shot, 50 episodes, with its top 5 heads knocked out. Keys are the names
+    of interventions on `top` heads. Chance is 0.50."""
     return {"untouched": 0.74, f"top {top} previous-token": 0.65, f"top {top} induction": 0.58, f"both top {top}": 0.56}
 
 
@@ -160,8 +160,8 @@ class Points(Tabled):
         ])  # fmt: skip
 
     def correlation(self, strength: str, answered: str) -> tuple[float, float, float, float] | None:
-        """Pearson's r and Spearman's rho over models, each with its two-sided p; None where there are fewer than three
-        models, or one of both does not vary."""
+        """Pearson's r and Spearman's rho over models, each with its two-sided p. None if there are fewer than three
+        models, or one variable is constant."""
         x, y = self.values(strength), self.values(answered)
         if len(x) < LEAST_MODELS or np.ptp(x) == 0 or np.ptp(y) == 0:
             return None

@@ -1,8 +1,8 @@
 """Answers of a model to episodes: what it would write, and how likely each answer of the context is.
 
 Every candidate answer is written behind the prompt with its end (`Prompter.ending`) and read in one pass. Greedy
-decoding writes an answer and ends it exactly where each of these tokens has the highest logit given those before it,
-so nothing needs to be generated. An answer is judged to its end: who writes `12` has not written `1`.
+decoding writes an answer and ends it exactly if each of these tokens has the highest logit given those before it. So
+nothing needs to be generated. An answer is judged to its end: who writes `12` has not written `1`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Answers:
     Arguments:
         values: by name, each [episode].
             correct: 1 where greedy decoding writes the right answer and ends.
-            choice: 1 where the right answer is the likeliest candidate, by the sum of the log-probability of its tokens
-                and its end; chance is one over the number of candidates.
+            choice: 1 where the right answer is the likeliest candidate, by summed log-probability of its tokens and its
+                end. Chance is one over the number of candidates.
             choice_per_token: the same by the mean over these tokens, which does not favour short answers.
             copied: 1 where greedy decoding writes an answer of the context and ends (CLA).
             log_probability: of the right answer and its end, in nats.

@@ -1,7 +1,7 @@
 """Position codes, each one small class behind one interface.
 
-A code of one's own is a subclass of `PositionCode` with the decorator `position_code`, in a file that is named with
-`--plugin`; `decoder.positions` then takes its name. Its parameters are called `decoder.positions.NAME`.
+A new code is a subclass of `PositionCode` with the decorator `position_code`, in a file given by `--plugin`.
+`decoder.positions` then accepts its name. Its parameters are called `decoder.positions.NAME`.
 """
 
 from __future__ import annotations
@@ -172,8 +172,8 @@ class Sinusoidal(PositionCode):
 
 @position_code("rope")
 class Rotary(PositionCode):
-    """Rotary positions (Su et al. 2021): dimension j of a head is rotated together with dimension j + d/2 by the angle
-    position * theta^(-2j/d), so that a score depends on the offset alone."""
+    """Rotary positions (Su et al. 2021). Dimensions j and j + d/2 of a head are rotated together by the angle position
+    * theta^(-2j/d). So a score depends on the offset alone."""
 
     even = "head"
 
@@ -205,9 +205,9 @@ class Rotary(PositionCode):
 
 @position_code("rope_released")
 class ReleasedRotary(Rotary):
-    """The code that the paper's authors released, which is no rotation: dimensions are paired as even and odd but
-    given angles that belong to halves. x * cos + concat(-x[1::2], x[0::2]) * sin; scores depend on absolute positions
-    and norms change."""
+    """The code that the paper's authors released. It is not a rotation: dimensions are paired as even and odd, but
+    their angles belong to halves. x * cos + concat(-x[1::2], x[0::2]) * sin; scores depend on absolute positions and
+    norms change."""
 
     def rotate(self, heads, rows, parameters):
         crossed = torch.stack([heads[..., 1::2], heads[..., 0::2]], -2)
@@ -217,8 +217,8 @@ class ReleasedRotary(Rotary):
 
 @position_code("alibi")
 class Alibi(PositionCode):
-    """Attention with linear biases (Press et al. 2022): -slope * (query position - key position), with slope
-    2^(-8 h / H) for head h = 1..H; 2^-8 for a single head."""
+    """Attention with linear biases (Press et al. 2022): -slope * (query position - key position). The slope is 2^(-8 h
+    / H) for head h = 1..H, and 2^-8 for a single head."""
 
     def bias(self, parameters):
         slope = 2.0 ** (-8 * torch.arange(1, self.heads + 1) / self.heads)

@@ -160,8 +160,8 @@ def list_runs(root: Path | str) -> list[Path]:
 
 
 def look_over(root: Path | str) -> tuple[list[Path], dict[Path, str]]:
-    """Directories of the runs under `root`, sorted by name, and what is wrong with what should be a run and has no
-    manifest that can be read.
+    """Directories of the runs under `root`, sorted by name. The second value says what is wrong with runs whose
+    manifest cannot be read.
 
     Raises:
         RunError: `root` is no directory, or cannot be read.

@@ -10,9 +10,9 @@
         manifest.json                      SHA-256 of the files above but label.json, the state, a checksum of itself
         lock                               empty; held while a process trains the run
 
-A checkpoint exists once the manifest names it, and the manifest is replaced as one: whatever the instant of a crash,
-the directory is the one before or the one after. Times and speeds live in the manifest, so that rows can be equal to
-the bit.
+A checkpoint exists once the manifest names it, and the manifest is replaced atomically. After a crash at any instant,
+the directory has its earlier or its later state. Times and speeds are in the manifest, so that rows can be equal to the
+bit.
 """
 
 from __future__ import annotations

@@ -206,8 +206,8 @@ def accuracy_interval(seeds: Sequence[NDArray[np.floating]], level: float = 0.95
 def ratio_interval(
     numerators: Sequence[NDArray[np.floating]], denominators: Sequence[NDArray[np.floating]], level: float = 0.95
 ) -> Interval | None:
-    """A ratio of means: Student's t of each seed's ratio; of one seed by the delta method over its sets, or the
-    sequences of its only set.
+    """A ratio of means, by Student's t of each seed's ratio. For one seed, the delta method is used over its sets, or
+    over the sequences of its only set.
 
     What moves both together (a hard set of classes) moves the ratio little.
 
@@ -269,9 +269,9 @@ def share_interval(successes: int, count: int, level: float = 0.95, unit: str = 
 
 @dataclass(frozen=True)
 class Resampled:
-    """A statistic with its values under resampling, for intervals that are corrected for bias and skewness (BCa: Efron,
-    Better bootstrap confidence intervals, 1987) and for few units (quantiles of t, expanded as in Hesterberg, What
-    teachers should know about the bootstrap, 2015, section 4.3).
+    """A statistic with its values under resampling. Intervals are corrected for bias and skewness (BCa: Efron, Better
+    bootstrap confidence intervals, 1987). For few units they use quantiles of t, expanded as in Hesterberg, What
+    teachers should know about the bootstrap, 2015, section 4.3.
 
     Arguments:
         estimate: of all units.

@@ -1,10 +1,10 @@
 """Runs as states, and the threshold in the number of classes from which on they read their context.
 
 A run ends in one of three states. Over a ladder of K, the threshold K* is where half of the runs that left the plateau
-read: a logistic regression of `reads` on log2 K, by Firth's penalised likelihood (1993, Biometrika 80), which is finite
-where the states are separated. Seeds are the unit: the interval is the bootstrap over seeds, exact (every resample
-counts with its probability), and at least as wide as the bracket: the last rung at which fewer than half read and the
-first at which half do. Between two rungs nothing was observed.
+read. It comes from a logistic regression of `reads` on log2 K. Firth's penalised likelihood (1993, Biometrika 80) keeps
+it finite where the states are separated. Seeds are the unit of the interval, an exact bootstrap in which every resample
+counts with its probability. The interval is at least as wide as the bracket. The bracket is the last rung at which
+fewer than half read and the first at which half do. Between two rungs nothing was observed.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Threshold:
     """The threshold of one decoder.
 
     Arguments:
-        kind: `found`; `below` or `above`: it lies beyond the rungs that left the plateau; `unordered`: states are not
-            ordered in K; `none`: no run has left the plateau.
+        kind: `found`, `below`, `above`, `unordered` or `none`. Below or above, it lies beyond the rungs that left the
+            plateau. Unordered: states are not ordered in K. None: no run has left the plateau.
         log2: log2 K*, with its interval, where it is found.
         bound: the rung beyond which it lies.
         bracket: the rungs between which it lies, where it is found.

@@ -90,8 +90,8 @@ def _stored(sets: NDArray) -> dict[str, Any]:
 
 
 def store_missing(run: PlannedRun, disk: Run) -> None:
-    """Computes and stores the missing analyses of a trained run. One that is impossible for the run (a single head
-    to knock out, a context that the position code cannot place) is stored with the reason.
+    """Computes and stores the missing analyses of a trained run. An analysis that is impossible for the run is stored
+    with the reason, such as a context that the position code cannot place.
 
     Raises:
         RunError: a file of the run is damaged, or it cannot be written.

@@ -1,8 +1,8 @@
 """A ladder: the fixed values of one axis on which a threshold is sought, and which of them have to be run.
 
 The first runs are those at the `brackets`. Where the states of two neighbours differ, the rung halfway between them is
-run next, until no rung is left between; where the seeds of a rung differ, its neighbours are run. What is run next is
-decided by how runs ended, and by nothing else.
+run next, until no rung is left between. Where the seeds of a rung differ, its neighbours are run. Only the states of
+ended runs decide what is run next.
 """
 
 from __future__ import annotations

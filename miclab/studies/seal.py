@@ -2,8 +2,8 @@
 
     python -m miclab.studies.seal [FOLDER ...]
 
-FOLDER holds tables (rows/quick), or folders of tables. Sealing says that these rows are wanted. What can be judged is
-checked first: every row names the study and the preset of its place, and its run is the hash of its configuration.
+FOLDER holds tables (rows/quick), or folders of tables. Sealing accepts these rows as intended. Two things are checked
+first. Every row names the study and the preset of its place, and its run is the hash of its configuration.
 """
 
 from __future__ import annotations

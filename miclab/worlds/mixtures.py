@@ -1,6 +1,6 @@
 """Mixtures: further classes made of pairs of real ones, so that a run has more classes than its data.
 
-An item of a mixture of classes i and j is (a + b) / sqrt(2) of an exemplar a of i and an exemplar b of j. It has the
+An item of a mixture of classes i and j is (a + b) / sqrt(2). Here a is an exemplar of i and b one of j. It has the
 scale of both if they are unrelated. Real data have few classes, which a decoder learns by heart. Mixtures are as fixed
 as those, have a label of their own, and can be as many as wanted. Held-out classes and exemplars are in no mixture.
 

@@ -1,7 +1,7 @@
 """The world: classes of every modality, their frequencies, their labels, and the label embeddings.
 
-A modality's items come from a source. `GaussianSource` is the paper's: prototypes mu_k ~ Normal(0, I/D), and an item
-of class k is (mu_k + eps eta) / sqrt(1 + eps^2) with eta ~ Normal(0, I/D) (arXiv 2601.20796, section 2).
+A modality's items come from a source. `GaussianSource` is the paper's (arXiv 2601.20796, section 2). Its prototypes are
+mu_k ~ Normal(0, I/D). An item of class k is (mu_k + eps eta) / sqrt(1 + eps^2) with eta ~ Normal(0, I/D).
 `miclab.worlds.exemplars.ExemplarSource` takes them from real data, whose classes are dealt over the labels in the order
 in which they were chosen.
 """
@@ -154,8 +154,8 @@ class World:
     partners: Mapping[str, Int[Tensor, " classes"]] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What must be kept to have this world again. Of real data these are the classes, their labels, features in the
-        place of items, and the subtracted centre; the items themselves are in the data set."""
+        """The tensors that restore this world. Of real data these are the classes, their labels, features in place of
+        items, and the subtracted centre. The items themselves are in the data set."""
         found = {}
         for name, source in self.sources.items():
             if isinstance(source, GaussianSource):
@@ -261,8 +261,8 @@ def draw_world(config: RunConfig, kept: Mapping[str, Tensor] | None = None) -> W
 
     Arguments:
         config: names the seed and the modalities; of sources their content (see `miclab.worlds.exemplars.resolved`).
-        kept: tensors of the parent's world, and features of real items whose encoder is not trained
-            (`features.NAME`); what is in them is taken and only the rest is drawn.
+        kept: tensors of the parent's world, and features of real items whose encoder is not trained (`features.NAME`).
+            They are used as they are, and only the rest is drawn.
 
     Raises:
         TooLargeError: it needs more memory than the machine has.

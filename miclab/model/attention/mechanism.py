@@ -77,8 +77,8 @@ class Mechanism:
     every head before they are joined, so that heads can be knocked out. A mechanism with a `pattern` [batch head query
     key], whose rows are shares of attention, names it too. Without it no measure of attention is taken."""
     heeds: tuple[str, ...] = ()
-    """What it heeds, so that nothing is ignored in silence: `rotation`, if it passes queries and keys through
-    `positions`; `score_bias`, if it adds `positions.score_bias` to scores; `centre_keys`, if it centres keys."""
+    """What the mechanism supports, so that no option is ignored in silence. `rotation`: it passes queries and keys
+    through `positions`. `score_bias`: it adds `positions.score_bias` to scores. `centre_keys`: it centres keys."""
     facts: frozenset[str] = frozenset()
     """What measures may take for granted of the pattern: `softmax`, if no weight is negative and each row sums to 1."""
     axes: Mapping[str, str] = {}

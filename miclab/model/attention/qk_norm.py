@@ -1,5 +1,5 @@
-"""QK-norm: queries and keys of each head are normalised before positions are put in (Henry et al. 2020, arXiv
-2010.04245; as RMSNorm with gains: Dehghani et al. 2023, arXiv 2302.05442)."""
+"""QK-norm: queries and keys of each head are normalised before positions are applied (Henry et al. 2020, arXiv
+2010.04245). As RMSNorm with gains: Dehghani et al. 2023, arXiv 2302.05442."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ class FireOptions(PositionOptions):
 
 @position_code("fire")
 class Fire(PositionCode):
-    """f(log(c (i - j) + 1) / log(c max(i, L) + 1)) is added to the score of query i and key j; f has one hidden layer
-    of ReLUs and one output a head. Its weights begin as PyTorch's."""
+    """f(log(c (i - j) + 1) / log(c max(i, L) + 1)) is added to the score of query i and key j. The network f has one
+    hidden layer of ReLUs and one output per head. Its weights begin as PyTorch's."""
 
     Options = FireOptions
 

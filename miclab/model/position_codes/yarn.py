@@ -1,5 +1,5 @@
-"""YaRN: rotary positions whose slow frequencies are stretched, for longer sequences than in training, and sharper
-scores (Peng et al. 2023, arXiv 2309.00071, section 3.2 and 3.3)."""
+"""YaRN (Peng et al. 2023, arXiv 2309.00071, sections 3.2 and 3.3). Slow rotary frequencies are stretched for longer
+sequences than in training, and scores are sharpened."""
 
 from __future__ import annotations
 
