@@ -28,9 +28,9 @@ class DataSet:
 
     Arguments:
         name: what it was loaded as.
-        kind: `picture` (uint8 [exemplar, 3, height, width], red, green, blue), `glyph` (uint8 [exemplar, 1, height,
-            width], 0 paper, 1 ink), `spectrogram` (uint8 [exemplar, 1, band, frame], the highest band first), `vector`
-            (float [exemplar, dimension]).
+        kind: `picture`, `glyph`, `spectrogram` or `vector`. Pictures are uint8 [exemplar, 3, height, width], red,
+            green, blue. Glyphs are uint8 [exemplar, 1, height, width], 0 paper, 1 ink. Spectrograms are uint8
+            [exemplar, 1, band, frame], the highest band first. Vectors are float [exemplar, dimension].
         class_names: one name a class, no two equal without regard to case.
         items: the exemplars as stored; `floats` gives them normalised.
         class_of: the class of each exemplar, int64 [exemplar].

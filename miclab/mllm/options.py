@@ -55,8 +55,8 @@ class LoadOptions:
     background: str = "white"
     """Colour that transparent parts of pictures show: a name, or #RRGGBB."""
     prompt: PromptForm = "auto"
-    """turns: a user's and an assistant's turn for each example; chat: one user's turn; plain: no chat template. auto:
-    turns if the chat template marks them, chat with any other template, else plain."""
+    """turns: a user's and an assistant's turn for each example; chat: one user's turn; plain: no chat template. The
+    choice auto is turns if the chat template marks them, chat with any other template, else plain."""
     offline: bool = False
     """Use no network; take hub ids from the cache."""
 

@@ -32,8 +32,8 @@ class Cost:
 
 
 def cost(config: RunConfig) -> Cost:
-    """The counted cost of a decoder. A product of an m x k and a k x n matrix has 2 m k n operations, a solved
-    triangular system half of that. Elementwise operations, such as a softmax, are not counted.
+    """The counted cost of a decoder. The product of an m x k and a k x n matrix has 2 m k n operations. Solving a
+    triangular system has half of that. Elementwise operations, such as a softmax, are not counted.
 
     Raises:
         RunError: the run pretrains an encoder and has no decoder.

@@ -206,8 +206,8 @@ class Rotary(PositionCode):
 @position_code("rope_released")
 class ReleasedRotary(Rotary):
     """The code that the paper's authors released. It is not a rotation: dimensions are paired as even and odd, but
-    their angles belong to halves. x * cos + concat(-x[1::2], x[0::2]) * sin; scores depend on absolute positions and
-    norms change."""
+    their angles belong to halves. It gives x * cos + concat(-x[1::2], x[0::2]) * sin. Scores depend on absolute
+    positions and norms change."""
 
     def rotate(self, heads, rows, parameters):
         crossed = torch.stack([heads[..., 1::2], heads[..., 0::2]], -2)

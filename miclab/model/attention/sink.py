@@ -1,5 +1,6 @@
 """A sink: attention that goes nowhere. With a logit of 0 it is softmax off by one, exp(x_i) / (1 + sum exp(x_j))
-(Miller 2023, "Attention is off by one"). gpt-oss learns a logit for each head (OpenAI 2025, arXiv 2508.10925)."""
+(Miller 2023, "Attention is off by one"). A learnt logit for each head is that of gpt-oss (OpenAI 2025, arXiv
+2508.10925)."""
 
 from __future__ import annotations
 

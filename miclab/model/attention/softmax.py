@@ -83,8 +83,8 @@ class Softmax(Mechanism):
 
     # -- the last position --------------------------------------------------------------------------------------
     def last(self, parameters, x, gain, *, layer, positions, roles):
-        """With one query, values need no projection at every position, nor do keys without rotation. sum_j a_j (x_j
-        W_v) = (sum_j a_j x_j) W_v, q.(x_j W_k) = (q W_k').x_j."""
+        """With one query, values need no projection at every position, nor do keys without rotation. The identities are
+        sum_j a_j (x_j W_v) = (sum_j a_j x_j) W_v and q.(x_j W_k) = (q W_k').x_j."""
         query, key, value = (scaled(gain, parameters[part]) for part in ("query", "key", "value"))
         last = slice(-1, None)
         queries = positions.queries(self.split(_biased(parameters, "query", x[:, last] @ query)), last)
