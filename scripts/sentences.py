@@ -17,18 +17,18 @@ LONGEST = 25
 """Words of a sentence."""
 
 WORD = re.compile(r"[^\W_]")
-END = re.compile(r"""(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!et al\.)[")\]*_]*\s+(?=[("'`\[*_$]*[A-Z0-9`$\x00])""")
+END = re.compile(r"""(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!et al\.)[")\]*_]*\s+(?=[("'`\[*_$]*[A-Z0-9`$])""")
 """The space after a sentence."""
-ITEM = re.compile(r"\s*(?:[-*+]|\d+[.)])\s+|\s+\*{0,2}\w+:\s")
+ITEM = re.compile(r"\s*(?:[-*+]|\d+[.)])\s+|\s+\*{0,2}\w+(?:, \w+)*:\s")
 """The start of an item of a list, or of the description of an argument."""
 COLUMNS = re.compile(r"\S {2,}\S")
 """Spaces that only tables and drawings have within a line."""
 ONE_WORD = (
-    (re.compile(r"```.*?```|``.+?``|`[^`]+`", re.S), "\x00x"),
-    (re.compile(r"\{[\w:+-]+\}(?=\x00)"), ""),  # the role of MyST before a piece of code
-    (re.compile(r"\$[^$]+\$", re.S), "\x00x"),
+    (re.compile(r"```.*?```|``.+?``|`[^`]+`", re.S), "`x`"),
+    (re.compile(r"\{[\w:+-]+\}(?=`)"), ""),  # the role of MyST before a piece of code
+    (re.compile(r"\$[^$]+\$", re.S), "`x`"),
     (re.compile(r"!?\[([^\]]*)\]\([^)]*\)", re.S), r"\1"),
-    (re.compile(r"\[\s*[-+\d.,e\s]+\]"), "\x00x"),
+    (re.compile(r"\[\s*[-+\d.,e\s]+\]"), "`x`"),
     (re.compile(r"<[^>]+>|\\."), ""),
 )
 
@@ -58,7 +58,7 @@ def sentences(text: str, first: int = 1) -> Iterator[Sentence]:
 
 def paragraphs(text: str) -> Iterator[tuple[int, str]]:
     """Paragraphs and items of lists, each with the number of its first line from 0."""
-    fence, start, kept = "", 0, list[str]()
+    fence, start, kept, blank = "", 0, list[str](), True
 
     def ended() -> Iterator[tuple[int, str]]:
         if kept:
@@ -75,7 +75,15 @@ def paragraphs(text: str) -> Iterator[tuple[int, str]]:
             yield from ended()
             fence = "" if mark[0] == "$$" and bare.endswith("$$") and len(bare) > 2 else mark[0]
             continue
-        if not bare or bare[0] in "|>#:" or bare.startswith(("<", "(", "%")) and bare.endswith((">", ")=", "%")):
+        before, blank = blank, not bare
+        code = before and not kept and line.startswith("    ") and not ITEM.match(line)
+        blank = blank or code  # the lines after it are code as well
+        if (
+            not bare
+            or code
+            or bare[0] in "|>#:"
+            or (bare.startswith(("<", "(", "%")) and bare.endswith((">", ")=", "%")))
+        ):
             yield from ended()
             continue
         if item := ITEM.match(line):
@@ -96,13 +104,14 @@ def docstrings(text: str) -> Iterator[tuple[int, str]]:
         node = pending.pop(0)
         body: list[ast.stmt] = getattr(node, "body", [])
         for place, statement in enumerate(body):
-            if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                if not statement.name.startswith("_"):
-                    pending.append(statement)
-            documents = place == 0 or isinstance(body[place - 1], ast.Assign | ast.AnnAssign)
-            if documents and isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-                if isinstance(statement.value.value, str):
-                    yield statement.lineno, inspect.cleandoc(statement.value.value)
+            match statement:
+                case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                    pending += [] if name.startswith("_") else [statement]
+                case ast.Expr(value=ast.Constant(value=str(found))):
+                    if place == 0 or isinstance(body[place - 1], ast.Assign | ast.AnnAssign):
+                        yield statement.lineno, inspect.cleandoc(found)
+                case _:
+                    pass
 
 
 def too_long(path: str, text: str) -> Iterator[str]:
