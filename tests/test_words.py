@@ -104,5 +104,6 @@ def test_what_is_no_sentence_is_not_counted(text):
 
 def test_private_docstrings_and_other_texts_of_code_are_not_sentences():
     long = " ".join(["word"] * (LONGEST + 1))
-    code = 'class _A:\n    """{0}"""\n\nB = "{0}"\n\nclass C:\n    d: int\n    """{0}"""\n    def _e(self):\n        """{0}"""\n'
+    head = 'class _A:\n    """{0}"""\n\nB = "{0}"\n\nclass C:\n    d: int\n    """{0}"""\n'
+    code = head + '    def _e(self):\n        """{0}"""\n'
     assert [line.split(": ")[0] for line in too_long("miclab/x.py", code.format(long))] == ["miclab/x.py:8"]
