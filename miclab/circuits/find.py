@@ -68,7 +68,7 @@ def stored_name(effect: str) -> str:
 
 
 def read_name(stored: str) -> str:
-    """The name of an intervention that `stored_name` is kept under."""
+    """The name of an intervention from its `stored_name`."""
     return _renamed(stored, -1)
 
 
@@ -89,7 +89,7 @@ class CircuitHeads:
 
     Arguments:
         induction: the head with the highest summed induction strength.
-        previous_token: the head, in a layer before it if there is one, whose labels look most at their own items.
+        previous_token: the head, in a layer before it if there is one, whose labels attend most to their own items.
         rest: all other heads.
     """
 
@@ -98,11 +98,11 @@ class CircuitHeads:
     rest: tuple[Head, ...]
 
     def named(self) -> dict[str, str]:
-        """The two heads as LAYER.HEAD, by what they are."""
+        """The two heads as LAYER.HEAD, by kind."""
         return {"previous_token": head_name(self.previous_token), "induction": head_name(self.induction)}
 
     def members(self) -> dict[str, tuple[Head, ...]]:
-        """What is knocked out of the circuit, by name."""
+        """The sets of the circuit's heads that are knocked out, by name."""
         return {
             "previous-token head": (self.previous_token,),
             "induction head": (self.induction,),

@@ -26,8 +26,7 @@ def _help() -> str:
 class PatchOptions(SeveralRunsOptions):
     """Causal tracing. The decoder runs on clean sequences and on corrupted ones that differ in exactly one thing. Then
     activations of one pass are patched into the other, for each part, layer and role of position. The effect is a share
-    of
-    what the corruption changes: 0 none, 1 all of it. Several RUNs are clustered by seed."""
+    of what the corruption changes: 0 none, 1 all of it. Several RUNs are clustered by seed."""
 
     corruption: Annotated[str, tyro.conf.arg(metavar="NAME", help=_help())] = "labels_swapped"
     direction: Literal["restore", "corrupt"] = "restore"

@@ -1,4 +1,4 @@
-"""Runs as states, and the threshold in the number of classes from which on they read their context.
+"""Runs as states, and the threshold in the number of classes above which they read their context.
 
 A run ends in one of three states. Over a ladder of K, the threshold K* is where half of the runs that left the plateau
 read. It comes from a logistic regression of `reads` on log2 K. Firth's penalised likelihood (1993, Biometrika 80) keeps
@@ -23,11 +23,11 @@ from miclab.statistics.intervals import Interval
 
 State = Literal["reads", "memorises", "plateau"]
 ORDER: tuple[State, ...] = ("memorises", "plateau", "reads")
-"""The states as they follow each other when K grows."""
+"""The states in their order as K grows."""
 HIGH, ABOVE = 0.9, 0.05
 """Accuracy at which a run reads or memorises; what ICL may be above copying any label in one that memorises."""
 LONG = 3
-"""The cap has to be so many times the median time of the runs that read."""
+"""The cap must be at least this many times the median time of the runs that read."""
 MOST_SEEDS = 6
 """Of more seeds resamples are drawn, since there are too many to count them all."""
 Outcomes = Mapping[float, Mapping[int, State]]
@@ -91,7 +91,7 @@ def majority(states: Mapping[int, State]) -> State:
 
 
 def are_ordered(outcomes: Outcomes) -> bool:
-    """Whether the majority's state never goes back as K grows: from memorising over the plateau to reading."""
+    """Whether the majority's state is monotone as K grows: from memorising over the plateau to reading."""
     places = [ORDER.index(majority(outcomes[rung])) for rung in sorted(outcomes) if outcomes[rung]]
     return places == sorted(places)
 
