@@ -24,7 +24,7 @@ from miclab.statistics.intervals import Interval, share_interval
 FACTOR = 4
 """A cell is near its threshold if a seed left the plateau within this factor of the step that is judged."""
 READS = 0.75
-"""Share of the plateau's accuracy from which on a seed counts as on it; one below reads no context at all."""
+"""Least share of the plateau's accuracy for a seed to count as on it. One below does not read its context."""
 WANTED_SEEDS = 10
 """Seeds that a cell near its threshold should have."""
 
@@ -91,7 +91,7 @@ class CellEscape:
 
     Arguments:
         cell: its values by axis, in words.
-        key: the same as they are.
+        key: its values by axis.
         left: how many seeds have left.
         seeds: how many there are.
     """

@@ -19,7 +19,7 @@ ONE_SET = (
     "One set of novel classes gives no interval: other classes may be easier or harder. "
     "Evaluate several sets (--novel-sets), or several seeds of the run."
 )
-"""Why a number stands without an interval."""
+"""Why a number has no interval."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Evaluations(Tabled):
 
     @property
     def left_out(self) -> dict[str, str]:
-        """Why a measure that was requested is lacking, by its name."""
+        """Why a requested measure is missing, by its name."""
         return self.measured[0].left_out if self.measured else {}
 
     def tables(self) -> tuple[Table, ...]:
