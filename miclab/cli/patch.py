@@ -14,11 +14,11 @@ from miclab.config.corruptions import CORRUPTIONS
 from miclab.config.request import Split
 
 ROLES = 8
-"""Roles of positions, roughly: how many places a row of the heat map has."""
+"""Approximate number of roles of positions, which are the columns of the heat map."""
 
 
 def _help() -> str:
-    """What is changed: the names of the registry, which need no import of what they stand for."""
+    """Help on corruptions. The names come from the registry without an import."""
     return f"What is changed: {', '.join(CORRUPTIONS)}; or one of --plugin. modality_replaced takes NAME.MODALITY."
 
 
