@@ -1,4 +1,4 @@
-"""The numeric mode that `auto` stands for in a study, found out once for a directory of runs."""
+"""The numeric mode of `auto` in a study, determined once for a directory of runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from miclab.studies.state import FOLDER
 
 
 def _fingerprint() -> list[str]:
-    """What decides whether a compiler works here, found without importing torch."""
+    """The facts that decide whether a compiler works here, found without importing torch."""
     compilers = [shutil.which(name) or "" for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++") if name]
     return [importlib.metadata.version("torch"), sys.version, platform.node(), platform.machine(), *compilers]
 
