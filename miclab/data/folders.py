@@ -1,4 +1,4 @@
-"""Pictures in folders, one folder per class: Omniglot, mini-ImageNet, and any other set laid out so."""
+"""Pictures in folders, one folder per class: Omniglot, mini-ImageNet, and any other set of this layout."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def read_classes(
         except DataError as error:
             faults.append(str(error))
         else:
-            # One block from the start: a list of pictures and their stack would need twice the memory.
+            # A single block, since a list of pictures and their stack would need twice the memory.
             items = np.empty((len(files), *picture.shape), np.uint8) if items is None else items
             if picture.shape != items.shape[1:]:
                 (_, height, width), (_, first_height, first_width) = picture.shape, items.shape[1:]

@@ -35,7 +35,7 @@ class Latent(Softmax):
         return shapes | ({"output": (width, width)} if self.decoder.has_output_projection else {})
 
     def project(self, parameters, x, gain, layer):
-        """Content and, behind it, what is rotated."""
+        """Content, followed by the rotated part."""
         latent = x @ scaled(gain, parameters["compress"])
         queries = self.split(x @ scaled(gain, parameters["query"]))
         keys, values = (self.split(latent @ parameters[part]) for part in ("key", "value"))

@@ -29,7 +29,7 @@ class QKNorm(Softmax):
         return super().initial(name, shape, generator, layer=layer)
 
     def weight(self, parameters, layer):
-        """Root of the mean product of both gains: what a score is multiplied by is its square."""
+        """Root of the mean product of both gains. A score is multiplied by its square."""
         product = self._gain(parameters, "query") * self._gain(parameters, "key")
         like = parameters["value"]
         mean = torch.as_tensor(product, dtype=like.dtype, device=like.device).mean()

@@ -50,6 +50,6 @@ class ShortConvolution(Softmax):
 
 
 def _later(heads, back):
-    """Heads moved to later positions, with zeros where nothing has stood."""
+    """Heads shifted to later positions, with zeros at the first ones."""
     length = heads.shape[-2]
     return torch.nn.functional.pad(heads, (0, 0, min(back, length), 0))[..., :length, :]
