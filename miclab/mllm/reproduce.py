@@ -28,7 +28,7 @@ from miclab.tables import Number, Table, Tabled, table
 
 RANKING = (PREVIOUS_TOKEN, INDUCTION)
 LEAST_MODELS = 3
-"""Fewer points have no correlation worth a number."""
+"""Fewest points for a correlation."""
 
 
 def divided(task: Task, ranked: int, answered: int) -> tuple[Task, Task]:
@@ -55,7 +55,7 @@ def ranking(heads: HeadTable, measure: str) -> Ranking:
 
 @dataclass(frozen=True)
 class Rankings(Tabled):
-    """Strongest heads of a model beside those of others.
+    """Rankings of a model's heads beside those of others.
 
     Arguments:
         model: its name.

@@ -215,7 +215,7 @@ class Decoder:
             tokens = tokens + batch.token_noise[..., : self.width]
         return tokens
 
-    # -- facts for measures -----------------------------------------------------------------------------------
+    # -- facts for measures -------------------------------------------------------------------------------------
     def visible(self, layer: int) -> Bool[Tensor, "#head query key"]:
         """Whether a query's position may see a key's, in a layer."""
         return self.attention[layer].visible(Positions(self.positions, self.mask[None]), layer)
