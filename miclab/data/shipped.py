@@ -37,7 +37,7 @@ class Folder:
     """A shipped folder; every file is checked against the manifest when it is read.
 
     Raises:
-        DamagedError: a file was changed. """
+        DamagedError: a file was changed."""
 
     def __init__(self, path: Path):
         self.path = path

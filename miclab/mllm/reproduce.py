@@ -63,7 +63,7 @@ class Rankings(Tabled):
         others: rankings of other models by name and measure.
         overlaps: of the model's top heads with those of each other model, by its name.
         notes: why there is no overlap with some.
-        top, among: how many of the model's heads are looked for among how many.
+        top, among: numbers of top heads: of the model, and of the others among which they are sought.
     """
 
     model: str
@@ -103,7 +103,7 @@ def beside(heads: HeadTable, backbone: HeadTable | None = None, top: int = 5, am
 
     Arguments:
         backbone: of the model's text backbone on the same episodes in words; None: there is none.
-        top, among: so many of the model's heads are looked for among so many of the others.
+        top, among: the number of the model's top heads that are sought, and of the others' among which.
     """
     mine = {measure: ranking(heads, measure) for measure in RANKING}
     total = len(heads.heads)

@@ -23,8 +23,8 @@ def _fingerprint() -> list[str]:
 
 
 def long_mode(root: Path) -> str:
-    """`compiled` where a compiler works on this machine, else `eager`: what a long run would use, so that all runs of
-    a study share it. To try takes some seconds, so the answer is kept beside the runs until the compiler or torch
+    """`compiled` if a compiler works on this machine, else `eager`. It is the mode of a long run, so that all runs of a
+    study share it. A trial takes some seconds, so the answer is kept beside the runs until the compiler or torch
     changes."""
     file, here = root / FOLDER / "mode.json", _fingerprint()
     try:
