@@ -160,5 +160,5 @@ def draw(evidence: Evidence, claim: Claim, folder: Path, kinds: Sequence[str] = 
     Raises:
         NoRowsError: the studies of the claim have no rows.
     """
-    title = f"{claim.id}, profile {evidence.profile}; 95 % intervals over {claim.theme.over}"
+    title = f"{claim.id}, preset {evidence.profile}; 95 % intervals over {claim.theme.over}"
     return write(lambda: claim.draw(evidence), title, folder, f"{claim.id}-{evidence.profile}", kinds)
