@@ -1,4 +1,4 @@
-"""JSON that others may have written: parsed, and looked into step by step, with the place of whatever is wrong."""
+"""JSON that others may have written: parsed and checked step by step, with the place of any fault."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from miclab.errors import ContentError, RunContentError
 
 LARGEST = 2**53
-"""Whole numbers above this are no steps, counts or times, and floats cannot hold them all."""
+"""Largest whole number for steps, counts and times; floats cannot hold all larger ones."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Content:
     Arguments:
         file: the file, as messages name it.
         value: plain data.
-        place: where it stands; empty: it is all of the file.
-        error: what is raised.
+        place: of the value; empty: the whole file.
+        error: type of raised errors.
     """
 
     file: str
@@ -30,7 +30,7 @@ class Content:
     error: type[ContentError] = RunContentError
 
     def fail(self, expected: str) -> ContentError:
-        """The error that something else was `expected` here."""
+        """The error that `expected` was expected here."""
         return self.error(self.file, self.place, f"{expected}, found {_short(self.value)}")
 
     def mapping(self) -> dict[str, Any]:
@@ -40,7 +40,7 @@ class Content:
         return self.value
 
     def __getitem__(self, key: str) -> Content:
-        """A field of it, which has to be there."""
+        """A field of it, which must exist."""
         if key not in self.mapping():
             raise self.error(self.file, self.place, f"an object with the field {key!r}")
         return Content(self.file, self.value[key], f"{self.place}.{key}".lstrip("."), self.error)

@@ -1,4 +1,4 @@
-"""Analyses of checkpoints: what `evaluate`, `circuits`, `knockout`, `ablate`, `align` and `diagnose` compute."""
+"""Analyses of checkpoints, as the commands `evaluate`, `circuits`, `knockout`, `ablate`, `align` and `diagnose`."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def circuits(
     evaluation_seed: int = -1,
     on_progress: OnProgress | None = None,
 ) -> Circuits:
-    """Measures of every head with 95 % intervals, and the heads of the induction circuit where there is one.
+    """Measures of every head with 95 % intervals, and the heads of the induction circuit if there is one.
 
     Heads are LAYER.HEAD, both from 0. Arguments and errors are those of `evaluate`; `split` says whose sequences are
-    looked at.
+    evaluated.
     """
     from miclab.circuits.existence import circuits
 
@@ -104,9 +104,9 @@ def knock_out(
     """Accuracy with heads knocked out, beside the untouched decoder on the same sequences.
 
     Arguments:
-        heads: LAYER.HEAD, both from 0, cut together; None: each head, those of the run's own circuit, both, and random
-            others as control, as `miclab knockout` does.
-        baseline: what takes the place of a head's output: `zero`, or `mean` over a training batch.
+        heads: LAYER.HEAD, both from 0, knocked out together. None: each head, those of the run's own circuit, both, and
+            random others as control, as `miclab knockout` does.
+        baseline: replacement of a head's output: `zero`, or `mean` over a training batch.
         split: whose accuracy is measured.
 
     The other arguments and the errors are those of `evaluate`.

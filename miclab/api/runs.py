@@ -25,7 +25,7 @@ class Runs(Tabled, Sequence[Run]):
     Arguments:
         runs: those that can be opened.
         damaged: what is wrong with each of the others, by path.
-        lacking: those that need a plugin which was not named, with what they need, by path. Nothing is wrong with them.
+        lacking: intact runs whose plugin was not given, with the plugin's name, by path.
     """
 
     def __init__(self, runs: Sequence[Run], damaged: dict[Path, str], lacking: dict[Path, str] | None = None):
@@ -44,7 +44,7 @@ class Runs(Tabled, Sequence[Run]):
         """A row for each run, as plain data: name, status, step, last accuracies and a note."""
         found = {}
         for run in self:
-            # A killed process leaves its run so. Taking the lock to find out would disturb one that is alive.
+            # A killed process leaves its run in this state. Taking the lock to find out would disturb a live process.
             status = "running, or killed" if run.status == "running" else run.status
             try:
                 last = (run.disk.rows() or [{"accuracy": {}}])[-1]
@@ -106,13 +106,13 @@ def load(path: str | Path) -> Run:
 
 
 def find(name: str, runs: str | Path = "runs") -> Run:
-    """The run that a path, a name, or the start of a name or hash means.
+    """The run of a path, a name, or the start of a name or hash.
 
     Arguments:
         runs: directory of runs.
 
     Raises:
-        RunError: none, or several, are meant.
+        RunError: no run matches, or several do.
     """
     return Run(directory.find(str(name), runs))
 
@@ -135,7 +135,7 @@ def list_runs(root: str | Path = "runs") -> Runs:
 
 
 def opened(run: Run | Disk | str | Path, runs: str | Path = "runs") -> Run:
-    """A run from whatever names it."""
+    """A run from any of its names."""
     if isinstance(run, Run):
         return run
     return Run(run) if isinstance(run, Disk) else find(str(run), runs)
@@ -145,7 +145,7 @@ def disks(runs: Run | str | Path | Sequence[Run | str | Path], root: str | Path 
     """Directories of one run or several.
 
     Raises:
-        RunError: a name is not that of one run, or there is none.
+        RunError: a name does not identify a run, or there is no name.
     """
     several = [runs] if isinstance(runs, (Run, Disk, str, Path)) else list(runs)
     if not several:

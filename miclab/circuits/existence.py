@@ -15,14 +15,15 @@ from miclab.statistics.intervals import Interval, clustered_interval
 from miclab.tables import Table, Tabled
 
 OnProgress = Callable[[int, str], None]
-"""Called with the number of runs done and what is or was done."""
+"""Called with the number of runs done and the name of the present step."""
 
 
 def why_unformed(induction: Head, icl: SplitScores) -> str:
-    """Why the strongest induction head is none that answers from the context, in words; empty where it is one.
+    """Why the strongest induction head does not answer from the context, in words; empty if it does.
 
-    It is one where accuracy on novel classes is above that of answering with any label of the context, on the same
-    sequences, and where it looks more at the right labels than at the wrong ones, each with its whole 95 % interval.
+    There is a circuit if two conditions hold with their whole 95 % intervals, on the same sequences. Accuracy on novel
+    classes exceeds that of answering with any label of the context. Attention to the right labels exceeds that to the
+    wrong ones.
 
     Arguments:
         induction: the strongest head.
@@ -37,7 +38,7 @@ def why_unformed(induction: Head, icl: SplitScores) -> str:
             f" {any_label.mean():.3f}"
         )
     strength = clustered_interval([icl.strengths["induction_total"][:, *induction]])
-    # One set of novel classes gives no interval: the estimate has to do.
+    # One set of novel classes gives no interval, so the estimate decides.
     if (strength.low if strength.known else strength.mean) <= 0:
         return (
             f"the strongest induction head, {head_name(induction)}, looks no more at the right labels than at the wrong"
@@ -47,7 +48,7 @@ def why_unformed(induction: Head, icl: SplitScores) -> str:
 
 
 def why_no_circuit(heads: CircuitHeads | None, icl: SplitScores) -> str:
-    """Why a decoder has no induction circuit that could be named or cut, in words; empty where it has one.
+    """Why a decoder has no induction circuit, in words; empty if it has one.
 
     Arguments:
         heads: its strongest heads; None for a decoder with a single head, or whose attention gives no pattern.
@@ -73,7 +74,7 @@ class Circuits(Tabled):
     Arguments:
         runs: names of the runs.
         steps: the checkpoint of each.
-        split: whose sequences were looked at.
+        split: whose sequences were evaluated.
         measures: each strength by name, layer and head; clustered by set of novel classes, then by seed.
         heads: the circuit's heads in each run; None where it has no circuit.
         no_circuit: why each run has none; empty where it has one.
@@ -112,7 +113,7 @@ def circuit_lines(
 def circuits_json(
     runs: Sequence[str], circuits: Sequence[CircuitHeads | None], no_circuit: Sequence[str]
 ) -> dict[str, Any]:
-    """By run the heads of its circuit, null where it has none, and why it has none."""
+    """By run, the heads of its circuit (null if it has none), and why it has none."""
     return {
         "circuits": {run: circuit.named() if circuit else None for run, circuit in zip(runs, circuits, strict=True)},
         "no_circuit": {run: reason for run, reason in zip(runs, no_circuit, strict=True) if reason},

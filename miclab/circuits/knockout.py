@@ -1,4 +1,4 @@
-"""Causal tests of checkpoints: knock out heads, zero modalities, and see what happens to in-context learning."""
+"""Causal tests of checkpoints: the effect of knocking out heads and zeroing modalities on in-context learning."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ class Interventions:
 
     @cached_property
     def strongest(self) -> CircuitHeads | None:
-        """The heads that would make the circuit, by strength; None where there are not two, or none can be found."""
+        """The candidate heads of the circuit, by strength. None if there are not two, or if attention gives no
+        pattern."""
         return strongest_heads(self.measures)
 
     @cached_property
@@ -92,7 +93,7 @@ class Interventions:
 
     @property
     def controls(self) -> dict[str, Control]:
-        """The random other heads for each of the strongest, by the name of the effect; see `Control.note` for why a
+        """The random other heads for each of the strongest, by the name of the effect. `Control.note` says why a
         decoder has none."""
         if self.strongest is None:
             return {}
@@ -102,13 +103,13 @@ class Interventions:
         }
 
     def effect(self, name: str, edits: dict[str, Edit] | None, heads: tuple[Head, ...] = ()) -> Effect:
-        """What `edits` do."""
+        """The effect of `edits`."""
         self.watch(name)
         scores = self.untouched if edits is None else self._scores(edits)
         return Effect(name, heads, scores.correct, scores.in_context, self.untouched.correct)
 
     def _baseline(self, baseline: str) -> dict[str, Tensor] | None:
-        """What takes the place of heads' outputs: None is zero."""
+        """The replacement of heads' outputs; None: zeros."""
         if baseline != "mean":
             return None
         if self._means is None:
@@ -136,9 +137,9 @@ class Interventions:
         return [self.effect("untouched", None), *singles]
 
     def knockouts(self, baseline: str = "zero") -> list[Effect]:
-        """`single_knockouts`, the two strongest heads, both, and the mean of several draws of other heads as control
-        for each of these three, where the decoder has other heads (see `controls`). The strongest heads are cut and
-        named whether they are a circuit or not: see `no_circuit`.
+        """`single_knockouts`, each of the two strongest heads, and both together. Each of these three has a control
+        where the decoder has other heads: the mean over several draws of them (see `controls`). The strongest heads are
+        cut and named even if they form no circuit: see `no_circuit`.
 
         Raises:
             RunError: the decoder has one head only, so that there is no circuit of two, or gives no pattern.
@@ -157,8 +158,8 @@ class Interventions:
         return effects
 
     def uniform_patterns(self) -> list[Effect]:
-        """The untouched decoder, and every single head with its attention pattern set to uniform: whether a head is
-        needed for where it looks, while its output keeps its size."""
+        """The untouched decoder, and each single head with its attention pattern set to uniform. This shows whether a
+        head is needed for where it attends, as its output keeps its size."""
         options = self.config.decoder
         every = [(i, j) for i in range(options.layers) for j in range(options.heads)]
         effects = [self.effect(f"head {head_name(h)} uniform", uniform_patterns([h]), (h,)) for h in every]
@@ -184,7 +185,7 @@ class Effects(Tabled):
         steps: the checkpoint of each.
         split: the split whose accuracy was measured.
         effects: of each intervention that could be made in every run.
-        oracles: what can be reached without a network on the same sequences, untouched.
+        oracles: baselines without a network on the same, unchanged sequences.
         circuits: of knockouts, the circuit's heads in each run; None where it has no circuit.
         no_circuit: of knockouts, why each run has none; empty where it has one.
         notes: remarks on controls, by name: why there is none, or that layers could not be matched.
@@ -208,7 +209,7 @@ class Effects(Tabled):
         return (effects_table(title, self.effects, self.oracles, lines),)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything as plain data. An effect that could not be measured has its reason and no numbers. A missing
+        """Everything as plain data. An effect that could not be measured has its reason and no numbers, since a missing
         control is not a control without effect."""
         made = {e.name for e in self.effects}
         rows = [e.as_json(self.runs, self.notes.get(e.name, "")) for e in self.effects]
@@ -226,7 +227,7 @@ class Effects(Tabled):
 
 
 def _watching(on_progress: OnProgress | None, done: int, run: str) -> Callable[[str], None] | None:
-    """`on_progress` for one run, of which each intervention takes a while."""
+    """`on_progress` for one run, called for each intervention."""
     return None if on_progress is None else lambda name: on_progress(done, f"{run}: {name}")
 
 
@@ -238,7 +239,7 @@ def _pooled(
     split: str,
     on_progress: OnProgress | None,
 ) -> tuple[Effects, list[Interventions]]:
-    """`make` over runs, and what made it; an effect that one run lacks is left out."""
+    """`make` over runs, and its interventions. An effect that one run lacks is left out."""
     check_seeds(runs)
     works: list[Interventions] = []
     by_name: dict[str, list[Effect]] = {}
@@ -268,7 +269,7 @@ def knock_out(
 
     Arguments:
         runs: seeds of one experiment.
-        baseline: what takes the place of a head's output, `zero` or `mean`.
+        baseline: replacement of a head's output, `zero` or `mean`.
         step: the checkpoint of each; None: its last good one.
         sizes: sequences looked at.
         split: the split whose accuracy is measured.

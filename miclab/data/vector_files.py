@@ -27,13 +27,13 @@ from miclab import storage
 from miclab.data.dataset import DataError
 
 VECTORS, LABELS = ("vectors", "vector", "embeddings", "embedding"), ("labels", "label", "classes", "class")
-"""Names under which vectors and labels are looked for; the first is ours."""
+"""Names under which vectors and labels are sought; the first is ours."""
 CONVERT = "Save it as .npy, .npz, .safetensors or .parquet."
 
 
 @dataclass(frozen=True)
 class Table:
-    """What a file holds.
+    """The content of a file.
 
     Arguments:
         vectors: float [row, dimension] or [class, exemplar, dimension], in the file's own precision.
@@ -79,7 +79,7 @@ def float_tensor(path: Path, values: np.ndarray, what: str = "its array") -> Ten
             f"{path}: {what} is of type {values.dtype}; vectors are float16, float32 or float64. "
             "Convert them with `values.astype(numpy.float32)`."
         )
-    # A copy: neither a mapped file nor foreign byte order reaches PyTorch.
+    # A copy, so that neither a mapped file nor foreign byte order reaches PyTorch.
     return torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("=")))
 
 
@@ -101,8 +101,7 @@ def label_list(path: Path, values: np.ndarray, what: str = "labels") -> list[str
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turns whatever a parser raises on damaged bytes, which is no closed set, into a DataError. What is no regular
-    file is not opened."""
+    """Turns any exception of a parser on damaged bytes into a DataError. Only regular files are opened."""
     try:
         if not path.is_dir():
             storage.check_regular(path)

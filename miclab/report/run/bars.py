@@ -12,7 +12,7 @@ from miclab.report.run.names import circuit_parts, part_name
 from miclab.statistics.intervals import Interval
 
 MOST_BARS = 24
-"""Single heads that the bars of the knockouts show."""
+"""Most single heads in the bars of knockouts."""
 
 
 def _bars(name: str, effects: list[Effect], labels: list[str], colour: str) -> Figure:
@@ -89,8 +89,8 @@ def _bars_layout(
 
 
 def _knockout_order(effects: list[Effect], circuit: CircuitHeads, no_circuit: str) -> list[tuple[int, str]]:
-    """Which effects are shown, and by which name. The circuit's two heads stand among the single heads already, so they
-    are named there; of very many heads those are shown that matter most."""
+    """The effects that are shown, with their names. The circuit's two heads are already among the single heads, so they
+    are named there. Of very many heads, those with the largest effect are shown."""
     named = circuit_parts(circuit, no_circuit)
     singles = [i for i, e in enumerate(effects) if e.name.startswith("head ")]
     if len(singles) > MOST_BARS:
@@ -116,10 +116,10 @@ def knockout_figure(
     random_label: float | None,
 ) -> Figure:
     """Accuracy with heads knocked out, with intervals; a bar for each baseline (`zero`, `mean`). The dotted line is
-    `random_label`, what answering with any label of the context scores.
+    `random_label`, the score of answering with any label of the context.
 
     Arguments:
-        no_circuit: why the heads of `circuit` are none; empty where they are one.
+        no_circuit: why the heads of `circuit` form no circuit; empty if they do.
     """
     order = _knockout_order(next(iter(by_baseline.values())), circuit, no_circuit)
     labels = [name for _, name in order]

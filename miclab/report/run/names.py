@@ -1,4 +1,4 @@
-"""Names on a report: of runs, and of the heads of an induction circuit, which are named so only where there is one."""
+"""Names on a report: of runs, and of the heads of an induction circuit, if there is one."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ _UNFORMED = {
     "previous-token head": "strongest head (previous token)",
     "induction head": "strongest head (induction)",
 }
-"""What the strongest heads of both kinds are called where they are no circuit."""
+"""Names of the strongest heads of both kinds if they form no circuit."""
 
 
 def short_names(runs: Sequence[Run]) -> list[str]:
-    """A name for each run, different from all others: the run's own, or the directory's; with the directory, or its
-    parent, where that is needed."""
+    """A unique name for each run: the run's own, or the directory's, with the directory or its parent if needed."""
     names = [run.title for run in runs]
     if len(set(names)) < len(names):
         names = [run.path.name if run.title == run.path.name else f"{run.title} ({run.path.name})" for run in runs]
@@ -27,10 +26,10 @@ def short_names(runs: Sequence[Run]) -> list[str]:
 
 
 def part_name(name: str, no_circuit: str) -> str:
-    """The name of a head of the circuit, or of an effect that names one, as it may be called.
+    """The name to show for a head of the circuit, or for an effect that names one.
 
     Arguments:
-        no_circuit: why the heads are no circuit; empty where they are one.
+        no_circuit: why the heads form no circuit; empty if they do.
     """
     if no_circuit:
         for formed, unformed in _UNFORMED.items():
@@ -39,7 +38,7 @@ def part_name(name: str, no_circuit: str) -> str:
 
 
 def circuit_parts(heads: CircuitHeads | None, no_circuit: str) -> dict[Head, str]:
-    """What the two strongest heads of a decoder are called; empty where it has a single head."""
+    """Names of the two strongest heads of a decoder; empty if it has a single head."""
     if heads is None:
         return {}
     found = {heads.previous_token: "previous-token head", heads.induction: "induction head"}
