@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
-from miclab import interrupts
 from miclab.errors import MiclabError, visible
+from miclab.runs import interrupts
 from miclab.runs.run import Run
 from miclab.tables import table
 

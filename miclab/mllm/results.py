@@ -11,7 +11,7 @@ from typing import Any, Self
 import polars as pl
 
 from miclab import __version__, storage
-from miclab.content import Content
+from miclab.config.content import Content
 from miclab.errors import MiclabError, RunError
 from miclab.mllm.errors import ModelError, TaskError
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from miclab import storage
 from miclab.config import schema
+from miclab.config.content import json_of
 from miclab.config.extensions import check_fingerprints
 from miclab.config.run import RunConfig
-from miclab.content import json_of
 from miclab.errors import ConfigError, MistakenError, RunContentError, RunError
 from miclab.runs.label import called
 from miclab.runs.manifest import FORMAT, REFUSED, WHOLE, read_manifest

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from miclab import storage
-from miclab.content import Content, json_of
+from miclab.config.content import Content, json_of
 from miclab.errors import RunError
 from miclab.runs.folder import OWN
 

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miclab import storage
+from miclab.config.content import json_of
 from miclab.config.run import RunConfig
-from miclab.content import json_of
 from miclab.errors import ConfigError, DamagedError, RunError
 from miclab.runs.folder import Folder
 from miclab.runs.label import Label, read_label, write_label
