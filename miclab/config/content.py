@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from miclab.errors import ContentError, RunContentError
@@ -13,21 +12,35 @@ LARGEST = 2**53
 """Whole numbers above this are no steps, counts or times, and floats cannot hold them all."""
 
 
-@dataclass(frozen=True)
 class Content:
-    """A value in a file.
+    """A value in a file. Tens of thousands of manifests are looked into for one listing, so it is small, and its place
+    is put into words for an error alone.
 
     Arguments:
         file: the file, as messages name it.
         value: plain data.
         place: where it stands; empty: it is all of the file.
         error: what is raised.
+        key: of an entry or a field, its number or its name in the value at `place`.
     """
 
-    file: str
-    value: Any
-    place: str = ""
-    error: type[ContentError] = RunContentError
+    __slots__ = ("_key", "_within", "error", "file", "value")
+
+    def __init__(
+        self,
+        file: str,
+        value: Any,
+        place: str | Content = "",
+        error: type[ContentError] = RunContentError,
+        key: str | int = "",
+    ):
+        self.file, self.value, self._within, self.error, self._key = file, value, place, error, key
+
+    @property
+    def place(self) -> str:
+        """Where it stands in the file."""
+        within = self._within.place if isinstance(self._within, Content) else self._within
+        return f"{within}[{self._key}]" if isinstance(self._key, int) else f"{within}.{self._key}".strip(".")
 
     def fail(self, expected: str) -> ContentError:
         """The error that something else was `expected` here."""
@@ -43,7 +56,7 @@ class Content:
         """A field of it, which has to be there."""
         if key not in self.mapping():
             raise self.error(self.file, self.place, f"an object with the field {key!r}")
-        return Content(self.file, self.value[key], f"{self.place}.{key}".lstrip("."), self.error)
+        return Content(self.file, self.value[key], self, self.error, key)
 
     def fields(self) -> Iterator[tuple[str, Content]]:
         """Its fields, by name."""
@@ -53,7 +66,7 @@ class Content:
         """Its entries; it is a list."""
         if not isinstance(self.value, list):
             raise self.fail("a list")
-        return [Content(self.file, one, f"{self.place}[{i}]", self.error) for i, one in enumerate(self.value)]
+        return [Content(self.file, one, self, self.error, i) for i, one in enumerate(self.value)]
 
     def text(self, among: Collection[str] = ()) -> str:
         """It, which is a text, one of `among` where they are given."""

@@ -41,7 +41,7 @@ def open_run(path: Path | str) -> Run:
         ConfigError: it uses a plugin that is not loaded; the message names it.
     """
     path = Path(path)
-    manifest = _own_manifest(path)
+    manifest = own_manifest(path)
     content = storage.read_checked(path / "config.json", manifest["files"]["config.json"], REFUSED)
     storage.read_checked(path / "world.safetensors", manifest["files"]["world.safetensors"], REFUSED)
     data = json_of(content, path / "config.json").mapping()
@@ -55,10 +55,15 @@ def open_run(path: Path | str) -> Run:
     return Run(path, config, manifest)
 
 
-def _own_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a run, which is the one that its directory's name says."""
+def own_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a run, which is the one that its directory's name says.
+
+    Raises:
+        MistakenError: it is another run than its directory's name says.
+        RunError: as `read_manifest`.
+    """
     manifest = read_manifest(path)
-    said = OWN_NAME.fullmatch(os.path.basename(os.path.abspath(path)))
+    said = OWN_NAME.fullmatch(path.name if path.name not in ("", "..") else os.path.basename(os.path.abspath(path)))
     if said and not manifest["hash"].startswith(said[1]):
         raise MistakenError(path, said[0], manifest["hash"])
     return manifest
@@ -95,14 +100,14 @@ def glance(root: Path | str, name: str, config: RunConfig) -> Run | None:
         DamagedError: the manifest is damaged.
         MistakenError: another run lies there.
     """
-    path = Path(root) / name
+    path = Path(root, name)
     try:
-        os.stat(path / "manifest.json")
+        os.stat(f"{path}/manifest.json")
     except FileNotFoundError:
         return None
     except OSError as error:
         raise RunError(f"Cannot read {path}: {error.strerror or error}.") from error
-    return Run(path, config, _own_manifest(path))
+    return Run(path, config, own_manifest(path))
 
 
 def create(root: Path | str, config: RunConfig, world: Mapping[str, Tensor]) -> Run:
