@@ -12,7 +12,9 @@ UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e
 
 def visible(text: object) -> str:
     """A text with every letter of `UNSEEN` as its escape (`\\x1b`): what others wrote is shown, and does nothing."""
-    return UNSEEN.sub(lambda found: ascii(found[0])[1:-1], str(text))
+    shown = str(text)
+    # Most texts have no such letter.
+    return UNSEEN.sub(lambda found: ascii(found[0])[1:-1], shown) if UNSEEN.search(shown) else shown
 
 
 class MiclabError(Exception):

@@ -107,8 +107,7 @@ def read_file(path: Path | str) -> bytes:
     check_regular(path)
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        check_regular(handle)
-        size = os.fstat(handle).st_size
+        size = check_regular(handle)
         content = os.read(handle, size + 1)
         if len(content) == size:
             return content
@@ -121,15 +120,16 @@ def read_file(path: Path | str) -> bytes:
         os.close(handle)
 
 
-def check_regular(path: Path | str | int) -> None:
-    """Makes sure that a path, or an open descriptor, is a regular file.
+def check_regular(path: Path | str | int) -> int:
+    """Makes sure that a path, or an open descriptor, is a regular file; its length in bytes.
 
     Raises:
         OSError: it is something else, or cannot be had.
     """
-    mode = os.stat(path).st_mode
+    found = os.stat(path)
+    mode = found.st_mode
     if stat.S_ISREG(mode):
-        return
+        return found.st_size
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "it is a directory and no file", str(path))
     kind = "a fifo" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
@@ -269,9 +269,9 @@ def check_tensors_whole(path: Path | str) -> None:
         RunContentError: it is shorter or longer, or is none.
         OSError: it cannot be read.
     """
-    check_regular(path)
-    with open(path, "rb") as file:
-        size, head = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
+    size = check_regular(path)
+    with open(path, "rb", buffering=0) as file:
+        head = int.from_bytes(file.read(8), "little")
         header = file.read(min(head, size))
     with contextlib.suppress(ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         ends = [part["data_offsets"][1] for name, part in json.loads(header).items() if name != "__metadata__"]

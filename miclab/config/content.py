@@ -54,9 +54,11 @@ class Content:
 
     def __getitem__(self, key: str) -> Content:
         """A field of it, which has to be there."""
-        if key not in self.mapping():
+        value = self.value
+        if type(value) is not dict or key not in value:
+            self.mapping()
             raise self.error(self.file, self.place, f"an object with the field {key!r}")
-        return Content(self.file, self.value[key], self, self.error, key)
+        return Content(self.file, value[key], self, self.error, key)
 
     def fields(self) -> Iterator[tuple[str, Content]]:
         """Its fields, by name."""

@@ -119,6 +119,6 @@ def _last_accuracies(path: Path, files: dict[str, str], warnings: list[str]) -> 
         except DamagedError as error:
             warnings.append(str(error))
             continue
-        if found := last_accuracies(content, path / name):
+        if found := last_accuracies(content, f"{path}/{name}"):
             return found
     return {}

@@ -44,16 +44,17 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _check(found: Content) -> None:
-    if not SHA256.fullmatch(found["hash"].text()):
-        raise found["hash"].fail("a SHA-256 in hexadecimal")
+    identity = found["hash"]
+    if not SHA256.fullmatch(identity.text()):
+        raise identity.fail("a SHA-256 in hexadecimal")
     found["status"].text(STATES)
     found["reason"].text()
     found["request"].mapping()
     found["environment"].mapping()
     for entry in found["timing"].entries():
         entry["step"].whole()
-        if "seconds" in entry.value and entry["seconds"].number() is None:
-            raise entry["seconds"].fail("a number")
+        if "seconds" in entry.value and (seconds := entry["seconds"]).number() is None:
+            raise seconds.fail("a number")
     files, names = found["files"], found["files"].mapping()
     for name, sha256 in names.items():
         if name not in WHOLE and not OWN.fullmatch(name):
@@ -76,7 +77,7 @@ def checkpoints_of(files: Iterable[str]) -> list[int]:
     return sorted(step_of(name) for name in files if name.startswith("checkpoints/") and ".optimiser." not in name)
 
 
-def rows_of(content: bytes, file: Path) -> list[dict[str, Any]]:
+def rows_of(content: bytes, file: Path | str) -> list[dict[str, Any]]:
     """The metric rows of a segment.
 
     Raises:
@@ -85,7 +86,7 @@ def rows_of(content: bytes, file: Path) -> list[dict[str, Any]]:
     return [_row(json_of(line, file, f"line {i}")) for i, line in enumerate(content.splitlines(), 1)]
 
 
-def last_accuracies(content: bytes, file: Path) -> dict[str, Any]:
+def last_accuracies(content: bytes, file: str) -> dict[str, Any]:
     """Accuracies by split of a segment's last metric row; empty where it has no row.
 
     Raises:

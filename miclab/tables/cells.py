@@ -228,8 +228,10 @@ Cell = Text | Code | Link | Number | Share | Interval | HeadName | Place | Mark
 def cell(value: Any) -> Cell:
     """The cell of a plain value: whole numbers with commas, other numbers with three digits, estimates with
     their intervals, None as an empty cell, anything else as text."""
-    if isinstance(value, Cell):
-        return value
+    if isinstance(value, (Words, Figures)):
+        return value  # type: ignore[return-value]
+    if type(value) is str:
+        return Text(value)
     if value is None:
         return Number(None)
     if isinstance(value, bool):
