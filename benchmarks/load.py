@@ -103,8 +103,8 @@ def measure_study(folder: Path, runs: int, workers: int = 2) -> dict[str, Any]:
     """A study by the command line: seconds of the first and the last tenth of its runs, memory of engine and workers.
 
     Returns:
-        `ratio`: the last tenth by the first, after `WARM` runs, by the clock and of processors; `first`, `last`: MiB of the engine and of the largest
-        worker, after a fifth of the runs and at the end.
+        `ratio`: the last tenth by the first, after `WARM` runs, by the clock and of processors; `first`, `last`: MiB of
+        the engine and of the largest worker, after a fifth of the runs and at the end.
     """
     file, log = write_study(folder, runs), folder / "log"
     command = [sys.executable, "-m", "miclab", "study", "run", str(file), "--runs", str(folder / "runs"),
@@ -119,7 +119,7 @@ def measure_study(folder: Path, runs: int, workers: int = 2) -> dict[str, Any]:
             time.sleep(1.0)
             workers_now, done = children(process.pid), len(ends(log))
             seen.append((done, memory(process.pid), max(map(memory, workers_now), default=0.0)))
-            used |= {one: cost for one in (process.pid, *workers_now) if (cost := processor(one))}
+            used |= {one: spent for one in (process.pid, *workers_now) if (spent := processor(one))}
             costs.append((done, sum(used.values())))
     if process.returncode:
         raise RuntimeError((folder / "screen").read_text()[-2000:])

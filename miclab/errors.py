@@ -76,17 +76,19 @@ class DamagedError(RunError):
 
 
 class ContentError(MiclabError):
-    """A file, perhaps of somebody else, whose content is not what its reader needs. Base of the readers' errors.
+    """A file, perhaps of somebody else, whose content is not what its reader needs: the one family of the errors of
+    readers, of runs, states of studies, data, tasks, results and models. Each room has its own kind, which is also an
+    error of that room.
 
     Arguments:
-        file: the file.
+        file: the file or folder.
+        problem: what was expected there, and what there is instead, in words.
         place: where in it, in the words of the format (`timing[3].step`, `line 2`); empty: all of it.
-        expected: what should stand there.
     """
 
-    def __init__(self, file: object, place: str, expected: str):
-        self.file, self.place, self.expected = str(file), place, expected
-        super().__init__(f"{file}: {f'{place}: ' if place else ''}expected {expected}.")
+    def __init__(self, file: object, problem: str, place: str = ""):
+        self.file, self.place, self.problem = str(file), place, problem.rstrip(".")
+        super().__init__(f"{file}: {f'{place}: ' if place else ''}{self.problem}.")
 
 
 class RunContentError(ContentError, RunError):

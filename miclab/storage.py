@@ -259,7 +259,7 @@ def tensors_from(content: bytes, file: Path | str = "") -> dict[str, Tensor]:
         return load(content)
     except (SafetensorError, ValueError, KeyError, RuntimeError, OverflowError) as error:
         why = str(error).partition("\n")[0][:100]
-        raise RunContentError(file, "", f"a file of safetensors ({why})") from error
+        raise RunContentError(file, f"expected a file of safetensors ({why})") from error
 
 
 def check_tensors_whole(path: Path | str) -> None:
@@ -277,4 +277,4 @@ def check_tensors_whole(path: Path | str) -> None:
         ends = [part["data_offsets"][1] for name, part in json.loads(header).items() if name != "__metadata__"]
         if size == 8 + head + max(ends, default=0):
             return
-    raise RunContentError(path, "", "a file of safetensors that is whole")
+    raise RunContentError(path, "expected a file of safetensors that is whole")

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 
 class Runs(Tabled, Sequence[Run]):
-    """The runs of a directory, in order of their names. They are opened when one of them is first asked for; tables need
-    none.
+    """The runs of a directory, in order of their names. All are opened when one is first asked for; tables need none.
 
     Arguments:
         entries: the runs and what cannot be opened, as a listing reads them (see `miclab.runs.listing`).

@@ -44,7 +44,7 @@ class Content:
 
     def fail(self, expected: str) -> ContentError:
         """The error that something else was `expected` here."""
-        return self.error(self.file, self.place, f"{expected}, found {_short(self.value)}")
+        return self.error(self.file, f"expected {expected}, found {_short(self.value)}", self.place)
 
     def mapping(self) -> dict[str, Any]:
         """It, which is an object."""
@@ -57,7 +57,7 @@ class Content:
         value = self.value
         if type(value) is not dict or key not in value:
             self.mapping()
-            raise self.error(self.file, self.place, f"an object with the field {key!r}")
+            raise self.error(self.file, f"expected an object with the field {key!r}", self.place)
         return Content(self.file, value[key], self, self.error, key)
 
     def fields(self) -> Iterator[tuple[str, Content]]:
@@ -100,7 +100,7 @@ def json_of(raw: bytes | str, file: object, place: str = "", error: type[Content
     try:
         return Content(str(file), json.loads(raw), place, error)
     except (ValueError, RecursionError) as fault:
-        raise error(file, place, f"JSON ({str(fault)[:100]})") from fault
+        raise error(file, f"expected JSON ({str(fault)[:100]})", place) from fault
 
 
 def _short(value: Any) -> str:

@@ -49,7 +49,7 @@ def open_run(path: Path | str) -> Run:
     try:
         config = schema.from_mapping(RunConfig, data)
     except ConfigError as error:
-        raise RunContentError(path / "config.json", error.field, f"a configuration ({error})") from error
+        raise RunContentError(path / "config.json", f"expected a configuration ({error})", error.field) from error
     if not schema.names_trajectory(manifest["hash"], config):
         raise MistakenError(path / "config.json", manifest["hash"], schema.trajectory_hash(config))
     return Run(path, config, manifest)
