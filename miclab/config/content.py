@@ -13,8 +13,8 @@ LARGEST = 2**53
 
 
 class Content:
-    """A value in a file. A listing looks into tens of thousands of manifests, so it is small. Only an error puts its place
-    into words.
+    """A value in a file. A listing looks into tens of thousands of manifests, so it is small. Its place is put into
+    words by an error alone.
 
     Arguments:
         file: the file, as messages name it.
