@@ -20,6 +20,10 @@ from miclab.errors import ConfigError
 Head = tuple[int, int]
 """Layer and head, both from 0."""
 
+HALFWAY = 0.5
+"""Of the way from uniform attention to all attention: from here on a head has its pattern."""
+NEEDED_DROP = 0.1
+"""Of accuracy: what setting a needed pattern to uniform costs at least."""
 
 _COLUMN = re.compile(r"measure\.(?P<name>.+)\.(?P<layer>\d+)\.(?P<head>\d+)")
 _NAMED = re.compile(r"head (?P<layer>\d+)\.(?P<head>\d+)(?P<rest>.*)")

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from miclab.circuits.effects import Effect
     from miclab.circuits.knockout import Interventions
 
+KNOCKOUTS = {"knockout": "zero", "mean_knockout": "mean", "uniform_knockout": "uniform"}
+"""Analyses that cut heads, and what takes the place of a head's output or pattern."""
 REFUSED = "refused"
 """Key of a stored analysis that is not possible for its run, with the reason."""
 
@@ -42,9 +44,8 @@ class _Analyser:
     def values(self, analysis: str) -> dict[str, Any]:
         """For each quantity of an analysis its mean on `icl`, and that of each set of novel classes. All are accuracies
         but the entropies."""
-        if analysis in ("knockout", "mean_knockout"):
-            baseline = "mean" if analysis == "mean_knockout" else "zero"
-            return _accuracies(self.interventions.knockouts(baseline))
+        if analysis in KNOCKOUTS:
+            return _accuracies(self.interventions.knockouts(KNOCKOUTS[analysis]))
         if analysis == "uniform_pattern":
             return _accuracies(self.interventions.uniform_patterns())
         if analysis == "ablation":
