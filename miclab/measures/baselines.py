@@ -19,7 +19,8 @@ from miclab.measures.layer import Layer, causal, take
 from miclab.measures.registry import Measure, chosen
 from miclab.worlds.sequences import config_roles
 
-UNIFORM = "uniform attention"
+BASELINES = {"uniform": "uniform attention", "random_weights": "random weights (highest head)"}
+"""Baselines in words, by their names in `Baseline`."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def levels(name: str, config: RunConfig) -> list[tuple[float, str]]:
     found = registry.guides(name, config)
     stem = name.partition(".")[0]
     uniform = uniform_levels(config, [stem]).get(name) if stem in registry.known() else None
-    return found if uniform is None else [*found, (uniform, f"{UNIFORM} {uniform:.3g}")]
+    return found if uniform is None else [*found, (uniform, f"{BASELINES['uniform']} {uniform:.3g}")]
 
 
 def baselines(

@@ -81,7 +81,9 @@ def m9(rows: Evidence) -> Iterator[Finding]:
     lost = "ICL minus ICL with the head's pattern set to uniform"
     for name, column in UNIFORM.items():
         cells = grid(rows, STUDY, "heads", [UNTOUCHED, column]).where(heads=1)
-        yield cells.condition(mean(UNTOUCHED) - mean(column) > NEEDED_DROP, lost, f"the pattern of the {name} is set to uniform")
+        yield cells.condition(
+            mean(UNTOUCHED) - mean(column) > NEEDED_DROP, lost, f"the pattern of the {name} is set to uniform"
+        )
     for name, column in UNIFORM.items():
         cells = grid(rows, STUDY, "heads", [UNTOUCHED, column, CONTROLS[name]]).where(heads=4)
         yield cells.condition(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from miclab.circuits.effects import Effect
 from miclab.circuits.find import CircuitHeads, head_name
-from miclab.circuits.knockout import Effect
 from miclab.report.plots import BLACK, BLUE, ORANGE, Figure, axis_of, layout_of, rounded
 from miclab.report.run.names import circuit_parts, part_name
 from miclab.statistics.intervals import Interval

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from miclab.circuits.diagnose import Diagnosis, diagnose
+from miclab.circuits.effects import Effect
 from miclab.circuits.existence import why_no_circuit
 from miclab.circuits.find import CircuitHeads, circuit_heads
-from miclab.circuits.knockout import Effect, Interventions
+from miclab.circuits.knockout import Interventions
 from miclab.config.request import SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import MiclabError, RunError
