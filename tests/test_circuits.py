@@ -17,6 +17,7 @@ from miclab.circuits.find import CircuitHeads, circuit_heads, measure_column, me
 from miclab.circuits.interventions import knock_out_heads
 from miclab.circuits.knockout import Interventions, ablate, knock_out
 from miclab.circuits.measured import circuits
+from miclab.circuits.naming import shown_name
 from miclab.config.parts import ParentConfig
 from miclab.config.request import Request, SplitSizes
 from miclab.errors import RunError
@@ -298,7 +299,7 @@ def test_results_give_the_numbers_of_their_plain_data_as_frames(seeds, formed):
     for effect in plain["effects"]:
         if effect["accuracy"] is None:
             continue
-        row = rows[effect["name"]]
+        row = rows[shown_name(effect["name"], found.true_words)]
         assert row["accuracy"] == pytest.approx(effect["accuracy"]["mean"], abs=1e-6)
         assert row["accuracy.low"] == pytest.approx(effect["accuracy"]["low"], abs=1e-6)
         assert (row["change of accuracy"] is None) == (effect["name"] == "untouched")

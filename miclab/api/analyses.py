@@ -15,8 +15,8 @@ from miclab.config.request import Split, SplitSizes
 from miclab.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from miclab.circuits.measured import Circuits
     from miclab.circuits.effects import Effects
+    from miclab.circuits.measured import Circuits
     from miclab.measures.alignments import Alignments
     from miclab.measures.evaluations import Evaluations
 

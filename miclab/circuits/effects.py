@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from miclab.circuits.existence import circuit_lines, circuits_json
 from miclab.circuits.find import CircuitHeads, Head, head_name
-from miclab.circuits.naming import Named, names_table
+from miclab.circuits.naming import PLACES, Named, names_table, shown_name
 from miclab.measures.evaluations import at_steps
 from miclab.statistics.intervals import Interval, accuracy_interval, clustered_interval, ratio_interval
 from miclab.tables import Table, Tabled, table
@@ -178,13 +178,19 @@ class Effects(Tabled):
     named: tuple[tuple[Named, ...], ...] = ()
     notes: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def true_words(self) -> frozenset[str]:
+        """What the circuit's heads may be called in every run, by their patterns."""
+        return frozenset(PLACES).intersection(*({one.pattern for one in names} for names in self.named))
+
     def tables(self) -> tuple[Table, ...]:
         """A row for each intervention and each oracle; of knockouts, then what the circuit's heads are called."""
         lines = list(circuit_lines(self.runs, self.named, self.no_circuit)) if self.circuits else []
         for note in dict.fromkeys(self.notes.values()):
             lines.append(f"{', '.join(name for name, text in self.notes.items() if text == note)}: {note}")
         title = f"{at_steps(self.runs, self.steps)}, split {self.split} [95 % interval]"
-        shown = effects_table(title, self.effects, self.oracles, lines)
+        named = [replace(effect, name=shown_name(effect.name, self.true_words)) for effect in self.effects]
+        shown = effects_table(title, named if self.circuits else self.effects, self.oracles, lines)
         return (shown, names_table(self.runs, self.named)) if any(self.named) else (shown,)
 
     def as_json(self) -> dict[str, Any]:

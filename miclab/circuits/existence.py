@@ -65,7 +65,7 @@ def why_no_circuit(heads: CircuitHeads | None, icl: SplitScores) -> str:
 def circuit_lines(runs: Sequence[str], named: Sequence[Sequence[Named]], no_circuit: Sequence[str]) -> tuple[str, ...]:
     """A line for each run: what the heads of its circuit are called, or why it has none."""
     return tuple(
-        f"{run}: {f'no circuit: {reason}' if reason else ', '.join(f'{one.words} ({one.where})' for one in names)}"
+        f"{run}: {f'no circuit: {reason}' if reason else ', '.join(one.line for one in names)}"
         for run, names, reason in zip(runs, named, no_circuit, strict=True)
     )
 

@@ -23,7 +23,7 @@ from miclab.circuits.interventions import (
     zero_modality_with_labels,
 )
 from miclab.circuits.naming import Named, names_of
-from miclab.circuits.patterns import set_patterns
+from miclab.circuits.patterns import WORDS, set_patterns
 from miclab.config.request import SplitSizes
 from miclab.errors import ConfigError, RunError, nearest
 from miclab.measures.evaluate import SplitScores, check_seeds, oracle_means, score_split
@@ -192,6 +192,16 @@ class Interventions:
             return None
         correct, copied = (np.mean([getattr(e, part) for e in drawn], axis=0) for part in ("correct", "copied"))
         return Effect(name, (), correct, copied, self.untouched.correct, chosen.draws)
+
+    def replaced_patterns(self) -> list[Effect]:
+        """The patterns of the two strongest heads replaced in every way; none where there are no such heads."""
+        heads = (self.strongest.previous_token, self.strongest.induction) if self.strongest else ()
+        kinds = [kind for kind in PATTERNS if kind != "other_sequence" or self.sizes.sequences > 1]
+        return [
+            self.knocked(f"head {head_name(head)}, pattern {WORDS[kind]}", (head,), kind)
+            for head in heads
+            for kind in kinds
+        ]
 
     def uniform_patterns(self) -> list[Effect]:
         """The untouched decoder, and every single head with its attention pattern set to uniform: whether a head is

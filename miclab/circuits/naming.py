@@ -10,7 +10,7 @@ than the patterns of random other heads. A head whose output is needed may have 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,10 +21,12 @@ from miclab.circuits.controls import control
 from miclab.circuits.find import DIFFUSE, HALFWAY, NEEDED_DROP, CircuitHeads, Head, head_name
 from miclab.measures.baselines import uniform_levels
 from miclab.statistics.intervals import Interval, clustered_interval
+from miclab.tables import Interval as Estimate
 from miclab.tables import Table, table
 
 if TYPE_CHECKING:
     from miclab.circuits.knockout import Interventions
+    from miclab.config.run import RunConfig
 
 Place = Literal["previous token", "induction"]
 LOOKS: dict[Place, str] = {
@@ -34,12 +36,17 @@ LOOKS: dict[Place, str] = {
 """What the pattern of each place in the circuit is measured by."""
 ROWS: dict[Place, str] = {"previous token": "label_row_entropy", "induction": "entropy"}
 """Entropy of the rows that matter."""
+PLACES = {
+    "previous-token head": "strongest head (previous token)",
+    "induction head": "strongest head (induction)",
+}
+"""What the strongest heads of both kinds are called where they have not the pattern, or are no circuit."""
 AVERAGING, OTHER = "averaging head", "other head"
 DEFINITIONS = (
-    f"pattern: a previous-token or induction head looks there at least halfway from uniform attention to all attention"
-    f" (whole interval); an averaging head does not, and the entropy of its rows is above {DIFFUSE} of uniform rows'.",
-    f"need: needed, if setting the pattern to uniform lowers accuracy on icl by at least {NEEDED_DROP} (whole interval)"
-    " and by more than that of random other heads; else redundant. Of the output, see `miclab knockout`.",
+    f"Pattern: a previous-token or induction head looks there at least halfway from uniform attention to 1 (whole"
+    f" interval). An averaging head does not, and its rows have above {DIFFUSE} of a uniform row's entropy.",
+    f"Need: a pattern is needed if setting it to uniform lowers icl by at least {NEEDED_DROP} (whole interval) and by"
+    " more than those of random other heads. A redundant pattern may belong to an output that is needed.",
 )
 
 
@@ -120,6 +127,11 @@ class Named:
         return f"{self.pattern}{'s together' if len(self.heads) > 1 else ''}, {self.need}"
 
     @property
+    def line(self) -> str:
+        """Heads, words, and in which place of the circuit they are the strongest."""
+        return f"{self.where} {self.words} (strongest for {self.place})"
+
+    @property
     def where(self) -> str:
         """Its heads in words."""
         return ", ".join(map(head_name, self.heads))
@@ -137,13 +149,60 @@ def names_table(runs: Sequence[str], named: Sequence[Sequence[Named]]) -> Table:
     """A row for each head and group of each run's circuit."""
     rows = [
         [*([run] if len(runs) > 1 else []), one.where, one.words, LOOKS[one.place], one.looks, one.uniform, one.drop,
-         one.beyond]
+         Estimate(one.beyond, absent="no other heads")]
         for run, names in zip(runs, named, strict=True)
         for one in names
     ]  # fmt: skip
     columns = [*(["run"] if len(runs) > 1 else []), "head", "called", "looks at", "attention", "uniform attention",
                "ICL lost, pattern uniform", "beyond random heads"]  # fmt: skip
     return table("what the circuit's heads are called, by pattern and need", columns, rows, DEFINITIONS)
+
+
+def words_of(
+    strengths: Mapping[str, NDArray[np.floating]], levels: Mapping[str, float], place: Place, heads: Iterable[Head]
+) -> dict[Head, tuple[str, Interval]]:
+    """What heads are called by where they look, and how far they look there.
+
+    Arguments:
+        strengths: measures on novel classes by name [set, layer, head].
+        levels: the same under uniform attention, from `uniform_levels`.
+        place: in the circuit.
+    """
+    values, uniform, entropies = looking(strengths, place), uniform_level(levels, place), strengths.get(ROWS[place])
+    found = {}
+    for head in heads:
+        looks = clustered_interval([values[:, *head]])
+        known = entropies is not None and not np.isnan(entropies[:, *head]).any()
+        entropy = clustered_interval([entropies[:, *head]]) if entropies is not None and known else None
+        found[head] = pattern_word(place, looks, uniform, entropy), looks
+    return found
+
+
+def places_of(circuit: CircuitHeads) -> dict[Place, Head]:
+    """The circuit's head in each place."""
+    return {"previous token": circuit.previous_token, "induction": circuit.induction}
+
+
+def true_words(
+    config: RunConfig, strengths: Mapping[str, NDArray[np.floating]], circuit: CircuitHeads
+) -> frozenset[str]:
+    """Which of `PLACES` the two heads of a circuit may be called, by their patterns."""
+    levels = uniform_levels(config)
+    return frozenset(
+        words_of(strengths, levels, place, [head])[head][0] for place, head in places_of(circuit).items()
+    ) & frozenset(PLACES)
+
+
+def shown_name(name: str, true: Collection[str]) -> str:
+    """The name of a head of the circuit, or of an effect that names one, as it may be called.
+
+    Arguments:
+        true: words of `PLACES` that are true.
+    """
+    for word, instead in PLACES.items():
+        if word not in true:
+            name = name.replace(word, instead)
+    return name
 
 
 def names_of(work: Interventions, circuit: CircuitHeads) -> tuple[Named, ...]:
@@ -154,23 +213,16 @@ def names_of(work: Interventions, circuit: CircuitHeads) -> tuple[Named, ...]:
         circuit: its two heads.
     """
     levels, found = uniform_levels(work.config), []
-    places: dict[Place, Head] = {"previous token": circuit.previous_token, "induction": circuit.induction}
-    for place, head in places.items():
-        values, uniform = looking(work.untouched.strengths, place), uniform_level(levels, place)
-        looks = {one: clustered_interval([values[:, *one]]) for one in (head, *circuit.rest)}
-        entropies = work.untouched.strengths.get(ROWS[place])
-
-        def word(one: Head, place: Place = place, looks=looks, uniform=uniform, entropies=entropies) -> str:
-            known = entropies is not None and not np.isnan(entropies[:, *one]).any()
-            return pattern_word(place, looks[one], uniform, clustered_interval([entropies[:, *one]]) if known else None)
-
-        found.append(_named(work, circuit, place, (head,), word(head), looks[head], uniform))
+    for place, head in places_of(circuit).items():
+        uniform, own = uniform_level(levels, place), f"{place.replace(' ', '-')} head"
+        words = words_of(work.untouched.strengths, levels, place, (*places_of(circuit).values(), *circuit.rest))
+        found.append(_named(work, circuit, place, (head,), *words[head], uniform))
         # A previous-token head feeds an induction head of a later layer.
-        fits = [one for one in looks if place == "induction" or one[0] < circuit.induction[0]]
-        group = tuple(sorted(one for one in fits if word(one) == f"{place.replace(' ', '-')} head"))
+        fits = [one for one in words if place == "induction" or one[0] < circuit.induction[0]]
+        group = tuple(sorted(one for one in fits if words[one][0] == own))
         if len(group) > 1:
-            least = min((looks[one] for one in group), key=lambda interval: interval.mean)
-            found.append(_named(work, circuit, place, group, word(group[0]), least, uniform))
+            least = min((words[one][1] for one in group), key=lambda interval: interval.mean)
+            found.append(_named(work, circuit, place, group, own, least, uniform))
     return tuple(found)
 
 

@@ -58,7 +58,7 @@ def shuffled(value: Pattern, roles: Roles) -> Pattern:
     drawn = torch.rand(size, generator=stream(0, "shuffled offsets"))
     # What comes after a position stays behind what it may see, and keeps its place.
     later = torch.ones(size[-2:], dtype=torch.bool).triu(1)
-    order = drawn.masked_fill(later, torch.inf).argsort(-1, stable=True)
+    order = drawn.masked_fill(later, torch.inf).argsort(dim=-1, stable=True)
     return value.gather(-1, order.to(value.device).expand_as(value))
 
 
@@ -74,7 +74,14 @@ REPLACEMENTS: Mapping[str, Replacement] = {
     "shuffled": shuffled,
     "other_sequence": other_sequence,
 }
-assert tuple(REPLACEMENTS) == PATTERNS
+WORDS = {
+    "uniform": "uniform",
+    "previous_token": "ideal previous token",
+    "own_item": "labels on own items",
+    "shuffled": "shuffled offsets",
+    "other_sequence": "of another sequence",
+}
+"""Each replacement in words."""
 
 
 def set_patterns(heads: Iterable[Head], kind: str, roles: Roles) -> dict[str, Edit]:

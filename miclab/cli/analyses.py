@@ -29,8 +29,8 @@ class EvaluateOptions(SeveralRunsOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class CircuitsOptions(SeveralRunsOptions):
-    """Strength of every head on novel classes, with intervals, beside its value under uniform attention and in a decoder
-    with random weights. Where there is an induction circuit, its heads, and what each is called by pattern and need."""
+    """Strength of every head on novel classes, with intervals, beside its value under uniform attention and with random
+    weights. Where there is an induction circuit, its heads, and what each is called by pattern and need."""
 
     split: Split = "icl"
     """Split whose sequences are looked at."""

@@ -21,6 +21,8 @@ from miclab.worlds.sequences import config_roles
 
 BASELINES = {"uniform": "uniform attention", "random_weights": "random weights (highest head)"}
 """Baselines in words, by their names in `Baseline`."""
+SAME = 1e-3
+"""Levels that are so near to each other are one line of a chart."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def _levels(config: RunConfig, measures: Iterable[Measure]) -> dict[str, float]:
     labels = torch.arange(config.sequence.context)[None] // max(config.sequence.burstiness, 1)
     pattern = uniform_pattern(len(roles.kind))[None, None]
     layer = Layer(roles, labels, labels[:, 0], 1, {"attention.pattern": pattern})
-    return {name: float(value.mean()) for name, value in take(measures, layer)[0].items()}
+    return {name: round(float(value.double().mean()), 6) for name, value in take(measures, layer)[0].items()}
 
 
 def levels(name: str, config: RunConfig) -> list[tuple[float, str]]:
@@ -69,7 +71,12 @@ def levels(name: str, config: RunConfig) -> list[tuple[float, str]]:
     found = registry.guides(name, config)
     stem = name.partition(".")[0]
     uniform = uniform_levels(config, [stem]).get(name) if stem in registry.known() else None
-    return found if uniform is None else [*found, (uniform, f"{BASELINES['uniform']} {uniform:.3g}")]
+    if uniform is None:
+        return found
+    words = f"{BASELINES['uniform']} {uniform:.3g}"
+    # Two lines at one level have one name.
+    same = [text for level, text in found if abs(level - uniform) < SAME]
+    return [*(one for one in found if one[1] not in same), (uniform, "; ".join([*same, words]))]
 
 
 def baselines(
