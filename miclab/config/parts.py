@@ -241,11 +241,16 @@ class NumericsConfig:
     """Threads of one training process. Two processes of one thread beat one of two."""
     device: Literal["cpu"] = "cpu"
     """Where the training step runs; other devices are not supported yet."""
+    sampler: Literal["host", "device"] = "host"
+    """Where sequences are drawn. `host`: on the CPU, one number after the other. `device`: where the step runs, from
+    counters (see `miclab.worlds.philox`), so that many runs are sampled at once; other numbers, the same
+    distributions."""
 
     def check(self, owner: str = "numerics") -> None:
         """Raises ConfigError."""
         check_known(owner, self, "mode", ("auto", "compiled", "eager"))
         check_known(owner, self, "device", ("cpu",))
+        check_known(owner, self, "sampler", ("host", "device"))
         check_whole(owner, self, "threads", 1, 1024)
 
 
