@@ -52,8 +52,13 @@ class TrainedParameters:
             raise ConfigError("frozen", config.frozen, "parts that leave at least one to be trained")
         self.flat = torch.cat([parameters[name].flatten() for name in self.shapes])
         self.fixed = {name: parameters[name] for name in shapes if name not in self.shapes}
+        self.lie_in(self.flat)
+
+    def lie_in(self, flat: Flat) -> None:
+        """From now on the trained parameters are those of `flat`, which is a part of a larger tensor or a tensor."""
+        self.flat = flat
         # The views follow every update of `flat` in place.
-        self.named = {**self.fixed, **views(self.flat, self.shapes)}
+        self.named = {**self.fixed, **views(flat, self.shapes)}
 
 
 def gradient_function(

@@ -31,7 +31,7 @@ PASSED_IN = {
         "unpaired_independent", "swapped_shift", "token_noise",
     ),
     "optimiser": ("learning_rate", "schedule", "warmup_steps", "decay_steps"),
-    "numerics": ("mode", "sampler"),
+    "numerics": ("mode", "lanes", "sampler"),
     "modalities.NAME": (
         "classes", "dimension", "noise", "zipf_exponent", "labels", "novel_classes", "source", "content", "blends",
         "shift", "encoder_run", "encoder_step",
