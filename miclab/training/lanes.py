@@ -96,7 +96,7 @@ class Lanes:
         return averages
 
     def step(self, updates: Mapping[int, Update]) -> dict[int, Losses]:
-        """Makes one update of some lanes. The others are idle, and stay as they are.
+        """Makes one update of some lanes. The others are idle: their weights stay, and they make no further update.
 
         Arguments:
             updates: what each lane needs that makes one.
@@ -165,8 +165,9 @@ def check_group(configs: Sequence[RunConfig]) -> None:
     Raises:
         RunError: there are more runs than lanes, or their steps differ.
     """
-    width = configs[0].numerics.lanes
-    if any(config.numerics.lanes != width for config in configs):
+    # A run of another mode is alone.
+    width = configs[0].numerics.lanes or 1
+    if any((config.numerics.lanes or 1) != width for config in configs):
         widths = sorted({config.numerics.lanes for config in configs})
         raise RunError(f"Runs of one group have the same numerics.lanes; these have {widths}.")
     if len(configs) > width:

@@ -58,13 +58,13 @@ def move(
     slope: Float[Tensor, "*shape"],
     mean: Float[Tensor, "*shape"] | None,
     square: Float[Tensor, "*shape"] | None,
-    numbers: Float[Tensor, " 3"],
+    numbers: Float[Tensor, "3 ..."],
 ) -> None:
     """Changes `value`, `mean` and `square` in place by one step along `slope`; nothing else decides the result.
 
     Arguments:
         mean, square: averages of the slopes and of their squares; None for sgd.
-        numbers: what `coefficients` gives.
+        numbers: what `coefficients` gives; with further axes where runs lie in one tensor.
     """
     kept, size, correction = numbers
     if config.name == "adamw":

@@ -1,0 +1,192 @@
+"""Lanes: runs that are trained as one program, each an ordinary run with bits of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_resume import CrashError, contents
+from tiny import lively_parameters, tiny_config
+
+from miclab.config import memory
+from miclab.config.parts import NumericsConfig
+from miclab.config.request import Request
+from miclab.config.run import RunConfig
+from miclab.errors import ConfigError, RunError
+from miclab.runs.find import open_run
+from miclab.training import optimiser
+from miclab.training.flat_parameters import TrainedParameters
+from miclab.training.lanes import Lanes, Update
+from miclab.training.loop import prepared, train_config, train_together
+from miclab.worlds.sequences import raw_training_batch
+from miclab.worlds.world import draw_world
+
+REQUEST = Request(steps=8, evaluate_every=4, checkpoint_every=4, sequences=4, novel_sets=1)
+FOUR = NumericsConfig(mode="lanes", lanes=4, sampler="device")
+
+
+def lane_configs() -> list[RunConfig]:
+    """Four runs of one step: they differ in seed, number and frequencies of classes, noise, rate and burstiness."""
+    config = replace(tiny_config(2), numerics=FOUR)
+    m1 = config.modalities["m1"]
+    more = {**config.modalities, "m1": replace(m1, classes=64, zipf_exponent=1.5, noise=0.5)}
+    return [
+        config,
+        replace(config, seed=1, modalities=more),
+        replace(config, seed=2, optimiser=replace(config.optimiser, learning_rate=0.02, warmup_steps=3)),
+        replace(config, seed=3, sequence=replace(config.sequence, burstiness=1, bursty_fraction=0.5)),
+    ]
+
+
+def together(configs: list[RunConfig], root: Path, requests: list[Request] | None = None) -> list[str]:
+    """Trains configurations as one group; how each ended."""
+    ready = [prepared(config, root) for config in configs]
+    return [outcome.status for outcome in train_together(ready, requests or [REQUEST] * len(ready))]
+
+
+def files(configs: list[RunConfig], root: Path) -> list[dict[str, bytes]]:
+    return [contents(prepared(config, root).run) for config in configs]
+
+
+def test_a_lane_has_the_same_bits_alone_among_others_and_in_another_place(tmp_path):
+    """Fails if a lane's weights or rows depend on who else is in the group, or on when those end."""
+    configs = lane_configs()
+    assert together(configs, tmp_path / "all") == ["finished"] * 4
+    for config in configs:
+        train_config(config, REQUEST, tmp_path / "alone")
+    requests = [replace(REQUEST, steps=4 if place else 8) for place in range(3)]
+    assert together([configs[2], *configs[:2]], tmp_path / "turned", requests) == ["finished"] * 3
+    expected = files(configs, tmp_path / "all")
+    assert files(configs, tmp_path / "alone") == expected
+    turned = files(configs[:3], tmp_path / "turned")
+    assert turned[2] == expected[2]
+    for one, other in zip(turned[:2], expected, strict=False):
+        assert one.items() <= other.items()
+        assert "checkpoints/000000004.safetensors" in one
+    assert len({files["checkpoints/000000008.safetensors"] for files in expected}) == 4
+
+
+@pytest.mark.parametrize("step", [3, 6])
+def test_a_group_that_was_killed_goes_on_to_the_same_bits(tmp_path, step):
+    """Fails if a resumed group, whose lanes stand at different steps and in other places, loses or repeats a step."""
+    configs = lane_configs()
+
+    def dies(progress) -> None:
+        if progress.step == step:
+            raise CrashError
+
+    ready = [prepared(config, tmp_path / "killed") for config in configs]
+    with pytest.raises(CrashError):
+        train_together(ready[1:], [REQUEST] * 3, [None, dies, None])
+    assert {open_run(one.run.path).status for one in ready} == {"new", "stopped"}
+    assert together(configs[::-1], tmp_path / "killed") == ["finished"] * 4
+    together(configs, tmp_path / "whole")
+    assert files(configs, tmp_path / "killed") == files(configs, tmp_path / "whole")
+
+
+def test_a_lane_that_diverges_is_marked_and_the_others_go_on(tmp_path):
+    """Fails if a lane that is not finite ends its group or reaches another lane."""
+    config = replace(tiny_config(optimiser={"name": "sgd", "learning_rate": 0.1}), numerics=FOUR)
+    wild = replace(config, seed=1, optimiser=replace(config.optimiser, learning_rate=1e30))
+    configs = [config, wild, replace(config, seed=2)]
+    assert together(configs, tmp_path / "all") == ["finished", "diverged", "finished"]
+    run = open_run(prepared(wild, tmp_path / "all").run.path)
+    assert (run.status, run.step) == ("diverged", 1 if 1 in run.checkpoints else 0)
+    assert together([config, configs[2]], tmp_path / "tame") == ["finished", "finished"]
+    assert files([config, configs[2]], tmp_path / "all") == files([config, configs[2]], tmp_path / "tame")
+
+
+# -- one program against single runs ------------------------------------------------------------------------------
+def test_lanes_and_single_runs_have_the_same_curves(tmp_path):
+    """Fails if a lane trains otherwise than a run of its own would: eight seeds over fifty steps."""
+    request = Request(steps=50, evaluate_every=10, checkpoint_every=50, sequences=16, novel_sets=1)
+    single = replace(tiny_config(), numerics=NumericsConfig(mode="eager", sampler="device"))
+    lanes = replace(single, numerics=replace(FOUR, lanes=8))
+    seeds = range(8)
+    ready = [prepared(replace(lanes, seed=seed), tmp_path) for seed in seeds]
+    train_together(ready, [request] * 8)
+    for seed, one in zip(seeds, ready, strict=True):
+        alone, _ = train_config(replace(single, seed=seed), request, tmp_path)
+        assert alone.hash != one.run.hash
+        for row, other in zip(alone.rows(), open_run(one.run.path).rows(), strict=True):
+            assert row["loss"] == pytest.approx(other["loss"], abs=1e-4)
+            assert row["accuracy"] == pytest.approx(other["accuracy"], abs=0.07)
+
+
+def group(configs: list[RunConfig], as_one: bool) -> tuple[Lanes, list[TrainedParameters]]:
+    trained = [TrainedParameters(config, lively_parameters(config, config.seed)) for config in configs]
+    states = [optimiser.initial_state(c.optimiser, {"trained": t.flat}) for c, t in zip(configs, trained, strict=True)]
+    return Lanes(configs, trained, states, as_one), trained
+
+
+VARIANTS = {
+    "default": {},
+    "one-hot, frozen readout": {"decoder": {"positions": "onehot"}, "frozen": ["decoder.readout"]},
+    "learnt positions, layer norm, sgd": {
+        "decoder": {"positions": "learned", "norm": "layernorm"},
+        "optimiser": {"name": "sgd", "batch_size": 5},
+    },
+    "swiglu, adam, noise on tokens": {
+        "decoder": {"mlp": "swiglu", "heads": 2},
+        "optimiser": {"name": "adam", "batch_size": 5},
+        "sequence": {"token_noise": 0.5, "novel_fraction": 0.5},
+    },
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_program_of_all_lanes_does_what_the_lanes_do_one_by_one(name):
+    """Fails if lanes mix, an idle lane moves, or the fixed parameters or the rate of another lane are used."""
+    configs = [replace(tiny_config(2, **VARIANTS[name]), numerics=FOUR, seed=seed) for seed in range(3)]
+    worlds = [draw_world(config) for config in configs]
+    (one, apart), (program, joined) = group(configs, False), group(configs, True)
+    for step in range(6):
+        # The second lane ends early.
+        busy = [lane for lane in range(3) if lane != 1 or step < 3]
+        before = [parameters.flat.clone() for parameters in joined]
+        updates = {
+            lane: Update(raw_training_batch(configs[lane], worlds[lane], step), 0.01 * (lane + 1), step)
+            for lane in busy
+        }
+        losses, same = one.step(updates), program.step(updates)
+        assert losses.keys() == same.keys() == set(busy)
+        for lane in busy:
+            torch.testing.assert_close(same[lane], losses[lane], rtol=1e-3, atol=1e-4)
+        moved = [not torch.equal(old, new.flat) for old, new in zip(before, joined, strict=True)]
+        assert moved == [lane in busy for lane in range(3)]
+    for mine, theirs in zip(apart, joined, strict=True):
+        torch.testing.assert_close(theirs.named, mine.named, rtol=1e-2, atol=1e-3)
+
+
+# -- what is refused ----------------------------------------------------------------------------------------------
+def test_what_cannot_be_one_group_is_refused(tmp_path):
+    """Fails if runs of other shapes, of another width, or too many of them, are trained as if they fitted."""
+    config = replace(tiny_config(), numerics=replace(FOUR, lanes=2))
+    others = {
+        "same shapes": replace(config, decoder=replace(config.decoder, layers=3)),
+        "same numerics.lanes": replace(config, numerics=FOUR),
+    }
+    for words, other in others.items():
+        with pytest.raises(RunError, match=words):
+            together([config, other], tmp_path)
+    with pytest.raises(RunError, match="3 runs do not fit into a group of 2 lanes"):
+        together([replace(config, seed=seed) for seed in range(3)], tmp_path)
+    with pytest.raises(RunError, match="2 runs do not fit"):
+        together([replace(config, seed=seed, numerics=NumericsConfig(mode="eager")) for seed in range(2)], tmp_path)
+    for numerics in ({"mode": "lanes"}, {"mode": "eager", "lanes": 2}):
+        with pytest.raises(ConfigError, match=r"numerics\.lanes.*with numerics.mode = 'lanes', and 0 without"):
+            tiny_config(numerics=numerics)
+
+
+def test_a_group_that_cannot_fit_is_refused_with_what_fits():
+    """Fails if the estimate forgets the number of lanes, or is more than what a lane really holds."""
+    config = replace(tiny_config(2), numerics=FOUR)
+    own = memory.lane_size(config)
+    _, trained = group([config], True)
+    held = 4 * 4 * trained[0].flat.numel()
+    assert held / 2 < own < 100 * held
+    memory.check_lanes(config, 4 * own)
+    with pytest.raises(memory.TooLargeError, match=r"4 lanes needs at least .* At most 3 lanes fit"):
+        memory.check_lanes(config, 4 * own - 1)
