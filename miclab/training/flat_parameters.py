@@ -70,7 +70,10 @@ def gradient_function(
         trained: gives names and shapes, and the fixed parameters of a call that names none.
         active: the terms of the objective that count; None: those of the first step.
     """
-    objective, shapes, usual = Objective(config), trained.shapes, trained.fixed
+    # Masks and codes of positions are made where the parameters are.
+    with trained.flat.device:
+        objective = Objective(config)
+    shapes, usual = trained.shapes, trained.fixed
     terms = objective.active(0) if active is None else active
 
     def loss_and_gradient(flat: Flat, batch: Batch, fixed: Mapping[str, Tensor] = usual) -> tuple[Losses, Tensor]:

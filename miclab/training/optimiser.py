@@ -28,7 +28,8 @@ def initial_state(config: OptimiserConfig, parameters: Mapping[str, Tensor]) -> 
     for name, value in parameters.items():
         state[f"mean.{name}"] = torch.zeros_like(value)
         state[f"square.{name}"] = torch.zeros_like(value)
-        state[f"step.{name}"] = torch.zeros((), device=value.device)
+        # Read in every step, so it stays on the CPU.
+        state[f"step.{name}"] = torch.zeros(())
     return state
 
 

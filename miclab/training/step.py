@@ -115,6 +115,7 @@ def training_step(config: RunConfig, trained: TrainedParameters, state: optimise
         if active not in functions:
             functions[active] = make(config, trained, active)
         numbers = optimiser.coefficients(config.optimiser, optimiser.next_step(state, "trained"), rate)
+        numbers = numbers.to(trained.flat.device)
         return functions[active](trained.flat, mean, square, numbers, trained.fixed, raw)
 
     return step

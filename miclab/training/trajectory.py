@@ -63,6 +63,11 @@ def _all_finite(tensors: Mapping[str, Tensor]) -> bool:
     return all(bool(value.isfinite().all()) for value in tensors.values())
 
 
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors where they can be written and measured; those of a CPU are not copied."""
+    return {name: value.cpu() for name, value in tensors.items()}
+
+
 class Trajectory:
     """The training of one run between its first step and its last, driven from outside: whoever makes the steps reads
     `update` and gives the losses to `take`, until `update` is None.
@@ -96,7 +101,8 @@ class Trajectory:
         # The rows that a run of any length has: where the mean of losses begins anew.
         self.endless = replace(request, steps=2**62)
         self.on_progress = on_progress or (lambda progress: None)
-        self.trained = TrainedParameters(self.config, parameters)
+        self.device = self.config.numerics.device
+        self.trained = TrainedParameters(self.config, {name: part.to(self.device) for name, part in parameters.items()})
         self.rows_before = run.rows()
         # The sum of losses since the last row travels with the optimiser's state: a checkpoint may fall between rows.
         self.totals = {}
@@ -106,7 +112,8 @@ class Trajectory:
             self.optimiser = optimiser.initial_state(self.config.optimiser, {"trained": self.trained.flat})
         else:
             self.totals = {name: state.pop(name) for name in self.totals}
-            self.optimiser = state
+            # The number of updates is read in every step: it stays on the CPU.
+            self.optimiser = {n: v if n.startswith("step.") else v.to(self.device) for n, v in state.items()}
         self.rows: list[dict] = []
         self.saved = self.step
         self.since = time.perf_counter()
@@ -141,7 +148,7 @@ class Trajectory:
             self._checkpoint()
         for raw in raw_training_batches(self.config, self.world, self.step, self.request.steps):
             rate = optimiser.learning_rate(self.config.optimiser, self.step)
-            losses = yield Update(raw, rate, self.step)
+            losses = yield Update(raw if self.device == "cpu" else raw.to(self.device), rate, self.step)
             value = float(losses["loss"])
             if not math.isfinite(value):
                 return self._diverged(f"the loss was {value} at step {self.step + 1}")
@@ -177,7 +184,7 @@ class Trajectory:
             count = float(self.totals[f"{name}.count"])
             row[name] = float(self.totals[f"{name}.sum"]) / count if count else None
         measure = classifier_row if self.config.is_classification else metric_row
-        row |= measure(self.config, self.world, self.trained.named, self.request.sizes)
+        row |= measure(self.config, self.world, _on_cpu(self.trained.named), self.request.sizes)
         if self.endless.evaluates(self.step):
             self.totals = {name: torch.zeros_like(value) for name, value in self.totals.items()}
         self.rows.append(row)
@@ -191,6 +198,6 @@ class Trajectory:
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         keep = {step for step in self.run.checkpoints if step in self.kept or self.request.keeps(step)}
-        state = {**self.optimiser, **self.totals}
-        self.run.save_checkpoint(self.step, self.trained.named, state, self.rows, timing, keep)
+        state = {**_on_cpu(self.optimiser), **self.totals}
+        self.run.save_checkpoint(self.step, _on_cpu(self.trained.named), state, self.rows, timing, keep)
         self.rows, self.saved, self.since = [], self.step, now

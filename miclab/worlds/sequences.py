@@ -112,6 +112,16 @@ class RawBatch:
         parts = (self.label_vectors, self.labels, self.target, self.classes, self.placement, self.roles)
         return Batch(items, *parts, noise)
 
+    def to(self, device: str) -> RawBatch:
+        """The same batch on a device."""
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {name: part.to(device) for name, part in value.items()}
+            return value.to(device) if isinstance(value, Tensor) else value
+
+        return RawBatch(*(moved(getattr(self, f.name)) for f in fields(RawBatch)))
+
     def where(self, mask: Bool[Tensor, " batch"], other: RawBatch) -> RawBatch:
         """This batch's sequences where `mask` holds, the other's elsewhere."""
 
