@@ -175,6 +175,8 @@ ELSEWHERE = {
         "sequence": {"jitter": 3, "first_token": "learnt"},
     },
     "joint labels": {"sequence": {"task": "joint_label", "groups": [2, 4]}},
+    "a window": {"decoder": {"attention": "sliding_window"}},
+    "learnt biases": {"decoder": {"positions": "fire"}},
 }
 
 
