@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
-from tiny_study import Here, carry_out, contents, tiny_study
+from test_api import tiny_fields
+from tiny_study import Here, carry_out, contents, tiny_study, write_study
 
+import miclab
+from benchmarks import lanes
+from miclab.cli import main
 from miclab.errors import ConfigError
 from miclab.studies import state
 from miclab.studies.group import Grouping, write_group
+from miclab.studies.launchers import local
 from miclab.studies.lease import reserve
 from miclab.studies.mode import study_mode
 from miclab.studies.plan import Plan
@@ -90,6 +96,55 @@ def test_what_may_be_one_group_and_what_lanes_are_refused(tmp_path):
     other = replace(lane, seed=5)
     grouping = Grouping()
     assert grouping.key(lane) == grouping.key(other) is not None
-    for lanes in ("0", "many", "-1", "1e3", "99999"):
+    for number in ("0", "many", "-1", "1e3", "99999"):
         with pytest.raises(ConfigError, match=r"lanes = .*off, auto .*or 1 to 4096"):
-            study_mode(tmp_path, lanes)
+            study_mode(tmp_path, number)
+
+
+# -- commands -----------------------------------------------------------------------------------------------------
+def test_a_study_runs_in_lanes_from_the_command_line(tmp_path, monkeypatch, capsys):
+    """Fails if `--lanes` plans other runs in one command than in another, or a device that is here is refused."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(local, "LocalLauncher", lambda workers: Here())
+    write_study(tmp_path, **ANY)
+    assert main(["study", "run", "tiny.yaml", "--lanes", "4"]) == 0
+    capsys.readouterr()
+    assert main(["study", "status", "tiny.yaml", "--lanes", "4", "--json"]) == 0
+    (counts,) = json.loads(capsys.readouterr().out)["studies"].values()
+    assert (counts["runs"], counts["done"]) == (2, 2)
+    assert main(["study", "status", "tiny.yaml", "--json"]) == 0
+    (counts,) = json.loads(capsys.readouterr().out)["studies"].values()
+    assert (counts["runs"], counts["done"]) == (2, 0)
+    few = {"steps": "1", "evaluate-every": "1", "checkpoint-every": "1", "sequences": "2", "novel-sets": "1"}
+    options = [word for name, value in few.items() for word in (f"--request.{name}", value)]
+    assert main(["train", "unimodal", *options, "--numerics.device", "auto", "--modalities.m1.classes", "64"]) == 0
+
+
+def test_lanes_in_python_are_runs_that_grow(tmp_path):
+    """Fails if the function trains other runs than a study with lanes would, or stage 2 does not start from them."""
+    fields = tiny_fields(1, numerics={"sampler": "device"})
+    seen: list[tuple[int, int, int]] = []
+    first = miclab.train_lanes(
+        [{"seed": 1}, {"seed": 2, "modalities.m1.classes": 64}],
+        steps=2, width=3, runs=tmp_path, fields=fields, on_progress=lambda *progress: seen.append(progress),
+    )  # fmt: skip
+    assert [(run.config.seed, run.config.numerics.lanes, run.step) for run in first] == [(1, 3, 2), (2, 3, 2)]
+    assert sorted(seen) == [(place, step, 2) for place in range(2) for step in (1, 2)]
+    grown = {"modalities.m2.classes": 16, "modalities.m2.labels": 4, "optimiser.batch_size": 4, "request.sequences": 2}
+    second = miclab.train_lanes([{}, {}], "multimodal", steps=2, stage_one=first, runs=tmp_path, fields=grown)
+    assert [run.config.parent.run for run in second] == [run.hash for run in first]
+    with pytest.raises(ConfigError, match=r"stage_one.*one run for each lane"):
+        miclab.train_lanes([{}], stage_one=first, runs=tmp_path)
+
+
+def test_the_measurement_for_a_gpu_runs_on_a_cpu_and_goes_on_where_it_ended(tmp_path, monkeypatch, capsys):
+    """Fails if `make gpu` cannot run, or measures a cell again that it has."""
+    output = tmp_path / "lanes.json"
+    monkeypatch.setattr(lanes, "DECODERS", ("rope",))
+    for numbers in (["1"], ["1", "2"]):
+        arguments = ["--device", "cpu", "--seconds", "0", "--output", str(output), "--lanes", *numbers]
+        monkeypatch.setattr(sys, "argv", ["lanes", *arguments])
+        assert lanes.main() == 0
+    printed = capsys.readouterr().out
+    assert (printed.count("1 lanes"), printed.count("2 lanes")) == (1, 1)
+    assert [cell["run-steps per second"] > 0 for cell in json.loads(output.read_text())["cells"]] == [True, True]
