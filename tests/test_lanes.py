@@ -148,7 +148,7 @@ def test_the_program_of_all_lanes_does_what_the_lanes_do_one_by_one(name):
     """Fails if lanes mix, an idle lane moves, or the fixed parameters or the rate of another lane are used."""
     configs = [replace(tiny_config(2, **VARIANTS[name]), numerics=FOUR, seed=seed) for seed in range(3)]
     worlds = [draw_world(config) for config in configs]
-    (one, apart), (program, joined) = group(configs, False), group(configs, True)
+    (one, single), (program, joined) = group(configs, False), group(configs, True)
     for step in range(6):
         # The second lane ends early.
         busy = [lane for lane in range(3) if lane != 1 or step < 3]
@@ -163,7 +163,7 @@ def test_the_program_of_all_lanes_does_what_the_lanes_do_one_by_one(name):
             torch.testing.assert_close(same[lane], losses[lane], rtol=1e-3, atol=1e-4)
         moved = [not torch.equal(old, new.flat) for old, new in zip(before, joined, strict=True)]
         assert moved == [lane in busy for lane in range(3)]
-    for mine, theirs in zip(apart, joined, strict=True):
+    for mine, theirs in zip(single, joined, strict=True):
         torch.testing.assert_close(theirs.named, mine.named, rtol=1e-2, atol=1e-3)
 
 

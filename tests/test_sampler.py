@@ -78,7 +78,7 @@ def alike(one: np.ndarray, other: np.ndarray, what: str) -> None:
 
 
 def summary(batches: list[Batch], config: RunConfig) -> dict[str, np.ndarray]:
-    """One number a sequence for each: what is asked of a batch whose sequences are independent. Signs of items hang on
+    """One number a sequence for each: what a batch shows whose sequences are independent. Signs of items hang on
     the prototypes, which the samplers share unless classes are novel."""
     found: dict[str, list[torch.Tensor]] = {}
     for batch in batches:
@@ -128,7 +128,7 @@ def test_training_batches_have_the_distributions_of_the_other_sampler(name):
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_splits_have_the_distributions_of_the_other_sampler(split):
-    """Fails if an evaluation asks something else; the novel classes of `icl` are others, and as many."""
+    """Fails if an evaluation draws something else; the novel classes of `icl` are others, and as many."""
     found = []
     for sampler in ("host", "device"):
         config = tiny_config(2, numerics={"sampler": sampler})
