@@ -99,10 +99,10 @@ def test_a_lane_that_diverges_is_marked_and_the_others_go_on(tmp_path):
 
 
 # -- one program against single runs ------------------------------------------------------------------------------
-def group(configs: list[RunConfig], as_one: bool) -> tuple[Lanes, list[TrainedParameters]]:
+def group(configs: list[RunConfig], as_one: bool, worlds=()) -> tuple[Lanes, list[TrainedParameters]]:
     trained = [TrainedParameters(config, lively_parameters(config, config.seed)) for config in configs]
     states = [optimiser.initial_state(c.optimiser, {"trained": t.flat}) for c, t in zip(configs, trained, strict=True)]
-    return Lanes(configs, trained, states, as_one), trained
+    return Lanes(configs, trained, states, as_one, worlds), trained
 
 
 def test_lanes_and_single_runs_have_the_same_curves():
@@ -165,6 +165,21 @@ def test_the_program_of_all_lanes_does_what_the_lanes_do_one_by_one(name):
         assert moved == [lane in busy for lane in range(3)]
     for mine, theirs in zip(single, joined, strict=True):
         torch.testing.assert_close(theirs.named, mine.named, rtol=1e-2, atol=1e-3)
+
+
+def test_a_group_that_draws_its_own_batches_trains_on_those_of_its_runs():
+    """Fails if the batches of a group on a GPU are of another step, run or noise than each run's own: equal bits."""
+    configs = lane_configs()[:3]
+    worlds = [draw_world(config) for config in configs]
+    (given, one), (drawing, other) = group(configs, True), group(configs, True, worlds)
+    assert given.sampler is None
+    assert drawing.sampler is not None
+    for step in range(3):
+        raws = [raw_training_batch(config, world, step) for config, world in zip(configs, worlds, strict=True)]
+        given.step({lane: Update(raw, 0.01, step) for lane, raw in enumerate(raws)})
+        drawing.step({lane: Update(None, 0.01, step) for lane in range(3)})
+    for mine, theirs in zip(one, other, strict=True):
+        assert torch.equal(mine.flat, theirs.flat)
 
 
 # -- on another device --------------------------------------------------------------------------------------------

@@ -9,14 +9,16 @@ import pytest
 import torch
 from scipy import stats
 from tiny import tiny_config
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from miclab.config import schema
 from miclab.config.request import SPLITS, SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError
 from miclab.worlds import draws
+from miclab.worlds.lane_sampler import LaneSampler, raw_tensors, serves
 from miclab.worlds.philox import CounterGenerator, philox, stream_key
-from miclab.worlds.sequences import Batch, training_batch
+from miclab.worlds.sequences import Batch, raw_training_batch, training_batch
 from miclab.worlds.splits import split_batches
 from miclab.worlds.world import draw_world
 
@@ -166,3 +168,60 @@ def test_the_sampler_is_in_the_hash_and_the_default_is_not():
     world = draw_world(config)
     assert not torch.equal(training_batch(config, world, 0).target, training_batch(device, world, 0).target)
     assert all(torch.equal(v, draw_world(device).tensors()[n]) for n, v in world.tensors().items())
+
+
+# -- several runs at once -----------------------------------------------------------------------------------------
+LANES = {
+    "one modality": (1, {"sequence": {"bursty_fraction": 0.5}}),
+    "two modalities": (2, {"sequence": {"bursty_fraction": 0.5, "unpaired_independent": True}}),
+    "distinct labels": (2, {"sequence": {"distinct_labels": "on"}}),
+    "joint labels": (2, {"sequence": {"task": "joint_label", "groups": [2, 4], "distinct_labels": "on"}}),
+}
+
+
+def nested(value) -> dict[str, torch.Tensor]:
+    """Tensors, some of them in mappings, by one name each."""
+    found = {name: part if isinstance(part, dict) else {"": part} for name, part in value.items()}
+    return {f"{name}.{key}": tensor for name, part in found.items() for key, tensor in part.items()}
+
+
+@pytest.mark.parametrize("name", LANES)
+def test_several_runs_drawn_at_once_have_the_batches_that_each_draws_by_itself(name):
+    """Fails if a lane reads another's table, padding is drawn, or a batch depends on the place: equal to the bit."""
+    count, parts = LANES[name]
+    base = tiny_config(count, numerics={"sampler": "device"}, optimiser={"batch_size": 50}, **parts)
+    configs = []
+    for seed, classes in enumerate((32, 64, 8)):
+        m1 = replace(base.modalities["m1"], classes=classes, zipf_exponent=0.7 * seed, noise=0.1 + seed)
+        configs.append(replace(base, seed=seed, modalities={**base.modalities, "m1": m1}))
+    worlds = [draw_world(config) for config in configs]
+    assert serves(configs)
+    sampler = LaneSampler(configs, worlds, 4, torch.device("cpu"))
+    drawn = nested(sampler.draw([5, 6, 2**40, 0]))
+    for lane, step in enumerate((5, 6, 2**40)):
+        alone = nested(raw_tensors(raw_training_batch(configs[lane], worlds[lane], step)))
+        assert alone.keys() == drawn.keys()
+        for part, value in alone.items():
+            assert torch.equal(drawn[part][lane], value), part
+
+
+@pytest.mark.parametrize("name", LANES)
+def test_a_sampler_on_another_device_meets_no_tensor_of_the_cpu(name):
+    """Fails if a table, a mask or a number stays behind: tensors of the device `meta` cannot be mixed with others."""
+    count, parts = LANES[name]
+    config = tiny_config(count, numerics={"sampler": "device"}, **parts)
+    sampler = LaneSampler([config], [draw_world(config)], 2, torch.device("meta"))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        drawn = nested(sampler.draw([5, 6]))
+    assert {value.device.type for value in drawn.values()} == {"meta"}
+
+
+def test_what_one_sampler_does_not_serve():
+    """Fails if runs whose draws differ in shape or in kind would share one."""
+    base = tiny_config(2, numerics={"sampler": "device"})
+    assert serves([base, replace(base, seed=1)])
+    for change in ({"burstiness": 1}, {"bursty_fraction": 0.5}, {"order": ("m2", "m1")}):
+        assert not serves([base, replace(base, sequence=replace(base.sequence, **change))])
+    for change in ({"novel_fraction": 0.5}, {"token_noise": 0.1}, {"distinct_labels": "released"}):
+        assert not serves([replace(base, sequence=replace(base.sequence, **change))])
+    assert not serves([tiny_config(2)])

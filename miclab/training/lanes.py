@@ -14,7 +14,7 @@ are no faster together.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,8 +26,9 @@ from miclab.training import optimiser
 from miclab.training.flat_parameters import TrainedParameters, gradient_function
 from miclab.training.objective import Losses, Objective
 from miclab.training.step import graph_key
-from miclab.worlds.roles import Roles
-from miclab.worlds.sequences import RawBatch
+from miclab.worlds.lane_sampler import LaneSampler, raw_tensors, serves
+from miclab.worlds.sequences import RawBatch, config_roles
+from miclab.worlds.world import World
 
 ALIGNED = 64
 """Weights of a row are a multiple of this, so that every row begins alike in memory and no vector crosses two lanes."""
@@ -41,14 +42,20 @@ class Update:
     """What a run needs for its next update.
 
     Arguments:
-        raw: its raw batch.
+        raw: its raw batch; None where a sampler of the group draws it.
         rate: the learning rate.
         finished: finished steps.
     """
 
-    raw: RawBatch
+    raw: RawBatch | None
     rate: float
     finished: int
+
+    @property
+    def own_raw(self) -> RawBatch:
+        """Its raw batch, where it has one."""
+        assert self.raw is not None
+        return self.raw
 
 
 class Lanes:
@@ -59,6 +66,7 @@ class Lanes:
         trained: their parameters, which become views of the group's.
         states: their optimisers' states, which become views too.
         together: whether all lanes are one program; None: on every device but a CPU.
+        worlds: what the runs draw from. Where all lanes are one program, their batches may be drawn by it too.
 
     Raises:
         RunError: there are more runs than lanes, or their steps differ.
@@ -70,6 +78,7 @@ class Lanes:
         trained: Sequence[TrainedParameters],
         states: Sequence[optimiser.State],
         together: bool | None = None,
+        worlds: Sequence[World] = (),
     ):
         check_group(configs)
         self.config, self.width, self.states = configs[0], configs[0].numerics.lanes, states
@@ -82,6 +91,9 @@ class Lanes:
             own.lie_in(row[: self.size])
         self.mean, self.square = self._averages("mean.trained"), self._averages("square.trained")
         self.together = self.flat.device.type != "cpu" if together is None else together
+        self.sampler: LaneSampler | None = None
+        if self.together and worlds and serves(configs):
+            self.sampler = LaneSampler(configs, worlds, self.width, self.flat.device)
         self.fixed = [own.fixed for own in trained]
         if self.together:
             self.all_fixed = _stacked([*self.fixed, *[self.fixed[0]] * (self.width - len(trained))])
@@ -127,17 +139,21 @@ class Lanes:
         gradient, losses = self._gradient(terms, lambda function: function), dict[int, Losses]()
         for lane, update in updates.items():
             row = self.flat[lane, : self.size]
-            losses[lane], slopes[lane, : self.size] = gradient(row, update.raw.batch(), self.fixed[lane])
+            losses[lane], slopes[lane, : self.size] = gradient(row, update.own_raw.batch(), self.fixed[lane])
         return losses
 
     def _together(self, terms: tuple[str, ...], updates: Mapping[int, Update], slopes: Tensor) -> dict[int, Losses]:
         spare = next(iter(updates.values()))
-        roles = spare.raw.roles
+        roles = config_roles(self.config)
 
         def make(gradient: Gradient) -> Gradient:
             return torch.func.vmap(lambda flat, fixed, raw: gradient(flat, RawBatch(**raw, roles=roles).batch(), fixed))
 
-        raw = _stacked([_tensors(updates.get(lane, spare).raw) for lane in range(self.width)])
+        every = [updates.get(lane, spare) for lane in range(self.width)]
+        if self.sampler is None:
+            raw = _stacked([raw_tensors(update.own_raw) for update in every])
+        else:
+            raw = self.sampler.draw([update.finished for update in every])
         found, slope = self._gradient(terms, make)(self.flat[:, : self.size], self.all_fixed, raw)
         busy = list(updates)
         slopes[busy, : self.size] = slope[busy]
@@ -151,12 +167,6 @@ def _stacked(parts: Sequence[Any]) -> Any:
     if isinstance(first, Tensor):
         return torch.stack(list(parts))
     return {name: _stacked([part[name] for part in parts]) for name in first}
-
-
-def _tensors(raw: RawBatch) -> dict[str, Any]:
-    """The tensors of a raw batch by field."""
-    found = {item.name: getattr(raw, item.name) for item in fields(RawBatch)}
-    return {name: value for name, value in found.items() if value is not None and not isinstance(value, Roles)}
 
 
 def check_group(configs: Sequence[RunConfig]) -> None:

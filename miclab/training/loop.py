@@ -186,14 +186,17 @@ def train_together(
         elif going:
             step = training_step(going[0].config, going[0].trained, going[0].optimiser)
             while (update := going[0].update) is not None:
-                going[0].take(step(update.raw, update.rate, update.finished))
+                going[0].take(step(update.own_raw, update.rate, update.finished))
         return [one if isinstance(one, Outcome) else one.ended for one in found]
 
 
 def _drive(runs: Sequence[Trajectory]) -> None:
     """Trains runs as the lanes of one group."""
     memory.check_lanes(runs[0].config)
-    lanes = Lanes(*([getattr(run, part) for run in runs] for part in ("config", "trained", "optimiser")))
+    configs, trained, states = ([getattr(run, part) for run in runs] for part in ("config", "trained", "optimiser"))
+    lanes = Lanes(configs, trained, states, worlds=[run.world for run in runs])
+    for run in runs:
+        run.draws = lanes.sampler is None
     while updates := {lane: run.update for lane, run in enumerate(runs) if run.update is not None}:
         for lane, losses in lanes.step(updates).items():
             runs[lane].take(losses)

@@ -79,6 +79,7 @@ class Trajectory:
 
     Attributes:
         update: what the next step needs; None: the training has ended.
+        draws: whether updates hold batches; if not, whoever makes the steps draws them.
         outcome: how it ended.
         trained, optimiser: weights and the optimiser's state, which the step changes in place.
     """
@@ -117,6 +118,7 @@ class Trajectory:
         self.rows: list[dict] = []
         self.saved = self.step
         self.since = time.perf_counter()
+        self.draws = True
         self.update: Update | None = None
         self.outcome: Outcome | None = None
         self._course = self._updates(fresh=step < 0)
@@ -146,9 +148,13 @@ class Trajectory:
         if fresh:
             self._row()
             self._checkpoint()
-        for raw in raw_training_batches(self.config, self.world, self.step, self.request.steps):
+        drawn = raw_training_batches(self.config, self.world, self.step, self.request.steps)
+        while self.step < self.request.steps:
+            raw = next(drawn) if self.draws else None
+            if raw is not None and self.device != "cpu":
+                raw = raw.to(self.device)
             rate = optimiser.learning_rate(self.config.optimiser, self.step)
-            losses = yield Update(raw if self.device == "cpu" else raw.to(self.device), rate, self.step)
+            losses = yield Update(raw, rate, self.step)
             value = float(losses["loss"])
             if not math.isfinite(value):
                 return self._diverged(f"the loss was {value} at step {self.step + 1}")

@@ -80,6 +80,13 @@ class ClassTable:
         edges = torch.cat([torch.zeros(1, dtype=torch.double), self.cumulative])
         self.low, self.high = edges[self.ends - counts], edges[self.ends]
 
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> ClassTable:
+        """The table with these attributes, which may be padded beyond its classes."""
+        table = cls.__new__(cls)
+        vars(table).update(tensors)
+        return table
+
     @property
     def label_mass(self) -> Float[Tensor, " labels"]:
         """Frequency of each label."""
@@ -87,7 +94,7 @@ class ClassTable:
 
     def _classes_at(self, levels: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
         place = torch.searchsorted(self.cumulative, levels, right=True)
-        return self.by_label[place.clamp_(max=len(self.by_label) - 1)]
+        return self.by_label[torch.minimum(place, self.ends[-1] - 1)]
 
     def draw(self, shape: tuple[int, ...], generator: Generator) -> Int[Tensor, "*shape"]:
         """Classes by their frequencies."""
