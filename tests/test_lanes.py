@@ -107,7 +107,7 @@ def group(configs: list[RunConfig], as_one: bool, worlds=()) -> tuple[Lanes, lis
 
 def test_lanes_and_single_runs_have_the_same_curves():
     """Fails if a lane trains otherwise than a run of its own would: eight seeds over fifty steps, as one program,
-    against single runs of the first, the last and one between."""
+    against single runs of the first and the last."""
     eager = NumericsConfig(mode="eager", sampler="device")
     single = replace(tiny_config(decoder={"layers": 1}, optimiser={"name": "adam"}), numerics=eager)
     configs = [replace(single, numerics=replace(FOUR, lanes=8), seed=seed) for seed in range(8)]
@@ -118,7 +118,7 @@ def test_lanes_and_single_runs_have_the_same_curves():
         raws = [raw_training_batch(config, world, step) for config, world in zip(configs, worlds, strict=True)]
         losses = program.step({lane: Update(raw, 0.003, step) for lane, raw in enumerate(raws)})
         curves[:, 0, step] = torch.stack([losses[lane]["loss"] for lane in range(8)])
-    for seed in (0, 4, 7):
+    for seed in (0, 7):
         config = replace(single, seed=seed)
         trained = TrainedParameters(config, lively_parameters(config, seed))
         alone = training_step(config, trained, optimiser.initial_state(config.optimiser, {"trained": trained.flat}))

@@ -20,6 +20,7 @@ from miclab.studies.launchers import local
 from miclab.studies.lease import reserve
 from miclab.studies.mode import study_mode
 from miclab.studies.plan import Plan
+from miclab.studies.points import mode_of
 from miclab.studies.task import is_group, perform, write_task
 from miclab.training.loop import train_config
 
@@ -50,6 +51,7 @@ def test_runs_of_equal_shapes_are_trained_as_groups_and_are_those_trained_by_han
     tally = carry_out(plan, tmp_path / "runs", launcher)
     assert {found.status for found in tally.states.values()} == {"done"}
     assert sorted(launcher.sizes) == [1, 2, 3]
+    assert Plan([study], mode_of(next(iter(plan.runs.values())).point.numerics)).runs.keys() == plan.runs.keys()
     one = next(iter(plan.runs.values()))
     alone, _ = train_config(one.config, one.request, tmp_path / "alone")
     assert contents(tmp_path / "alone" / alone.path.name) == contents(tmp_path / "runs" / one.name)
@@ -115,9 +117,11 @@ def test_a_study_runs_in_lanes_from_the_command_line(tmp_path, monkeypatch, caps
     assert main(["study", "status", "tiny.yaml", "--json"]) == 0
     (counts,) = json.loads(capsys.readouterr().out)["studies"].values()
     assert (counts["runs"], counts["done"]) == (2, 0)
-    few = {"steps": "1", "evaluate-every": "1", "checkpoint-every": "1", "sequences": "2", "novel-sets": "1"}
-    options = [word for name, value in few.items() for word in (f"--request.{name}", value)]
-    assert main(["train", "unimodal", *options, "--numerics.device", "auto", "--modalities.m1.classes", "64"]) == 0
+    few = {"steps": 1, "evaluate-every": 1, "checkpoint-every": 1, "sequences": 2, "novel-sets": 1}
+    small = {f"request.{name}": value for name, value in few.items()}
+    small |= {"modalities.m1.classes": 64, "decoder.layers": 1, "optimiser.batch-size": 4, "numerics.device": "auto"}
+    options = [word for name, value in small.items() for word in (f"--{name}", str(value))]
+    assert main(["train", "unimodal", *options]) == 0
 
 
 def test_lanes_in_python_are_runs_that_grow(tmp_path):

@@ -66,6 +66,11 @@ class Mode:
         return replace(numerics, mode=name, lanes=int(width or 0))  # type: ignore[arg-type]
 
 
+def mode_of(numerics: NumericsConfig) -> str:
+    """What `Mode` is given for such numerics."""
+    return f"{numerics.mode}:{numerics.lanes}" if numerics.lanes else numerics.mode
+
+
 def points(study: Study, mode: Mode) -> Iterator[Point]:
     """The points of a study in grid order; equal ones come as often as the grid has them.
 
