@@ -11,9 +11,10 @@ UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e
 
 
 def visible(text: object) -> str:
-    """A text with every character of `UNSEEN` as its escape (`\\x1b`). Text written by others is shown and has no
-    effect."""
-    return UNSEEN.sub(lambda found: ascii(found[0])[1:-1], str(text))
+    """A text with every letter of `UNSEEN` as its escape (`\\x1b`): what others wrote is shown, and does nothing."""
+    shown = str(text)
+    # Most texts have no such letter.
+    return UNSEEN.sub(lambda found: ascii(found[0])[1:-1], shown) if UNSEEN.search(shown) else shown
 
 
 class MiclabError(Exception):
@@ -75,17 +76,19 @@ class DamagedError(RunError):
 
 
 class ContentError(MiclabError):
-    """A file, perhaps written by others, whose content its reader cannot use. Base of the readers' errors.
+    """A file, perhaps written by others, whose content its reader cannot use. Base of the readers' errors: of runs,
+    states of studies, data, tasks, results and models. Each room has its own kind, which is also an error of that
+    room.
 
     Arguments:
-        file: the file.
+        file: the file or folder.
+        problem: what was expected there, and what there is instead, in words.
         place: where in it, in the words of the format (`timing[3].step`, `line 2`); empty: all of it.
-        expected: the expected content.
     """
 
-    def __init__(self, file: object, place: str, expected: str):
-        self.file, self.place, self.expected = str(file), place, expected
-        super().__init__(f"{file}: {f'{place}: ' if place else ''}expected {expected}.")
+    def __init__(self, file: object, problem: str, place: str = ""):
+        self.file, self.place, self.problem = str(file), place, problem.rstrip(".")
+        super().__init__(f"{file}: {f'{place}: ' if place else ''}{self.problem}.")
 
 
 class RunContentError(ContentError, RunError):

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from miclab.circuits.existence import why_no_circuit, why_unformed
-from miclab.circuits.find import CircuitHeads, head_name, strongest_heads
+from miclab.circuits.find import DIFFUSE, CircuitHeads, head_name, strongest_heads
 from miclab.config.request import SplitSizes
 from miclab.errors import MiclabError
 from miclab.measures.alignment import align, aligned_modalities
@@ -25,8 +25,6 @@ HIGH = 0.8
 """Accuracies from here on are called high."""
 NEAR = 0.1
 """An accuracy within this distance of a floor is called near it."""
-DIFFUSE = 0.5
-"""Attention whose entropy, as a share of a uniform row's, is above this is called diffuse."""
 
 SHOWN, NOT_SHOWN, NOT_JUDGED = Mark("shown", "bad"), Mark("not shown", "good"), Mark("not judged")
 

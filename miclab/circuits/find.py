@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,17 @@ from miclab.errors import ConfigError
 Head = tuple[int, int]
 """Layer and head, both from 0."""
 
+PATTERNS = ("uniform", "previous_token", "own_item", "shuffled", "other_sequence")
+"""What can take the place of a head's attention pattern (see `miclab.circuits.patterns`)."""
+CUTS = ("zero", "mean", *PATTERNS)
+"""What can take the place of a head's output, or of its pattern."""
+Cut = Literal["zero", "mean", "uniform", "previous_token", "own_item", "shuffled", "other_sequence"]
+DIFFUSE = 0.5
+"""Attention whose entropy, as a share of a uniform row's, is above this is called diffuse."""
+HALFWAY = 0.5
+"""Of the way from uniform attention to all attention: from here on a head has its pattern."""
+NEEDED_DROP = 0.1
+"""Of accuracy: what setting a needed pattern to uniform costs at least."""
 
 _COLUMN = re.compile(r"measure\.(?P<name>.+)\.(?P<layer>\d+)\.(?P<head>\d+)")
 _NAMED = re.compile(r"head (?P<layer>\d+)\.(?P<head>\d+)(?P<rest>.*)")

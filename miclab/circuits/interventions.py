@@ -47,34 +47,6 @@ def knock_out_heads(heads: Iterable[Head], baseline: Mapping[str, Tensor] | None
     return {heads_point(layer): edit(heads_point(layer), chosen) for layer, chosen in by_layer.items()}
 
 
-def pattern_point(layer: int) -> str:
-    """Name of the activation that holds the attention patterns of a layer's heads."""
-    return f"blocks.{layer}.attention.pattern"
-
-
-def uniform_patterns(heads: Iterable[Head]) -> dict[str, Edit]:
-    """Sets the attention pattern of heads to uniform: every position attends equally to itself and to all before it.
-
-    Arguments:
-        heads: layer and head, from 0.
-    """
-    by_layer: dict[int, list[int]] = {}
-    for layer, head in heads:
-        by_layer.setdefault(layer, []).append(head)
-
-    def edit(chosen: list[int]) -> Edit:
-        def apply(value: Float[Tensor, "batch head query key"]) -> Tensor:
-            uniform = torch.ones_like(value[:1, :1]).tril()
-            uniform = uniform / uniform.sum(-1, keepdim=True)
-            mask = torch.zeros(value.shape[1], dtype=torch.bool, device=value.device)
-            mask[chosen] = True
-            return torch.where(mask[:, None, None], uniform, value)
-
-        return apply
-
-    return {pattern_point(layer): edit(chosen) for layer, chosen in by_layer.items()}
-
-
 @torch.no_grad()
 def mean_heads(decoder: Decoder, parameters: Parameters, batch: Batch) -> dict[str, Tensor]:
     """Mean output of every head at every position over a batch: the baseline of mean ablation."""

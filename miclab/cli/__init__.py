@@ -6,9 +6,9 @@ import importlib
 import os
 import sys
 
-from miclab import interrupts
 from miclab.cli.streams import lasting_standard_error
 from miclab.errors import MiclabError, is_out_of_memory, visible
+from miclab.runs import interrupts
 
 COMMANDS = {
     "demo": (

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from miclab.circuits.find import head_named
+from miclab.circuits.find import Cut, head_named
 from miclab.cli.options import CheckpointOptions, RunName, SeveralRunsOptions, SizedOptions, find_runs
-from miclab.cli.progress import ablations_of, knockouts_of, looking, sequences_of
+from miclab.cli.progress import ablations_of, knockouts_of, looking, names_of, sequences_of
 from miclab.cli.terminal import bar, parse, print_result, refuse_ignored
 from miclab.config.request import Split
 from miclab.runs.find import find
@@ -29,8 +29,8 @@ class EvaluateOptions(SeveralRunsOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class CircuitsOptions(SeveralRunsOptions):
-    """Strength of every head on novel classes, with intervals, and the heads of the induction circuit if there is
-    one."""
+    """Strength of every head on novel classes, with intervals, beside its value under uniform attention and with random
+    weights. Where there is an induction circuit, its heads, and what each is called by pattern and need."""
 
     split: Split = "icl"
     """Split whose sequences are evaluated."""
@@ -75,11 +75,13 @@ def run_circuits(arguments: list[str]) -> int:
     """`miclab circuits RUN...`."""
     options = parse(CircuitsOptions, "circuits", arguments)
     runs = find_runs(options.run, options.runs)
-    from miclab.circuits.existence import circuits
+    from miclab.circuits.measured import circuits
 
     sizes = options.sizes
-    count = sizes.sequences * (sizes.novel_sets + (options.split != "icl"))
-    with looking("circuits", runs, options.runs, lambda config: count) as on_progress:
+    more = options.split != "icl"
+    with looking(
+        "circuits", runs, options.runs, lambda config: sizes.sequences * (sizes.novel_sets * names_of(config) + more)
+    ) as on_progress:
         found = circuits(
             runs, step=options.checkpoint, sizes=options.sizes, split=options.split, on_progress=on_progress
         )
@@ -121,10 +123,12 @@ class KnockoutOptions(SeveralRunsOptions):
     circuit's heads are found separately in each."""
 
     heads: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LAYER.HEAD ...")] = ()
-    """Knock out these heads together and nothing else; both numbers from 0, such as `0.0 1.0`. Empty: every single
-    head, and the circuit's with their controls."""
-    baseline: Literal["zero", "mean"] = "zero"
-    """Replacement of a head's output."""
+    """Cut these heads together and nothing else; both numbers from 0, such as `0.0 1.0`. Empty: every single head, and
+    the circuit's with their controls."""
+    baseline: Cut = "zero"
+    """What takes the place of a head's output: `zero`, or its `mean`. Or of its attention pattern: `uniform`; ideal
+    `previous_token`; ideal `own_item` (labels look at their own items); `shuffled` offsets; that of the
+    `other_sequence` before it."""
     split: Split = "icl"
     """Split whose accuracy is measured."""
 
@@ -156,11 +160,12 @@ def run_knockout(arguments: list[str]) -> int:
             found = knock_out_together(runs, chosen, baseline=options.baseline, step=options.checkpoint,
                                        sizes=options.sizes, split=options.split)  # fmt: skip
         return print_result(found, runs, options.json)
-    # The existence of a circuit is always judged on novel classes.
-    more = 0 if options.split == "icl" else options.sizes.sequences * options.sizes.novel_sets
+    # Whether there is a circuit is always seen on novel classes.
+    novel, beside = options.sizes.sequences * options.sizes.novel_sets, options.split != "icl"
     with looking(
-        "knockout", runs, options.runs, lambda config: knockouts_of(config) * _sequences(options) + more
-    ) as on_progress:
+        "knockout", runs, options.runs,
+        lambda config: knockouts_of(config) * _sequences(options) + (names_of(config) - 1 + beside) * novel,
+    ) as on_progress:  # fmt: skip
         found = knock_out(runs, baseline=options.baseline, step=options.checkpoint, sizes=options.sizes,
                           split=options.split, on_progress=on_progress)  # fmt: skip
     return print_result(found, runs, options.json)

@@ -196,6 +196,12 @@ def knockouts_of(config: RunConfig) -> int:
     return 2 + layers * heads + min(CONTROL_DRAWS, (heads - 1) ** 2)
 
 
+def names_of(config: RunConfig) -> int:
+    """Passes over novel classes that naming the heads of a circuit takes, roughly. They are those of the untouched
+    decoder, and of its two heads and their controls with uniform patterns."""
+    return 3 + 2 * min(CONTROL_DRAWS, config.decoder.heads - 1)
+
+
 def ablations_of(config: RunConfig) -> int:
     """Passes that `Interventions.ablations` takes."""
     return 2 + 2 * len(config.modalities)

@@ -72,13 +72,13 @@ def run_report(arguments: list[str]) -> int:
 
 
 def _sequences(config: RunConfig, checkpoints: int, measured: bool) -> int:
-    """Approximate number of sequences in the report on a run. They serve maps of each checkpoint, knockouts with two
-    baselines, ablations, oracles, signs of failure, and measures."""
+    """Sequences that the report on a run looks at, roughly: maps of each checkpoint, knockouts with three baselines,
+    patterns of two heads replaced, ablations, oracles, signs of failure, and measures."""
     from miclab.report.run.collect import MAP_SIZES, intervention_sizes
 
     sizes = intervention_sizes(config)
     maps = (1 + checkpoints) * MAP_SIZES.sequences * MAP_SIZES.novel_sets
-    passes = 2 * knockouts_of(config) - 1 + ablations_of(config) - 1 + 2 + bool(config.parent.run) + measured
+    passes = 3 * knockouts_of(config) + 6 + ablations_of(config) + bool(config.parent.run) + measured
     return maps + passes * sizes.sequences * sizes.novel_sets + 3 * sizes.sequences
 
 

@@ -10,7 +10,7 @@ import tyro
 from miclab.api.run import Run
 from miclab.api.runs import find, list_runs
 from miclab.cli.options import Directory, RunName
-from miclab.cli.terminal import parse, print_json, print_table, refuse_ignored, warn
+from miclab.cli.terminal import parse, print_json, print_table, refuse_ignored, say, warn
 from miclab.errors import visible
 from miclab.runs.label import tags_of
 from miclab.tables import Number, titled
@@ -53,8 +53,8 @@ def run_runs(arguments: list[str]) -> int:
     found = list_runs(options.runs).tagged(*tags_of(options.tagged))
     rows = found.as_json()
     status = int(any(row["status"] == "damaged" for row in rows))
-    for run in found:
-        warn(run.disk)
+    for line in dict.fromkeys(found.warnings):
+        say(f"warning: {line}")
     if options.json:
         print_json(rows)
     elif rows:

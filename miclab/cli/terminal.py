@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
-from miclab import interrupts
 from miclab.errors import MiclabError, visible
+from miclab.runs import interrupts
 from miclab.runs.run import Run
 from miclab.tables import table
 
@@ -59,7 +59,12 @@ def refuse_ignored(arguments: Sequence[str], options: Iterable[str], why: str) -
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
+    """One JSON document on standard output; of a list each entry on a line of its own."""
+    if isinstance(value, list) and value:
+        # Without indentation the encoder is the one in C: a list may have a hundred thousand entries.
+        lines = (json.dumps(one, allow_nan=False) for one in value)
+        print("[\n ", ",\n ".join(lines), "\n]", sep="")
+        return
     print(json.dumps(value, indent=1, allow_nan=False))
 
 

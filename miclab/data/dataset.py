@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from miclab.errors import MiclabError, nearest
+from miclab.errors import ContentError, MiclabError, nearest
 from miclab.storage import digest
 
 Kind = Literal["picture", "glyph", "spectrogram", "vector"]
@@ -20,6 +20,10 @@ PARTS = ("training", "held-out exemplars", "held-out classes", "all")
 
 class DataError(MiclabError):
     """A data set is missing, or its files are wrong."""
+
+
+class DataContentError(ContentError, DataError):
+    """A file or folder of data that does not hold what its reader needs."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

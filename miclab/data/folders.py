@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from miclab.data.dataset import DataError, DataSet, reject_same_names, too_few
+from miclab.data.dataset import DataContentError, DataError, DataSet, reject_same_names, too_few
 from miclab.data.pictures import open_picture
 from miclab.data.registry import MissingDataError, Progress, silent, source
 from miclab.data.split import held_out_count, held_out_names, last_exemplars
@@ -125,8 +125,8 @@ def _data_set(
 def _by_folder(name: str, path: Path) -> dict[str, list[Path]]:
     folders = _class_folders(path)
     if not folders:
-        raise DataError(
-            f"{name}: {path} holds no folder. It needs one folder per class, with that class's pictures inside."
+        raise DataContentError(
+            path, "it holds no folder. It needs one folder per class, with that class's pictures inside."
         )
     return {folder.name: _pictures(folder) for folder in folders}
 
@@ -168,7 +168,7 @@ def load_omniglot(name: str, argument: str, progress: Progress = silent) -> Data
     require_folder(name, path, OMNIGLOT)
     halves = [path / half for half in ("images_background", "images_evaluation") if (path / half).is_dir()]
     if not halves:
-        raise DataError(f"{name}: {path} has no folder images_background. {OMNIGLOT}")
+        raise DataContentError(path, f"it has no folder images_background. {OMNIGLOT}")
     folders = [
         (f"{alphabet.name}/{character.name}", character)
         for half in halves
@@ -176,7 +176,7 @@ def load_omniglot(name: str, argument: str, progress: Progress = silent) -> Data
         for character in _class_folders(alphabet)
     ]
     if not folders:
-        raise DataError(f"{name}: {halves[0]} holds no ALPHABET/CHARACTER folder. {OMNIGLOT}")
+        raise DataContentError(halves[0], f"it holds no ALPHABET/CHARACTER folder. {OMNIGLOT}")
     reject_same_names(name, [class_name for class_name, _ in folders])
     classes = {class_name: _pictures(folder) for class_name, folder in folders}
     held_out = held_out_names(list(classes), held_out_count(len(classes), 128))
@@ -208,8 +208,8 @@ def load_mini_imagenet(name: str, argument: str, progress: Progress = silent) ->
         held_out = held_out_names(list(classes), held_out_count(len(classes), 20))
     else:
         if [part.name for part in parts] not in (["train", "test"], ["train", "val", "test"]):
-            raise DataError(
-                f"{name}: {path} has {', '.join(p.name for p in parts)} but needs train, test and perhaps val."
+            raise DataContentError(
+                path, f"it has {', '.join(p.name for p in parts)} but needs train, test and perhaps val."
             )
         split = [(part.name, _by_folder(name, part)) for part in parts]
         reject_same_names(name, [class_name for _, of_part in split for class_name in of_part])

@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from miclab.data.checkpoint import check_files
-from miclab.data.dataset import DataError
+from miclab.data.checkpoint import CheckpointError, check_files
+from miclab.data.dataset import DataContentError, DataError
 from miclab.errors import ConfigError, is_out_of_memory, missing_extra
 
 Kind = Literal["images", "texts", "audio"]
@@ -38,11 +38,17 @@ class EncoderError(DataError):
     """An encoder is missing, or gives no features for this kind of item."""
 
 
+class EncoderContentError(DataContentError, EncoderError):
+    """A folder of an encoder that does not hold what its reader needs."""
+
+
 @contextlib.contextmanager
 def _loading(name: str, what: str, remedy: str) -> Iterator[None]:
     """Turns exceptions of transformers while loading into an EncoderError."""
     try:
         yield
+    except CheckpointError as error:
+        raise EncoderContentError(error.file, f"it cannot be loaded: {error.problem}. {remedy}", error.place) from error
     except ImportError as error:
         raise EncoderError(f"The {what} of {name} needs a package that is not installed: {_first(error)}") from error
     except (OSError, ValueError, KeyError, RuntimeError, AssertionError, TypeError, AttributeError) as error:

@@ -31,15 +31,7 @@ def _ceiling(config: RunConfig) -> list[tuple[float, str]]:
 
 def _right_items(config: RunConfig) -> list[tuple[float, str]]:
     level = 1 / config.sequence.burstiness
-    return [(level, f"all on the right items: 1/B = {level:.3g}"), (1 / config.sequence_length, "uniform")]
-
-
-def _labels_of_all(config: RunConfig) -> list[tuple[float, str]]:
-    return [(config.sequence.context / config.sequence_length, "uniform attention")]
-
-
-def _one(config: RunConfig) -> list[tuple[float, str]]:
-    return [(1.0, "uniform attention")]
+    return [(level, f"all on the right items: 1/B = {level:.3g}")]
 
 
 def _zero(config: RunConfig) -> list[tuple[float, str]]:
@@ -191,7 +183,6 @@ def target_item_attention(
     range=(0, 1),
     title="All labels",
     words="from the query: total attention on context labels, right or wrong",
-    guides=_labels_of_all,
 )
 def total_label_attention(pattern: Attention, roles: Roles) -> PerHead:
     """TLA: from the last position, total attention on all context labels."""
@@ -203,7 +194,6 @@ def total_label_attention(pattern: Attention, roles: Roles) -> PerHead:
     range=(0, 1),
     title="Entropy of the query's attention",
     words="0 is all on one position, 1 is uniform",
-    guides=_one,
     assumes=("softmax",),
 )
 def attention_entropy(pattern: Attention, visible: Visible) -> PerHead:
@@ -217,7 +207,6 @@ def attention_entropy(pattern: Attention, visible: Visible) -> PerHead:
     range=(0, 1),
     title="Entropy of the labels' attention",
     words="0 is all on one position, 1 is uniform",
-    guides=_one,
     assumes=("softmax",),
 )
 def label_row_entropy(pattern: Attention, roles: Roles, visible: Visible) -> PerHead:

@@ -165,7 +165,6 @@ def describe(name: str) -> tuple[str, str]:
 
 
 def guides(name: str, config: RunConfig) -> list[tuple[float, str]]:
-    """Reference levels of a measure, `NAME` or `NAME.MODALITY`: its upper bound and its value under uniform causal
-    attention. That attention is 1/T at the query, on each of T positions."""
+    """Levels that the measure itself names to help to read it, `NAME` or `NAME.MODALITY`, such as what it can reach."""
     found = known().get(name.partition(".")[0])
     return list(found.guides(config)) if found else []

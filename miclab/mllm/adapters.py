@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from miclab import storage
-from miclab.mllm.errors import ModelError
+from miclab.mllm.errors import ModelContentError, ModelError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -28,20 +28,24 @@ def base_of(where: str, base: str = "") -> str:
     """The base of the adapter in a folder: as given, or as its configuration names it.
 
     Raises:
-        ModelError: it is no LoRA adapter, its weights are not safetensors, or its base is not known.
+        ModelContentError: it is no LoRA adapter, its weights are no safetensors, or its base is not known.
     """
     folder = Path(where)
     try:
         config = json.loads(storage.read_file(folder / CONFIG))
         kind, named = str(config.get("peft_type")), config.get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{folder / CONFIG} cannot be read: {error}") from error
+        raise ModelContentError(folder / CONFIG, f"it cannot be read: {error}") from error
     if kind != "LORA":
-        raise ModelError(f"{where} is an adapter of PEFT's type {kind}. Allowed: LORA, whose heads are the base's.")
+        raise ModelContentError(
+            where, f"it is an adapter of PEFT's type {kind}. Allowed: LORA, whose heads are the base's."
+        )
     if not (folder / WEIGHTS).is_file():
-        raise ModelError(f"{where} has no {WEIGHTS}. Weights in pickle are not read; save the adapter as safetensors.")
+        raise ModelContentError(
+            where, f"it has no {WEIGHTS}. Weights in pickle are not read; save the adapter as safetensors."
+        )
     if not base and not named:
-        raise ModelError(f"{where} does not name its base. Give it with --base MODEL.")
+        raise ModelContentError(where, "it does not name its base. Give it with --base MODEL.")
     return base or str(named)
 
 
@@ -62,7 +66,7 @@ def with_adapter(model: Any, where: str) -> Any:
         with safe_open(Path(where) / WEIGHTS, "pt") as file:
             given = set(file.keys())
     except SafetensorError as error:
-        raise ModelError(f"{Path(where) / WEIGHTS} cannot be read: {error}") from error
+        raise ModelContentError(Path(where) / WEIGHTS, f"it cannot be read: {error}") from error
     # Embeddings of a larger vocabulary stand beside the adapter's own weights. Only a look at the hub would find them.
     given -= {f"base_model.model.{name}" for name in found.get_base_model().state_dict()}
     taken = set(get_peft_model_state_dict(found, save_embedding_layers=False))

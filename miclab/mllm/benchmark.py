@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from miclab.mllm.errors import TaskError
+from miclab.mllm.errors import TaskContentError, TaskError
 from miclab.mllm.reader import WORDS, Reader, read_json, shuffled
 from miclab.mllm.task import Episode, Rule
 
@@ -74,7 +74,7 @@ class Layout:
                 "which examples would be taken."
             )
         if not isinstance(examples, list):
-            raise TaskError(f"{path} holds no list of examples.")
+            raise TaskContentError(path, "it holds no list of examples.")
         if self.in_words:
             examples = [_said(one) for one in examples]
 

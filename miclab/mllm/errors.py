@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from miclab.errors import MiclabError, is_out_of_memory, missing_extra
+from miclab.errors import ContentError, MiclabError, is_out_of_memory, missing_extra
 
 LOWER = (
     "Lower it with --batch 1, --dtype bfloat16, --four-bit, --max-pixels (fewer image tokens) or fewer --shots. "
@@ -23,8 +23,16 @@ class TaskError(MiclabError):
     """A folder of episodes that cannot be used."""
 
 
-class ViewError(TaskError):
-    """Episodes lack the requested pictures or words."""
+class TaskContentError(ContentError, TaskError):
+    """A file of a task or of results that does not hold what its reader needs."""
+
+
+class ModelContentError(ContentError, ModelError):
+    """A folder of a model or of an adapter that does not hold what its reader needs."""
+
+
+class ViewError(TaskContentError):
+    """Episodes that have no pictures, or no words, where those were to be shown."""
 
 
 class DivergedError(ModelError):

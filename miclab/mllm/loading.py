@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from miclab.data.checkpoint import check_files, check_tensors
+from miclab.data.checkpoint import CheckpointError, check_files, check_tensors
 from miclab.mllm.adapters import CONFIG, base_of, is_adapter, with_adapter
-from miclab.mllm.errors import ModelError, memory_guard, require
+from miclab.mllm.errors import ModelContentError, ModelError, memory_guard, require
 from miclab.mllm.layers import AttentionLayer, attention_layers, left_out
 from miclab.mllm.options import LoadOptions
 from miclab.mllm.prompt import Prompter
@@ -71,6 +71,8 @@ def _loading(name: str) -> Iterator[None]:
             yield
     except ModelError:
         raise
+    except CheckpointError as error:
+        raise ModelContentError(error.file, f"it cannot be loaded: {error.problem}", error.place) from error
     except Exception as error:  # What a broken folder makes transformers raise has no common type.
         first = " ".join(str(error).split())[:300]
         raise ModelError(
@@ -166,7 +168,7 @@ def load_model(name: str, options: LoadOptions | None = None) -> Production:
                 raise
             loaded = kind.from_pretrained(where, attn_implementation="eager", **more)
         model, info = loaded
-        check_tensors(info["missing_keys"], info["unexpected_keys"])
+        check_tensors(where, info["missing_keys"], info["unexpected_keys"])
         if "device_map" not in more:
             model.to(torch.device(options.torch_device))
         if adapter:

@@ -12,7 +12,7 @@ import torch
 
 from miclab import storage
 from miclab.data.pictures import PictureError, resolve
-from miclab.mllm.errors import TaskError, ViewError
+from miclab.mllm.errors import TaskContentError, ViewError
 from miclab.mllm.task import Episode, Example, Item, View
 from miclab.seeds import stream
 
@@ -24,23 +24,23 @@ def read_json(path: Path) -> Any:
     """The content of a file.
 
     Raises:
-        TaskError: it cannot be read.
+        TaskContentError: it cannot be read.
     """
     try:
         return json.loads(storage.read_file(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise TaskError(f"{path} cannot be read as JSON: {error}") from error
+        raise TaskContentError(path, f"it cannot be read as JSON: {error}") from error
 
 
 def read_mapping(path: Path, what: str) -> Mapping[str, Any]:
     """The object in a file, with the name `what` in messages; empty if there is no file.
 
     Raises:
-        TaskError: the file holds no object.
+        TaskContentError: it holds something else.
     """
     found = read_json(path) if os.path.lexists(path) else {}
     if not isinstance(found, Mapping):
-        raise TaskError(f"{path} holds no {what}.")
+        raise TaskContentError(path, f"it holds no {what}.")
     return found
 
 
@@ -67,11 +67,16 @@ class Reader:
         self.view, self.ways = view, ways
         self.folder = folder.absolute()
         self.roots = (self.folder, self.folder.parent)
-        self.where = ""
+        self.file, self.place = self.folder, ""
 
-    def fail(self, problem: str) -> TaskError:
-        """The error with the text `problem`, which names the place."""
-        return TaskError(f"{self.where}: {problem}")
+    def fail(self, problem: str, kind: type[TaskContentError] = TaskContentError) -> TaskContentError:
+        """The error of a problem, at the present place."""
+        return kind(self.file, problem, self.place)
+
+    @property
+    def where(self) -> str:
+        """Name of the file and place in it."""
+        return f"{self.file.name}, {self.place}"
 
     def strings(self, value: Any) -> list[str]:
         """A text, or a list of texts, as a list."""
@@ -118,9 +123,9 @@ class Reader:
                 raise self.fail(str(error)) from error
             images = ()
         if self.view == "image" and not images:
-            raise ViewError(f"{self.where}: an entry has no `image`. A task in words is read with --view text.")
+            raise self.fail("an entry has no `image`. A task in words is read with --view text.", ViewError)
         if self.view == "text" and not text.strip():
-            raise ViewError(f"{self.where}: an entry has no `text`, which --view text shows in the place of an image.")
+            raise self.fail("an entry has no `text`, which --view text shows in the place of an image.", ViewError)
         return Item(images, text)
 
     def question(self, entry: Mapping[str, Any]) -> str | None:

@@ -11,9 +11,9 @@ from typing import Any, Self
 import polars as pl
 
 from miclab import __version__, storage
-from miclab.content import Content
+from miclab.config.content import Content
 from miclab.errors import MiclabError, RunError
-from miclab.mllm.errors import ModelError, TaskError
+from miclab.mllm.errors import ModelError, TaskContentError
 
 MANIFEST = "manifest.json"
 IMMATERIAL = ("json", "output", "offline", "name")
@@ -154,11 +154,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder of results.
 
     Raises:
-        TaskError: it is not such a folder.
+        TaskContentError: it is no such folder.
         DamagedError: the manifest is not what was written.
     """
     if not (folder / MANIFEST).is_file():
-        raise TaskError(f"{folder} holds no results of `miclab mllm`: it has no {MANIFEST}.")
+        raise TaskContentError(folder, f"it holds no results of `miclab mllm`: it has no {MANIFEST}.")
     return _checked(storage.read_sealed(folder / MANIFEST, REMEDY), folder / MANIFEST)
 
 
@@ -199,4 +199,4 @@ def read_table(folder: Path, name: str) -> pl.DataFrame:
     try:
         return pl.read_parquet(io.BytesIO(storage.read_checked(folder / name, manifest["files"][name], REMEDY)))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise RunError(f"{folder / name} cannot be read: {error}. {REMEDY}") from error
+        raise TaskContentError(folder / name, f"it cannot be read: {error}. {REMEDY}") from error

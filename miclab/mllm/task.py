@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from miclab.mllm.errors import TaskError
+from miclab.mllm.errors import TaskContentError, TaskError
 from miclab.storage import digest, json_bytes, read_file
 
 TEMPLATE = "{item}\n{question}Answer: {answer}\n\n"
@@ -193,29 +193,35 @@ def load_task(
     from miclab.mllm.reader import Reader, read_json, read_mapping
 
     if not folder.is_dir():
-        raise TaskError(f"{folder} is no folder. `miclab mllm make-episodes` makes one.")
+        raise TaskContentError(folder, "it is no folder. `miclab mllm make-episodes` makes one.")
     if shots < 0 or episodes < 0 or ways < 0 or ways == 1:
         raise TaskError(
             f"shots = {shots}, episodes = {episodes}, ways = {ways} is not possible. Allowed: 0 and more; 0 and more; "
             "0, or 2 and more."
         )
     said = read_mapping(folder / "task.json", "object with `instruction` and `template`")
-    style = Style(
-        instruction=str(said.get("instruction", "")) if instruction is None else instruction,
-        template=template or str(said.get("template", TEMPLATE)),
-    )
+    words = str(said.get("instruction", "")) if instruction is None else instruction
+    try:
+        style = Style(instruction=words, template=template or str(said.get("template", TEMPLATE)))
+    except TaskError as error:
+        if template:
+            raise
+        raise TaskContentError(folder / "task.json", str(error)) from error
     named = folder / f"{shots}-shot.json"
     layout = layout_of(folder, named.exists())
     path = named if named.exists() else folder / "query.json"
     if not path.exists():
         there = sorted(p.name for p in folder.glob("*-shot.json"))
-        raise TaskError(f"{folder} has neither {named.name} nor query.json; it has {', '.join(there) or 'no task'}.")
+        raise TaskContentError(
+            folder, f"it has neither {named.name} nor query.json; it has {', '.join(there) or 'no task'}."
+        )
     entries = read_json(path)
     if not isinstance(entries, list) or not entries:
-        raise TaskError(f"{path} holds no list of episodes.")
+        raise TaskContentError(path, "it holds no list of episodes.")
     reader = Reader(folder, view)
+    reader.file = path
     for number, entry in enumerate(entries):
-        reader.where = f"{path.name}, episode {number}"
+        reader.place = f"episode {number}"
         reader.mapping(entry, "it")
     made = said.get("made")
     made_ways = made.get("ways") if isinstance(made, dict) else None
@@ -223,6 +229,6 @@ def load_task(
     read = reader.shot if path == named else layout.reader(reader, shots, entries)
     found = []
     for number, entry in enumerate(entries[: episodes or None]):
-        reader.where = f"{path.name}, episode {number}"
+        reader.place = f"episode {number}"
         found.append(read(number, entry, shots))
     return Task(name=folder.name, shots=shots, episodes=tuple(found), style=style, view=view, rule=layout.rule)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from miclab import storage
 from miclab.config import schema
+from miclab.config.content import json_of
 from miclab.config.extensions import check_fingerprints
 from miclab.config.run import RunConfig
-from miclab.content import json_of
 from miclab.errors import ConfigError, MistakenError, RunContentError, RunError
 from miclab.runs.label import called
 from miclab.runs.manifest import FORMAT, REFUSED, WHOLE, read_manifest
@@ -41,7 +41,7 @@ def open_run(path: Path | str) -> Run:
         ConfigError: it uses a plugin that is not loaded; the message names it.
     """
     path = Path(path)
-    manifest = _own_manifest(path)
+    manifest = own_manifest(path)
     content = storage.read_checked(path / "config.json", manifest["files"]["config.json"], REFUSED)
     storage.read_checked(path / "world.safetensors", manifest["files"]["world.safetensors"], REFUSED)
     data = json_of(content, path / "config.json").mapping()
@@ -49,16 +49,21 @@ def open_run(path: Path | str) -> Run:
     try:
         config = schema.from_mapping(RunConfig, data)
     except ConfigError as error:
-        raise RunContentError(path / "config.json", error.field, f"a configuration ({error})") from error
+        raise RunContentError(path / "config.json", f"expected a configuration ({error})", error.field) from error
     if not schema.names_trajectory(manifest["hash"], config):
         raise MistakenError(path / "config.json", manifest["hash"], schema.trajectory_hash(config))
     return Run(path, config, manifest)
 
 
-def _own_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a run, checked against its directory's name."""
+def own_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a run, which is the one that its directory's name says.
+
+    Raises:
+        MistakenError: it is another run than its directory's name says.
+        RunError: as `read_manifest`.
+    """
     manifest = read_manifest(path)
-    said = OWN_NAME.fullmatch(os.path.basename(os.path.abspath(path)))
+    said = OWN_NAME.fullmatch(path.name if path.name not in ("", "..") else os.path.basename(os.path.abspath(path)))
     if said and not manifest["hash"].startswith(said[1]):
         raise MistakenError(path, said[0], manifest["hash"])
     return manifest
@@ -94,14 +99,14 @@ def glance(root: Path | str, name: str, config: RunConfig) -> Run | None:
         DamagedError: the manifest is damaged.
         MistakenError: another run lies there.
     """
-    path = Path(root) / name
+    path = Path(root, name)
     try:
-        os.stat(path / "manifest.json")
+        os.stat(f"{path}/manifest.json")
     except FileNotFoundError:
         return None
     except OSError as error:
         raise RunError(f"Cannot read {path}: {error.strerror or error}.") from error
-    return Run(path, config, _own_manifest(path))
+    return Run(path, config, own_manifest(path))
 
 
 def create(root: Path | str, config: RunConfig, world: Mapping[str, Tensor]) -> Run:

@@ -64,7 +64,7 @@ def tags_of(text: str) -> tuple[str, ...]:
 
 def read_label(folder: Path, warnings: list[str]) -> Label:
     """The label of the run in a directory. If its file is damaged, `warnings` says so and the run has no label."""
-    file = folder / FILE
+    file = f"{folder}/{FILE}"
     if not os.path.isfile(file):
         return Label()
     remedy = "The run is called by its directory; `miclab runs --rename RUN NAME` writes the label anew."

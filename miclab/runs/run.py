@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miclab import storage
+from miclab.config.content import json_of
 from miclab.config.run import RunConfig
-from miclab.content import json_of
 from miclab.errors import ConfigError, DamagedError, RunError
 from miclab.runs.folder import Folder
 from miclab.runs.label import Label, read_label, write_label
-from miclab.runs.manifest import REFUSED, read_manifest, rows_of, step_of
+from miclab.runs.manifest import REFUSED, checkpoints_of, read_manifest, rows_of, step_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,8 +98,7 @@ class Run:
     @property
     def checkpoints(self) -> list[int]:
         """Steps whose parameters are kept."""
-        names = [n for n in self._files if n.startswith("checkpoints/") and ".optimiser." not in n]
-        return sorted(step_of(n) for n in names)
+        return checkpoints_of(self._files)
 
     @property
     def step(self) -> int:

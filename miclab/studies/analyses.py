@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from miclab.circuits.effects import Effect
     from miclab.circuits.knockout import Interventions
 
+KNOCKOUTS = {"knockout": "zero", "mean_knockout": "mean", "uniform_knockout": "uniform"}
+"""Analyses that cut heads, and what takes the place of a head's output or pattern."""
 REFUSED = "refused"
 """Key of a stored analysis that is impossible for its run; the value is the reason."""
 
@@ -40,11 +42,10 @@ class _Analyser:
         return Interventions(self.disk, self.step, self.sizes)
 
     def values(self, analysis: str) -> dict[str, Any]:
-        """For each quantity of an analysis, its mean on `icl` and that of each set of novel classes. All except the
-        entropies are accuracies."""
-        if analysis in ("knockout", "mean_knockout"):
-            baseline = "mean" if analysis == "mean_knockout" else "zero"
-            return _accuracies(self.interventions.knockouts(baseline))
+        """For each quantity of an analysis its mean on `icl`, and that of each set of novel classes. All are accuracies
+        but the entropies."""
+        if analysis in KNOCKOUTS:
+            return _accuracies(self.interventions.knockouts(KNOCKOUTS[analysis]))
         if analysis == "uniform_pattern":
             return _accuracies(self.interventions.uniform_patterns())
         if analysis == "ablation":

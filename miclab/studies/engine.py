@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from miclab import interrupts
+from miclab.runs import interrupts
 from miclab.studies import state
 from miclab.studies.launchers import Launcher
 from miclab.studies.plan import Plan

@@ -13,7 +13,8 @@ from miclab.config.parts import LONGEST_CONTEXT
 from miclab.errors import ConfigError, MiclabError, nearest
 from miclab.studies.ladder import Ladder, read_ladder
 
-Analysis = Literal["knockout", "mean_knockout", "uniform_pattern", "ablation", "context", "oracles", "entropy"]
+Analysis = Literal["knockout", "mean_knockout", "uniform_knockout", "uniform_pattern", "ablation", "context", "oracles",
+                   "entropy"]  # fmt: skip
 Fields = dict[str, Any]
 
 

@@ -226,10 +226,12 @@ Cell = Text | Code | Link | Number | Share | Interval | HeadName | Place | Mark
 
 
 def cell(value: Any) -> Cell:
-    """The cell of a plain value. Whole numbers have commas, other numbers three digits, and estimates their intervals.
-    None is an empty cell, anything else is text."""
-    if isinstance(value, Cell):
-        return value
+    """The cell of a plain value: whole numbers with commas, other numbers with three digits, estimates with
+    their intervals. None is an empty cell, anything else is text."""
+    if isinstance(value, (Words, Figures)):
+        return value  # type: ignore[return-value]
+    if type(value) is str:
+        return Text(value)
     if value is None:
         return Number(None)
     if isinstance(value, bool):

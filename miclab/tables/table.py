@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from miclab.errors import visible
 from miclab.tables.cells import Cell, Figures, Interval, Writer, cell, escaped
+from miclab.tables.lines import LONG, lines_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -40,12 +41,28 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def is_number(self, place: int) -> bool:
-        """Whether a column holds only numbers and intervals, which are aligned to the right."""
-        shown = [row[place] for row in self.rows if str(row[place])]
-        return bool(shown) and all(isinstance(one, Figures) for one in shown)
+        """Whether a column holds numbers and intervals alone, which are set to the right."""
+        words = any(not isinstance(row[place], Figures) and str(row[place]) for row in self.rows)
+        return not words and any(str(row[place]) for row in self.rows)
 
     def show(self) -> None:
         """Prints it to standard output."""
+        if self.columns and len(self.rows) >= LONG:
+            self._show_long()
+        else:
+            self._show_folded()
+        for note in self.notes:
+            print(visible(note))
+
+    def _show_long(self) -> None:
+        if self.title:
+            print(visible(self.title))
+        rows = [[visible(one).expandtabs() for one in row] for row in self.rows]
+        names, right = [visible(name) for name in self.columns], [*map(self.is_number, range(len(self.columns)))]
+        for line in lines_of(names, rows, right):
+            print(line)
+
+    def _show_folded(self) -> None:
         from rich.console import Console
         from rich.table import Table as Drawn
         from rich.text import Text as Plain
@@ -60,8 +77,6 @@ class Table:
         # Lists of notes alone have no frame to show.
         if self.columns:
             Console(width=None if sys.stdout.isatty() else WIDTH, soft_wrap=False).print(drawn)
-        for note in self.notes:
-            print(visible(note))
 
     def markdown(self) -> str:
         """It as a Markdown table, its notes as paragraphs below."""

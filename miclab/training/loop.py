@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from miclab import interrupts
 from miclab.config import memory, schema
 from miclab.config.request import Request
 from miclab.config.run import RunConfig
 from miclab.errors import RunError
 from miclab.measures.encoder import classifier_row
 from miclab.measures.evaluate import metric_row
+from miclab.runs import interrupts
 from miclab.runs.find import create, find
 from miclab.runs.run import Run
 from miclab.training import numerics, optimiser

@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from miclab.circuits.diagnose import Diagnosis, diagnose
 from miclab.circuits.existence import why_no_circuit
 from miclab.circuits.find import CircuitHeads, circuit_heads
-from miclab.circuits.knockout import Effect, Interventions
+from miclab.circuits.naming import true_words
 from miclab.config.request import SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import MiclabError, RunError
+from miclab.measures.baselines import baselines
 from miclab.measures.evaluate import evaluate, head_intervals, score_split
 from miclab.measures.evaluations import heads_table
 from miclab.model.decoder import Decoder
+from miclab.report.run.trials import Tests, causal_tests, intervention_sizes
 from miclab.runs.run import Run
 from miclab.statistics.intervals import Interval, clustered_interval
 from miclab.tables import Table
@@ -40,14 +42,6 @@ FEWEST_CHECKPOINTS = 12
 """Checkpoints that a large decoder keeps by showing fewer sequences."""
 MAP_SIZES = SplitSizes(sequences=32, novel_sets=8)
 """Sequences whose attention is averaged."""
-MOST_SEQUENCES, FEWEST_SEQUENCES = 200, 25
-"""Sequences of each set of novel classes under an intervention: the most, and the fewest for large decoders."""
-NOVEL_SETS = 8
-"""Sets of novel classes under an intervention."""
-WORK = 800
-"""Most work of the interventions (see `intervention_sizes`) for `MOST_SEQUENCES`. With more work there are fewer
-sequences, so that the time stays bounded."""
-
 T = TypeVar("T")
 
 
@@ -57,11 +51,13 @@ class Formed:
 
     Arguments:
         heads: the strongest heads of its two kinds; None for a decoder with a single head.
-        no_circuit: why they form none; empty if they form one.
+        no_circuit: why they are none; empty where they are one.
+        true_words: what they may be called by their patterns (see `miclab.circuits.naming.true_words`).
     """
 
     heads: CircuitHeads | None
     no_circuit: str
+    true_words: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -88,33 +84,6 @@ class Attention:
     targets: list[int]
     sequences: int
     formed: list[Formed]
-
-
-@dataclass(frozen=True)
-class Tests:
-    """The causal tests of one checkpoint.
-
-    Arguments:
-        step: the checkpoint.
-        sizes: numbers of sequences.
-        untouched: accuracy of the decoder as it is.
-        knockouts: by baseline, `zero` and `mean`; empty for a decoder with a single head.
-        ablations: of modalities and labels.
-        heads: the strongest heads of the induction circuit's two kinds, or None without two heads.
-        no_circuit: why they form no circuit; empty if they do.
-        strengths: of every head, by name [layer, head].
-        notes: remarks on controls, such as why there is none.
-    """
-
-    step: int
-    sizes: SplitSizes
-    untouched: Interval
-    knockouts: dict[str, list[Effect]]
-    ablations: list[Effect]
-    heads: CircuitHeads | None
-    no_circuit: str
-    strengths: Mapping[str, NDArray[np.floating]]
-    notes: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -221,38 +190,14 @@ def attention_maps(run: Run, sizes: SplitSizes = MAP_SIZES) -> Attention:
 
 
 def _formed(config: RunConfig, world: World, parameters: dict[str, torch.Tensor], sizes: SplitSizes) -> Formed:
-    # Only these name the circuit. All measures at each checkpoint would take twice as long.
-    named = ("induction_total", "label_to_item")
+    # These alone name the circuit. All measures, at each checkpoint, would take twice as long.
+    named = ("induction_total", "label_to_item", "entropy", "label_row_entropy")
     scores = score_split(config, world, parameters, "icl", sizes, measures=named, oracles=True)
     many = config.decoder.layers * config.decoder.heads > 1
     heads = circuit_heads({name: value.mean(0) for name, value in scores.strengths.items()}) if many else None
-    return Formed(heads, why_no_circuit(heads, scores))
-
-
-def intervention_sizes(config: RunConfig) -> SplitSizes:
-    """The number of sequences under each intervention: fewer for a large decoder or a long sequence."""
-    layers, length = config.decoder.layers, config.sequence_length
-    # Attention grows with the square of the length; 26 is that of the study's multimodal sequences.
-    work = (layers * config.decoder.heads + 4) * layers * length**2 / 26
-    sequences = min(MOST_SEQUENCES, max(FEWEST_SEQUENCES, int(MOST_SEQUENCES * WORK / work)))
-    return SplitSizes(sequences=sequences, novel_sets=NOVEL_SETS)
-
-
-def causal_tests(run: Run) -> Tests:
-    """Interventions on the last good checkpoint.
-
-    Raises:
-        DamagedError: the world is damaged.
-        RunError: no checkpoint can be read.
-    """
-    sizes = intervention_sizes(run.config)
-    made = Interventions(run, sizes=sizes)
-    knockouts = {baseline: made.knockouts(baseline) for baseline in ("zero", "mean")} if made.strongest else {}
-    untouched = made.untouched.interval()
-    notes = {name: chosen.note for name, chosen in made.controls.items() if chosen.note}
-    return Tests(
-        made.step, sizes, untouched, knockouts, made.ablations(), made.strongest, made.no_circuit, made.measures, notes
-    )
+    reason = why_no_circuit(heads, scores)
+    words = frozenset() if reason or heads is None else true_words(config, scores.strengths, heads)
+    return Formed(heads, reason, words)
 
 
 def measured_oracles(run: Run) -> dict[str, float]:
@@ -278,7 +223,7 @@ def requested_measures(run: Run, names: Sequence[str], sizes: SplitSizes) -> Tab
     """
     scores = evaluate(run, splits=("icl",), sizes=sizes, measures=names).scores["icl"]
     left_out = [f"The measure {name} is left out, since {reason}." for name, reason in scores.left_out.items()]
-    return heads_table("", head_intervals([scores]), left_out)
+    return heads_table("", head_intervals([scores]), left_out, baselines(run.config, scores.strengths))
 
 
 def collect(run: Run, measures: Sequence[str] = ()) -> Collected:

@@ -9,6 +9,7 @@ import numpy as np
 
 from miclab.config.request import SPLITS
 from miclab.measures import registry as measures
+from miclab.measures.baselines import levels
 from miclab.report.plots import Figure, rounded
 from miclab.report.run.bars import ablation_figure, knockout_figure
 from miclab.report.run.collect import (
@@ -74,7 +75,7 @@ def formed(collected: Collected) -> list[Formed]:
         return []
     found = list(attention.formed)
     if tests is not None and tests.step in attention.steps:
-        found[attention.steps.index(tests.step)] = Formed(tests.heads, tests.no_circuit)
+        found[attention.steps.index(tests.step)] = Formed(tests.heads, tests.no_circuit, tests.true_words)
     return found
 
 
@@ -91,7 +92,7 @@ def _measures(collected: Collected, rows: list[dict[str, Any]]) -> dict[str, Any
             "text": text,
             "guides": [
                 dict(zip(("shape", "note"), guide(level, words), strict=True))
-                for level, words in measures.guides(name, collected.run.config)
+                for level, words in levels(name, collected.run.config)
             ],
             "values": [None if v is None else np.round(np.array(v, dtype=float), 4).tolist() for v in values],
         }
@@ -165,6 +166,6 @@ def figures_of(collected: Collected) -> dict[str, Figure]:
         figures["ablations"] = ablation_figure(tests.ablations, tests.untouched, random_label)
         if tests.heads is not None:
             figures["knockouts"] = knockout_figure(
-                tests.knockouts, tests.heads, tests.no_circuit, tests.untouched, random_label
+                tests.knockouts, tests.heads, tests.true_words, tests.untouched, random_label
             )
     return figures

@@ -8,8 +8,10 @@ from typing import Any
 import yaml
 
 from miclab.circuits.find import head_name
+from miclab.circuits.naming import looking, places_of, uniform_level
 from miclab.config import schema
 from miclab.config.request import SPLITS
+from miclab.measures.baselines import uniform_levels
 from miclab.measures.registry import FIRST, describe
 from miclab.report.html import shown_mark
 from miclab.report.run.collect import Collected, alignment_values, rows_for_measures
@@ -123,9 +125,12 @@ def _circuit_words(collected: Collected) -> str:
         return ""
     if tests.heads is None:
         return f"There is no circuit of two heads: {tests.no_circuit}."
-    previous, induction = tests.heads.previous_token, tests.heads.induction
-    own = max(float(v[previous]) for name, v in tests.strengths.items() if name.startswith("label_to_item."))
-    total = float(tests.strengths["induction_total"][induction])
+    levels = uniform_levels(collected.run.config)
+    looks = {
+        place: f"{looking(tests.strengths, place)[head]:.2f}, uniform attention {uniform_level(levels, place):.2f}"
+        for place, head in places_of(tests.heads).items()
+    }
+    called = f" By pattern and need: {', '.join(one.line for one in tests.named)}." if tests.named else ""
     reason = f" They are no induction circuit: {tests.no_circuit}." if tests.no_circuit else ""
     steps, found = (collected.attention.steps if collected.attention else []), formed(collected)
     first = next((step for step, one in zip(steps, found, strict=True) if not one.no_circuit), None)
@@ -135,10 +140,10 @@ def _circuit_words(collected: Collected) -> str:
         else ""
     )
     return (
-        f"At step {tests.step:,} the strongest previous-token head, by which labels look at the items of their own"
-        f" example, is head {head_name(previous)} (attention {own:.2f}); the strongest induction head, by which the"
-        f" query looks at the right labels, is head {head_name(induction)} (right minus wrong labels {total:.2f}, at"
-        f" most 1).{reason}{since}"
+        f"At step {tests.step:,} labels look most at the items of their own example in head"
+        f" {head_name(tests.heads.previous_token)} (attention {looks['previous token']}). The query looks most at the"
+        f" right labels in head {head_name(tests.heads.induction)} (right minus wrong labels {looks['induction']}; at"
+        f" most 1).{called}{reason}{since}"
     )
 
 

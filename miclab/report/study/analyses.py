@@ -17,6 +17,7 @@ COLUMN = re.compile(r"probe\.(?P<analysis>[^.]+)\.(?P<name>.+)")
 TITLES = {
     "knockout": "Heads knocked out (output set to zero)",
     "mean_knockout": "Heads knocked out (output set to its mean)",
+    "uniform_knockout": "Attention patterns set to uniform",
     "ablation": "Inputs zeroed",
     "context": "Other lengths of the context",
     "oracles": "What needs no network",
