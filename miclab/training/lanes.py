@@ -4,11 +4,10 @@
     raw batches          [lane ...]      stacked; an idle lane is given those of a busy one
 
 Runs share a group if they share a step (`miclab.training.step.graph_key`). A group has a fixed width, filled up with
-idle lanes, and no operation mixes lanes, so that the bits of a lane depend on the width and not on its neighbours.
+idle lanes, and no operation mixes lanes. So the bits of a lane depend on the width and not on its neighbours.
 
-On a GPU the gradients of all lanes are one program (`torch.func.vmap`). On a CPU they are computed lane after lane: its
-products of matrices round by where a matrix lies in memory, so that a lane's place would move its last bits, and they
-are no faster together.
+On a GPU the gradients of all lanes are one program (`torch.func.vmap`). On a CPU they are computed lane after lane. Its
+products of matrices round by where a matrix lies in memory, so that a lane's place would move its last bits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The numeric mode of a training process: threads, device, compiled or eager, and what was really used."""
+"""The numeric mode of a training process: threads, device, compiled or eager, and the mode in effect."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def device_here(wanted: str) -> str:
 
 
 def resolved(config: RunConfig, steps: int = PAYS_FROM) -> tuple[RunConfig, str]:
-    """The configuration with the device and the mode that will really be used for so many steps, and a line to show if
-    a compiler is missed.
+    """The configuration with the device and the mode in effect for this many steps, and a warning if no compiler was
+    found.
 
     Raises:
         ConfigError: the device is not here, or compiled mode is requested and no compiler works.

@@ -1,7 +1,7 @@
 """Training sequences of several runs, drawn as one program (`torch.func.vmap`) on any device.
 
 Each run keeps its own classes, frequencies and prototypes. Where runs have different numbers of classes, tables are
-padded; what is drawn is not, and is equal to the bit to what each run draws by itself.
+padded. What is drawn is equal to the bit to what each run draws by itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Normal noise from raw random bits.
 
-Only the bits come from a generator (`miclab.worlds.draws.draw_bits`); all else is arithmetic on tensors, which a
-compiled training step does together with its other work.
+Only the bits come from a generator (`miclab.worlds.draws.draw_bits`). The rest is arithmetic on tensors, which a
+compiled training step fuses with its other work.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def normal(bits: Bits, dimension: int) -> Float[Tensor, "*shape dimension"]:
 
 
 def noise_scales(noise: float, dimension: int) -> Float[Tensor, " 2"]:
-    """What a standard normal vector, and its sum with a prototype, are multiplied with. As a tensor, so that a compiled
+    """The factors of a standard normal vector and of its sum with a prototype. They are tensors, so that one compiled
     step serves every noise."""
     return torch.tensor([noise / math.sqrt(dimension), 1 / math.sqrt(1 + noise**2)])
 
