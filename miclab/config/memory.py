@@ -100,8 +100,8 @@ def check_training(config: RunConfig) -> None:
 
 
 def lane_size(config: RunConfig) -> int:
-    """Bytes that one lane of a group needs at least. They hold weights, gradient, the optimiser's two averages, items,
-    and what a step keeps of every layer for the gradient."""
+    """Least bytes of one lane of a group. These are its weights, their gradient and two averages, its items, and what a
+    step keeps of every layer for the gradient."""
     decoder = config.decoder
     if config.is_classification:
         return _items(config, config.optimiser.batch_size)

@@ -14,9 +14,9 @@ from miclab.config.checks import check_known, check_number, check_whole
 from miclab.errors import ConfigError, nearest
 
 LONGEST_CONTEXT = 100_000
-"""Labelled examples of a context at most."""
+"""Most labelled examples of a context."""
 WIDEST_GROUP = 4096
-"""Runs that are trained as one program at most."""
+"""Most runs that are trained as one program."""
 Encoder = Literal["none", "mlp", "cnn", "transformer", "vit"]
 
 
@@ -239,7 +239,7 @@ class NumericsConfig:
     """Settings that change only the last bits of a result."""
 
     mode: Literal["auto", "compiled", "eager", "lanes"] = "auto"
-    """`auto`: compiled for 2,500 steps or more where a C++ compiler works, else eager; what was used is recorded.
+    """`auto`: compiled for 2,500 steps or more if a C++ compiler works, else eager. The mode in effect is recorded.
     `lanes`: as one of `lanes` runs of equal shapes that are trained as one program."""
     lanes: int = 0
     """Width of the group in mode `lanes`; a lane's bits depend on it, and on nothing else of the group. 0 in other

@@ -6,9 +6,8 @@
 Runs share a group if they share a step (`miclab.training.step.graph_key`). A group has a fixed width, filled up with
 idle lanes, and no operation mixes lanes. So the bits of a lane depend on the width and not on its neighbours.
 
-On a GPU the gradients of all lanes are one program (`torch.func.vmap`). On a CPU they are computed lane after lane.
-A CPU's products of matrices round by where a matrix lies in memory. So a lane's place would move its last bits, and
-lanes are no faster together.
+On a GPU the gradients of all lanes are one program (`torch.func.vmap`). On a CPU they are computed lane after lane. Its
+products of matrices round by where a matrix lies in memory, so that a lane's place would move its last bits.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def opened(
         numerics.resolved(config)
         numerics.prepare(config)
         world = world_from_tensors(config, run.world_tensors())
-        # Kept for good: what the request before this one kept, and all that is older than the last two.
+        # Kept permanently: the checkpoints of the previous request, and all that are older than the last two.
         former = schema.from_mapping(Request, run.request) if run.request else request
         kept = {step for step in run.checkpoints if step in run.checkpoints[:-2] or former.keeps(step)}
         found = run.resume_state(kept.__contains__)
@@ -116,7 +116,7 @@ def opened(
         plateau = request.plateau(run.rows())
         if found is not None and (plateau or step >= request.steps):
             reason = plateau or "all steps done"
-            # A run that was stopped on its way to more steps is not finished because fewer are requested.
+            # A run that was stopped before its requested steps does not become finished by a request for fewer.
             if run.status != "finished" and (plateau or step >= former.steps):
                 run.note("finished", reason)
             yield Outcome("finished", step, reason)

@@ -63,7 +63,7 @@ def device_here(wanted: str) -> str:
 
 
 def resolved(config: RunConfig, steps: int = PAYS_FROM) -> tuple[RunConfig, str]:
-    """The configuration with device and mode in effect for this many steps, and a warning to show if no compiler was
+    """The configuration with the device and the mode in effect for this many steps, and a warning if no compiler was
     found.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Signals that end a training: they become a request to stop after the step in hand."""
+"""Signals that end a training: they become a request to stop after the current step."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from miclab.runs import interrupts
 
 
 class Signals:
-    """Turns SIGINT and SIGTERM into a request to stop after the step in hand.
+    """Turns SIGINT and SIGTERM into a request to stop after the current step.
 
-    One that comes too late to stop this run is passed on at the end, since another run may follow.
+    A signal that comes too late to stop this run is passed on at the end, since another run may follow.
     """
 
     def __enter__(self) -> Signals:
-        # One that was swallowed before training began counts too.
+        # A signal that was swallowed before training began counts too.
         self.received = "SIGINT" if interrupts.claim() else ""
         self.heeded = False
         self._old = {}

@@ -318,7 +318,7 @@ def carry_out(plan: Sequence[Training], root: Path | str, watch: Watch) -> list[
 
 
 def train_watched(title: str, ready: Prepared, request: Request, watch: Watch) -> Done:
-    """Trains one run within what `watch` gives for it."""
+    """Trains one run within the context that `watch` gives."""
     from miclab.training.trajectory import Progress
 
     made = 0

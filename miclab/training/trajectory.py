@@ -69,8 +69,8 @@ def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class Trajectory:
-    """The training of one run between its first step and its last, driven from outside. The driver makes the steps: it
-    reads `update` and gives the losses to `take`, until `update` is None.
+    """The training of one run between its first step and its last. Whoever makes the steps reads `update` and gives the
+    losses to `take`, until `update` is None.
 
     Arguments:
         step: that of the checkpoint that `parameters` and `state` are of; -1: it is a fresh run.
@@ -99,7 +99,7 @@ class Trajectory:
         self.run, self.request, self.world, self.step = run, request, world, max(step, 0)
         self.config, self.signals = run.config, signals
         self.kept = kept
-        # The rows that a run of any length has: where the mean of losses begins anew.
+        # Rows that a run of any length has. The mean of losses starts again at each.
         self.endless = replace(request, steps=2**62)
         self.on_progress = on_progress or (lambda progress: None)
         self.device = self.config.numerics.device

@@ -36,7 +36,7 @@ class ClassIndex:
         return self.members[self.starts[classes] + slots]
 
     def draw(self, classes: Int[Tensor, "*shape"], generator: Generator) -> Int[Tensor, "*shape"]:
-        """An exemplar of each class, all alike."""
+        """A uniformly drawn exemplar of each class."""
         level = uniform_double(tuple(classes.shape), generator)
         return self.at(classes, (level * self.counts[classes]).long())
 
@@ -57,8 +57,8 @@ def index_exemplars(data: DataSet, classes: Int[Tensor, " classes"], wanted: Boo
 def distinct_slots(
     classes: Int[Tensor, "batch place"], counts: Int[Tensor, "batch place"], generator: Generator
 ) -> Int[Tensor, "batch place"]:
-    """Places within a class, all alike but no two equal for entries of a row with the same class. Where a class has
-    fewer exemplars than entries, the later ones repeat others than the first entry's."""
+    """Uniform places within a class, distinct for entries of a row with the same class. If a class has fewer exemplars
+    than entries, later entries repeat exemplars, but not that of the first entry."""
     chance = uniform_double(tuple(classes.shape), generator)
     same = classes[:, :, None] == classes[:, None, :]
     rank, first = same.tril(-1).sum(-1), same.byte().argmax(-1)

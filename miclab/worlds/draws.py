@@ -73,7 +73,7 @@ def shuffles(rows: int, length: int, generator: Generator) -> Int[Tensor, "row p
 def draw_bits(shape: tuple[int, ...], dimension: int, generator: Generator) -> Bits:
     """32 random bits for each number that `miclab.worlds.noise.normal` makes of them.
 
-    On the host they come from a stream of their own, whose seed is the next number of `generator`. It is SFC64: several
+    On the host they come from a separate stream, whose seed is the next number of `generator`. It is SFC64: several
     times as fast as `generator`'s and, like every bit generator of NumPy, the same in all its versions.
     """
     pairs = (dimension + 1) // 2

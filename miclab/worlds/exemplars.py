@@ -127,7 +127,7 @@ def novel_classes(config: RunConfig, name: str, count: int, index: int, least: i
 
 # -- which exemplars ----------------------------------------------------------------------------------------------
 def shifted(pictures: Float[Tensor, "*shape channel height width"], by: int, generator: Generator) -> Tensor:
-    """Pictures moved by up to so many pixels along both axes, each by its own; edges are repeated."""
+    """Pictures shifted by at most this many pixels along both axes, independently. Edges are repeated."""
     flat = pictures.flatten(0, -4)
     count, _, height, width = flat.shape
     moves = whole_numbers(-by, by + 1, (2, count, 1), generator)

@@ -1,7 +1,7 @@
 """Training sequences of several runs, drawn as one program (`torch.func.vmap`) on any device.
 
-Each run keeps its own classes, frequencies and prototypes. If runs have different numbers of classes, tables are
-padded. Draws are not padded, and equal to the bit what each run draws by itself.
+Each run keeps its own classes, frequencies and prototypes. Where runs have different numbers of classes, tables are
+padded. What is drawn is equal to the bit to what each run draws by itself.
 """
 
 from __future__ import annotations

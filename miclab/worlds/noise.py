@@ -1,7 +1,7 @@
 """Normal noise from raw random bits.
 
-Only the bits come from a generator (`miclab.worlds.draws.draw_bits`); all else is arithmetic on tensors, which a
-compiled training step does together with its other work.
+Only the bits come from a generator (`miclab.worlds.draws.draw_bits`). The rest is arithmetic on tensors, which a
+compiled training step fuses with its other work.
 """
 
 from __future__ import annotations

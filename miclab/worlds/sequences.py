@@ -162,8 +162,8 @@ def _joint_label(config: RunConfig, world: World, classes: Mapping[str, Tensor])
 
 
 def _follow(config: RunConfig, world: World, leading: Tensor, generator: Generator, paired: bool) -> ClassPlan:
-    """Classes of all modalities for classes of the leader; followers carry the same label, or are the same concept, if
-    `paired`."""
+    """Classes of all modalities for classes of the leader. Followers have the same label or, if `paired`, the same
+    concept."""
     labels = world.tables[config.leader].label_of[leading]
     classes = {}
     for name in config.order:
@@ -194,8 +194,8 @@ def _uniform(world: World) -> World:
 
 
 def _exemplars_of_distinct_labels(config: RunConfig, world: World, shape: tuple[int, int], generator: Generator):
-    """Exemplars of which no two of a sequence share a label. Labels are drawn by their mass without replacement (the
-    Gumbel top-k trick), then a class of each label."""
+    """Exemplars with distinct labels within a sequence. Labels are drawn by their mass without replacement (the Gumbel
+    top-k trick), then a class of each label."""
     if config.sequence.distinct_labels == "released":
         world = _uniform(world)
     joint = config.sequence.task == "joint_label"
@@ -263,7 +263,7 @@ def config_roles(config: RunConfig) -> Roles:
 
 
 def raw_batch(config: RunConfig, world: World, plan: ClassPlan, generator: Generator) -> RawBatch:
-    """A raw batch of sequences with a plan's classes: everything that is random in them."""
+    """A raw batch of sequences with a plan's classes. It holds everything random."""
     shown = 0 if config.is_classification else -1
     labels, target = plan.labels[:, :shown], plan.labels[:, -1]
     width = world.label_embeddings.shape[1]
