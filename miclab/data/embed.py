@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from miclab.data.dataset import DataError
 from miclab.data.embed_items import Item, read_items
 from miclab.data.pretrained import EncoderError, PretrainedEncoder
-from miclab.storage import digest, tensor_bytes, tensors_from, write_bytes
+from miclab.errors import ContentError
+from miclab.storage import digest, read_file, tensor_bytes, tensors_from, write_bytes
 
 PART = 8
 """Batches in a part."""
@@ -57,8 +57,8 @@ def _key(encoder: PretrainedEncoder, items: list[Item], batch: int, background: 
 def _kept(path: Path, rows: int) -> Tensor | None:
     """The vectors of a part that is there and whole."""
     try:
-        found = tensors_from(path.read_bytes())["vectors"]
-    except (OSError, SafetensorError, KeyError):
+        found = tensors_from(read_file(path), path)["vectors"]
+    except (OSError, ContentError, KeyError):
         return None
     return found if found.dim() == 2 and len(found) == rows else None
 
