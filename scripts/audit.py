@@ -111,13 +111,27 @@ def declared_faults(project: dict[str, Any], modules: set[str], owners: dict[str
             yield f"{name} is declared, and nothing in miclab imports it"
 
 
-def outside_faults(project: dict[str, Any], root: Path, owners: dict[str, list[str]]) -> Iterator[str]:
-    """What files outside miclab import, and no extra declares."""
+def imported_outside(root: Path) -> dict[str, set[str]]:
+    """For each folder beside miclab, what its files import that is none of them."""
+    return {
+        folder: imported(root / folder) - {*OUTSIDE, *(file.stem for file in (root / folder).rglob("*.py"))}
+        for folder in OUTSIDE
+    }
+
+
+def outside_faults(
+    project: dict[str, Any], modules: dict[str, set[str]], owners: dict[str, list[str]]
+) -> Iterator[str]:
+    """What files outside miclab import, and no extra declares.
+
+    Arguments:
+        project, owners: as in `declared_faults`.
+        modules: what is imported, by folder.
+    """
     groups = [project["dependencies"], *project.get("optional-dependencies", {}).values()]
     declared = {plain(re.split(r"[<>=!~; \[]", one)[0]) for group in groups for one in group}
-    for folder in OUTSIDE:
-        own = {*OUTSIDE, *(file.stem for file in (root / folder).rglob("*.py"))}
-        for module in sorted(imported(root / folder) - own - NOT_DECLARED.keys()):
+    for folder, names in modules.items():
+        for module in sorted(names - NOT_DECLARED.keys()):
             if not {plain(name) for name in owners.get(module, [module])} & declared:
                 yield f"{module} is imported in {folder}, and pyproject.toml does not declare it"
 
@@ -161,7 +175,7 @@ def main() -> int:
     faults = [
         *lock_faults(entries, versions),
         *declared_faults(pyproject["project"], imported(ROOT / "miclab"), dict(metadata.packages_distributions())),
-        *outside_faults(pyproject["project"], ROOT, dict(metadata.packages_distributions())),
+        *outside_faults(pyproject["project"], imported_outside(ROOT), dict(metadata.packages_distributions())),
         *build_faults(pyproject, (ROOT / "Makefile").read_text(encoding="utf-8")),
         *(fault for name, one in distributions.items() if name != "miclab" for fault in changed_files(one)),
     ]
