@@ -81,7 +81,11 @@ def write_task(root: Path, run: PlannedRun, engine: str) -> Path:
     with storage.explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not made to survive a loss of power: nobody reads it before it was submitted, or after a crash.
-        path.write_bytes(storage.json_bytes(content))
+        try:
+            path.write_bytes(storage.json_bytes(content))
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
     return path
 
 
