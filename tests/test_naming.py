@@ -97,7 +97,8 @@ def test_one_of_two_redundant_heads_is_redundant_and_both_together_are_needed():
     assert [str(row[0]) for row in shown.rows] == ["0.0", "0.0, 0.2", "1.0"]
     alone = names_of(Stub({}, {(0, 0)}, 0.4), circuit())
     assert [one.words for one in alone] == ["averaging head, needed", "averaging head, redundant"]
-    assert alone[0].beyond is not None and alone[0].beyond.mean == pytest.approx(0.4)
+    assert alone[0].beyond is not None
+    assert alone[0].beyond.mean == pytest.approx(0.4)
     bare = Named("induction", ((1, 0),), AVERAGING, sure(0.2), 0.0, sure(0.4), None)
     assert str(names_table(["a"], [[bare]]).rows[0][-1]) == "no other heads"
 
