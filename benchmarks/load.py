@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -65,6 +66,15 @@ def memory(process: int) -> float:
     return next((int(line.split()[1]) / 1024 for line in text.splitlines() if line.startswith("RssAnon:")), 0.0)
 
 
+def processor(process: int) -> float:
+    """Seconds of processors that a process has used; 0 where it has ended."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def children(process: int) -> list[int]:
     """Processes that a process started."""
     try:
@@ -78,23 +88,39 @@ def ends(log: Path) -> list[float]:
     return sorted(float(line.split()[1]) for line in log.read_text().splitlines()) if log.exists() else []
 
 
+def cost(samples: list[tuple[int, float]], first: int, last: int) -> float:
+    """Seconds of processors per run between two counts of runs.
+
+    Arguments:
+        samples: runs done and seconds used until then, in order.
+    """
+    begin = next((entry for entry in samples if entry[0] >= first), samples[-1])
+    end = next((entry for entry in samples if entry[0] >= last), samples[-1])
+    return (end[1] - begin[1]) / max(1, end[0] - begin[0])
+
+
 def measure_study(folder: Path, runs: int, workers: int = 2) -> dict[str, Any]:
     """A study by the command line: seconds of the first and the last tenth of its runs, memory of engine and workers.
 
     Returns:
-        `ratio`: the last tenth by the first, after `WARM` runs; `first`, `last`: MiB of the engine and of the largest
-        worker, after a fifth of the runs and at the end.
+        `ratio`: the last tenth by the first, after `WARM` runs, by the clock and of processors; `first`, `last`: MiB of
+        the engine and of the largest worker, after a fifth of the runs and at the end.
     """
     file, log = write_study(folder, runs), folder / "log"
     command = [sys.executable, "-m", "miclab", "study", "run", str(file), "--runs", str(folder / "runs"),
                "--workers", str(workers), "--plugin", str(MOCK)]  # fmt: skip
     start = time.perf_counter()
     seen: list[tuple[int, float, float]] = []
+    used: dict[int, float] = {}
+    costs: list[tuple[int, float]] = []
     with (folder / "screen").open("w") as screen:
         process = subprocess.Popen(command, env={**os.environ, LOG: str(log)}, stdout=screen, stderr=screen)
         while process.poll() is None:
             time.sleep(1.0)
-            seen.append((len(ends(log)), memory(process.pid), max(map(memory, children(process.pid)), default=0.0)))
+            workers_now, done = children(process.pid), len(ends(log))
+            seen.append((done, memory(process.pid), max(map(memory, workers_now), default=0.0)))
+            used |= {one: spent for one in (process.pid, *workers_now) if (spent := processor(one))}
+            costs.append((done, sum(used.values())))
     if process.returncode:
         raise RuntimeError((folder / "screen").read_text()[-2000:])
     times = ends(log)
@@ -107,6 +133,7 @@ def measure_study(folder: Path, runs: int, workers: int = 2) -> dict[str, Any]:
         "runs": len(times),
         "seconds": time.perf_counter() - start,
         "ratio": last / first,
+        "ratio of processors": cost(costs, runs - tenth, runs) / cost(costs, warm, warm + tenth),
         "milliseconds": [1000 * first / tenth, 1000 * last / tenth],
         "first": [round(value) for value in at_fifth[1:]],
         "last": [round(max(entry[place] for entry in seen[-5:])) for place in (1, 2)],
@@ -200,21 +227,23 @@ def fill(root: Path, plan: Plan, count: int) -> None:
             path.write_bytes(content)
 
 
-def timed(*words: str, repeats: int = 3) -> tuple[float, str]:
-    """Median seconds of a command in a fresh process, and the end of what it printed."""
+def timed(*words: str, repeats: int = 3) -> tuple[list[float], str]:
+    """Seconds of a command in a fresh process, and those of processors, medians; and the end of what it printed."""
     seconds, text = [], ""
     for _ in range(repeats):
-        start = time.perf_counter()
+        start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([sys.executable, "-m", "miclab", *words], capture_output=True, text=True)
-        seconds.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        seconds.append((time.perf_counter() - start, used))
         if done.returncode:
             raise RuntimeError(done.stderr[-2000:])
         text = done.stdout
-    return statistics.median(seconds), text
+    return [round(statistics.median(column), 2) for column in zip(*seconds, strict=True)], text
 
 
 def measure_listing(folder: Path, runs: int) -> dict[str, Any]:
-    """Seconds of `miclab runs` and of `study status` on a directory of so many runs."""
+    """Seconds of `miclab runs` and of `study status` on a directory of so many runs, by the clock and of processors."""
     file, root = write_study(folder, runs), folder / "runs"
     fill(root, Plan([load_study(file, "quick")], "eager"), runs)
     listing, text = timed("runs", "--runs", str(root), "--json")

@@ -35,7 +35,7 @@ _NAMES = {
 _extended: list[bool] = []
 _ERRORS = ("MiclabError", "ConfigError", "RunError", "DamagedError")
 _ROOMS = ("circuits", "claims", "report")
-"""Public functions that are called like a package beside this file, which is therefore made callable."""
+"""Public functions with the name of a package beside this file. These packages are made callable."""
 
 __all__ = [
     "Attention", "ConfigError", "DamagedError", "DataCheck", "Diagnosis", "Judgement", "Ledger", "MiclabError", "Model",
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 def _found(name: str) -> Any:
     from miclab.config.extensions import load_installed
 
-    # What is installed may add to all that names are looked up in; it is loaded with the first name.
+    # Installed extensions may add to every registry, so they are loaded with the first name.
     if not _extended:
         load_installed()
         _extended.append(True)

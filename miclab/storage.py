@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TEMPORARY = ".*.tmp"
-"""Pattern of the names of files and directories that are not yet whole; a crash leaves them behind."""
+"""Pattern of the names of incomplete files and directories, which a crash leaves behind."""
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 
 
@@ -32,7 +32,7 @@ def digest(content: bytes) -> str:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turns the operating system's refusal to write `path` into a RunError that says what to do."""
+    """Turns the system's error on writing `path` into a RunError that says what to do."""
     try:
         yield
     except OSError as error:
@@ -46,7 +46,7 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def temporary_beside(path: Path) -> Path:
-    """A hidden name that no other thread, process or machine takes at the same time; `TEMPORARY` matches it."""
+    """A hidden name that is unique over threads, processes and machines. `TEMPORARY` matches it."""
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
 
 
@@ -65,8 +65,8 @@ def sync_directory(path: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> str:
-    """Writes a file, and the directories that it needs, so that a reader, or a crash, sees all of it or none; returns
-    its SHA-256.
+    """Writes a file atomically, with the directories that it needs, and returns its SHA-256. A reader or a crash sees
+    all of it or nothing.
 
     Raises:
         RunError: the file cannot be written.
@@ -77,7 +77,7 @@ def write_bytes(path: Path, content: bytes) -> str:
 
 
 def replace_bytes(path: Path, content: bytes) -> str:
-    """`write_bytes` into a directory that is there.
+    """`write_bytes` into an existing directory.
 
     Raises:
         RunError: the file cannot be written.
@@ -106,32 +106,42 @@ def read_file(path: Path | str) -> bytes:
     """
     check_regular(path)
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(handle, "rb") as file:
-        check_regular(handle)
-        return file.read()
+    try:
+        size = check_regular(handle)
+        content = os.read(handle, size + 1)
+        if len(content) == size:
+            return content
+        # It grows, or is larger than one call reads, or says no size.
+        parts = [content]
+        while part := os.read(handle, 2**20):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(handle)
 
 
-def check_regular(path: Path | str | int) -> None:
-    """Makes sure that a path, or an open descriptor, is a regular file.
+def check_regular(path: Path | str | int) -> int:
+    """Makes sure that a path, or an open descriptor, is a regular file; its length in bytes.
 
     Raises:
-        OSError: it is something else, or cannot be had.
+        OSError: it is something else, or cannot be opened.
     """
-    mode = os.stat(path).st_mode
+    found = os.stat(path)
+    mode = found.st_mode
     if stat.S_ISREG(mode):
-        return
+        return found.st_size
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "it is a directory and no file", str(path))
     kind = "a fifo" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
     raise OSError(errno.EINVAL, f"it is {kind} and no file", str(path))
 
 
-def read_checked(path: Path, sha256: str, remedy: str) -> bytes:
+def read_checked(path: Path | str, sha256: str, remedy: str) -> bytes:
     """A file's content.
 
     Raises:
-        DamagedError: it is missing or is not what was written; `remedy` is the end of the message.
-        RunError: it is perhaps good but cannot be read now, for lack of a permission for example.
+        DamagedError: it is missing or was changed; `remedy` is the end of the message.
+        RunError: it cannot be read, for example for lack of permission, though it may be intact.
     """
     try:
         content = read_file(path)
@@ -147,10 +157,18 @@ def read_checked(path: Path, sha256: str, remedy: str) -> bytes:
 def sealed(content: Mapping[str, Any]) -> bytes:
     """A mapping as JSON that carries its own checksum."""
     body = json_bytes(content)
-    return json_bytes({"manifest": json.loads(body), "sha256": digest(body)})
+    return HEAD + body[:-1] + _tail(body)
 
 
-def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
+HEAD = b'{"manifest": '
+"""How a sealed file begins."""
+
+
+def _tail(body: bytes) -> bytes:
+    return f', "sha256": "{digest(body)}"}}\n'.encode()
+
+
+def read_sealed(path: Path | str, remedy: str) -> dict[str, Any]:
     """The mapping that `sealed` made a file of.
 
     Raises:
@@ -161,20 +179,34 @@ def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
         content = read_file(path)
     except OSError as error:
         raise RunError(f"Cannot read {path}: {error.strerror or error}.") from error
-    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-        found = json.loads(content)["manifest"]
-        if isinstance(found, dict) and sealed(found) == content:
-            return found
+    # The text is checked and not what it means, so that nothing has to be written again to be compared.
+    body = content[len(HEAD) : -len(_tail(b""))]
+    if content == HEAD + body + _tail(body + b"\n"):
+        with contextlib.suppress(ValueError, RecursionError):
+            found = _FINITE.decode(body.decode())
+            if isinstance(found, dict):
+                return found
     raise DamagedError(path, remedy)
+
+
+def _finite_number(text: str) -> float:
+    value = float(text)
+    if value - value != 0:
+        raise ValueError(f"{text} is not finite")
+    return value
+
+
+_FINITE = json.JSONDecoder(parse_float=_finite_number, parse_constant=_finite_number)
+"""Reads JSON without NaN and infinity, which `json_bytes` never writes."""
 
 
 @contextlib.contextmanager
 def locked(path: Path, busy: str) -> Iterator[None]:
-    """Holds the lock of a file for this process; the system lets it go however the process ends.
+    """Holds the lock of a file for this process. The system releases it however the process ends.
 
     Raises:
         BusyError: another process holds it (the message is `busy`).
-        RunError: it cannot be had at all.
+        RunError: the lock cannot be taken at all.
     """
     with explained(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -218,7 +250,7 @@ def tensors_from(content: bytes, file: Path | str = "") -> dict[str, Tensor]:
     """Tensors of a safetensors file.
 
     Raises:
-        RunContentError: it is none; the message names `file`.
+        RunContentError: it is not a safetensors file; the message names `file`.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -227,4 +259,22 @@ def tensors_from(content: bytes, file: Path | str = "") -> dict[str, Tensor]:
         return load(content)
     except (SafetensorError, ValueError, KeyError, RuntimeError, OverflowError) as error:
         why = str(error).partition("\n")[0][:100]
-        raise RunContentError(file, "", f"a file of safetensors ({why})") from error
+        raise RunContentError(file, f"expected a file of safetensors ({why})") from error
+
+
+def check_tensors_whole(path: Path | str) -> None:
+    """Makes sure that a file of safetensors is as long as its header says. What the tensors hold is not read.
+
+    Raises:
+        RunContentError: it is shorter or longer, or is none.
+        OSError: it cannot be read.
+    """
+    size = check_regular(path)
+    with open(path, "rb", buffering=0) as file:
+        head = int.from_bytes(file.read(8), "little")
+        header = file.read(min(head, size))
+    with contextlib.suppress(ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        ends = [part["data_offsets"][1] for name, part in json.loads(header).items() if name != "__metadata__"]
+        if size == 8 + head + max(ends, default=0):
+            return
+    raise RunContentError(path, "expected a file of safetensors that is whole")

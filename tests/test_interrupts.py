@@ -11,10 +11,11 @@ import pytest
 from tiny import tiny_config
 from tiny_study import Here, planned, tiny_study
 
-from miclab import cli, interrupts
+from miclab import cli
 from miclab.cli import main
 from miclab.cli.terminal import bar
 from miclab.config.request import Request
+from miclab.runs import interrupts
 from miclab.studies.engine import Engine
 from miclab.training.loop import prepared, train
 

@@ -106,7 +106,7 @@ def test_one_of_two_redundant_heads_is_redundant_and_both_together_are_needed():
 # -- uniform attention ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_uniform_levels_are_sums_over_places(count):
-    """Fails if a level is not the mean of 1/(i+1) that its definition asks for."""
+    """Fails if a level is not the mean of 1/(i+1) of its definition."""
     config = tiny_config(count)
     levels, length, per = uniform_levels(config), config.sequence_length, count + 1
     assert levels["previous_token_1"] == pytest.approx(np.mean([1 / (i + 1) for i in range(1, length)]), abs=1e-5)

@@ -228,8 +228,8 @@ def test_a_file_that_cannot_be_read_now_is_not_called_damaged(tmp_path, monkeypa
     run, _ = train_config(CONFIG, REQUEST, tmp_path)
     before, read = contents(run.path), storage.read_file
 
-    def refuse(self: Path) -> bytes:
-        if self.name == "000000006.safetensors":
+    def refuse(self: Path | str) -> bytes:
+        if Path(self).name == "000000006.safetensors":
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return read(self)
 

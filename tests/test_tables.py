@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,6 +21,7 @@ from miclab.tables import Interval as IntervalCell
 ESTIMATE = Interval(0.5, 0.25, 0.75, "seed", 3)
 TROUBLE = ("[red]head[/red]", "a|b", "<b>&", "x[/]", "`code` *star* _under_", "back\\slash", "# title", ":smile:")
 WORDS = st.text(st.sampled_from("ab[]/|<>&*_`\\#:\"'"), min_size=1, max_size=12).map(lambda text: f"x{text}x")
+WIDE = st.text(st.sampled_from("a[ 日é\n\x1b"), max_size=8).map(lambda text: f"x{text}x")
 
 
 class Cells(HTMLParser):
@@ -54,6 +57,18 @@ def test_the_terminal_shows_text_as_it_is(capsys, text):
     """Fails if rich reads markup or emoji in a cell, a column or a title."""
     table(text, [text, "b"], [[text, 1]], notes=[text]).show()
     assert capsys.readouterr().out.count(text) == 4
+
+
+@given(st.lists(st.tuples(WIDE, WIDE, st.integers(0, 10**6) | st.none()), min_size=1, max_size=5))
+def test_a_long_table_is_drawn_as_rich_draws_it(rows):
+    """Fails if a table of many rows has another text than one of few, wherever nothing has to be folded."""
+    made = table("title", ["name", "note", "number"], rows)
+    drawn = []
+    for show in (made._show_long, made._show_folded):
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            show()
+        drawn.append([line.rstrip() for line in output.getvalue().splitlines()])
+    assert drawn[0] == drawn[1]
 
 
 def test_cells_are_typed():

@@ -1,4 +1,4 @@
-"""Analyses of checkpoints: what `evaluate`, `circuits`, `knockout`, `ablate`, `align` and `diagnose` compute."""
+"""Analyses of checkpoints, as the commands `evaluate`, `circuits`, `knockout`, `ablate`, `align` and `diagnose`."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ def circuits(
     evaluation_seed: int = -1,
     on_progress: OnProgress | None = None,
 ) -> Circuits:
-    """Measures of every head with 95 % intervals, beside uniform attention and random weights, and the heads of the
-    induction circuit where there is one, with what they are called by pattern and need.
+    """Measures of every head with 95 % intervals, beside uniform attention and random weights. With them the heads of
+    the induction circuit, if there is one, named by pattern and need.
 
     Heads are LAYER.HEAD, both from 0. Arguments and errors are those of `evaluate`; `split` says whose sequences are
-    looked at.
+    evaluated.
     """
     from miclab.circuits.measured import circuits
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miclab.api.run import Run
 from miclab.config.request import SPLITS
-from miclab.errors import ConfigError, MiclabError, RunError
+from miclab.errors import MiclabError, RunError
 from miclab.runs import find as directory
+from miclab.runs.listing import DAMAGED, LACKING, Entry, entries
 from miclab.runs.run import Run as Disk
 from miclab.runs.status import status_mark
 from miclab.statistics.style import draw_curves, new_axes
@@ -20,16 +22,43 @@ if TYPE_CHECKING:
 
 
 class Runs(Tabled, Sequence[Run]):
-    """The runs of a directory, in order of their names.
+    """The runs of a directory, in order of their names. All are opened when the first one is used. Tables open none.
 
     Arguments:
-        runs: those that can be opened.
-        damaged: what is wrong with each of the others, by path.
-        lacking: those that need a plugin which was not named, with what they need, by path. Nothing is wrong with them.
+        entries: the runs and what cannot be opened, as a listing reads them (see `miclab.runs.listing`).
     """
 
-    def __init__(self, runs: Sequence[Run], damaged: dict[Path, str], lacking: dict[Path, str] | None = None):
-        self._runs, self.damaged, self.lacking = tuple(runs), damaged, lacking or {}
+    def __init__(self, entries: Sequence[Entry]):
+        self._entries = list(entries)
+
+    @cached_property
+    def _runs(self) -> tuple[Run, ...]:
+        found = []
+        for place, entry in enumerate(self._entries):
+            if entry.opens:
+                try:
+                    found.append(load(entry.path))
+                except MiclabError as error:
+                    self._entries[place] = Entry(entry.path, DAMAGED, str(error))
+        return tuple(found)
+
+    @property
+    def damaged(self) -> dict[Path, str]:
+        """What is wrong with each of those that cannot be opened, by path."""
+        return self._notes(DAMAGED)
+
+    @property
+    def lacking(self) -> dict[Path, str]:
+        """Those that need a plugin which was not named, with what they need, by path. Nothing is wrong with them."""
+        return self._notes(LACKING)
+
+    def _notes(self, status: str) -> dict[Path, str]:
+        return {entry.path: entry.note for entry in self._entries if entry.status == status}
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is damaged of those that can be used all the same."""
+        return [line for entry in self._entries for line in entry.warnings]
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -42,29 +71,11 @@ class Runs(Tabled, Sequence[Run]):
 
     def as_json(self) -> list[dict[str, Any]]:
         """A row for each run, as plain data: name, status, step, last accuracies and a note."""
-        found = {}
-        for run in self:
-            # A killed process leaves its run so. Taking the lock to find out would disturb one that is alive.
-            status = "running, or killed" if run.status == "running" else run.status
-            try:
-                last = (run.disk.rows() or [{"accuracy": {}}])[-1]
-            except MiclabError as error:
-                self.damaged[run.path] = str(error)
-                continue
-            found[run.path] = {
-                "run": run.name, "name": run.label.name, "tags": list(run.label.tags), "status": status,
-                "step": run.step, "accuracy": last["accuracy"], "note": run.reason,
-            }  # fmt: skip
-        for status, others in (("damaged", self.damaged), ("needs plugin", self.lacking)):
-            for path, why in others.items():
-                found[path] = {"run": path.name, "name": "", "tags": [], "status": status, "step": None,
-                               "accuracy": {}, "note": why}  # fmt: skip
-        return [found[path] for path in sorted(found)]
+        return [entry.as_json() for entry in self._entries]
 
     def tagged(self, *tags: str) -> Runs:
         """Those that have all of these tags, and all that cannot be opened."""
-        kept = [run for run in self if set(tags) <= set(run.label.tags)]
-        return Runs(kept, self.damaged, self.lacking)
+        return Runs([entry for entry in self._entries if not entry.opens or set(tags) <= set(entry.label.tags)])
 
     def tables(self) -> tuple[Table, ...]:
         """A row for each run; names and tags have columns where there are any."""
@@ -106,13 +117,13 @@ def load(path: str | Path) -> Run:
 
 
 def find(name: str, runs: str | Path = "runs") -> Run:
-    """The run that a path, a name, or the start of a name or hash means.
+    """The run of a path, a name, or the start of a name or hash.
 
     Arguments:
         runs: directory of runs.
 
     Raises:
-        RunError: none, or several, are meant.
+        RunError: no run matches, or several do.
     """
     return Run(directory.find(str(name), runs))
 
@@ -123,19 +134,11 @@ def list_runs(root: str | Path = "runs") -> Runs:
     Raises:
         RunError: `root` is a file, or cannot be read.
     """
-    found, lacking = [], {}
-    paths, damaged = directory.look_over(root)
-    for path in paths:
-        try:
-            found.append(load(path))
-        except MiclabError as error:
-            needs_plugin = isinstance(error, ConfigError) and error.field == "plugins"
-            (lacking if needs_plugin else damaged)[path] = str(error)
-    return Runs(found, damaged, lacking)
+    return Runs(entries(root))
 
 
 def opened(run: Run | Disk | str | Path, runs: str | Path = "runs") -> Run:
-    """A run from whatever names it."""
+    """A run from any of its names."""
     if isinstance(run, Run):
         return run
     return Run(run) if isinstance(run, Disk) else find(str(run), runs)
@@ -145,7 +148,7 @@ def disks(runs: Run | str | Path | Sequence[Run | str | Path], root: str | Path 
     """Directories of one run or several.
 
     Raises:
-        RunError: a name is not that of one run, or there is none.
+        RunError: a name does not identify a run, or there is no name.
     """
     several = [runs] if isinstance(runs, (Run, Disk, str, Path)) else list(runs)
     if not several:

@@ -1,4 +1,4 @@
-"""What an intervention does to the answers of one run, and of several runs together, with intervals."""
+"""The effect of an intervention on the answers of one or several runs, with intervals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Scores = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Effect:
-    """What an intervention does to one run's answers on a split.
+    """The effect of an intervention on one run's answers on a split.
 
     Arguments:
         name: the intervention, in words.
@@ -81,8 +81,8 @@ def effects_table(
     oracles: Mapping[str, float] | None = None,
     notes: Iterable[str] = (),
 ) -> Table:
-    """A row for each intervention, of one run or of several, and one for each oracle. Heads have a column where heads
-    were cut; of the untouched decoder no change is shown."""
+    """A row for each intervention, of one run or of several, and one for each oracle. Heads have a column if heads were
+    knocked out. The untouched decoder has no change."""
     rows: list[tuple[Any, ...]] = []
     for effect in effects:
         change, share = (None, None) if effect.name == "untouched" else (effect.change, effect.share)
@@ -95,8 +95,8 @@ def effects_table(
 
 @dataclass(frozen=True)
 class PooledEffect:
-    """What an intervention does over one or several runs, seeds of one experiment; intervals are over seeds, or
-    over the sets of novel classes of one.
+    """The effect of an intervention on one or several runs that are seeds of one experiment. Intervals are over seeds,
+    or over the sets of novel classes of one run.
 
     Arguments:
         name: the intervention, in words.

@@ -11,14 +11,15 @@ from miclab.measures.evaluate import SplitScores
 from miclab.statistics.intervals import clustered_interval
 
 OnProgress = Callable[[int, str], None]
-"""Called with the number of runs done and what is or was done."""
+"""Called with the number of runs done and the name of the present step."""
 
 
 def why_unformed(induction: Head, icl: SplitScores) -> str:
-    """Why the strongest induction head is none that answers from the context, in words; empty where it is one.
+    """Why the strongest induction head does not answer from the context, in words; empty if it does.
 
-    It is one where accuracy on novel classes is above that of answering with any label of the context, on the same
-    sequences, and where it looks more at the right labels than at the wrong ones, each with its whole 95 % interval.
+    There is a circuit if two conditions hold with their whole 95 % intervals, on the same sequences. Accuracy on novel
+    classes exceeds that of answering with any label of the context. Attention to the right labels exceeds that to the
+    wrong ones.
 
     Arguments:
         induction: the strongest head.
@@ -33,7 +34,7 @@ def why_unformed(induction: Head, icl: SplitScores) -> str:
             f" {any_label.mean():.3f}"
         )
     strength = clustered_interval([icl.strengths["induction_total"][:, *induction]])
-    # One set of novel classes gives no interval: the estimate has to do.
+    # One set of novel classes gives no interval, so the estimate decides.
     if (strength.low if strength.known else strength.mean) <= 0:
         return (
             f"the strongest induction head, {head_name(induction)}, looks no more at the right labels than at the wrong"
@@ -43,7 +44,7 @@ def why_unformed(induction: Head, icl: SplitScores) -> str:
 
 
 def why_no_circuit(heads: CircuitHeads | None, icl: SplitScores) -> str:
-    """Why a decoder has no induction circuit that could be named or cut, in words; empty where it has one.
+    """Why a decoder has no induction circuit, in words; empty if it has one.
 
     Arguments:
         heads: its strongest heads; None for a decoder with a single head, or whose attention gives no pattern.

@@ -1,4 +1,4 @@
-"""Causal tests of checkpoints: knock out heads, zero modalities, and see what happens to in-context learning."""
+"""Causal tests of checkpoints: the effect of knocking out heads and zeroing modalities on in-context learning."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ class Interventions:
 
     @cached_property
     def strongest(self) -> CircuitHeads | None:
-        """The heads that would make the circuit, by strength; None where there are not two, or none can be found."""
+        """The candidate heads of the circuit, by strength. None if there are not two, or if attention gives no
+        pattern."""
         return strongest_heads(self.measures)
 
     @cached_property
@@ -100,7 +101,7 @@ class Interventions:
 
     @property
     def controls(self) -> dict[str, Control]:
-        """The random other heads for each of the strongest, by the name of the effect; see `Control.note` for why a
+        """The random other heads for each of the strongest, by the name of the effect. `Control.note` says why a
         decoder has none."""
         if self.strongest is None:
             return {}
@@ -110,7 +111,7 @@ class Interventions:
         }
 
     def effect(self, name: str, edits: dict[str, Edit] | None, heads: tuple[Head, ...] = ()) -> Effect:
-        """What `edits` do."""
+        """The effect of `edits`."""
         self.watch(name)
         scores = self.untouched if edits is None else self._scores(edits)
         return Effect(name, heads, scores.correct, scores.in_context, self.untouched.correct)
@@ -169,9 +170,9 @@ class Interventions:
         return [self.effect("untouched", None), *singles]
 
     def knockouts(self, baseline: str = "zero") -> list[Effect]:
-        """`single_knockouts`, the two strongest heads, both, and the mean of several draws of other heads as control
-        for each of these three, where the decoder has other heads (see `controls`). The strongest heads are cut and
-        named whether they are a circuit or not: see `no_circuit`.
+        """`single_knockouts`, each of the two strongest heads, and both together. Each of these three has a control
+        where the decoder has other heads: the mean over several draws of them (see `controls`). The strongest heads are
+        cut and named even if they form no circuit: see `no_circuit`.
 
         Raises:
             RunError: the decoder has one head only, so that there is no circuit of two, or gives no pattern.
@@ -204,8 +205,8 @@ class Interventions:
         ]
 
     def uniform_patterns(self) -> list[Effect]:
-        """The untouched decoder, and every single head with its attention pattern set to uniform: whether a head is
-        needed for where it looks, while its output keeps its size."""
+        """The untouched decoder, and each single head with its attention pattern set to uniform. This shows whether a
+        head is needed for where it attends, as its output keeps its size."""
         options = self.config.decoder
         every = [(i, j) for i in range(options.layers) for j in range(options.heads)]
         effects = [self.knocked(f"head {head_name(h)} uniform", (h,), "uniform") for h in every]
@@ -223,7 +224,7 @@ class Interventions:
 
 
 def _watching(on_progress: OnProgress | None, done: int, run: str) -> Callable[[str], None] | None:
-    """`on_progress` for one run, of which each intervention takes a while."""
+    """`on_progress` for one run, called for each intervention."""
     return None if on_progress is None else lambda name: on_progress(done, f"{run}: {name}")
 
 
@@ -235,7 +236,7 @@ def _pooled(
     split: str,
     on_progress: OnProgress | None,
 ) -> tuple[Effects, list[Interventions]]:
-    """`make` over runs, and what made it; an effect that one run lacks is left out."""
+    """`make` over runs, and its interventions. An effect that one run lacks is left out."""
     check_seeds(runs)
     works: list[Interventions] = []
     by_name: dict[str, list[Effect]] = {}

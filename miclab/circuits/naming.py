@@ -1,11 +1,11 @@
 """What a head of a circuit is called: two words, its pattern and whether it is needed.
 
-Pattern: where the head looks. A previous-token head has labels that look at their own items, an induction head a query
-that looks at the right labels more than at wrong ones; each at least halfway from uniform attention to all attention,
-with the whole interval. A head that is not so and whose rows are diffuse is an averaging head.
+Pattern: where the head looks. In a previous-token head labels look at their own items. In an induction head the query
+looks at the right labels more than at wrong ones. The strength is at least halfway from uniform attention to all
+attention, with the whole interval. Any other head whose rows are diffuse is an averaging head.
 
-Need: setting the pattern to uniform lowers in-context learning by at least 0.1, with the whole interval, and by more
-than the patterns of random other heads. A head whose output is needed may have a pattern that is not.
+Need: with the pattern set to uniform in-context learning falls by at least 0.1, with the whole interval. It falls by
+more than with the patterns of random other heads. A head whose output is needed may have a pattern that is not.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ DEFINITIONS = (
 
 
 def looking(strengths: Mapping[str, NDArray[np.floating]], place: Place) -> NDArray[np.floating]:
-    """How far heads look where the place asks [set, layer, head]: items of several modalities are added."""
+    """How far heads look at the place [set, layer, head]: items of several modalities are added."""
     if place == "induction":
         return strengths["induction_total"]
     return np.sum([values for name, values in strengths.items() if name.startswith("label_to_item.")], axis=0)
@@ -102,7 +102,7 @@ class Named:
         place: in the circuit.
         heads: layer and head of each, from 0.
         pattern: its pattern, in a word.
-        looks: how far it looks where the place asks, the least of a group.
+        looks: how far it looks at the place, the least of a group.
         uniform: the same under uniform attention.
         drop: accuracy on novel classes that is lost with its pattern, or those of the group together, set to uniform.
         beyond: the same minus that of random other heads; None where the decoder has none.

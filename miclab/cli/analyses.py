@@ -33,13 +33,13 @@ class CircuitsOptions(SeveralRunsOptions):
     weights. Where there is an induction circuit, its heads, and what each is called by pattern and need."""
 
     split: Split = "icl"
-    """Split whose sequences are looked at."""
+    """Split whose sequences are evaluated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlignOptions(CheckpointOptions):
-    """Alignment of projected items with the host's prototypes of the same label: debiased CKA, the mean over
-    independent draws of pairs with its interval, beside what labels (or concepts) that trade partners give."""
+    """Alignment of projected items with the host's prototypes of the same label. Prints debiased CKA as the mean over
+    independent draws of pairs, with its interval. The null distribution permutes labels (or concepts)."""
 
     run: RunName
     """Path, name, or start of a name or hash, of a run with two modalities or more."""
@@ -51,7 +51,7 @@ class AlignOptions(CheckpointOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnoseOptions(SizedOptions):
-    """Which of the known signs of failure a run shows, the numbers behind it, and what to change."""
+    """Known signs of failure that a run shows, with evidence and advice."""
 
     run: RunName
     """Path, name, or start of a name or hash."""
@@ -117,10 +117,10 @@ def run_diagnose(arguments: list[str]) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class KnockoutOptions(SeveralRunsOptions):
-    """Accuracy with heads knocked out: each, the circuit's, both, and the mean of several draws of random others as
-    control, each from the layers of what it is a control for. Where a run does not answer from its context better than
-    with any label of it, there is no circuit, and only single heads are cut. Several RUNs are clustered by seed; the
-    circuit's heads are found in each for itself."""
+    """Accuracy with heads knocked out: each head, each of the circuit's two heads, and both. The control is the mean
+    over several draws of random other heads, matched by layer. If a run answers no better than with any label of its
+    context, it has no circuit. Then only single heads are knocked out. Several RUNs are clustered by seed; the
+    circuit's heads are found separately in each."""
 
     heads: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LAYER.HEAD ...")] = ()
     """Cut these heads together and nothing else; both numbers from 0, such as `0.0 1.0`. Empty: every single head, and
@@ -142,7 +142,7 @@ class AblateOptions(SeveralRunsOptions):
 
 
 def _sequences(options: KnockoutOptions | AblateOptions) -> int:
-    """Sequences of the split that is looked at."""
+    """Sequences of the evaluated split."""
     return options.sizes.sequences * (options.sizes.novel_sets if options.split == "icl" else 1)
 
 
@@ -161,10 +161,10 @@ def run_knockout(arguments: list[str]) -> int:
                                        sizes=options.sizes, split=options.split)  # fmt: skip
         return print_result(found, runs, options.json)
     # Whether there is a circuit is always seen on novel classes.
-    novel, apart = options.sizes.sequences * options.sizes.novel_sets, options.split != "icl"
+    novel, beside = options.sizes.sequences * options.sizes.novel_sets, options.split != "icl"
     with looking(
         "knockout", runs, options.runs,
-        lambda config: knockouts_of(config) * _sequences(options) + (names_of(config) - 1 + apart) * novel,
+        lambda config: knockouts_of(config) * _sequences(options) + (names_of(config) - 1 + beside) * novel,
     ) as on_progress:  # fmt: skip
         found = knock_out(runs, baseline=options.baseline, step=options.checkpoint, sizes=options.sizes,
                           split=options.split, on_progress=on_progress)  # fmt: skip

@@ -41,7 +41,7 @@ StudyFile = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
-    """What every command takes."""
+    """Options of every command."""
 
     preset: Profile = "quick"
     """Preset of the study."""
@@ -54,13 +54,13 @@ class StudyOptions:
 @dataclass(frozen=True, kw_only=True)
 class _Seeded(StudyOptions):
     seeds: tuple[int, ...] = ()
-    """Of the preset's seeds these alone. Empty: all of them."""
+    """Only these of the preset's seeds. Empty: all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(_Seeded):
-    """Train what is missing of one study or several. Stopped or killed at any moment, it goes on where it was; tables
-    keep the rows of other seeds than --seeds."""
+    """Train the missing runs of studies. After a stop or a kill at any moment, the same command resumes. Tables keep
+    the rows of seeds other than --seeds."""
 
     file: Files
     """Study files."""
@@ -77,12 +77,12 @@ class RunOptions(_Seeded):
     mirror: tuple[str, ...] = ()
     """Trackers that are sent a copy of every finished run's rows: wandb, mlflow, tensorboard, trackio."""
     retry_failed: bool = False
-    """Try failed runs again, but for those that diverged."""
+    """Try failed runs again, except those that diverged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatusOptions(_Seeded):
-    """What of one study or several is done, running, failed and left."""
+    """The numbers of finished, running, failed and remaining runs of studies."""
 
     file: Files
     """Study files."""
@@ -90,7 +90,7 @@ class StatusOptions(_Seeded):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions(_Seeded):
-    """List the runs of a study in their order, and how far each is. No run is started."""
+    """List the runs of a study in their order, with their progress. No run is started."""
 
     file: StudyFile
     """A study file."""
@@ -105,7 +105,7 @@ class RowsOptions(StudyOptions):
     output: File = ""
     """File to write, .csv or .parquet; empty: a summary on the screen (the last row of every run)."""
     stored: bool = False
-    """Read the table that lies beside the study, whatever runs there are."""
+    """Read the table beside the study, whether or not runs exist."""
 
 
 def run_study(arguments: list[str]) -> int:
@@ -161,7 +161,7 @@ def _run(arguments: list[str]) -> int:
     from miclab.studies.threshold import rounds
 
     found, mode, root = _loaded(options.file, options)
-    # A study of kind `threshold` decides by its results what it runs next.
+    # In a study of kind `threshold` results decide which runs come next.
     *_, (plan, tally) = (_carried_out(options, studies, whole) for studies, whole in rounds(found, mode, root))
     counts, failures = counts_of(plan, tally.states, set()), failures_of(plan, tally.states)
     if options.json:
@@ -172,7 +172,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _carried_out(options: RunOptions, studies: list[Study], plan: Plan) -> tuple[Plan, Tally]:
-    """Trains what is missing of a plan: the requested part of it, and how its runs ended."""
+    """Trains the missing runs of a plan. Returns the requested part of it and the outcomes of its runs."""
     from miclab.cli.progress import Watch
     from miclab.studies.engine import Engine, carry_out
     from miclab.studies.mirrors import Mirrors
@@ -183,7 +183,7 @@ def _carried_out(options: RunOptions, studies: list[Study], plan: Plan) -> tuple
     root.mkdir(parents=True, exist_ok=True)
     tables = [StudyTable(study, plan, root) for study in studies]
     for table in tables:
-        # A table that cannot be trusted is refused before anything is trained.
+        # A table that fails its checks is refused before anything is trained.
         table.kept()
     # A table has the runs of all seeds, whichever are trained now.
     others = survey(plan, root) if options.seeds else {}
@@ -208,7 +208,7 @@ def _carried_out(options: RunOptions, studies: list[Study], plan: Plan) -> tuple
 
 
 def _announce(plan: Plan, root: Path, workers: int) -> None:
-    """Says how long the runs will take that this machine still has to train."""
+    """Prints an estimate of the time of the runs that this machine has yet to train."""
     from miclab.cli.progress import announce_study
     from miclab.studies.state import survey
 

@@ -1,7 +1,7 @@
-"""What is checked of a Hugging Face checkpoint: its files before anything of it is loaded, its tensors after.
+"""Checks of a Hugging Face checkpoint: its files before anything is loaded, its tensors after.
 
-Weights are safetensors inside the folder and nothing else, so no pickle is ever read. transformers itself would take a
-file of another kind that an index, an adapter or the configuration names.
+Weights are safetensors inside the folder and nothing else, so no pickle is ever read. By itself the library
+transformers would read a file of another kind that an index, an adapter or the configuration names.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from miclab import storage
+from miclab.errors import ContentError
 
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 SHARD = re.compile(r"[^/\\\0.][^/\\\0]*\.safetensors")
 """A file of safetensors in the folder itself."""
 NAMED = 3
-"""Tensors that a message names at most."""
+"""Most tensors that a message names."""
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that is not loaded; the message says why."""
+class CheckpointError(ContentError):
+    """A folder of a model, or a model of the hub, that is not loaded."""
 
 
 def _found(place: str, name: str, offline: bool, revision: str) -> Path | None:
-    """A file of a folder or of the hub; None where there is none."""
+    """A file of a folder or of the hub; None if there is none."""
     if Path(place).is_dir():
         path = Path(place) / name
         return path if path.exists() else None
@@ -45,7 +46,7 @@ def _found(place: str, name: str, offline: bool, revision: str) -> Path | None:
 
 
 def check_files(place: str, offline: bool, revision: str = "") -> None:
-    """Makes sure that nothing but safetensors of the folder would be loaded.
+    """Checks that only safetensors of the folder would be loaded.
 
     Arguments:
         place: folder or hub id.
@@ -54,23 +55,23 @@ def check_files(place: str, offline: bool, revision: str = "") -> None:
 
     Raises:
         CheckpointError: an index, an adapter or the configuration names something else.
-        OSError: a file cannot be had.
+        OSError: a file cannot be read.
     """
     if _found(place, ADAPTER, offline, revision):
-        raise CheckpointError(f"it has {ADAPTER}: an adapter of another model. Merge both and save the whole.")
+        raise CheckpointError(place, f"it has {ADAPTER}: an adapter of another model. Merge both and save the whole.")
     config = _found(place, "config.json", offline, revision)
     if config and _object(config).get("transformers_weights") is not None:
-        raise CheckpointError("config.json has `transformers_weights`; the file has to be model.safetensors.")
+        raise CheckpointError(config, "it has `transformers_weights`; the file has to be model.safetensors.")
     index = _found(place, INDEX, offline, revision)
     if index is None:
         return
     shards = _object(index).get("weight_map")
     if not isinstance(shards, dict) or not shards:
-        raise CheckpointError(f"{INDEX} has no `weight_map` from tensors to files.")
+        raise CheckpointError(index, "it has no `weight_map` from tensors to files.")
     for tensor, file in shards.items():
         if not isinstance(file, str) or not SHARD.fullmatch(file):
-            text = f"{INDEX} puts {tensor[:80]} into {str(file)[:80]!r}, which is no safetensors file of the folder."
-            raise CheckpointError(text)
+            text = f"it puts {tensor[:80]} into {str(file)[:80]!r}, which is no safetensors file of the folder."
+            raise CheckpointError(index, text)
 
 
 def _object(path: Path) -> Mapping[str, Any]:
@@ -78,16 +79,17 @@ def _object(path: Path) -> Mapping[str, Any]:
     try:
         found = json.loads(storage.read_file(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path.name} is no JSON ({str(error)[:100]}).") from error
+        raise CheckpointError(path, f"it is no JSON ({str(error)[:100]}).") from error
     if not isinstance(found, dict):
-        raise CheckpointError(f"{path.name} holds no object.")
+        raise CheckpointError(path, "it holds no object.")
     return found
 
 
-def check_tensors(missing: Iterable[str], unexpected: Iterable[str] = ()) -> None:
+def check_tensors(place: str, missing: Iterable[str], unexpected: Iterable[str] = ()) -> None:
     """Makes sure that a checkpoint has the model's tensors and no others.
 
     Arguments:
+        place: folder or hub id.
         missing: tensors of the model that it lacks, without those that are tied to one that it has.
         unexpected: tensors that it has and the model lacks.
 
@@ -101,4 +103,4 @@ def check_tensors(missing: Iterable[str], unexpected: Iterable[str] = ()) -> Non
         if names:
             more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
             listed = f"{len(names)} tensor{'s' * (len(names) > 1)} ({', '.join(names[:NAMED])}{more})"
-            raise CheckpointError(f"the checkpoint {text.format(listed)}.")
+            raise CheckpointError(place, f"the checkpoint {text.format(listed)}.")

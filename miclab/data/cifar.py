@@ -1,4 +1,4 @@
-"""CIFAR-100 in its binary version. The Python version is a pickle, which could run any code: it is not read."""
+"""CIFAR-100 in its binary version. The Python version is a pickle, which could run any code, so it is not read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from miclab import storage
-from miclab.data.dataset import DataError, DataSet, reject_same_names
+from miclab.data.dataset import DataContentError, DataError, DataSet, reject_same_names
 from miclab.data.folders import path_and_side, require_folder
 from miclab.data.registry import Progress, silent, source
 from miclab.data.split import held_out_count, held_out_names
@@ -24,11 +24,11 @@ CIFAR_100 = (
 def _records(name: str, path: Path, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     content = np.frombuffer(storage.read_file(path), np.uint8)
     if not len(content) or len(content) % RECORD:
-        raise DataError(f"{name}: {path} has {len(content)} bytes, not a multiple of {RECORD}: it is cut short or not "
+        raise DataContentError(path, f"it has {len(content)} bytes, not a multiple of {RECORD}: it is cut short or not "
                         "CIFAR-100's binary version. Unpack it again.")  # fmt: skip
     rows = content.reshape(-1, RECORD)
     if int(rows[:, 1].max()) >= classes:
-        raise DataError(f"{name}: {path} has a fine label of {int(rows[:, 1].max())}, and there are {classes} names.")
+        raise DataContentError(path, f"it has a fine label of {int(rows[:, 1].max())}, and there are {classes} names.")
     return torch.from_numpy(rows[:, 2:].reshape(-1, 3, 32, 32).copy()), torch.from_numpy(rows[:, 1].astype(np.int64))
 
 
@@ -49,7 +49,7 @@ def load_cifar_100(name: str, argument: str, progress: Progress = silent) -> Dat
         pickled = (
             " This folder is the Python version, which is a pickle and is not read." if (path / "meta").exists() else ""
         )
-        raise DataError(f"{name}: {path} has no {', '.join(missing)}.{pickled} {CIFAR_100}")
+        raise DataContentError(path, f"it has no {', '.join(missing)}.{pickled} {CIFAR_100}")
     if size not in (None, 32):
         raise DataError(f"{name}: CIFAR-100's pictures are 32 x 32; leave @{size} away.")
     text = (path / "fine_label_names.txt").read_text(encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""What `miclab data embed` turns into vectors: pictures and sounds in one folder per class, texts in a table."""
+"""The items of `miclab data embed`: pictures and sounds in one folder per class, texts in a table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from miclab import storage
-from miclab.data.dataset import DataError, reject_same_names, too_few
+from miclab.data.dataset import DataContentError, DataError, reject_same_names, too_few
 from miclab.data.folders import ENDINGS, require_folder
 from miclab.data.pictures import open_picture
 from miclab.data.pretrained import Kind, PretrainedEncoder
@@ -61,9 +61,10 @@ def find_items(kind: Kind, path: Path) -> list[Item]:
     if few:
         raise DataError(too_few(str(path), few))
     if len(counts) < LEAST_CLASSES:
-        raise DataError(
-            f"{path} has {len(counts)} classes; `vectors:` needs {LEAST_CLASSES} or more. Add classes: "
-            + ("rows with other labels." if kind == "texts" else "one folder per class.")
+        raise DataContentError(
+            path,
+            f"it has {len(counts)} classes; `vectors:` needs {LEAST_CLASSES} or more. Add classes: "
+            + ("rows with other labels." if kind == "texts" else "one folder per class."),
         )
     order = {name: number for number, name in enumerate(counts)}
     return sorted(items, key=lambda item: order[item.class_name])
@@ -76,10 +77,14 @@ def _files(kind: Kind, path: Path) -> list[Item]:
     for folder in sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith(".")):
         files = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in endings and not f.name.startswith(".")]
         if not files:
-            raise DataError(f"{folder} holds no file {', '.join(endings)}. Put some there, or take the folder away.")
+            raise DataContentError(
+                folder, f"it holds no file {', '.join(endings)}. Put some there, or take the folder away."
+            )
         items += [Item(folder.name, file, "") for file in files]
     if not items:
-        raise DataError(f"{path} holds no folder. It needs one folder per class, with that class's {kind} inside.")
+        raise DataContentError(
+            path, f"it holds no folder. It needs one folder per class, with that class's {kind} inside."
+        )
     return items
 
 
@@ -92,18 +97,20 @@ def _texts(path: Path) -> list[Item]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
     except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read: {error}. {how}") from error
+        raise DataContentError(path, f"it cannot be read: {error}. {how}") from error
     items = []
     for number, row in enumerate(rows):
         label, text = (row.get("label") or "").strip(), (row.get("text") or "").strip()
         if not label or not text:
-            raise DataError(f"{path}: row {number} (counted from 0, without the header) has no label or no text. {how}")
+            raise DataContentError(
+                path, f"row {number} (counted from 0, without the header) has no label or no text. {how}"
+            )
         items.append(Item(label, None, text))
     return items
 
 
 def read_items(encoder: PretrainedEncoder, items: Sequence[Item], background: str = "white") -> list[Any]:
-    """What an encoder takes: PIL images in RGB, texts, or samples at its rate.
+    """The inputs of an encoder: PIL images in RGB, texts, or samples at its rate.
 
     Arguments:
         background: colour that transparent parts of pictures show.
@@ -126,13 +133,15 @@ def _sound(path: Path, rate: int) -> np.ndarray:
 
     try:
         with warnings.catch_warnings():
-            # Chunks that are not understood hold no samples.
+            # Unknown chunks hold no samples.
             warnings.simplefilter("ignore", wavfile.WavFileWarning)
             own, samples = wavfile.read(path)
     except Exception as error:
-        raise DataError(f"{path} is no WAV file that can be read ({error}). Mend it or take it away.") from error
+        raise DataContentError(
+            path, f"it is no WAV file that can be read ({error}). Mend it or take it away."
+        ) from error
     if not len(samples) or own < 1:
-        raise DataError(f"{path} holds no samples. Take it away.")
+        raise DataContentError(path, "it holds no samples. Take it away.")
     if samples.dtype.kind == "u":
         values = (samples.astype(np.float32) - 128) / 128
     elif samples.dtype.kind == "i":

@@ -24,16 +24,16 @@ import torch
 from torch import Tensor
 
 from miclab import storage
-from miclab.data.dataset import DataError
+from miclab.data.dataset import DataContentError
 
 VECTORS, LABELS = ("vectors", "vector", "embeddings", "embedding"), ("labels", "label", "classes", "class")
-"""Names under which vectors and labels are looked for; the first is ours."""
+"""Names under which vectors and labels are sought; the first is ours."""
 CONVERT = "Save it as .npy, .npz, .safetensors or .parquet."
 
 
 @dataclass(frozen=True)
 class Table:
-    """What a file holds.
+    """The content of a file.
 
     Arguments:
         vectors: float [row, dimension] or [class, exemplar, dimension], in the file's own precision.
@@ -48,13 +48,13 @@ def read_table(path: Path) -> Table:
     """Vectors and labels of a file or folder.
 
     Raises:
-        DataError: it is damaged, of another format, or holds no vectors; the message begins with the path.
+        DataContentError: it is damaged, of another format, or holds no vectors; the message begins with the path.
     """
     if path.is_dir():
         return _datasets_folder(path)
     reader = FORMATS.get(path.suffix.lower())
     if reader is None:
-        raise DataError(f"{path} has a format that is not read. {CONVERT}{_why_not(path.suffix.lower())}")
+        raise DataContentError(path, f"it has a format that is not read. {CONVERT}{_why_not(path.suffix.lower())}")
     table = reader(path)
     return Table(table.vectors, labels_beside(path)) if table.labels is None else table
 
@@ -72,14 +72,15 @@ def float_tensor(path: Path, values: np.ndarray, what: str = "its array") -> Ten
     """An array of vectors as a tensor.
 
     Raises:
-        DataError: it holds no floats.
+        DataContentError: it holds no floats.
     """
     if values.dtype.kind != "f" or values.dtype.itemsize > 8:
-        raise DataError(
-            f"{path}: {what} is of type {values.dtype}; vectors are float16, float32 or float64. "
-            "Convert them with `values.astype(numpy.float32)`."
+        raise DataContentError(
+            path,
+            f"{what} is of type {values.dtype}; vectors are float16, float32 or float64. "
+            "Convert them with `values.astype(numpy.float32)`.",
         )
-    # A copy: neither a mapped file nor foreign byte order reaches PyTorch.
+    # A copy, so that neither a mapped file nor foreign byte order reaches PyTorch.
     return torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("=")))
 
 
@@ -87,12 +88,13 @@ def label_list(path: Path, values: np.ndarray, what: str = "labels") -> list[str
     """An array of labels as text; whole numbers become their digits.
 
     Raises:
-        DataError: it is no list of texts or whole numbers.
+        DataContentError: it is no list of texts or whole numbers.
     """
     if values.ndim != 1 or values.dtype.kind not in "iuUS":
-        raise DataError(
-            f"{path}: {what} has shape {list(values.shape)} and type {values.dtype}; labels are one list of texts or "
-            "whole numbers."
+        raise DataContentError(
+            path,
+            f"{what} has shape {list(values.shape)} and type {values.dtype}; labels are one list of texts or "
+            "whole numbers.",
         )
     if values.dtype.kind == "S":
         return [value.decode("utf-8", "replace") for value in values.tolist()]
@@ -101,20 +103,20 @@ def label_list(path: Path, values: np.ndarray, what: str = "labels") -> list[str
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turns whatever a parser raises on damaged bytes, which is no closed set, into a DataError. What is no regular
-    file is not opened."""
+    """Turns whatever a parser raises on damaged bytes, which is no closed set, into a DataContentError. What is no
+    regular file is not opened."""
     try:
         if not path.is_dir():
             storage.check_regular(path)
         yield
-    except (DataError, MemoryError):
+    except (DataContentError, MemoryError):
         raise
     except Exception as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        fault = f"{path} cannot be read: {why}. It is damaged or not of the format that its ending says."
+        fault = f"it cannot be read: {why}. It is damaged or not of the format that its ending says."
         if "pickle" in why or "Python objects" in why:
-            fault = f"{path} holds Python objects (an object array), which are never read. Save plain numbers."
-        raise DataError(fault) from error
+            fault = "it holds Python objects (an object array), which are never read. Save plain numbers."
+        raise DataContentError(path, fault) from error
 
 
 def _mapped(path: Path) -> np.ndarray:
@@ -140,10 +142,12 @@ def _npz(path: Path) -> Table:
     # Opened here: NumPy leaves the file of a damaged archive open.
     with _reading(path), path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
         if not isinstance(file, np.lib.npyio.NpzFile):
-            raise DataError(f"{path} is no archive of arrays, as its ending says.")
+            raise DataContentError(path, "it is no archive of arrays, as its ending says.")
         name = _chosen(file.files, VECTORS, LABELS)
         if name is None:
-            raise DataError(f"{path} holds the arrays {', '.join(file.files) or 'none'}: name one of them 'vectors'.")
+            raise DataContentError(
+                path, f"it holds the arrays {', '.join(file.files) or 'none'}: name one of them 'vectors'."
+            )
         vectors = float_tensor(path, file[name], f"the array {name!r}")
         own = next((label for label in LABELS if label in file.files), None)
         return Table(vectors, None if own is None else label_list(path, file[own], f"the array {own!r}"))
@@ -157,16 +161,18 @@ def _safetensors(path: Path) -> Table:
         names, metadata = list(file.keys()), file.metadata() or {}
         name = _chosen(names, VECTORS, LABELS)
         if name is None:
-            raise DataError(f"{path} holds the tensors {', '.join(names) or 'none'}: name one of them 'vectors'.")
+            raise DataContentError(
+                path, f"it holds the tensors {', '.join(names) or 'none'}: name one of them 'vectors'."
+            )
         vectors = file.get_tensor(name)
         own = next((label for label in LABELS if label in names), None)
         numbers = None if own is None else file.get_tensor(own)
     if not vectors.is_floating_point() or vectors.element_size() < 2:
-        raise DataError(f"{path}: the tensor {name!r} is of type {vectors.dtype}; vectors are float16 to float64.")
+        raise DataContentError(path, f"the tensor {name!r} is of type {vectors.dtype}; vectors are float16 to float64.")
     if numbers is None:
         return Table(vectors, None)
     if numbers.is_floating_point() or numbers.is_complex():
-        raise DataError(f"{path}: the tensor {own!r} is of type {numbers.dtype}; labels are whole numbers.")
+        raise DataContentError(path, f"the tensor {own!r} is of type {numbers.dtype}; labels are whole numbers.")
     labels = label_list(path, numbers.numpy(), f"the tensor {own!r}")
     if "class_names" in metadata:
         labels = named_labels(path, labels, metadata["class_names"])
@@ -177,17 +183,17 @@ def named_labels(path: Path, labels: list[str], class_names: str) -> list[str]:
     """Labels that are numbers, as the names with these numbers.
 
     Raises:
-        DataError: the names are no JSON list of texts, or a number has none.
+        DataContentError: the names are no JSON list of texts, or a number has none.
     """
     try:
         names = json.loads(class_names)
     except ValueError as error:
-        raise DataError(f"{path}: its metadata 'class_names' is no JSON list of names.") from error
+        raise DataContentError(path, "its metadata 'class_names' is no JSON list of names.") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{path}: its metadata 'class_names' is no JSON list of names.")
+        raise DataContentError(path, "its metadata 'class_names' is no JSON list of names.")
     for row, label in enumerate(labels):
         if not 0 <= int(label) < len(names):
-            raise DataError(f"{path}: row {row} has the label {label}, and there are {len(names)} class names.")
+            raise DataContentError(path, f"row {row} has the label {label}, and there are {len(names)} class names.")
     return [names[int(label)] for label in labels]
 
 
@@ -203,33 +209,38 @@ def _columns(path: Path, frame: Any, names_of: dict[str, list[str]]) -> Table:
     present = ", ".join(f"{column} ({kind})" for column, kind in frame.schema.items()) or "none"
     if vector_column is None:
         which = "one column of lists of floats, or name it 'vectors'"
-        raise DataError(f"{path} needs {which}; its columns: {present}.")
+        raise DataContentError(path, f"it needs {which}; its columns: {present}.")
     if label_column is None and texts:
-        raise DataError(f"{path} has several columns that may be labels: name one 'labels'; its columns: {present}.")
+        raise DataContentError(
+            path, f"it has several columns that may be labels: name one 'labels'; its columns: {present}."
+        )
     values = frame[vector_column]
     inner = frame.schema[vector_column].inner
     values = values.cast(pl.List(inner))
     lengths = values.list.len()
     if not len(values):
-        raise DataError(f"{path}: column {vector_column!r} has no rows.")
+        raise DataContentError(path, f"column {vector_column!r} has no rows.")
     for row, length in enumerate(lengths.to_list()):
         if length is None:
-            raise DataError(f"{path}: row {row} of column {vector_column!r} is empty (null).")
+            raise DataContentError(path, f"row {row} of column {vector_column!r} is empty (null).")
         if length != lengths[0]:
-            raise DataError(
-                f"{path}: row {row} of column {vector_column!r} has {length} numbers, and row 0 has {lengths[0]}. "
-                "All vectors need one dimension."
+            raise DataContentError(
+                path,
+                f"row {row} of column {vector_column!r} has {length} numbers, and row 0 has {lengths[0]}. "
+                "All vectors need one dimension.",
             )
     flat = values.explode()
     if flat.null_count():
         row = int(flat.is_null().arg_max() or 0) // lengths[0]
-        raise DataError(f"{path}: row {row} of column {vector_column!r} has a number that is null.")
+        raise DataContentError(path, f"row {row} of column {vector_column!r} has a number that is null.")
     vectors = float_tensor(path, flat.to_numpy(), f"column {vector_column!r}").view(len(values), -1)
     if label_column is None:
         return Table(vectors, None)
     column = frame[label_column].cast(pl.String)
     if column.null_count():
-        raise DataError(f"{path}: row {column.is_null().arg_max()} of column {label_column!r} has no label (null).")
+        raise DataContentError(
+            path, f"row {column.is_null().arg_max()} of column {label_column!r} has no label (null)."
+        )
     labels = column.to_list()
     if label_column in names_of:
         labels = named_labels(path, labels, json.dumps(names_of[label_column]))
@@ -244,7 +255,7 @@ def _polars(path: Path, read: Callable[[Any], Any]) -> Any:
             return read(pl)
         except pl.exceptions.PanicException as error:
             # No Exception by its type: a fault in polars' own code, met on damaged files.
-            raise DataError(f"{path} cannot be read: {error}. It is damaged.") from error
+            raise DataContentError(path, f"it cannot be read: {error}. It is damaged.") from error
 
 
 def _parquet(path: Path) -> Table:
@@ -256,17 +267,20 @@ def _datasets_folder(path: Path) -> Table:
     if (path / "dataset_dict.json").is_file():
         splits = sorted(child.name for child in path.iterdir() if child.is_dir())
         example = f": give the folder of one, as in {path / splits[0]}" if splits else ""
-        raise DataError(f"{path} holds the splits {', '.join(splits) or 'none'}{example}.")
+        raise DataContentError(path, f"it holds the splits {', '.join(splits) or 'none'}{example}.")
     if not (path / "state.json").is_file():
-        raise DataError(
-            f"{path} is a folder without state.json. Give a file of vectors, or a folder that Hugging Face `datasets` "
-            "saved. For a folder of pictures: folder:PATH, or `miclab data embed`."
+        raise DataContentError(
+            path,
+            "it is a folder without state.json. Give a file of vectors, or a folder that Hugging Face `datasets` "
+            "saved. For a folder of pictures: folder:PATH, or `miclab data embed`.",
         )
     state, info = _json(path / "state.json"), {}
     if (path / "dataset_info.json").is_file():
         info = _json(path / "dataset_info.json")
     if state.get("_indices_data_files"):
-        raise DataError(f"{path} is a choice of rows: save it with `dataset.flatten_indices().save_to_disk(PATH)`.")
+        raise DataContentError(
+            path, "it is a choice of rows: save it with `dataset.flatten_indices().save_to_disk(PATH)`."
+        )
     frames = [_polars(file, lambda pl, file=file: pl.read_ipc_stream(file)) for file in _arrow_files(path, state)]
     features = info.get("features")
     features = features if isinstance(features, dict) else {}
@@ -281,12 +295,12 @@ def _arrow_files(path: Path, state: dict[str, Any]) -> list[Path]:
     for entry in listed if isinstance(listed, list) else []:
         name = entry.get("filename") if isinstance(entry, dict) else None
         if not isinstance(name, str) or Path(name).name != name:
-            raise DataError(f"{path / 'state.json'} names {name!r}, which is no file of this folder.")
+            raise DataContentError(path / "state.json", f"it names {name!r}, which is no file of this folder.")
         files.append(path / name)
         if not files[-1].is_file():
-            raise DataError(f"{files[-1]} is missing; {path / 'state.json'} names it.")
+            raise DataContentError(files[-1], f"it is missing; {path / 'state.json'} names it.")
     if not files:
-        raise DataError(f"{path / 'state.json'} names no data files.")
+        raise DataContentError(path / "state.json", "it names no data files.")
     return files
 
 
@@ -294,7 +308,7 @@ def _json(path: Path) -> dict[str, Any]:
     with _reading(path):
         found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict):
-        raise DataError(f"{path} is no JSON object.")
+        raise DataContentError(path, "it is no JSON object.")
     return found
 
 
@@ -303,12 +317,12 @@ def labels_beside(path: Path) -> list[str] | None:
     """Labels in `STEM.labels.csv` or `STEM.labels.npy` beside a file; None where there is neither.
 
     Raises:
-        DataError: both are there, or the file cannot be used.
+        DataContentError: both are there, or the file cannot be used.
     """
     found = [path.with_name(f"{path.stem}.labels{ending}") for ending in (".csv", ".npy")]
     there = [file for file in found if file.is_file()]
     if len(there) > 1:
-        raise DataError(f"{path}: both {there[0].name} and {there[1].name} are there. Take one away.")
+        raise DataContentError(path, f"both {there[0].name} and {there[1].name} are there. Take one away.")
     if not there:
         return None
     return _csv_labels(there[0]) if there[0].suffix == ".csv" else label_list(there[0], _mapped(there[0]), "the array")
@@ -322,10 +336,12 @@ def _csv_labels(path: Path) -> list[str]:
     column = next((header.index(name) for name in LABELS if name in header), None)
     body = rows if column is None else rows[1:]
     if column is None and any(len(row) != 1 for row in rows):
-        raise DataError(f"{path}: several columns need a header, and one of them the name 'label'.")
+        raise DataContentError(path, "several columns need a header, and one of them the name 'label'.")
     for line, row in enumerate(body):
         if (column or 0) >= len(row):
-            raise DataError(f"{path}: row {line} has {len(row)} cells, and the label is in column {(column or 0) + 1}.")
+            raise DataContentError(
+                path, f"row {line} has {len(row)} cells, and the label is in column {(column or 0) + 1}."
+            )
     return [row[column or 0] for row in body]
 
 

@@ -1,9 +1,8 @@
-"""One's own embeddings as a modality: `vectors:PATH`.
+"""The user's own embeddings as a modality: `vectors:PATH`.
 
-A label is a class, and its name is the class's name: with `sequence.pairing` `concept` two files are paired by it.
-Held out are a fifth of the classes (smallest SHA-256 of the name in lower case), and of each class the last fifth of
-its rows.
-Vectors are float32 and have length 1 when they enter a run, as those of every source (`miclab.data.items`).
+A label is a class, and its name is the class's name: with `sequence.pairing` `concept` two files are paired by it. A
+fifth of the classes is held out (smallest SHA-256 of the name in lower case). So is the last fifth of each class's
+rows. Vectors are float32 and have length 1 when they enter a run, as those of every source (`miclab.data.items`).
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from miclab.data.dataset import DataError, DataSet, reject_same_names
+from miclab.data.dataset import DataContentError, DataSet, reject_same_names
 from miclab.data.registry import Progress, existing, silent, source
 from miclab.data.split import held_out_count, held_out_names, last_exemplars
 from miclab.data.vector_files import Table, read_table
 
 LEAST_CLASSES = 10
-"""A fifth of them is held out, and a set of novel classes needs two."""
+"""Fewest classes: a fifth of them is held out, and a set of novel classes needs two."""
 LEAST_DIMENSION = 2
 SHOWN = 5
-"""Rows that a message names."""
+"""Most rows that a message names."""
 HOW = "Give a file .npy, .npz, .safetensors or .parquet, or a folder that Hugging Face `datasets` saved."
 
 
@@ -35,8 +34,8 @@ def load_vectors(name: str, argument: str, progress: Progress = silent) -> DataS
 
     Raises:
         MissingDataError: there is no such file.
-        DataError: it cannot be read; a row is zero or not finite; labels are missing, empty, or not one for each row;
-            there are fewer than 10 classes; a class has fewer than two rows.
+        DataContentError: it cannot be read, or a row is zero or not finite. Labels are missing, empty, or not one for
+            each row. There are fewer than 10 classes, or a class has fewer than two rows.
     """
     path = existing(name, argument, HOW)
     table = read_table(path)
@@ -45,12 +44,13 @@ def load_vectors(name: str, argument: str, progress: Progress = silent) -> DataS
     names: dict[str, int] = {}
     class_of = torch.tensor([names.setdefault(label, len(names)) for label in labels])
     if len(names) < LEAST_CLASSES:
-        raise DataError(
-            f"{path} has {len(names)} class{'es' * (len(names) != 1)}; at least {LEAST_CLASSES} are needed, since "
-            "a fifth is held out and a novel set needs two. Add classes."
+        raise DataContentError(
+            path,
+            f"it has {len(names)} class{'es' * (len(names) != 1)}; at least {LEAST_CLASSES} are needed, since "
+            "a fifth is held out and a novel set needs two. Add classes.",
         )
     order = class_of.argsort(stable=True)
-    # Without regard to case, as classes are paired: a name is held out in both of two files or in neither.
+    # Case is ignored, as in pairing, so that a name is held out in both of two files or in neither.
     held_out = held_out_names([label.casefold() for label in names], held_out_count(len(names), len(names)))
     return DataSet(
         name=name,
@@ -70,23 +70,28 @@ def _rows(path: Path, table: Table) -> tuple[Tensor, list[str]]:
     """Vectors [row, dimension] and a label for each row."""
     shape, labels = list(table.vectors.shape), table.labels
     if len(shape) not in (2, 3) or 0 in shape:
-        raise DataError(f"{path} has shape {shape}; allowed are [class, exemplar, dimension] and [row, dimension].")
+        raise DataContentError(
+            path, f"it has shape {shape}; allowed are [class, exemplar, dimension] and [row, dimension]."
+        )
     if shape[-1] < LEAST_DIMENSION:
-        raise DataError(f"{path}: its vectors have {shape[-1]} number; they need {LEAST_DIMENSION} or more.")
+        raise DataContentError(path, f"its vectors have {shape[-1]} number; they need {LEAST_DIMENSION} or more.")
     what = "class" if len(shape) == 3 else "row"
     if labels is None and what == "row":
-        raise DataError(
-            f"{path} has shape {shape} and no labels. Put one label a row into {path.stem}.labels.csv or "
-            f"{path.stem}.labels.npy beside it, or into `labels` of an .npz; or give [class, exemplar, dimension]."
+        raise DataContentError(
+            path,
+            f"it has shape {shape} and no labels. Put one label a row into {path.stem}.labels.csv or "
+            f"{path.stem}.labels.npy beside it, or into `labels` of an .npz; or give [class, exemplar, dimension].",
         )
     if labels is None:
         labels = [f"class {number}" for number in range(shape[0])]
     if len(labels) != shape[0]:
-        raise DataError(f"{path} has {len(labels)} labels for {shape[0]} {what}{'es' * (what == 'class') or 's'}.")
+        raise DataContentError(
+            path, f"it has {len(labels)} labels for {shape[0]} {what}{'es' * (what == 'class') or 's'}."
+        )
     labels = [label.strip() for label in labels]
     empty = [row for row, label in enumerate(labels) if not label]
     if empty:
-        raise DataError(f"{path}: {_named(what, empty)} an empty label. Give each a name.")
+        raise DataContentError(path, f"{_named(what, empty)} an empty label. Give each a name.")
     if what == "row":
         return table.vectors, labels
     reject_same_names(str(path), labels)
@@ -97,16 +102,16 @@ def _checked(path: Path, vectors: Tensor) -> Float[Tensor, "row dimension"]:
     """Vectors as float32, none of them zero, all finite."""
     rows = vectors.to(torch.float32)
     norms = rows.norm(dim=1)
-    # A row of finite numbers may have a norm that is not.
+    # A row of finite numbers may have an infinite norm.
     bad = (~norms.isfinite()).nonzero()[:, 0].tolist()
     if bad:
-        raise DataError(f"{path}: {_named('row', bad)} NaN, infinity or numbers too large for float32. "
+        raise DataContentError(path, f"{_named('row', bad)} NaN, infinity or numbers too large for float32. "
                         "Take such rows away or mend them.")  # fmt: skip
-    # Below this `DataSet.floats` cannot give it length 1.
+    # Below this norm `DataSet.floats` cannot give it length 1.
     zero = (norms < 1e-12).nonzero()[:, 0].tolist()
     if zero:
-        raise DataError(
-            f"{path}: {_named('row', zero)} length 0 (or below 1e-12), and so no direction. Take such rows away."
+        raise DataContentError(
+            path, f"{_named('row', zero)} length 0 (or below 1e-12), and so no direction. Take such rows away."
         )
     return rows.contiguous()
 

@@ -66,8 +66,8 @@ def _levels(config: RunConfig, measures: Iterable[Measure]) -> dict[str, float]:
 
 
 def levels(name: str, config: RunConfig) -> list[tuple[float, str]]:
-    """Levels that help to read a measure, `NAME` or `NAME.MODALITY`: what it can reach, and its value under uniform
-    attention where it is a measure of the pattern."""
+    """Levels that help to read a measure, `NAME` or `NAME.MODALITY`: what it can reach. Measures of
+    the pattern have their value under uniform attention, too."""
     found = registry.guides(name, config)
     stem = name.partition(".")[0]
     uniform = uniform_levels(config, [stem]).get(name) if stem in registry.known() else None

@@ -21,7 +21,7 @@ ONE_SET = (
     "One set of novel classes gives no interval: other classes may be easier or harder. "
     "Evaluate several sets (--novel-sets), or several seeds of the run."
 )
-"""Why a number stands without an interval."""
+"""Why a number has no interval."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Evaluations(Tabled):
 
     @cached_property
     def splits(self) -> dict[str, tuple[Interval, Interval, dict[str, float]]]:
-        """By split: accuracy, share of answers that are labels of the context, and accuracy of each oracle; over
-        runs, or over the sets of novel classes of one."""
+        """By split: accuracy, share of answers that are labels of the context, and accuracy of each oracle. Intervals
+        are over runs, or over the sets of novel classes of one run."""
         found = {}
         for split in self.found[0].scores:
             scores = [one.scores[split] for one in self.found]
@@ -70,7 +70,7 @@ class Evaluations(Tabled):
 
     @property
     def left_out(self) -> dict[str, str]:
-        """Why a measure that was requested is lacking, by its name."""
+        """Why a requested measure is missing, by its name."""
         return self.measured[0].left_out if self.measured else {}
 
     def tables(self) -> tuple[Table, ...]:

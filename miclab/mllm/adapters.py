@@ -1,6 +1,6 @@
 """LoRA adapters in PEFT's own format: a folder with adapter_config.json and adapter_model.safetensors.
 
-An adapter is loaded onto its base and kept beside its weights, not merged into them, so that no weight is rounded.
+An adapter is loaded onto its base without merging the weights, so that no weight is rounded.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from miclab import storage
-from miclab.mllm.errors import ModelError
+from miclab.mllm.errors import ModelContentError, ModelError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def is_adapter(where: str) -> bool:
-    """Whether a folder holds an adapter in the place of a model."""
+    """Whether a folder holds an adapter instead of a model."""
     return (Path(where) / CONFIG).is_file() and not (Path(where) / "config.json").is_file()
 
 
@@ -28,20 +28,24 @@ def base_of(where: str, base: str = "") -> str:
     """The base of the adapter in a folder: as given, or as its configuration names it.
 
     Raises:
-        ModelError: it is no LoRA adapter, its weights are no safetensors, or its base is not known.
+        ModelContentError: it is no LoRA adapter, its weights are no safetensors, or its base is not known.
     """
     folder = Path(where)
     try:
         config = json.loads(storage.read_file(folder / CONFIG))
         kind, named = str(config.get("peft_type")), config.get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{folder / CONFIG} cannot be read: {error}") from error
+        raise ModelContentError(folder / CONFIG, f"it cannot be read: {error}") from error
     if kind != "LORA":
-        raise ModelError(f"{where} is an adapter of PEFT's type {kind}. Allowed: LORA, whose heads are the base's.")
+        raise ModelContentError(
+            where, f"it is an adapter of PEFT's type {kind}. Allowed: LORA, whose heads are the base's."
+        )
     if not (folder / WEIGHTS).is_file():
-        raise ModelError(f"{where} has no {WEIGHTS}. Weights in pickle are not read; save the adapter as safetensors.")
+        raise ModelContentError(
+            where, f"it has no {WEIGHTS}. Weights in pickle are not read; save the adapter as safetensors."
+        )
     if not base and not named:
-        raise ModelError(f"{where} does not name its base. Give it with --base MODEL.")
+        raise ModelContentError(where, "it does not name its base. Give it with --base MODEL.")
     return base or str(named)
 
 
@@ -54,7 +58,7 @@ def with_adapter(model: Any, where: str) -> Any:
     from peft import PeftModel, get_peft_model_state_dict
 
     with warnings.catch_warnings():
-        # peft reads a property of transformers by a name that is deprecated; what it says of weights is checked below.
+        # peft reads a property of transformers by a deprecated name. Its report on weights is checked below.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", UserWarning)
         found = PeftModel.from_pretrained(model, where, is_trainable=False)
@@ -62,7 +66,7 @@ def with_adapter(model: Any, where: str) -> Any:
         with safe_open(Path(where) / WEIGHTS, "pt") as file:
             given = set(file.keys())
     except SafetensorError as error:
-        raise ModelError(f"{Path(where) / WEIGHTS} cannot be read: {error}") from error
+        raise ModelContentError(Path(where) / WEIGHTS, f"it cannot be read: {error}") from error
     # Embeddings of a larger vocabulary stand beside the adapter's own weights. Only a look at the hub would find them.
     given -= {f"base_model.model.{name}" for name in found.get_base_model().state_dict()}
     taken = set(get_peft_model_state_dict(found, save_embedding_layers=False))
@@ -79,6 +83,6 @@ def save_adapter(model: Any, folder: Path) -> None:
     """Writes the adapter of a model as PEFT does, each file at once."""
     with tempfile.TemporaryDirectory() as temporary:
         model.save_pretrained(temporary, safe_serialization=True, save_embedding_layers=False)
-        # The configuration last, so that what has one is whole.
+        # The configuration comes last, so that a folder with one is complete.
         for name in (WEIGHTS, CONFIG):
             storage.write_bytes(folder / name, (Path(temporary) / name).read_bytes())

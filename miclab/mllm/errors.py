@@ -1,4 +1,4 @@
-"""What can go wrong with a production model, in words."""
+"""Errors of production models, in words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from miclab.errors import MiclabError, is_out_of_memory, missing_extra
+from miclab.errors import ContentError, MiclabError, is_out_of_memory, missing_extra
 
 LOWER = (
     "Lower it with --batch 1, --dtype bfloat16, --four-bit, --max-pixels (fewer image tokens) or fewer --shots. "
@@ -23,12 +23,20 @@ class TaskError(MiclabError):
     """A folder of episodes that cannot be used."""
 
 
-class ViewError(TaskError):
+class TaskContentError(ContentError, TaskError):
+    """A file of a task or of results that does not hold what its reader needs."""
+
+
+class ModelContentError(ContentError, ModelError):
+    """A folder of a model or of an adapter that does not hold what its reader needs."""
+
+
+class ViewError(TaskContentError):
     """Episodes that have no pictures, or no words, where those were to be shown."""
 
 
 class DivergedError(ModelError):
-    """A fine-tuning whose loss is no number any more (exit status 1)."""
+    """A fine-tuning whose loss is no longer a number (exit status 1)."""
 
 
 class OutOfMemoryError(ModelError):
@@ -36,7 +44,7 @@ class OutOfMemoryError(ModelError):
 
 
 def require() -> None:
-    """Raises ModelError where the extra is not installed, before anything is loaded."""
+    """Raises ModelError if the extra is not installed, before anything is loaded."""
     try:
         import peft  # noqa: F401
         import transformers  # noqa: F401
@@ -58,7 +66,7 @@ def _needed(text: str) -> str:
 
 @contextmanager
 def memory_guard(doing: str) -> Iterator[None]:
-    """Turns an exhausted memory into an OutOfMemoryError that says how much was needed and which flags lower it."""
+    """Turns an exhausted memory into an OutOfMemoryError that gives the needed memory and the flags that lower it."""
     import torch
 
     try:

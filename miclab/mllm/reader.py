@@ -12,35 +12,35 @@ import torch
 
 from miclab import storage
 from miclab.data.pictures import PictureError, resolve
-from miclab.mllm.errors import TaskError, ViewError
+from miclab.mllm.errors import TaskContentError, ViewError
 from miclab.mllm.task import Episode, Example, Item, View
 from miclab.seeds import stream
 
 WORDS = ("text", "texts", "caption", "captions")
-"""Fields that say an item in words."""
+"""Fields for an item in words."""
 
 
 def read_json(path: Path) -> Any:
     """The content of a file.
 
     Raises:
-        TaskError: it cannot be read.
+        TaskContentError: it cannot be read.
     """
     try:
         return json.loads(storage.read_file(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise TaskError(f"{path} cannot be read as JSON: {error}") from error
+        raise TaskContentError(path, f"it cannot be read as JSON: {error}") from error
 
 
 def read_mapping(path: Path, what: str) -> Mapping[str, Any]:
-    """The object in a file, `what` in words; empty where there is no file.
+    """The object in a file, with the name `what` in messages; empty if there is no file.
 
     Raises:
-        TaskError: it holds something else.
+        TaskContentError: it holds something else.
     """
     found = read_json(path) if os.path.lexists(path) else {}
     if not isinstance(found, Mapping):
-        raise TaskError(f"{path} holds no {what}.")
+        raise TaskContentError(path, f"it holds no {what}.")
     return found
 
 
@@ -59,7 +59,7 @@ class Reader:
 
     Arguments:
         folder: of the task. Pictures lie below it, or below another task of the same benchmark, links followed.
-        view: what items are shown as; what it needs has to be there.
+        view: the form of items; its fields must exist.
         ways: classes of an episode where its entry lists more.
     """
 
@@ -67,11 +67,16 @@ class Reader:
         self.view, self.ways = view, ways
         self.folder = folder.absolute()
         self.roots = (self.folder, self.folder.parent)
-        self.where = ""
+        self.file, self.place = self.folder, ""
 
-    def fail(self, problem: str) -> TaskError:
-        """The error with the text `problem`, which names the place."""
-        return TaskError(f"{self.where}: {problem}")
+    def fail(self, problem: str, kind: type[TaskContentError] = TaskContentError) -> TaskContentError:
+        """The error of a problem, at the present place."""
+        return kind(self.file, problem, self.place)
+
+    @property
+    def where(self) -> str:
+        """Name of the file and place in it."""
+        return f"{self.file.name}, {self.place}"
 
     def strings(self, value: Any) -> list[str]:
         """A text, or a list of texts, as a list."""
@@ -81,13 +86,13 @@ class Reader:
         return found
 
     def mapping(self, value: Any, what: str) -> Mapping[str, Any]:
-        """A value that has to be an object."""
+        """A value that must be an object."""
         if not isinstance(value, Mapping):
             raise self.fail(f"{what} is no object: {str(value)[:60]!r}.")
         return value
 
     def picture(self, name: str) -> Path:
-        """The file of a picture. A page shows it, so it may not be any file beside the task.
+        """The file of a picture. A page shows it, so files outside the task are refused.
 
         Raises:
             PictureError: it is missing, or lies outside.
@@ -118,9 +123,9 @@ class Reader:
                 raise self.fail(str(error)) from error
             images = ()
         if self.view == "image" and not images:
-            raise ViewError(f"{self.where}: an entry has no `image`. A task in words is read with --view text.")
+            raise self.fail("an entry has no `image`. A task in words is read with --view text.", ViewError)
         if self.view == "text" and not text.strip():
-            raise ViewError(f"{self.where}: an entry has no `text`, which --view text shows in the place of an image.")
+            raise self.fail("an entry has no `text`, which --view text shows in the place of an image.", ViewError)
         return Item(images, text)
 
     def question(self, entry: Mapping[str, Any]) -> str | None:

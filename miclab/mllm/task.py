@@ -18,20 +18,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from miclab.mllm.errors import TaskError
+from miclab.mllm.errors import TaskContentError, TaskError
 from miclab.storage import digest, json_bytes, read_file
 
 TEMPLATE = "{item}\n{question}Answer: {answer}\n\n"
-"""How an example is written unless task.json or `--template` says otherwise."""
+"""Default template of an example, unless task.json or `--template` gives another."""
 FIELDS = "{item}, {question} and {answer}"
 View = Literal["image", "text"]
 Rule = Literal["text", "number", "yes or no"]
-"""What VL-ICL Bench compares of an answer: all of it, its first number, or whether it says yes."""
+"""The part of an answer that VL-ICL Bench compares: all of it, its first number, or whether it says yes."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """What is shown: pictures, words, or both. Which of them a model sees is the task's `view`."""
+    """An item in pictures, words, or both. The task's `view` selects what a model sees."""
 
     images: tuple[Path, ...] = ()
     text: str = ""
@@ -42,7 +42,7 @@ class Example:
     """A labelled example.
 
     Arguments:
-        item: what is shown.
+        item: the labelled item.
         answer: its label.
         question: its own; None: the episode's.
     """
@@ -74,8 +74,7 @@ class Episode:
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        """The different answers of the context, in their order, then the choices and the right one where they are not
-        among them."""
+        """The distinct answers of the context, in their order, then the choices and the right one if missing."""
         return tuple(dict.fromkeys([*(example.answer for example in self.support), *self.choices, self.answer]))
 
     def question_of(self, example: Example) -> str:
@@ -84,13 +83,13 @@ class Episode:
 
     @property
     def in_context(self) -> bool:
-        """Whether the right answer stands in the context."""
+        """Whether the right answer is in the context."""
         return any(example.answer == self.answer for example in self.support)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """How an episode is written.
+    """The style of prompts.
 
     Arguments:
         instruction: text before the first example.
@@ -112,7 +111,7 @@ class Style:
 
     @property
     def pieces(self) -> tuple[list[str], str]:
-        """What stands before an answer, as texts and fields (`{item}`, `{question}`) in turn, and the text behind it.
+        """The part before an answer, as alternating texts and fields (`{item}`, `{question}`), and the text after it.
         Other braces are text."""
         before, after = self.template.split("{answer}")
         return re.split(r"(\{item\}|\{question\})", before), re.sub(r"\{question\}", "", after)
@@ -128,7 +127,7 @@ class Task:
         episodes: at least one.
         style: how they are written.
         view: whether items are shown as images or as text.
-        rule: what the benchmark compares of an answer.
+        rule: the part of an answer that the benchmark compares.
     """
 
     name: str
@@ -194,29 +193,35 @@ def load_task(
     from miclab.mllm.reader import Reader, read_json, read_mapping
 
     if not folder.is_dir():
-        raise TaskError(f"{folder} is no folder. `miclab mllm make-episodes` makes one.")
+        raise TaskContentError(folder, "it is no folder. `miclab mllm make-episodes` makes one.")
     if shots < 0 or episodes < 0 or ways < 0 or ways == 1:
         raise TaskError(
             f"shots = {shots}, episodes = {episodes}, ways = {ways} is not possible. Allowed: 0 and more; 0 and more; "
             "0, or 2 and more."
         )
     said = read_mapping(folder / "task.json", "object with `instruction` and `template`")
-    style = Style(
-        instruction=str(said.get("instruction", "")) if instruction is None else instruction,
-        template=template or str(said.get("template", TEMPLATE)),
-    )
+    words = str(said.get("instruction", "")) if instruction is None else instruction
+    try:
+        style = Style(instruction=words, template=template or str(said.get("template", TEMPLATE)))
+    except TaskError as error:
+        if template:
+            raise
+        raise TaskContentError(folder / "task.json", str(error)) from error
     named = folder / f"{shots}-shot.json"
     layout = layout_of(folder, named.exists())
     path = named if named.exists() else folder / "query.json"
     if not path.exists():
         there = sorted(p.name for p in folder.glob("*-shot.json"))
-        raise TaskError(f"{folder} has neither {named.name} nor query.json; it has {', '.join(there) or 'no task'}.")
+        raise TaskContentError(
+            folder, f"it has neither {named.name} nor query.json; it has {', '.join(there) or 'no task'}."
+        )
     entries = read_json(path)
     if not isinstance(entries, list) or not entries:
-        raise TaskError(f"{path} holds no list of episodes.")
+        raise TaskContentError(path, "it holds no list of episodes.")
     reader = Reader(folder, view)
+    reader.file = path
     for number, entry in enumerate(entries):
-        reader.where = f"{path.name}, episode {number}"
+        reader.place = f"episode {number}"
         reader.mapping(entry, "it")
     made = said.get("made")
     made_ways = made.get("ways") if isinstance(made, dict) else None
@@ -224,6 +229,6 @@ def load_task(
     read = reader.shot if path == named else layout.reader(reader, shots, entries)
     found = []
     for number, entry in enumerate(entries[: episodes or None]):
-        reader.where = f"{path.name}, episode {number}"
+        reader.place = f"episode {number}"
         found.append(read(number, entry, shots))
     return Task(name=folder.name, shots=shots, episodes=tuple(found), style=style, view=view, rule=layout.rule)

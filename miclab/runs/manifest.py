@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from miclab import storage
-from miclab.content import Content, json_of
+from miclab.config.content import Content, json_of
 from miclab.errors import RunError
 from miclab.runs.folder import OWN
 
@@ -28,11 +29,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
         DamagedError: the manifest is damaged.
         RunContentError: its checksum is right and its content wrong.
     """
-    file = path / "manifest.json"
-    if not os.path.exists(file):
-        raise RunError(f"{path} is not a run: it has no manifest.json. `miclab runs` lists the runs.")
-    manifest = storage.read_sealed(file, REFUSED)
-    found = Content(str(file), manifest)
+    file = f"{path}/manifest.json"
+    try:
+        manifest = storage.read_sealed(file, REFUSED)
+    except RunError:
+        if not os.path.exists(file):
+            raise RunError(f"{path} is not a run: it has no manifest.json. `miclab runs` lists the runs.") from None
+        raise
+    found = Content(file, manifest)
     if found["format"].value != FORMAT:
         raise RunError(f"{path} has format {manifest['format']!r}; this version of miclab reads format {FORMAT}.")
     _check(found)
@@ -40,42 +44,61 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _check(found: Content) -> None:
-    if not SHA256.fullmatch(found["hash"].text()):
-        raise found["hash"].fail("a SHA-256 in hexadecimal")
+    identity = found["hash"]
+    if not SHA256.fullmatch(identity.text()):
+        raise identity.fail("a SHA-256 in hexadecimal")
     found["status"].text(STATES)
     found["reason"].text()
     found["request"].mapping()
     found["environment"].mapping()
     for entry in found["timing"].entries():
         entry["step"].whole()
-        if "seconds" in entry.value and entry["seconds"].number() is None:
-            raise entry["seconds"].fail("a number")
-    files = found["files"]
-    for name, sha256 in files.fields():
+        if "seconds" in entry.value and (seconds := entry["seconds"]).number() is None:
+            raise seconds.fail("a number")
+    files, names = found["files"], found["files"].mapping()
+    for name, sha256 in names.items():
         if name not in WHOLE and not OWN.fullmatch(name):
             raise files.fail(f"names of files that miclab writes, not {name[:60]!r}")
-        if not SHA256.fullmatch(sha256.text()):
-            raise sha256.fail("a SHA-256 in hexadecimal")
+        if type(sha256) is not str or not SHA256.fullmatch(sha256):
+            raise files[name].fail("a SHA-256 in hexadecimal")
+        if ".optimiser." in name and (weights := name.replace(".optimiser.", ".")) not in names:
+            raise files.fail(f"{weights} beside {name}")
     for name in WHOLE:
         files[name].text()
-    for name in files.value:
-        weights = name.replace(".optimiser.", ".")
-        if weights not in files.value:
-            raise files.fail(f"{weights} beside {name}")
 
 
 def step_of(name: str) -> int:
     """The step of a file of a run."""
-    return int(os.path.basename(name).split(".")[0])
+    return int(name.rpartition("/")[2].partition(".")[0])
 
 
-def rows_of(content: bytes, file: Path) -> list[dict[str, Any]]:
+def checkpoints_of(files: Iterable[str]) -> list[int]:
+    """Steps whose parameters are among the files of a run, in order."""
+    return sorted(step_of(name) for name in files if name.startswith("checkpoints/") and ".optimiser." not in name)
+
+
+def rows_of(content: bytes, file: Path | str) -> list[dict[str, Any]]:
     """The metric rows of a segment.
 
     Raises:
-        RunContentError: one has not the fields of a row.
+        RunContentError: a row lacks fields.
     """
     return [_row(json_of(line, file, f"line {i}")) for i, line in enumerate(content.splitlines(), 1)]
+
+
+def last_accuracies(content: bytes, file: str) -> dict[str, Any]:
+    """Accuracies by split of a segment's last metric row; empty where it has no row.
+
+    Raises:
+        RunContentError: the row has none.
+    """
+    lines = content.splitlines()
+    if not lines:
+        return {}
+    found = json_of(lines[-1], file, f"line {len(lines)}")["accuracy"]
+    for _, value in found.fields():
+        value.number()
+    return found.value
 
 
 def _row(found: Content) -> dict[str, Any]:

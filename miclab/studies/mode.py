@@ -1,4 +1,4 @@
-"""The numeric mode that `auto` stands for in a study, found out once for a directory of runs."""
+"""The numeric mode of `auto` in a study, determined once for a directory of runs."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from miclab.studies.state import FOLDER
 
 
 def _fingerprint() -> list[str]:
-    """What decides whether a compiler works here, found without importing torch."""
+    """The facts that decide whether a compiler works here, found without importing torch."""
     compilers = [shutil.which(name) or "" for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++") if name]
     return [importlib.metadata.version("torch"), sys.version, platform.node(), platform.machine(), *compilers]
 
 
 def long_mode(root: Path) -> str:
-    """`compiled` where a compiler works on this machine, else `eager`: what a long run would use, so that all runs of
-    a study share it. To try takes some seconds, so the answer is kept beside the runs until the compiler or torch
+    """`compiled` if a compiler works on this machine, else `eager`. It is the mode of a long run, so that all runs of a
+    study share it. A trial takes some seconds, so the answer is kept beside the runs until the compiler or torch
     changes."""
     file, here = root / FOLDER / "mode.json", _fingerprint()
     try:

@@ -208,8 +208,8 @@ def load_study(file: Path | str, profile: str) -> Study:
     """A study file with one of its presets.
 
     Raises:
-        ConfigError: the file cannot be read, or something in it is unknown or of the wrong kind; fields of the
-            configuration are judged when the study is planned.
+        ConfigError: the file cannot be read, or something in it is unknown or of the wrong kind. Fields of the
+            configuration are checked when the study is planned.
     """
     data, file = _read(Path(file)), Path(file)
     try:

@@ -1,4 +1,4 @@
-"""The training loop, and nothing else. Stages 1 to 3, early fusion and encoders are configurations of it."""
+"""The training loop. Stages 1 to 3, early fusion and encoders are configurations of it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from miclab import interrupts
 from miclab.config import memory, schema
 from miclab.config.request import Request
 from miclab.config.run import RunConfig
 from miclab.errors import RunError
 from miclab.measures.encoder import classifier_row
 from miclab.measures.evaluate import metric_row
+from miclab.runs import interrupts
 from miclab.runs.find import create, find
 from miclab.runs.run import Run
 from miclab.training import numerics, optimiser
@@ -70,13 +70,13 @@ class Outcome:
 
 
 class _Signals:
-    """Turns SIGINT and SIGTERM into a request to stop after the step in hand.
+    """Turns SIGINT and SIGTERM into a request to stop after the current step.
 
-    One that comes too late to stop this run is passed on at the end, since another run may follow.
+    A signal that comes too late to stop this run is passed on at the end, since another run may follow.
     """
 
     def __enter__(self) -> _Signals:
-        # One that was swallowed before training began counts too.
+        # A signal that was swallowed before training began counts too.
         self.received = "SIGINT" if interrupts.claim() else ""
         self.heeded = False
         self._old = {}
@@ -102,7 +102,7 @@ class Prepared:
 
     Arguments:
         run: its directory, made if it is new.
-        line: what to say about its numeric mode, or empty.
+        line: a remark on its numeric mode, or empty.
         lineage: the runs before it; None: those beside it, opened where they are needed.
     """
 
@@ -123,7 +123,7 @@ def prepared(
     Arguments:
         root: directory of runs, where the run's own is made if it is new.
         steps: how long it will be trained, which decides whether numeric mode `auto` compiles.
-        lineage: the runs before it; None: they are sought under `root`.
+        lineage: the earlier runs; None: they are sought under `root`.
 
     Raises:
         RunError: a run before this one is missing, is not finished at the step named, or does not fit.
@@ -133,11 +133,11 @@ def prepared(
     lineage = lineage or Lineage.resolve(config, root)
     memory.check_training(lineage.config)
     config, line = numerics.resolved(lineage.config, steps)
-    # What only the model can refuse is refused before a directory is made.
+    # Errors that only the model can find are raised before a directory is made.
     Objective(config)
     world = draw_world(config, lineage.kept_tensors())
     if any(modality.source for modality in config.modalities.values()) and not config.is_classification:
-        # Real data may hold out too few classes: that too is said before a directory is made.
+        # Real data may hold out too few classes. This error, too, is raised before a directory is made.
         novel_world(config, world, "evaluation", 0)
     return Prepared(create(root, config, world.tensors()), line, lineage)
 
@@ -147,7 +147,7 @@ def _all_finite(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _check_same_bits(run: Run) -> None:
-    """Raises RunError where this process would go on with other bits than the one that began the run."""
+    """Raises RunError if this process would compute other bits than the one that began the run."""
     before, now = run.environment, numerics.environment(run.config)
     changed = [k for k in ("mode", "threads", "device", "torch") if before and before[k] != now[k]]
     if changed:
@@ -179,7 +179,7 @@ def train(
 
     Raises:
         RunError: another process trains it, it was begun in another numeric mode, or it cannot be written.
-        ConfigError: its numeric mode or device cannot be had on this machine.
+        ConfigError: its numeric mode or device is not available on this machine.
         TooLargeError: it needs more memory than the machine has.
     """
     config = run.config
@@ -193,7 +193,7 @@ def train(
         torch.set_num_threads(config.numerics.threads)
         numerics.keep_freed_memory()
         world = world_from_tensors(config, run.world_tensors())
-        # Kept for good: what the request before this one kept, and all that is older than the last two.
+        # Kept permanently: the checkpoints of the previous request, and all that are older than the last two.
         former = schema.from_mapping(Request, run.request) if run.request else request
         kept = {step for step in run.checkpoints if step in run.checkpoints[:-2] or former.keeps(step)}
         found = run.resume_state(kept.__contains__)
@@ -202,7 +202,7 @@ def train(
         plateau = request.plateau(run.rows())
         if found is not None and (plateau or step >= request.steps):
             reason = plateau or "all steps done"
-            # A run that was stopped on its way to more steps is not finished because fewer are requested.
+            # A run that was stopped before its requested steps does not become finished by a request for fewer.
             if run.status != "finished" and (plateau or step >= former.steps):
                 run.note("finished", reason)
             return Outcome("finished", step, reason)
@@ -241,7 +241,7 @@ class _Loop:
         self.run, self.request, self.world, self.step = run, request, world, step
         self.config = run.config
         self.kept = kept
-        # The rows that a run of any length has: where the mean of losses begins anew.
+        # Rows that a run of any length has. The mean of losses starts again at each.
         self.endless = replace(request, steps=2**62)
         self.on_progress = on_progress or (lambda progress: None)
         self.trained = TrainedParameters(self.config, parameters)
@@ -329,7 +329,7 @@ def train_config(
     root: Path | str = "runs",
     on_progress: Callable[[Progress], None] | None = None,
 ) -> tuple[Run, Outcome]:
-    """`prepared`, then `train`; returns the run as it lies on disk."""
+    """`prepared`, then `train`; returns the run on disk."""
     ready = prepared(config, root, request.steps)
     outcome = ready.train(request, on_progress)
     return find(str(ready.run.path)), outcome

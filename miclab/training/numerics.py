@@ -1,4 +1,4 @@
-"""The numeric mode of a training process: threads, device, compiled or eager, and what was really used."""
+"""The numeric mode of a training process: threads, device, compiled or eager, and the mode in effect."""
 
 from __future__ import annotations
 
@@ -42,8 +42,7 @@ def why_not_compiled() -> str:
 
 
 def resolved(config: RunConfig, steps: int = PAYS_FROM) -> tuple[RunConfig, str]:
-    """The configuration with the mode that will really be used for so many steps, and a line to show if a compiler is
-    missed.
+    """The configuration with the mode in effect for this many steps, and a warning to show if no compiler was found.
 
     Raises:
         ConfigError: compiled mode is requested and no compiler works.

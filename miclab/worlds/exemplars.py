@@ -2,8 +2,8 @@
 
 In training a sequence shows training exemplars of training classes. In evaluations on training classes the context
 shows the same and the query is a held-out exemplar; on `icl` all are exemplars of held-out classes. The query's
-exemplar never stands in its own context. No exemplar stands there twice while its class has others; a class with one
-exemplar in that part repeats it.
+exemplar is never in its own context. No exemplar is there twice while its class has others; a class with one exemplar
+in that part repeats it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def exemplars_of(name: str) -> Exemplars:
     """The items of a data set, read once in a process.
 
     Raises:
-        DataError: it cannot be had, or an item is constant over the training part.
+        DataError: it cannot be read, or an item is constant over the training part.
     """
     return Exemplars(load(name))
 
@@ -54,8 +54,8 @@ def known_exemplars(modality: ModalityConfig) -> Exemplars:
 
 # -- which classes ------------------------------------------------------------------------------------------------
 def ordered(names: Sequence[str], seed: int, purpose: str) -> list[int]:
-    """Indices of names in an order that seed and purpose decide for each name alone. So a concept has the same place in
-    every modality, and the first K classes are among the first K + 1."""
+    """Indices of names, sorted by a random key per name that depends on seed and purpose. So a concept has the same
+    rank in every modality, and the first K classes are among the first K + 1."""
 
     def key(index: int) -> str:
         return hashlib.sha256(f"{seed}/{purpose}/{names[index].casefold()}".encode()).hexdigest()
@@ -64,7 +64,7 @@ def ordered(names: Sequence[str], seed: int, purpose: str) -> list[int]:
 
 
 def held_out_names(config: RunConfig) -> frozenset[str]:
-    """Names, without regard to case, of the classes that some modality's source holds out: all hold them out."""
+    """Names, case ignored, of the classes that any modality's source holds out. All modalities hold them out."""
     names: set[str] = set()
     for modality in config.modalities.values():
         if modality.source:
@@ -126,7 +126,7 @@ def novel_classes(config: RunConfig, name: str, count: int, index: int, least: i
 
 # -- which exemplars ----------------------------------------------------------------------------------------------
 def shifted(pictures: Float[Tensor, "*shape channel height width"], by: int, generator: torch.Generator) -> Tensor:
-    """Pictures moved by up to so many pixels along both axes, each by its own; edges are repeated."""
+    """Pictures shifted by at most this many pixels along both axes, independently. Edges are repeated."""
     flat = pictures.flatten(0, -4)
     count, _, height, width = flat.shape
     moves = torch.randint(-by, by + 1, (2, count, 1), generator=generator)
@@ -232,7 +232,7 @@ def training_source(
     """The source of a modality's training classes, seen in training.
 
     Arguments:
-        features: what stands in the place of its items; None: the items.
+        features: used in place of its items; None: the items.
         centre: what is subtracted from items (see `miclab.data.items`); None: nothing.
     """
     known = known_exemplars(modality)

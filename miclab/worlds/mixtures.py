@@ -1,8 +1,8 @@
 """Mixtures: further classes made of pairs of real ones, so that a run has more classes than its data.
 
-An item of a mixture of classes i and j is (a + b) / sqrt(2) of an exemplar a of i and an exemplar b of j. It has the
+An item of a mixture of classes i and j is (a + b) / sqrt(2). Here a is an exemplar of i and b one of j. It has the
 scale of both if they are unrelated. Real data have few classes, which a decoder learns by heart. Mixtures are as fixed
-as those, have a label of their own, and can be as many as wanted. Held-out classes and exemplars are in no mixture.
+as those and have their own labels. Their number can be chosen. Held-out classes and exemplars are in no mixture.
 
     classes 0 .. K-1         the data's own
     K + t                    t mod K with the class that lies 1 + t div K places after it
@@ -23,7 +23,7 @@ from miclab.worlds.noise import draw_bits, items_around, noise_scales
 
 
 def mixture_pairs(classes: int, mixtures: int) -> Int[Tensor, "mixtures 2"]:
-    """The two classes of each mixture. No two mixtures are of the same pair, and all classes are used alike.
+    """The two classes of each mixture. No two mixtures have the same pair, and all classes are used equally often.
 
     Arguments:
         classes: the data's own, K.
@@ -98,6 +98,6 @@ class MixtureSource(ExemplarSource):
 
 
 def with_mixtures(source: ExemplarSource, mixtures: int) -> ExemplarSource:
-    """A source with so many mixtures of its classes besides."""
+    """A source with this many additional mixtures of its classes."""
     own = {f.name: getattr(source, f.name) for f in fields(ExemplarSource)}
     return MixtureSource(**own, mixtures=mixtures) if mixtures else source

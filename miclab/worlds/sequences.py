@@ -41,7 +41,7 @@ class Batch:
         labels: the context's labels.
         target: label of the query.
         classes: class of each item, by modality; of the world that the sequences were drawn from.
-        placement: where in the slots of an absolute position code the sequence starts, as a fraction in [0, 1).
+        placement: start of the sequence in the slots of an absolute position code, as a fraction in [0, 1).
         roles: what each position is.
         token_noise: what is added to every token; None outside training, and where there is none.
     """
@@ -107,7 +107,7 @@ class RawBatch:
         }
         noise = None
         if self.token_bits is not None and self.token_scale is not None:
-            # Bits come in pairs: of an odd width, the decoder leaves the last number out.
+            # Bits come in pairs: at an odd width the last number is dropped.
             noise = normal(self.token_bits, 2 * self.token_bits.shape[-1]) * self.token_scale
         parts = (self.label_vectors, self.labels, self.target, self.classes, self.placement, self.roles)
         return Batch(items, *parts, noise)
@@ -152,8 +152,8 @@ def _joint_label(config: RunConfig, world: World, classes: Mapping[str, Tensor])
 
 
 def _follow(config: RunConfig, world: World, leading: Tensor, generator: torch.Generator, paired: bool) -> ClassPlan:
-    """Classes of all modalities for classes of the leader; followers carry the same label, or are the same concept, if
-    `paired`."""
+    """Classes of all modalities for classes of the leader. Followers have the same label or, if `paired`, the same
+    concept."""
     labels = world.tables[config.leader].label_of[leading]
     classes = {}
     for name in config.order:
@@ -184,8 +184,8 @@ def _uniform(world: World) -> World:
 
 
 def _exemplars_of_distinct_labels(config: RunConfig, world: World, shape: tuple[int, int], generator: torch.Generator):
-    """Exemplars of which no two of a sequence share a label. Labels are drawn by their mass without replacement (the
-    Gumbel top-k trick), then a class of each label."""
+    """Exemplars with distinct labels within a sequence. Labels are drawn by their mass without replacement (the Gumbel
+    top-k trick), then a class of each label."""
     if config.sequence.distinct_labels == "released":
         world = _uniform(world)
     joint = config.sequence.task == "joint_label"
@@ -253,7 +253,7 @@ def config_roles(config: RunConfig) -> Roles:
 
 
 def raw_batch(config: RunConfig, world: World, plan: ClassPlan, generator: torch.Generator) -> RawBatch:
-    """A raw batch of sequences with a plan's classes: everything that is random in them."""
+    """A raw batch of sequences with a plan's classes. It holds everything random."""
     shown = 0 if config.is_classification else -1
     labels, target = plan.labels[:, :shown], plan.labels[:, -1]
     width = world.label_embeddings.shape[1]
@@ -284,7 +284,7 @@ def raw_training_batch(config: RunConfig, world: World, step: int) -> RawBatch:
 
 
 def _with_token_noise(config: RunConfig, drawn: RawBatch, step: int) -> RawBatch:
-    """A raw batch with noise on its tokens, from a stream of its own: all else is as without it."""
+    """A raw batch with noise on its tokens, from a separate stream. Everything else is as without it."""
     width = config.decoder.residual_width(config.item_width)
     generator = stream(config.sequences_seed, "token_noise", step)
     bits = draw_bits((len(drawn.target), config.sequence_length), width, generator)
@@ -292,8 +292,8 @@ def _with_token_noise(config: RunConfig, drawn: RawBatch, step: int) -> RawBatch
 
 
 def raw_training_batches(config: RunConfig, world: World, first: int, end: int) -> Iterator[RawBatch]:
-    """The raw batches of steps `first` to `end` - 1. They are drawn some at a time. A draw between two steps would take
-    two to three times as long, since its code and tables would have left the processor's cache."""
+    """The raw batches of steps `first` to `end` - 1, drawn several at a time. A draw between two steps takes two to
+    three times as long, since its code and tables have left the processor's cache."""
     for start in range(first, end, DRAWN_TOGETHER):
         yield from [raw_training_batch(config, world, step) for step in range(start, min(start + DRAWN_TOGETHER, end))]
 

@@ -35,7 +35,7 @@ _counters: list[Callable[[int], None]] = []
 
 @contextlib.contextmanager
 def counted(on_sequences: Callable[[int], None]) -> Iterator[None]:
-    """Counts the sequences of splits while the context is open, whoever looks at them: for progress bars.
+    """Counts evaluated sequences of all splits while the context is open, for progress bars.
 
     Arguments:
         on_sequences: called after each batch that was looked at, with its number of sequences.

@@ -1,9 +1,9 @@
 """The world: classes of every modality, their frequencies, their labels, and the label embeddings.
 
-A modality's items come from a source. `GaussianSource` is the paper's: prototypes mu_k ~ Normal(0, I/D), and an item
-of class k is (mu_k + eps eta) / sqrt(1 + eps^2) with eta ~ Normal(0, I/D) (arXiv 2601.20796, section 2).
-`miclab.worlds.exemplars.ExemplarSource` takes them from real data, whose classes are dealt over the labels in the order
-in which they were chosen.
+A modality's items come from a source. `GaussianSource` is the paper's (arXiv 2601.20796, section 2). Its prototypes are
+mu_k ~ Normal(0, I/D). An item of class k is (mu_k + eps eta) / sqrt(1 + eps^2) with eta ~ Normal(0, I/D).
+`miclab.worlds.exemplars.ExemplarSource` takes them from real data, whose classes are assigned to the labels in the
+order of choice.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class GaussianSource:
     def centres(
         self, classes: Int[Tensor, "*shape"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "*shape dimension"]:
-        """The prototype of each entry of `classes`; nothing is drawn of the generator."""
+        """The prototype of each entry of `classes`. The generator is not used."""
         # index_select is several times as fast as indexing with a matrix.
         return self.prototypes.index_select(0, classes.flatten()).view(*classes.shape, -1)
 
@@ -109,7 +109,7 @@ def zipf_weights(classes: int, exponent: float) -> Float[Tensor, " classes"]:
 
 
 NOVEL_CONCEPTS = 32
-"""Classes in a set of novel classes of real data: eight sets of them are the 256 concepts that are held out."""
+"""Classes in a set of novel classes of real data. Eight sets make up the 256 held-out concepts."""
 
 
 def novel_class_count(config: RunConfig, name: str) -> int:
@@ -154,8 +154,8 @@ class World:
     partners: Mapping[str, Int[Tensor, " classes"]] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What must be kept to have this world again. Of real data these are the classes, their labels, features in the
-        place of items, and the subtracted centre; the items themselves are in the data set."""
+        """The tensors that restore this world. Of real data these are the classes, their labels, features in place of
+        items, and the subtracted centre. The items themselves are in the data set."""
         found = {}
         for name, source in self.sources.items():
             if isinstance(source, GaussianSource):
@@ -220,8 +220,8 @@ def _partners(config: RunConfig, sources: Mapping[str, Any]) -> dict[str, Tensor
 
 
 def _dealt(config: RunConfig, name: str, classes: Tensor, host: Mapping[str, int]) -> Tensor:
-    """Labels of a source's classes: in turn; where exemplars are paired by concept, those that the host gives the same
-    concepts."""
+    """Labels of a source's classes, assigned in turn. Where exemplars are paired by concept, they are the host's labels
+    of the same concepts."""
     names = _class_names(config, name, classes)
     labels = torch.arange(len(names)) % _labels_of(config, name)
     if host:
@@ -261,8 +261,8 @@ def draw_world(config: RunConfig, kept: Mapping[str, Tensor] | None = None) -> W
 
     Arguments:
         config: names the seed and the modalities; of sources their content (see `miclab.worlds.exemplars.resolved`).
-        kept: tensors of the parent's world, and features of real items whose encoder is not trained
-            (`features.NAME`); what is in them is taken and only the rest is drawn.
+        kept: tensors of the parent's world, and features of real items whose encoder is not trained (`features.NAME`).
+            They are used as they are, and only the rest is drawn.
 
     Raises:
         TooLargeError: it needs more memory than the machine has.
@@ -271,7 +271,7 @@ def draw_world(config: RunConfig, kept: Mapping[str, Tensor] | None = None) -> W
     kept = kept or {}
     tensors: dict[str, Tensor] = {}
     host: dict[str, int] = {}
-    # The host first: where exemplars are paired by concept, its labels are everybody's.
+    # The host first: where exemplars are paired by concept, all modalities use its labels.
     for name in sorted(config.modalities, key=lambda name: name != config.host_name):
         m = config.modalities[name]
         if not m.source:

@@ -19,7 +19,7 @@ STYLES = {
 }
 """Name and colour of the bars of each baseline."""
 MOST_BARS = 24
-"""Single heads that the bars of the knockouts show."""
+"""Most single heads in the bars of knockouts."""
 
 
 def _bars(name: str, effects: list[Effect], labels: list[str], colour: str) -> Figure:
@@ -123,7 +123,7 @@ def knockout_figure(
     random_label: float | None,
 ) -> Figure:
     """Accuracy with heads knocked out, with intervals; a bar for each baseline (`zero`, `mean`). The dotted line is
-    `random_label`, what answering with any label of the context scores.
+    `random_label`, the score of answering with any label of the context.
 
     Arguments:
         true: what the heads of `circuit` may be called by their patterns.

@@ -1,4 +1,4 @@
-"""A run to the plain numbers of its report. What cannot be read or computed is named there, and the rest is shown."""
+"""The plain numbers of a run's report. Data that cannot be read or computed are named there, and the rest is shown."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from miclab.worlds.splits import split_batches
 from miclab.worlds.world import World, world_from_tensors
 
 CURVE_ROWS = 400
-"""Most metric rows that a curve shows; rows in between are left out, evenly."""
+"""Most metric rows in a curve; rows in between are left out evenly."""
 MEASURE_NUMBERS = 60_000
-"""Most numbers of all measures of a run; rows in between are left out, evenly."""
+"""Most numbers of all measures of a run; rows in between are left out evenly."""
 ATTENTION_NUMBERS = 160_000
-"""Most numbers of a run's attention maps; checkpoints in between are left out, evenly."""
+"""Most numbers of a run's attention maps; checkpoints in between are left out evenly."""
 EXAMPLES = 4
-"""Single sequences whose attention is shown; of large decoders fewer, down to one."""
+"""Single sequences whose attention is shown; large decoders show fewer, down to one."""
 FEWEST_CHECKPOINTS = 12
-"""Checkpoints for whose sake a large decoder shows fewer sequences."""
+"""Checkpoints that a large decoder keeps by showing fewer sequences."""
 MAP_SIZES = SplitSizes(sequences=32, novel_sets=8)
 """Sequences whose attention is averaged."""
 T = TypeVar("T")
@@ -88,20 +88,20 @@ class Attention:
 
 @dataclass(frozen=True)
 class Collected:
-    """Everything that the report says about a run.
+    """Everything in the report about a run.
 
     Arguments:
         rows: metric rows, of which at most `CURVE_ROWS` are kept.
         rows_in_all: how many the run has.
         icl_intervals: interval of `icl` in each row, clustered by set of novel classes.
-        attention: maps, or None where no checkpoint can be read.
-        tests: interventions, or None where they cannot be made.
-        oracles: what can be reached on `icl` without a network, measured on the sequences of the interventions, or
-            None where they cannot be made.
-        signs: signs of failure, or None where they cannot be looked for.
+        attention: maps, or None if no checkpoint can be read.
+        tests: interventions, or None if they are impossible.
+        oracles: baselines on `icl` without a network, on the sequences of the interventions, or None if those are
+            impossible.
+        signs: signs of failure, or None if they cannot be sought.
         parameters: number of weights.
-        requested: measures that were requested, on the sequences of the interventions; None: none was.
-        problems: what could not be read or computed, in words, each once.
+        requested: requested measures, on the sequences of the interventions; None: none was requested.
+        problems: messages on data that could not be read or computed, each once.
     """
 
     run: Run
@@ -118,11 +118,11 @@ class Collected:
 
 
 def evenly(values: Sequence[T], count: int) -> list[T]:
-    """At most `count` of `values`, the first and the last among them, evenly by their place."""
+    """At most `count` of `values`, evenly spaced, with the first and the last."""
     if len(values) <= count:
         return list(values)
     places = np.unique(np.linspace(0, len(values) - 1, max(count, 1)).round().astype(int))
-    # One place alone is the last: the state at the end of training matters most.
+    # A single place is the last, since the state at the end of training matters most.
     return [values[int(i)] for i in places] if count > 1 else [values[-1]]
 
 
@@ -201,7 +201,7 @@ def _formed(config: RunConfig, world: World, parameters: dict[str, torch.Tensor]
 
 
 def measured_oracles(run: Run) -> dict[str, float]:
-    """What can be reached on `icl` without a network; no checkpoint is needed.
+    """Baselines on `icl` without a network; no checkpoint is needed.
 
     Raises:
         DamagedError: the world is damaged.
@@ -227,8 +227,8 @@ def requested_measures(run: Run, names: Sequence[str], sizes: SplitSizes) -> Tab
 
 
 def collect(run: Run, measures: Sequence[str] = ()) -> Collected:
-    """Reads and computes all that a run's section of the report says. Never raises for damage to rows, checkpoints or
-    a parent run: it names them in `problems`.
+    """Reads and computes a run's section of the report. Damage to rows, checkpoints or a parent run raises nothing and
+    is named in `problems`.
 
     Arguments:
         measures: measures of every head to take of the last good checkpoint as well, by name.
@@ -271,7 +271,7 @@ def collect(run: Run, measures: Sequence[str] = ()) -> Collected:
 
 
 def alignment_values(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any] | None]]:
-    """What the rows hold of the alignment of each secondary modality; None where a row lacks it."""
+    """The alignment of each secondary modality in the rows; None where a row lacks it."""
     names = dict.fromkeys(name for row in rows for name in row.get("alignment", {}))
     return {name: [row.get("alignment", {}).get(name) for row in rows] for name in names}
 
@@ -282,6 +282,6 @@ def split_values(rows: list[dict[str, Any]], split: str) -> list[float | None]:
 
 
 def losses_of(rows: list[dict[str, Any]]) -> dict[str, list[float | None]]:
-    """What the rows hold of the loss and of each of its terms (`loss.NAME`); None where a row lacks it."""
+    """The loss and each of its terms (`loss.NAME`) in the rows; None where a row lacks it."""
     terms = dict.fromkeys(name for row in rows for name in row if name.startswith("loss."))
     return {name: [row.get(name) for row in rows] for name in ("loss", *terms)}

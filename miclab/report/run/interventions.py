@@ -31,7 +31,7 @@ def _effect_table(title: str, effects: Sequence[Effect], true: Collection[str]) 
 
 
 def _control_words(tests: Tests) -> str:
-    """What the controls are, or why there is none."""
+    """A description of the controls, or why there is none."""
     if tests.heads is None:
         return ""
     made = any(effect.draws for effects in tests.knockouts.values() for effect in effects)
@@ -43,7 +43,7 @@ def _control_words(tests: Tests) -> str:
 
 
 def interventions_view(collected: Collected) -> dict[str, Any] | None:
-    """What the page says about knockouts and zeroed inputs; None where nothing could be done."""
+    """The page's part on knockouts and zeroed inputs; None if none was possible."""
     tests = collected.tests
     if tests is None:
         return None

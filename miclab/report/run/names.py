@@ -1,4 +1,4 @@
-"""Names on a report: of runs, and of the heads of an induction circuit, which are named so only where there is one."""
+"""Names on a report: of runs, and of the heads of an induction circuit, if there is one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from miclab.runs.run import Run
 
 
 def short_names(runs: Sequence[Run]) -> list[str]:
-    """A name for each run, different from all others: the run's own, or the directory's; with the directory, or its
-    parent, where that is needed."""
+    """A unique name for each run: the run's own, or the directory's, with the directory or its parent if needed."""
     names = [run.title for run in runs]
     if len(set(names)) < len(names):
         names = [run.path.name if run.title == run.path.name else f"{run.title} ({run.path.name})" for run in runs]

@@ -29,7 +29,7 @@ PARTS = {
     "signs": "Signs of failure",
     "settings": "Configuration",
 }
-"""Parts of a run's section, as the list of contents names them."""
+"""Parts of a run's section, as named in the list of contents."""
 
 
 def overview_table(collected: Sequence[Collected], names: Sequence[str]) -> Table:
@@ -84,7 +84,7 @@ def _facts(collected: Collected) -> dict[str, object]:
 
 
 def _any_label(collected: Collected) -> str:
-    """What copying scores, measured: B/N leaves out that two classes of a context may carry the same label."""
+    """The measured score of copying. B/N neglects that two classes of a context may have the same label."""
     if collected.oracles is None:
         return ""
     found = collected.oracles["random_context_label"]
@@ -92,7 +92,7 @@ def _any_label(collected: Collected) -> str:
 
 
 def _pairs(collected: Collected) -> str | None:
-    """How many pairs alignment is measured on; None where it is not measured."""
+    """Number of pairs for alignment; None if it is not measured."""
     found = alignment_values(collected.rows)
     if not found:
         return None
@@ -189,11 +189,11 @@ def _environment(collected: Collected) -> Table:
 
 
 def run_view(number: int, name: str, own: str, collected: Collected) -> dict[str, Any]:
-    """All that the report says about one run, as its template needs it.
+    """The report on one run, in the form for its template.
 
     Arguments:
         number: place of the run in the report.
-        name: what the report calls the run.
+        name: of the run in the report.
         own: its id, with which the ids of its parts begin.
     """
     run = collected.run

@@ -1,5 +1,4 @@
-"""Thresholds of a study of kind `threshold`: the states of its runs, their times, and where each decoder begins to
-read."""
+"""Thresholds of a study of kind `threshold`: the states of its runs, their times, and the threshold of each decoder."""
 
 from __future__ import annotations
 
@@ -51,7 +50,7 @@ def thresholds_view(study: Study, plan: Plan, frame: pl.DataFrame) -> dict[str, 
 
 
 def _name(study: Study, curve: Curve) -> str:
-    """What distinguishes a decoder from the others."""
+    """The fields that distinguish a decoder from the others."""
     return ", ".join(f"{axis.rpartition('.')[2]} {_value(value)}" for axis, value in curve.axes.items()) or study.name
 
 
@@ -91,7 +90,7 @@ def _states(states: Mapping[int, str]) -> str:
 
 
 def _times(times: Mapping[int, tuple[int, bool]]) -> str:
-    """The median over seeds, where runs that never get there count as later than all others."""
+    """The median over seeds. Runs that never reach the level count as later than all others."""
     if not times:
         return ""
     there = sum(known for _, known in times.values())

@@ -1,37 +1,50 @@
-"""JSON that others may have written: parsed, and looked into step by step, with the place of whatever is wrong."""
+"""JSON that others may have written: parsed and checked step by step, with the place of any fault."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from miclab.errors import ContentError, RunContentError
 
 LARGEST = 2**53
-"""Whole numbers above this are no steps, counts or times, and floats cannot hold them all."""
+"""Largest whole number for steps, counts and times; floats cannot hold all larger ones."""
 
 
-@dataclass(frozen=True)
 class Content:
-    """A value in a file.
+    """A value in a file. A listing looks into tens of thousands of manifests, so it is small. Its place is put into
+    words by an error alone.
 
     Arguments:
         file: the file, as messages name it.
         value: plain data.
-        place: where it stands; empty: it is all of the file.
-        error: what is raised.
+        place: of the value; empty: the whole file.
+        error: type of raised errors.
+        key: of an entry or a field, its number or its name in the value at `place`.
     """
 
-    file: str
-    value: Any
-    place: str = ""
-    error: type[ContentError] = RunContentError
+    __slots__ = ("_key", "_within", "error", "file", "value")
+
+    def __init__(
+        self,
+        file: str,
+        value: Any,
+        place: str | Content = "",
+        error: type[ContentError] = RunContentError,
+        key: str | int = "",
+    ):
+        self.file, self.value, self._within, self.error, self._key = file, value, place, error, key
+
+    @property
+    def place(self) -> str:
+        """Where it stands in the file."""
+        within = self._within.place if isinstance(self._within, Content) else self._within
+        return f"{within}[{self._key}]" if isinstance(self._key, int) else f"{within}.{self._key}".strip(".")
 
     def fail(self, expected: str) -> ContentError:
-        """The error that something else was `expected` here."""
-        return self.error(self.file, self.place, f"{expected}, found {_short(self.value)}")
+        """The error that `expected` was expected here."""
+        return self.error(self.file, f"expected {expected}, found {_short(self.value)}", self.place)
 
     def mapping(self) -> dict[str, Any]:
         """It, which is an object."""
@@ -40,10 +53,12 @@ class Content:
         return self.value
 
     def __getitem__(self, key: str) -> Content:
-        """A field of it, which has to be there."""
-        if key not in self.mapping():
-            raise self.error(self.file, self.place, f"an object with the field {key!r}")
-        return Content(self.file, self.value[key], f"{self.place}.{key}".lstrip("."), self.error)
+        """A field of it, which must exist."""
+        value = self.value
+        if type(value) is not dict or key not in value:
+            self.mapping()
+            raise self.error(self.file, f"expected an object with the field {key!r}", self.place)
+        return Content(self.file, value[key], self, self.error, key)
 
     def fields(self) -> Iterator[tuple[str, Content]]:
         """Its fields, by name."""
@@ -53,7 +68,7 @@ class Content:
         """Its entries; it is a list."""
         if not isinstance(self.value, list):
             raise self.fail("a list")
-        return [Content(self.file, one, f"{self.place}[{i}]", self.error) for i, one in enumerate(self.value)]
+        return [Content(self.file, one, self, self.error, i) for i, one in enumerate(self.value)]
 
     def text(self, among: Collection[str] = ()) -> str:
         """It, which is a text, one of `among` where they are given."""
@@ -85,7 +100,7 @@ def json_of(raw: bytes | str, file: object, place: str = "", error: type[Content
     try:
         return Content(str(file), json.loads(raw), place, error)
     except (ValueError, RecursionError) as fault:
-        raise error(file, place, f"JSON ({str(fault)[:100]})") from fault
+        raise error(file, f"expected JSON ({str(fault)[:100]})", place) from fault
 
 
 def _short(value: Any) -> str:
