@@ -1,8 +1,8 @@
 """Interventions on attention patterns: where a head attends is replaced, while its values stay.
 
-Setting a pattern to uniform shows whether it matters where a head attends. The ideal patterns show whether attending
-there alone is enough. Shuffled offsets keep the sharpness of each row. The pattern of another sequence keeps what does
-not depend on the content.
+Setting a pattern to uniform shows whether it matters where a head looks. The ideal patterns show whether looking there
+alone is enough. Shuffled offsets keep how sharp each row is. The pattern of another sequence keeps what does not depend
+on the content.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ from miclab.studies.state import State
 from miclab.studies.study import Study
 
 EVERY, SHARE = 30.0, 0.02
-"""Seconds between two writings of a table while runs finish, and the share of all time that writing may take: a table
-of ten thousand runs takes seconds."""
+"""Seconds between two writings of a table while runs finish, and the largest share of the time that writing takes.
+A table of ten thousand runs takes seconds."""
 LEADING = {
     "study": pl.String,
     "profile": pl.String,
