@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -254,7 +255,10 @@ def test_seeds_are_taken_together_and_anything_else_is_refused(laboratory, tmp_p
         status, output, errors = called(command, names[0], *arguments[1:])
         assert (status, output, "given twice" in errors) == (2, "", True)
     status, output, _ = called("knockout", *names, "--runs", tmp_path, *SMALL)
-    assert all(f"{name}: previous-token head " in output for name in names)
+    assert all(
+        re.search(rf"^{name}: .+ \(strongest for previous token\), .+ \(strongest for induction\)$", output, re.M)
+        for name in names
+    )
     assert "control of both: none, since the decoder has no head beside" in output
     effects = {e["name"]: e for e in in_json("knockout", *names, "--runs", tmp_path, *SMALL)["effects"]}
     missing = effects["control of both"]
