@@ -10,7 +10,7 @@ BACKEND := setuptools==84.2.1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 FAST := $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps
 
-.PHONY: demo test lint docs dist lock bench resilience archive audit clean
+.PHONY: demo test lint docs dist lock bench gpu resilience archive audit clean
 
 # What miclab itself needs.
 .venv/core: requirements.lock pyproject.toml setup.py
@@ -55,6 +55,11 @@ bench: .venv/installed
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.measures
 	$(BIN)/python -m benchmarks.start
+
+# Lanes on the best device here. It uses the Python that holds torch, installs nothing, and ends after nine minutes; what
+# it has measured is in build/lanes.json, from which a second call goes on.
+gpu:
+	$(PYTHON) -m benchmarks.lanes
 
 resilience: .venv/installed
 	$(BIN)/python -m benchmarks.resilience

@@ -137,6 +137,7 @@ def measure_study(folder: Path, runs: int, workers: int = 2) -> dict[str, Any]:
         "milliseconds": [1000 * first / tenth, 1000 * last / tenth],
         "first": [round(value) for value in at_fifth[1:]],
         "last": [round(max(entry[place] for entry in seen[-5:])) for place in (1, 2)],
+        "MiB of the engine": [round(next((e[1] for e in seen if e[0] >= i), 0.0)) for i in range(0, runs, tenth)],
         "tenths": [round(times[min(len(times) - 1, i + tenth)] - times[i], 2) for i in range(0, runs, tenth)],
     }
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 _NAMES = {
-    "train": "training", "resume": "training",
+    "train": "training", "resume": "training", "train_lanes": "lanes",
     "Run": "run", "Runs": "runs", "load": "runs", "find": "runs", "list_runs": "runs",
     "Attention": "attention", "Model": "module",
     "evaluate": "analyses", "circuits": "analyses", "knock_out": "analyses", "ablate": "analyses",
@@ -41,7 +41,7 @@ __all__ = [
     "Attention", "ConfigError", "DamagedError", "DataCheck", "Diagnosis", "Judgement", "Ledger", "MiclabError", "Model",
     "Run", "RunError", "Runs", "Study", "StudyPlan", "ablate", "align", "check_data", "circuits", "claims", "demo",
     "diagnose", "embed", "evaluate", "find", "judge", "knock_out", "list_runs", "load", "load_plugin", "patch",
-    "report", "reproduce", "resume", "study", "train",
+    "report", "reproduce", "resume", "study", "train", "train_lanes",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from miclab.api.attention import Attention
     from miclab.api.claims import Judgement, Ledger, claims, judge
     from miclab.api.data import DataCheck, check_data, embed
+    from miclab.api.lanes import train_lanes
     from miclab.api.module import Model
     from miclab.api.patching import patch
     from miclab.api.report import report

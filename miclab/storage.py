@@ -246,7 +246,7 @@ def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     return save({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()})
 
 
-def tensors_from(content: bytes, file: Path | str = "") -> dict[str, Tensor]:
+def tensors_from(content: bytes, file: Path | str) -> dict[str, Tensor]:
     """Tensors of a safetensors file.
 
     Raises:

@@ -25,12 +25,14 @@ ROOT = Path(__file__).parents[1]
 LOCKS = ("requirements.lock", "requirements-development.lock")
 FIRST = ("torch", "uv", "pip", "setuptools", "miclab")
 """Installed before the lock files, by version (see the Makefile), and miclab itself."""
+OUTSIDE = ("scripts", "tests", "benchmarks", "docs")
+"""Folders of Python files that no package of miclab holds."""
 MIRRORS = "loaded by its name in miclab/studies/mirrors.py"
 NOT_IMPORTED = {"mlflow": MIRRORS, "trackio": MIRRORS, "wandb": MIRRORS, "tokenizers": "used by transformers",
                 "num2words": "used by transformers", "accelerate": "used by transformers",
                 "tensorboard": "imported by torch.utils.tensorboard"}  # fmt: skip
 """Declared, and imported by others or by name."""
-NOT_DECLARED = {"_typeshed": "there for type checkers alone", "bitsandbytes": "an option of the GPU"}
+NOT_DECLARED = {"_typeshed": "there for type checkers alone"}
 """Imported, and not declared."""
 TOOLS = ("development", "docs", "data")
 """Extras whose packages are commands, or are imported outside miclab."""
@@ -109,6 +111,31 @@ def declared_faults(project: dict[str, Any], modules: set[str], owners: dict[str
             yield f"{name} is declared, and nothing in miclab imports it"
 
 
+def imported_outside(root: Path) -> dict[str, set[str]]:
+    """For each folder beside miclab, what its files import that is none of them."""
+    return {
+        folder: imported(root / folder) - {*OUTSIDE, *(file.stem for file in (root / folder).rglob("*.py"))}
+        for folder in OUTSIDE
+    }
+
+
+def outside_faults(
+    project: dict[str, Any], modules: dict[str, set[str]], owners: dict[str, list[str]]
+) -> Iterator[str]:
+    """What files outside miclab import, and no extra declares.
+
+    Arguments:
+        project, owners: as in `declared_faults`.
+        modules: what is imported, by folder.
+    """
+    groups = [project["dependencies"], *project.get("optional-dependencies", {}).values()]
+    declared = {plain(re.split(r"[<>=!~; \[]", one)[0]) for group in groups for one in group}
+    for folder, names in modules.items():
+        for module in sorted(names - NOT_DECLARED.keys()):
+            if not {plain(name) for name in owners.get(module, [module])} & declared:
+                yield f"{module} is imported in {folder}, and pyproject.toml does not declare it"
+
+
 def build_faults(pyproject: dict[str, Any], makefile: str) -> Iterator[str]:
     """What of the build is not pinned."""
     for one in pyproject["build-system"]["requires"]:
@@ -148,6 +175,7 @@ def main() -> int:
     faults = [
         *lock_faults(entries, versions),
         *declared_faults(pyproject["project"], imported(ROOT / "miclab"), dict(metadata.packages_distributions())),
+        *outside_faults(pyproject["project"], imported_outside(ROOT), dict(metadata.packages_distributions())),
         *build_faults(pyproject, (ROOT / "Makefile").read_text(encoding="utf-8")),
         *(fault for name, one in distributions.items() if name != "miclab" for fault in changed_files(one)),
     ]

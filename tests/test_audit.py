@@ -26,7 +26,13 @@ def test_imports_and_declarations_agree_both_ways(tmp_path):
     """Fails for our own package, or if an import that is not declared, or a package that is not used, passes."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     modules, owners = audit.imported(ROOT / "miclab"), dict(metadata.packages_distributions())
+    outside = audit.imported_outside(ROOT)
     assert list(audit.declared_faults(project, modules, owners)) == []
+    assert list(audit.outside_faults(project, outside, owners)) == []
+    extras = {name: [one for one in group if "packaging" not in one]
+              for name, group in project["optional-dependencies"].items()}  # fmt: skip
+    found = list(audit.outside_faults(project | {"optional-dependencies": extras}, outside, owners))
+    assert [fault.partition(" ")[0] for fault in found] == ["packaging", "packaging"]
     wrong = project | {"dependencies": [*project["dependencies"][1:], "pyarrow>=1"]}
     found = "\n".join(audit.declared_faults(wrong, modules, owners))
     assert "torch is imported" in found

@@ -230,7 +230,7 @@ def test_bad_cifar_100_is_rejected(tmp_path: Path) -> None:
         load(f"cifar-100:{tmp_path}@64")
     content = (tmp_path / "test.bin").read_bytes()
     (tmp_path / "test.bin").write_bytes(content[:-1])
-    with pytest.raises(DataError, match=r"test\.bin has 12295 bytes, not a multiple of 3074"):
+    with pytest.raises(DataError, match=r"test\.bin: it has 12295 bytes, not a multiple of 3074"):
         load(f"cifar-100:{tmp_path}")
     (tmp_path / "test.bin").write_bytes(b"\x00\x02" + content[2:])
     with pytest.raises(DataError, match="fine label of 2, and there are 2 names"):

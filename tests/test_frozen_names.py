@@ -209,7 +209,7 @@ def test_no_stream_escapes_this_file():
     for path in Path(seeds.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             called = getattr(node.func, "id", getattr(node.func, "attr", "")) if isinstance(node, ast.Call) else ""
-            if called in ("stream", "stream_seed", "_normal", "novel_world"):
+            if called in ("stream", "stream_seed", "stream_of", "novel_world"):
                 words = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
                 found |= {word.replace(" ", "_") for word in words if isinstance(word, str)}
     assert found == set(WORDS.split())

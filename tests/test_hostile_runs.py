@@ -76,7 +76,8 @@ def _commands(root: Path, study: Path) -> list[list[str]]:
 
 
 def _study(folder: Path) -> Path:
-    data = {"title": "t", "stage": "unimodal", "config": tiny_mapping(1), "grid": [{"product": {"decoder.heads": [1]}}],
+    data = {"title": "t", "stage": "unimodal", "config": tiny_mapping(1),
+            "grid": [{"product": {"decoder.heads": [1, 2]}}],
             "profiles": {"quick": {"seeds": list(SEEDS), "request": schema.to_mapping(REQUEST)}}}  # fmt: skip
     (folder / "t.yaml").write_text(yaml.safe_dump(data))
     return folder / "t.yaml"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+from places import REFUSED, gone, limited
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, T5Config
 
 from miclab.cli import main
@@ -335,3 +338,17 @@ def test_scale_notes_what_was_requested_and_names_a_missing_picture(capsys, nove
     assert main(requested) == 2
     assert f"{entries[3]['query']['image'][0]} is missing" in capsys.readouterr().err
     assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize(("place", "size"), [("here", 0), ("here", 3000), ("refused", None), ("gone", None)])
+def test_finetuning_that_cannot_write_ends_with_a_message(place, size, novel: Path, tmp_path, capsys):
+    """Fails if a full disk, a place that refuses or a lost working directory ends it in another way, or leaves a file
+    that is not whole."""
+    output = {"here": tmp_path / "output", "refused": REFUSED / "output", "gone": Path("output")}[place]
+    requested = ["mllm", "finetune", "tiny", "--task", str(novel), "--episodes", "4", "--steps", "1", "--every", "1",
+                 "--output", str(output)]  # fmt: skip
+    with limited(size) if size is not None else gone(tmp_path) if place == "gone" else contextlib.nullcontext():
+        assert main(requested) == 2
+    assert re.search("File too large|miclab-refuses|Cannot write output", capsys.readouterr().err)
+    left = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert all(0 < file.stat().st_size <= (size or 0) and ".tmp" not in file.name for file in left), left

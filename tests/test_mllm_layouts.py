@@ -217,7 +217,7 @@ def test_revisions_are_of_hub_ids(tuned: tuple[Path, Path, Production], monkeypa
 def test_weights_in_few_bits_need_bitsandbytes(field: str, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
     flag = field.replace("_", "-")
-    with pytest.raises(ModelError, match=f"--{flag} needs bitsandbytes"):
+    with pytest.raises(ModelError, match=f"`--{flag}` needs the extra `bits`"):
         load_model("tiny", replace(LoadOptions(), **{field: True}))
     with pytest.raises(ConfigError, match="4 bits or 8"):
         LoadOptions(four_bit=True, eight_bit=True)

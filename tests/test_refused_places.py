@@ -2,45 +2,62 @@
 
 from __future__ import annotations
 
-import os
-import resource
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from places import REFUSED, gone, limited
 from test_hostile_runs import REQUEST, _study
 from tiny import tiny_config
+from tiny_encoders import write_pictures
+from tiny_study import Here, study_mapping
 
+from miclab.claims import demonstration
 from miclab.cli import main
 from miclab.config import schema
+from miclab.studies.plan import Plan
+from miclab.studies.rows import study_rows, table_file, write_table
+from miclab.studies.study import load_study
 from miclab.training.loop import train_config
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of files and /proc")
-STUDIES = Path(__file__).parents[1] / "studies"
-REFUSED = Path("/proc/miclab-refuses")
-"""Nobody makes a directory here, not even who may do everything else."""
-
-
-@contextmanager
-def limited(size: int) -> Iterator[None]:
-    """No file of this process grows beyond so many bytes: as a full disk, wherever the file is and whoever writes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
+    """A run, beside it what every command needs."""
     root = tmp_path_factory.mktemp("places")
     (root / "c.yaml").write_text(yaml.safe_dump(schema.to_mapping(tiny_config(1))))
-    _study(root)
-    return train_config(tiny_config(1), REQUEST, root / "runs")[0].path
+    study = load_study(_study(root), "quick")
+    plan = Plan([study], "eager")
+    found = train_config(plan.runs[plan.members[study.name][0]].config, REQUEST, root / "runs")[0].path
+    write_table(study_rows(study, plan, root / "runs"), table_file(study))
+    # The study of the demonstration and that of a claim, both of tiny runs.
+    (root / "files").mkdir()
+    for name in ("demo", "multimodal"):
+        (root / "files" / f"{name}.yaml").write_text(yaml.safe_dump(study_mapping(2)))
+    write_pictures(root / "pictures")
+    return found
+
+
+class Encoder:
+    """What stands in for a model of Hugging Face: the mean of every picture."""
+
+    name, kind, method, weights, device = "mean", "images", "mean", "0" * 64, "cpu"
+
+    def __call__(self, items: list) -> torch.Tensor:
+        return torch.stack([torch.tensor(np.asarray(one, dtype=float).mean((0, 1))) for one in items])
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(run, monkeypatch) -> None:
+    """Workers and encoders need no process and no model of their own."""
+    monkeypatch.setattr("miclab.studies.launchers.local.LocalLauncher", lambda workers=0: Here())
+    monkeypatch.setattr("miclab.data.pretrained.load_encoder", lambda *names, **options: Encoder())
+    monkeypatch.setattr(demonstration, "studies_directory", lambda: run.parent.parent / "files")
 
 
 def command(name: str, run: Path, output: str) -> list[str]:
@@ -49,22 +66,44 @@ def command(name: str, run: Path, output: str) -> list[str]:
     return {
         "train": ["train", "unimodal", "--config", str(root / "c.yaml"), *few, "--runs", output],
         "study run": ["study", "run", str(root / "t.yaml"), "--workers", "1", "--runs", output],
-        "study rows": ["study", "rows", str(STUDIES / "noise.yaml"), "--stored", "--output", f"{output}/r.csv"],
+        "demo": ["demo", "--runs", f"{output}/runs", "--output", f"{output}/demo.html", "--workers", "1"],
+        "reproduce": ["reproduce", "M1", "--studies", str(root / "files"), "--workers", "1", "--runs", output],
+        "embed": [
+            "data",
+            "embed",
+            "--model",
+            "mean",
+            "--images",
+            str(root / "pictures"),
+            "--output",
+            f"{output}/v.safetensors",
+        ],
+        "study rows": ["study", "rows", str(root / "t.yaml"), "--stored", "--output", f"{output}/r.csv"],
         "report": ["report", str(run), "--output", f"{output}/r.html"],
-        "figure": ["figure", "U1", "--output", output],
+        "figure": ["figure", str(root / "t.yaml"), "--output", output],
         "data show": ["data", "show", "glyphs", "--classes", "1", "--exemplars", "1", "--output", f"{output}/s.png"],
         "make-episodes": ["mllm", "make-episodes", f"{output}/task", "--data", "glyphs", "--episodes", "2"],
     }[name]
 
 
-WRITERS = ("train", "study rows", "report", "figure", "data show", "make-episodes")
+WRITERS = ("train", "study run", "demo", "reproduce", "study rows", "report", "figure", "data show", "embed",
+           "make-episodes")  # fmt: skip
 
 
 def files_below(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
-SIZES = [*((name, 0) for name in WRITERS), ("train", 200), ("train", 5000), ("data show", 200), ("make-episodes", 100)]
+SIZES = [
+    *((name, 0) for name in WRITERS),
+    ("train", 200),
+    ("train", 5000),
+    ("study run", 200),
+    ("study run", 3000),
+    ("embed", 200),
+    ("data show", 200),
+    ("make-episodes", 100),
+]
 
 
 @pytest.mark.parametrize(("name", "size"), SIZES)
@@ -82,25 +121,17 @@ def test_a_full_disk_ends_every_command_with_a_message(name, size, run, tmp_path
     assert [file for file in files_below(run) if "lock" not in file] == [file for file in before if "lock" not in file]
 
 
-@pytest.mark.parametrize("name", [*WRITERS, "study run"])
+@pytest.mark.parametrize("name", WRITERS)
 def test_a_place_that_refuses_is_named(name, run, capsys):
     """Fails if a command raises, or does not name the place."""
     assert main(command(name, run, str(REFUSED))) == 2
     assert str(REFUSED) in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", [*WRITERS, "study run"])
-def test_a_working_directory_that_is_gone_is_refused(name, run, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_working_directory_that_is_gone_is_refused(name, run, tmp_path, capsys):
     """Fails if a command ends in a traceback where no relative path can be resolved."""
-    here = os.getcwd()
-    gone = tmp_path / "gone"
-    gone.mkdir()
-    os.chdir(gone)
-    try:
-        gone.rmdir()
-        status = main(command(name, run, "out"))
-    finally:
-        os.chdir(here)
-    assert status == 2
-    assert capsys.readouterr().err.startswith("miclab: ")
-    assert not gone.exists()
+    with gone(tmp_path):
+        assert main(command(name, run, "out")) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("miclab: ")
+    assert not any(tmp_path.iterdir())

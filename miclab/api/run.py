@@ -115,10 +115,9 @@ class Run(Tabled):
         """The metric rows as a frame of polars, one row per evaluated step.
 
         Columns are `step`, `loss` and accuracy, 0 to 1, by split (`train`, `icl`, `swapped`, `iwl`). A loss is the mean
-        since the row before; a loss of several terms has a column for each. `icl_sets` lists the accuracy of each set
-        of novel classes. `in_context.SPLIT` is the share of answers that are labels of the context. Measures are
-        `MEASURE@LAYER.HEAD`, heads from 0, and `alignment.MODALITY.NAME`. A run that pretrains an encoder has the
-        accuracies of a classifier.
+        since the row before, with a column per term. `icl_sets` lists the accuracy of each set of novel classes.
+        `in_context.SPLIT` is the share of answers that are labels of the context. Measures are `MEASURE@LAYER.HEAD`,
+        heads from 0, and `alignment.MODALITY.NAME`. A run of an encoder has accuracies of a classifier.
         """
         import polars as pl
 

@@ -1,4 +1,4 @@
-"""Interventions on attention patterns: what takes the place of where a head looks, while its values stay.
+"""Interventions on attention patterns: where a head attends is replaced, while its values stay.
 
 Setting a pattern to uniform shows whether it matters where a head looks. The ideal patterns show whether looking there
 alone is enough. Shuffled offsets keep how sharp each row is. The pattern of another sequence keeps what does not depend

@@ -49,6 +49,9 @@ class StudyOptions:
     """Directory of runs."""
     json: bool = False
     """Print as JSON."""
+    lanes: str = "off"
+    """Train runs of equal shapes as groups of so many lanes, each by one process; `auto`: 8. Such runs have hashes of
+    their own, so give it to every command of the study."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,13 +124,13 @@ def run_study(arguments: list[str]) -> int:
 
 def _loaded(files: tuple[str, ...], options: StudyOptions) -> tuple[list[Study], Callable[[], str], Path]:
     """The studies, the numeric mode of this machine, and the directory of runs."""
-    from miclab.studies.mode import long_mode
+    from miclab.studies.mode import study_mode
     from miclab.studies.study import load_study
 
     if not files:
         raise MiclabError("Name at least one study file.")
     root = root_directory(options.runs)
-    return [load_study(file, options.preset) for file in files], lambda: long_mode(root), root
+    return [load_study(file, options.preset) for file in files], study_mode(root, options.lanes), root
 
 
 def _planned(files: tuple[str, ...], options: StudyOptions) -> tuple[list[Study], Plan]:
@@ -187,7 +190,7 @@ def _carried_out(options: RunOptions, studies: list[Study], plan: Plan) -> tuple
         table.kept()
     # A table has the runs of all seeds, whichever are trained now.
     others = survey(plan, root) if options.seeds else {}
-    plan = _of_seeds(studies, plan, options.seeds, root)
+    plan = _of_seeds(studies, plan, options, root)
     launcher = _launcher(options, root)
     if options.launcher == "local":
         _announce(plan, root, getattr(launcher, "workers", 1))
@@ -218,11 +221,12 @@ def _announce(plan: Plan, root: Path, workers: int) -> None:
     announce_study(left, root, min(workers, len(left)))
 
 
-def _of_seeds(studies: list[Study], plan: Plan, seeds: tuple[int, ...], root: Path) -> Plan:
+def _of_seeds(studies: list[Study], plan: Plan, options: _Seeded, root: Path) -> Plan:
     """The requested part of a plan."""
-    from miclab.studies.mode import long_mode
+    from miclab.studies.mode import study_mode
     from miclab.studies.plan import Plan
 
+    seeds = options.seeds
     if not seeds:
         return plan
     chosen = []
@@ -233,7 +237,7 @@ def _of_seeds(studies: list[Study], plan: Plan, seeds: tuple[int, ...], root: Pa
                 f" {', '.join(map(str, study.seeds))}."
             )
         chosen.append(replace(study, seeds=tuple(seed for seed in study.seeds if seed in seeds)))
-    return Plan(chosen, lambda: long_mode(root))
+    return Plan(chosen, study_mode(root, options.lanes))
 
 
 def _launcher(options: RunOptions, root: Path) -> Launcher:
@@ -268,7 +272,7 @@ def _status(arguments: list[str]) -> int:
     studies, plan = _planned(options.file, options)
     root = Path(options.runs)
     kept = kept_runs(studies, plan, root)
-    plan = _of_seeds(studies, plan, options.seeds, root)
+    plan = _of_seeds(studies, plan, options, root)
     states, running = state.survey(plan, root), state.held(root)
     counts = counts_of(plan, states, set(running), kept)
     failures = failures_of(plan, states)
@@ -288,7 +292,7 @@ def _plan(arguments: list[str]) -> int:
     (study,), plan = _planned((options.file,), options)
     root = Path(options.runs)
     kept = kept_runs([study], plan, root)
-    plan = _of_seeds([study], plan, options.seeds, root)
+    plan = _of_seeds([study], plan, options, root)
     states = state.survey(plan, root)
     if options.json:
         print_json(plan_json(study, plan, states, kept, root))

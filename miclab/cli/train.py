@@ -133,7 +133,7 @@ def _watch(title: str, ready: Prepared, request: Request) -> Iterator[Callable[[
 
 
 def _report(done: Done, as_json: bool, stage_one: dict[str, Any] | None = None) -> int:
-    from miclab.training.loop import row_text
+    from miclab.training.trajectory import row_text
 
     run, outcome = done.run, done.outcome
     rows = run.rows()

@@ -99,6 +99,39 @@ def check_training(config: RunConfig) -> None:
     check({f"a batch of {batch:,} sequences": _items(config, batch)}, "optimiser.batch_size or sequence.context")
 
 
+def lane_size(config: RunConfig) -> int:
+    """Least bytes of one lane of a group. These are its weights, their gradient and two averages, its items, and what a
+    step keeps of every layer for the gradient."""
+    decoder = config.decoder
+    if config.is_classification:
+        return _items(config, config.optimiser.batch_size)
+    width = decoder.residual_width(config.item_width)
+    hidden = 0 if decoder.mlp == "none" else decoder.mlp_hidden or width
+    weights = decoder.layers * width * (3 * width + 2 * hidden) + width * config.label_count
+    # Normalised input, queries, keys and values, and their sum with the residual stream.
+    kept = config.optimiser.batch_size * config.sequence_length * width * 4 * (decoder.layers - 1)
+    return (4 * weights + kept) * NUMBER + _items(config, config.optimiser.batch_size)
+
+
+def check_lanes(config: RunConfig, available: int = 0) -> None:
+    """Makes sure that a group of `numerics.lanes` runs fits into a device.
+
+    Arguments:
+        available: bytes of the device's memory; 0: those of the machine.
+
+    Raises:
+        TooLargeError: it does not fit; the message says how many lanes do.
+    """
+    lanes, limit = config.numerics.lanes, available or machine_memory()
+    own = lane_size(config)
+    if lanes * own > limit:
+        raise TooLargeError(
+            f"A group of {lanes:,} lanes needs at least {in_words(lanes * own)} of memory, {in_words(own)} for each,"
+            f" and {config.numerics.device} has {in_words(limit)}. Nothing was begun. At most {limit // own:,} lanes"
+            f" fit: lower numerics.lanes, and train the runs in several groups."
+        )
+
+
 def check_evaluation(config: RunConfig, sequences: int, novel_sets: int) -> None:
     """Checks that the sequences of a split and the scores of all sets fit. Raises TooLargeError."""
     parts = {

@@ -6,6 +6,7 @@ the hash that names a run (`miclab.config.schema.trajectory_hash`), so a new fie
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -14,6 +15,8 @@ from miclab.errors import ConfigError, nearest
 
 LONGEST_CONTEXT = 100_000
 """Most labelled examples of a context."""
+WIDEST_GROUP = 4096
+"""Most runs that are trained as one program."""
 Encoder = Literal["none", "mlp", "cnn", "transformer", "vit"]
 
 
@@ -235,17 +238,39 @@ class OptimiserConfig:
 class NumericsConfig:
     """Settings that change only the last bits of a result."""
 
-    mode: Literal["auto", "compiled", "eager"] = "auto"
-    """`auto`: compiled for 2,500 steps or more if a C++ compiler works, else eager. The mode in effect is recorded."""
+    mode: Literal["auto", "compiled", "eager", "lanes"] = "auto"
+    """`auto`: compiled for 2,500 steps or more if a C++ compiler works, else eager. The mode in effect is recorded.
+    `lanes`: as one of `lanes` runs of equal shapes that are trained as one program."""
+    lanes: int = 0
+    """Width of the group in mode `lanes`; a lane's bits depend on it, and on nothing else of the group. 0 in other
+    modes."""
     threads: int = 1
     """Threads of one training process. Two processes of one thread beat one of two."""
-    device: Literal["cpu"] = "cpu"
-    """Where the training step runs; other devices are not supported yet."""
+    device: str = "cpu"
+    """Where the training step runs: `cpu`, `cuda` (the first GPU), `cuda:1`, `mps`, or `auto`, the best one here."""
+    tf32: Literal["off", "on"] = "off"
+    """`on`: matrix products on a GPU round their factors to 10 bits. Faster, and less exact than float32."""
+    sampler: Literal["host", "device"] = "host"
+    """Where sequences are drawn. `host`: on the CPU, one number after the other. `device`: where the step runs, from
+    counters (see `miclab.worlds.philox`), so that many runs are sampled at once; other numbers, the same
+    distributions."""
 
     def check(self, owner: str = "numerics") -> None:
         """Raises ConfigError."""
-        check_known(owner, self, "mode", ("auto", "compiled", "eager"))
-        check_known(owner, self, "device", ("cpu",))
+        check_known(owner, self, "mode", ("auto", "compiled", "eager", "lanes"))
+        check_whole(owner, self, "lanes", 0, WIDEST_GROUP)
+        if (self.mode == "lanes") != bool(self.lanes):
+            allowed = f"1 to {WIDEST_GROUP} with {owner}.mode = 'lanes', and 0 without"
+            raise ConfigError(f"{owner}.lanes", self.lanes, allowed)
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", self.device):
+            raise ConfigError(f"{owner}.device", self.device, "cpu, cuda, cuda:1 (or another number), mps or auto")
+        check_known(owner, self, "tf32", ("off", "on"))
+        if self.tf32 == "on" and self.device in ("cpu", "mps"):
+            raise ConfigError(f"{owner}.tf32", self.tf32, f"'off' with {owner}.device = {self.device!r}")
+        if self.sampler == "device" and self.device == "mps":
+            allowed = f"'host' with {owner}.device = 'mps', which has no float64 to draw classes with"
+            raise ConfigError(f"{owner}.sampler", self.sampler, allowed)
+        check_known(owner, self, "sampler", ("host", "device"))
         check_whole(owner, self, "threads", 1, 1024)
 
 

@@ -23,7 +23,7 @@ from miclab.data.dataset import DataError
 from miclab.data.embed_items import Item, read_items
 from miclab.data.pretrained import EncoderError, PretrainedEncoder
 from miclab.errors import ContentError
-from miclab.storage import digest, tensor_bytes, tensors_from, write_bytes
+from miclab.storage import digest, read_file, tensor_bytes, tensors_from, write_bytes
 
 PART = 8
 """Batches in a part."""
@@ -57,7 +57,7 @@ def _key(encoder: PretrainedEncoder, items: list[Item], batch: int, background: 
 def _kept(path: Path, rows: int) -> Tensor | None:
     """The vectors of a complete part."""
     try:
-        found = tensors_from(path.read_bytes())["vectors"]
+        found = tensors_from(read_file(path), path)["vectors"]
     except (OSError, ContentError, KeyError):
         return None
     return found if found.dim() == 2 and len(found) == rows else None

@@ -110,7 +110,7 @@ def _sheets(folder: Folder, name: str, listing: list[dict[str, Any]]) -> DataSet
 
 
 def _words(folder: Folder, listing: list[dict[str, Any]]) -> DataSet:
-    tensors = tensors_from(folder.read(folder.manifest["words"]["file"]))
+    tensors = tensors_from(folder.read(folder.manifest["words"]["file"]), folder.path)
     phrases = [phrase for concept in listing for phrase in concept["phrases"]]
     kinds = ("name", "synonym", "combination", "definition")
     class_of = tensors["class_of"].long()

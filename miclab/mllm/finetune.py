@@ -148,7 +148,7 @@ class Finetuning:
             raise DamagedError(path, REMEDY)
         self.rows, self.step = list(map(json.loads, lines)), saved["step"]
         checkpoint = self.folder / CHECKPOINT.format(self.step)
-        tensors = storage.tensors_from(storage.read_checked(checkpoint, saved["checkpoint_sha256"], REMEDY))
+        tensors = storage.tensors_from(storage.read_checked(checkpoint, saved["checkpoint_sha256"], REMEDY), checkpoint)
         for number, (name, parameter) in enumerate(self.trained.items()):
             parameter.data.copy_(tensors[f"adapter/{name}"])
             if self.step:

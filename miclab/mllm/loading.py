@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from miclab.data.checkpoint import CheckpointError, check_files, check_tensors
+from miclab.errors import missing_extra
 from miclab.mllm.adapters import CONFIG, base_of, is_adapter, with_adapter
 from miclab.mllm.errors import ModelContentError, ModelError, memory_guard, require
 from miclab.mllm.layers import AttentionLayer, attention_layers, left_out
@@ -190,9 +191,7 @@ def _few_bits(options: LoadOptions) -> Any:
         import bitsandbytes  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         flag = "--four-bit" if options.four_bit else "--eight-bit"
-        raise ModelError(
-            f"{flag} needs bitsandbytes, which is not installed: pip install bitsandbytes. It needs a GPU."
-        ) from error
+        raise ModelError(f"{missing_extra(flag, 'bits', 'bitsandbytes')}. It needs a GPU.") from error
     from transformers import BitsAndBytesConfig
 
     if options.eight_bit:

@@ -137,7 +137,8 @@ class OneHot(PositionCode):
     slots_used = True
 
     def concatenate(self, tokens, placement):
-        code = torch.nn.functional.one_hot(self.slot(placement), self.slots)
+        # As `one_hot`, which looks at the values on a CPU, so that lanes could not share it.
+        code = (self.slot(placement)[..., None] == torch.arange(self.slots, device=placement.device)).long()
         return torch.cat([tokens, code.to(tokens.dtype)], -1)
 
 

@@ -16,11 +16,12 @@ from types import MappingProxyType
 
 from miclab.runs import interrupts
 from miclab.studies import state
+from miclab.studies.group import Grouping, write_group
 from miclab.studies.launchers import Launcher
 from miclab.studies.plan import Plan
 from miclab.studies.rows import StudyTable
 from miclab.studies.state import State
-from miclab.studies.task import answer, task_run, tasks_folder, write_task
+from miclab.studies.task import Answer, answers, task_run, tasks_folder, write_task
 
 ELSEWHERE = 2.0
 """Seconds between checks of runs that other processes hold."""
@@ -100,6 +101,9 @@ class Engine:
         self.order = {identity: place for place, identity in enumerate(plan.runs)}
         self.children = plan.children()
         self.deaths: dict[str, int] = {}
+        self.grouping = Grouping()
+        self.groups: dict[str, list[str]] = {}
+        """Of each group that is with the launcher, the tasks of its runs."""
         self.ready: list[int] = []
         self.identities = list(plan.runs)
         self.stopping = False
@@ -164,21 +168,56 @@ class Engine:
             if self._is_suspect(identity) and self.tally.running:
                 break
             heapq.heappop(self.ready)
-            self.tally.running.add(identity)
-            paths.append(str(write_task(self.root, self.plan.runs[identity], self.token)))
+            paths.append(self._task([identity, *self._others(identity)]))
             if self._is_suspect(identity):
                 break
         if paths:
             self.launcher.submit(paths)
 
+    def _others(self, identity: str) -> list[str]:
+        """Ready runs that can be lanes beside a run; they are taken off the queue."""
+        run = self.plan.runs[identity]
+        key, room = self.grouping.key(run), run.point.numerics.lanes - 1
+        found: list[str] = []
+        if key is None or self._is_suspect(identity):
+            return found
+        for place in sorted(self.ready):
+            other = self.identities[place]
+            if len(found) == room:
+                break
+            if not self._is_suspect(other) and self.grouping.key(self.plan.runs[other]) == key:
+                found.append(other)
+        taken = {self.order[other] for other in found}
+        self.ready = [place for place in self.ready if place not in taken]
+        heapq.heapify(self.ready)
+        return found
+
+    def _task(self, identities: list[str]) -> str:
+        """The path of a task of one run, or of a group."""
+        self.tally.running.update(identities)
+        paths = [str(write_task(self.root, self.plan.runs[identity], self.token)) for identity in identities]
+        if len(paths) == 1:
+            return paths[0]
+        path = write_group(self.root, paths, self.token)
+        self.groups[path] = paths
+        return path
+
     def _take(self, path: str, text: str | None) -> None:
-        identity = task_run(path)
-        self.tally.running.discard(identity)
-        if text is None:
-            self._died(identity)
-            return
-        Path(path).unlink(missing_ok=True)
-        ended = answer(text)
+        """How a task ended, of one run or of a group."""
+        members = self.groups.pop(path, [path])
+        if text is not None:
+            for member in dict.fromkeys((path, *members)):
+                Path(member).unlink(missing_ok=True)
+        found = {ended.run: ended for ended in (answers(text) if text is not None else [])}
+        for member in members:
+            identity = task_run(member)
+            self.tally.running.discard(identity)
+            if identity in found:
+                self._end(identity, found[identity])
+            else:
+                self._died(identity)
+
+    def _end(self, identity: str, ended: Answer) -> None:
         self.tally.steps += ended.steps
         self.tally.seconds += ended.seconds
         if ended.status == "busy":

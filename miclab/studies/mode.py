@@ -9,10 +9,12 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from miclab import storage
-from miclab.errors import RunError
+from miclab.config.parts import WIDEST_GROUP
+from miclab.errors import ConfigError, RunError
 from miclab.studies.state import FOLDER
 
 
@@ -20,6 +22,26 @@ def _fingerprint() -> list[str]:
     """The facts that decide whether a compiler works here, found without importing torch."""
     compilers = [shutil.which(name) or "" for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++") if name]
     return [importlib.metadata.version("torch"), sys.version, platform.node(), platform.machine(), *compilers]
+
+
+USUAL_LANES = 8
+"""Lanes of a group where the user leaves their number open."""
+
+
+def study_mode(root: Path, lanes: str) -> Callable[[], str]:
+    """A function that finds out what `auto` stands for in a study (see `miclab.studies.points.Mode`).
+
+    Arguments:
+        lanes: `off`, `auto`, or the number of lanes of a group.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if lanes == "off":
+        return lambda: long_mode(root)
+    if lanes != "auto" and not (lanes.isdecimal() and 1 <= int(lanes) <= WIDEST_GROUP):
+        raise ConfigError("lanes", lanes, f"off, auto (groups of {USUAL_LANES}) or 1 to {WIDEST_GROUP}")
+    return lambda: f"lanes:{USUAL_LANES if lanes == 'auto' else int(lanes)}"
 
 
 def long_mode(root: Path) -> str:

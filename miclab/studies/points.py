@@ -49,7 +49,8 @@ class Mode:
     """Replaces `auto` by the numeric mode found on a machine.
 
     Arguments:
-        mode: `compiled` or `eager`, or a function that finds it out; it is called once, if an `auto` is met.
+        mode: `compiled`, `eager`, or `lanes:N` for groups of N runs; or a function that finds it out. It is called
+            once, if an `auto` is met.
     """
 
     def __init__(self, mode: str | Callable[[], str]):
@@ -61,7 +62,13 @@ class Mode:
             return numerics
         if callable(self._mode):
             self._mode = self._mode()
-        return replace(numerics, mode=self._mode)  # type: ignore[arg-type]
+        name, _, width = self._mode.partition(":")
+        return replace(numerics, mode=name, lanes=int(width or 0))  # type: ignore[arg-type]
+
+
+def mode_of(numerics: NumericsConfig) -> str:
+    """What `Mode` is given for such numerics."""
+    return f"{numerics.mode}:{numerics.lanes}" if numerics.lanes else numerics.mode
 
 
 def points(study: Study, mode: Mode) -> Iterator[Point]:

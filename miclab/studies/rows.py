@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,8 +24,9 @@ from miclab.studies.sealed_table import read_rows
 from miclab.studies.state import State
 from miclab.studies.study import Study
 
-EVERY = 30.0
-"""Seconds between two writings of a table while runs finish."""
+EVERY, SHARE = 30.0, 0.02
+"""Seconds between two writings of a table while runs finish, and the largest share of the time that writing takes.
+A table of ten thousand runs takes seconds."""
 LEADING = {
     "study": pl.String,
     "profile": pl.String,
@@ -88,7 +90,7 @@ class StudyTable:
         self.study, self.plan, self.root = study, plan, root
         self.warnings: list[str] = []
         self._read: dict[str, list[dict[str, Any]]] = {}
-        self._written, self._count = 0.0, -1
+        self._written, self._count, self._pause = 0.0, -1, EVERY
         self._kept: dict[str, list[dict[str, Any]]] | None = None
 
     def frame(
@@ -132,13 +134,15 @@ class StudyTable:
 
     def write(self, states: dict[str, State], now: bool = False) -> None:
         """Writes the table atomically, if runs ended since the last time and `EVERY` seconds are over, or `now`."""
-        if not (now or time.monotonic() - self._written > EVERY):
+        if not (now or time.monotonic() - self._written > self._pause):
             return
+        began = time.monotonic()
         ended = sum(states[i].status in ("done", "failed") for i in self.plan.members[self.study.name])
         if ended == self._count:
             return
         sealed_table.write(self.frame(states, self.kept()), table_file(self.study))
         self._written, self._count = time.monotonic(), ended
+        self._pause = max(EVERY, (self._written - began) / SHARE)
 
     def _run_rows(self, run: PlannedRun, found: State) -> list[dict[str, Any]]:
         parent = self.plan.runs.get(run.parent)
@@ -175,7 +179,8 @@ class StudyTable:
             return [{**failed, "reason": "; ".join(disk.warnings) or "it has no metric row"}]
         rows[-1] |= {"last": True, **analysis_columns(planned_analyses(self.study, requested), disk)}
         self.warnings += disk.warnings
-        return rows
+        # Rows of all runs are kept, and their names of columns are the same ones.
+        return [{sys.intern(name): value for name, value in row.items()} for row in rows]
 
 
 def study_rows(study: Study, plan: Plan, root: Path) -> pl.DataFrame:

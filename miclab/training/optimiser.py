@@ -28,7 +28,8 @@ def initial_state(config: OptimiserConfig, parameters: Mapping[str, Tensor]) -> 
     for name, value in parameters.items():
         state[f"mean.{name}"] = torch.zeros_like(value)
         state[f"square.{name}"] = torch.zeros_like(value)
-        state[f"step.{name}"] = torch.zeros((), device=value.device)
+        # Read in every step, so it stays on the CPU.
+        state[f"step.{name}"] = torch.zeros(())
     return state
 
 
@@ -58,14 +59,14 @@ def move(
     slope: Float[Tensor, "*shape"],
     mean: Float[Tensor, "*shape"] | None,
     square: Float[Tensor, "*shape"] | None,
-    numbers: Float[Tensor, " 3"],
+    numbers: Float[Tensor, "3 ..."],
 ) -> None:
     """Changes `value`, `mean` and `square` in place by one step along `slope`. The result depends on the arguments
     alone.
 
     Arguments:
         mean, square: averages of the slopes and of their squares; None for sgd.
-        numbers: what `coefficients` gives.
+        numbers: what `coefficients` gives; with further axes where runs lie in one tensor.
     """
     kept, size, correction = numbers
     if config.name == "adamw":

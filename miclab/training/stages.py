@@ -22,7 +22,8 @@ from miclab.runs.find import find, open_run
 from miclab.runs.run import Run
 
 if TYPE_CHECKING:
-    from miclab.training.loop import Outcome, Prepared
+    from miclab.training.loop import Prepared
+    from miclab.training.trajectory import Outcome
 
 Fields = Mapping[str, Any]
 STAGES = ("unimodal", "multimodal", "encoder")
@@ -318,7 +319,7 @@ def carry_out(plan: Sequence[Training], root: Path | str, watch: Watch) -> list[
 
 def train_watched(title: str, ready: Prepared, request: Request, watch: Watch) -> Done:
     """Trains one run within the context that `watch` gives."""
-    from miclab.training.loop import Progress
+    from miclab.training.trajectory import Progress
 
     made = 0
     with watch(title, ready, request) as on_step:

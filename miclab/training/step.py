@@ -31,7 +31,7 @@ PASSED_IN = {
         "unpaired_independent", "swapped_shift", "token_noise",
     ),
     "optimiser": ("learning_rate", "schedule", "warmup_steps", "decay_steps"),
-    "numerics": ("mode",),
+    "numerics": ("mode", "lanes", "sampler"),
     "modalities.NAME": (
         "classes", "dimension", "noise", "zipf_exponent", "labels", "novel_classes", "source", "content", "blends",
         "shift", "encoder_run", "encoder_step",
@@ -116,6 +116,7 @@ def training_step(config: RunConfig, trained: TrainedParameters, state: optimise
         if active not in functions:
             functions[active] = make(config, trained, active)
         numbers = optimiser.coefficients(config.optimiser, optimiser.next_step(state, "trained"), rate)
+        numbers = numbers.to(trained.flat.device)
         return functions[active](trained.flat, mean, square, numbers, trained.fixed, raw)
 
     return step

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from miclab.data import DataError, DataSet
+from miclab.worlds.draws import Generator, uniform_double
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +35,10 @@ class ClassIndex:
         """Exemplars by class and place within it."""
         return self.members[self.starts[classes] + slots]
 
-    def draw(self, classes: Int[Tensor, "*shape"], generator: torch.Generator) -> Int[Tensor, "*shape"]:
+    def draw(self, classes: Int[Tensor, "*shape"], generator: Generator) -> Int[Tensor, "*shape"]:
         """A uniformly drawn exemplar of each class."""
-        uniform = torch.rand(classes.shape, generator=generator, dtype=torch.double)
-        return self.at(classes, (uniform * self.counts[classes]).long())
+        level = uniform_double(tuple(classes.shape), generator)
+        return self.at(classes, (level * self.counts[classes]).long())
 
 
 def index_exemplars(data: DataSet, classes: Int[Tensor, " classes"], wanted: Bool[Tensor, " exemplar"]) -> ClassIndex:
@@ -54,11 +55,11 @@ def index_exemplars(data: DataSet, classes: Int[Tensor, " classes"], wanted: Boo
 
 
 def distinct_slots(
-    classes: Int[Tensor, "batch place"], counts: Int[Tensor, "batch place"], generator: torch.Generator
+    classes: Int[Tensor, "batch place"], counts: Int[Tensor, "batch place"], generator: Generator
 ) -> Int[Tensor, "batch place"]:
     """Uniform places within a class, distinct for entries of a row with the same class. If a class has fewer exemplars
     than entries, later entries repeat exemplars, but not that of the first entry."""
-    uniform = torch.rand(classes.shape, generator=generator, dtype=torch.double)
+    chance = uniform_double(tuple(classes.shape), generator)
     same = classes[:, :, None] == classes[:, None, :]
     rank, first = same.tril(-1).sum(-1), same.byte().argmax(-1)
     batch, width = classes.shape
@@ -69,7 +70,7 @@ def distinct_slots(
     for level in range(depth):
         before = taken.gather(1, first[:, :, None].expand(-1, -1, depth))[:, :, :level]
         enough = counts > level
-        drawn = (uniform * torch.where(enough, counts - level, (counts - 1).clamp(min=1))).long()
+        drawn = (chance * torch.where(enough, counts - level, (counts - 1).clamp(min=1))).long()
         again = drawn
         for taken_slot in before.sort(-1).values.unbind(-1):
             drawn = drawn + (drawn >= taken_slot)

@@ -24,7 +24,8 @@ from miclab.data import load
 from miclab.data.items import CHUNK, Exemplars
 from miclab.errors import ConfigError, RunError
 from miclab.worlds.class_index import ClassIndex, distinct_slots, index_exemplars
-from miclab.worlds.noise import draw_bits, items_around, noise_scales
+from miclab.worlds.draws import Generator, draw_bits, whole_numbers
+from miclab.worlds.noise import items_around, noise_scales
 
 
 @functools.lru_cache(maxsize=8)
@@ -125,11 +126,11 @@ def novel_classes(config: RunConfig, name: str, count: int, index: int, least: i
 
 
 # -- which exemplars ----------------------------------------------------------------------------------------------
-def shifted(pictures: Float[Tensor, "*shape channel height width"], by: int, generator: torch.Generator) -> Tensor:
+def shifted(pictures: Float[Tensor, "*shape channel height width"], by: int, generator: Generator) -> Tensor:
     """Pictures shifted by at most this many pixels along both axes, independently. Edges are repeated."""
     flat = pictures.flatten(0, -4)
     count, _, height, width = flat.shape
-    moves = torch.randint(-by, by + 1, (2, count, 1), generator=generator)
+    moves = whole_numbers(-by, by + 1, (2, count, 1), generator)
     rows = (torch.arange(height) + moves[0]).clamp(0, height - 1)
     columns = (torch.arange(width) + moves[1]).clamp(0, width - 1)
     # Adjacent indexed axes come first: [count, height, width, channel].
@@ -177,7 +178,7 @@ class ExemplarSource:
         return total / self.shown.counts[:, None]
 
     def sequence_exemplars(
-        self, classes: Int[Tensor, "batch exemplar"], generator: torch.Generator
+        self, classes: Int[Tensor, "batch exemplar"], generator: Generator
     ) -> Int[Tensor, "batch exemplar"]:
         """An exemplar for every place of sequences, the query's last."""
         if self.queries is self.shown:
@@ -192,7 +193,7 @@ class ExemplarSource:
         return torch.cat([self.shown.at(context, slots), queries], 1)
 
     def centres(
-        self, classes: Int[Tensor, "batch exemplar"], generator: torch.Generator
+        self, classes: Int[Tensor, "batch exemplar"], generator: Generator
     ) -> Float[Tensor, "batch exemplar dimension"]:
         """An item for every place of sequences, without noise."""
         items = self.exemplars.vectors(self.sequence_exemplars(classes, generator))
@@ -200,7 +201,7 @@ class ExemplarSource:
             return items
         return shifted(items.unflatten(-1, self.shape), self.shift, generator).flatten(-3)
 
-    def draw(self, classes: Int[Tensor, "*shape"], generator: torch.Generator) -> Float[Tensor, "*shape dimension"]:
+    def draw(self, classes: Int[Tensor, "*shape"], generator: Generator) -> Float[Tensor, "*shape dimension"]:
         """An item of the context's part for each entry of `classes`, with noise."""
         items = self.exemplars.vectors(self.shown.draw(classes, generator))
         if not self.noise:

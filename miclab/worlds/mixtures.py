@@ -18,8 +18,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from miclab.worlds.draws import Generator, draw_bits
 from miclab.worlds.exemplars import ExemplarSource
-from miclab.worlds.noise import draw_bits, items_around, noise_scales
+from miclab.worlds.noise import items_around, noise_scales
 
 
 def mixture_pairs(classes: int, mixtures: int) -> Int[Tensor, "mixtures 2"]:
@@ -81,13 +82,13 @@ class MixtureSource(ExemplarSource):
         return torch.where(pure, one, (one + other) / math.sqrt(2))
 
     def centres(
-        self, classes: Int[Tensor, "batch exemplar"], generator: torch.Generator
+        self, classes: Int[Tensor, "batch exemplar"], generator: Generator
     ) -> Float[Tensor, "batch exemplar dimension"]:
         """An item for every place of sequences, without noise."""
         one, other = (super(MixtureSource, self).centres(p, generator) for p in self.parents[classes].unbind(-1))
         return self.mix(classes, one, other)
 
-    def draw(self, classes: Int[Tensor, "*shape"], generator: torch.Generator) -> Float[Tensor, "*shape dimension"]:
+    def draw(self, classes: Int[Tensor, "*shape"], generator: Generator) -> Float[Tensor, "*shape dimension"]:
         """An item of the context's part for each entry of `classes`, with noise."""
         one, other = (self.exemplars.vectors(self.shown.draw(p, generator)) for p in self.parents[classes].unbind(-1))
         items = self.mix(classes, one, other)

@@ -8,7 +8,6 @@ order of choice.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +20,7 @@ from miclab.config import memory
 from miclab.config.run import RunConfig
 from miclab.errors import RunError
 from miclab.seeds import stream
+from miclab.worlds.draws import Generator, draw_bits, normal_vectors, stream_of, uniform_double
 from miclab.worlds.exemplars import (
     ExemplarSource,
     check_kept,
@@ -33,7 +33,7 @@ from miclab.worlds.exemplars import (
     training_source,
 )
 from miclab.worlds.mixtures import mixture_names, with_mixtures
-from miclab.worlds.noise import draw_bits, items_around, noise_scales
+from miclab.worlds.noise import items_around, noise_scales
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class GaussianSource:
     noise: float
 
     def centres(
-        self, classes: Int[Tensor, "*shape"], generator: torch.Generator | None = None
+        self, classes: Int[Tensor, "*shape"], generator: Generator | None = None
     ) -> Float[Tensor, "*shape dimension"]:
         """The prototype of each entry of `classes`. The generator is not used."""
         # index_select is several times as fast as indexing with a matrix.
         return self.prototypes.index_select(0, classes.flatten()).view(*classes.shape, -1)
 
-    def draw(self, classes: Int[Tensor, "*shape"], generator: torch.Generator) -> Float[Tensor, "*shape dimension"]:
+    def draw(self, classes: Int[Tensor, "*shape"], generator: Generator) -> Float[Tensor, "*shape dimension"]:
         """One fresh item for each entry of `classes`."""
         bits = draw_bits(tuple(classes.shape), self.prototypes.shape[1], generator)
         return items_around(self.centres(classes), bits, noise_scales(self.noise, self.prototypes.shape[1]))
@@ -80,6 +80,13 @@ class ClassTable:
         edges = torch.cat([torch.zeros(1, dtype=torch.double), self.cumulative])
         self.low, self.high = edges[self.ends - counts], edges[self.ends]
 
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> ClassTable:
+        """The table with these attributes, which may be padded beyond its classes."""
+        table = cls.__new__(cls)
+        vars(table).update(tensors)
+        return table
+
     @property
     def label_mass(self) -> Float[Tensor, " labels"]:
         """Frequency of each label."""
@@ -87,15 +94,15 @@ class ClassTable:
 
     def _classes_at(self, levels: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
         place = torch.searchsorted(self.cumulative, levels, right=True)
-        return self.by_label[place.clamp_(max=len(self.by_label) - 1)]
+        return self.by_label[torch.minimum(place, self.ends[-1] - 1)]
 
-    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Int[Tensor, "*shape"]:
+    def draw(self, shape: tuple[int, ...], generator: Generator) -> Int[Tensor, "*shape"]:
         """Classes by their frequencies."""
-        return self._classes_at(torch.rand(shape, generator=generator, dtype=torch.double))
+        return self._classes_at(uniform_double(shape, generator))
 
-    def draw_with_label(self, labels: Int[Tensor, "*shape"], generator: torch.Generator) -> Int[Tensor, "*shape"]:
+    def draw_with_label(self, labels: Int[Tensor, "*shape"], generator: Generator) -> Int[Tensor, "*shape"]:
         """For each label a class that carries it, by the classes' frequencies."""
-        levels = torch.rand(labels.shape, generator=generator, dtype=torch.double)
+        levels = uniform_double(tuple(labels.shape), generator)
         low, high = self.low[labels], self.high[labels]
         drawn = torch.searchsorted(self.cumulative, low + levels * (high - low), right=True)
         # Rounding at a label's edge must not hand out a neighbour's class.
@@ -172,11 +179,6 @@ class World:
         """The same classes as evaluations see them: real data with queries that training never sees."""
         found = {n: s.evaluated() if isinstance(s, ExemplarSource) else s for n, s in self.sources.items()}
         return replace(self, sources=found)
-
-
-def _normal(shape: tuple[int, int], seed: int, *name: str | int) -> Tensor:
-    """Rows ~ Normal(0, I / dimension)."""
-    return torch.randn(shape, generator=stream(seed, *name)) / math.sqrt(shape[1])
 
 
 def world_from_tensors(config: RunConfig, tensors: Mapping[str, Tensor]) -> World:
@@ -275,8 +277,8 @@ def draw_world(config: RunConfig, kept: Mapping[str, Tensor] | None = None) -> W
     for name in sorted(config.modalities, key=lambda name: name != config.host_name):
         m = config.modalities[name]
         if not m.source:
-            tensors[f"prototypes.{name}"] = _normal(
-                (m.classes, m.dimension), config.world_seed, "world", "prototypes", name
+            tensors[f"prototypes.{name}"] = normal_vectors(
+                (m.classes, m.dimension), stream(config.world_seed, "world", "prototypes", name)
             )
             continue
         tensors |= _draw_source(config, name, kept, host)
@@ -284,7 +286,7 @@ def draw_world(config: RunConfig, kept: Mapping[str, Tensor] | None = None) -> W
             names = _class_names(config, name, tensors[f"classes.{name}"])
             host = dict(zip(names, tensors[f"labels.{name}"].tolist(), strict=True))
     shape = (config.label_count, config.item_width)
-    tensors["label_embeddings"] = _normal(shape, config.world_seed, "world", "labels")
+    tensors["label_embeddings"] = normal_vectors(shape, stream(config.world_seed, "world", "labels"))
     return world_from_tensors(config, tensors | {k: v for k, v in kept.items() if k in tensors})
 
 
@@ -309,7 +311,9 @@ def novel_world(config: RunConfig, world: World, *name: str | int) -> World:
             continue
         shape = (count, source.prototypes.shape[1])
         seed = config.sequences_seed if name[0] == "training" else config.seed
-        sources[modality] = replace(source, prototypes=_normal(shape, seed, "novel", *name, modality))
+        sources[modality] = replace(
+            source, prototypes=normal_vectors(shape, stream_of(config, seed, "novel", *name, modality))
+        )
         label_of = torch.arange(count) % _labels_of(config, modality)
         tables[modality] = ClassTable(label_of, torch.ones(count))
     return World(sources, tables, world.label_embeddings, _partners(config, sources))

@@ -50,7 +50,8 @@ class Fire(PositionCode):
         return torch.rand(shape, generator=generator) * 2 * bound - bound
 
     def bias(self, parameters):
-        slope, place = parameters["slope"].abs(), torch.arange(self.length)
+        slope = parameters["slope"].abs()
+        place = torch.arange(self.length, device=slope.device)
         distance = (place[:, None] - place).clamp(min=0)
         farthest = torch.maximum(place, parameters["threshold"].abs())[:, None]
         relative = (slope * distance + 1).log() / (slope * farthest + 1).log().clamp(min=1e-6)

@@ -12,6 +12,7 @@ from miclab.config.axes import axis_name
 from miclab.statistics.intervals import Interval
 from miclab.statistics.threshold import HIGH, LONG, ORDER, find_threshold, is_long_enough, log2_ratio
 from miclab.studies.plan import Plan, PlannedRun
+from miclab.studies.points import mode_of
 from miclab.studies.study import Study
 from miclab.studies.threshold import Curve, curves_of
 from miclab.tables import Table, table
@@ -32,7 +33,7 @@ def thresholds_view(study: Study, plan: Plan, frame: pl.DataFrame) -> dict[str, 
     def rows(run: PlannedRun) -> Sequence[Mapping[str, Any]] | None:
         return known.get(run.hash)
 
-    mode = next(iter(plan.runs.values())).point.numerics.mode
+    mode = mode_of(next(iter(plan.runs.values())).point.numerics)
     curves = curves_of(study, mode, rows)
     names = [_name(study, curve) for curve in curves]
     rungs = sorted({rung for curve in curves for rung in curve.states})
