@@ -21,7 +21,7 @@ def tied(**strength):
     """Rows whose ICL is drawn for each configuration, whatever its seed; each measure is tied to it by its strength."""
 
     def formula(config, step):
-        kept = {k: v for k, v in config.items() if k not in ("seed", "parent")}
+        kept = {k: v for k, v in config.items() if k in ("modalities", "decoder", "sequence")}
         generator = np.random.default_rng(list(json.dumps(kept, sort_keys=True).encode()))
         icl = generator.uniform(0.1, 0.9)
 

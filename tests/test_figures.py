@@ -9,7 +9,7 @@ import pytest
 from claims_rows import make_rows, studies_directory
 from matplotlib.figure import Figure
 
-from miclab.claims.entries import mixtures
+from miclab.claims.entries import mixtures, patterns
 from miclab.claims.entries.controls_multimodal import CONTROLS, MEAN_UNTOUCHED, MEAN_WITHOUT
 from miclab.claims.entries.multimodal import INTACT, UNTOUCHED, WITHOUT, ZEROED
 from miclab.claims.entries.real_data import CKA, DISTANCE, NULL
@@ -40,6 +40,7 @@ def everything(config, step):
     columns += [MEAN_UNTOUCHED, *MEAN_WITHOUT.values(), *CONTROLS.values()]
     columns += [CKA, DISTANCE, NULL, *(f"probe.oracles.{name}" for name in mixtures.CEILINGS.values())]
     columns += mixtures.ZEROED.values()
+    columns += [patterns.UNTOUCHED, *patterns.UNIFORM.values(), *patterns.CONTROLS.values()]
     columns += [f"probe.uniform_pattern.{name}" for name in ("untouched", "head 1.1 uniform")]
     return {"icl": value, "iwl": 1 - value, "cla.icl": value, **measures, **dict.fromkeys(columns, value)}
 
@@ -47,7 +48,7 @@ def everything(config, step):
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     found = studies_directory(tmp_path_factory.mktemp("figures"))
-    for study in RUN_ORDER:
+    for study in dict.fromkeys((*RUN_ORDER, *(study for claim in all_claims() for study in claim.studies))):
         steps = (1, 750, 1500, 3000) if study == "transience" else (1, 750, 1500)
         make_rows(found, study, everything, steps=steps, profile=presets_of(found / f"{study}.yaml")[0])
     return found
