@@ -10,7 +10,7 @@ BACKEND := setuptools==84.2.1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 FAST := $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps
 
-.PHONY: demo test lint docs dist lock bench resilience audit clean
+.PHONY: demo test lint docs dist lock bench gpu resilience archive audit clean
 
 # What miclab itself needs.
 .venv/core: requirements.lock pyproject.toml setup.py
@@ -56,8 +56,17 @@ bench: .venv/installed
 	$(BIN)/python -m benchmarks.measures
 	$(BIN)/python -m benchmarks.start
 
+# Lanes on the best device here. It uses the Python that holds torch, installs nothing, and ends after nine minutes; what
+# it has measured is in build/lanes.json, from which a second call goes on.
+gpu:
+	$(PYTHON) -m benchmarks.lanes
+
 resilience: .venv/installed
 	$(BIN)/python -m benchmarks.resilience
+
+# All committed rows in one file for download: build/miclab-rows.zip.
+archive: .venv/core
+	$(BIN)/python -m scripts.archive_rows
 
 # Supply, checked without a network; the bill of materials goes to build/materials.json.
 audit: .venv/installed

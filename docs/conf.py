@@ -19,6 +19,8 @@ import pages  # noqa: E402
 from astroid.exceptions import AstroidImportError  # noqa: E402
 from astroid.manager import AstroidManager  # noqa: E402
 
+from scripts import archive_rows  # noqa: E402
+
 project = "miclab"
 author = "The miclab developers"
 release = version = pages.version()
@@ -119,9 +121,16 @@ def _short_navigation(app: Any, page: str, template: str, context: dict[str, Any
         context["toctree"] = lambda **options: tree(**{**options, "maxdepth": 2})
 
 
+def _rows_for_download(app: Any, exception: Exception | None) -> None:
+    """Puts the archive of rows beside the pages."""
+    if exception is None and app.builder.format == "html":
+        archive_rows.write(Path(app.outdir) / "miclab-rows.zip", archive_rows.content())
+
+
 def setup(app: Any) -> None:
     """Connects the functions above."""
     _without_inference_of_others()
+    app.connect("build-finished", _rows_for_download)
     # Before the theme, which draws the navigation.
     app.connect("html-page-context", _short_navigation, priority=100)
     app.connect("config-inited", _write_pages, priority=10)

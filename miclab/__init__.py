@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 _NAMES = {
-    "train": "training", "resume": "training",
+    "train": "training", "resume": "training", "train_lanes": "lanes",
     "Run": "run", "Runs": "runs", "load": "runs", "find": "runs", "list_runs": "runs",
     "Attention": "attention", "Model": "module",
     "evaluate": "analyses", "circuits": "analyses", "knock_out": "analyses", "ablate": "analyses",
@@ -35,13 +35,13 @@ _NAMES = {
 _extended: list[bool] = []
 _ERRORS = ("MiclabError", "ConfigError", "RunError", "DamagedError")
 _ROOMS = ("circuits", "claims", "report")
-"""Public functions that are called like a package beside this file, which is therefore made callable."""
+"""Public functions with the name of a package beside this file. These packages are made callable."""
 
 __all__ = [
     "Attention", "ConfigError", "DamagedError", "DataCheck", "Diagnosis", "Judgement", "Ledger", "MiclabError", "Model",
     "Run", "RunError", "Runs", "Study", "StudyPlan", "ablate", "align", "check_data", "circuits", "claims", "demo",
     "diagnose", "embed", "evaluate", "find", "judge", "knock_out", "list_runs", "load", "load_plugin", "patch",
-    "report", "reproduce", "resume", "study", "train",
+    "report", "reproduce", "resume", "study", "train", "train_lanes",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from miclab.api.attention import Attention
     from miclab.api.claims import Judgement, Ledger, claims, judge
     from miclab.api.data import DataCheck, check_data, embed
+    from miclab.api.lanes import train_lanes
     from miclab.api.module import Model
     from miclab.api.patching import patch
     from miclab.api.report import report
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
 def _found(name: str) -> Any:
     from miclab.config.extensions import load_installed
 
-    # What is installed may add to all that names are looked up in; it is loaded with the first name.
+    # Installed extensions may add to every registry, so they are loaded with the first name.
     if not _extended:
         load_installed()
         _extended.append(True)

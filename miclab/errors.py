@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Letters that a terminal obeys, that turn other text round, or that cannot be written. Tabs and line feeds stay."""
+"""Characters that control a terminal, reverse other text, or cannot be written. Tabs and line feeds stay."""
 
 
 def visible(text: object) -> str:
@@ -47,7 +47,7 @@ class BusyError(RunError):
 
 
 class MistakenError(RunError):
-    """A directory that holds another run than the one that was meant.
+    """A directory that holds another run than the one requested.
 
     Arguments:
         path: the directory.
@@ -76,9 +76,9 @@ class DamagedError(RunError):
 
 
 class ContentError(MiclabError):
-    """A file, perhaps of somebody else, whose content is not what its reader needs: the one family of the errors of
-    readers, of runs, states of studies, data, tasks, results and models. Each room has its own kind, which is also an
-    error of that room.
+    """A file, perhaps written by others, whose content its reader cannot use. Base of the readers' errors: of runs,
+    states of studies, data, tasks, results and models. Each room has its own kind, which is also an error of that
+    room.
 
     Arguments:
         file: the file or folder.
@@ -92,11 +92,11 @@ class ContentError(MiclabError):
 
 
 class RunContentError(ContentError, RunError):
-    """A file of a run, or of the state of a study, whose content is wrong though its checksum is right."""
+    """A file of a run or of a study's state whose content is wrong although its checksum is right."""
 
 
 def missing_extra(command: str, extra: str, package: str) -> str:
-    """The message that a command needs an extra of which a package is not installed."""
+    """The message that a command needs an extra whose packages are not installed."""
     return (
         f"`{command}` needs the extra `{extra}`, of which {package!r} is not installed. Install it in the clone of "
         f"miclab with: pip install '.[{extra}]'"
@@ -112,7 +112,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`known` as text for an error message, led by the entry that `name` was probably meant to be."""
+    """`known` as text for an error message, with the entry nearest to `name` first."""
     names = sorted(str(k) for k in known)
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     guess = f"did you mean {close[0]!r}? " if close else ""

@@ -1,4 +1,4 @@
-"""Named random streams: each is a function of a seed and a name, and of nothing else."""
+"""Named random streams. Each is a function of a seed and a name alone."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TEMPORARY = ".*.tmp"
-"""Pattern of the names of files and directories that are not yet whole; a crash leaves them behind."""
+"""Pattern of the names of incomplete files and directories, which a crash leaves behind."""
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 
 
@@ -32,7 +32,7 @@ def digest(content: bytes) -> str:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turns the operating system's refusal to write `path` into a RunError that says what to do."""
+    """Turns the system's error on writing `path` into a RunError that says what to do."""
     try:
         yield
     except OSError as error:
@@ -46,7 +46,7 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def temporary_beside(path: Path) -> Path:
-    """A hidden name that no other thread, process or machine takes at the same time; `TEMPORARY` matches it."""
+    """A hidden name that is unique over threads, processes and machines. `TEMPORARY` matches it."""
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
 
 
@@ -65,8 +65,8 @@ def sync_directory(path: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> str:
-    """Writes a file, and the directories that it needs, so that a reader, or a crash, sees all of it or none; returns
-    its SHA-256.
+    """Writes a file atomically, with the directories that it needs, and returns its SHA-256. A reader or a crash sees
+    all of it or nothing.
 
     Raises:
         RunError: the file cannot be written.
@@ -77,7 +77,7 @@ def write_bytes(path: Path, content: bytes) -> str:
 
 
 def replace_bytes(path: Path, content: bytes) -> str:
-    """`write_bytes` into a directory that is there.
+    """`write_bytes` into an existing directory.
 
     Raises:
         RunError: the file cannot be written.
@@ -124,7 +124,7 @@ def check_regular(path: Path | str | int) -> int:
     """Makes sure that a path, or an open descriptor, is a regular file; its length in bytes.
 
     Raises:
-        OSError: it is something else, or cannot be had.
+        OSError: it is something else, or cannot be opened.
     """
     found = os.stat(path)
     mode = found.st_mode
@@ -140,8 +140,8 @@ def read_checked(path: Path | str, sha256: str, remedy: str) -> bytes:
     """A file's content.
 
     Raises:
-        DamagedError: it is missing or is not what was written; `remedy` is the end of the message.
-        RunError: it is perhaps good but cannot be read now, for lack of a permission for example.
+        DamagedError: it is missing or was changed; `remedy` is the end of the message.
+        RunError: it cannot be read, for example for lack of permission, though it may be intact.
     """
     try:
         content = read_file(path)
@@ -202,11 +202,11 @@ _FINITE = json.JSONDecoder(parse_float=_finite_number, parse_constant=_finite_nu
 
 @contextlib.contextmanager
 def locked(path: Path, busy: str) -> Iterator[None]:
-    """Holds the lock of a file for this process; the system lets it go however the process ends.
+    """Holds the lock of a file for this process. The system releases it however the process ends.
 
     Raises:
         BusyError: another process holds it (the message is `busy`).
-        RunError: it cannot be had at all.
+        RunError: the lock cannot be taken at all.
     """
     with explained(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -250,7 +250,7 @@ def tensors_from(content: bytes, file: Path | str) -> dict[str, Tensor]:
     """Tensors of a safetensors file.
 
     Raises:
-        RunContentError: it is none; the message names `file`.
+        RunContentError: it is not a safetensors file; the message names `file`.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load

@@ -8,6 +8,7 @@ these figures.
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from miclab.claims.evidence import Evidence
@@ -20,6 +21,9 @@ PRESETS = ("quick", "paper")
 
 def main() -> None:
     """Draws them; claims whose rows are too few have none."""
+    argparse.ArgumentParser(
+        prog="python -m scripts.draw_figures", description=(__doc__ or "").split("\n")[0]
+    ).parse_args()
     for preset in PRESETS:
         evidence = Evidence(ROOT / "studies", preset)
         for entry in chosen(()):

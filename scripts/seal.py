@@ -5,10 +5,12 @@ python -m scripts.seal
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
 from miclab.studies.seal import main
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0]).parse_args()
     sys.exit(main([str(Path(__file__).parents[1] / "studies" / "rows")]))

@@ -1,6 +1,7 @@
-"""Finds words that are not to be used, in code and pages: `python -m scripts.words` lists them and exits with 1.
+"""Finds words that are not to be used, and sentences that are too long, in code and pages.
 
-The list is `words.toml` beside this file. Every word has what to say instead (`say`) and, where it needs them,
+`python -m scripts.words` lists them and exits with 1. Sentences are those of `sentences.py`. The list of words is
+`words.toml` beside this file. Every word has what to say instead (`say`) and, where it needs them,
 
     within    [[pattern, reason], ...]: regular expressions within which the word may stand
     only      [path, ...]: the word is looked for in these files and folders alone
@@ -20,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scripts.sentences import too_long
+
 ROOT = Path(__file__).resolve().parents[1]
 LIST = Path(__file__).with_name("words.toml")
 SEARCHED = (
@@ -29,6 +32,8 @@ SEARCHED = (
 )
 SKIPPED = ("docs/claims/", "docs/reference/api/", "docs/reference/cli.md", "docs/reference/config.md")
 """Pages that `make docs` writes."""
+READ = re.compile(r"miclab/.*\.py|.*\.md")
+"""Files whose sentences are counted."""
 PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 """Words of a line; identifiers give several."""
 
@@ -97,7 +102,9 @@ def searched(root: Path) -> Iterator[tuple[str, str]]:
 
 def main() -> int:
     rules = read_rules(LIST.read_text(encoding="utf-8"))
-    lines = complaints(rules, [f for name, text in searched(ROOT) for f in find_words(rules, name, text)])
+    files = list(searched(ROOT))
+    lines = complaints(rules, [f for name, text in files for f in find_words(rules, name, text)])
+    lines += [line for name, text in files if READ.fullmatch(name) for line in too_long(name, text)]
     print(*lines, sep="\n", end="\n" if lines else "")
     return 1 if lines else 0
 

@@ -11,10 +11,13 @@ import pytest
 from tiny import tiny_config
 
 from miclab.circuits.controls import CONTROL_DRAWS, control
-from miclab.circuits.existence import circuits, why_no_circuit
+from miclab.circuits.effects import Effect
+from miclab.circuits.existence import why_no_circuit
 from miclab.circuits.find import CircuitHeads, circuit_heads, measure_column, measure_of, read_name, stored_name
 from miclab.circuits.interventions import knock_out_heads
-from miclab.circuits.knockout import Effect, Interventions, ablate, knock_out
+from miclab.circuits.knockout import Interventions, ablate, knock_out
+from miclab.circuits.measured import circuits
+from miclab.circuits.naming import shown_name
 from miclab.config.parts import ParentConfig
 from miclab.config.request import Request, SplitSizes
 from miclab.errors import RunError
@@ -52,7 +55,6 @@ def taken_for_formed(reason: Callable[..., str] = lambda heads, icl: ""):
     without a long training."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("miclab.circuits.knockout.why_no_circuit", reason)
-        patch.setattr("miclab.circuits.existence.why_no_circuit", reason)
         yield
 
 
@@ -297,7 +299,7 @@ def test_results_give_the_numbers_of_their_plain_data_as_frames(seeds, formed):
     for effect in plain["effects"]:
         if effect["accuracy"] is None:
             continue
-        row = rows[effect["name"]]
+        row = rows[shown_name(effect["name"], found.true_words)]
         assert row["accuracy"] == pytest.approx(effect["accuracy"]["mean"], abs=1e-6)
         assert row["accuracy.low"] == pytest.approx(effect["accuracy"]["low"], abs=1e-6)
         assert (row["change of accuracy"] is None) == (effect["name"] == "untouched")
@@ -308,4 +310,4 @@ def test_results_give_the_numbers_of_their_plain_data_as_frames(seeds, formed):
     first = measured.frame().row(0, named=True)
     assert first["head 1.3.high"] == measured.measures[first["measure"]][1, 3].high
     assert measured.as_json()["measures"][first["measure"]]["1.3"]["mean"] == pytest.approx(first["head 1.3"], abs=1e-6)
-    assert f"{seeds[0].path.name}: previous-token head" in measured.tables()[0].notes[0]
+    assert measured.tables()[0].notes[0].startswith(f"{seeds[0].path.name}: ")

@@ -394,8 +394,10 @@ OTHER_VALUES: dict[str, Any] = {
     "host": "m2",
     "parent.run": "abc",
     "numerics.mode": "compiled",
+    "numerics.device": "cuda:1",
 }
 NOT_ALONE = {"sequence.task", "sequence.groups", "optimiser.schedule", "host", "modalities", "sequence.pairing"}
+NOT_ALONE |= {"numerics.lanes", "numerics.tf32"}
 NOT_ALONE |= {
     f"decoder.{name}" for name in ("attention.name", "attention_bias_layers", "token_constant_on", "placement")
 }

@@ -22,6 +22,7 @@ from pages_of_docs import ROOT, Block, blocks, options, pages
 
 from miclab.cli import main
 from miclab.errors import ConfigError
+from scripts import fill_numbers
 
 COMMANDS = tomllib.loads((Path(__file__).parent / "commands.toml").read_text())
 ALL = [block for page in pages() for block in blocks(page)]
@@ -159,31 +160,38 @@ def intervals_of(claims: list[dict[str, Any]]) -> list[tuple[float, float, float
     return [(m["mean"], m["low"], m["high"]) for part in parts if (m := part["measured"])]
 
 
-def is_measured(numbers: tuple[float, ...], measured: list[tuple[float, float, float]]) -> bool:
-    """Whether an interval is one of those measured, up to one unit of its last digit, or one of them with its sign
-    turned (a lead of the one is a lag of the other)."""
-    turned = [(-mean, -high, -low) for mean, low, high in measured]
-    return any(all(abs(a - b) < 0.00151 for a, b in zip(numbers, one, strict=True)) for one in measured + turned)
+VERDICT = re.compile(r"\[(\w+)\]\(\.\./claims/\w+\.md\),?(?: our own,)?\s+(is undecided|holds in part|holds|fails)")
 
 
-FINDINGS = [page for page in pages() if page.parent.name == "findings" and page.stem not in ("demonstration",)]
-"""Pages whose every interval is one that a claim measures; the demonstration has runs of its own."""
-
-
-@pytest.mark.parametrize("page", [ROOT / "README.md", *FINDINGS], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", fill_numbers.pages(), ids=lambda page: page.stem)
 def test_the_readme_and_the_findings_hold_what_the_rows_say(claims, page):
-    """Fails if rows change and a page is not written again."""
-    found = [tuple(map(float, numbers)) for numbers in INTERVAL.findall(page.read_text())]
-    measured = intervals_of(claims)
-    assert [numbers for numbers in found if not is_measured(numbers, measured)] == []
+    """Fails if rows or verdicts change and a page is not written again, or an interval has no reference."""
+    text = page.read_text()
+    assert [found[0] for found in fill_numbers.bare(text)] == []
+    assert fill_numbers.filled(text, fill_numbers.measured(claims)) == text
+    quick = {claim["id"]: claim["verdict"] for claim in claims if claim["profile"] == "quick"}
+    said = dict(VERDICT.findall(text))
+    assert {name: verdict.removeprefix("is ") for name, verdict in said.items()} == {name: quick[name] for name in said}
 
 
-def test_an_interval_may_differ_by_one_unit_of_its_last_digit():
-    """Fails if two units pass, or if a turned sign does not."""
-    measured = [(0.9847, 0.9791, 0.9904)]
-    assert is_measured((0.985, 0.979, 0.990), measured)
-    assert is_measured((-0.984, -0.991, -0.979), measured)
-    assert not is_measured((0.987, 0.979, 0.990), measured)
+NUMBERS = {"M1.0": (0.9847, 0.9791, 0.9904), "-M1.0": (-0.9847, -0.9904, -0.9791)}
+
+
+@pytest.mark.parametrize(
+    ("text", "filled"),
+    [
+        ("0.985 [0.979, 0.990]<!--M1.0-->", None),
+        ("0.984 [0.978, 0.991]<!--M1.0-->", None),
+        ("0.99 [0.98, 0.99]<!--M1.0-->", None),
+        ("0.987 [0.979,\n0.990]<!--M1.0-->", "0.985 [0.979,\n0.990]<!--M1.0-->"),
+        ("+0.9 [-0.1, 1.0]<!---M1.0-->", "-1.0 [-1.0, -1.0]<!---M1.0-->"),
+        ("0.500<!--M1.0--> of 0.700", "0.985<!--M1.0--> of 0.700"),
+        ("0.500 [0.400, 0.600]", None),
+    ],
+)
+def test_numbers_are_filled_in_where_they_are_off_by_more_than_one_unit(text, filled):
+    """Fails if two units of the last digit pass, a turned sign does not, or a number without a reference changes."""
+    assert fill_numbers.filled(text, NUMBERS) == (filled or text)
 
 
 def test_pages_of_claims_hold_what_the_rows_say(claims, monkeypatch):

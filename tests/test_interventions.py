@@ -16,11 +16,11 @@ from miclab.circuits.interventions import (
     knock_out_heads,
     mean_heads,
     patch,
-    uniform_patterns,
     zero_items,
     zero_labels,
     zero_modality_with_labels,
 )
+from miclab.circuits.patterns import set_patterns
 from miclab.errors import MiclabError
 from miclab.model.decoder import Decoder
 from miclab.worlds.sequences import training_batch
@@ -84,7 +84,9 @@ def test_a_uniform_pattern_averages_what_may_be_seen(laboratory, chosen):
     decoder, parameters, batch, _ = laboratory
     points = ("blocks.0.attention.*",)
     untouched = decoder.trace(parameters, batch, capture=points).activations
-    edited = decoder.trace(parameters, batch, capture=points, edits=uniform_patterns(chosen)).activations
+    edited = decoder.trace(
+        parameters, batch, capture=points, edits=set_patterns(chosen, "uniform", batch.roles)
+    ).activations
     length = batch.roles.kind.shape[-1]
     rows = torch.arange(1, length + 1)
     for head in range(2):

@@ -271,7 +271,7 @@ def test_a_task_of_another_form_is_refused(name: str, content: object, message: 
 
 
 @pytest.mark.parametrize(
-    ("where", "message"), [(".", "cannot be made"), ("file", "is a file"), ("file/new", "cannot be made")]
+    ("where", "message"), [(".", "cannot be made"), ("file", "is a file"), ("file/new", "Cannot write")]
 )
 def test_episodes_are_not_made_where_they_cannot_be(where: str, message: str, capsys, tmp_path: Path, monkeypatch):
     (tmp_path / "empty").mkdir()

@@ -10,7 +10,8 @@ import torch
 from scipy import stats
 
 from miclab.seeds import stream
-from miclab.worlds.noise import draw_bits, normal
+from miclab.worlds.draws import draw_bits
+from miclab.worlds.noise import normal
 
 COUNT, DIMENSION = 20_000, 33
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from tiny import tiny_config
 
 from miclab.errors import ConfigError
@@ -62,10 +63,49 @@ def test_a_compiler_that_does_not_work_is_no_compiler(monkeypatch, tmp_path):
     assert "torch.compile failed (first line)" in line
 
 
-def test_unsupported_device_is_refused():
-    """Before a run is made; fails if a device is accepted that training would then ignore."""
-    with pytest.raises(ConfigError, match=r"numerics\.device = 'cuda'.*cpu"):
-        tiny_config(numerics={"device": "cuda"})
+class Machine:
+    """A machine with other devices than this one, as PyTorch would describe it."""
+
+    def __init__(self, monkeypatch, gpus: int, mps: bool = False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+def with_device(name: str) -> str:
+    """The device that a run really uses."""
+    return numerics.resolved(tiny_config(numerics={"device": name}))[0].numerics.device
+
+
+def test_a_device_that_is_not_here_is_refused_with_those_that_are(monkeypatch):
+    """Before a run is made; fails if training would quietly use another device than the one that is in the hash."""
+    Machine(monkeypatch, gpus=0)
+    with pytest.raises(ConfigError, match=r"numerics\.device = 'cuda' .*of this machine, which are cpu"):
+        with_device("cuda")
+    Machine(monkeypatch, gpus=2)
+    with pytest.raises(ConfigError, match=r"'cuda:2' .*which are cuda:0, cuda:1, cpu"):
+        with_device("cuda:2")
+    with pytest.raises(ConfigError, match=r"'mps' .*which are cuda:0, cuda:1, cpu"):
+        with_device("mps")
+    assert [with_device(name) for name in ("cuda", "cuda:1", "cpu")] == ["cuda", "cuda:1", "cpu"]
+    for name in ("gpu", "cuda:", "cuda:x", ""):
+        with pytest.raises(ConfigError, match=r"numerics\.device = .*cpu, cuda, cuda:1 .*mps or auto"):
+            tiny_config(numerics={"device": name})
+
+
+def test_auto_is_the_best_device_and_the_hash_holds_its_name(monkeypatch):
+    """Fails if a run is named by `auto`, which means something else on every machine."""
+    for gpus, mps, best in ((0, False, "cpu"), (0, True, "mps"), (1, False, "cuda")):
+        Machine(monkeypatch, gpus, mps)
+        assert with_device("auto") == best
+
+
+def test_what_a_device_cannot_do_is_refused():
+    """Fails if tensor-float products or draws in float64 are requested where there are none."""
+    with pytest.raises(ConfigError, match=r"numerics\.tf32 = 'on'.*'off' with numerics.device = 'cpu'"):
+        tiny_config(numerics={"tf32": "on"})
+    with pytest.raises(ConfigError, match=r"numerics\.sampler = 'device'.*'host' .*'mps', which has no float64"):
+        tiny_config(numerics={"sampler": "device", "device": "mps"})
 
 
 AGREEMENT = """

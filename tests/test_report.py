@@ -9,6 +9,7 @@ import browser
 import pytest
 
 from miclab.circuits.find import CircuitHeads
+from miclab.circuits.naming import PLACES, shown_name
 from miclab.cli import main
 from miclab.config.decoder import DecoderConfig
 from miclab.config.parts import ModalityConfig, NumericsConfig, OptimiserConfig
@@ -22,7 +23,7 @@ from miclab.report.html import coded, identifiers, packed_plotly, shown, shown_m
 from miclab.report.models import Page, Part, page_bytes
 from miclab.report.run.collect import EXAMPLES, Formed, evenly, intervention_sizes, losses_of, measured_oracles
 from miclab.report.run.figures import attention_figure, attention_groups, loss_figure
-from miclab.report.run.names import circuit_parts, formed_names, part_name
+from miclab.report.run.names import circuit_parts, formed_names
 from miclab.report.run.page import subject_of
 from miclab.runs.find import open_run
 from miclab.runs.run import Run
@@ -330,14 +331,17 @@ def test_heat_maps_of_models_have_no_zero_lines(tmp_path):
 
 def test_heads_are_named_as_a_circuit_only_where_there_is_one():
     heads = CircuitHeads(induction=(1, 0), previous_token=(0, 1), rest=())
-    formed = circuit_parts(heads, "")
+    formed = circuit_parts(heads, PLACES)
     assert formed == {(1, 0): "induction head", (0, 1): "previous-token head"}
-    named = formed_names([Formed(heads, "too weak"), Formed(heads, ""), Formed(None, "a single head")])
+    named = formed_names(
+        [Formed(heads, "too weak"), Formed(heads, "", frozenset(PLACES)), Formed(None, "a single head")]
+    )
     assert set(named[0].values()) == {"strongest head (induction)", "strongest head (previous token)"}
     assert set(named[1].values()) == set(formed.values())
     assert named[2] == {}
-    assert part_name("control of induction head", "too weak") == "control of strongest head (induction)"
-    assert part_name("control of induction head", "") == "control of induction head"
+    only = frozenset({"previous-token head"})
+    assert shown_name("control of induction head", only) == "control of strongest head (induction)"
+    assert shown_name("control of previous-token head", only) == "control of previous-token head"
 
 
 def test_the_maps_titles_follow_the_checkpoints(page, unimodal):

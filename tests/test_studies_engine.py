@@ -19,6 +19,7 @@ from miclab.studies.lease import Owner, machine, reserve
 from miclab.studies.task import perform, task_run, write_task
 from miclab.training import loop as training
 from miclab.training.loop import train_config
+from miclab.training.trajectory import Trajectory
 
 TWO_POINTS = [{"product": {"sequence.burstiness": [1, 2]}}]
 
@@ -29,7 +30,7 @@ def statuses(tally) -> list[str]:
 
 def forbid_training(monkeypatch) -> None:
     """From here on a training step is an error."""
-    monkeypatch.setattr(training._Loop, "go", lambda *arguments, **more: pytest.fail("a run was trained"))
+    monkeypatch.setattr(Trajectory, "_updates", lambda *arguments, **more: pytest.fail("a run was trained"))
 
 
 def test_a_study_trains_what_training_by_hand_would_and_nothing_twice(tmp_path, monkeypatch):
@@ -59,7 +60,7 @@ def test_a_study_killed_at_any_run_and_in_the_middle_of_one_ends_with_the_same_b
 
     plan = planned(tiny_study(tmp_path, 2, profiles={"quick": {"seeds": [0]}}, probes=["ablation"]))
     carry_out(plan, tmp_path / "whole")
-    checkpoint, lives = training._Loop._checkpoint, [0]
+    checkpoint, lives = Trajectory._checkpoint, [0]
 
     def dies(self):
         checkpoint(self)
@@ -68,7 +69,7 @@ def test_a_study_killed_at_any_run_and_in_the_middle_of_one_ends_with_the_same_b
             raise KillError
 
     def work(path: str) -> str:
-        monkeypatch.setattr(training._Loop, "_checkpoint", dies)
+        monkeypatch.setattr(Trajectory, "_checkpoint", dies)
         monkeypatch.setattr(task, "reason_of", lambda error: (_ for _ in ()).throw(error))
         return perform(path)
 
@@ -213,15 +214,15 @@ def test_a_lease_lost_in_the_middle_ends_training_without_a_mark(tmp_path, monke
 
 def test_a_task_that_a_signal_stops_is_given_again_as_long_as_it_gets_on(tmp_path, monkeypatch):
     """A job's time may end in the middle of a run; one that never gets a step done is given up."""
-    go, wished = training._Loop.go, [3]
+    updates, wished = Trajectory._updates, [3]
 
-    def stopped(self, signals, fresh):
+    def stopped(self, fresh):
         # The signal comes in the first step.
-        signals.received = "SIGTERM" if wished[0] > 0 else ""
+        self.signals.received = "SIGTERM" if wished[0] > 0 else ""
         wished[0] -= 1
-        return go(self, signals, fresh)
+        return updates(self, fresh)
 
-    monkeypatch.setattr(training._Loop, "go", stopped)
+    monkeypatch.setattr(Trajectory, "_updates", stopped)
     plan = planned(tiny_study(tmp_path, profiles={"quick": {"seeds": [0]}}))
     launcher = Here()
     assert statuses(carry_out(plan, tmp_path / "runs", launcher)) == ["done"]

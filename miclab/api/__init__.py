@@ -1,4 +1,4 @@
-"""The Python functions and objects behind `import miclab`: what the commands do, as typed results.
+"""The Python functions and objects of `import miclab`. They do the work of the commands and give typed results.
 
-`miclab` itself is the face, which imports a name from here when it is first used.
+`miclab` itself imports a name from here when it is first used.
 """

@@ -1,21 +1,22 @@
-"""Analyses of checkpoints: what `evaluate`, `circuits`, `knockout`, `ablate`, `align` and `diagnose` compute."""
+"""Analyses of checkpoints, as the commands `evaluate`, `circuits`, `knockout`, `ablate`, `align` and `diagnose`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from miclab.api.run import Run
 from miclab.api.runs import disks, opened
 from miclab.circuits import diagnose as signs
 from miclab.circuits.diagnose import Diagnosis
+from miclab.circuits.find import CUTS, Cut
 from miclab.config.request import Split, SplitSizes
 from miclab.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from miclab.circuits.existence import Circuits
-    from miclab.circuits.knockout import Effects
+    from miclab.circuits.effects import Effects
+    from miclab.circuits.measured import Circuits
     from miclab.measures.alignments import Alignments
     from miclab.measures.evaluations import Evaluations
 
@@ -73,12 +74,13 @@ def circuits(
     evaluation_seed: int = -1,
     on_progress: OnProgress | None = None,
 ) -> Circuits:
-    """Measures of every head with 95 % intervals, and the heads of the induction circuit where there is one.
+    """Measures of every head with 95 % intervals, beside uniform attention and random weights. With them the heads of
+    the induction circuit, if there is one, named by pattern and need.
 
     Heads are LAYER.HEAD, both from 0. Arguments and errors are those of `evaluate`; `split` says whose sequences are
-    looked at.
+    evaluated.
     """
-    from miclab.circuits.existence import circuits
+    from miclab.circuits.measured import circuits
 
     return circuits(
         disks(run),
@@ -94,7 +96,7 @@ def knock_out(
     heads: Iterable[str] | None = None,
     step: int | None = None,
     *,
-    baseline: Literal["zero", "mean"] = "zero",
+    baseline: Cut = "zero",
     split: Split = "icl",
     sequences: int = SEQUENCES,
     novel_sets: int = SETS,
@@ -106,7 +108,9 @@ def knock_out(
     Arguments:
         heads: LAYER.HEAD, both from 0, cut together; None: each head, those of the run's own circuit, both, and random
             others as control, as `miclab knockout` does.
-        baseline: what takes the place of a head's output: `zero`, or `mean` over a training batch.
+        baseline: what takes the place of a head's output: `zero`, or `mean` over a training batch; or of its attention
+            pattern: `uniform`, ideal `previous_token`, ideal `own_item`, `shuffled` offsets, or that of the
+            `other_sequence` before it (see `miclab.circuits.patterns`).
         split: whose accuracy is measured.
 
     The other arguments and the errors are those of `evaluate`.
@@ -116,8 +120,8 @@ def knock_out(
     """
     from miclab.circuits import knockout
 
-    if baseline not in ("zero", "mean"):
-        raise ConfigError("baseline", baseline, nearest(str(baseline), ("zero", "mean")))
+    if baseline not in CUTS:
+        raise ConfigError("baseline", baseline, nearest(str(baseline), CUTS))
     runs, sizes = disks(run), _sizes(sequences, novel_sets, evaluation_seed)
     if heads is None:
         return knockout.knock_out(runs, baseline=baseline, step=step, sizes=sizes, split=split, on_progress=on_progress)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Judgement(Tabled):
-    """A claim with what the rows of its studies say about it.
+    """A claim with its result from the rows of its studies.
 
     Arguments:
         line: the claim's line of the ledger.
@@ -35,12 +35,12 @@ class Judgement(Tabled):
 
     @property
     def statement(self) -> str:
-        """What is claimed."""
+        """The statement of the claim."""
         return self.line.entry.statement
 
     @property
     def criterion(self) -> str:
-        """When it holds; written down before its studies ran."""
+        """The condition under which it holds, fixed before its studies ran."""
         return self.line.entry.criterion
 
     @property
@@ -123,7 +123,7 @@ class Ledger(Tabled, Sequence[Judgement]):
 
 
 def claims(*ids: str, preset: Profile = "quick", studies: str | Path = "") -> Ledger:
-    """The verdict on every claim, or on those that are named, from the rows of their studies.
+    """The verdict on every claim, or on the named ones, from the rows of their studies.
 
     Arguments:
         ids: claims, for example `U1`, `M7`; none: all.

@@ -1,4 +1,4 @@
-"""Data sets and embeddings of one's own."""
+"""Data sets, and embeddings made by the user."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class DataCheck(Tabled):
-    """What is wrong with data sets, and what one should know of them; make it with `miclab.check_data`.
+    """Faults of data sets and notes on them; make it with `miclab.check_data`.
 
     Arguments:
         reports: of each data set its `name`, `faults`, `notes`, and `common_share` (of the items' norm).
@@ -50,10 +50,10 @@ def check_data(*names: str) -> DataCheck:
     """Checks data sets: hashes, counts, duplicates, and what all items have in common.
 
     Arguments:
-        names: data sets, for example `concepts.pictures` or `vectors:FILE`; none: all that are shipped.
+        names: data sets, for example `concepts.pictures` or `vectors:FILE`; none: all shipped ones.
 
     Raises:
-        MiclabError: nobody registered a source of this name (the message names the nearest).
+        MiclabError: no source of this name is registered (the message names the nearest).
         MissingDataError: the data are not there.
     """
     from miclab.data.catalogue import load
@@ -78,7 +78,7 @@ def embed(
 ) -> Embedded:
     """Computes embeddings by a Hugging Face encoder and writes them as a file for a source `vectors:FILE`.
 
-    Interrupted and called again, it goes on where it was. Needs the extra `mllm`.
+    After an interruption, the same call resumes. Needs the extra `mllm`.
 
     Arguments:
         model: folder or hub id of an encoder (CLIP, SigLIP, CLAP, DINOv2, ...) with weights in safetensors.
@@ -87,9 +87,9 @@ def embed(
         texts: CSV or TSV file with the header `label,text`.
         audio: folder with one folder of .wav files per class.
         batch: items at a time.
-        device: cpu, cuda, cuda:1, ...; auto: a GPU where there is one.
+        device: cpu, cuda, cuda:1, ...; auto: a GPU if there is one.
         offline: use no network.
-        overwrite: replace the file if it is there.
+        overwrite: replace the file if it exists.
         on_progress: called with the number of finished items and of all.
 
     Returns:

@@ -16,8 +16,8 @@ REQUEST = "request"
 
 
 def paths(config: Any, owner: str = "") -> Iterator[str]:
-    """Dotted names of all fields of a configuration, parts before their fields. What a name chooses, such as an
-    attention mechanism or a term of the loss, is one field."""
+    """Dotted names of all fields of a configuration, parts before their fields. An attention mechanism or a term of the
+    loss is one field."""
     values = (
         config.items() if isinstance(config, Mapping) else ((f.name, getattr(config, f.name)) for f in fields(config))
     )
@@ -31,7 +31,7 @@ def paths(config: Any, owner: str = "") -> Iterator[str]:
 
 
 def resolve(name: str, known: tuple[str, ...]) -> str:
-    """The dotted name that a short or a dotted one stands for.
+    """The dotted name of a short or dotted one.
 
     Arguments:
         name: a dotted name, or a last part of one that no other has.
@@ -87,8 +87,7 @@ def changed(
 
 
 def _is_open(name: str, config: RunConfig) -> bool:
-    """Whether a dotted name is of options that a choice brings along, or of a modality that is added: `from_mapping`
-    judges it."""
+    """Whether a dotted name belongs to options of a choice, or to an added modality. Then `from_mapping` checks it."""
     if name.startswith(("decoder.attention.", "objective.")):
         return True
     owner, _, rest = name.partition(".")

@@ -14,7 +14,7 @@ from miclab.worlds.sequences import Batch
 
 
 class _Part(nn.Module):
-    """A part of a model; it holds parameters and parts, and computes nothing."""
+    """A part of a model. It holds parameters and parts, and computes nothing."""
 
 
 class Model(nn.Module):
@@ -28,7 +28,7 @@ class Model(nn.Module):
     def __init__(self, config: RunConfig, parameters: Mapping[str, Tensor]):
         super().__init__()
         self.function: Decoder | Classifier = model_of(config)
-        """What computes: a function of parameters and a batch, with named activations (see `Decoder.trace`)."""
+        """The computation: a function of parameters and a batch, with named activations (see `Decoder.trace`)."""
         for name, value in parameters.items():
             *owners, last = name.split(".")
             part: nn.Module = self

@@ -1,4 +1,4 @@
-"""Causal tracing: what `miclab patch` computes."""
+"""Causal tracing, as `miclab patch` does it."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def patch(
         corruption: the one thing in which corrupted sequences differ, NAME or NAME.MODALITY (see
             `miclab.circuits.corruptions`).
         step: training step of the checkpoint; None: the last good one of each.
-        parts: what is patched: `residual` after a layer, `attention` and `mlp` output, and of each head `head` output,
-            `query`, `key` and `value`.
+        parts: patched activations: `residual` after a layer, `attention` and `mlp` output, and of each head `head`
+            output, `query`, `key` and `value`.
         direction: `restore` puts clean activations into the corrupted run (denoising), `corrupt` the other way round.
-        metric: what `tables()` and `plot()` show; `frame()` has all three.
+        metric: shown by `tables()` and `plot()`; `frame()` has all three.
         split: whose sequences are corrupted.
         sequences: sequences of a split; of `icl`, for each set of novel classes.
         novel_sets: independent sets of novel classes.

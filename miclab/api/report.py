@@ -23,7 +23,7 @@ def report(
 
     Arguments:
         subject: a run, several, or a study.
-        path: the HTML file; its directory has to be there. It is replaced if it exists.
+        path: the HTML file, in an existing directory. It is replaced if it exists.
         runs: directory of runs, where names of runs are sought and a study's runs lie.
         threshold: of a study, the accuracy on novel classes (0 to 1) whose line its phase diagram shows.
 

@@ -1,4 +1,4 @@
-"""Train what claims need and judge them: the demonstration, and any claim of the ledger."""
+"""Train the runs that claims need and judge them: the demonstration, and any claim of the ledger."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def demo(
 ) -> Demonstration:
     """The demonstration: two modalities and three position codes from one short training each, beside the paper.
 
-    It takes some minutes on two cores. Runs that are there already are not trained again.
+    It takes some minutes on two cores. Existing runs are not trained again.
 
     Arguments:
-        path: the report, an HTML file; its directory has to be there. It is replaced if it exists.
+        path: the report, an HTML file in an existing directory. It is replaced if it exists.
         runs: directory of runs, made if it is new.
         picture: a figure of the results to draw as well, a file that ends in .svg, .pdf or .png; empty: none.
         workers: processes at once, each of one thread; 0: one for each core.
@@ -73,7 +73,7 @@ def write_results(
     command: str = "",
     on_progress: Callable[[int, str], None] = lambda done, text: None,
 ) -> None:
-    """Writes the report of a demonstration that is trained, and its picture.
+    """Writes the report of a trained demonstration, and its picture.
 
     Arguments:
         path: the report.
@@ -105,9 +105,9 @@ def reproduce(
     again: bool = False,
     on_progress: OnRuns | None = None,
 ) -> Ledger:
-    """Trains what claims still need on this machine, and judges them, as `miclab reproduce` does.
+    """Trains the missing runs of claims on this machine and judges the claims, as `miclab reproduce` does.
 
-    Stopped or killed at any moment, it goes on where it was. All claims take hours.
+    After a stop or a kill at any moment, the same call resumes. All claims take hours.
 
     Arguments:
         ids: claims, for example `U1`, `M7`; none: all of the ledger.

@@ -62,7 +62,7 @@ class Run(Tabled):
 
     @property
     def hash(self) -> str:
-        """SHA-256 of what decides its trajectory, in hexadecimal."""
+        """SHA-256 of everything that determines its trajectory, in hexadecimal."""
         return self.disk.hash
 
     @property
@@ -98,26 +98,26 @@ class Run(Tabled):
 
     @property
     def parent(self) -> Run | None:
-        """The run of the earlier stage, from the same directory of runs; None where there is none.
+        """The run of the earlier stage, from the same directory of runs; None if there is none.
 
         Raises:
-            RunError: it is not there.
+            RunError: it does not exist.
         """
         before = self.config.parent.run
         return Run(directory.find(before, self.path.parent)) if before else None
 
     def verify(self) -> list[str]:
-        """Reads every file of the run; what is damaged, in words."""
+        """Reads every file of the run and returns a message for each damaged one."""
         return self.disk.verify()
 
     # -- rows ---------------------------------------------------------------------------------------------------
     def metrics(self) -> pl.DataFrame:
         """The metric rows as a frame of polars, one row per evaluated step.
 
-        Columns: `step`; `loss`, the mean since the row before (and, of several terms, each by its name); accuracy,
-        0 to 1, by split (`train`, `icl`, `swapped`, `iwl`); `icl_sets`, a list with the accuracy of each set of novel
-        classes; `in_context.SPLIT`, the share of answers that are labels of the context; `MEASURE@LAYER.HEAD`, heads
-        from 0; `alignment.MODALITY.NAME`. A run that pretrains an encoder has the accuracies of a classifier.
+        Columns are `step`, `loss` and accuracy, 0 to 1, by split (`train`, `icl`, `swapped`, `iwl`). A loss is the mean
+        since the row before, with a column per term. `icl_sets` lists the accuracy of each set of novel classes.
+        `in_context.SPLIT` is the share of answers that are labels of the context. Measures are `MEASURE@LAYER.HEAD`,
+        heads from 0, and `alignment.MODALITY.NAME`. A run of an encoder has accuracies of a classifier.
         """
         import polars as pl
 
@@ -211,8 +211,8 @@ class Run(Tabled):
                 their axes.
             step: training step of a checkpoint; None: the last good one.
             batch: the sequences; None: those of `batch()`.
-            edits: for the name of an activation, a function from it to what takes its place
-                (`miclab.circuits.interventions` has some, such as `patch`).
+            edits: for the name of an activation, a function from it to its replacement (`miclab.circuits.interventions`
+                has some, such as `patch`).
 
         Raises:
             ConfigError: there is no such checkpoint.
@@ -273,7 +273,7 @@ class Run(Tabled):
 
     # -- how it is shown ----------------------------------------------------------------------------------------
     def tables(self) -> tuple[Table, ...]:
-        """What it is, and its last metric row."""
+        """The run's identity, and its last metric row."""
         rows = self.disk.rows()
         accuracy = rows[-1]["accuracy"] if rows else {}
         label = {"name": self.label.name, "tags": ", ".join(self.label.tags)}
@@ -283,8 +283,8 @@ class Run(Tabled):
         return (table("", columns, [row], [self.reason]),)
 
     def as_json(self) -> dict[str, Any]:
-        """State, configuration and metric rows as plain data, as `miclab show --json` has them, but for damaged files
-        (see `verify`)."""
+        """State, configuration and metric rows as plain data, as in `miclab show --json`, without damaged files (see
+        `verify`)."""
         return {
             "run": str(self.path),
             "name": self.label.name,

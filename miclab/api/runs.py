@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Runs(Tabled, Sequence[Run]):
-    """The runs of a directory, in order of their names. All are opened when one is first asked for; tables need none.
+    """The runs of a directory, in order of their names. All are opened when the first one is used. Tables open none.
 
     Arguments:
         entries: the runs and what cannot be opened, as a listing reads them (see `miclab.runs.listing`).
@@ -117,13 +117,13 @@ def load(path: str | Path) -> Run:
 
 
 def find(name: str, runs: str | Path = "runs") -> Run:
-    """The run that a path, a name, or the start of a name or hash means.
+    """The run of a path, a name, or the start of a name or hash.
 
     Arguments:
         runs: directory of runs.
 
     Raises:
-        RunError: none, or several, are meant.
+        RunError: no run matches, or several do.
     """
     return Run(directory.find(str(name), runs))
 
@@ -138,7 +138,7 @@ def list_runs(root: str | Path = "runs") -> Runs:
 
 
 def opened(run: Run | Disk | str | Path, runs: str | Path = "runs") -> Run:
-    """A run from whatever names it."""
+    """A run from any of its names."""
     if isinstance(run, Run):
         return run
     return Run(run) if isinstance(run, Disk) else find(str(run), runs)
@@ -148,7 +148,7 @@ def disks(runs: Run | str | Path | Sequence[Run | str | Path], root: str | Path 
     """Directories of one run or several.
 
     Raises:
-        RunError: a name is not that of one run, or there is none.
+        RunError: a name does not identify a run, or there is no name.
     """
     several = [runs] if isinstance(runs, (Run, Disk, str, Path)) else list(runs)
     if not several:

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 class StudyPlan(Tabled):
-    """The runs of a study in order, each before those that start from it, and how far each is.
+    """The runs of a study in order, each before those that start from it, with their progress.
 
     Arguments:
         study: the study.
         plan: its runs by hash.
-        states: of each, what lies on disk.
+        states: the state of each on disk.
         kept: hashes of runs whose rows lie beside the study.
         root: directory of runs.
     """
@@ -82,14 +82,14 @@ class Study(Tabled):
         return self.file.axes
 
     def _plan(self, root: Path) -> Plan:
-        """What has to be run of it, as far as is known."""
+        """Its runs, as far as they are known."""
         from miclab.studies.mode import long_mode
         from miclab.studies.threshold import planned
 
         return planned([self.file], lambda: long_mode(root), root)[1]
 
     def plan(self, runs: str | Path = "runs") -> StudyPlan:
-        """The runs of the study and what is done of each. Nothing is trained.
+        """The runs of the study and their progress. Nothing is trained.
 
         Arguments:
             runs: directory of runs.
@@ -112,14 +112,14 @@ class Study(Tabled):
         retry_failed: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> StudyPlan:
-        """Trains what is missing on this machine and writes the table of the study, as `miclab study run` does.
+        """Trains missing runs on this machine and writes the table of the study, as `miclab study run` does.
 
-        Stopped or killed at any moment, it goes on where it was.
+        After a stop or a kill at any moment, the same call resumes.
 
         Arguments:
             runs: directory of runs, made if it is new.
             workers: processes at once, each of one thread; 0: one for each core.
-            retry_failed: try failed runs again, but for those that diverged.
+            retry_failed: try failed runs again, except those that diverged.
             on_progress: called with the number of runs that ended and of all, whenever it changes.
 
         Returns:
@@ -149,8 +149,8 @@ class Study(Tabled):
         """The table of the study as a frame of polars: a row for each run and evaluated step.
 
         Arguments:
-            runs: directory of runs; where none of the study is there, the table beside its file is read.
-            stored: read the table beside the file, whatever runs there are.
+            runs: directory of runs. If it has none of the study, the table beside its file is read.
+            stored: read the table beside the file, whether or not runs exist.
 
         Raises:
             MiclabError: there are no rows yet, or the table cannot be read.
@@ -168,20 +168,20 @@ class Study(Tabled):
         return self.rows()
 
     def tables(self) -> tuple[Table, ...]:
-        """What it is."""
+        """The study in a table."""
         file = self.file
         row = [file.name, file.profile, file.title, ", ".join(file.axes), ", ".join(map(str, file.seeds))]
         return (table("", ["study", "preset", "title", "axes", "seeds"], [row]),)
 
     def as_json(self) -> dict[str, Any]:
-        """What it is, as plain data."""
+        """The study as plain data."""
         file = self.file
         return {"study": file.name, "preset": file.profile, "title": file.title, "axes": list(file.axes),
                 "seeds": list(file.seeds), "answers": list(file.answers)}  # fmt: skip
 
     def plot(self, axes: Axes | None = None, *, x: str = "", by: str = "", value: str = "icl") -> Axes:
-        """A column of the rows beside the study's file over its axes, with 95 % intervals over seeds, as
-        `miclab figure` draws it: a heat map of two axes of numbers, else curves.
+        """Draws a column of the study's stored rows over its axes, as `miclab figure` does. Two axes of numbers give a
+        heat map, others give curves. Intervals are 95 % over seeds.
 
         Arguments:
             axes: where to draw; None: new axes.

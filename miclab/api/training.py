@@ -1,4 +1,4 @@
-"""Train a run, or go on with one."""
+"""Train a run, or resume one."""
 
 from __future__ import annotations
 
@@ -55,26 +55,27 @@ def train(
     fields: Mapping[str, Any] | None = None,
     **short: Any,
 ) -> Run:
-    """Trains a run, as `miclab train STAGE` does; one that is finished already is returned as it is.
+    """Trains a run, as `miclab train STAGE` does. A finished run is returned as it is.
 
         run = miclab.train("unimodal", heads=4, classes=4096)
         run = miclab.train("multimodal", fields={"modalities.m2.classes": 512}, seed=1)
 
     Arguments:
         stage: `unimodal`, `multimodal` or `encoder`.
-        preset: where the other values come from: `quick` (minutes) or `paper` (hours).
+        preset: source of the other values: `quick` (minutes) or `paper` (hours).
         steps: training steps in all.
         seed: seed of the run, 0 or more.
-        stage_one: of `multimodal`, the run to start from (a run, its path, name or hash, with `@STEP` if it is not the
-            last); `auto`: the stage-1 run of the same decoder, trained first if it is not there; `none`: early fusion.
+        stage_one: for `multimodal`, the run to start from: a run, its path, name or hash, with `@STEP` for an earlier
+            checkpoint. `auto` is the stage-1 run of the same decoder, trained first if it does not exist. `none` is
+            early fusion.
         stage_one_steps: steps of stage 1 where that is `auto`.
-        encoder: `[NAME=]RUN[@STEP],...`: runs of `train("encoder")` whose encoders modalities take up.
+        encoder: `[NAME=]RUN[@STEP],...`: runs of `train("encoder")` whose encoders modalities use.
         runs: directory of runs.
-        name: what the run is called in lists and reports; it is no part of what is trained.
+        name: of the run in lists and reports. It does not affect training.
         tags: words by which runs are grouped.
         on_progress: called after every step with title, steps done, steps in all, and a short text.
         fields: values by dotted name of the configuration (`decoder.heads`) or the request (`request.evaluate_every`).
-        short: values by a field's last name (`heads`), where no other field has it, or of a whole part (`decoder={}`).
+        short: values by a field's last name (`heads`), if it is unique, or of a whole part (`decoder={}`).
 
     Returns:
         The run, trained.
@@ -104,7 +105,7 @@ def train(
             first = presets.request("unimodal", preset)
             first = first if stage_one_steps is None else replace(first, steps=stage_one_steps)
         elif kind == "multimodal":
-            # Fields may say what the secondary modality must be to suit the parent, so they are read before and after.
+            # Fields may adapt the secondary modality to the parent, so they are read before and after.
             config, _ = changed(config, request, short, dotted)
             config, before = grown_from(config, str(stage_one), runs)
     if stage_one_steps is not None and first is None:
@@ -131,7 +132,7 @@ def resume(
     runs: str | Path = "runs",
     on_progress: OnProgress | None = None,
 ) -> Run:
-    """Goes on with a run from its last checkpoint, as `miclab resume` does; with more steps a finished run is extended.
+    """Resumes a run from its last checkpoint, as `miclab resume` does. With more steps a finished run is extended.
 
     Arguments:
         run: the run, its path, name, or the start of a name or hash.
@@ -140,7 +141,7 @@ def resume(
         on_progress: as in `train`.
 
     Raises:
-        RunError: there is no such run, it cannot be gone on with here, or it diverged or was stopped.
+        RunError: there is no such run, it cannot be resumed here, or it diverged or was stopped.
     """
     from miclab.training.loop import Prepared
 

@@ -1,1 +1,1 @@
-"""Circuits: the heads that make one, and what happens when they are cut."""
+"""Circuits: the heads that form one, and the effects of knocking them out."""

@@ -29,8 +29,8 @@ class Control:
 
 
 def control(circuit: CircuitHeads, heads: tuple[Head, ...], seed: int) -> Control:
-    """Up to `CONTROL_DRAWS` different sets of other heads, each with as many heads as `heads` in each layer where the
-    layers have so many, else of any layer.
+    """Draws up to `CONTROL_DRAWS` different sets of other heads as controls for `heads`. A set has as many heads in
+    each layer as `heads`, or as many of any layer where layers are too small.
 
     Arguments:
         circuit: the heads that are left alone.

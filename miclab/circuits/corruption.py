@@ -1,4 +1,4 @@
-"""What a corruption is: its decorator, what it is given, and the check that it changes one thing alone.
+"""Corruptions: the decorator, the argument of a corruption, and the check that it changes one thing alone.
 
 A corruption makes sequences that differ from the clean ones in exactly one thing. Causal tracing runs the decoder on
 both and puts activations of one run into the other (`miclab.circuits.patching`).
@@ -7,7 +7,7 @@ both and puts activations of one run into the other (`miclab.circuits.patching`)
     def query_opposite(clean):
         return clean.with_query({name: -items[:, -1] for name, items in clean.batch.items.items()})
 
-A file of one's own adds corruptions in the same way (docs/extend/corruption.md).
+A user's file adds corruptions in the same way (docs/extend/corruption.md).
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ DRAWS = 4
 
 @dataclass(frozen=True)
 class Clean:
-    """Sequences before they are corrupted, and what a corruption may draw from.
+    """Sequences before they are corrupted, and sources for random draws.
 
     Arguments:
         config: of the run.
         world: the classes that the sequences were drawn from.
         batch: the sequences.
-        generator: everything random comes from it.
+        generator: source of everything random.
     """
 
     config: RunConfig
@@ -70,7 +70,7 @@ class Clean:
     def classes_with(
         self, place: Int[Tensor, " batch"], classes: Mapping[str, Int[Tensor, " batch"]]
     ) -> dict[str, Int[Tensor, "batch exemplar"]]:
-        """The classes of the sequences with others at one place of each; the query's place is N."""
+        """The classes of the sequences with one place of each replaced; the query's place is N."""
         return {
             name: old.scatter(1, place[:, None], classes[name][:, None]) for name, old in self.batch.classes.items()
         }
@@ -83,8 +83,8 @@ class Clean:
         return dict(realise(self.config, self.world, ClassPlan(dict(classes), labels), self.generator).items)
 
     def outside(self) -> tuple[dict[str, Int[Tensor, " batch"]], Bool[Tensor, " batch"]]:
-        """For each sequence a class of every modality that is not in it and whose label is not in its context, and
-        whether one was found."""
+        """For each sequence, a class of every modality that is new to it and whose label is not in its context. The
+        second value says whether such a class was found."""
         batch, config = self.batch, self.config
         config = replace(config, sequence=replace(config.sequence, unpaired_independent=False))
         plans = [plan_independent(config, self.world, len(batch), self.generator) for _ in range(DRAWS)]
@@ -144,11 +144,11 @@ class Corruption:
     """A way to change one thing about sequences.
 
     Arguments:
-        name: how options and tables call it.
+        name: its name in options and tables.
         function: from `Clean` to the corrupted batch, and of one modality also the modality's name. A sequence that
             cannot be corrupted is given back as it is.
         changes: the one thing that it changes, a key of `CHANGES`.
-        words: what it does, in one line.
+        words: its effect, in one line.
         new_answer: whether every sequence that it changes gets another right answer, its new target.
     """
 
@@ -165,7 +165,7 @@ class Corruption:
 
     @property
     def is_by_modality(self) -> bool:
-        """Whether it is one of a modality, NAME.MODALITY."""
+        """Whether it needs a modality, NAME.MODALITY."""
         return "modality" in inspect.signature(self.function).parameters
 
 
@@ -208,7 +208,7 @@ def corrupt(found: Corruption, clean: Clean, modality: str = "") -> tuple[Batch,
     """The corrupted sequences, and which of them differ from the clean ones.
 
     Raises:
-        MiclabError: the corruption changes something else than it says.
+        MiclabError: the corruption changes more than it declares.
     """
     made = found.function(clean, modality) if found.is_by_modality else found.function(clean)
     wrong = ~_only(found.changes, clean.batch, made, modality)

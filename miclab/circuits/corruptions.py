@@ -55,7 +55,7 @@ def query_other(clean: Clean) -> Batch:
 
 @corruption("query_outside", changes="query", words="the query is of a class that is not in the context")
 def query_outside(clean: Clean) -> Batch:
-    """No label of the context is right any more."""
+    """No label of the context is right afterwards."""
     chosen, there = clean.outside()
     classes = clean.classes_with(clean.query_place, chosen)
     return clean.with_items(clean.fresh_items(classes), clean.at(clean.query_place, there), classes=classes)

@@ -1,4 +1,4 @@
-"""The known signs of failure, said in plain words, with the numbers that made us say so and what to change."""
+"""The known signs of failure in plain words, with their evidence in numbers and advice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from miclab.circuits.existence import why_no_circuit, why_unformed
-from miclab.circuits.find import CircuitHeads, head_name, strongest_heads
+from miclab.circuits.find import DIFFUSE, CircuitHeads, head_name, strongest_heads
 from miclab.config.request import SplitSizes
 from miclab.errors import MiclabError
 from miclab.measures.alignment import align, aligned_modalities
@@ -22,11 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 HIGH = 0.8
-"""An accuracy from here on is called high."""
+"""Accuracies from here on are called high."""
 NEAR = 0.1
 """An accuracy within this distance of a floor is called near it."""
-DIFFUSE = 0.5
-"""Attention whose entropy, as a share of a uniform row's, is above this is called diffuse."""
 
 SHOWN, NOT_SHOWN, NOT_JUDGED = Mark("shown", "bad"), Mark("not shown", "good"), Mark("not judged")
 
@@ -36,10 +34,10 @@ class Sign:
     """A sign of failure, looked for in a run.
 
     Arguments:
-        name: what it is called.
+        name: of the sign.
         shown: whether the run shows it; None where it cannot be judged.
         evidence: the numbers.
-        advice: what to change, if it is shown.
+        advice: changes to try, if it is shown.
     """
 
     name: str
@@ -71,7 +69,7 @@ class Diagnosis(Tabled):
         return tuple(sign for sign in self.signs if sign.shown)
 
     def tables(self) -> tuple[Table, ...]:
-        """A row for each sign; what to change stands only where the sign is shown."""
+        """A row for each sign. Advice is given only for signs that are shown."""
         rows = [[s.name, s.mark, s.evidence, s.advice if s.shown else ""] for s in self.signs]
         return (table(self.run, ["sign", "found", "evidence", "what to change"], rows),)
 
@@ -179,7 +177,7 @@ def _strongest(found: Evaluation) -> CircuitHeads | None:
 
 
 def no_induction_circuit(run: Run, found: Evaluation) -> Sign:
-    """Nothing that could be called an induction circuit: often training has only begun."""
+    """No induction circuit: often training has only begun."""
     icl, heads = found.scores["icl"], _strongest(found)
     reason = why_no_circuit(heads, icl)
     evidence = reason or f"accuracy on novel classes is {icl.interval()}, above that of answering with any label"
@@ -193,8 +191,8 @@ def no_induction_circuit(run: Run, found: Evaluation) -> Sign:
 
 
 def diffuse_attention(run: Run, found: Evaluation) -> Sign:
-    """The induction head's attention spread out: expected under rotary codes. A head that has not formed attends to all
-    alike, which says nothing about the position code, and is not judged."""
+    """The induction head's attention spread out: expected under rotary codes. A head that has not formed attends
+    uniformly. That is no evidence about the position code, so it is not judged."""
     icl, heads = found.scores["icl"], _strongest(found)
     layer, head = heads.induction if heads is not None else (0, 0)
     if reason := icl.left_out.get("entropy"):
@@ -249,7 +247,7 @@ def diagnose(
     """Looks for every known sign in a checkpoint of a run, by default its last good one.
 
     Arguments:
-        on_progress: called with the number of `STEPS` done, and which is next.
+        on_progress: called with the number of `STEPS` done and the name of the next.
     """
     on_progress(0, "evaluation")
     found = evaluate(run, step=step, sizes=sizes or SplitSizes())

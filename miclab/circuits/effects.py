@@ -1,18 +1,21 @@
-"""What an intervention does to the answers of one run, and of several runs together, with intervals."""
+"""The effect of an intervention on the answers of one or several runs, with intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from miclab.circuits.find import Head, head_name
+from miclab.circuits.existence import circuit_lines, circuits_json
+from miclab.circuits.find import CircuitHeads, Head, head_name
+from miclab.circuits.naming import PLACES, Named, names_table, shown_name
+from miclab.measures.evaluations import at_steps
 from miclab.statistics.intervals import Interval, accuracy_interval, clustered_interval, ratio_interval
-from miclab.tables import Table, table
+from miclab.tables import Table, Tabled, table
 
 Scores = NDArray[np.floating]
 """Scores by set of novel classes and sequence."""
@@ -20,7 +23,7 @@ Scores = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Effect:
-    """What an intervention does to one run's answers on a split.
+    """The effect of an intervention on one run's answers on a split.
 
     Arguments:
         name: the intervention, in words.
@@ -78,8 +81,8 @@ def effects_table(
     oracles: Mapping[str, float] | None = None,
     notes: Iterable[str] = (),
 ) -> Table:
-    """A row for each intervention, of one run or of several, and one for each oracle. Heads have a column where heads
-    were cut; of the untouched decoder no change is shown."""
+    """A row for each intervention, of one run or of several, and one for each oracle. Heads have a column if heads were
+    knocked out. The untouched decoder has no change."""
     rows: list[tuple[Any, ...]] = []
     for effect in effects:
         change, share = (None, None) if effect.name == "untouched" else (effect.change, effect.share)
@@ -92,8 +95,8 @@ def effects_table(
 
 @dataclass(frozen=True)
 class PooledEffect:
-    """What an intervention does over one or several runs, seeds of one experiment; intervals are over seeds, or
-    over the sets of novel classes of one.
+    """The effect of an intervention on one or several runs that are seeds of one experiment. Intervals are over seeds,
+    or over the sets of novel classes of one run.
 
     Arguments:
         name: the intervention, in words.
@@ -147,3 +150,62 @@ class PooledEffect:
     def knocked_out(self) -> str:
         """The heads in words; by run, divided by slashes, where the runs differ."""
         return " / ".join(dict.fromkeys(e.knocked_out for e in self.by_run))
+
+
+@dataclass(frozen=True)
+class Effects(Tabled):
+    """Interventions on one or several runs, seeds of one experiment.
+
+    Arguments:
+        runs: names of the runs.
+        steps: the checkpoint of each.
+        split: the split whose accuracy was measured.
+        effects: of each intervention that could be made in every run.
+        oracles: what can be reached without a network on the same sequences, untouched.
+        circuits: of knockouts, the circuit's heads in each run; None where it has no circuit.
+        no_circuit: of knockouts, why each run has none; empty where it has one.
+        named: of knockouts, what the circuit's heads of each run are called, by pattern and need.
+        notes: remarks on controls, by name: why there is none, or that layers could not be matched.
+    """
+
+    runs: tuple[str, ...]
+    steps: tuple[int, ...]
+    split: str
+    effects: tuple[PooledEffect, ...]
+    oracles: dict[str, float]
+    circuits: tuple[CircuitHeads | None, ...] = ()
+    no_circuit: tuple[str, ...] = ()
+    named: tuple[tuple[Named, ...], ...] = ()
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def true_words(self) -> frozenset[str]:
+        """What the circuit's heads may be called in every run, by their patterns."""
+        return frozenset(PLACES).intersection(*({one.pattern for one in names} for names in self.named))
+
+    def tables(self) -> tuple[Table, ...]:
+        """A row for each intervention and each oracle; of knockouts, then what the circuit's heads are called."""
+        lines = list(circuit_lines(self.runs, self.named, self.no_circuit)) if self.circuits else []
+        for note in dict.fromkeys(self.notes.values()):
+            lines.append(f"{', '.join(name for name, text in self.notes.items() if text == note)}: {note}")
+        title = f"{at_steps(self.runs, self.steps)}, split {self.split} [95 % interval]"
+        named = [replace(effect, name=shown_name(effect.name, self.true_words)) for effect in self.effects]
+        shown = effects_table(title, named if self.circuits else self.effects, self.oracles, lines)
+        return (shown, names_table(self.runs, self.named)) if any(self.named) else (shown,)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as plain data. An effect that could not be measured has its reason and no numbers. A missing
+        control is not a control without effect."""
+        made = {e.name for e in self.effects}
+        rows = [e.as_json(self.runs, self.notes.get(e.name, "")) for e in self.effects]
+        rows += [
+            {"name": name, "heads": None, "accuracy": None, "change": None, "share_of_untouched": None,
+             "context_label_accuracy": None, "reason": note}
+            for name, note in self.notes.items() if name not in made
+        ]  # fmt: skip
+        circuits = circuits_json(self.runs, self.circuits, self.no_circuit, self.named) if self.circuits else {}
+        if not circuits:
+            rows = [{key: value for key, value in row.items() if key != "heads"} for row in rows]
+        oracles = {name: round(value, 6) for name, value in self.oracles.items()}
+        return {"runs": self.runs, "steps": self.steps, "split": self.split, **circuits, "oracles": oracles,
+                "effects": rows}  # fmt: skip

@@ -1,28 +1,25 @@
-"""Whether the strongest heads are an induction circuit at all, and the strengths of every head."""
+"""Whether the strongest heads are an induction circuit at all, and what is said of the circuit of each run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from miclab.circuits.find import NO_PATTERN, CircuitHeads, Head, head_name, strongest_heads
-from miclab.config.request import SplitSizes
-from miclab.measures.evaluate import SplitScores, check_seeds, evaluate, head_intervals
-from miclab.measures.evaluations import at_steps, heads_json, heads_table
-from miclab.runs.run import Run
-from miclab.statistics.intervals import Interval, clustered_interval
-from miclab.tables import Table, Tabled
+from miclab.circuits.find import NO_PATTERN, CircuitHeads, Head, head_name
+from miclab.circuits.naming import Named
+from miclab.measures.evaluate import SplitScores
+from miclab.statistics.intervals import clustered_interval
 
 OnProgress = Callable[[int, str], None]
-"""Called with the number of runs done and what is or was done."""
+"""Called with the number of runs done and the name of the present step."""
 
 
 def why_unformed(induction: Head, icl: SplitScores) -> str:
-    """Why the strongest induction head is none that answers from the context, in words; empty where it is one.
+    """Why the strongest induction head does not answer from the context, in words; empty if it does.
 
-    It is one where accuracy on novel classes is above that of answering with any label of the context, on the same
-    sequences, and where it looks more at the right labels than at the wrong ones, each with its whole 95 % interval.
+    There is a circuit if two conditions hold with their whole 95 % intervals, on the same sequences. Accuracy on novel
+    classes exceeds that of answering with any label of the context. Attention to the right labels exceeds that to the
+    wrong ones.
 
     Arguments:
         induction: the strongest head.
@@ -37,7 +34,7 @@ def why_unformed(induction: Head, icl: SplitScores) -> str:
             f" {any_label.mean():.3f}"
         )
     strength = clustered_interval([icl.strengths["induction_total"][:, *induction]])
-    # One set of novel classes gives no interval: the estimate has to do.
+    # One set of novel classes gives no interval, so the estimate decides.
     if (strength.low if strength.known else strength.mean) <= 0:
         return (
             f"the strongest induction head, {head_name(induction)}, looks no more at the right labels than at the wrong"
@@ -47,7 +44,7 @@ def why_unformed(induction: Head, icl: SplitScores) -> str:
 
 
 def why_no_circuit(heads: CircuitHeads | None, icl: SplitScores) -> str:
-    """Why a decoder has no induction circuit that could be named or cut, in words; empty where it has one.
+    """Why a decoder has no induction circuit, in words; empty if it has one.
 
     Arguments:
         heads: its strongest heads; None for a decoder with a single head, or whose attention gives no pattern.
@@ -66,89 +63,23 @@ def why_no_circuit(heads: CircuitHeads | None, icl: SplitScores) -> str:
     return f"{unformed}: there is nothing to explain" if unformed else ""
 
 
-@dataclass(frozen=True)
-class Circuits(Tabled):
-    """Strengths of every head over one or several runs, seeds of one experiment, and the circuit of each.
-
-    Arguments:
-        runs: names of the runs.
-        steps: the checkpoint of each.
-        split: whose sequences were looked at.
-        measures: each strength by name, layer and head; clustered by set of novel classes, then by seed.
-        heads: the circuit's heads in each run; None where it has no circuit.
-        no_circuit: why each run has none; empty where it has one.
-    """
-
-    runs: tuple[str, ...]
-    steps: tuple[int, ...]
-    split: str
-    measures: dict[str, dict[Head, Interval]]
-    heads: tuple[CircuitHeads | None, ...]
-    no_circuit: tuple[str, ...]
-
-    def tables(self) -> tuple[Table, ...]:
-        """A row for each measure, and a line for each run's circuit."""
-        title = f"{at_steps(self.runs, self.steps)}, split {self.split}; heads are LAYER.HEAD [95 % interval]"
-        return (heads_table(title, self.measures, circuit_lines(self.runs, self.heads, self.no_circuit)),)
-
-    def as_json(self) -> dict[str, Any]:
-        """Everything as plain data."""
-        circuits = circuits_json(self.runs, self.heads, self.no_circuit)
-        return {"steps": self.steps, "split": self.split, **circuits, "measures": heads_json(self.measures)}
-
-
-def circuit_lines(
-    runs: Sequence[str], circuits: Sequence[CircuitHeads | None], no_circuit: Sequence[str]
-) -> tuple[str, ...]:
-    """A line for each run: the heads of its circuit, or why it has none."""
-    lines = []
-    for run, circuit, reason in zip(runs, circuits, no_circuit, strict=True):
-        named = circuit.named() if circuit else None
-        found = f"previous-token head {named['previous_token']}, induction head {named['induction']}" if named else ""
-        lines.append(f"{run}: {found or f'no circuit: {reason}'}")
-    return tuple(lines)
+def circuit_lines(runs: Sequence[str], named: Sequence[Sequence[Named]], no_circuit: Sequence[str]) -> tuple[str, ...]:
+    """A line for each run: what the heads of its circuit are called, or why it has none."""
+    return tuple(
+        f"{run}: {f'no circuit: {reason}' if reason else ', '.join(one.line for one in names)}"
+        for run, names, reason in zip(runs, named, no_circuit, strict=True)
+    )
 
 
 def circuits_json(
-    runs: Sequence[str], circuits: Sequence[CircuitHeads | None], no_circuit: Sequence[str]
+    runs: Sequence[str],
+    circuits: Sequence[CircuitHeads | None],
+    no_circuit: Sequence[str],
+    named: Sequence[Sequence[Named]],
 ) -> dict[str, Any]:
-    """By run the heads of its circuit, null where it has none, and why it has none."""
+    """By run the heads of its circuit, null where it has none, why it has none, and what the heads are called."""
     return {
         "circuits": {run: circuit.named() if circuit else None for run, circuit in zip(runs, circuits, strict=True)},
         "no_circuit": {run: reason for run, reason in zip(runs, no_circuit, strict=True) if reason},
+        "called": {run: [one.as_json() for one in names] for run, names in zip(runs, named, strict=True)},
     }
-
-
-def circuits(
-    runs: Sequence[Run],
-    *,
-    step: int | None = None,
-    sizes: SplitSizes | None = None,
-    split: str = "icl",
-    on_progress: OnProgress | None = None,
-) -> Circuits:
-    """Strengths of every head, and the heads of the induction circuit where there is one.
-
-    Arguments:
-        runs: seeds of one experiment.
-        step: the checkpoint of each; None: its last good one.
-        sizes: sequences looked at.
-
-    Raises:
-        RunError: the runs differ in more than the seed, or there is none.
-        ConfigError: there is no such checkpoint or split.
-    """
-    check_seeds(runs)
-    found = []
-    for done, run in enumerate(runs, 1):
-        found.append(evaluate(run, step=step, sizes=sizes, splits=tuple(dict.fromkeys((split, "icl")))))
-        if on_progress:
-            on_progress(done, run.path.name)
-    scores = [one.scores[split] for one in found]
-    table, measured = head_intervals(scores), [one.strengths for one in scores]
-    means = [{name: values.mean(0) for name, values in m.items()} for m in measured]
-    strongest = [strongest_heads(m) for m in means]
-    reasons = [why_no_circuit(heads, one.scores["icl"]) for heads, one in zip(strongest, found, strict=True)]
-    heads = tuple(None if reason else top for top, reason in zip(strongest, reasons, strict=True))
-    names, steps = tuple(one.run for one in found), tuple(one.step for one in found)
-    return Circuits(names, steps, split, table, heads, tuple(reasons))

@@ -1,8 +1,8 @@
 """Names of heads, and the strongest heads of the two kinds that an induction circuit is made of.
 
 Heads are LAYER.HEAD, both counted from 0. Rows of studies and stored analyses count from 1, as all of miclab did before
-version 0.2; their columns are made and read by `measure_column`, `measure_of`, `stored_name` and `read_name` alone.
-Needs no torch: the ledger reads rows.
+version 0.2. Only `measure_column`, `measure_of`, `stored_name` and `read_name` make and read their columns. The module
+needs no torch, since the ledger reads rows.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,17 @@ from miclab.errors import ConfigError
 Head = tuple[int, int]
 """Layer and head, both from 0."""
 
+PATTERNS = ("uniform", "previous_token", "own_item", "shuffled", "other_sequence")
+"""What can take the place of a head's attention pattern (see `miclab.circuits.patterns`)."""
+CUTS = ("zero", "mean", *PATTERNS)
+"""What can take the place of a head's output, or of its pattern."""
+Cut = Literal["zero", "mean", "uniform", "previous_token", "own_item", "shuffled", "other_sequence"]
+DIFFUSE = 0.5
+"""Attention whose entropy, as a share of a uniform row's, is above this is called diffuse."""
+HALFWAY = 0.5
+"""Of the way from uniform attention to all attention: from here on a head has its pattern."""
+NEEDED_DROP = 0.1
+"""Of accuracy: what setting a needed pattern to uniform costs at least."""
 
 _COLUMN = re.compile(r"measure\.(?P<name>.+)\.(?P<layer>\d+)\.(?P<head>\d+)")
 _NAMED = re.compile(r"head (?P<layer>\d+)\.(?P<head>\d+)(?P<rest>.*)")
@@ -68,7 +80,7 @@ def stored_name(effect: str) -> str:
 
 
 def read_name(stored: str) -> str:
-    """The name of an intervention that `stored_name` is kept under."""
+    """The name of an intervention from its `stored_name`."""
     return _renamed(stored, -1)
 
 
@@ -89,7 +101,7 @@ class CircuitHeads:
 
     Arguments:
         induction: the head with the highest summed induction strength.
-        previous_token: the head, in a layer before it if there is one, whose labels look most at their own items.
+        previous_token: the head, in a layer before it if there is one, whose labels attend most to their own items.
         rest: all other heads.
     """
 
@@ -98,11 +110,11 @@ class CircuitHeads:
     rest: tuple[Head, ...]
 
     def named(self) -> dict[str, str]:
-        """The two heads as LAYER.HEAD, by what they are."""
+        """The two heads as LAYER.HEAD, by kind."""
         return {"previous_token": head_name(self.previous_token), "induction": head_name(self.induction)}
 
     def members(self) -> dict[str, tuple[Head, ...]]:
-        """What is knocked out of the circuit, by name."""
+        """The sets of the circuit's heads that are knocked out, by name."""
         return {
             "previous-token head": (self.previous_token,),
             "induction head": (self.induction,),
@@ -119,8 +131,8 @@ def strongest_heads(measures: Mapping[str, NDArray]) -> CircuitHeads | None:
 def circuit_heads(measures: Mapping[str, NDArray]) -> CircuitHeads:
     """Finds the circuit's heads in strengths by name [layer, head].
 
-    A plain previous-token strength would also count heads of the last layer, which feed no later head; so the
-    previous-token head is sought in the layers before the induction head, by `label_to_item`.
+    A plain previous-token strength would also count heads of the last layer, which feed no later head. So the
+    previous-token head is sought by `label_to_item` in the layers before the induction head.
     """
     induction = np.asarray(measures["induction_total"])
     top = np.unravel_index(int(induction.argmax()), induction.shape)

@@ -1,5 +1,4 @@
-"""Interventions as edits: functions from an activation to what takes its place (see `miclab.model.decoder.Trace` for
-names).
+"""Interventions as edits: functions from an activation to its replacement (see `miclab.model.decoder.Trace` for names).
 
 The decoder applies edits without knowing them, so every intervention is made here, and several are joined with `|`.
 """
@@ -29,8 +28,8 @@ def knock_out_heads(heads: Iterable[Head], baseline: Mapping[str, Tensor] | None
 
     Arguments:
         heads: which ones.
-        baseline: for each `heads_point` what takes the place [1, head, position, dimension], for example
-            `mean_heads`; None: zeros.
+        baseline: for each `heads_point` the replacement [1, head, position, dimension], for example `mean_heads`; None:
+            zeros.
     """
     by_layer: dict[int, list[int]] = {}
     for layer, head in heads:
@@ -46,34 +45,6 @@ def knock_out_heads(heads: Iterable[Head], baseline: Mapping[str, Tensor] | None
         return apply
 
     return {heads_point(layer): edit(heads_point(layer), chosen) for layer, chosen in by_layer.items()}
-
-
-def pattern_point(layer: int) -> str:
-    """Name of the activation that holds the attention patterns of a layer's heads."""
-    return f"blocks.{layer}.attention.pattern"
-
-
-def uniform_patterns(heads: Iterable[Head]) -> dict[str, Edit]:
-    """Sets the attention pattern of heads to uniform: every position attends alike to itself and to all before it.
-
-    Arguments:
-        heads: layer and head, from 0.
-    """
-    by_layer: dict[int, list[int]] = {}
-    for layer, head in heads:
-        by_layer.setdefault(layer, []).append(head)
-
-    def edit(chosen: list[int]) -> Edit:
-        def apply(value: Float[Tensor, "batch head query key"]) -> Tensor:
-            uniform = torch.ones_like(value[:1, :1]).tril()
-            uniform = uniform / uniform.sum(-1, keepdim=True)
-            mask = torch.zeros(value.shape[1], dtype=torch.bool, device=value.device)
-            mask[chosen] = True
-            return torch.where(mask[:, None, None], uniform, value)
-
-        return apply
-
-    return {pattern_point(layer): edit(chosen) for layer, chosen in by_layer.items()}
 
 
 @torch.no_grad()
@@ -95,12 +66,12 @@ def zero_labels() -> dict[str, Edit]:
 
 
 def zero_modality_with_labels(modality: str) -> dict[str, Edit]:
-    """Zeroes the items of a modality and the labels too: what zeroing the host's whole stream does."""
+    """Zeroes the items of a modality and the labels, as zeroing the host's whole stream does."""
     return zero_items(modality) | zero_labels()
 
 
 def patch(name: str, value: Tensor, positions: Tensor | None = None) -> dict[str, Edit]:
-    """Puts an activation of another batch in the place of this one's.
+    """Replaces an activation by that of another batch.
 
     Arguments:
         name: the activation's name.

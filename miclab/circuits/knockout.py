@@ -1,38 +1,35 @@
-"""Causal tests of checkpoints: knock out heads, zero modalities, and see what happens to in-context learning."""
+"""Causal tests of checkpoints: the effect of knocking out heads and zeroing modalities on in-context learning."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from miclab.circuits.controls import Control, control
-from miclab.circuits.effects import Effect, PooledEffect, effects_table
-from miclab.circuits.existence import OnProgress, circuit_lines, circuits_json, why_no_circuit
-from miclab.circuits.find import NO_PATTERN, CircuitHeads, head_name, strongest_heads
+from miclab.circuits.effects import Effect, Effects, PooledEffect
+from miclab.circuits.existence import OnProgress, why_no_circuit
+from miclab.circuits.find import CUTS, NO_PATTERN, PATTERNS, CircuitHeads, Head, head_name, strongest_heads
 from miclab.circuits.interventions import (
     Edit,
-    Head,
     knock_out_heads,
     mean_heads,
-    uniform_patterns,
     zero_items,
     zero_labels,
     zero_modality_with_labels,
 )
+from miclab.circuits.naming import Named, names_of
+from miclab.circuits.patterns import WORDS, set_patterns
 from miclab.config.request import SplitSizes
-from miclab.errors import RunError
+from miclab.errors import ConfigError, RunError, nearest
 from miclab.measures.evaluate import SplitScores, check_seeds, oracle_means, score_split
-from miclab.measures.evaluations import at_steps
 from miclab.model.decoder import Decoder
 from miclab.runs.run import Run
-from miclab.tables import Table, Tabled
-from miclab.worlds.sequences import training_batch
+from miclab.worlds.sequences import config_roles, training_batch
 from miclab.worlds.world import world_from_tensors
 
 
@@ -55,7 +52,7 @@ class Interventions:
         split: str = "icl",
         watch: Callable[[str], None] | None = None,
     ):
-        self.watch = watch or (lambda name: None)
+        self.watch, self.run = watch or (lambda name: None), run
         self.config, self.split, self.sizes = run.config, split, sizes or SplitSizes()
         self.world = world_from_tensors(run.config, run.world_tensors())
         self.step, self.parameters = run.parameters(step)
@@ -63,9 +60,9 @@ class Interventions:
         self._seen: dict[tuple[str | Head, ...], Effect] = {}
         self._means: dict[str, Tensor] | None = None
 
-    def _scores(self, edits: dict[str, Edit] | None, measured: bool = False, split: str = "") -> SplitScores:
+    def _scores(self, edits: dict[str, Edit] | None, measured: bool = False) -> SplitScores:
         return score_split(
-            self.config, self.world, self.parameters, split or self.split, self.sizes,
+            self.config, self.world, self.parameters, self.split, self.sizes,
             measures=measured, oracles=measured, edits=edits,
         )  # fmt: skip
 
@@ -76,23 +73,35 @@ class Interventions:
 
     @cached_property
     def strongest(self) -> CircuitHeads | None:
-        """The heads that would make the circuit, by strength; None where there are not two, or none can be found."""
+        """The candidate heads of the circuit, by strength. None if there are not two, or if attention gives no
+        pattern."""
         return strongest_heads(self.measures)
 
     @cached_property
     def no_circuit(self) -> str:
         """Why the decoder has no induction circuit; empty where it has one."""
-        icl = self.untouched if self.split == "icl" else self._scores(None, measured=True, split="icl")
-        return why_no_circuit(self.strongest, icl)
+        return why_no_circuit(self.strongest, self.on_icl.untouched)
+
+    @cached_property
+    def on_icl(self) -> Interventions:
+        """The same on novel classes, by which circuits are judged and heads are named."""
+        return self if self.split == "icl" else Interventions(self.run, self.step, self.sizes, "icl", self.watch)
 
     @property
     def circuit(self) -> CircuitHeads | None:
         """The circuit's heads; None where there is no circuit."""
         return None if self.no_circuit else self.strongest
 
+    @cached_property
+    def named(self) -> tuple[Named, ...]:
+        """What the circuit's heads are called, by pattern and need on novel classes; empty where it has no circuit."""
+        if self.circuit is None:
+            return ()
+        return names_of(self.on_icl, self.circuit)
+
     @property
     def controls(self) -> dict[str, Control]:
-        """The random other heads for each of the strongest, by the name of the effect; see `Control.note` for why a
+        """The random other heads for each of the strongest, by the name of the effect. `Control.note` says why a
         decoder has none."""
         if self.strongest is None:
             return {}
@@ -102,12 +111,30 @@ class Interventions:
         }
 
     def effect(self, name: str, edits: dict[str, Edit] | None, heads: tuple[Head, ...] = ()) -> Effect:
-        """What `edits` do."""
+        """The effect of `edits`."""
         self.watch(name)
         scores = self.untouched if edits is None else self._scores(edits)
         return Effect(name, heads, scores.correct, scores.in_context, self.untouched.correct)
 
-    def _baseline(self, baseline: str) -> dict[str, Tensor] | None:
+    def _edits(self, heads: tuple[Head, ...], baseline: str) -> dict[str, Edit]:
+        """What cuts heads: their outputs or their patterns are replaced.
+
+        Raises:
+            ConfigError: there is no such baseline.
+            RunError: the decoder's attention gives no pattern to replace, or there is no other sequence.
+        """
+        if baseline not in CUTS:
+            raise ConfigError("baseline", baseline, nearest(baseline, CUTS))
+        if baseline not in PATTERNS:
+            return knock_out_heads(heads, self._means_of(baseline))
+        if not Decoder(self.config).gives_patterns:
+            raise RunError(f"No attention pattern can be set to {baseline}: the decoder's attention gives none. Use the"
+                           " baseline zero or mean.")  # fmt: skip
+        if baseline == "other_sequence" and self.sizes.sequences < 2:
+            raise RunError("The pattern of another sequence needs two sequences of a set or more: raise --sequences.")
+        return set_patterns(heads, baseline, config_roles(self.config))
+
+    def _means_of(self, baseline: str) -> dict[str, Tensor] | None:
         """What takes the place of heads' outputs: None is zero."""
         if baseline != "mean":
             return None
@@ -117,28 +144,35 @@ class Interventions:
             self._means = mean_heads(Decoder(self.config), self.parameters, batch)
         return self._means
 
-    def _knocked(self, name: str, heads: tuple[Head, ...], baseline: str) -> Effect:
+    def knocked(self, name: str, heads: tuple[Head, ...], baseline: str = "zero") -> Effect:
+        """Heads cut together.
+
+        Arguments:
+            name: of the effect.
+            baseline: what takes the place of their outputs (`zero`, `mean`) or of their attention patterns (see
+                `miclab.circuits.patterns`).
+        """
         # The circuit's heads and the controls' are single heads too: the same knockout is computed once.
         key = (baseline, *sorted(heads))
         if key not in self._seen:
-            self._seen[key] = self.effect(name, knock_out_heads(heads, self._baseline(baseline)), heads)
+            self._seen[key] = self.effect(name, self._edits(heads, baseline), heads)
         return replace(self._seen[key], name=name, heads=heads)
 
     def single_knockouts(self, baseline: str = "zero") -> list[Effect]:
         """The untouched decoder, and every single head.
 
         Arguments:
-            baseline: `zero`, or `mean` (the head's mean output over a training batch).
+            baseline: see `knocked`; `mean` is the head's mean output over a training batch.
         """
         options = self.config.decoder
         every = [(i, j) for i in range(options.layers) for j in range(options.heads)]
-        singles = [self._knocked(f"head {head_name(head)}", (head,), baseline) for head in every]
+        singles = [self.knocked(f"head {head_name(head)}", (head,), baseline) for head in every]
         return [self.effect("untouched", None), *singles]
 
     def knockouts(self, baseline: str = "zero") -> list[Effect]:
-        """`single_knockouts`, the two strongest heads, both, and the mean of several draws of other heads as control
-        for each of these three, where the decoder has other heads (see `controls`). The strongest heads are cut and
-        named whether they are a circuit or not: see `no_circuit`.
+        """`single_knockouts`, each of the two strongest heads, and both together. Each of these three has a control
+        where the decoder has other heads: the mean over several draws of them (see `controls`). The strongest heads are
+        cut and named even if they form no circuit: see `no_circuit`.
 
         Raises:
             RunError: the decoder has one head only, so that there is no circuit of two, or gives no pattern.
@@ -148,20 +182,34 @@ class Interventions:
         if self.strongest is None:
             raise RunError(f"There is no circuit of two heads to knock out: {self.no_circuit}.")
         effects = self.single_knockouts(baseline)
-        effects += [self._knocked(name, heads, baseline) for name, heads in self.strongest.members().items()]
-        for name, chosen in self.controls.items():
-            drawn = [self._knocked(name, heads, baseline) for heads in chosen.draws]
-            if drawn:
-                correct, copied = (np.mean([getattr(e, part) for e in drawn], axis=0) for part in ("correct", "copied"))
-                effects.append(Effect(name, (), correct, copied, self.untouched.correct, chosen.draws))
-        return effects
+        effects += [self.knocked(name, heads, baseline) for name, heads in self.strongest.members().items()]
+        drawn = [self.drawn(name, chosen, baseline) for name, chosen in self.controls.items()]
+        return [*effects, *(effect for effect in drawn if effect)]
+
+    def drawn(self, name: str, chosen: Control, baseline: str) -> Effect | None:
+        """The mean over a control's draws; None where it has none."""
+        drawn = [self.knocked(name, heads, baseline) for heads in chosen.draws]
+        if not drawn:
+            return None
+        correct, copied = (np.mean([getattr(e, part) for e in drawn], axis=0) for part in ("correct", "copied"))
+        return Effect(name, (), correct, copied, self.untouched.correct, chosen.draws)
+
+    def replaced_patterns(self) -> list[Effect]:
+        """The patterns of the two strongest heads replaced in every way; none where there are no such heads."""
+        heads = (self.strongest.previous_token, self.strongest.induction) if self.strongest else ()
+        kinds = [kind for kind in PATTERNS if kind != "other_sequence" or self.sizes.sequences > 1]
+        return [
+            self.knocked(f"head {head_name(head)}, pattern {WORDS[kind]}", (head,), kind)
+            for head in heads
+            for kind in kinds
+        ]
 
     def uniform_patterns(self) -> list[Effect]:
-        """The untouched decoder, and every single head with its attention pattern set to uniform: whether a head is
-        needed for where it looks, while its output keeps its size."""
+        """The untouched decoder, and each single head with its attention pattern set to uniform. This shows whether a
+        head is needed for where it attends, as its output keeps its size."""
         options = self.config.decoder
         every = [(i, j) for i in range(options.layers) for j in range(options.heads)]
-        effects = [self.effect(f"head {head_name(h)} uniform", uniform_patterns([h]), (h,)) for h in every]
+        effects = [self.knocked(f"head {head_name(h)} uniform", (h,), "uniform") for h in every]
         return [self.effect("untouched", None), *effects]
 
     def ablations(self) -> list[Effect]:
@@ -175,58 +223,8 @@ class Interventions:
         return effects
 
 
-@dataclass(frozen=True)
-class Effects(Tabled):
-    """Interventions on one or several runs, seeds of one experiment.
-
-    Arguments:
-        runs: names of the runs.
-        steps: the checkpoint of each.
-        split: the split whose accuracy was measured.
-        effects: of each intervention that could be made in every run.
-        oracles: what can be reached without a network on the same sequences, untouched.
-        circuits: of knockouts, the circuit's heads in each run; None where it has no circuit.
-        no_circuit: of knockouts, why each run has none; empty where it has one.
-        notes: remarks on controls, by name: why there is none, or that layers could not be matched.
-    """
-
-    runs: tuple[str, ...]
-    steps: tuple[int, ...]
-    split: str
-    effects: tuple[PooledEffect, ...]
-    oracles: dict[str, float]
-    circuits: tuple[CircuitHeads | None, ...] = ()
-    no_circuit: tuple[str, ...] = ()
-    notes: dict[str, str] = field(default_factory=dict)
-
-    def tables(self) -> tuple[Table, ...]:
-        """A row for each intervention and each oracle."""
-        lines = list(circuit_lines(self.runs, self.circuits, self.no_circuit)) if self.circuits else []
-        for note in dict.fromkeys(self.notes.values()):
-            lines.append(f"{', '.join(name for name, text in self.notes.items() if text == note)}: {note}")
-        title = f"{at_steps(self.runs, self.steps)}, split {self.split} [95 % interval]"
-        return (effects_table(title, self.effects, self.oracles, lines),)
-
-    def as_json(self) -> dict[str, Any]:
-        """Everything as plain data. An effect that could not be measured has its reason and no numbers. A missing
-        control is not a control without effect."""
-        made = {e.name for e in self.effects}
-        rows = [e.as_json(self.runs, self.notes.get(e.name, "")) for e in self.effects]
-        rows += [
-            {"name": name, "heads": None, "accuracy": None, "change": None, "share_of_untouched": None,
-             "context_label_accuracy": None, "reason": note}
-            for name, note in self.notes.items() if name not in made
-        ]  # fmt: skip
-        circuits = circuits_json(self.runs, self.circuits, self.no_circuit) if self.circuits else {}
-        if not circuits:
-            rows = [{key: value for key, value in row.items() if key != "heads"} for row in rows]
-        oracles = {name: round(value, 6) for name, value in self.oracles.items()}
-        return {"runs": self.runs, "steps": self.steps, "split": self.split, **circuits, "oracles": oracles,
-                "effects": rows}  # fmt: skip
-
-
 def _watching(on_progress: OnProgress | None, done: int, run: str) -> Callable[[str], None] | None:
-    """`on_progress` for one run, of which each intervention takes a while."""
+    """`on_progress` for one run, called for each intervention."""
     return None if on_progress is None else lambda name: on_progress(done, f"{run}: {name}")
 
 
@@ -238,7 +236,7 @@ def _pooled(
     split: str,
     on_progress: OnProgress | None,
 ) -> tuple[Effects, list[Interventions]]:
-    """`make` over runs, and what made it; an effect that one run lacks is left out."""
+    """`make` over runs, and its interventions. An effect that one run lacks is left out."""
     check_seeds(runs)
     works: list[Interventions] = []
     by_name: dict[str, list[Effect]] = {}
@@ -268,7 +266,7 @@ def knock_out(
 
     Arguments:
         runs: seeds of one experiment.
-        baseline: what takes the place of a head's output, `zero` or `mean`.
+        baseline: what takes the place of heads' outputs or patterns, of `CUTS`.
         step: the checkpoint of each; None: its last good one.
         sizes: sequences looked at.
         split: the split whose accuracy is measured.
@@ -291,6 +289,7 @@ def knock_out(
         found,
         circuits=tuple(work.circuit for work in works),
         no_circuit=tuple(work.no_circuit for work in works),
+        named=tuple(work.named for work in works),
         notes=notes,
     )
 
@@ -313,7 +312,7 @@ def knock_out_together(
     name = f"head{'s' * (len(chosen) > 1)} {', '.join(map(head_name, chosen))}"
 
     def make(work: Interventions) -> list[Effect]:
-        return [work.effect("untouched", None), work._knocked(name, chosen, baseline)]
+        return [work.effect("untouched", None), work.knocked(name, chosen, baseline)]
 
     return _pooled(runs, make, step, sizes, split, None)[0]
 

@@ -52,10 +52,10 @@ class Patching(Tabled):
         steps: the checkpoint of each.
         split: whose sequences were corrupted.
         corruption: name of the corruption.
-        words: what it does.
+        words: its effect.
         direction: `restore` or `corrupt`.
         traced: of each run.
-        metric: what the tables and the heat map show.
+        metric: shown in the tables and the heat map.
     """
 
     runs: tuple[str, ...]
@@ -70,7 +70,7 @@ class Patching(Tabled):
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """What was patched in every run."""
+        """The places that were patched in every run."""
         return tuple(p for p in self.traced[0].patched if all(p in one.patched for one in self.traced))
 
     def untouched(self, metric: Metric) -> tuple[Interval, Interval]:
@@ -90,8 +90,8 @@ class Patching(Tabled):
         between corrupted and clean. 0 is none, 1 is all of it.
 
         Returns:
-            The interval, of the same resamples above and below the line; None where the corruption itself changes the
-            metric by nothing that its interval could show from 0.
+            The interval, with the same resamples in numerator and denominator. None where the corruption does not
+            change the metric: its own interval contains 0.
         """
         chosen = metric or self.metric
         key = (place, chosen)
@@ -127,7 +127,7 @@ class Patching(Tabled):
         return tuple(lines)
 
     def tables(self) -> tuple[Table, ...]:
-        """What the corruption does, then for each part a row for each layer or head and a column for each role."""
+        """The effect of the corruption. Then for each part a row for each layer or head, and a column for each role."""
         rows = [(WORDS[metric], *self.untouched(metric), self.change(metric)) for metric in METRICS]
         title = f"{at_steps(self.runs, self.steps)}, split {self.split}, {self.corruption}: {self.words}"
         found = [table(title, ["of the clean answer", "clean", "corrupted", "change"], rows, self.notes)]

@@ -2,8 +2,8 @@
 
 The decoder runs on clean sequences and on corrupted ones that differ in one thing (`miclab.circuits.corruption`).
 Restoring (denoising) puts a clean activation into the corrupted run, corrupting (noising) a corrupted one into the
-clean run. The effect is normalised: 0 is no effect, 1 is all that the corruption does
-(Meng et al., arXiv 2202.05262, section 2; Zhang and Nanda, arXiv 2309.16042).
+clean run. The effect is normalised: 0 is no effect, 1 is the whole effect of the corruption. See Meng et al., arXiv
+2202.05262, section 2, and Zhang and Nanda, arXiv 2309.16042.
 
     x1 l1  x2 l2  x3 l3  x4 l4  xq        roles, where the query's label is l2 and the corrupted answer l3:
     |  |   |  |   |  |   |      |
@@ -55,7 +55,7 @@ Values = dict[str, NDArray[np.floating]]
 
 @dataclass(frozen=True)
 class Place:
-    """What is patched: a part of a layer, of one head where heads have it, at positions of one role."""
+    """A patched place: a part of a layer or of one of its heads, at positions of one role."""
 
     part: str
     layer: int
@@ -83,7 +83,7 @@ class Traced:
         clean: on clean sequences, by metric, a list over sets of novel classes.
         corrupted: on corrupted ones.
         patched: by place.
-        left_out: why parts are not there.
+        left_out: why parts are missing.
         kept: sequences that the corruption changes, and all.
     """
 
@@ -124,7 +124,7 @@ def role_masks(
 
 
 def answer_values(logits: Float[Tensor, "batch label"], clean: Batch, corrupted: Batch) -> dict[str, Tensor]:
-    """Each metric of each sequence, all of the CLEAN answer.
+    """Each metric of each sequence, all for the CLEAN answer.
 
     The logit difference is the logit of the clean answer minus that of the corrupted one. Where the corruption leaves
     the answer, it is minus the mean logit of the other labels of the context.
@@ -144,7 +144,7 @@ def answer_values(logits: Float[Tensor, "batch label"], clean: Batch, corrupted:
 def patched_in(
     other: Tensor, mask: Bool[Tensor, "batch position"], head: int | None = None
 ) -> Callable[[Tensor], Tensor]:
-    """An edit that puts another run's activation in the place of this one's.
+    """An edit that replaces an activation by that of another run.
 
     Arguments:
         other: the activation of the other run, [batch position width], or [batch head position dimension] with `head`.
@@ -215,7 +215,7 @@ def trace_batch(
 
 
 def _can_be_judged(clean: Batch) -> Bool[Tensor, " batch"]:
-    """Whether the query's label stands in the context, and another one too."""
+    """Whether the context holds the query's label and another label."""
     own = clean.labels == clean.target[:, None]
     return own.any(1) & ~own.all(1)
 

@@ -1,4 +1,4 @@
-"""Cells of a claim's evidence: their conditions and comparisons know their runs, their seeds and the plateau."""
+"""Cells of a claim's evidence: conditions and comparisons record their runs, their seeds and the plateau."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from miclab.statistics.intervals import Interval, exact_mean, share_interval
 
 @dataclass(frozen=True)
 class EvidenceCells(Cells):
-    """Cells that know their runs, so that conditions on them say which are used and which are missing.
+    """Cells with the names of their runs, so that conditions list used and missing runs.
 
     Arguments:
         leaving: when each run left the plateau of copying any label, by cell and seed (`miclab.claims.plateau`).
@@ -25,8 +25,8 @@ class EvidenceCells(Cells):
     leaving: Mapping[Key, Mapping[int, Escape]] = field(default_factory=dict)
 
     def condition(self, bound: Bound, quantity: str, text: str, short: str = "") -> Condition:
-        """A condition on a statistic of the cells: Student's t over seeds. Where some seeds of a cell have left the
-        plateau and some have not, it stays open unless it comes out the same if all had and if none had.
+        """A condition on a statistic of the cells, by Student's t over seeds. If only some seeds of a cell have left
+        the plateau, the condition is undecided, unless both extremes agree: all seeds leave, and none does.
 
         Arguments:
             bound: the statistic with its bounds, such as `slope("icl", "eps") > 0`.
@@ -44,7 +44,7 @@ class EvidenceCells(Cells):
         return replace(found, open=self._turns(expression, found))
 
     def _turns(self, expression: Expression, found: Condition) -> bool:
-        """Whether a condition would come out otherwise if all seeds of its mixed cells had left, or none."""
+        """Whether a condition's result would differ if all seeds of its mixed cells had left, or none."""
         mixed: list[CellEscape] = [cell for cell in found.plateau if cell.mixed]
         if not mixed:
             return False
@@ -55,7 +55,7 @@ class EvidenceCells(Cells):
         self, measured: Interval | None, quantity: str, text: str, *, low: float = -np.inf, high: float = np.inf,
         p: float | None = None,
     ) -> Condition:  # fmt: skip
-        """A condition on a number that has an interval of its own."""
+        """A condition on a number with a given interval."""
         return Condition(
             text=text, quantity=quantity, measured=measured, low=low, high=high, used=self.used, absent=self.absent, p=p
         )
@@ -69,9 +69,9 @@ class EvidenceCells(Cells):
         )
 
     def leaves_first(self, one: Predicate, other: Predicate, quantity: str) -> Comparison:
-        """Share of seeds in which the cells of one decoder leave the plateau before those of another, shown for
-        comparison. Steps are paired by seed, their logarithms averaged over cells. A run that has not left counts as
-        its last step; seeds in which neither is first do not count."""
+        """Share of seeds in which the cells of one decoder leave the plateau before those of another, for comparison.
+        Steps are paired by seed, and their logarithms averaged over cells. A run that has not left counts as its last
+        step. Seeds with ties are left out."""
         sooner = [
             difference
             for seed in self.seeds
@@ -85,7 +85,7 @@ class EvidenceCells(Cells):
         return exact_mean(math.log2(max(run.step, 1)) if run else math.nan for run in runs)
 
     def peak(self, score: Expression, axis: str, name: str) -> tuple[str, ...]:
-        """A note on where a score's mean is highest; none where the cells do not suffice."""
+        """A note on where a score's mean is highest; none if cells are missing."""
         if not self.decidable:
             return ()
         means = self.estimate(score)

@@ -1,7 +1,7 @@
 """The demonstration: the study `demo`, trained on this machine, and judged by its claims.
 
-It is an ordinary study. Its file is copied beside the runs, and its rows are written there, so that nothing is written
-into the package; a run that is there already is not trained again.
+It is an ordinary study. Its file is copied beside the runs and its rows are written there, so that the package is never
+written to. An existing run is not trained again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 NAME = "demo"
 PROFILE = "quick"
 SHORT = 40
-"""Steps of each training where only running through matters."""
+"""Steps of each training in a short trial."""
 
 
 def study_beside(root: Path, short: bool = False) -> Study:
@@ -53,7 +53,7 @@ def study_beside(root: Path, short: bool = False) -> Study:
     if short:
         data = parse_yaml(text)
         steps = {"steps": SHORT, "evaluate_every": SHORT // 2, "checkpoint_every": SHORT}
-        # Without a mode of its own stage 1 has that of the stage after it, which is eager.
+        # Stage 1 would otherwise have the mode of the stage after it, which is eager.
         data["parent"] = {"request": steps}
         data["profiles"][PROFILE]["request"] |= steps
         text = yaml.safe_dump(data, sort_keys=False)
@@ -96,12 +96,12 @@ class Demonstration(Tabled):
         return cls(study, Plan([study], lambda: long_mode(root)), root)
 
     def left(self) -> list[tuple[PlannedRun, int]]:
-        """The runs that are still to be trained, each with the steps that it has."""
+        """The runs that are not trained yet, each with its present steps."""
         states = state.survey(self.plan, self.root)
         return [(run, states[i].step) for i, run in self.plan.runs.items() if states[i].status in ("new", "begun")]
 
     def train(self, on_change: Callable[[Tally], None] = lambda tally: None, workers: int = 0) -> None:
-        """Trains what is missing, analyses it and writes the table, in processes of one thread.
+        """Trains missing runs, analyses them and writes the table, in processes of one thread.
 
         Arguments:
             on_change: called with the engine's tally after every change, and every few seconds.

@@ -1,4 +1,4 @@
-"""The rows of studies as evidence: which rows are those of planned runs, and the cells of a grid that they make."""
+"""The rows of studies as evidence: the rows of planned runs, and the cells of a grid that they form."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class OverTraining:
 
 
 Quantity = str | OverTraining | Callable[[Mapping[str, Any]], Any]
-"""A column, or a function of a row that gives a number or a list of one number for each set of novel classes, or a
-number of all rows of a run."""
+"""A column, or a function. A function of a row gives a number, or a list of one number for each set of novel classes. A
+function of all rows of a run gives a number."""
 At = Literal["last", "common"] | int
-"""Which row stands for a run: its last, that at a step, or (`common`) at the largest step at which all have one."""
+"""The row that represents a run: its last, that at a step, or (`common`) that at the largest step that all have."""
 
 
 def steps_to(column: str, level: float, censored: Literal["last", "never"]) -> OverTraining:
@@ -57,14 +57,14 @@ def steps_to(column: str, level: float, censored: Literal["last", "never"]) -> O
 
 
 def column_values(row: Mapping[str, Any], name: str) -> Any:
-    """A row's value of a column, by set of novel classes where the row has it so."""
+    """A row's value of a column, by set of novel classes if the row has that."""
     sets = "icl_sets" if name == "icl" else f"{name}.sets"
     return row[sets] if row.get(sets) else row.get(name)
 
 
 def identity_of(config: Mapping[str, Any]) -> str:
-    """What decides a run, but for the numeric mode and the names of the runs that it starts from, which have a mode of
-    their own."""
+    """The values that define a run, without its numeric mode and the names of the runs that it starts from. Those runs
+    have their own numeric mode."""
     kept = {name: part for name, part in config.items() if name not in ("numerics", "parent")}
     kept["parent"] = field_of(config, "parent.step")
     kept["modalities"] = {n: {**m, "encoder_run": ""} for n, m in config["modalities"].items()}
@@ -72,7 +72,7 @@ def identity_of(config: Mapping[str, Any]) -> str:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], before: str = "") -> list[str]:
-    """Dotted fields in which two configurations differ, but for the seed and names of runs."""
+    """Dotted fields in which two configurations differ, except the seed and names of runs."""
     found = []
     for name in {**one, **other}:
         left, right = one.get(name), other.get(name)
@@ -92,15 +92,15 @@ def grid(
     at: At = "last",
     where: Callable[[Cell], Any] | None = None,
 ) -> EvidenceCells:
-    """Cells of a grid: the planned ones, with the values of the rows that are there.
+    """Cells of a grid: the planned ones, with the values of existing rows.
 
     Arguments:
         studies: names of studies, separated by spaces.
         axes: short names of the axes that distinguish the cells (`miclab.config.axes`), separated by spaces.
-        quantities: names of columns, separated by spaces (in a list where a name has spaces), or names of one's own
-            with what they stand for.
-        at: which row stands for a run.
-        where: the cells wanted.
+        quantities: names of columns, separated by spaces (in a list where a name has spaces), or new names with their
+            quantities.
+        at: the row that represents a run.
+        where: the selected cells.
 
     Raises:
         MiclabError: there is no such study or axis, or the axes leave two planned runs of one seed in one cell.
@@ -114,7 +114,7 @@ class Evidence:
     """Rows and plans of the studies of one directory, in one preset.
 
     Arguments:
-        directory: where the study files lie, and their rows under `rows/PRESET`.
+        directory: that of the study files, with their rows under `rows/PRESET`.
         profile: the preset, `quick` or `paper`.
     """
 
@@ -186,7 +186,7 @@ class Evidence:
         return self._plans[study]
 
     def config(self, text: str) -> dict[str, Any]:
-        """A configuration from its JSON, kept; fields that came after the row was written have their defaults."""
+        """A configuration from its JSON, cached. Fields that are newer than the row have their defaults."""
         if text not in self._configs:
             from miclab.config.run import RunConfig
             from miclab.config.schema import from_mapping, to_mapping
@@ -231,11 +231,11 @@ class Evidence:
         values: dict[Key, dict[int, dict[str, NDArray]]] = {}
         leaving: dict[Key, dict[int, Escape]] = {}
         for run in frame.partition_by("run", maintain_order=True) if len(frame) else ():
-            # A run may stand in the tables of several studies.
+            # A run may be in the tables of several studies.
             rows = (run.unique("step", keep="first").sort("step") if whole else run.head(1)).rows(named=True)
             key = tuple(field_of(self.config(rows[-1]["config"]), field) for field in fields)
             found = {name: _value(rows, quantity) for name, quantity in quantities.items()}
-            # A row without the columns of an analysis says nothing yet.
+            # A row without the columns of an analysis has no value yet.
             if all(value is not None for value in found.values()) and rows[-1]["seed"] in cells.planned[key]:
                 values.setdefault(key, {})[rows[-1]["seed"]] = {
                     name: np.atleast_1d(np.asarray(value, dtype=float)) for name, value in found.items()
@@ -245,7 +245,7 @@ class Evidence:
         return replace(cells, values=values, step=step, leaving=leaving, sequences=self._sequences(studies))
 
     def _escapes(self, every: pl.DataFrame, judged: pl.DataFrame) -> Mapping[str, Escape]:
-        """When each run left the plateau, by its name: of all rows, and those that are judged."""
+        """When each run left the plateau, by its name, from all rows and the judged ones."""
         if "icl" not in every.columns:
             return {}
         rows = judged.select("run", "step", "config").unique("run").iter_rows()
@@ -280,7 +280,7 @@ class Evidence:
 
 
 def _at(frame: pl.DataFrame, at: At) -> tuple[pl.DataFrame, int]:
-    """The row that stands for each run, and the step of all of them; -1: each run's last."""
+    """The row that represents each run, and their common step; -1: each run's last."""
     if not len(frame):
         return frame, -1
     if at != "common":

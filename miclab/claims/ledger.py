@@ -50,7 +50,7 @@ RUN_ORDER = (
     "optimiser",
     "position_constant_sgd",
 )
-"""Studies by what they settle for the time they take, the best first; others follow."""
+"""Studies by how much they decide for their time, the best first. Others follow."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Line:
     """A claim with its findings in one preset.
 
     Arguments:
-        planned: runs of its studies, stage-1 runs aside; its conditions may need fewer of them.
+        planned: runs of its studies without stage-1 runs. Its conditions may need fewer of them.
     """
 
     entry: Claim
@@ -78,7 +78,7 @@ class Line:
 
     @property
     def needed(self) -> int:
-        """Planned runs that its conditions need; what is only shown for comparison needs others."""
+        """Planned runs that its conditions need. Numbers for comparison may need others."""
         return self.runs + self.missing
 
     @property
@@ -113,7 +113,7 @@ class Line:
 
     @property
     def deciding(self) -> Condition | None:
-        """The condition that is nearest to its bound, of those that are decided; else of all that are measured."""
+        """The decided condition that is nearest to its bound, or else the nearest of all measured ones."""
         measured = [c for c in self.findings.conditions if c.measured is not None]
         decided = [c for c in measured if c.verdict != "undecided"]
         return max(decided or measured, key=lambda c: c.p if c.p is not None else -1.0, default=None)
@@ -131,7 +131,7 @@ class Line:
 
     @property
     def wants_seeds(self) -> tuple[CellEscape, ...]:
-        """Cells that some seed left late, with fewer seeds than such cells should have."""
+        """Cells that a seed left late, with fewer seeds than such cells should have."""
         return tuple(cell for cell in self.findings.plateau if cell.left and cell.seeds < WANTED_SEEDS)
 
     def as_json(self) -> dict[str, Any]:
@@ -175,7 +175,7 @@ class Line:
 
 
 def _finite(value: Any) -> Any:
-    """Plain data with None for numbers that JSON cannot say."""
+    """Plain data with None for numbers that JSON cannot hold."""
     if isinstance(value, dict):
         return {key: _finite(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -184,19 +184,19 @@ def _finite(value: Any) -> Any:
 
 
 def _left(cells: Sequence[CellEscape]) -> str:
-    """How many seeds left the plateau, in the cells near it in which some did; empty where there is none."""
+    """The number of seeds that left the plateau, in cells near it where some did; empty if there is none."""
     counts = sorted({(cell.left, cell.seeds) for cell in cells if cell.left})
     return ", ".join(f"{left} of {seeds} seeds" for left, seeds in counts) + " left the plateau" if counts else ""
 
 
 FEW_SEEDS = 3
-"""Claims of so many seeds are not counted as surviving a correction: with two degrees of freedom a p hangs on the shape
-of the seeds' distribution, which nobody can check."""
+"""Claims with at most so many seeds are never counted as surviving a correction. With two degrees of freedom, p depends
+on the shape of the seeds' distribution, which cannot be checked."""
 
 
 def below(lines: Sequence[Line], level: float = 0.05) -> tuple[str, ...]:
-    """What stands once below the ledger: Holm's correction over the claims that hold or fail, and which cells want more
-    seeds. Neither changes a verdict."""
+    """The notes below the ledger. They give Holm's correction over the claims that hold or fail, and the cells that
+    need more seeds. Neither changes a verdict."""
     notes = []
     values = {line.entry.id: p for line in lines if (p := line.findings.p) is not None}
     if len(values) > 1:
@@ -219,7 +219,7 @@ def below(lines: Sequence[Line], level: float = 0.05) -> tuple[str, ...]:
 
 
 def chosen(ids: Sequence[str]) -> list[Claim]:
-    """Entries by their ids, in the ledger's order; if none is named, all that the ledger has.
+    """Entries by their ids, in the ledger's order; without ids, all of the ledger.
 
     Raises:
         MiclabError: there is no such claim.
@@ -238,10 +238,10 @@ def _planned(evidence: Evidence, entry: Claim) -> int:
 
 
 def studies_to_run(lines: Sequence[Line], again: bool = False) -> list[str]:
-    """Studies of the claims that lack planned runs, in the order in which they are worth running.
+    """Studies of the claims that lack planned runs, the most useful first.
 
     Arguments:
-        again: also those of claims that lack none.
+        again: also the studies of complete claims.
     """
     named = [study for line in lines if line.planned and (again or line.missing) for study in line.entry.studies]
     known = [study for study in RUN_ORDER if study in named]

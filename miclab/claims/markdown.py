@@ -19,7 +19,7 @@ def page(lines: Sequence[Line], figures: Mapping[str, str]) -> str:
     """Every claim with its criterion, its conditions and the numbers shown for comparison.
 
     Arguments:
-        figures: where the figure of a claim lies, relative to the page; a claim that is lacking shows none.
+        figures: the path of a claim's figure, relative to the page. Claims without a path show none.
     """
     parts = []
     for line in lines:
@@ -30,11 +30,11 @@ def page(lines: Sequence[Line], figures: Mapping[str, str]) -> str:
 
 
 def judged(line: Line, figure: str) -> list[str]:
-    """What the rows of one preset say about a claim, a paragraph each: the verdict, what it means, the conditions, the
-    figure, the numbers shown for comparison, and notes.
+    """The result of a claim by the rows of one preset. One paragraph each gives the verdict, its meaning, the
+    conditions, the figure, the numbers shown for comparison, and notes.
 
     Arguments:
-        figure: where its figure lies, relative to the page; empty: none is shown.
+        figure: the path of its figure, relative to the page; empty: none is shown.
     """
     missing = f"; {line.missing} of {line.needed} needed runs are missing" if line.missing else ""
     studies = ", ".join(f"`{name}`" for name in line.entry.studies)

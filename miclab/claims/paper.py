@@ -55,7 +55,7 @@ def read(file: Path) -> Mapping[str, Mapping[str, Number]]:
     """All figures of a file, by claim and name.
 
     Raises:
-        ConfigError: it holds something else than numbers and ranges by claim and name.
+        ConfigError: it holds anything except numbers and ranges by claim and name.
     """
     from miclab.config.strict_yaml import read_yaml
 

@@ -1,9 +1,9 @@
 """The plateau of copying any label of the context: which seeds have left it, and when.
 
-Before a decoder matches items, it copies some label of its context, and scores what that gives. A seed has left this
-plateau, or has not: over seeds its accuracy has two values, and no t interval of their mean holds what it promises. So
-a cell in which this is near is judged by the number of seeds that left (Clopper and Pearson), and a condition that
-would turn out otherwise with a seed more or less stays open.
+Before a decoder matches items, it copies some label of its context, and scores as copying does. A seed has left this
+plateau or has not. Accuracy therefore has two values over seeds, and a t interval of their mean does not have its
+stated coverage. A cell near the plateau is judged by the number of seeds that left (Clopper and Pearson). A condition
+that one seed more or less would change stays undecided.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from miclab.statistics.intervals import Interval, share_interval
 FACTOR = 4
 """A cell is near its threshold if a seed left the plateau within this factor of the step that is judged."""
 READS = 0.75
-"""Share of the plateau's accuracy from which on a seed counts as on it; one below reads no context at all."""
+"""Least share of the plateau's accuracy for a seed to count as on it. One below does not read its context."""
 WANTED_SEEDS = 10
 """Seeds that a cell near its threshold should have."""
 
@@ -91,7 +91,7 @@ class CellEscape:
 
     Arguments:
         cell: its values by axis, in words.
-        key: the same as they are.
+        key: its values by axis.
         left: how many seeds have left.
         seeds: how many there are.
     """
@@ -150,8 +150,8 @@ def _differs(cells: Cells, axis: str) -> bool:
 def extremes(
     cells: Cells, expression: Expression, leaving: Mapping[Key, Mapping[int, Escape]], mixed: Sequence[CellEscape]
 ) -> tuple[Mapping, Mapping]:
-    """Values of the cells if, in each mixed cell, all seeds had left or none had: so that the expression is lowest, and
-    so that it is highest. A seed that would have to change has the mean of those that need not."""
+    """Values of the cells if, in each mixed cell, either all seeds had left or none had. The first value gives the
+    lowest expression, the second the highest. A seed that has to change gets the mean of those that need not."""
     middle = _estimate(cells, cells.values, expression)
     low, high = dict(cells.values), dict(cells.values)
     for cell in mixed:

@@ -6,7 +6,7 @@
         for K, cells in grid(rows, "noise", "K eps", "icl").by("K"):
             yield cells.condition(slope("icl", "eps") > 0, "slope of ICL per unit of eps", f"K is {K}")
 
-A file of one's own adds claims in the same way (docs/extend/claim.md).
+A user's file adds claims in the same way (docs/extend/claim.md).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Drawing = Callable[[Evidence], "Figure"]
 
 @dataclass(frozen=True)
 class Theme:
-    """What claims are about whose ids begin with one letter.
+    """The theme of the claims whose ids begin with one letter.
 
     Arguments:
         about: in words.
@@ -64,13 +64,13 @@ class Claim:
 
     Arguments:
         id: a capital letter and a number.
-        statement: what is claimed, in words.
-        paper: the paper's figure, as it stands there.
-        criterion: when it holds; written down before its studies run.
+        statement: the claim, in words.
+        paper: the paper's figure, quoted.
+        criterion: when it holds; fixed before its studies run.
         studies: names of the study files that it needs.
         conditions: from the studies' rows to conditions, comparisons and notes.
         figure: draws it from the rows; None: its conditions as a forest.
-        faulty: what is wrong with the criterion and the better one, with the date; empty: nothing is known to be.
+        faulty: the fault of the criterion and the better one, with the date; empty: none is known.
         beyond: why the criterion's measure cannot answer the question, with the date; empty: it can.
         meaning: what a verdict means for a reader of the paper, a sentence by verdict.
         fewest_seeds: the fewest seeds that decide.
@@ -93,7 +93,7 @@ class Claim:
         found = findings_of(self.conditions(rows))
         conditions = tuple(replace(one, fewest_seeds=self.fewest_seeds) for one in found.conditions)
         faulty = (f"The criterion is kept as it was registered, and is faulty: {self.faulty}",) if self.faulty else ()
-        # Without rows there is nothing that a better measure could have shown.
+        # Without rows no better measure could have shown anything.
         beyond = self.beyond if any(condition.used for condition in found.conditions) else ""
         return replace(found, conditions=conditions, notes=(*found.notes, *faulty), beyond=beyond)
 
@@ -114,7 +114,7 @@ class Claim:
 
     @property
     def order(self) -> tuple[int, int]:
-        """Where it stands in the ledger."""
+        """Its place in the ledger."""
         number = re.search(r"\d+", self.id)
         letter = "".join(THEMES).find(self.id[0])
         return (letter if letter >= 0 else len(THEMES)), int(number.group()) if number else 0
@@ -137,23 +137,23 @@ def claim(
     fewest_seeds: int = 2,
     collection: str = LEDGER,
 ) -> Callable[[Conditions], Conditions]:
-    """A decorator that adds a claim; it stands on a generator of its conditions.
+    """A decorator that adds a claim. It decorates a generator of the claim's conditions.
 
     Arguments:
         id: a capital letter and a number, such as `U2`.
         statement: what is claimed, in words.
-        paper: the figure of the paper that the claim is of, as it stands there; `none` and why where there is none.
-        criterion: when it holds, in words: written down before its studies run.
+        paper: the figure of the paper that the claim is about, quoted; otherwise `none` with the reason.
+        criterion: when it holds, in words, fixed before its studies run.
         studies: names of the study files whose rows it needs, without `.yaml`.
         figure: draws it (see `miclab.claims.plots`); default: its conditions as a forest.
-        faulty: what turned out to be wrong with the criterion, and the better one, dated. The criterion itself stays.
+        faulty: the fault found in the criterion, and the better one, dated. The criterion itself stays.
         beyond: why the measure cannot answer the question whatever it shows, dated.
-        meaning: what a verdict means for a reader of the paper, where the usual sentence says too little.
+        meaning: what a verdict means for a reader of the paper, if the usual sentence is too short.
         fewest_seeds: the fewest seeds that decide. 1: it speaks of one run, whose sets of novel classes are resampled.
         collection: the claims that it is listed with; another name than the ledger's keeps it out of the ledger.
 
     Raises:
-        MiclabError: the id is taken, or the claim says too little.
+        MiclabError: the id is taken, or an argument is empty.
     """
     names = (studies,) if isinstance(studies, str) else tuple(studies)
     for part, given in (("statement", statement), ("criterion", criterion), ("studies", names)):

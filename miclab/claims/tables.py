@@ -10,7 +10,7 @@ from miclab.claims.verdict import HOLDS, Comparison, Condition, kind_of
 from miclab.tables import Interval, Mark, Number, Table, table
 
 SHOWN = 4
-"""Conditions that a row of the ledger shows one by one; of more, only those that hold are counted."""
+"""Most conditions that a row of the ledger lists. With more, only the number that hold is given."""
 
 
 def verdict_mark(verdict: str, text: str = "") -> Mark:
@@ -19,7 +19,7 @@ def verdict_mark(verdict: str, text: str = "") -> Mark:
 
 
 def measured_cell(found: Condition | Comparison) -> Interval:
-    """What was measured: its interval, marked where it is of one seed, or that there is none."""
+    """The measured interval, marked if it is of one seed, or a note that there is none."""
     text = found.measured_text
     if found.measured is None:
         return Interval(None, absent=text)
@@ -27,7 +27,7 @@ def measured_cell(found: Condition | Comparison) -> Interval:
 
 
 def summary(line: Line) -> str:
-    """What was measured for a claim, in one cell."""
+    """The measured values of a claim, in one cell."""
     conditions = line.findings.conditions
     if all(condition.measured is None for condition in conditions):
         return "no rows yet" if not line.runs else "too few rows"

@@ -1,4 +1,4 @@
-"""What a claim comes to: conditions with their intervals, numbers shown for comparison, and the verdict on them all."""
+"""The result of a claim: conditions with their intervals, numbers shown for comparison, and the verdict."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def kind_of(verdict: str) -> Kind:
 def outcome(measured: Interval | None, low: float, high: float) -> Outcome:
     """The one rule for an interval and its bounds, of the ledger and of the demonstration alike. Bounds are open.
 
-    The whole interval lies between them: holds. It lies outside, where it may touch them: fails. Otherwise, or where
-    nothing is measured: undecided.
+    The condition holds if the whole interval lies between the bounds. It fails if the interval lies outside, touching
+    allowed. Otherwise, or without a measurement, it is undecided.
     """
     if measured is None or math.isnan(measured.low + measured.high):
         return "undecided"
@@ -56,7 +56,7 @@ def measured_text(measured: Interval | None) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """One number that has to lie within open bounds.
+    """A number that must lie within open bounds.
 
     Arguments:
         text: completes the sentence "the claim holds only if ...".
@@ -64,8 +64,8 @@ class Condition:
         measured: its interval; None where the rows do not suffice.
         low: the whole interval has to lie above it.
         high: and below it.
-        used: names of the planned runs that went in.
-        absent: names of those that it needs and that have no finished row.
+        used: names of the planned runs that were used.
+        absent: names of needed runs without a finished row.
         values: the statistic of each seed.
         p: two-sided p of the nearer bound; None where it is not known.
         plateau: of its cells near the plateau of copying any label, how many seeds have left it.
@@ -95,7 +95,7 @@ class Condition:
 
     @property
     def verdict(self) -> Outcome:
-        """By `outcome`; undecided with one seed alone, or if it hangs on how many seeds have left the plateau."""
+        """By `outcome`. Undecided with a single seed, or if it depends on how many seeds have left the plateau."""
         return outcome(self.measured, self.low, self.high) if self.decidable and not self.open else "undecided"
 
     @property
@@ -137,7 +137,7 @@ class Comparison:
 
     @property
     def distance(self) -> float | None:
-        """Ours minus the nearest value of the paper's; 0 within its range; None where one of the two is lacking."""
+        """Ours minus the nearest value of the paper's; 0 within its range; None if either is missing."""
         if self.measured is None or self.paper is None or not math.isfinite(self.measured.mean):
             return None
         return distance(self.measured.mean, self.paper)
@@ -165,7 +165,7 @@ class Findings:
     """What the rows say about a claim.
 
     Arguments:
-        conditions: what the verdict rests on.
+        conditions: the basis of the verdict.
         comparisons: numbers shown for comparison.
         notes: remarks.
         beyond: why the measure of the criterion cannot answer the question; empty: it can.

@@ -15,11 +15,11 @@ MEANINGS: Mapping[Verdict, str] = {
     "undecided": "A reader should take the statement as neither confirmed nor refuted.",
     "cannot be told by this measure": "A reader can draw nothing from this measure, whatever it shows.",
 }
-"""What a verdict means for a reader of the paper, where a claim has no sentence of its own."""
+"""What a verdict means for a reader of the paper, for claims without their own sentence."""
 
 
 def merged(texts: Sequence[str]) -> list[str]:
-    """Texts that differ in their last word alone as one: `K is 1024` and `K is 2048` give `K is 1024, 2048`."""
+    """Merges texts that differ in their last word alone: `K is 1024` and `K is 2048` give `K is 1024, 2048`."""
     found: dict[str, list[str]] = {}
     for text in texts:
         start, _, end = text.rpartition(" ")
@@ -36,7 +36,7 @@ def in_part(holding: Sequence[str], conditions: int) -> str:
     """
     texts, parts = merged(holding), []
     for text in texts:
-        # Where others follow, "and 3 more" has to fit too.
+        # If others follow, "and 3 more" must fit too.
         room = MOST_WORDS - 3 * (len(parts) + 1 < len(texts))
         if len(" ".join([*parts, text]).split()) > room:
             break

@@ -67,8 +67,8 @@ def usage() -> str:
 
 
 def with_plugins(arguments: list[str]) -> list[str]:
-    """The arguments without `--plugin FILE.py`, which every command takes; these files and installed extensions are
-    loaded, since they add to what the other arguments may name.
+    """The arguments without `--plugin FILE.py`, which every command takes. These files and installed extensions are
+    loaded, since other arguments may use their names.
 
     Raises:
         MiclabError: an extension cannot be loaded.
@@ -91,7 +91,7 @@ def with_plugins(arguments: list[str]) -> list[str]:
 
 
 def with_new_names(arguments: list[str]) -> list[str]:
-    """The arguments with today's names of options that had another name."""
+    """The arguments with present names of renamed options."""
 
     def renamed(word: str) -> str:
         option, equals, value = word.partition("=")
@@ -150,11 +150,11 @@ def _run(arguments: list[str]) -> int:
         print(f"miclab: there is too little memory ({visible(why)}). {advice}.", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # The reader of our output went away, as `miclab runs | head` does.
+        # The reader of the output has closed it, as `miclab runs | head` does.
         sys.stderr.close()
         return 0
     except OSError as error:
-        # What no reader and no writer explained: the machine refuses a file, or the working directory is gone.
+        # An unexplained error of the system: it refuses a file, or the working directory is gone.
         place = f"{visible(error.filename)}: " if error.filename else ""
         print(f"miclab: {place}{visible(error.strerror or error)}. {_advice()}", file=sys.stderr)
         return 2

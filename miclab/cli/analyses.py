@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from miclab.circuits.find import head_named
+from miclab.circuits.find import Cut, head_named
 from miclab.cli.options import CheckpointOptions, RunName, SeveralRunsOptions, SizedOptions, find_runs
-from miclab.cli.progress import ablations_of, knockouts_of, looking, sequences_of
+from miclab.cli.progress import ablations_of, knockouts_of, looking, names_of, sequences_of
 from miclab.cli.terminal import bar, parse, print_result, refuse_ignored
 from miclab.config.request import Split
 from miclab.runs.find import find
@@ -29,17 +29,17 @@ class EvaluateOptions(SeveralRunsOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class CircuitsOptions(SeveralRunsOptions):
-    """Strength of every head on novel classes, with intervals, and the heads of the induction circuit where there is
-    one."""
+    """Strength of every head on novel classes, with intervals, beside its value under uniform attention and with random
+    weights. Where there is an induction circuit, its heads, and what each is called by pattern and need."""
 
     split: Split = "icl"
-    """Split whose sequences are looked at."""
+    """Split whose sequences are evaluated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlignOptions(CheckpointOptions):
-    """Alignment of projected items with the host's prototypes of the same label: debiased CKA, the mean over
-    independent draws of pairs with its interval, beside what labels (or concepts) that trade partners give."""
+    """Alignment of projected items with the host's prototypes of the same label. Prints debiased CKA as the mean over
+    independent draws of pairs, with its interval. The null distribution permutes labels (or concepts)."""
 
     run: RunName
     """Path, name, or start of a name or hash, of a run with two modalities or more."""
@@ -51,7 +51,7 @@ class AlignOptions(CheckpointOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnoseOptions(SizedOptions):
-    """Which of the known signs of failure a run shows, the numbers behind it, and what to change."""
+    """Known signs of failure that a run shows, with evidence and advice."""
 
     run: RunName
     """Path, name, or start of a name or hash."""
@@ -75,11 +75,13 @@ def run_circuits(arguments: list[str]) -> int:
     """`miclab circuits RUN...`."""
     options = parse(CircuitsOptions, "circuits", arguments)
     runs = find_runs(options.run, options.runs)
-    from miclab.circuits.existence import circuits
+    from miclab.circuits.measured import circuits
 
     sizes = options.sizes
-    count = sizes.sequences * (sizes.novel_sets + (options.split != "icl"))
-    with looking("circuits", runs, options.runs, lambda config: count) as on_progress:
+    more = options.split != "icl"
+    with looking(
+        "circuits", runs, options.runs, lambda config: sizes.sequences * (sizes.novel_sets * names_of(config) + more)
+    ) as on_progress:
         found = circuits(
             runs, step=options.checkpoint, sizes=options.sizes, split=options.split, on_progress=on_progress
         )
@@ -115,16 +117,18 @@ def run_diagnose(arguments: list[str]) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class KnockoutOptions(SeveralRunsOptions):
-    """Accuracy with heads knocked out: each, the circuit's, both, and the mean of several draws of random others as
-    control, each from the layers of what it is a control for. Where a run does not answer from its context better than
-    with any label of it, there is no circuit, and only single heads are cut. Several RUNs are clustered by seed; the
-    circuit's heads are found in each for itself."""
+    """Accuracy with heads knocked out: each head, each of the circuit's two heads, and both. The control is the mean
+    over several draws of random other heads, matched by layer. If a run answers no better than with any label of its
+    context, it has no circuit. Then only single heads are knocked out. Several RUNs are clustered by seed; the
+    circuit's heads are found separately in each."""
 
     heads: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LAYER.HEAD ...")] = ()
     """Cut these heads together and nothing else; both numbers from 0, such as `0.0 1.0`. Empty: every single head, and
     the circuit's with their controls."""
-    baseline: Literal["zero", "mean"] = "zero"
-    """What takes the place of a head's output."""
+    baseline: Cut = "zero"
+    """What takes the place of a head's output: `zero`, or its `mean`. Or of its attention pattern: `uniform`; ideal
+    `previous_token`; ideal `own_item` (labels look at their own items); `shuffled` offsets; that of the
+    `other_sequence` before it."""
     split: Split = "icl"
     """Split whose accuracy is measured."""
 
@@ -138,7 +142,7 @@ class AblateOptions(SeveralRunsOptions):
 
 
 def _sequences(options: KnockoutOptions | AblateOptions) -> int:
-    """Sequences of the split that is looked at."""
+    """Sequences of the evaluated split."""
     return options.sizes.sequences * (options.sizes.novel_sets if options.split == "icl" else 1)
 
 
@@ -157,10 +161,11 @@ def run_knockout(arguments: list[str]) -> int:
                                        sizes=options.sizes, split=options.split)  # fmt: skip
         return print_result(found, runs, options.json)
     # Whether there is a circuit is always seen on novel classes.
-    more = 0 if options.split == "icl" else options.sizes.sequences * options.sizes.novel_sets
+    novel, beside = options.sizes.sequences * options.sizes.novel_sets, options.split != "icl"
     with looking(
-        "knockout", runs, options.runs, lambda config: knockouts_of(config) * _sequences(options) + more
-    ) as on_progress:
+        "knockout", runs, options.runs,
+        lambda config: knockouts_of(config) * _sequences(options) + (names_of(config) - 1 + beside) * novel,
+    ) as on_progress:  # fmt: skip
         found = knock_out(runs, baseline=options.baseline, step=options.checkpoint, sizes=options.sizes,
                           split=options.split, on_progress=on_progress)  # fmt: skip
     return print_result(found, runs, options.json)

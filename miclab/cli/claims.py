@@ -70,15 +70,14 @@ def _explain(line: Line, directory: Path) -> None:
 
 
 def _runs(line: Line) -> str:
-    """How many of the runs that the conditions need are there, and how many more the claim's studies have."""
+    """How many of the runs that the conditions need exist, and how many more the claim's studies have."""
     text = f"{line.missing} of {line.needed} runs missing" if line.missing else f"all {line.needed} runs are there"
     more = line.planned - line.needed
     return f"{text} that the conditions need" + (f"; the studies have {more} more, for other uses" if more > 0 else "")
 
 
 def _judgeable(evidence: Evidence, ids: Sequence[str]) -> list[Claim]:
-    """The claims that are named; if none is, those whose studies are in the directory. Others are named on standard
-    error.
+    """The named claims, or else those whose studies are in the directory. Others are listed on standard error.
 
     Raises:
         MiclabError: there is no such claim, or no study of any.
@@ -96,7 +95,7 @@ def _judgeable(evidence: Evidence, ids: Sequence[str]) -> list[Claim]:
 
 
 def _judged(evidence: Evidence, ids: Sequence[str]) -> list[Line]:
-    """The claims that can be judged with their findings, under a progress bar."""
+    """The claims that can be judged, with their findings, under a progress bar."""
     entries, lines = _judgeable(evidence, ids), []
     with bar("claims", len(entries)) as on_progress:
         for entry in entries:
@@ -144,7 +143,8 @@ def run_claims(arguments: list[str]) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceOptions:
-    """Train what claims still need, then print the ledger. Stopped or killed at any moment, it goes on where it was."""
+    """Train the missing runs of claims, then print the ledger. After a stop or a kill at any moment, the same command
+    resumes."""
 
     ids: Claims = ()
     """Claims, for example U1 M7; all of them take hours."""
@@ -178,7 +178,7 @@ def run_reproduce(arguments: list[str]) -> int:
 
         files = [str(studies / f"{name}.yaml") for name in names]
         say(f"{len(names)} studies: {', '.join(names)}")
-        # What the study command prints is no part of the ledger.
+        # Output of the study command is no part of the ledger.
         with contextlib.redirect_stdout(sys.stderr):
             status = run_study(
                 ["run", *files, "--preset", options.preset, "--runs", options.runs,

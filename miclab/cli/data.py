@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def usage() -> str:
-    """The text of `miclab data --help`; its names are those that are registered."""
+    """The text of `miclab data --help`, with all registered names."""
     width = max(len(known.usage) for known in registered())
     lines = [
         "usage: miclab data {list,show,check,embed} [options]",
@@ -68,7 +68,7 @@ class ShowDataOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions:
-    """Check data sets; all that are shipped if none is named."""
+    """Check data sets; by default all shipped ones."""
 
     names: Annotated[
         tyro.conf.Positional[tuple[str, ...]],
@@ -93,7 +93,7 @@ def run_data(arguments: list[str]) -> int:
 
 @contextlib.contextmanager
 def _reading_bar(title: str) -> Iterator[Progress]:
-    """Progress of reading items, as a bar that appears once there is enough to read."""
+    """A progress bar for reading items, which appears if there are many."""
     with contextlib.ExitStack() as stack:
         advance = None
 
@@ -210,11 +210,11 @@ class EmbedOptions:
     background: str = "white"
     """Colour that transparent parts of pictures show: a name, or #RRGGBB."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto: a GPU where there is one."""
+    """cpu, cuda, cuda:1, ...; auto: a GPU if there is one."""
     offline: bool = False
     """Use no network; take hub ids from the cache."""
     overwrite: bool = False
-    """Replace FILE.safetensors if it is there."""
+    """Replace FILE.safetensors if it exists."""
     json: bool = False
     """Print as JSON."""
 

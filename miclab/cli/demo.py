@@ -18,7 +18,7 @@ class DemoOptions:
     modalities. Each result is compared with the paper. It is the study `demo`, with its claims and its report."""
 
     runs: Directory = "runs"
-    """Directory of runs; what stands there already is not trained again."""
+    """Directory of runs. Existing runs are not trained again."""
     output: File = "demo.html"
     """Report to write; that of an earlier `miclab demo` is replaced."""
     overwrite: bool = False
@@ -30,7 +30,7 @@ class DemoOptions:
     json: bool = False
     """Print the results as JSON."""
     short: bool = False
-    """Train for a few steps only: shows that everything runs; its results mean nothing."""
+    """Train for a few steps only, as a trial. Its results mean nothing."""
 
 
 def run_demo(arguments: list[str]) -> int:

@@ -88,7 +88,7 @@ def scale_up(arguments: list[str]) -> int:
         try:
             tasks[view] = options.load(view)
         except ViewError as error:
-            # A task need not have both views; whether it has the one that a model needs is seen when that is known.
+            # A task need not have both views. The needed one is checked once the model is known.
             lacking.append(error)
     if not tasks:
         raise lacking[0]

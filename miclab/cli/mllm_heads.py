@@ -1,4 +1,4 @@
-"""`miclab mllm heads`, `compare` and `knockout`: which heads are strong, shared by two models, and needed."""
+"""`miclab mllm heads`, `compare` and `knockout`: heads that are strong, shared by two models, or needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of `miclab mllm`, and what its commands leave behind: a page, a manifest, and the exit status."""
+"""Options of `miclab mllm`, and the results of its commands: a page, a manifest, and the exit status."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 SHOWN, MANIFEST = 3, "manifest.json"
-"""Remarks that are printed, and where all of them stand."""
+"""Number of printed remarks, and the file with all of them."""
 
 
 def as_plain(options: DataclassInstance) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class TaskFlags:
     """Which episodes are answered, and how they are written."""
 
     task: Path
-    """Folder with N-shot.json or query.json; a task of VL-ICL Bench is read as it lies on disk (VL-ICL/open_mi)."""
+    """Folder with N-shot.json or query.json. Tasks of VL-ICL Bench are read as published (VL-ICL/open_mi)."""
     shots: int = 2
     """N of N-shot: examples; of each class where an entry lists classes, and pairs in matching_mi. 0: none."""
     ways: int = 0
@@ -53,11 +53,11 @@ class TaskFlags:
     episodes: int = 0
     """How many of the first episodes; 0: all."""
     view: Literal["auto", "image", "text"] = "auto"
-    """Items as pictures or in words; auto: as pictures where the model reads them and the task has them."""
+    """Items as pictures or in words; auto: as pictures if the model reads them and the task has them."""
     template: str = ""
     """How an example is written, with {item}, {question} and {answer}; empty: as task.json says."""
     judge: Judging = "exact"
-    """exact: an answer is right if it is written to its end; benchmark: also as VL-ICL Bench judges what is written."""
+    """exact: an answer is right if it is written to its end; benchmark: also by the rules of VL-ICL Bench."""
     batch: int = 1
     """Episodes at a time."""
 
@@ -65,7 +65,7 @@ class TaskFlags:
         at_least(self, shots=0, ways=0, episodes=0, batch=1)
 
     def load(self, view: Any) -> Task:
-        """The task as a model that sees `view` gets it."""
+        """The task for a model that sees `view`."""
         from miclab.mllm.errors import ViewError
         from miclab.mllm.task import load_task
 
@@ -78,7 +78,7 @@ class TaskFlags:
         try:
             return load(view)
         except ViewError as error:
-            # A model that reads pictures reads a task in words too; one that reads words cannot be shown pictures.
+            # A model that reads pictures can also read a task in words, but not the other way round.
             if view == "text":
                 raise
             try:
@@ -106,7 +106,7 @@ class ModelFlags(LoadOptions, TaskFlags):
 
     @property
     def model_name(self) -> str:
-        """The model, however it was given.
+        """The model, given as an argument or an option.
 
         Raises:
             MiclabError: none was given, or two.
@@ -150,8 +150,8 @@ class HeadsFlags(ModelFlags):
 
 @dataclass(frozen=True, kw_only=True)
 class KnockoutFlags(KnockoutOptions, ModelFlags):
-    """Accuracy, forced choice, CLA and log-probability of the answer without the top heads, against at least 20 draws
-    of random heads of the same layers and whole layers."""
+    """Accuracy, forced choice, CLA and log-probability of the answer without the top heads. Controls are at least 20
+    draws of random heads of the same layers, and whole layers."""
 
     heads: Path = Path()
     """Folder that `mllm heads` wrote, to rank heads by; default: the first --rank episodes of this task rank them."""
@@ -165,7 +165,7 @@ class KnockoutFlags(KnockoutOptions, ModelFlags):
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneFlags(FinetuneOptions, ModelFlags):
-    """LoRA on the first three quarters of a task, evaluated on the last; a killed run goes on where it was."""
+    """LoRA on the first three quarters of a task, evaluated on the last. A killed run can be resumed."""
 
     def __post_init__(self) -> None:
         ModelFlags.__post_init__(self)
@@ -181,11 +181,11 @@ class CompareFlags:
     b: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="B")]
     """The same of another model."""
     top: int = 5
-    """Heads of A that are looked for."""
+    """Number of top heads of A."""
     among: int = 10
-    """Among so many of B."""
+    """Number of top heads of B among which they are sought."""
     measures: tuple[str, ...] = ()
-    """Which; default: all that both have."""
+    """Measures; default: all that both have."""
     json: bool = False
     """Print as JSON."""
 
@@ -255,7 +255,7 @@ def save_page(
 
 
 def remark(results: Results, remarks: Iterable[str]) -> None:
-    """Notes what is to be known of what a model was shown, and prints the first of it."""
+    """Records remarks on a model's input, and prints the first of them."""
     found = list(remarks)
     if not found:
         return
@@ -265,8 +265,8 @@ def remark(results: Results, remarks: Iterable[str]) -> None:
 
 
 def close(results: Results, problem: str = "", status: int = 2) -> int:
-    """Marks results as whole or partial, says where they are, and gives the exit status: 0, or where there is a problem
-    `status`."""
+    """Marks results as complete or partial, prints their place, and gives the exit status: 0, or `status` after a
+    problem."""
     results.finish(problem)
     if problem:
         print(visible(f"miclab: {problem}\nmiclab: partial results are kept in {results.folder}"), file=sys.stderr)

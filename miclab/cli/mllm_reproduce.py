@@ -1,4 +1,4 @@
-"""`miclab mllm reproduce`: the paper's claims P1 to P3 on models of one's own."""
+"""`miclab mllm reproduce`: the paper's claims P1 to P3 on any models."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 MODELS = {"P1": (1, 2, "one model, or it and its text backbone"), "P2": (1, 1, "one model"),
           "P3": (2, 10**6, "two models and more")}  # fmt: skip
-"""How many models a claim takes at least and at most, and in words."""
+"""Fewest and most models of a claim, and the same in words."""
 MEASURED = {"P1": "heads, rankings beside the paper's, knockouts", "P2": "strengths while it is fine-tuned",
             "P3": "strength of heads beside accuracy, over models"}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceFlags(LoadOptions, TaskFlags):
-    """A claim of the paper on models of yours.
+    """A claim of the paper on your own models.
 
     P1: heads on 16 episodes, their rankings beside the paper's, knockouts on 50 others with controls; a second model is
     taken for the text backbone. P2: LoRA, with strengths, accuracy and CLA at a schedule. P3: strength of the top heads
@@ -181,7 +181,7 @@ def _p3(options: ReproduceFlags, arguments: list[str], results: Results) -> int:
         try:
             tasks[view] = options.load(view)
         except ViewError:
-            # Whether it has the view that a model needs is seen when that is known.
+            # The view that a model needs is checked once the model is known.
             continue
     with results, bar("models", len(options.model)) as on_progress:
         found = strength_and_accuracy(

@@ -1,4 +1,4 @@
-"""Options that commands share, and how those are read whose values are names of a registry."""
+"""Options that commands share, and the reading of options whose values are names of a registry."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ClaimsOrStudies = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class LabelOptions:
-    """What a run is called. `miclab runs --rename` and `--retag` change it later."""
+    """Name and tags of a run. `miclab runs --rename` and `--retag` change them later."""
 
     name: str = ""
     """Name of the run, which stands for it in commands, tables and reports. It is no part of the configuration."""
@@ -45,7 +45,7 @@ class LabelOptions:
 
     @property
     def label(self) -> Label | None:
-        """The label that is given; None where neither name nor tag is.
+        """The given label; None without name and tags.
 
         Raises:
             ConfigError: a name or a tag has letters that it may not have.
@@ -78,7 +78,7 @@ class CheckpointOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SizedOptions(CheckpointOptions):
-    """Which checkpoint is looked at, and at how many sequences."""
+    """The evaluated checkpoint, and the number of sequences."""
 
     sequences: int = 1000
     """Sequences of each split; of `icl`: for each set of novel classes. More are slower, and narrow the intervals."""
@@ -98,14 +98,14 @@ class SeveralRunsOptions(SizedOptions):
     """A command on one or several runs."""
 
     run: RunNames
-    """Paths, names, or starts of names or hashes. Several are taken as seeds of one experiment."""
+    """Paths, names, or starts of names or hashes. Several count as seeds of one experiment."""
 
 
 def output_file(path: str, option: str = "output") -> Path:
     """The file that an option names, checked before anything is computed for it.
 
     Raises:
-        MiclabError: its directory is not there, or it is a directory itself.
+        MiclabError: its directory does not exist, or it is a directory itself.
     """
     file = _beside(path, option)
     if file.is_dir():
@@ -114,10 +114,10 @@ def output_file(path: str, option: str = "output") -> Path:
 
 
 def output_folder(path: str, option: str = "output") -> Path:
-    """The directory that an option names, checked before anything is computed for it; it may still have to be made.
+    """The directory that an option names, checked before anything is computed. It need not exist yet.
 
     Raises:
-        MiclabError: the directory around it is not there, or it is a file.
+        MiclabError: its parent directory does not exist, or it is a file.
     """
     folder = _beside(path, option)
     if folder.exists() and not folder.is_dir():
@@ -136,10 +136,10 @@ def _beside(path: str, option: str) -> Path:
 
 
 def find_runs(references: Iterable[str], root: str) -> list[Run]:
-    """The runs that are named.
+    """The named runs.
 
     Raises:
-        RunError: none is named, or a name is not that of one run.
+        RunError: no name is given, or one does not identify a run.
     """
     found = [find(reference, root) for reference in references]
     if not found:
@@ -153,7 +153,7 @@ RULES = ConstructorRegistry()
 
 @RULES.primitive_rule
 def _named(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """One of a registry's names."""
+    """A name of a registry."""
     if not (isinstance(info.type, type) and issubclass(info.type, Name)):
         return None
     names = tuple(info.type.registry)

@@ -14,19 +14,19 @@ from miclab.config.corruptions import CORRUPTIONS
 from miclab.config.request import Split
 
 ROLES = 8
-"""Roles of positions, roughly: how many places a row of the heat map has."""
+"""Approximate number of roles of positions, which are the columns of the heat map."""
 
 
 def _help() -> str:
-    """What is changed: the names of the registry, which need no import of what they stand for."""
+    """Help on corruptions. The names come from the registry without an import."""
     return f"What is changed: {', '.join(CORRUPTIONS)}; or one of --plugin. modality_replaced takes NAME.MODALITY."
 
 
 @dataclass(frozen=True, kw_only=True)
 class PatchOptions(SeveralRunsOptions):
-    """Causal tracing. The decoder runs on clean sequences and on corrupted ones that differ in exactly one thing; then
-    activations of one run are put into the other, for each part, layer and role of position. The effect is a share of
-    what the corruption changes: 0 none, 1 all of it. Several RUNs are clustered by seed."""
+    """Causal tracing. The decoder runs on clean sequences and on corrupted ones that differ in exactly one thing. Then
+    activations of one pass are patched into the other, for each part, layer and role of position. The effect is a share
+    of what the corruption changes: 0 none, 1 all of it. Several RUNs are clustered by seed."""
 
     corruption: Annotated[str, tyro.conf.arg(metavar="NAME", help=_help())] = "labels_swapped"
     direction: Literal["restore", "corrupt"] = "restore"

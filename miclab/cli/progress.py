@@ -1,8 +1,8 @@
-"""Roughly how long a command will take, said before it begins, and what one sees while a study runs: a live table on a
-terminal, else a line now and then.
+"""Estimates of how long a command will take, printed before it begins, and the progress of a running study. Progress is
+a live table on a terminal and occasional lines elsewhere.
 
-Work is counted in multiply-adds of decoders, metric rows included, and speed in multiply-adds a second. Without a
-run to measure it on, a speed is assumed. An estimate says whether it is minutes or hours, no more.
+Work is counted in multiply-adds of decoders, metric rows included, and speed in multiply-adds a second. Without a run
+to measure it on, a speed is assumed. An estimate distinguishes minutes from hours, no more.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
 
 
 ASSUMED = 1.5e10
-"""Multiply-adds a second of one thread of a processor of 2022 or so."""
+"""Multiply-adds per second of one thread of a processor of about 2022."""
 STEP = 1.5e7
-"""Work that a training step costs beside its multiply-adds: drawing sequences, and the optimiser."""
+"""Work of a training step beside its multiply-adds: drawing sequences, and the optimiser."""
 COMPILING = 25.0
-"""Seconds that the first step of a compiled run takes."""
+"""Seconds of a compiled run's first step."""
 FROM = 10.0
-"""Seconds from which on a command says how long it will take."""
+"""Least estimate, in seconds, that is printed."""
 CONTROL_DRAWS = 5
 """As `miclab.circuits.controls` has them, which loads torch."""
 RECENT, LOOKED_AT = 5, 40
-"""Runs that the speed is measured on, and how many are looked at for them."""
+"""Runs that the speed is measured on, and most runs that are searched for them."""
 SHORTEST, FEWEST = 5.0, 50
-"""Seconds and steps that such a run has trained at least: the first steps of a process are slow."""
+"""Fewest seconds and steps of such a run, since the first steps of a process are slow."""
 
 
 def forward(config: RunConfig) -> float:
@@ -61,7 +61,7 @@ def sequences_of(sizes: SplitSizes) -> int:
 
 
 def training(config: RunConfig, request: Request, done: int = 0) -> float:
-    """Work of the steps that a run still lacks, with their metric rows."""
+    """Work of a run's missing steps, with their metric rows."""
     left = max(0, request.steps - max(0, done))
     step = STEP + 3 * forward(config) * config.optimiser.batch_size
     rows = left / request.evaluate_every + (request.evaluate_every.bit_length() if done < 1 and left else 0)
@@ -70,21 +70,21 @@ def training(config: RunConfig, request: Request, done: int = 0) -> float:
 
 @dataclass(frozen=True)
 class Speed:
-    """Multiply-adds a second, and what they were measured on: so many runs, or 0 where the speed is assumed."""
+    """Multiply-adds per second, and the number of runs they were measured on; 0: the speed is assumed."""
 
     rate: float
     runs: int
 
     @property
     def basis(self) -> str:
-        """Where it is from, in words."""
+        """Its origin, in words."""
         if not self.runs:
             return "an assumed speed, as there is no run to measure it on"
         return f"the speed of {self.runs} recent run{'s' if self.runs > 1 else ''}"
 
 
 def speed(root: Path | str) -> Speed:
-    """The speed of the runs under `root` that were written last: the median of the rates of each."""
+    """The speed of the latest runs under `root`: the median of their rates."""
     found = []
     try:
         newest = sorted(list_runs(root), key=_changed, reverse=True)[:LOOKED_AT]
@@ -120,7 +120,7 @@ def _rate(path: Path) -> float | None:
 
 
 def rough(seconds: float) -> str:
-    """A time in words, with one digit that means something: `40 seconds`, `7 minutes`, `2.5 hours`, `3 days`."""
+    """A time in words, with one significant digit: `40 seconds`, `7 minutes`, `2.5 hours`, `3 days`."""
     if seconds < 90:
         return f"{max(10, round(seconds, -1)):.0f} seconds"
     if seconds < 5400:
@@ -133,7 +133,7 @@ def rough(seconds: float) -> str:
 
 
 def announce(title: str, work: float, root: Path | str, *, workers: int = 1, more: float = 0.0) -> None:
-    """Says on standard error about how long a command will take, if that is `FROM` seconds or more.
+    """Prints an estimate of a command's time on standard error, if that is `FROM` seconds or more.
 
     Arguments:
         title: of the command, as its progress bar has it.
@@ -149,9 +149,9 @@ def announce(title: str, work: float, root: Path | str, *, workers: int = 1, mor
 
 
 def announce_training(title: str, run: Run, request: Request) -> None:
-    """Says how long a training will take."""
+    """Prints an estimate of a training's time."""
     if run.config.is_classification:
-        # What an encoder costs depends on its layers, not on a decoder.
+        # The cost of an encoder depends on its layers, not on a decoder.
         return
     compiles = run.config.numerics.mode == "compiled" and run.step < request.steps
     announce(title, training(run.config, request, run.step), run.path.parent, more=COMPILING * compiles)
@@ -161,11 +161,11 @@ def announce_training(title: str, run: Run, request: Request) -> None:
 def looking(
     title: str, runs: Sequence[Run], root: Path | str, sequences: Callable[[RunConfig], int]
 ) -> Iterator[Callable[[int, str], None]]:
-    """A progress bar over the sequences of splits that are looked at, after a line on how long it will take. What it
-    gives shows a text and takes, beside it, a number of its caller's that the bar does not need.
+    """A progress bar over evaluated sequences of splits, after an estimate of the time. It gives a function that shows
+    a text. The function also takes the caller's number, which the bar does not need.
 
     Arguments:
-        sequences: how many are looked at of a run with such a configuration, as far as is known before.
+        sequences: expected number of evaluated sequences of a run with this configuration.
     """
     from miclab.worlds.splits import counted
 
@@ -196,6 +196,12 @@ def knockouts_of(config: RunConfig) -> int:
     return 2 + layers * heads + min(CONTROL_DRAWS, (heads - 1) ** 2)
 
 
+def names_of(config: RunConfig) -> int:
+    """Passes over novel classes that naming the heads of a circuit takes, roughly. They are those of the untouched
+    decoder, and of its two heads and their controls with uniform patterns."""
+    return 3 + 2 * min(CONTROL_DRAWS, config.decoder.heads - 1)
+
+
 def ablations_of(config: RunConfig) -> int:
     """Passes that `Interventions.ablations` takes."""
     return 2 + 2 * len(config.modalities)
@@ -204,10 +210,10 @@ def ablations_of(config: RunConfig) -> int:
 def announce_study(
     runs: Iterable[tuple[PlannedRun, int]], root: Path | str, workers: int, title: str = "study"
 ) -> None:
-    """Says how long a study will take, analyses after training left out.
+    """Prints an estimate of a study's time without analyses after training.
 
     Arguments:
-        runs: what is to be trained, each with the steps that it has; runs come after those that they start from.
+        runs: those to be trained, each with its present steps; runs come after those that they start from.
         workers: processes at once.
         title: of the command.
     """
@@ -218,7 +224,7 @@ def announce_study(
             continue
         own = training(run.point, run.request, done)
         work += own
-        # A run waits for those that it starts from, however many processes there are.
+        # A run waits for those that it starts from, with any number of processes.
         chains[run.hash] = own + max((chains.get(before, 0.0) for before in run.origins), default=0.0)
         compiles |= run.point.numerics.mode == "compiled"
     longest = max([work / max(1, workers), *chains.values()])
@@ -226,7 +232,7 @@ def announce_study(
 
 
 LINES = 30.0
-"""Seconds between lines where there is no terminal."""
+"""Seconds between lines without a terminal."""
 SHOWN = 20
 """Running runs that the table shows."""
 
@@ -266,7 +272,7 @@ class Watch:
     def __call__(self, tally: Tally) -> None:
         """Shows the tally, at most once a second, and less often where there are many runs."""
         now = time.monotonic()
-        # A hundred thousand runs are not counted every second: the cores are for training.
+        # A hundred thousand runs are not counted every second, since training needs the cores.
         if now - self._looked < max(1.0, len(tally.states) / 10_000):
             return
         self._looked = now

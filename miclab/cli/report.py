@@ -29,13 +29,13 @@ class ReportOptions:
     threshold: float = 0.5
     """Accuracy on novel classes (0 to 1) whose line is drawn in the study's phase diagram."""
     at: Literal["common", "last"] = "common"
-    """Which row stands for a run of the study: that of the largest step that all finished runs have, or its last."""
+    """The row that represents a run of the study: that of the largest step that all finished runs have, or its last."""
     measures: tuple[str, ...] = ()
     """Measures of every head to show of each run's last checkpoint as well, by name, such as `key_constant`."""
     runs: str = "runs"
     """Directory of runs; a study that has none there is read from the table beside its file."""
     output: str = "report.html"
-    """File to write; its directory has to be there. An earlier report on the same runs or study is replaced."""
+    """File to write, in an existing directory. An earlier report on the same runs or study is replaced."""
     overwrite: bool = False
     """Replace any other file that is there."""
 
@@ -72,13 +72,13 @@ def run_report(arguments: list[str]) -> int:
 
 
 def _sequences(config: RunConfig, checkpoints: int, measured: bool) -> int:
-    """Sequences that the report on a run looks at, roughly: maps of each checkpoint, knockouts with two baselines,
-    ablations, oracles, signs of failure, and measures."""
+    """Sequences that the report on a run looks at, roughly: maps of each checkpoint, knockouts with three baselines,
+    patterns of two heads replaced, ablations, oracles, signs of failure, and measures."""
     from miclab.report.run.collect import MAP_SIZES, intervention_sizes
 
     sizes = intervention_sizes(config)
     maps = (1 + checkpoints) * MAP_SIZES.sequences * MAP_SIZES.novel_sets
-    passes = 2 * knockouts_of(config) - 1 + ablations_of(config) - 1 + 2 + bool(config.parent.run) + measured
+    passes = 3 * knockouts_of(config) + 6 + ablations_of(config) + bool(config.parent.run) + measured
     return maps + passes * sizes.sequences * sizes.novel_sets + 3 * sizes.sequences
 
 
@@ -95,7 +95,7 @@ def _report_study(options: ReportOptions, output: Path, command: str) -> int:
     check_replaceable(output, subject_of(study), options.overwrite)
     root = Path(options.runs)
     stored = not list_runs(root)
-    # Without runs the mode decides nothing: rows are found by their configuration.
+    # Without runs the mode has no effect: rows are found by their configuration.
     _, plan = planned([study], "compiled" if stored else lambda: long_mode(root), root)
     frame, warnings = current_rows(study, plan, root, stored=stored)
     for line in warnings:

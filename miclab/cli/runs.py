@@ -18,16 +18,16 @@ from miclab.tables import Number, titled
 
 @dataclass(frozen=True, kw_only=True)
 class RunsOptions:
-    """List the runs with their state and last accuracies; or give one of them another name or other tags."""
+    """List the runs with their state and last accuracies, or change a run's name or tags."""
 
     runs: Directory = "runs"
     """Directory of runs."""
     tagged: Annotated[str, tyro.conf.arg(metavar="TAG,...")] = ""
     """List only runs that have all of these tags."""
     rename: Annotated[tuple[str, str] | None, tyro.conf.arg(metavar="RUN NAME")] = None
-    """Give a run this name; an empty one takes its name away. It may be training."""
+    """Give a run this name; an empty one removes its name. The run may be training."""
     retag: Annotated[tuple[str, str] | None, tyro.conf.arg(metavar="RUN TAG,...")] = None
-    """Give a run these tags in the place of those it has; an empty text takes them away."""
+    """Replace the tags of a run; an empty text removes them."""
     json: bool = False
     """Print as JSON."""
 
@@ -73,7 +73,7 @@ def _relabel(options: RunsOptions) -> int:
     for given, field in ((options.rename, "name"), (options.retag, "tags")):
         if given:
             run = find(given[0], options.runs)
-            # Both may mean the same run, whose name has changed by now.
+            # Both may be for the same run, whose name has changed by then.
             run = changed.setdefault(run.hash, run)
             run.disk.label = replace(run.label, **{field: given[1] if field == "name" else tags_of(given[1])})
     found = [{"run": run.path.name, "name": run.label.name, "tags": list(run.label.tags)} for run in changed.values()]

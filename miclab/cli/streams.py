@@ -1,4 +1,4 @@
-"""Standard error that may go away: what cannot be shown is dropped, and the work goes on to its end."""
+"""Standard error that may be closed: text that cannot be shown is dropped, and the work continues."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Lasting:
         return len(text)
 
     def flush(self) -> None:
-        """Hands on what was written, or drops it."""
+        """Flushes the written text, or drops it."""
         try:
             self._stream.flush()
         except (OSError, ValueError):
@@ -48,8 +48,8 @@ class Lasting:
 
 
 def _held_open() -> None:
-    """Gives descriptors 0 to 2 that were closed to the null device: a file of a run that took the number of standard
-    error would get the messages of libraries."""
+    """Opens the null device for closed descriptors 0 to 2. Otherwise a file of a run could get the number of standard
+    error, and the messages of libraries."""
     for number in range(3):
         try:
             os.fstat(number)

@@ -41,7 +41,7 @@ StudyFile = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
-    """What every command takes."""
+    """Options of every command."""
 
     preset: Profile = "quick"
     """Preset of the study."""
@@ -49,18 +49,21 @@ class StudyOptions:
     """Directory of runs."""
     json: bool = False
     """Print as JSON."""
+    lanes: str = "off"
+    """Train runs of equal shapes as groups of so many lanes, each by one process; `auto`: 8. Such runs have hashes of
+    their own, so give it to every command of the study."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Seeded(StudyOptions):
     seeds: tuple[int, ...] = ()
-    """Of the preset's seeds these alone. Empty: all of them."""
+    """Only these of the preset's seeds. Empty: all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(_Seeded):
-    """Train what is missing of one study or several. Stopped or killed at any moment, it goes on where it was; tables
-    keep the rows of other seeds than --seeds."""
+    """Train the missing runs of studies. After a stop or a kill at any moment, the same command resumes. Tables keep
+    the rows of seeds other than --seeds."""
 
     file: Files
     """Study files."""
@@ -77,12 +80,12 @@ class RunOptions(_Seeded):
     mirror: tuple[str, ...] = ()
     """Trackers that are sent a copy of every finished run's rows: wandb, mlflow, tensorboard, trackio."""
     retry_failed: bool = False
-    """Try failed runs again, but for those that diverged."""
+    """Try failed runs again, except those that diverged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatusOptions(_Seeded):
-    """What of one study or several is done, running, failed and left."""
+    """The numbers of finished, running, failed and remaining runs of studies."""
 
     file: Files
     """Study files."""
@@ -90,7 +93,7 @@ class StatusOptions(_Seeded):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions(_Seeded):
-    """List the runs of a study in their order, and how far each is. No run is started."""
+    """List the runs of a study in their order, with their progress. No run is started."""
 
     file: StudyFile
     """A study file."""
@@ -105,7 +108,7 @@ class RowsOptions(StudyOptions):
     output: File = ""
     """File to write, .csv or .parquet; empty: a summary on the screen (the last row of every run)."""
     stored: bool = False
-    """Read the table that lies beside the study, whatever runs there are."""
+    """Read the table beside the study, whether or not runs exist."""
 
 
 def run_study(arguments: list[str]) -> int:
@@ -121,13 +124,13 @@ def run_study(arguments: list[str]) -> int:
 
 def _loaded(files: tuple[str, ...], options: StudyOptions) -> tuple[list[Study], Callable[[], str], Path]:
     """The studies, the numeric mode of this machine, and the directory of runs."""
-    from miclab.studies.mode import long_mode
+    from miclab.studies.mode import study_mode
     from miclab.studies.study import load_study
 
     if not files:
         raise MiclabError("Name at least one study file.")
     root = root_directory(options.runs)
-    return [load_study(file, options.preset) for file in files], lambda: long_mode(root), root
+    return [load_study(file, options.preset) for file in files], study_mode(root, options.lanes), root
 
 
 def _planned(files: tuple[str, ...], options: StudyOptions) -> tuple[list[Study], Plan]:
@@ -161,7 +164,7 @@ def _run(arguments: list[str]) -> int:
     from miclab.studies.threshold import rounds
 
     found, mode, root = _loaded(options.file, options)
-    # A study of kind `threshold` decides by its results what it runs next.
+    # In a study of kind `threshold` results decide which runs come next.
     *_, (plan, tally) = (_carried_out(options, studies, whole) for studies, whole in rounds(found, mode, root))
     counts, failures = counts_of(plan, tally.states, set()), failures_of(plan, tally.states)
     if options.json:
@@ -172,7 +175,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _carried_out(options: RunOptions, studies: list[Study], plan: Plan) -> tuple[Plan, Tally]:
-    """Trains what is missing of a plan: the requested part of it, and how its runs ended."""
+    """Trains the missing runs of a plan. Returns the requested part of it and the outcomes of its runs."""
     from miclab.cli.progress import Watch
     from miclab.studies.engine import Engine, carry_out
     from miclab.studies.mirrors import Mirrors
@@ -183,11 +186,11 @@ def _carried_out(options: RunOptions, studies: list[Study], plan: Plan) -> tuple
     root.mkdir(parents=True, exist_ok=True)
     tables = [StudyTable(study, plan, root) for study in studies]
     for table in tables:
-        # A table that cannot be trusted is refused before anything is trained.
+        # A table that fails its checks is refused before anything is trained.
         table.kept()
     # A table has the runs of all seeds, whichever are trained now.
     others = survey(plan, root) if options.seeds else {}
-    plan = _of_seeds(studies, plan, options.seeds, root)
+    plan = _of_seeds(studies, plan, options, root)
     launcher = _launcher(options, root)
     if options.launcher == "local":
         _announce(plan, root, getattr(launcher, "workers", 1))
@@ -208,7 +211,7 @@ def _carried_out(options: RunOptions, studies: list[Study], plan: Plan) -> tuple
 
 
 def _announce(plan: Plan, root: Path, workers: int) -> None:
-    """Says how long the runs will take that this machine still has to train."""
+    """Prints an estimate of the time of the runs that this machine has yet to train."""
     from miclab.cli.progress import announce_study
     from miclab.studies.state import survey
 
@@ -218,11 +221,12 @@ def _announce(plan: Plan, root: Path, workers: int) -> None:
     announce_study(left, root, min(workers, len(left)))
 
 
-def _of_seeds(studies: list[Study], plan: Plan, seeds: tuple[int, ...], root: Path) -> Plan:
+def _of_seeds(studies: list[Study], plan: Plan, options: _Seeded, root: Path) -> Plan:
     """The requested part of a plan."""
-    from miclab.studies.mode import long_mode
+    from miclab.studies.mode import study_mode
     from miclab.studies.plan import Plan
 
+    seeds = options.seeds
     if not seeds:
         return plan
     chosen = []
@@ -233,7 +237,7 @@ def _of_seeds(studies: list[Study], plan: Plan, seeds: tuple[int, ...], root: Pa
                 f" {', '.join(map(str, study.seeds))}."
             )
         chosen.append(replace(study, seeds=tuple(seed for seed in study.seeds if seed in seeds)))
-    return Plan(chosen, lambda: long_mode(root))
+    return Plan(chosen, study_mode(root, options.lanes))
 
 
 def _launcher(options: RunOptions, root: Path) -> Launcher:
@@ -268,7 +272,7 @@ def _status(arguments: list[str]) -> int:
     studies, plan = _planned(options.file, options)
     root = Path(options.runs)
     kept = kept_runs(studies, plan, root)
-    plan = _of_seeds(studies, plan, options.seeds, root)
+    plan = _of_seeds(studies, plan, options, root)
     states, running = state.survey(plan, root), state.held(root)
     counts = counts_of(plan, states, set(running), kept)
     failures = failures_of(plan, states)
@@ -288,7 +292,7 @@ def _plan(arguments: list[str]) -> int:
     (study,), plan = _planned((options.file,), options)
     root = Path(options.runs)
     kept = kept_runs([study], plan, root)
-    plan = _of_seeds([study], plan, options.seeds, root)
+    plan = _of_seeds([study], plan, options, root)
     states = state.survey(plan, root)
     if options.json:
         print_json(plan_json(study, plan, states, kept, root))

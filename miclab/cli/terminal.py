@@ -1,4 +1,4 @@
-"""What commands share: reading options, tables, JSON, progress bars and warnings."""
+"""Functions that commands share: reading options, tables, JSON, progress bars and warnings."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def refuse_ignored(arguments: Sequence[str], options: Iterable[str], why: str) -
     """Refuses options that would have no effect.
 
     Arguments:
-        arguments: what the command was given.
+        arguments: of the command.
         options: names of fields that do nothing here.
-        why: when they have an effect.
+        why: the condition under which they have an effect.
 
     Raises:
         MiclabError: one of them was given.
@@ -80,7 +80,7 @@ def warn(run: Run) -> None:
 
 
 def say(text: str) -> None:
-    """A line of the program's own on standard error."""
+    """A line of the program itself on standard error."""
     print(f"miclab: {visible(text)}", file=sys.stderr, flush=True)
 
 
@@ -95,7 +95,8 @@ def duration(seconds: float) -> str:
 
 
 def print_result(found: Result, runs: Iterable[Run], as_json: bool) -> int:
-    """What a command found in runs, as JSON or as tables, after the warnings about their files; gives exit status 0."""
+    """Prints the result of a command as JSON or as tables, after the warnings about files of runs. Returns exit status
+    0."""
     for run in runs:
         warn(run)
     if as_json:
@@ -107,13 +108,13 @@ def print_result(found: Result, runs: Iterable[Run], as_json: bool) -> int:
 
 @contextmanager
 def bar(title: str, total: int, start: int = 0, waiting: str = "") -> Iterator[Callable[[int, str], None]]:
-    """A progress bar on standard error: steps done, steps in all, time left. The function that it gives takes the steps
-    done and a short text.
+    """A progress bar on standard error: steps done, steps in all, time left. It gives a function of the steps done and
+    a short text.
 
-    Where standard error is no terminal, a line with the same is printed now and then instead.
+    If standard error is no terminal, lines with the same content are printed occasionally.
 
     Arguments:
-        waiting: what is done before the first step, if that takes long.
+        waiting: text on the work before the first step, if that takes long.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

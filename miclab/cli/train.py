@@ -51,17 +51,17 @@ class TrainOptions(LabelOptions):
     """Train a decoder. Every field of the configuration is an option; the values shown are the preset's."""
 
     preset: presets.Profile = "quick"
-    """Where the other defaults come from. `quick`: AdamW, minutes. `paper`: the paper's SGD and steps, hours."""
+    """Source of the other defaults. `quick`: AdamW, minutes. `paper`: the paper's SGD and steps, hours."""
     config: File = ""
     """YAML file with fields of the configuration, and of the request under `request:`. Options override it."""
     runs: Directory = "runs"
     """Directory of runs."""
     stage_one: Annotated[str, tyro.conf.arg(metavar="{RUN,RUN@STEP,auto,none}")] = "auto"
-    """Multimodal only. RUN or RUN@STEP to start from; `auto`: the stage-1 run of the same decoder, primary modality,
-    preset and seed, trained first if it is not there; `none`: early fusion, from scratch."""
+    """Multimodal only. RUN or RUN@STEP to start from. `auto` is the stage-1 run of the same decoder, primary modality,
+    preset and seed, trained first if it does not exist. `none` is early fusion, from scratch."""
     encoder: Annotated[str, tyro.conf.arg(metavar="[NAME=]RUN[@STEP],...")] = ""
-    """Runs of `miclab train encoder` whose encoders (and data, and dimensions) modalities take up, in front of their
-    projectors; NAME is the modality, by default the last one. Stage 3: `--stage-one` a stage-2 run, or `auto`.
+    """Runs of `miclab train encoder` whose encoders modalities use before their projectors, with their data and
+    dimensions. NAME is the modality, by default the last one. Stage 3: `--stage-one` a stage-2 run, or `auto`.
     `--frozen encoder.m2` leaves the encoder as it was pretrained."""
     stage_one_steps: int = 5000
     """Multimodal with `--stage-one auto` only. Training steps of stage 1; `--request.steps` are those of stage 2."""
@@ -99,8 +99,8 @@ def _from_yaml(path: str, config: RunConfig, request: Request) -> tuple[RunConfi
 
 
 def _name_new_modalities(path: str, found: RunConfig, preset: RunConfig) -> None:
-    """Says which modalities of a file are none of the preset's. Names are free, so a misspelt name would be a new
-    modality with other defaults."""
+    """Reports modalities of a file that the preset lacks. Names are free, so a misspelt name would be a new modality
+    with other defaults."""
     new = [name for name in found.modalities if name not in preset.modalities]
     if new:
         gone = [name for name in preset.modalities if name not in found.modalities]
@@ -113,7 +113,7 @@ def _name_new_modalities(path: str, found: RunConfig, preset: RunConfig) -> None
 
 @contextmanager
 def _watch(title: str, ready: Prepared, request: Request) -> Iterator[Callable[[int, str], None]]:
-    """A progress bar around a training, after a line on what will be done."""
+    """A progress bar around a training, after a line on the plan."""
     run = ready.run
     if ready.line:
         say(ready.line)
@@ -133,7 +133,7 @@ def _watch(title: str, ready: Prepared, request: Request) -> Iterator[Callable[[
 
 
 def _report(done: Done, as_json: bool, stage_one: dict[str, Any] | None = None) -> int:
-    from miclab.training.loop import row_text
+    from miclab.training.trajectory import row_text
 
     run, outcome = done.run, done.outcome
     rows = run.rows()
@@ -178,7 +178,7 @@ def run_train(arguments: list[str]) -> int:
     before = None
     path = _early_option(rest, "--config", "")
     if kind == "multimodal" and stage_one != "auto":
-        # The file may say what the secondary modality must be to suit the parent, so it is read before and after.
+        # The file may adapt the secondary modality to the parent, so it is read before and after.
         if path:
             config, request = _from_yaml(path, config, request)
         config, before = grown_from(config, stage_one, root)
@@ -205,7 +205,7 @@ def run_train(arguments: list[str]) -> int:
 def _train(
     plan: Sequence[Training], root: str, as_json: bool, before: Run | None = None, label: Label | None = None
 ) -> int:
-    """Carries a plan out, gives the run of its last training a label, and prints how it ended."""
+    """Carries a plan out, labels the run of its last training, and prints the outcome."""
 
     def watch(title: str, ready: Prepared, request: Request) -> AbstractContextManager[Callable[[int, str], None]]:
         if label is not None and title == plan[-1].title:
@@ -233,7 +233,7 @@ def _run_encoder(arguments: list[str], preset: presets.Profile) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeOptions:
-    """Go on with a run from its last checkpoint; with more steps, a finished run is extended."""
+    """Resume a run from its last checkpoint. With more steps, a finished run is extended."""
 
     run: RunName
     """Path, name, or start of a name or hash."""
@@ -256,7 +256,7 @@ def run_resume(arguments: list[str]) -> int:
     usual = presets.encoder_request("quick") if stage == "encoder" else presets.request(stage, "quick")  # type: ignore[arg-type]
     request = from_mapping(Request, before) if before else usual
     if options.steps:
-        # More steps are an order to go on, also for a run that stopped at a plateau.
+        # More steps continue a run, even one that stopped at a plateau.
         request = replace(request, steps=options.steps, plateau_rows=0)
     from miclab.training.loop import Prepared
 
@@ -265,11 +265,11 @@ def run_resume(arguments: list[str]) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderOptions(LabelOptions):
-    """Pretrain the encoder of a modality as a classifier of its classes. Every field of the configuration is an option;
-    `nearest` in its rows is the accuracy of the nearest exemplar among 8 novel classes, on its features."""
+    """Pretrain the encoder of a modality as a classifier of its classes. Every field of the configuration is an option.
+    In the rows, `nearest` is the accuracy of the nearest exemplar among 8 novel classes, by features."""
 
     preset: presets.Profile = "quick"
-    """How long by default: 2,000 steps (`quick`), 50,000 (`paper`)."""
+    """Default length: 2,000 steps (`quick`), 50,000 (`paper`)."""
     config: File = ""
     """YAML file with fields of the configuration, and of the request under `request:`. Options override it."""
     runs: Directory = "runs"

@@ -1,1 +1,1 @@
-"""What a run is: its configuration, what is requested of it, and the presets."""
+"""The configuration of a run, its request, and the presets."""

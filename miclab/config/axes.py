@@ -25,7 +25,7 @@ class Axis:
 
     Arguments:
         field: its dotted name.
-        words: what it is: for axes of figures and for tables.
+        words: its name on axes of figures and in tables.
     """
 
     field: str
@@ -80,7 +80,7 @@ AXES: dict[str, Axis] = {
     "stage1_steps": Axis(field="parent.step", words="steps of stage 1"),
     "frozen": Axis(field="frozen", words="frozen parts"),
 }
-"""The one table of short names. Claims, figures and reports name axes by it, or by the dotted field itself."""
+"""The table of short names. Claims, figures and reports name axes by it, or by the dotted field itself."""
 
 ALONE = ("K", "eps", "alpha")
 """Short names in studies of one modality."""
@@ -90,8 +90,8 @@ DOUBLING = ("classes", "burstiness", "context", "layers", "heads")
 
 @functools.cache
 def default_of(field: str) -> Any:
-    """The default of a dotted field of the configuration as plain data; None of a field of a modality, or of an option
-    of one attention mechanism or loss term, which has no default where there is no such modality, mechanism or term.
+    """The default of a dotted field of the configuration as plain data. None for a field of a modality, and for an
+    option of one attention mechanism or loss term. Without that modality, mechanism or term there is no default.
 
     Raises:
         ConfigError: there is no such field; the message names the nearest one.
@@ -121,7 +121,7 @@ def default_of(field: str) -> Any:
 
 
 def _options(kind: Any) -> set[str]:
-    """The options that any mechanism or term adds to those that all of them have."""
+    """The options that any mechanism or term adds to the common ones."""
     lookups = {AttentionOptions: (ATTENTION, attention_options), LossOptions: (LOSS_TERMS, loss_options)}
     names, options_of = lookups.get(kind, ((), attention_options))
     return {item.name for name in names for item in dataclasses.fields(options_of(name))}
@@ -180,7 +180,7 @@ def _modality_defaults() -> dict[str, Any]:
 
 
 def distinguishing(candidates: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
-    """The first of the fields that together distinguish all that any of them does.
+    """The first fields that together distinguish as many configurations as all fields do.
 
     Arguments:
         candidates: for each field its value in every configuration.
@@ -199,7 +199,7 @@ def axis_name(axis: str, *, alone: bool = False) -> str:
     """The words for an axis.
 
     Arguments:
-        axis: a short name, or a field of anything that has one: one that is no axis is named as it is.
+        axis: a short name or a field. A field that is no axis is named as it is.
         alone: the study has one modality, which needs no number.
     """
     if axis in AXES:

@@ -1,4 +1,4 @@
-"""JSON that others may have written: parsed, and looked into step by step, with the place of whatever is wrong."""
+"""JSON that others may have written: parsed and checked step by step, with the place of any fault."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 from miclab.errors import ContentError, RunContentError
 
 LARGEST = 2**53
-"""Whole numbers above this are no steps, counts or times, and floats cannot hold them all."""
+"""Largest whole number for steps, counts and times; floats cannot hold all larger ones."""
 
 
 class Content:
-    """A value in a file. Tens of thousands of manifests are looked into for one listing, so it is small, and its place
-    is put into words for an error alone.
+    """A value in a file. A listing looks into tens of thousands of manifests, so it is small. Its place is put into
+    words by an error alone.
 
     Arguments:
         file: the file, as messages name it.
         value: plain data.
-        place: where it stands; empty: it is all of the file.
-        error: what is raised.
+        place: of the value; empty: the whole file.
+        error: type of raised errors.
         key: of an entry or a field, its number or its name in the value at `place`.
     """
 
@@ -43,7 +43,7 @@ class Content:
         return f"{within}[{self._key}]" if isinstance(self._key, int) else f"{within}.{self._key}".strip(".")
 
     def fail(self, expected: str) -> ContentError:
-        """The error that something else was `expected` here."""
+        """The error that `expected` was expected here."""
         return self.error(self.file, f"expected {expected}, found {_short(self.value)}", self.place)
 
     def mapping(self) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class Content:
         return self.value
 
     def __getitem__(self, key: str) -> Content:
-        """A field of it, which has to be there."""
+        """A field of it, which must exist."""
         value = self.value
         if type(value) is not dict or key not in value:
             self.mapping()

@@ -22,11 +22,11 @@ class DecoderConfig:
     width: int = 0
     """Width of the residual stream; 0: the width of the input (items, and one-hot positions if any)."""
     input_map: Literal["pad", "linear"] = "pad"
-    """Where the width is not the input's: zero-pad (nothing learnt is added) or a learnt linear map."""
+    """Used if the width differs from the input's: zero-pad (nothing learnt) or a learnt linear map."""
     positions: PositionName = "rope"
-    """Position code, and after a colon its options if it has any, such as `NAME:OPTION=VALUE,OPTION=VALUE`."""
+    """Position code, with any options after a colon, such as `NAME:OPTION=VALUE,OPTION=VALUE`."""
     attention: AttentionOptions = field(default_factory=AttentionOptions)
-    """How the blocks attend: a mechanism, and after a colon its options, such as `NAME:OPTION=VALUE,OPTION=VALUE`."""
+    """Attention mechanism of the blocks, with any options after a colon, such as `NAME:OPTION=VALUE,OPTION=VALUE`."""
     position_slots: int = 0
     """Slots of an absolute code; each sequence starts at a random one. 0: 65, and 66 for `hybrid`."""
     rope_theta: float = 10000.0
@@ -42,7 +42,7 @@ class DecoderConfig:
     initial_std: float = 0.02
     """Standard deviation of the initial attention projections, projectors and readout."""
     placement: Literal["random", "fixed"] = "random"
-    """Where in the slots of an absolute code a sequence starts: at a random slot, or always at the first one."""
+    """Start of a sequence in the slots of an absolute code: a random slot, or always the first."""
     token_constant: float = 0.0
     """Initial norm of one learnt vector that is added to every token; 0: there is none."""
     token_constant_on: Literal["all", "items", "labels"] = "all"
@@ -54,13 +54,13 @@ class DecoderConfig:
     attention_bias_std: float = 0.02
     """Standard deviation of these biases at the start."""
     centre_keys: Literal["off", "all", "position"] = "off"
-    """Keys, before any rotation, minus their mean over the batch and all positions (`all`), or over the batch at each
-    position (`position`), in training and in evaluation."""
+    """What is subtracted from keys before any rotation, in training and in evaluation. `all` is their mean over the
+    batch and all positions, `position` that over the batch at each position."""
     mlp_bias: Literal["on", "off"] = "on"
     """Biases of the MLP `released`."""
 
     def check(self, owner: str = "decoder") -> None:
-        """Raises ConfigError for what can be judged without the world."""
+        """Raises ConfigError for faults that need no world to be found."""
         check_whole(owner, self, "layers", 1, 24)
         check_whole(owner, self, "heads", 1, 1024)
         check_whole(owner, self, "width", 0, 65_536)
@@ -71,7 +71,7 @@ class DecoderConfig:
         check_known(owner, self, "input_map", ("pad", "linear"))
         text = position_text(self.positions, f"{owner}.positions")
         if text != self.positions:
-            # One choice has one hash.
+            # Equal choices have equal hashes.
             raise ConfigError(f"{owner}.positions", self.positions, f"the same as {text!r}")
         check_known(owner, self, "mlp", ("released", "swiglu", "none"))
         check_known(owner, self, "norm", ("rmsnorm", "layernorm", "none"))
@@ -87,7 +87,7 @@ class DecoderConfig:
         self._check_attention(f"{owner}.attention")
 
     def _check_attention(self, owner: str) -> None:
-        """Raises ConfigError for a mechanism that is not there, its wrong options, or layers that are not there."""
+        """Raises ConfigError for an unknown mechanism, its wrong options, or layers that do not exist."""
         if not isinstance(self.attention, AttentionOptions):
             raise ConfigError(owner, self.attention, "an instance of AttentionOptions or of a mechanism's own options")
         self.attention.check(owner)
@@ -98,7 +98,7 @@ class DecoderConfig:
             raise ConfigError(field, layers, f"layers from 0 to {self.layers - 1}, each once")
 
     def _check_constants(self, owner: str) -> None:
-        """Raises ConfigError for constants and biases that would do nothing, or on layers that are not there."""
+        """Raises ConfigError for constants and biases without effect, or on layers that do not exist."""
         layers = self.attention_bias_layers
         self._check_layers(f"{owner}.attention_bias_layers", layers)
         if layers and self.attention_bias == "none":
@@ -116,7 +116,7 @@ class DecoderConfig:
             raise ConfigError(f"{owner}.mlp_bias", "off", f"'on' with {owner}.mlp = {self.mlp!r}, which has none")
 
     def biased(self, layer: int) -> tuple[str, ...]:
-        """Projections of a layer, from 0, that have a bias: of `query` and `key`."""
+        """Those of the projections `query` and `key` that have a bias in a layer, from 0."""
         if self.attention_bias == "none" or (self.attention_bias_layers and layer not in self.attention_bias_layers):
             return ()
         return ("query", "key") if self.attention_bias == "both" else (self.attention_bias,)
@@ -137,7 +137,7 @@ class DecoderConfig:
         return self.position_slots or (66 if self.positions == "hybrid" else 65)
 
     def input_width(self, item_width: int) -> int:
-        """Width of a token before it meets the residual stream: item and concatenated position."""
+        """Width of a token before it enters the residual stream: item and concatenated position."""
         return item_width + (self.slots if self.position_facts.beside else 0)
 
     def residual_width(self, item_width: int) -> int:

@@ -1,8 +1,8 @@
-"""Code of others that adds to the registries: files named with `--plugin`, and installed packages.
+"""Extensions that add to the registries: files given by `--plugin`, and installed packages.
 
 A folder never causes code to be loaded: not a run, not a study, not a task. Only `--plugin FILE.py` and an installed
-entry point of the group `miclab.extensions` do. A configuration records what it uses of them as `NAME:SHA-256 of the
-file`. So the same configuration with another file is another run. A file that a plugin imports and that registers
+entry point of the group `miclab.extensions` do. A configuration records the extensions that it uses as `NAME:SHA-256 of
+the file`. So the same configuration with another file is another run. A file that a plugin imports and that registers
 something is a plugin too.
 """
 
@@ -21,7 +21,7 @@ from miclab.errors import ConfigError, MiclabError
 
 PACKAGE = Path(__file__).parents[1]
 GROUP = "miclab.extensions"
-"""Group of entry points; each names a module that registers what it has when it is imported."""
+"""Group of entry points; each names a module that registers its extensions when it is imported."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Plugin:
 
     Arguments:
         name: its stem, or the name of the entry point.
-        file: where it lies.
+        file: its path.
         digest: SHA-256 of its content in hexadecimal.
     """
 
@@ -40,7 +40,7 @@ class Plugin:
 
     @property
     def fingerprint(self) -> str:
-        """What a configuration records of it."""
+        """Its record in a configuration."""
         return f"{self.name}:{self.digest}"
 
     def covers(self, file: Path) -> bool:
@@ -116,7 +116,7 @@ def _check_name(file: Path) -> None:
 
 
 def _note_others(registered: Iterable[str]) -> list[Path]:
-    """Notes files as plugins that registered something while another one was loaded, and that nothing covers yet.
+    """Records as plugins those files that registered something while another was loaded, if no plugin covers them yet.
 
     Raises:
         MiclabError: one has the name of another plugin.
@@ -132,23 +132,22 @@ def _note_others(registered: Iterable[str]) -> list[Path]:
 
 
 Handed = tuple[tuple[str, str], ...]
-"""Path and SHA-256 of each plugin that a process hands on to its workers."""
+"""Path and SHA-256 of each plugin that a process passes to its workers."""
 
 
 def handed_on() -> Handed:
-    """The plugins that were named with `--plugin`, and those that these import; a worker takes them up with
-    `taken_up`."""
+    """The plugins given by `--plugin`, and those that these import. A worker loads them by `taken_up`."""
     return tuple((str(plugin.file), plugin.digest) for plugin in _loaded.values() if plugin.file not in _installed)
 
 
 def taken_up(handed: Handed) -> None:
-    """Loads the plugins of the process that gives the work, and the installed ones.
+    """Loads the plugins of the parent process, and the installed ones.
 
     Raises:
         MiclabError: one of them cannot be read here, or has changed since.
     """
     load_installed()
-    # All are compared before one is executed: it may import another.
+    # All are compared before any is executed, since one may import another.
     for path, digest in handed:
         _read(path, digest)
     for path, digest in handed:
@@ -199,7 +198,7 @@ def _digest_of_package(file: Path) -> str:
 
 
 def fingerprints_of(uses: Iterable[tuple[Registry, str]]) -> tuple[str, ...]:
-    """What a configuration records of plugins, sorted.
+    """The records of plugins in a configuration, sorted.
 
     Arguments:
         uses: each registry and the name in it that the configuration uses.
@@ -209,7 +208,7 @@ def fingerprints_of(uses: Iterable[tuple[Registry, str]]) -> tuple[str, ...]:
 
 
 def check_fingerprints(fingerprints: Sequence[str]) -> None:
-    """Raises ConfigError where a plugin that a configuration records is not loaded, or has another content."""
+    """Raises ConfigError if a recorded plugin is not loaded or its content differs."""
     known = {plugin.name: plugin for plugin in _loaded.values()}
     for fingerprint in fingerprints:
         name, _, digest = fingerprint.partition(":")

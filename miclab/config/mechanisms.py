@@ -1,7 +1,6 @@
 """Options of the package's own attention mechanisms, so that a configuration is checked without torch.
 
-A mechanism's module says what the mechanism does (`miclab.model.attention`). Mechanisms of others keep their options
-beside it.
+The mechanisms themselves are in `miclab.model.attention`. Extensions keep their options beside their mechanism.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from miclab.config.options import SOFTMAX, AttentionOptions, option_text
 from miclab.errors import ConfigError
 
 BY_DEPTH = -1.0
-"""Value of `start` of `differential` that stands for one that depends on the layer."""
+"""Value of `start` of `differential` that selects a start by layer."""
 PARTS = {"queries": "query", "keys": "key", "values": "value"}
-"""Parts that `short_convolution` can be on, and the projection of each."""
+"""Parts that `short_convolution` can convolve, and the projection of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +30,10 @@ class ShareOptions(AttentionOptions):
     kinds: ClassVar[tuple[str, ...]] = ("bounded", "free", "frozen")
     """Values of `share` that make sense for the mechanism."""
     by_layer: ClassVar[float | None] = None
-    """The value of `start` that stands for one that depends on the layer, if there is one."""
+    """The value of `start` that selects a start by layer, if there is one."""
 
     def check(self, owner: str) -> None:
-        """Raises ConfigError for values that cannot be."""
+        """Raises ConfigError for impossible values."""
         super().check(owner)
         check_known(owner, self, "share", self.kinds)
         check_number(owner, self, "start", -1e6, 1e6)
@@ -64,7 +63,7 @@ class ByLayerOptions(AttentionOptions):
                 raise ConfigError(where, text, "a mechanism of one layer: neither by_layer nor one with `layers`")
             options.check(where)
             if text != option_text(options.name, options):
-                # One choice has one hash.
+                # Equal choices have equal hashes.
                 raise ConfigError(where, text, f"the same as {option_text(options.name, options)!r}")
 
     def check_shape(self, owner, config):
@@ -178,9 +177,9 @@ class LatentOptions(AttentionOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class MultiTokenOptions(ShareOptions):
-    """Options of `multi_token`. The weight is the kernel's entry for the same query and the key before, one for each
-    head: by it a key takes over the score of the one before. The other entries begin with that of the identity, and are
-    learnt unless the weight is frozen."""
+    """Options of `multi_token`. The weight is the kernel's entry for the same query and the previous key, one for each
+    head. It passes the score of the previous key on to a key. The other entries begin with that of the identity, and
+    are learnt unless the weight is frozen."""
 
     start: float = 0.0
     """The weight at first; 0: the kernel begins as the identity, as in the paper."""
@@ -265,7 +264,7 @@ class SmearedOptions(ShareOptions):
     on: Literal["keys", "values", "both", "all"] = "keys"
     """What is mixed: keys, values, `both` of them, or `all`: queries too, which is a token shift."""
     back: int = 1
-    """How many positions earlier the other one stands."""
+    """Distance of the earlier position."""
 
     def check(self, owner):
         super().check(owner)

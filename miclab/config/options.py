@@ -1,4 +1,4 @@
-"""Options of what a configuration chooses by name: the attention mechanism and the terms of the loss.
+"""Options of the parts that a configuration chooses by name: the attention mechanism and the terms of the loss.
 
 Each mechanism or term has a dataclass of its own options, a subclass of the one here. It stands in the file that
 registers the mechanism or term; those of the package's own mechanisms stand in `mechanisms.py`. A configuration holds
@@ -37,7 +37,7 @@ LOSS_TERMS: Registry[Any] = Registry("loss term", "objective", {"cross_entropy":
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionOptions:
-    """How the blocks attend. A mechanism with options of its own has a subclass with more fields."""
+    """The attention of the blocks. A mechanism with its own options has a subclass with more fields."""
 
     name: str = SOFTMAX
     """The mechanism (see `miclab.model.attention`)."""
@@ -69,7 +69,7 @@ class AttentionOptions:
             raise ConfigError(owner, type(self).__name__, f"{kind.__name__}, the options of {self.name!r}")
 
     def check_shape(self, owner: str, config: RunConfig) -> None:
-        """Raises ConfigError for what does not go together with the rest, such as the width or the number of heads."""
+        """Raises ConfigError for options that contradict the rest, such as the width or the number of heads."""
 
     def names(self) -> tuple[str, ...]:
         """Names of the mechanisms that it chooses."""
@@ -82,12 +82,12 @@ class AttentionOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LossOptions:
-    """A term of the loss. A term with options of its own has a subclass with more fields."""
+    """A term of the loss. A term with its own options has a subclass with more fields."""
 
     weight: float = 1.0
     """Factor of the term in the loss."""
     until: int = 0
-    """The term counts in the first so many steps; 0: in all of them."""
+    """Number of first steps in which the term is active; 0: all steps."""
 
     @classmethod
     def read(cls, data: Any, where: str, base: LossOptions | None) -> LossOptions:
@@ -116,7 +116,7 @@ class LossOptions:
         check_whole(owner, self, "until", 0)
 
     def counts(self, step: int) -> bool:
-        """Whether the term counts in the update that follows `step` finished ones."""
+        """Whether the term is active in the update after `step` finished ones."""
         return self.weight != 0 and (not self.until or step < self.until)
 
 
@@ -128,7 +128,7 @@ def attention_options(name: str, field: str = "") -> type[AttentionOptions]:
     """
     from miclab.config.mechanisms import OPTIONS
 
-    # Those of the package without an import of torch.
+    # Mechanisms of the package are read without torch.
     return OPTIONS[name] if name in OPTIONS else ATTENTION.find(name, field).Options
 
 
@@ -167,7 +167,7 @@ def named_fields(text: str, where: str) -> tuple[str, dict[str, Any]]:
 
 
 def option_text(name: str, options: Any) -> str:
-    """What `named_fields` reads: the name, and the fields that differ from their default."""
+    """The text that `named_fields` reads: the name, and the fields that differ from their default."""
     changed = [item.name for item in fields(options) if getattr(options, item.name) != item.default]
     plain = to_mapping(options)
     values = [f"{field}={plain[field]}".replace(", ", ",") for field in changed if field != "name"]

@@ -1,4 +1,4 @@
-"""The parts of a run's configuration: frozen dataclasses that reject what cannot work.
+"""The parts of a run's configuration: frozen dataclasses that reject impossible values.
 
 A field's default is the value of arXiv 2601.20796 where the paper has one. Fields at their default stay out of
 the hash that names a run (`miclab.config.schema.trajectory_hash`), so a new field renames no old run.
@@ -6,6 +6,7 @@ the hash that names a run (`miclab.config.schema.trajectory_hash`), so a new fie
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -13,7 +14,9 @@ from miclab.config.checks import check_known, check_number, check_whole
 from miclab.errors import ConfigError, nearest
 
 LONGEST_CONTEXT = 100_000
-"""Labelled examples of a context at most."""
+"""Most labelled examples of a context."""
+WIDEST_GROUP = 4096
+"""Most runs that are trained as one program."""
 Encoder = Literal["none", "mlp", "cnn", "transformer", "vit"]
 
 
@@ -25,7 +28,7 @@ class ModalityConfig:
     """Number of classes, K. A multiple of `labels`. With a source: how many of its training classes to use, at most
     all."""
     dimension: int = 64
-    """Dimension of an item, D. With a source: that of its items, whatever stands here."""
+    """Dimension of an item, D. With a source, that of its items replaces this value."""
     noise: float = 0.1
     """Within-class noise, epsilon, relative to the norm of a prototype, or to that of a source's items (1)."""
     zipf_exponent: float = 0.0
@@ -47,13 +50,13 @@ class ModalityConfig:
     blends: int = 0
     """Further training classes, each made of two of the source's (see `miclab.worlds.mixtures`)."""
     shift: int = 0
-    """Pictures of a source are shifted in training by up to so many pixels along either axis."""
+    """In training, pictures of a source are shifted by up to this number of pixels along either axis."""
     encoder: Encoder = "none"
-    """What turns an item into features before the projector (see `miclab.model.encoders`)."""
+    """Network from an item to features, before the projector (see `miclab.model.encoders`)."""
     features: int = 32
     """Dimension of the encoder's features."""
     encoder_run: str = ""
-    """Trajectory hash of the run that pretrained the encoder; empty: its first weights are random."""
+    """Trajectory hash of the run that pretrained the encoder; empty: its initial weights are random."""
     encoder_step: int = 0
     """Checkpoint of that run. In a study, without `encoder_run`: the steps of the pretraining that is planned."""
 
@@ -89,7 +92,7 @@ class ModalityConfig:
         check_number(owner, self, "noise", 0.0, 1e6)
         check_number(owner, self, "zipf_exponent", 0.0, 20.0)
         check_whole(owner, self, "novel_classes", 0)
-        # Real data has the classes that it has.
+        # Real data has a fixed number of classes.
         if self.source:
             return
         if self.classes % self.labels:
@@ -104,7 +107,7 @@ class ModalityConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceConfig:
-    """How labelled examples and a query become one sequence (see `miclab.worlds.sequences`)."""
+    """The layout of labelled examples and a query in a sequence (see `miclab.worlds.sequences`)."""
 
     context: int = 8
     """Labelled examples in the context, N."""
@@ -118,7 +121,7 @@ class SequenceConfig:
     """`on`: no two context classes of a bursty sequence share a label. `released`: the same, but the class
     frequencies are ignored, as in the released code."""
     order: tuple[str, ...] = ()
-    """Modalities in the order in which they stand inside an exemplar; empty: the order of `modalities`."""
+    """Order of the modalities inside an exemplar; empty: the order of `modalities`."""
     leader: str = ""
     """Modality that draws the classes; the others follow by its label. Empty: the last one of `modalities`."""
     task: Literal["shared_label", "joint_label", "classification"] = "shared_label"
@@ -137,8 +140,8 @@ class SequenceConfig:
     token_noise: float = 0.0
     """Norm of fresh Gaussian noise on every token, in training alone; 0: none."""
     jitter: int = 0
-    """Frozen random vectors of norm 1, of which each sequence adds one to all of its tokens, in training and in
-    evaluation, as an absolute code at random placement adds one of its shifts; 0: none."""
+    """Number of frozen random vectors of norm 1; 0: none. Each sequence adds one of them to all of its tokens, in
+    training and in evaluation. An absolute code at random placement likewise adds one of its shifts."""
 
     def check(self, names: tuple[str, ...], owner: str = "sequence") -> None:
         """Raises ConfigError. `names` are the modalities of the world."""
@@ -177,7 +180,7 @@ class SequenceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BridgeConfig:
-    """How a secondary modality enters the embedding space of the host."""
+    """The map of a secondary modality into the embedding space of the host."""
 
     projector: Literal["small", "large", "linear"] = "small"
     """`small`: Linear GELU Linear. `large`: one more layer. `linear`: one layer. No biases."""
@@ -233,19 +236,41 @@ class OptimiserConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class NumericsConfig:
-    """What else moves the last bits of a result."""
+    """Settings that change only the last bits of a result."""
 
-    mode: Literal["auto", "compiled", "eager"] = "auto"
-    """`auto`: compiled for 2,500 steps or more where a C++ compiler works, else eager; what was used is recorded."""
+    mode: Literal["auto", "compiled", "eager", "lanes"] = "auto"
+    """`auto`: compiled for 2,500 steps or more if a C++ compiler works, else eager. The mode in effect is recorded.
+    `lanes`: as one of `lanes` runs of equal shapes that are trained as one program."""
+    lanes: int = 0
+    """Width of the group in mode `lanes`; a lane's bits depend on it, and on nothing else of the group. 0 in other
+    modes."""
     threads: int = 1
     """Threads of one training process. Two processes of one thread beat one of two."""
-    device: Literal["cpu"] = "cpu"
-    """Where the training step runs; other devices are not supported yet."""
+    device: str = "cpu"
+    """Where the training step runs: `cpu`, `cuda` (the first GPU), `cuda:1`, `mps`, or `auto`, the best one here."""
+    tf32: Literal["off", "on"] = "off"
+    """`on`: matrix products on a GPU round their factors to 10 bits. Faster, and less exact than float32."""
+    sampler: Literal["host", "device"] = "host"
+    """Where sequences are drawn. `host`: on the CPU, one number after the other. `device`: where the step runs, from
+    counters (see `miclab.worlds.philox`), so that many runs are sampled at once; other numbers, the same
+    distributions."""
 
     def check(self, owner: str = "numerics") -> None:
         """Raises ConfigError."""
-        check_known(owner, self, "mode", ("auto", "compiled", "eager"))
-        check_known(owner, self, "device", ("cpu",))
+        check_known(owner, self, "mode", ("auto", "compiled", "eager", "lanes"))
+        check_whole(owner, self, "lanes", 0, WIDEST_GROUP)
+        if (self.mode == "lanes") != bool(self.lanes):
+            allowed = f"1 to {WIDEST_GROUP} with {owner}.mode = 'lanes', and 0 without"
+            raise ConfigError(f"{owner}.lanes", self.lanes, allowed)
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", self.device):
+            raise ConfigError(f"{owner}.device", self.device, "cpu, cuda, cuda:1 (or another number), mps or auto")
+        check_known(owner, self, "tf32", ("off", "on"))
+        if self.tf32 == "on" and self.device in ("cpu", "mps"):
+            raise ConfigError(f"{owner}.tf32", self.tf32, f"'off' with {owner}.device = {self.device!r}")
+        if self.sampler == "device" and self.device == "mps":
+            allowed = f"'host' with {owner}.device = 'mps', which has no float64 to draw classes with"
+            raise ConfigError(f"{owner}.sampler", self.sampler, allowed)
+        check_known(owner, self, "sampler", ("host", "device"))
         check_whole(owner, self, "threads", 1, 1024)
 
 

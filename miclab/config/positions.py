@@ -1,9 +1,9 @@
-"""The position code in a configuration: a name, or a name and options, as text of one form.
+"""The position code in a configuration: a name, or a name and options, in one form of text.
 
     decoder: {positions: rope}            decoder: {positions: "partial_rope:fraction=0.25"}
     decoder: {positions: {name: partial_rope, fraction: 0.25}}
 
-The configuration holds the text. A code with options has a dataclass of them, a subclass of `PositionOptions`, in the
+The configuration holds the text. A code with options has a dataclass for them, a subclass of `PositionOptions`, in the
 file that registers it.
 """
 
@@ -28,7 +28,7 @@ class PositionFacts:
         beside: whether it is concatenated to each token, one column a slot.
         rotates: whether it changes queries and keys.
         learnt: whether it has parameters.
-        even: what has to be even: the width of a `head`, the `width` of the residual stream, or nothing (empty).
+        even: the width that must be even: that of a `head`, the `width` of the residual stream, or none (empty).
     """
 
     slots: bool = False
@@ -46,10 +46,10 @@ class PositionOptions:
     """The code."""
 
     def check(self, owner: str) -> None:
-        """Raises ConfigError for values that cannot be."""
+        """Raises ConfigError for impossible values."""
 
     def check_shape(self, owner: str, head: int) -> None:
-        """Raises ConfigError for what does not fit heads of this width."""
+        """Raises ConfigError for options that do not fit heads of this width."""
 
 
 KNOWN: dict[str, PositionFacts] = {
@@ -62,8 +62,8 @@ KNOWN: dict[str, PositionFacts] = {
     "alibi": PositionFacts(),
     "hybrid": PositionFacts(slots=True, beside=True, rotates=True, even="head"),
 }
-"""Facts about the codes of `miclab.model.positions`, none of which has options: studies of them are planned without
-torch. Those of every other code are read from its class."""
+"""Facts about the codes of `miclab.model.positions`, none of which has options. So their studies are planned without
+torch. Facts about other codes are read from their classes."""
 POSITION_CODES: Registry[Any] = Registry(
     "position code",
     "decoder.positions",

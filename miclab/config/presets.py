@@ -21,9 +21,9 @@ Stage = Literal["unimodal", "multimodal", "early_fusion"]
 """Stages of a study; stage 3 is `multimodal` with encoders."""
 
 QUICK_OPTIMISER = OptimiserConfig(name="adamw", learning_rate=2e-3, warmup_steps=200)
-"""With the warm-up twice 1e-3 is stable, and the circuit is found in half the steps (docs/guide/train.md)."""
+"""With the warm-up, twice 1e-3 is stable and the circuit forms in half the steps (docs/guide/train.md)."""
 ENCODER_OPTIMISER = OptimiserConfig(name="adam", learning_rate=1e-3)
-"""What encoders are pretrained with, in either preset (arXiv 2601.20796, section 3)."""
+"""The optimiser of encoders, in either preset (arXiv 2601.20796, section 3)."""
 ENCODER_STEPS = {"quick": 2000, "paper": 50_000}
 """Steps of their pretraining."""
 QUICK_DECODER = DecoderConfig(output_projection="on")
@@ -31,17 +31,17 @@ QUICK_DECODER = DecoderConfig(output_projection="on")
 
 
 def run_config(stage: Stage, profile: Profile) -> RunConfig:
-    """The configuration that a stage starts from; options and YAML files change it."""
+    """The default configuration of a stage; options and YAML files change it."""
     config = RunConfig(modalities=one_modality() if stage == "unimodal" else two_modalities())
     if profile == "quick":
-        # A decoder that reads its context already forgets less at half the rate.
+        # A decoder that already reads its context forgets less at half the rate.
         optimiser = replace(QUICK_OPTIMISER, learning_rate=1e-3) if stage == "multimodal" else QUICK_OPTIMISER
         config = replace(config, optimiser=optimiser, decoder=QUICK_DECODER)
     return config
 
 
 def request(stage: Stage, profile: Profile) -> Request:
-    """How long a stage is trained, and what is written down."""
+    """The default request of a stage: its length and what is recorded."""
     if profile == "paper":
         steps = {"unimodal": 300_000, "multimodal": 80_000, "early_fusion": 300_000}[stage]
         return Request(steps=steps)
@@ -51,8 +51,8 @@ def request(stage: Stage, profile: Profile) -> Request:
 
 def encoder_config(config: RunConfig, name: str) -> RunConfig:
     """The run that pretrains the encoder of a modality as a classifier of its classes. Real items have no noise there,
-    since a run that keeps features adds noise to the features. The modality's name is the same in every role. Eager:
-    each number of classes would be compiled anew."""
+    since a run that keeps features adds noise to the features. The modality's name is the same in every role. The mode
+    is eager, since each number of classes would need another compilation."""
     modality = replace(
         config.modalities[name],
         labels=config.modalities[name].classes,
@@ -75,13 +75,13 @@ def encoder_config(config: RunConfig, name: str) -> RunConfig:
 
 
 def lone_encoder_config() -> RunConfig:
-    """What `miclab train encoder` starts from: M2 with 512 dimensions."""
+    """The default of `miclab train encoder`: M2 with 512 dimensions."""
     modality = ModalityConfig(classes=256, dimension=512, labels=2, encoder="mlp")
     return encoder_config(RunConfig(modalities=one_modality() | {"m2": modality}), "m2")
 
 
 def encoder_request(profile: Profile) -> Request:
-    """How long an encoder is pretrained, and what is written down."""
+    """The default request of an encoder: its length and what is recorded."""
     steps = ENCODER_STEPS[profile]
     return Request(steps=steps, evaluate_every=steps // 4, checkpoint_every=steps // 4, sequences=100)
 
@@ -91,7 +91,8 @@ REAL = "items"
 
 
 def stage_one_config(config: RunConfig) -> RunConfig:
-    """The stage-1 run that a multimodal configuration grows from: its host alone, the same decoder and optimiser."""
+    """The stage-1 run that a multimodal configuration starts from: its host alone, with the same decoder and
+    optimiser."""
     host = config.host_name
     sequence = replace(
         config.sequence,

@@ -1,7 +1,7 @@
-"""Registries: what a configuration can name, and the decorator that adds to it.
+"""Registries: the names that a configuration can use, and the decorator that adds to them.
 
-A registry maps names to classes or functions. Everything that researchers extend is in one: attention, position codes,
-loss terms, sources, measures and claims. A name is registered when its module is imported. So a user's
+A registry maps names to classes or functions. Everything that researchers can extend is in a registry: attention,
+position codes, loss terms, sources, measures and claims. A name is registered when its module is imported. So a user's
 file adds to a registry as a module of this package does (see `miclab.config.extensions`).
 
 A registry also knows the package's own names before their modules are imported: a configuration is checked, and
@@ -32,7 +32,7 @@ _recordings: list[list[str]] = []
 
 @contextlib.contextmanager
 def recorded() -> Iterator[list[str]]:
-    """A list that gets the file of everything that is registered, in any registry, while the context is open."""
+    """A list of the files that register anything, in any registry, while the context is open."""
     files: list[str] = []
     _recordings.append(files)
     try:
@@ -42,10 +42,10 @@ def recorded() -> Iterator[list[str]]:
 
 
 class Registry(Generic[T], Mapping[str, T]):
-    """Names and what they stand for, in the order in which they were registered.
+    """Named objects, in the order of their registration.
 
     Arguments:
-        kind: what is registered, in words, for messages: `position code`.
+        kind: the kind of object, in words, for messages: `position code`.
         field: the field of a configuration that holds a name of this registry, if there is one.
         built_in: the package's own names, and the module that registers each; it is imported when it is needed.
     """
@@ -60,10 +60,11 @@ class Registry(Generic[T], Mapping[str, T]):
         """A decorator that registers a class or function under `name`.
 
         Arguments:
-            origin: what lies in the file that registers, where the thing itself is made elsewhere; default: the thing.
+            origin: an object defined in the registering file, if the registered one is made elsewhere; default: the
+                object.
 
         Raises:
-            MiclabError: the name is no plain word, or another file has registered it.
+            MiclabError: the name is not a plain word, or another file has registered it.
         """
         if not NAME.fullmatch(name):
             raise MiclabError(f"{name!r} is no name for a {self.kind}: use lower-case letters, digits and _.")
@@ -83,7 +84,7 @@ class Registry(Generic[T], Mapping[str, T]):
         return add
 
     def find(self, name: str, field: str = "") -> T:
-        """What a name stands for.
+        """The object of a name.
 
         Arguments:
             field: dotted field of the configuration that holds the name; default: the registry's own.
@@ -151,7 +152,7 @@ class Name(str, metaclass=_PlainText):
 
 
 def modules_in(package: str, *others: str) -> dict[str, str]:
-    """The modules of a package by their last name, for a registry in which each registers what is called like it.
+    """The modules of a package by their last name, for a registry in which each registers an object of its own name.
 
     Arguments:
         others: last names of modules that register nothing.
@@ -163,7 +164,7 @@ def modules_in(package: str, *others: str) -> dict[str, str]:
 
 
 def _unwrapped(thing: Any) -> Any:
-    """What stands behind a registered object: its function, where it has one (`__wrapped__`)."""
+    """The function of a registered object, if it has one (`__wrapped__`); else the object."""
     return inspect.unwrap(thing)
 
 

@@ -1,5 +1,5 @@
-"""The request of a run, beside its configuration: how long to train, when to stop, what to evaluate and keep. No field
-of it changes a weight, so a run that is extended or evaluated more is the same run."""
+"""The request of a run: how long to train, when to stop, what to evaluate and keep. No field of it changes a weight. So
+a run that is extended or evaluated more stays the same run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from miclab.config.checks import check_known, check_number, check_whole
 from miclab.errors import ConfigError
 
 Split = Literal["train", "icl", "swapped", "iwl"]
-"""An evaluation split; `miclab.worlds.splits` says what each is."""
+"""An evaluation split, defined in `miclab.worlds.splits`."""
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitSizes:
-    """How many sequences an evaluation looks at."""
+    """Numbers of sequences in an evaluation."""
 
     sequences: int = 1000
     """Sequences of each split; of `icl`: for each set of novel classes."""
@@ -33,16 +33,16 @@ class SplitSizes:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """How long to train, when to stop, and what to write down."""
+    """How long to train, when to stop, and what to record."""
 
     steps: int = 300_000
     """Training steps in all; more of them extend a finished run."""
     evaluate_every: int = 2000
     """Steps between metric rows; before the first of them also at 1, 2, 4, 8, ... steps."""
     checkpoint_every: int = 20_000
-    """Steps between checkpoints that are kept for good; those of the early, logarithmic rows are kept too."""
+    """Steps between checkpoints that are kept permanently; those of the early, logarithmic rows are kept too."""
     checkpoint_at: tuple[int, ...] = ()
-    """Further steps whose checkpoints are kept for good, without a metric row."""
+    """Further steps whose checkpoints are kept permanently, without a metric row."""
     sequences: int = 1000
     """Sequences of each split in a metric row; of `icl`: for each set of novel classes."""
     novel_sets: int = 8
@@ -52,7 +52,7 @@ class Request:
     plateau_rows: int = 0
     """Stop when the metric has not risen over this many rows; 0: never."""
     plateau_metric: Split = "icl"
-    """Accuracy that has to rise."""
+    """Accuracy that must rise."""
     plateau_rise: float = 0.01
     """A rise smaller than this counts as none."""
     plateau_after: int = 0
@@ -88,7 +88,7 @@ class Request:
         return self._is_early(step) or step % self.evaluate_every == 0 or step == self.steps
 
     def keeps(self, step: int) -> bool:
-        """Whether the checkpoint after `step` steps is kept for good."""
+        """Whether the checkpoint after `step` steps is kept permanently."""
         scheduled = self._is_early(step) or step % self.checkpoint_every == 0 or step == self.steps
         return scheduled or step in self.checkpoint_at
 

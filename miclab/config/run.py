@@ -1,4 +1,4 @@
-"""A whole run's configuration: everything that decides a result, checked across its parts."""
+"""The configuration of a run: everything that determines a result, checked across its parts."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class RunConfig:
         self.check_across_parts()
 
     def check_part(self, name: str) -> None:
-        """Raises ConfigError for a field whose value cannot be, whatever the other parts hold."""
+        """Raises ConfigError for a field whose value is impossible by itself."""
         value, names = getattr(self, name), tuple(self.modalities)
         if name == "modalities":
             if not value:
@@ -86,7 +86,7 @@ class RunConfig:
             value.check(name)
 
     def check_across_parts(self) -> None:
-        """Raises ConfigError for parts, each of them good, that do not go together."""
+        """Raises ConfigError for parts that contradict each other."""
         self._check_sources()
         self._check_objective()
         self._check_labels()
@@ -101,7 +101,7 @@ class RunConfig:
 
     @property
     def weights_seed(self) -> int:
-        """Seed of the first weights."""
+        """Seed of the initial weights."""
         return self.seed if self.seeds.weights == FOLLOWS else self.seeds.weights
 
     @property
@@ -121,7 +121,7 @@ class RunConfig:
     # -- derived names ------------------------------------------------------------------------------------------
     @property
     def order(self) -> tuple[str, ...]:
-        """Modalities in the order in which they stand inside an exemplar."""
+        """Modalities in their order inside an exemplar."""
         return self.sequence.order or tuple(self.modalities)
 
     @property
@@ -140,13 +140,13 @@ class RunConfig:
         return self.bridge_width(self.host_name)
 
     def bridge_width(self, name: str) -> int:
-        """Dimension of what enters a modality's projector: its items, or its encoder's features."""
+        """Dimension of the input of a modality's projector: its items, or its encoder's features."""
         modality = self.modalities[name]
         return modality.dimension if modality.encoder == "none" else modality.features
 
     def keeps_features(self, name: str) -> bool:
         """Whether the items of a modality are its encoder's features, computed once: real items whose encoder is not
-        trained. That of the host never is, since labels and prototypes live in the space of its features."""
+        trained. The host's encoder is never trained, since labels and prototypes live in the space of its features."""
         modality = self.modalities[name]
         if not modality.source or modality.encoder == "none" or self.is_classification:
             return False
@@ -162,7 +162,7 @@ class RunConfig:
 
     @property
     def variety(self) -> str:
-        """What distinguishes runs of a stage at a glance: position code and attention, or the kind of encoder."""
+        """A short description within a stage: position code and attention, or the kind of encoder."""
         if self.is_classification:
             return next(iter(self.modalities.values())).encoder
         attention = self.decoder.attention.name
@@ -282,7 +282,7 @@ class RunConfig:
     def _check_shapes(self) -> None:
         host = self.modalities[self.host_name]
         if self.is_classification or (host.source and not host.content):
-            # No decoder, or an item's dimension that is not known yet.
+            # There is no decoder, or an item's dimension is not known yet.
             return
         decoder, length = self.decoder, self.sequence_length
         width = decoder.residual_width(self.item_width)

@@ -1,4 +1,4 @@
-"""Dataclasses to plain data and back, strictly, and the hash that names a run."""
+"""Conversion of dataclasses to plain data and back, strictly, and the hash that names a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from miclab.config.registry import Name
 from miclab.errors import ConfigError, nearest
 
 SEMANTICS = 2
-"""Raised when the same configuration comes to mean another result."""
+"""Raised when the same configuration gives another result than before."""
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ def from_mapping(kind: type[T], data: Any, owner: str = "", base: T | None = Non
         data: a mapping; fields that it lacks are taken from `base`, or are the dataclass's defaults.
         owner: dotted name of the place of `data`, for messages.
         base: configuration that `data` changes.
-        also: names beside the fields that may stand in the same place, for messages.
+        also: further names that are allowed in the same place, for messages.
 
     Raises:
         ConfigError: on an unknown field (naming the nearest known one) or a value of the wrong type.
@@ -88,7 +88,7 @@ def _value(hint: Any, value: Any, where: str, base: Any) -> Any:
     if isinstance(hint, type) and issubclass(hint, Name):
         return hint.read(_switch(value, hint.registry), where)
     if read := getattr(hint, "read", None):
-        # Which dataclass it is depends on the name that is chosen.
+        # The dataclass depends on the chosen name.
         return read(value, where, base)
     if dataclasses.is_dataclass(hint):
         return from_mapping(typing.cast(type, hint), value, where, base)
@@ -120,7 +120,7 @@ def _value(hint: Any, value: Any, where: str, base: Any) -> Any:
 
 
 def _switch(value: Any, choices: Iterable[Any]) -> Any:
-    """YAML 1.1 reads the words on, yes, off and no, without quotes, as true and false: the choice that was meant."""
+    """The intended choice, where YAML 1.1 reads on, yes, off and no without quotes as true and false."""
     if value is True or value is False:
         return next((word for word in (("on", "yes") if value else ("off", "no")) if word in choices), value)
     return value
@@ -130,18 +130,18 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 def field_text(kind: type, name: str, value: Any) -> str:
-    """What one field of a configuration adds to its hash, as canonical JSON; empty where it is at its default."""
+    """The part of a field in the hash, as canonical JSON; empty if the field is at its default."""
     if isinstance(value, (int, float, str, tuple)) or value is None:
         return _leaf_text(kind, name, value)
     if isinstance(value, Mapping):
-        # Which modalities there are, and in which order, is never a default.
+        # The modalities and their order always count, even at their default.
         entries = [f"[{_CANONICAL.encode(part)},{_object_text(config) or '{}'}]" for part, config in value.items()]
         return f"[{','.join(entries)}]" if entries else ""
     return _leaf_text(kind, name, tuple(value)) if isinstance(value, list) else _object_text(value)
 
 
 def _object_text(config: Any) -> str:
-    """The fields that differ from their default; empty where none does, so that the part is left out as a whole."""
+    """The fields that differ from their default; empty if none does, so that the whole part is left out."""
     kind, entries = type(config), []
     for name in _sorted_names(kind):
         text = field_text(kind, name, getattr(config, name))
@@ -172,8 +172,8 @@ def hash_of_texts(texts: Mapping[str, str], semantics: int | None = None) -> str
 
 
 def trajectory_hash(config: Any) -> str:
-    """SHA-256 in hexadecimal of what decides a trajectory: the fields of `config` that differ from their default,
-    and the version of our semantics."""
+    """SHA-256 in hexadecimal of everything that determines a trajectory. This is the fields of `config` that differ
+    from their default, and the version of the semantics."""
     return hash_of_texts(_field_texts(config))
 
 
@@ -183,7 +183,7 @@ def _field_texts(config: Any) -> dict[str, str]:
 
 
 def names_trajectory(identity: str, config: Any) -> bool:
-    """Whether a hash is that of a configuration, by the version of our semantics or by an earlier one: a run keeps the
-    name that it was given."""
+    """Whether a hash is that of a configuration, by the present version of the semantics or an earlier one. Existing
+    runs keep their names."""
     texts = _field_texts(config)
     return any(identity == hash_of_texts(texts, semantics) for semantics in range(SEMANTICS, 0, -1))

@@ -1,4 +1,4 @@
-"""Separate seeds for what a run draws: its world, its first weights and its training sequences."""
+"""Separate seeds for a run's random draws: its world, its initial weights and its training sequences."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class SeedsConfig:
     (`request.evaluation_seed`)."""
 
     world: int = FOLLOWS
-    """Prototypes, label embeddings, and which classes of a source are trained on; -1: `seed`."""
+    """Prototypes, label embeddings, and the choice of a source's training classes; -1: `seed`."""
     weights: int = FOLLOWS
-    """First weights; -1: `seed`."""
+    """Initial weights; -1: `seed`."""
     sequences: int = FOLLOWS
     """Training sequences: classes, labels, noise, order, placement; -1: `seed`."""
 

@@ -1,8 +1,8 @@
-"""YAML of files and options, read strictly: the one door for configurations, studies and options of plugins.
+"""YAML of files and options, read strictly. All configurations, studies and options of plugins are read here.
 
-What is read is plain: mappings, lists, texts, numbers, booleans, null. A key that stands twice is refused, and so are
-tags, numbers and texts that cannot be used, and files that are too large, too deep, or that grow too large where
-aliases and merge keys (`<<`) are written out. A date is text. Each refusal names the line.
+Only plain data are read: mappings, lists, texts, numbers, booleans, null. Repeated keys, tags, and unusable numbers and
+texts are refused. So are files that are too large or too deep, also after aliases and merge keys (`<<`) are expanded. A
+date is text. Each refusal names the line.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from miclab.errors import ConfigError
 
 MOST_BYTES = 1_000_000
 MOST_VALUES = 100_000
-"""Values in all, with what aliases stand for written out."""
+"""Most values in all, with aliases expanded."""
 DEEPEST = 40
-"""Mappings and lists inside each other."""
+"""Most levels of nested mappings and lists."""
 LONGEST_NUMBER = 100
-"""Characters of a number."""
+"""Most characters of a number."""
 TAG = "tag:yaml.org,2002:"
 TEXTS = ("str", "timestamp", "value")
 """Kinds of scalars that are taken as text: a date as it is written."""
@@ -54,7 +54,7 @@ class _Events(Reader, Scanner, Parser, Composer, Resolver):
 
 @dataclass(frozen=True)
 class _Anchor:
-    """What an alias stands for, and how many values it has; none while it is still being read."""
+    """The value of an alias and its number of values. There is none while it is being read."""
 
     value: Any = None
     size: int = 0
@@ -134,7 +134,7 @@ class _Builder:
             key = self._value(depth + 1)
             if isinstance(key, (list, dict)):
                 raise YamlError(first.start_mark.line, "a list or a mapping cannot be a key")
-            # What reads it takes keys as text.
+            # Readers of the result take keys as text.
             if str(key) in lines:
                 raise YamlError(first.start_mark.line, f"the key {key!r} stands twice, first on line {lines[str(key)]}")
             lines[str(key)] = first.start_mark.line + 1
@@ -157,7 +157,7 @@ class _Builder:
         return found
 
     def _kind(self, event: yaml.ScalarEvent) -> str:
-        """What a scalar is: `int`, `str`, `null`, ..."""
+        """The type of a scalar: `int`, `str`, `null`, ..."""
         tag = event.tag
         if tag is None or tag == "!":
             tag = self.events.resolve(yaml.ScalarNode, event.value, event.implicit)
@@ -215,7 +215,7 @@ def read_yaml(file: Path, field: str) -> Any:
     """The plain value of a YAML file.
 
     Arguments:
-        field: what the message names.
+        field: its name in messages.
 
     Raises:
         ConfigError: it cannot be read, or is refused.

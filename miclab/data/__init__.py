@@ -1,4 +1,4 @@
-"""Real data: classes with exemplars, shipped with miclab or read from a folder, a file or a source of one's own."""
+"""Real data: classes with exemplars, shipped with miclab, or read from a folder, a file or a registered source."""
 
 from miclab.data.catalogue import load
 from miclab.data.dataset import DataError, DataSet

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-# Imported for what they register.
+# Imported because they register sources.
 import miclab.data.cifar
 import miclab.data.folders
 import miclab.data.shipped
@@ -23,8 +23,8 @@ def load(name: str, *, progress: Progress = silent) -> DataSet:
     Class i of every `concepts.*` is the same concept, held out in all of them or in none.
 
     Raises:
-        DataError: there is no such source, or what lies at PATH cannot be used; nothing is half loaded.
-        DamagedError: a shipped file is not the one that was made.
+        DataError: there is no such source, or the data at PATH cannot be used. Nothing is half loaded.
+        DamagedError: a shipped file was changed.
     """
     found, argument = find(name)
     data = found.read(name, argument, progress)

@@ -1,4 +1,4 @@
-"""Is a data set what it says it is? Hashes, counts, exemplars that occur twice, and what all items have in common."""
+"""Checks of a data set: hashes, counts, exemplars that occur twice, and the common part of all items."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def duplicates(data: DataSet) -> list[tuple[int, int]]:
 
 
 def one_colour(data: DataSet) -> list[int]:
-    """Exemplars of pictures on which nothing is to be seen: all their pixels are equal."""
+    """Exemplars of blank pictures: all their pixels are equal."""
     if data.kind == "vector":
         return []
     flat = data.items.flatten(2)
@@ -43,7 +43,7 @@ def one_colour(data: DataSet) -> list[int]:
 
 
 def _blank_notes(data: DataSet) -> list[str]:
-    """What to know of pictures of one colour."""
+    """A note on pictures of one colour."""
     found = one_colour(data)
     if not found:
         return []
@@ -53,8 +53,9 @@ def _blank_notes(data: DataSet) -> list[str]:
 
 
 def common_shares(data: DataSet) -> dict[str, dict[str, float]]:
-    """The share of the norm that is common to all items (`Exemplars.common_share`), of training items and of those of
-    held-out classes: as they are (`off`) and, of vectors, less the mean of the training part (`training`)."""
+    """The share of the norm that is common to all items (`Exemplars.common_share`), for training items and for items of
+    held-out classes. `off` is without centring. Vectors also have `training`: the mean of the training part is
+    subtracted."""
     plain = Exemplars(data)
     parts = {part: data.indices(part) for part in ("training", "held-out classes")}
     found = {"off": plain}
@@ -67,7 +68,7 @@ def common_shares(data: DataSet) -> dict[str, dict[str, float]]:
 
 
 def _equal_notes(data: DataSet) -> list[str]:
-    """What to know of exemplars that equal another."""
+    """A note on exemplars that equal another."""
     pairs, notes = equal_exemplars(data), []
     same = [pair for pair in pairs if data.class_of[pair[0]] != data.class_of[pair[1]]]
     if same:
@@ -101,7 +102,7 @@ def _share_note(shares: dict[str, dict[str, float]]) -> str:
 
 
 def check(name: str, read: Callable[[], DataSet]) -> dict[str, Any]:
-    """What is wrong with a data set (`faults`) and what one should know of it (`notes`), in sentences.
+    """Faults of a data set (`faults`) and notes on it (`notes`), in sentences.
 
     Arguments:
         name: of the data set.
@@ -139,15 +140,15 @@ def check(name: str, read: Callable[[], DataSet]) -> dict[str, Any]:
 
 
 def checked(names: Sequence[str], read: Callable[[str], DataSet]) -> list[dict[str, Any]]:
-    """`check` of several data sets; of one that cannot be loaded the reason is its fault.
+    """`check` of several data sets. If one cannot be loaded, the reason is its fault.
 
     Arguments:
-        names: of the data sets; one that nobody registered is refused before anything is read.
+        names: of the data sets. Unregistered names are refused before anything is read.
         read: loads one by its name.
 
     Raises:
-        MiclabError: a name is none of a source.
-        MissingDataError: the data are not there, so that they cannot be judged.
+        MiclabError: a name is not that of a source.
+        MissingDataError: the data are missing, so they cannot be judged.
     """
     for name in names:
         find(name)

@@ -1,7 +1,7 @@
-"""What is checked of a Hugging Face checkpoint: its files before anything of it is loaded, its tensors after.
+"""Checks of a Hugging Face checkpoint: its files before anything is loaded, its tensors after.
 
-Weights are safetensors inside the folder and nothing else, so no pickle is ever read. transformers itself would take a
-file of another kind that an index, an adapter or the configuration names.
+Weights are safetensors inside the folder and nothing else, so no pickle is ever read. By itself the library
+transformers would read a file of another kind that an index, an adapter or the configuration names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ADAPTER = "adapter_config.json"
 SHARD = re.compile(r"[^/\\\0.][^/\\\0]*\.safetensors")
 """A file of safetensors in the folder itself."""
 NAMED = 3
-"""Tensors that a message names at most."""
+"""Most tensors that a message names."""
 
 
 class CheckpointError(ContentError):
@@ -28,7 +28,7 @@ class CheckpointError(ContentError):
 
 
 def _found(place: str, name: str, offline: bool, revision: str) -> Path | None:
-    """A file of a folder or of the hub; None where there is none."""
+    """A file of a folder or of the hub; None if there is none."""
     if Path(place).is_dir():
         path = Path(place) / name
         return path if path.exists() else None
@@ -46,7 +46,7 @@ def _found(place: str, name: str, offline: bool, revision: str) -> Path | None:
 
 
 def check_files(place: str, offline: bool, revision: str = "") -> None:
-    """Makes sure that nothing but safetensors of the folder would be loaded.
+    """Checks that only safetensors of the folder would be loaded.
 
     Arguments:
         place: folder or hub id.
@@ -55,7 +55,7 @@ def check_files(place: str, offline: bool, revision: str = "") -> None:
 
     Raises:
         CheckpointError: an index, an adapter or the configuration names something else.
-        OSError: a file cannot be had.
+        OSError: a file cannot be read.
     """
     if _found(place, ADAPTER, offline, revision):
         raise CheckpointError(place, f"it has {ADAPTER}: an adapter of another model. Merge both and save the whole.")

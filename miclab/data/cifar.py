@@ -1,4 +1,4 @@
-"""CIFAR-100 in its binary version. The Python version is a pickle, which could run any code: it is not read."""
+"""CIFAR-100 in its binary version. The Python version is a pickle, which could run any code, so it is not read."""
 
 from __future__ import annotations
 

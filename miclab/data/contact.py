@@ -1,4 +1,4 @@
-"""Data sets as pictures that a person can look at: sampled classes with their exemplars."""
+"""Contact sheets of data sets: sampled classes with their exemplars."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def draw(name: str, data: DataSet | None, path: Path, *, classes: int, exemplars
     """Writes sampled classes with their exemplars to `path`; the format is that of its ending (png, pdf, svg).
 
     Arguments:
-        name: what is shown; `concepts` shows pictures, word vectors and spectrograms side by side.
+        name: of the data set; `concepts` shows pictures, word vectors and spectrograms side by side.
         data: the data set; None for `concepts`.
         classes: how many classes.
         exemplars: how many exemplars of a class at most.

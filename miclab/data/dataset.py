@@ -19,7 +19,7 @@ PARTS = ("training", "held-out exemplars", "held-out classes", "all")
 
 
 class DataError(MiclabError):
-    """A data set that cannot be had, or whose files are not what they should be."""
+    """A data set is missing, or its files are wrong."""
 
 
 class DataContentError(ContentError, DataError):
@@ -31,18 +31,18 @@ class DataSet:
     """Classes with exemplars of one kind. Labels are no part of it: a world deals labels to classes.
 
     Arguments:
-        name: what it was loaded as.
-        kind: `picture` (uint8 [exemplar, 3, height, width], red, green, blue), `glyph` (uint8 [exemplar, 1, height,
-            width], 0 paper, 1 ink), `spectrogram` (uint8 [exemplar, 1, band, frame], the highest band first), `vector`
-            (float [exemplar, dimension]).
+        name: under which it was loaded.
+        kind: `picture`, `glyph`, `spectrogram` or `vector`. Pictures are uint8 [exemplar, 3, height, width], red,
+            green, blue. Glyphs are uint8 [exemplar, 1, height, width], 0 paper, 1 ink. Spectrograms are uint8
+            [exemplar, 1, band, frame], the highest band first. Vectors are float [exemplar, dimension].
         class_names: one name a class, no two equal without regard to case.
         items: the exemplars as stored; `floats` gives them normalised.
         class_of: the class of each exemplar, int64 [exemplar].
         held_out_classes: classes that training never sees, bool [class].
         held_out_exemplars: exemplars that training never sees though it may see their class, bool [exemplar].
-        sources: who or what exemplars come from (artists, voices, typefaces, files).
+        sources: origins of exemplars (artists, voices, typefaces, files).
         source_of: index into `sources` of each exemplar, int64 [exemplar].
-        licence: under which it may be passed on, in words.
+        licence: of the data, in words.
         texts: what each exemplar says (`vector` of concepts: the phrase), or empty.
 
     Raises:
@@ -84,7 +84,7 @@ class DataSet:
 
     @cached_property
     def content(self) -> str:
-        """SHA-256 of all that a model could see of it: items, classes, their names, and what is held out."""
+        """SHA-256 of everything that a model could see: items, classes, their names, and what is held out."""
         parts = [self.kind.encode(), repr(self.item_shape).encode(), *(n.encode() for n in self.class_names)]
         tensors = (self.items, self.class_of, self.held_out_classes, self.held_out_exemplars)
         parts += [tensor.contiguous().numpy().tobytes() for tensor in tensors]

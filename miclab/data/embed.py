@@ -5,7 +5,7 @@
                             vectors of a few batches; KEY is a hash of the encoder and of these items
 
 A run that was killed finds its parts again by their keys. Parts of another encoder, or of changed items, have other
-keys and are computed anew. The folder of parts is removed at the end.
+keys and are computed again. The folder of parts is removed at the end.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PART = 8
 
 @dataclass(frozen=True)
 class Embedded:
-    """What was made.
+    """The result.
 
     Arguments:
         path: the file.
@@ -55,7 +55,7 @@ def _key(encoder: PretrainedEncoder, items: list[Item], batch: int, background: 
 
 
 def _kept(path: Path, rows: int) -> Tensor | None:
-    """The vectors of a part that is there and whole."""
+    """The vectors of a complete part."""
     try:
         found = tensors_from(read_file(path), path)["vectors"]
     except (OSError, ContentError, KeyError):
@@ -86,11 +86,11 @@ def embed(
     background: str = "white",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Embedded:
-    """Writes the vectors of all items. Killed and begun again, it ends with the same bytes.
+    """Writes the vectors of all items. After a kill and a restart it ends with the same bytes.
 
     Arguments:
         items: class after class (see `find_items`).
-        output: the file to write; its parts lie beside it until it is whole.
+        output: the file to write; its parts lie beside it until it is complete.
         batch: items at a time.
         background: colour that transparent parts of pictures show.
         on_progress: takes the number of finished items and their total.

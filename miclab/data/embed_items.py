@@ -1,4 +1,4 @@
-"""What `miclab data embed` turns into vectors: pictures and sounds in one folder per class, texts in a table."""
+"""The items of `miclab data embed`: pictures and sounds in one folder per class, texts in a table."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _texts(path: Path) -> list[Item]:
 
 
 def read_items(encoder: PretrainedEncoder, items: Sequence[Item], background: str = "white") -> list[Any]:
-    """What an encoder takes: PIL images in RGB, texts, or samples at its rate.
+    """The inputs of an encoder: PIL images in RGB, texts, or samples at its rate.
 
     Arguments:
         background: colour that transparent parts of pictures show.
@@ -133,7 +133,7 @@ def _sound(path: Path, rate: int) -> np.ndarray:
 
     try:
         with warnings.catch_warnings():
-            # Chunks that are not understood hold no samples.
+            # Unknown chunks hold no samples.
             warnings.simplefilter("ignore", wavfile.WavFileWarning)
             own, samples = wavfile.read(path)
     except Exception as error:

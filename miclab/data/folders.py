@@ -1,4 +1,4 @@
-"""Pictures in folders, one folder per class: Omniglot, mini-ImageNet, and any other set laid out so."""
+"""Pictures in folders, one folder per class: Omniglot, mini-ImageNet, and any other set of this layout."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def read_classes(
     """Every picture of every class and its class: uint8 [exemplar, channel, height, width] and int64 [exemplar].
 
     Raises:
-        DataError: a class has fewer than two pictures, two have the same name, a picture is corrupt, or sizes differ;
-            the first faults are named and nothing is returned.
+        DataError: a class has fewer than two pictures, two classes have one name, a picture is corrupt, or sizes
+            differ. The first faults are named.
     """
     reject_same_names(name, list(classes))
     few = [class_name for class_name, files in classes.items() if len(files) < 2]
@@ -80,7 +80,7 @@ def read_classes(
         except DataError as error:
             faults.append(str(error))
         else:
-            # One block from the start: a list of pictures and their stack would need twice the memory.
+            # A single block, since a list of pictures and their stack would need twice the memory.
             items = np.empty((len(files), *picture.shape), np.uint8) if items is None else items
             if picture.shape != items.shape[1:]:
                 (_, height, width), (_, first_height, first_width) = picture.shape, items.shape[1:]
@@ -133,8 +133,8 @@ def _by_folder(name: str, path: Path) -> dict[str, list[Path]]:
 
 @source("folder", argument="PATH", words="pictures in one folder per class; PATH@SIDE resizes them")
 def load_folder(name: str, argument: str, progress: Progress = silent) -> DataSet:
-    """PATH/CLASS/PICTURE. A fifth of the classes is held out (smallest SHA-256 of the name), and of each class the last
-    fifth of its pictures in the order of their names.
+    """PATH/CLASS/PICTURE. A fifth of the classes is held out (smallest SHA-256 of the name). So is the last fifth of
+    each class's pictures, in the order of their names.
 
     Raises:
         DataError: the folder is missing, empty, or holds what cannot be used.
@@ -157,8 +157,9 @@ OMNIGLOT = (
 def load_omniglot(name: str, argument: str, progress: Progress = silent) -> DataSet:
     """PATH/images_background/ALPHABET/CHARACTER/PICTURE, and images_evaluation where it is there.
 
-    A class is a character, named ALPHABET/CHARACTER. 128 classes are held out, as in the study (smallest SHA-256 of the
-    name; a fifth where there are fewer than 640), and of each class the last fifth of its drawers (17 to 20 of 20).
+    A class is a character, named ALPHABET/CHARACTER. 128 classes are held out, as in the study: those with the smallest
+    SHA-256 of the name. Of fewer than 640 classes, a fifth is. So is the last fifth of each class's drawers (17 to 20
+    of 20).
 
     Raises:
         DataError: the folder is missing, empty, or holds what cannot be used.
@@ -193,8 +194,8 @@ MINI_IMAGENET = (
 def load_mini_imagenet(name: str, argument: str, progress: Progress = silent) -> DataSet:
     """PATH/CLASS/PICTURE, or PATH/{train,val,test}/CLASS/PICTURE.
 
-    Held out are the classes of `test` where there are such folders, else 20 (smallest SHA-256 of the name; a fifth
-    where there are fewer than 100); and of each class the last fifth of its pictures in the order of their names.
+    The classes of `test` are held out where such folders exist. Otherwise 20 are (smallest SHA-256 of the name), or a
+    fifth of fewer than 100. So is the last fifth of each class's pictures, in the order of their names.
 
     Raises:
         DataError: the folder is missing, empty, or holds what cannot be used.

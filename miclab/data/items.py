@@ -1,11 +1,11 @@
-"""What enters a run of a data set: each exemplar as one vector of about unit norm.
+"""The items of a data set in a run: each exemplar as one vector of about unit norm.
 
     vector                 x / |x|
     picture, spectrogram   (flattened - mean of the training part) / scale, mean square norm 1 over the training part
     vector, centred        u = x / |x|; v = u - centre; v / |v|
 
-The centre is the mean of the items (u) that a run trains on. What all items share, a decoder that sees differences
-between positions alone may need, and a decoder that compares items does not: `common_share` measures it.
+The centre is the mean of the items (u) that a run trains on. `common_share` measures the common part of all items. A
+decoder that only compares items does not need it. One that only sees differences between positions may.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Exemplars:
 
     Arguments:
         data: the data set.
-        features: what stands in the place of its items, one row per exemplar; None: the items.
+        features: used in place of its items, one row per exemplar; None: the items.
         centre: what is subtracted from items of length 1 before they are normalised again; None: nothing.
     """
 

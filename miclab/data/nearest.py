@@ -1,4 +1,4 @@
-"""Can a data set be learned at all? The accuracy of choosing the nearest exemplar, with nothing trained."""
+"""A test of whether a data set can be learned: the accuracy of choosing the nearest exemplar, without training."""
 
 from __future__ import annotations
 

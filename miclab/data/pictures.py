@@ -1,4 +1,4 @@
-"""The one place that opens a picture: as a person sees it in a viewer, in red, green and blue, or refused by name.
+"""The only module that opens pictures: as a viewer shows them, in red, green and blue, or refused by name.
 
 EXIF orientation       turned upright
 transparency           laid on a background (white unless another is named)
@@ -26,15 +26,15 @@ from miclab.data.dataset import DataError
 from miclab.errors import ConfigError
 
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF")
-"""Others are refused: some start other programs (EPS), and none holds photographs."""
+"""Accepted formats. Of the others, some start programs (EPS), and none holds photographs."""
 MOST_PIXELS = 89_478_485
-"""Pillow's own limit, from which on a file may be made to fill the memory."""
+"""Pillow's own limit. A larger file may be made to fill the memory."""
 MOST_ASPECT = 200
-"""Longer side over shorter side: what Qwen's processor allows."""
+"""Largest ratio of longer to shorter side, that of Qwen's processor."""
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 """Modes of more than eight bits a channel."""
 DRAWINGS = (b"<svg", b"<?xml", b"<!doctype svg", b"\x1f\x8b")
-"""How SVG files begin, compressed ones too."""
+"""Beginnings of SVG files, also of compressed ones."""
 
 
 class PictureError(DataError):
@@ -47,8 +47,8 @@ def resolve(path: str, roots: Sequence[Path]) -> Path:
     Links that lie in a root are followed.
 
     Arguments:
-        path: as it stands in the JSON.
-        roots: folders, in the order in which they are looked through.
+        path: as in the JSON.
+        roots: folders, in the order in which they are searched.
 
     Raises:
         PictureError: the path leads out of the roots, or no root has the file; the message says where it was sought.
@@ -79,7 +79,7 @@ def background_colour(name: str) -> tuple[int, int, int]:
 
 
 def open_picture(path: Path, background: str = "white") -> tuple[Image.Image, tuple[str, ...]]:
-    """A picture in red, green and blue, upright, and remarks on what of it is not seen.
+    """A picture in red, green and blue, upright, and remarks on its parts that are not shown.
 
     Arguments:
         path: the file.
@@ -92,9 +92,9 @@ def open_picture(path: Path, background: str = "white") -> tuple[Image.Image, tu
     colour = background_colour(background)
     try:
         with warnings.catch_warnings():
-            # The limit below is Pillow's. It warns there, and raises at twice as many only.
+            # The limit below is Pillow's, which warns there and raises only at twice as many.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            # Damage that Pillow can read around is no damage to the pixels: text chunks, tags.
+            # Damage to text chunks and tags does not affect the pixels, and Pillow can read around it.
             warnings.simplefilter("ignore", UserWarning)
             storage.check_regular(path)
             with Image.open(path, formats=_readable()) as image:
@@ -132,7 +132,7 @@ def _check_size(path: Path, size: tuple[int, int]) -> None:
 
 
 def _remarks(image: Image.Image) -> tuple[str, ...]:
-    """What of a file is not shown. Phones put a second picture into MPO files; it is not one of the scene."""
+    """Parts of a file that are not shown. Phones put a second picture into MPO files, which does not show the scene."""
     frames = int(getattr(image, "n_frames", 1))
     return (f"the first of {frames} frames is shown",) if frames > 1 and image.format != "MPO" else ()
 

@@ -31,11 +31,11 @@ FEATURES: dict[Kind, str] = {
 """Methods that give features, by the kind of item."""
 PREPARES: dict[Kind, str] = {"images": "image processor", "texts": "tokenizer", "audio": "feature extractor"}
 LARGEST = 1_000_000
-"""A tokenizer without a limit says a larger number."""
+"""A tokenizer without a limit gives a larger number."""
 
 
 class EncoderError(DataError):
-    """An encoder that cannot be had, or that gives no features of the kind of items."""
+    """An encoder is missing, or gives no features for this kind of item."""
 
 
 class EncoderContentError(DataContentError, EncoderError):
@@ -44,7 +44,7 @@ class EncoderContentError(DataContentError, EncoderError):
 
 @contextlib.contextmanager
 def _loading(name: str, what: str, remedy: str) -> Iterator[None]:
-    """Turns what transformers raises while it loads into an EncoderError."""
+    """Turns exceptions of transformers while loading into an EncoderError."""
     try:
         yield
     except CheckpointError as error:
@@ -66,7 +66,7 @@ def torch_device(device: str) -> str:
     """Name of the device; `auto` is a GPU where there is one.
 
     Raises:
-        ConfigError: it is a GPU, and there is none that torch can use.
+        ConfigError: it is a GPU, and torch can use none.
     """
     there = torch.cuda.is_available()
     if device != "auto" and device != "cpu" and not (device.startswith("cuda") and there):
@@ -76,16 +76,16 @@ def torch_device(device: str) -> str:
 
 @dataclass(frozen=True)
 class PretrainedEncoder:
-    """A model in evaluation mode with what prepares its input.
+    """A model in evaluation mode with its preprocessor.
 
     Arguments:
         name: as it was requested.
         kind: of its items.
         model: in float32.
         prepare: image processor, tokenizer or feature extractor.
-        method: `get_..._features`, `pooled` or `mean`: where the vector comes from.
+        method: source of the vector: `get_..._features`, `pooled` or `mean`.
         weights: SHA-256 of its parameters.
-        device: where it runs.
+        device: on which it runs.
     """
 
     name: str
@@ -98,7 +98,7 @@ class PretrainedEncoder:
 
     @property
     def sampling_rate(self) -> int:
-        """Samples in a second that sounds need."""
+        """Sampling rate of sounds, in samples per second."""
         return int(self.prepare.sampling_rate)
 
     def _inputs(self, items: Sequence[Any]) -> dict[str, Tensor]:
@@ -118,14 +118,14 @@ class PretrainedEncoder:
         return {name: value.to(self.device) for name, value in found.items() if isinstance(value, Tensor)}
 
     def _padding(self) -> dict[str, Any]:
-        """How items of a batch come to one length: SigLIP was trained on texts of its full length, and CLAP's extractor
-        has its own length for sounds. Everything else is padded to the longest."""
+        """The padding of a batch. SigLIP was trained on texts of its full length, and CLAP's extractor has its own
+        length for sounds. Everything else is padded to the longest."""
         if self.kind == "audio":
             return {} if hasattr(self.prepare, "nb_max_samples") else {"padding": True}
         config = self.model.config
         text = getattr(config, "text_config", config)
         places = int(getattr(text, "max_position_embeddings", 0) or LARGEST)
-        # RoBERTa and its kin count positions from the number of the padding token on.
+        # RoBERTa and its relatives count positions from the number of the padding token.
         if "roberta" in text.model_type or "clap" in text.model_type:
             places -= int(text.pad_token_id or 0) + 1
         limit = min(int(self.prepare.model_max_length), places)
@@ -168,7 +168,7 @@ def _running(name: str) -> Iterator[None]:
 
 
 def _mean(states: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean over places, of texts over those that are no padding."""
+    """The mean over places; for texts, without padding."""
     if states.dim() == 4:
         return states.flatten(2).mean(2)
     if mask is None or mask.shape != states.shape[:2]:
@@ -196,8 +196,8 @@ def load_encoder(name: str, kind: Kind, *, device: str = "auto", offline: bool =
         offline: uses no network.
 
     Raises:
-        EncoderError: the extra `mllm` is missing, there is no such model, its weights are no safetensors or lack some,
-            or it is no model for this kind of items.
+        EncoderError: the extra `mllm` or the model is missing, weights are not safetensors or incomplete, or the model
+            does not take this kind of item.
         ConfigError: there is no such device.
     """
     try:
@@ -231,7 +231,7 @@ def load_encoder(name: str, kind: Kind, *, device: str = "auto", offline: bool =
         model = model.get_encoder()
     lacking = [key for key in info["missing_keys"] if "position_ids" not in key]
     if method == "pooled" and lacking and all("pooler" in key for key in lacking):
-        # A pooler that was never trained would give random directions.
+        # An untrained pooler would give random directions.
         method, lacking = "mean", []
     if lacking:
         raise EncoderError(f"{name} lacks {len(lacking)} weights, such as {sorted(lacking)[0]}: it is not whole.")

@@ -1,4 +1,4 @@
-"""The door for data: a source of real items is a function, registered under its name.
+"""The registry of data: a source of real items is a function that is registered under a name.
 
     @source("rows", argument="FILE", words="rows of a CSV file")
     def rows(name: str, argument: str, progress: Progress) -> DataSet: ...
@@ -26,11 +26,11 @@ Reader = Callable[[str, str, Progress], DataSet]
 
 
 class MissingDataError(DataError):
-    """There is nothing to read where the argument of a source points to."""
+    """The argument of a source points to nothing."""
 
 
 def silent(done: int, total: int) -> None:
-    """Progress that is shown to nobody."""
+    """Progress that is not shown."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Source:
 
     Arguments:
         name: before the colon.
-        argument: what stands after the colon, in capitals, as in `PATH`; empty: the source takes no argument.
-        words: what it holds, in a few words.
+        argument: the word after the colon, in capitals, as in `PATH`; empty: the source takes no argument.
+        words: its content, in a few words.
         read: loads it.
     """
 
@@ -51,21 +51,21 @@ class Source:
 
     @property
     def usage(self) -> str:
-        """How it is written in a configuration."""
+        """Its form in a configuration."""
         return f"{self.name}:{self.argument}" if self.argument else self.name
 
 
 SOURCES: Registry[Source] = Registry("source", "modalities.NAME.source")
-"""What the decorator registers."""
+"""The function that the decorator registers."""
 
 
 def source(name: str, *, argument: str = "", words: str = "") -> Callable[[Reader], Reader]:
-    """Registers a function as the source `name`; the function itself stays as it is.
+    """Registers a function as the source `name`. The function itself is unchanged.
 
     Arguments:
         name: lower-case letters, digits, `.`, `-` and `_`.
-        argument: what the user writes after `name:`, in capitals; empty: nothing.
-        words: what the source holds, for `miclab data list` and help texts.
+        argument: the word that the user writes after `name:`, in capitals; empty: none.
+        words: the content of the source, for `miclab data list` and help texts.
 
     Raises:
         MiclabError: the name cannot be used, or another file has registered it.
@@ -105,7 +105,7 @@ def existing(name: str, argument: str, how: str) -> Path:
     """The path that an argument names; `~` is the home directory.
 
     Arguments:
-        how: end of the message: what to give instead.
+        how: end of the message, with a correct argument.
 
     Raises:
         MissingDataError: there is nothing at the path.

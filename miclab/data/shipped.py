@@ -27,7 +27,7 @@ SHIPPED = {
     "concepts.speech": "their names spoken by six synthetic voices, as spectrograms",
     "glyphs": "letters of 34 scripts from free typefaces",
 }
-"""The data sets that come with miclab, and what they hold."""
+"""The data sets that come with miclab, and their contents."""
 SMALL = "small:"
 """Before the name of a shipped data set: 64 of its classes, a quarter of them held out."""
 SMALL_GLYPHS = 64
@@ -37,8 +37,7 @@ class Folder:
     """A shipped folder; every file is checked against the manifest when it is read.
 
     Raises:
-        DamagedError: a file is not the one that was made.
-    """
+        DamagedError: a file was changed."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -64,7 +63,7 @@ class Folder:
         return split.reshape(rows * columns, cell, cell, *grid.shape[2:])[:count]
 
     def damaged(self) -> list[str]:
-        """Files that are missing or not what they were, and files that do not belong here."""
+        """Files that are missing or changed, and files that do not belong here."""
         wrong = []
         for name in self.manifest["files"]:
             try:

@@ -27,13 +27,13 @@ from miclab import storage
 from miclab.data.dataset import DataContentError
 
 VECTORS, LABELS = ("vectors", "vector", "embeddings", "embedding"), ("labels", "label", "classes", "class")
-"""Names under which vectors and labels are looked for; the first is ours."""
+"""Names under which vectors and labels are sought; the first is ours."""
 CONVERT = "Save it as .npy, .npz, .safetensors or .parquet."
 
 
 @dataclass(frozen=True)
 class Table:
-    """What a file holds.
+    """The content of a file.
 
     Arguments:
         vectors: float [row, dimension] or [class, exemplar, dimension], in the file's own precision.
@@ -80,7 +80,7 @@ def float_tensor(path: Path, values: np.ndarray, what: str = "its array") -> Ten
             f"{what} is of type {values.dtype}; vectors are float16, float32 or float64. "
             "Convert them with `values.astype(numpy.float32)`.",
         )
-    # A copy: neither a mapped file nor foreign byte order reaches PyTorch.
+    # A copy, so that neither a mapped file nor foreign byte order reaches PyTorch.
     return torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("=")))
 
 
@@ -145,9 +145,8 @@ def _npz(path: Path) -> Table:
             raise DataContentError(path, "it is no archive of arrays, as its ending says.")
         name = _chosen(file.files, VECTORS, LABELS)
         if name is None:
-            raise DataContentError(
-                path, f"it holds the arrays {', '.join(file.files) or 'none'}: name one of them 'vectors'."
-            )
+            problem = f"it holds the arrays {', '.join(file.files) or 'none'}: name one of them 'vectors'."
+            raise DataContentError(path, problem)
         vectors = float_tensor(path, file[name], f"the array {name!r}")
         own = next((label for label in LABELS if label in file.files), None)
         return Table(vectors, None if own is None else label_list(path, file[own], f"the array {own!r}"))
@@ -161,9 +160,8 @@ def _safetensors(path: Path) -> Table:
         names, metadata = list(file.keys()), file.metadata() or {}
         name = _chosen(names, VECTORS, LABELS)
         if name is None:
-            raise DataContentError(
-                path, f"it holds the tensors {', '.join(names) or 'none'}: name one of them 'vectors'."
-            )
+            problem = f"it holds the tensors {', '.join(names) or 'none'}: name one of them 'vectors'."
+            raise DataContentError(path, problem)
         vectors = file.get_tensor(name)
         own = next((label for label in LABELS if label in names), None)
         numbers = None if own is None else file.get_tensor(own)
@@ -211,9 +209,8 @@ def _columns(path: Path, frame: Any, names_of: dict[str, list[str]]) -> Table:
         which = "one column of lists of floats, or name it 'vectors'"
         raise DataContentError(path, f"it needs {which}; its columns: {present}.")
     if label_column is None and texts:
-        raise DataContentError(
-            path, f"it has several columns that may be labels: name one 'labels'; its columns: {present}."
-        )
+        problem = f"it has several columns that may be labels: name one 'labels'; its columns: {present}."
+        raise DataContentError(path, problem)
     values = frame[vector_column]
     inner = frame.schema[vector_column].inner
     values = values.cast(pl.List(inner))
@@ -238,9 +235,8 @@ def _columns(path: Path, frame: Any, names_of: dict[str, list[str]]) -> Table:
         return Table(vectors, None)
     column = frame[label_column].cast(pl.String)
     if column.null_count():
-        raise DataContentError(
-            path, f"row {column.is_null().arg_max()} of column {label_column!r} has no label (null)."
-        )
+        problem = f"row {column.is_null().arg_max()} of column {label_column!r} has no label (null)."
+        raise DataContentError(path, problem)
     labels = column.to_list()
     if label_column in names_of:
         labels = named_labels(path, labels, json.dumps(names_of[label_column]))
@@ -278,9 +274,8 @@ def _datasets_folder(path: Path) -> Table:
     if (path / "dataset_info.json").is_file():
         info = _json(path / "dataset_info.json")
     if state.get("_indices_data_files"):
-        raise DataContentError(
-            path, "it is a choice of rows: save it with `dataset.flatten_indices().save_to_disk(PATH)`."
-        )
+        problem = "it is a choice of rows: save it with `dataset.flatten_indices().save_to_disk(PATH)`."
+        raise DataContentError(path, problem)
     frames = [_polars(file, lambda pl, file=file: pl.read_ipc_stream(file)) for file in _arrow_files(path, state)]
     features = info.get("features")
     features = features if isinstance(features, dict) else {}
@@ -339,9 +334,8 @@ def _csv_labels(path: Path) -> list[str]:
         raise DataContentError(path, "several columns need a header, and one of them the name 'label'.")
     for line, row in enumerate(body):
         if (column or 0) >= len(row):
-            raise DataContentError(
-                path, f"row {line} has {len(row)} cells, and the label is in column {(column or 0) + 1}."
-            )
+            problem = f"row {line} has {len(row)} cells, and the label is in column {(column or 0) + 1}."
+            raise DataContentError(path, problem)
     return [row[column or 0] for row in body]
 
 

@@ -1,9 +1,8 @@
-"""One's own embeddings as a modality: `vectors:PATH`.
+"""The user's own embeddings as a modality: `vectors:PATH`.
 
-A label is a class, and its name is the class's name: with `sequence.pairing` `concept` two files are paired by it.
-Held out are a fifth of the classes (smallest SHA-256 of the name in lower case), and of each class the last fifth of
-its rows.
-Vectors are float32 and have length 1 when they enter a run, as those of every source (`miclab.data.items`).
+A label is a class, and its name is the class's name: with `sequence.pairing` `concept` two files are paired by it. A
+fifth of the classes is held out (smallest SHA-256 of the name in lower case). So is the last fifth of each class's
+rows. Vectors are float32 and have length 1 when they enter a run, as those of every source (`miclab.data.items`).
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from miclab.data.split import held_out_count, held_out_names, last_exemplars
 from miclab.data.vector_files import Table, read_table
 
 LEAST_CLASSES = 10
-"""A fifth of them is held out, and a set of novel classes needs two."""
+"""Fewest classes: a fifth of them is held out, and a set of novel classes needs two."""
 LEAST_DIMENSION = 2
 SHOWN = 5
-"""Rows that a message names."""
+"""Most rows that a message names."""
 HOW = "Give a file .npy, .npz, .safetensors or .parquet, or a folder that Hugging Face `datasets` saved."
 
 
@@ -35,8 +34,8 @@ def load_vectors(name: str, argument: str, progress: Progress = silent) -> DataS
 
     Raises:
         MissingDataError: there is no such file.
-        DataContentError: it cannot be read; a row is zero or not finite; labels are missing, empty, or not one for each
-            row; there are fewer than 10 classes; a class has fewer than two rows.
+        DataContentError: it cannot be read, or a row is zero or not finite. Labels are missing, empty, or not one for
+            each row. There are fewer than 10 classes, or a class has fewer than two rows.
     """
     path = existing(name, argument, HOW)
     table = read_table(path)
@@ -51,7 +50,7 @@ def load_vectors(name: str, argument: str, progress: Progress = silent) -> DataS
             "a fifth is held out and a novel set needs two. Add classes.",
         )
     order = class_of.argsort(stable=True)
-    # Without regard to case, as classes are paired: a name is held out in both of two files or in neither.
+    # Case is ignored, as in pairing, so that a name is held out in both of two files or in neither.
     held_out = held_out_names([label.casefold() for label in names], held_out_count(len(names), len(names)))
     return DataSet(
         name=name,
@@ -103,12 +102,12 @@ def _checked(path: Path, vectors: Tensor) -> Float[Tensor, "row dimension"]:
     """Vectors as float32, none of them zero, all finite."""
     rows = vectors.to(torch.float32)
     norms = rows.norm(dim=1)
-    # A row of finite numbers may have a norm that is not.
+    # A row of finite numbers may have an infinite norm.
     bad = (~norms.isfinite()).nonzero()[:, 0].tolist()
     if bad:
         raise DataContentError(path, f"{_named('row', bad)} NaN, infinity or numbers too large for float32. "
                         "Take such rows away or mend them.")  # fmt: skip
-    # Below this `DataSet.floats` cannot give it length 1.
+    # Below this norm `DataSet.floats` cannot give it length 1.
     zero = (norms < 1e-12).nonzero()[:, 0].tolist()
     if zero:
         raise DataContentError(

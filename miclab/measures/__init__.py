@@ -1,1 +1,1 @@
-"""What is measured of a network: accuracies, attention, alignment."""
+"""Measures of a network: accuracies, attention, alignment."""

@@ -1,17 +1,17 @@
-"""Alignment of a secondary modality with the host: do projected items lie where the host's prototypes of the same label
-lie?
+"""Alignment of a secondary modality with the host: whether projected items lie near the host's prototypes of the same
+label.
 
-A row is a sampled pair: a class of the secondary modality and a class of the host with the same label, or of the same
-name, where exemplars are paired by concept. The prototype of a class of real data is the mean of its exemplars. The
-number of rows is fixed and stated, since plain linear CKA of n random rows in d dimensions is about d / (n + d).
+A row is a sampled pair: a class of the secondary modality and a class of the host with the same label. Where exemplars
+are paired by concept, the two have the same name. The prototype of a class of real data is the mean of its exemplars.
+The number of rows is fixed and stated, since plain linear CKA of n random rows in d dimensions is about d / (n + d).
 
-There are two nulls. Pairs shuffled one by one are unrelated rows, but rows of one class are not independent: with few
-classes the true spread is wider. So the test is which class belongs to which. Labels (concepts) trade partners as
-wholes. A mixture's prototype is made anew from the concepts that its two classes stand for now.
+There are two nulls. Pairs shuffled one by one are unrelated rows. But rows of one class are not independent, so with
+few classes the true spread is wider. The test therefore permutes whole labels (concepts) among their partners. A
+mixture's prototype is then computed from the permuted concepts of its two classes.
 
-Intervals come from independent draws of pairs, never from resampled rows: a resample holds some rows twice, the
-similarity of a row to its own copy is no longer on the diagonal that the debiased estimator leaves out, and the bias
-that it was made to remove comes back.
+Intervals come from independent draws of pairs, never from resampled rows. A resample holds some rows twice. The
+similarity of a row to its own copy is then off the diagonal, which the debiased estimator leaves out. So the bias would
+come back.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from miclab.worlds.world import World, world_from_tensors
 ROWS = 1024
 """Rows of every CKA, unless another number is given."""
 DRAWS = 20
-"""Independent draws of so many rows, over which CKA is averaged."""
+"""Independent draws of `ROWS` rows, over which CKA is averaged."""
 ROW_SHUFFLES = 40
-"""Shuffles behind the null of a metric row, in which time is short."""
+"""Shuffles for the null of a metric row, which must be fast."""
 
 
 def plain_cka(x: Float[Tensor, "row a"], y: Float[Tensor, "row b"]) -> float:
@@ -51,7 +51,7 @@ def plain_cka(x: Float[Tensor, "row a"], y: Float[Tensor, "row b"]) -> float:
 
 
 class _Gram:
-    """The Gram matrix of features with its diagonal left out, known by sums alone: no n x n matrix is made.
+    """The Gram matrix of features without its diagonal, represented by sums. No n x n matrix is made.
 
     Arguments:
         features: one row per sample.
@@ -85,11 +85,11 @@ def debiased_cka(x: Float[Tensor, "row a"], y: Float[Tensor, "row b"]) -> float:
 
 
 LEAST_TRADERS = 5
-"""Labels (concepts) that a test needs at least: of the orders of 4 every 24th is the true one."""
+"""Fewest labels (concepts) for a test: of the permutations of 4, one in 24 is the true one."""
 
 
 def _trade(numbers: Int[Tensor, "*shape"], generator: torch.Generator) -> Int[Tensor, "*shape"]:
-    """Every number becomes another of them, wherever it stands."""
+    """Permutes the distinct numbers, equal ones together."""
     distinct, place = numbers.unique(return_inverse=True)
     return distinct[torch.randperm(len(distinct), generator=generator)][place]
 
@@ -103,7 +103,7 @@ class _Draw:
         traded: draws such prototypes after labels (concepts) have traded their partners.
         traders: how many of these there are.
         retrieved: 1 where the host's prototype nearest to the item is of the right label (concept).
-        chance: of a prototype drawn blindly to be so.
+        chance: the same for a random prototype.
     """
 
     def __init__(
@@ -188,22 +188,22 @@ class Alignment:
     Arguments:
         modality: the secondary modality.
         rows: number of sampled pairs in a draw.
-        cka: debiased linear CKA of one draw of `rows` pairs, the mean over independent draws. Its interval is the
-            Student's t over the draws: given world and weights they are independent and each is nearly free of the
-            bias of n (a ratio of unbiased terms), so it covers what ever more pairs of this world would give.
-            It says nothing of other seeds.
+        cka: debiased linear CKA of one draw of `rows` pairs, the mean over independent draws. Its interval is Student's
+            t over the draws. Given world and weights, draws are independent, and each is nearly free of the bias of n
+            (a ratio of unbiased terms). So the interval covers the limit of many pairs of this world. It does not
+            describe other seeds.
         plain_cka: the biased one, for comparison with the paper's figures.
         null_high: 95th percentile of the debiased CKA of one draw with its pairs shuffled one by one, as in metric
             rows. With few classes it is too low.
         traded_high: the same, of labels (concepts) that trade their partners as wholes.
-        p_value: share of traded draws that reach `cka`, with the one that was observed counted in; it errs on the
-            careful side, since a single draw scatters more than the mean that it is compared with.
+        p_value: share of traded draws that reach `cka`, the observed one included. It is conservative, since a single
+            draw scatters more than the mean that it is compared with.
         distance: mean L2 distance between a projected item and its host prototype.
         null_distance: the same for shuffled pairs.
         null_plain: mean of the biased CKA of one draw with its pairs shuffled: what `plain_cka` is without alignment.
         retrieval: share of projected items whose nearest prototype of the host has their label (is their concept), the
             mean over draws, with its interval over draws.
-        retrieval_chance: the same for a prototype drawn blindly.
+        retrieval_chance: the same for a random prototype.
         traders: how many labels (concepts) trade, at least.
         step: the checkpoint's step.
     """

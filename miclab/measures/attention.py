@@ -1,8 +1,8 @@
 """Strengths of attention heads (arXiv 2601.20796, section 4), for one layer's attention and the roles of its positions.
 
 Every function takes attention [batch, head, query position, key position] and returns one value for each sequence and
-head [batch, head]. Means, intervals and comparisons are made in one place. "From the last position" is the last row of
-attention: the query's last item, where the model answers.
+head [batch, head]. Means, intervals and comparisons are computed elsewhere, in one place. "From the last position" is
+the last row of attention: the query's last item, where the model answers.
 """
 
 from __future__ import annotations
@@ -31,15 +31,7 @@ def _ceiling(config: RunConfig) -> list[tuple[float, str]]:
 
 def _right_items(config: RunConfig) -> list[tuple[float, str]]:
     level = 1 / config.sequence.burstiness
-    return [(level, f"all on the right items: 1/B = {level:.3g}"), (1 / config.sequence_length, "uniform")]
-
-
-def _labels_of_all(config: RunConfig) -> list[tuple[float, str]]:
-    return [(config.sequence.context / config.sequence_length, "uniform attention")]
-
-
-def _one(config: RunConfig) -> list[tuple[float, str]]:
-    return [(1.0, "uniform attention")]
+    return [(level, f"all on the right items: 1/B = {level:.3g}")]
 
 
 def _zero(config: RunConfig) -> list[tuple[float, str]]:
@@ -52,7 +44,7 @@ def _span_attention(attention: Attention, spans: Float[Tensor, "*batch key exemp
 
 
 of_pattern = partial(measure, needs=("pattern",), always=True)
-"""`measure`, for those of the attention pattern alone, which every metric row has."""
+"""`measure` for measures of the attention pattern alone, which every metric row has."""
 
 
 def _masked_mean(values: Float[Tensor, "batch head exemplar"], mask: Bool[Tensor, "batch exemplar"]) -> PerHead:
@@ -95,7 +87,7 @@ def previous_token_2(pattern: Attention) -> PerHead:
     words="mean attention of each context label on its own exemplar's item",
 )
 def label_to_item_strength(pattern: Attention, roles: Roles, modality: str) -> PerHead:
-    """Mean over the context's labels of the attention that they pay to their own exemplar's item of `modality`: the
+    """Attention of the context's labels to their own exemplar's item of `modality`, as a mean over labels. This is the
     part of the previous-token pattern that an induction circuit uses."""
     labels, items = roles.label_spans(), roles.item_spans(modality)
     # An axis for the heads, where the sequences have roles of their own.
@@ -191,7 +183,6 @@ def target_item_attention(
     range=(0, 1),
     title="All labels",
     words="from the query: total attention on context labels, right or wrong",
-    guides=_labels_of_all,
 )
 def total_label_attention(pattern: Attention, roles: Roles) -> PerHead:
     """TLA: from the last position, total attention on all context labels."""
@@ -203,7 +194,6 @@ def total_label_attention(pattern: Attention, roles: Roles) -> PerHead:
     range=(0, 1),
     title="Entropy of the query's attention",
     words="0 is all on one position, 1 is uniform",
-    guides=_one,
     assumes=("softmax",),
 )
 def attention_entropy(pattern: Attention, visible: Visible) -> PerHead:
@@ -217,7 +207,6 @@ def attention_entropy(pattern: Attention, visible: Visible) -> PerHead:
     range=(0, 1),
     title="Entropy of the labels' attention",
     words="0 is all on one position, 1 is uniform",
-    guides=_one,
     assumes=("softmax",),
 )
 def label_row_entropy(pattern: Attention, roles: Roles, visible: Visible) -> PerHead:
@@ -240,7 +229,7 @@ def label_row_entropy(pattern: Attention, roles: Roles, visible: Visible) -> Per
     always=True,
 )
 def learnt_weight(weight: Float[Tensor, " head"]) -> Float[Tensor, " head"]:
-    """The initial weight of a mechanism and what training makes of it (`miclab.model.attention.share`)."""
+    """The present value of a mechanism's initial weight (`miclab.model.attention.share`)."""
     return weight
 
 
@@ -252,8 +241,8 @@ def learnt_weight(weight: Float[Tensor, " head"]) -> Float[Tensor, " head"]:
     words="squared norm of the mean key at a position over the mean squared norm of keys, before rotation",
 )
 def key_constant(keys: Float[Tensor, "batch pair position dimension"], head_count: int) -> Float[Tensor, " head"]:
-    """Share of the keys that is the same in all sequences, by position, averaged over positions. Unbiased: keys without
-    a constant part have 0 on average, whatever the number of sequences. 0 for a single sequence, which shows nothing.
+    """Share of the keys that is the same in all sequences, by position, averaged over positions. It is unbiased: keys
+    without a constant part have mean 0 for any number of sequences. A single sequence gives 0.
 
     Heads that share keys have the same value.
     """

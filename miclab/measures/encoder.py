@@ -1,4 +1,4 @@
-"""What is measured of an encoder while it is pretrained: accuracies, and the nearest exemplar."""
+"""Measures of an encoder in pretraining: accuracies, and the nearest exemplar."""
 
 from __future__ import annotations
 

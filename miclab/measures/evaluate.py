@@ -1,4 +1,4 @@
-"""Splits to accuracies and measures, for parameters of any step."""
+"""Accuracies and measures on splits, for parameters of any step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from miclab.worlds.splits import split_batches
 from miclab.worlds.world import World, world_from_tensors
 
 CHUNK = 512
-"""Sequences in one forward pass: what stays in the cache."""
+"""Sequences in one forward pass, so that they fit the cache."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class SplitScores:
         correct: 1 where the answer is the target.
         in_context: 1 where the answer is a label of the context (CLA).
         oracles: scores of the oracles.
-        strengths: mean of each measure, by name [set, layer, head]; NaN in a layer that cannot give it.
+        strengths: mean of each measure, by name [set, layer, head]; NaN in a layer where it is undefined.
         left_out: why a measure is not among them, by its name.
     """
 
@@ -75,7 +75,7 @@ def head_intervals(scores: Sequence[SplitScores]) -> dict[str, dict[tuple[int, i
 
 
 def oracle_means(scores: Sequence[SplitScores]) -> dict[str, float]:
-    """Mean score of each oracle over several runs, each of which counts alike."""
+    """Mean score of each oracle over several runs, with equal weights."""
     return {name: float(np.mean([s.oracles[name].mean() for s in scores])) for name in scores[0].oracles}
 
 
@@ -143,7 +143,7 @@ def score_split(
     """
     decoder, requested = Decoder(config), chosen(measures)
     if measures is True and not any(decoder.weight(parameters, i) for i in range(config.decoder.layers)):
-        # Plain attention has no such weight, which is nothing to report.
+        # Plain attention has no such weight, so a missing value is not reported.
         requested = tuple(one for one in requested if "weight" not in one.needs)
     left_out: dict[str, str] = {}
     correct, in_context = [], []
@@ -247,8 +247,8 @@ def evaluate(
 
 
 def _experiment(run: Run) -> tuple[str, ...]:
-    """What has to agree between seeds of one experiment: the configuration without its seeds, and that of the parent.
-    The parent's name would always differ. A parent that is no longer there is taken on trust."""
+    """The part of a configuration that is equal in seeds of one experiment, without seeds, and that of its parent. The
+    parent's name would always differ. A parent that no longer exists is not compared."""
     parent = run.config.parent
     own = trajectory_hash(replace(run.config, seed=0, seeds=SeedsConfig(), parent=ParentConfig()))
     if not parent.run:
@@ -261,7 +261,7 @@ def _experiment(run: Run) -> tuple[str, ...]:
 
 
 def check_seeds(runs: Sequence[Run]) -> None:
-    """Makes sure that runs can be taken as seeds of one experiment, whose intervals are clustered by seed.
+    """Checks that runs are seeds of one experiment, so that intervals are clustered by seed.
 
     Raises:
         RunError: there is no run, one is given twice, or their configurations differ in more than the seed.
@@ -273,7 +273,7 @@ def check_seeds(runs: Sequence[Run]) -> None:
     if twice is not None:
         raise RunError(f"{twice.path} is given twice: it would count as two seeds. Name each RUN once.")
     found = [_experiment(run) for run in runs]
-    # Where one run's parent is gone, only what is known of both is compared.
+    # If one run's parent is gone, only fields known of both are compared.
     known = min(map(len, found))
     if len({one[:known] for one in found}) > 1:
         raise RunError(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import nan
 from typing import Any
 
 from miclab.config.request import SplitSizes
+from miclab.config.run import with_context
+from miclab.measures.baselines import BASELINES, Baseline, baselines
 from miclab.measures.evaluate import Evaluation, SplitScores, check_seeds, evaluate, head_intervals, oracle_means
 from miclab.measures.registry import chosen
 from miclab.runs.run import Run
@@ -19,7 +21,7 @@ ONE_SET = (
     "One set of novel classes gives no interval: other classes may be easier or harder. "
     "Evaluate several sets (--novel-sets), or several seeds of the run."
 )
-"""Why a number stands without an interval."""
+"""Why a number has no interval."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,12 @@ class Evaluations(Tabled):
     Arguments:
         found: of each run, every split.
         measured: of each run, the split `icl` with the measures that were requested; empty: none was.
+        baselines: these measures without a circuit, by name.
     """
 
     found: tuple[Evaluation, ...]
     measured: tuple[SplitScores, ...] = ()
+    baselines: dict[str, Baseline] = field(default_factory=dict)
 
     @property
     def runs(self) -> tuple[str, ...]:
@@ -46,8 +50,8 @@ class Evaluations(Tabled):
 
     @cached_property
     def splits(self) -> dict[str, tuple[Interval, Interval, dict[str, float]]]:
-        """By split: accuracy, share of answers that are labels of the context, and accuracy of each oracle; over
-        runs, or over the sets of novel classes of one."""
+        """By split: accuracy, share of answers that are labels of the context, and accuracy of each oracle. Intervals
+        are over runs, or over the sets of novel classes of one run."""
         found = {}
         for split in self.found[0].scores:
             scores = [one.scores[split] for one in self.found]
@@ -66,7 +70,7 @@ class Evaluations(Tabled):
 
     @property
     def left_out(self) -> dict[str, str]:
-        """Why a measure that was requested is lacking, by its name."""
+        """Why a requested measure is missing, by its name."""
         return self.measured[0].left_out if self.measured else {}
 
     def tables(self) -> tuple[Table, ...]:
@@ -80,7 +84,9 @@ class Evaluations(Tabled):
         if not self.measured:
             return (main,)
         notes = [f"{name}: left out, since {reason}" for name, reason in self.left_out.items()]
-        return main, heads_table("measures on icl; heads are LAYER.HEAD [95 % interval]", self.measures, notes)
+        return main, heads_table(
+            "measures on icl; heads are LAYER.HEAD [95 % interval]", self.measures, notes, self.baselines
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Everything as plain data."""
@@ -99,7 +105,8 @@ class Evaluations(Tabled):
         }
         if not self.measured:
             return content
-        return content | {"measures": heads_json(self.measures), "left_out": self.left_out}
+        measures = {"measures": heads_json(self.measures), "baselines": baselines_json(self.baselines)}
+        return content | measures | {"left_out": self.left_out}
 
 
 def at_steps(runs: Iterable[str], steps: Iterable[int]) -> str:
@@ -107,13 +114,32 @@ def at_steps(runs: Iterable[str], steps: Iterable[int]) -> str:
     return ", ".join(f"{run} at step {step}" for run, step in zip(runs, steps, strict=True))
 
 
-def heads_table(title: str, measures: dict[str, dict[tuple[int, int], Interval]], notes: Sequence[str] = ()) -> Table:
-    """A row for each measure, a column for each head."""
+def heads_table(
+    title: str,
+    measures: dict[str, dict[tuple[int, int], Interval]],
+    notes: Sequence[str] = (),
+    baselines: Mapping[str, Baseline] | None = None,
+) -> Table:
+    """A row for each measure, a column for each head; before them the measure without a circuit, where it is given."""
     if not measures:
         return table("", [], [], notes)
+    known = baselines or {}
+    shown = [part for part in BASELINES if any(getattr(one, part) is not None for one in known.values())]
     heads = sorted({head for row in measures.values() for head in row})
-    rows = [[name, *(row.get(head) for head in heads)] for name, row in measures.items()]
-    return table(title, ["measure", *(f"head {HeadName(*head)}" for head in heads)], rows, notes)
+    rows = [
+        [name, *(getattr(known.get(name), part, None) for part in shown), *(row.get(head) for head in heads)]
+        for name, row in measures.items()
+    ]
+    columns = ["measure", *(BASELINES[part] for part in shown), *(f"head {HeadName(*head)}" for head in heads)]
+    return table(title, columns, rows, notes)
+
+
+def baselines_json(baselines: Mapping[str, Baseline]) -> dict[str, dict[str, float | None]]:
+    """Each measure without a circuit as plain data, by name."""
+    return {
+        name: {part: None if (value := getattr(one, part)) is None else round(value, 6) for part in BASELINES}
+        for name, one in baselines.items()
+    }
 
 
 def heads_json(measures: dict[str, dict[tuple[int, int], Interval]]) -> dict[str, dict[str, Any]]:
@@ -154,4 +180,6 @@ def evaluate_runs(
             measured.append(one.scores["icl"])
         if on_progress:
             on_progress(done, run.path.name)
-    return Evaluations(tuple(found), tuple(measured))
+    config = runs[0].config if context is None else with_context(runs[0].config, context)
+    known = measured[0].strengths if measured else ()
+    return Evaluations(tuple(found), tuple(measured), baselines(config, known))

@@ -1,4 +1,4 @@
-"""What a measure may look at, one layer of one batch, and measures taken of it."""
+"""The inputs of a measure, one layer of one batch, and the measures computed from it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from miclab.measures.registry import PARAMETERS, Measure
 from miclab.worlds.roles import Roles
 
 SOFTMAX = frozenset({"softmax"})
-"""What holds of plain attention."""
+"""Facts about plain attention."""
 
 
 def causal(length: int, device: torch.device | None = None) -> Bool[Tensor, "query key"]:
-    """What each position may see under a plain causal mask: itself and all before it."""
+    """The positions that each may see under a plain causal mask: itself and all before it."""
     return torch.ones(length, length, dtype=torch.bool, device=device).tril()
 
 
@@ -28,14 +28,14 @@ class Layer:
     """One layer of a decoder on one batch.
 
     Arguments:
-        roles: what each position is.
+        roles: of the positions.
         labels: of the context.
         target: label of the query.
         head_count: number of heads.
         activations: of this layer, by name without `blocks.i.`: `attention.pattern`, `residual`, ...
         parameters: of this layer, by name without `decoder.blocks.i.`: `attention.query`, ...; None: not given.
         visible: whether a query may see a key, broadcast to [batch, head, query, key]; None: plain causal.
-        facts: what holds of the layer's attention (see `Measure.assumes`).
+        facts: about the layer's attention (see `Measure.assumes`).
     """
 
     roles: Roles
@@ -48,7 +48,7 @@ class Layer:
     facts: frozenset[str] = field(default=SOFTMAX)
 
     def given(self) -> dict[str, Any]:
-        """Everything that a measure can be given, by the name of the argument, but `modality`."""
+        """All possible arguments of a measure by name, except `modality`."""
         found: dict[str, Any] = dict(self.activations)
         found |= {name.removeprefix("attention."): value for name, value in self.activations.items()}
         if self.parameters is not None:

@@ -1,8 +1,8 @@
-"""The registry of measures: what a number by layer and head is, what it needs, and how a reader understands it.
+"""The registry of measures: definition, needed activations and explanation of each number by layer and head.
 
-A measure is a function that returns one value for each head. Its arguments say what it is given, by their names: the
-activations of one layer that it names in `needs`, and what `CONTEXT` lists. A file of one's own adds a measure by the
-decorator `measure`; `miclab evaluate RUN --plugin FILE.py --measures NAME` computes it.
+A measure is a function that returns one value for each head. Its arguments are found by their names: the activations of
+one layer that `needs` lists, and the entries of `CONTEXT`. A user's file adds a measure by the decorator `measure`;
+`miclab evaluate RUN --plugin FILE.py --measures NAME` computes it.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ class Measure:
     """A measure of every head.
 
     Arguments:
-        name: how rows, options and files call it.
-        function: gives [batch, head], or [head] for what does not depend on the sequence.
+        name: its name in rows, options and files.
+        function: gives [batch, head], or [head] if it does not depend on the sequence.
         needs: activations of a layer, by the last part of their name in a trace (`pattern` is
             `blocks.i.attention.pattern`, `residual` is `blocks.i.residual`), and `parameters`.
         range: lowest and highest value.
         title: a few words for a reader.
-        words: what the number is, in one line.
-        guides: levels that help to read it, with their names, for a configuration.
-        assumes: what it takes for granted of attention. `softmax`: no weight is negative and each row sums to 1.
-        always: whether every evaluation of training takes it, and rows hold it.
+        words: its explanation, in one line.
+        guides: reference levels with their names, for a configuration.
+        assumes: facts about attention that it relies on. `softmax`: no weight is negative and each row sums to 1.
+        always: whether every evaluation in training computes it, so that rows hold it.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Measure:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """Names of the arguments that the function is given."""
+        """Names of the function's arguments."""
         return _arguments(self.function)
 
     @property
@@ -84,8 +84,8 @@ class Measure:
         """Why a decoder cannot give the measure, in words; empty where it can.
 
         Arguments:
-            activations: what its layers give, by the names of `needs`.
-            facts: what holds of its attention, by the names of `assumes`.
+            activations: those of its layers, by the names of `needs`.
+            facts: about its attention, by the names of `assumes`.
         """
         if missing := [need for need in self.needs if need not in activations]:
             return f"the decoder's attention gives no {' and no '.join(missing)}"
@@ -120,7 +120,7 @@ def measure(
     """A decorator that registers a function as a measure and leaves the function as it is; arguments: see `Measure`.
 
     Raises:
-        MiclabError: the name is taken, or the function has an argument that no measure is given.
+        MiclabError: the name is taken, or the function has an unknown argument.
     """
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -165,7 +165,6 @@ def describe(name: str) -> tuple[str, str]:
 
 
 def guides(name: str, config: RunConfig) -> list[tuple[float, str]]:
-    """Levels that help to read a measure, `NAME` or `NAME.MODALITY`: what it can reach, and its value where attention
-    is spread evenly over all positions before (uniform causal attention: 1/T at the query, on each of T positions)."""
+    """Levels that the measure itself names to help to read it, `NAME` or `NAME.MODALITY`, such as what it can reach."""
     found = known().get(name.partition(".")[0])
     return list(found.guides(config)) if found else []

@@ -39,12 +39,12 @@ def _by_layer(layers: tuple[AttentionLayer, ...], heads: Iterable[Head]) -> dict
 def knocked_out(
     layers: tuple[AttentionLayer, ...], heads: Iterable[Head], means: Means | None = None
 ) -> Iterator[None]:
-    """While it is open, the outputs of heads are replaced before the output projection reads them.
+    """A context in which the outputs of heads are replaced before the output projection reads them.
 
     Arguments:
         layers: the model's.
-        heads: which, as (layer, head) from 0.
-        means: what takes their place; None: zeros.
+        heads: as (layer, head) from 0.
+        means: their replacements; None: zeros.
 
     Raises:
         ModelError: there is no such head.
@@ -80,7 +80,7 @@ class MeanOutputs:
 
     @torch.no_grad()
     def add(self, encoded: Encoded) -> None:
-        """Takes a batch in; of its readings only the positions before the answer."""
+        """Adds a batch, of whose readings only positions before the answer count."""
         mask = torch.zeros(encoded.inputs["input_ids"].shape, dtype=torch.bool)
         for row, reading in enumerate(encoded.readings):
             mask[row, : reading.length] = True
@@ -99,5 +99,5 @@ class MeanOutputs:
         self.count += int(mask.sum())
 
     def means(self) -> Means:
-        """The means of what was taken in."""
+        """The means over all added batches."""
         return {index: total / max(self.count, 1) for index, total in self.sums.items()}

@@ -1,6 +1,6 @@
 """LoRA adapters in PEFT's own format: a folder with adapter_config.json and adapter_model.safetensors.
 
-An adapter is loaded onto its base and kept beside its weights, not merged into them, so that no weight is rounded.
+An adapter is loaded onto its base without merging the weights, so that no weight is rounded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def is_adapter(where: str) -> bool:
-    """Whether a folder holds an adapter in the place of a model."""
+    """Whether a folder holds an adapter instead of a model."""
     return (Path(where) / CONFIG).is_file() and not (Path(where) / "config.json").is_file()
 
 
@@ -58,7 +58,7 @@ def with_adapter(model: Any, where: str) -> Any:
     from peft import PeftModel, get_peft_model_state_dict
 
     with warnings.catch_warnings():
-        # peft reads a property of transformers by a name that is deprecated; what it says of weights is checked below.
+        # peft reads a property of transformers by a deprecated name. Its report on weights is checked below.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", UserWarning)
         found = PeftModel.from_pretrained(model, where, is_trainable=False)
@@ -83,6 +83,6 @@ def save_adapter(model: Any, folder: Path) -> None:
     """Writes the adapter of a model as PEFT does, each file at once."""
     with tempfile.TemporaryDirectory() as temporary:
         model.save_pretrained(temporary, safe_serialization=True, save_embedding_layers=False)
-        # The configuration last, so that what has one is whole.
+        # The configuration comes last, so that a folder with one is complete.
         for name in (WEIGHTS, CONFIG):
             storage.write_bytes(folder / name, (Path(temporary) / name).read_bytes())

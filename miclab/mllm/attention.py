@@ -1,7 +1,7 @@
 """Attention measured inside the layers: each head's map is made, reduced to its strengths, and dropped.
 
 The measures are those of `miclab.measures.attention`, which take one layer's attention [batch, head, query, key]. Here
-they get a few heads of one sequence at a time, so that no layer's maps exist as a whole.
+they get a few heads of one sequence at a time, so that the maps of a layer never exist together.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from miclab.mllm.reading import Reading
 
 NAME = "miclab_measured"
 SHARE = 8
-"""One head in so many is held at once, where a layer has so many."""
+"""One head in this many is held at once, if a layer has that many."""
 SMALL = 2**18
-"""Numbers of attention that are held at once in any case: loops over heads would be slow on short texts."""
+"""Numbers of attention that may always be held at once, since loops over heads would be slow on short texts."""
 
 
 @dataclass
 class Recorder:
-    """Strengths of every head of one batch, as they are found.
+    """A recorder of the strengths of every head on one batch.
 
     Arguments:
         layers: the layers that are measured.
-        readings: of the batch; positions behind each `length` are not looked at.
+        readings: of the batch; positions after each `length` are ignored.
         keep: heads whose maps are kept whole.
     """
 
@@ -67,7 +67,7 @@ class Recorder:
         labels, target = reading.labels[None].to(device), torch.tensor([reading.target], device=device)
         visible = None
         if mask is not None:
-            # A mask is added to scores: where it is not far below 0, the key is seen.
+            # A mask is added to scores; a key is visible unless the mask is far below 0.
             visible = mask[..., : reading.length, : reading.length] > torch.finfo(mask.dtype).min / 2
         reduced = {name: value[0].cpu() for name, value in strengths(part, moved, labels, target, visible).items()}
         rows = self.found.setdefault(layer.index, [[] for _ in self.readings])
@@ -86,7 +86,7 @@ _ACTIVE: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 
 
 def readings_measured() -> tuple[Reading, ...]:
-    """The readings of the batch that is being measured; none, where nothing is."""
+    """The readings of the batch that is being measured; empty if none is."""
     recorder = _ACTIVE.get()
     return recorder.readings if recorder else ()
 
@@ -94,8 +94,8 @@ def readings_measured() -> tuple[Reading, ...]:
 def _weights(
     query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, softcap: float | None, sinks: Tensor | None
 ) -> Float[Tensor, "1 head query key"]:
-    """Attention of some heads of one sequence, in float32. A head's sink is one more score, to which no position
-    belongs: what it takes, the positions lack."""
+    """Attention of some heads of one sequence, in float32. A head's sink is one more score without a position. It takes
+    attention from the positions."""
     scores = torch.matmul(query, key.transpose(-1, -2))
     scores *= scaling
     if softcap:
@@ -171,10 +171,10 @@ def _configs(model: nn.Module) -> list[Any]:
 def measuring(
     model: Any, layers: tuple[AttentionLayer, ...], readings: tuple[Reading, ...], keep: Collection[Head] = ()
 ) -> Iterator[Recorder]:
-    """While it is open, one forward pass fills the recorder.
+    """A context in which one forward pass fills the recorder.
 
     Raises:
-        ModelError: the model computes its attention in a way that cannot be replaced, so there is no map to measure.
+        ModelError: the model's attention cannot be replaced, so there is no map to measure.
     """
     before = [(config, config._attn_implementation) for config in _configs(model)]
     recorder = Recorder(layers, readings, keep)

@@ -1,5 +1,5 @@
-"""Tasks of VL-ICL Bench (Zong and others 2024, arXiv 2403.13164) as they lie on disk: which fields of which file are
-read, how examples are chosen, and what is compared of an answer.
+"""Tasks of VL-ICL Bench (Zong and others 2024, arXiv 2403.13164) on disk: the files and fields that are read. Also how
+examples are chosen, and which part of an answer is compared.
 
     folder                          examples from                 fields                          compared
     open_mi, fast_open_mi           the query's `support`         classes, support.CLASS.images   the text
@@ -27,7 +27,7 @@ from miclab.mllm.reader import WORDS, Reader, read_json, shuffled
 from miclab.mllm.task import Episode, Rule
 
 OPERATORS = {"+": 0, "-": 1, "x": 2, "*": 2, "×": 2}
-"""Place of an operator's answer among the three that an example has."""
+"""Index of an operator's answer among the three of an example."""
 PICTURES = ("open_t2i_mi", "fast_attr_t2i", "fast_count_t2i", "cobsat")
 """Tasks whose answer is a picture."""
 Read = Callable[[int, Mapping[str, Any], int], Episode]
@@ -36,10 +36,10 @@ Choose = Callable[[Reader, list[Any], int, Mapping[str, Any], int], Episode]
 
 @dataclass(frozen=True)
 class Layout:
-    """How the tasks of a name are read.
+    """The reading rules of a task name.
 
     Arguments:
-        rule: what the benchmark compares of an answer.
+        rule: the part of an answer that the benchmark compares.
         choose: an episode from support.json's entries and the query's number, entry and N; None: by class, from the
             query's own support.
         in_words: whether it is a text-only variant.
@@ -135,7 +135,7 @@ def _operator(reader: Reader, examples: list[Any], number: int, entry: Mapping[s
 
 
 def _by_class(reader: Reader, examples: list[Any], number: int, entry: Mapping[str, Any], shots: int) -> Episode:
-    """`shots` examples of each of `ways` classes in turn, the classes in an order of chance."""
+    """`shots` examples of each of `ways` classes in turn, the classes in random order."""
     classes = list(reader.by_class(entry, number, shots).values())
     order = shuffled(len(classes), number)
     support = [{"question": entry.get("question"), **classes[way][i]} for i in range(shots) for way in order]
@@ -150,7 +150,7 @@ LAYOUTS: dict[str, tuple[Choose, Rule]] = {
     "operator_induction_interleaved": (_operator, "number"),
     "textocr": (_own_questions, "text"),
 }
-"""The six tasks that are read."""
+"""The six supported tasks."""
 ALIASES = {
     "open_mi_captioned": "open_mi", "clevr_simple": "clevr", "math_induction": "operator_induction",
     "matching_mi_2": "matching_mi", "math_induction_text_interleaved": "operator_induction_interleaved",
@@ -159,10 +159,10 @@ ALIASES = {
 
 
 def layout_of(folder: Path, built: bool) -> Layout:
-    """How the task in a folder is read, by the folder's name.
+    """The reading rules of the task in a folder, by the folder's name.
 
     Arguments:
-        built: whether its episodes were built before, as N-shot.json, which is read as it stands.
+        built: whether its episodes were built before, as N-shot.json, which is then read unchanged.
 
     Raises:
         TaskError: its answers are pictures.

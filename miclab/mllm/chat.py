@@ -1,8 +1,8 @@
-"""An episode as a chat: what the template writes, and where the episode's parts stand in it.
+"""An episode as a chat: the template's text, and the positions of the episode's parts in it.
 
-A template is free to write roles, marks and blanks around a turn, and to cut the space at the ends of its texts. A
-rendering with marks in their place shows what the template writes around them. So an item or a label is never sought in
-the template's own words.
+A template may write roles, marks and blanks around a turn, and cut space at the ends of its texts. A rendering with
+marks in place of texts shows what it writes around them. So an item or a label is never sought in the template's own
+words.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Part = tuple[str, str]
 Turn = tuple[str, Sequence[Part]]
 """Role (`system`, `user`, `assistant`) and parts."""
 Message = dict[str, Any]
-"""A turn as transformers takes it: `role`, and `content`, a list of texts and images."""
+"""A turn in the form of transformers: `role`, and `content`, a list of texts and images."""
 Render = Callable[[list[Message]], str]
 CUTS = ((False, False), (False, True), (True, True), (True, False))
 """Whether a template cuts the space before and behind each text."""
 
 
 def mark(number: int) -> str:
-    """A text that no episode holds, to find where a template writes a text."""
+    """A text that no episode holds, to find the place where a template writes a text."""
     return f"\ue000{number}\ue001"
 
 
@@ -44,7 +44,7 @@ def _messages(turns: Sequence[tuple[str, int]], content: Sequence[dict[str, str]
 
 
 def _frame(turns: Sequence[tuple[str, int]], content: list[dict[str, str]], render: Render, image: str) -> list[str]:
-    """What the template writes before the first text, between texts, and behind the last.
+    """The text of the template before the first text, between texts, and after the last.
 
     Raises:
         ModelError: texts or images do not come once each and in their order.
@@ -73,8 +73,8 @@ def chat(turns: Sequence[Turn], render: Render, image: str = "") -> tuple[str, l
 
     Arguments:
         turns: in their order; neighbouring texts of a turn are one text.
-        render: writes messages by the template, up to where the reply begins.
-        image: what the template writes for an image.
+        render: writes messages by the template, up to the beginning of the reply.
+        image: the template's text for an image.
 
     Raises:
         ModelError: the template drops, moves or changes a part.
@@ -112,7 +112,7 @@ def chat(turns: Sequence[Turn], render: Render, image: str = "") -> tuple[str, l
         start, end = kept[number]
         at, offset = begin + len(shown[number]), 0
         for kind, part in some:
-            # A part that was cut is as long as what is left of it.
+            # A part that was cut has the length of its rest.
             first, last = max(offset, start), min(offset + len(part), end)
             places.append((kind, (begin + first - start, begin + max(first, last) - start)))
             offset += len(part)

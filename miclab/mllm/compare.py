@@ -28,9 +28,9 @@ class Ranking:
     Arguments:
         model: its name.
         measure: name of the measure.
-        heads: the strongest first; all of them, or as many as are known.
+        heads: the strongest first, as many as are known.
         total: number of heads that the model has.
-        strengths: of the same heads; empty where only the order is known.
+        strengths: of the same heads; empty if only the order is known.
     """
 
     model: str
@@ -51,11 +51,11 @@ class Overlap:
 
     Arguments:
         measure: by which both are ranked.
-        top: how many of the first model's are looked for.
-        among: among how many of the second's.
-        shared: those that are found.
-        expected: how many chance would share.
-        chance: probability that chance shares as many or more (hypergeometric).
+        top: number of top heads of the first model.
+        among: number of top heads of the second.
+        shared: the heads in both.
+        expected: number shared by chance.
+        chance: probability of sharing as many or more by chance (hypergeometric).
         correlation: Spearman's, over all heads; None where a ranking is not whole or the heads differ in number.
         correlation_chance: its two-sided p-value, or None.
     """
@@ -109,8 +109,8 @@ def rankings(reference: str) -> dict[str, Ranking]:
 def overlap(a: Ranking, b: Ranking, top: int = 5, among: int = 10) -> Overlap:
     """The first `top` heads of `a` among the first `among` of `b`.
 
-    Chance: `among` heads drawn from all heads of b without order. It takes heads of equal layer and number for the same
-    head, which holds where one model was made from the other.
+    Chance: `among` heads drawn from all heads of b without order. Heads of equal layer and number count as the same,
+        which holds if one model was made from the other.
 
     Raises:
         ConfigError: more heads are requested than a ranking has.
@@ -134,7 +134,7 @@ def overlap(a: Ranking, b: Ranking, top: int = 5, among: int = 10) -> Overlap:
 
 
 def compare(a: str, b: str, top: int = 5, among: int = 10, measures: tuple[str, ...] = ()) -> list[Overlap]:
-    """Overlaps by every measure that both have, or those that are named.
+    """Overlaps by the named measures, or by all that both have.
 
     Raises:
         ModelError: there is no such ranking, or no common measure; the models' heads differ in number.

@@ -86,7 +86,7 @@ def picture(data: DataSet, exemplar: int, side: int = 0) -> Image.Image:
 
 
 def _texts(data: DataSet) -> list[list[str]] | None:
-    """What each concept can be called in words, by class; None for data that has no words."""
+    """The words for each concept, by class; None for data without words."""
     if not data.name.removeprefix("small:").startswith("concepts."):
         return None
     words = load(data.name.split("concepts.")[0] + "concepts.words")
@@ -97,15 +97,15 @@ def _texts(data: DataSet) -> list[list[str]] | None:
 
 
 def make_episodes(folder: Path, options: EpisodeOptions, on_progress: Callable[[int, str], None] | None = None) -> Path:
-    """Writes a task: pictures, N-shot.json, query.json and task.json. Entries of concepts also say the item in words
+    """Writes a task: pictures, N-shot.json, query.json and task.json. Entries of concepts also have the item in words
     (`text`), so that the same folder is a text-only task.
 
     Arguments:
         folder: must have a name, and not exist or be empty.
-        options: which episodes.
+        options: of the episodes.
         on_progress: called with the number of episodes made.
 
-    Names of pictures that are all one colour stand in task.json as `made.one_colour`.
+    Names of pictures of a single colour are in task.json as `made.one_colour`.
 
     Raises:
         TaskError: the folder is not empty or cannot be made, the template cannot be used, or the data has too few
@@ -122,7 +122,7 @@ def make_episodes(folder: Path, options: EpisodeOptions, on_progress: Callable[[
     if data.kind == "vector":
         raise TaskError(f"{options.data} has no pictures. Take concepts.pictures, glyphs or folder:PATH.")
     sampler = Sampler(data, options)
-    # What lies in the folder is whole: it is renamed when all is written.
+    # The folder is always complete, since it is renamed once everything is written.
     making = folder.with_name(f".{folder.name}.making")
     try:
         with storage.explained(folder):
@@ -141,7 +141,7 @@ def _write(
     making: Path, data: DataSet, options: EpisodeOptions, style: Style, sampler: Sampler,
     on_progress: Callable[[int, str], None] | None,
 ) -> None:  # fmt: skip
-    """Draws the episodes into a folder that is there."""
+    """Draws the episodes into an existing folder."""
     texts = _texts(data)
     written: set[int] = set()
 

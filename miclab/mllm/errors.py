@@ -1,4 +1,4 @@
-"""What can go wrong with a production model, in words."""
+"""Errors of production models, in words."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ViewError(TaskContentError):
 
 
 class DivergedError(ModelError):
-    """A fine-tuning whose loss is no number any more (exit status 1)."""
+    """A fine-tuning whose loss is no longer a number (exit status 1)."""
 
 
 class OutOfMemoryError(ModelError):
@@ -44,7 +44,7 @@ class OutOfMemoryError(ModelError):
 
 
 def require() -> None:
-    """Raises ModelError where the extra is not installed, before anything is loaded."""
+    """Raises ModelError if the extra is not installed, before anything is loaded."""
     try:
         import peft  # noqa: F401
         import transformers  # noqa: F401
@@ -66,7 +66,7 @@ def _needed(text: str) -> str:
 
 @contextmanager
 def memory_guard(doing: str) -> Iterator[None]:
-    """Turns an exhausted memory into an OutOfMemoryError that says how much was needed and which flags lower it."""
+    """Turns an exhausted memory into an OutOfMemoryError that gives the needed memory and the flags that lower it."""
     import torch
 
     try:

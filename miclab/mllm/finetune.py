@@ -1,9 +1,9 @@
 """LoRA fine-tuning on episodes, with head strengths, accuracy and CLA at a schedule; resumes after a kill.
 
-A run is a folder: `metrics.jsonl`, one line an evaluation; `checkpoint-STEP.safetensors`, the adapter with the
-optimiser's state; `run.json`, the options with the checksums of both, which is written last; and `adapter`, the adapter
-as PEFT writes it, which is a MODEL for all commands. A batch is a function
-of the seed and the step, so a run that was killed resumes from its last evaluation with the same results.
+A run is a folder. `metrics.jsonl` has one line per evaluation. `checkpoint-STEP.safetensors` holds the adapter and the
+optimiser's state. `run.json`, which is written last, holds the options and the checksums of both. `adapter` is the
+adapter as PEFT writes it, and is a MODEL for all commands. A batch is a function of seed and step. So a run that was
+killed resumes from its last evaluation with the same results.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from miclab.statistics.intervals import episode_interval
 METRICS, CHECKPOINT, RUN, ADAPTER = "metrics.jsonl", "checkpoint-{:06d}.safetensors", "run.json", "adapter"
 REMEDY = "The fine-tuning cannot be gone on with. Give another --output, or delete the folder of the run."
 FOLLOWED = (PREVIOUS_TOKEN, "label_to_item", INDUCTION, "induction", "induction_total", "total_label_attention")
-"""Measures whose heads are followed."""
+"""Measures whose top heads are followed."""
 
 
 class Finetuning:
@@ -45,13 +45,13 @@ class Finetuning:
         production: the model; adapters are put into it.
         training: episodes to train on.
         held_out: episodes to evaluate on.
-        folder: of the run; one that was killed is gone on with.
+        folder: of the run; a run that was killed is resumed.
         options: how.
         evaluation_batch: episodes of an evaluation at a time.
 
     Raises:
         ModelError: the folder holds a run with other options, or the model has an adapter already.
-        DamagedError: a file of the run is missing, or not what was written.
+        DamagedError: a file of the run is missing or was changed.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class Finetuning:
         self.requested = self._requested(production)
         saved = self._saved()
         self.lost: dict[str, str] = {}
-        """Why an episode cannot be read, by its name; such are neither trained on nor evaluated."""
+        """Why an episode cannot be read, by its name. Such episodes are neither trained on nor evaluated."""
         self.training, self.held_out = (self._readable(production, task) for task in (training, held_out))
         torch.manual_seed(stream_seed(options.seed, "adapters"))
-        # By identity: modules of a vision tower may end in the same names.
+        # Compared by identity, since modules of a vision tower may end in the same names.
         own = {id(projection): projection for layer in production.layers for projection in layer.projections}
         targets = [name for name, module in production.model.named_modules() if id(module) in own]
         lora = LoraConfig(
@@ -85,7 +85,7 @@ class Finetuning:
             fan_in_fan_out=any(hasattr(projection, "nf") for projection in own.values()),
         )  # fmt: skip
         with warnings.catch_warnings():
-            # peft reads a property of transformers by a name that is deprecated.
+            # peft reads a property of transformers by a deprecated name.
             warnings.simplefilter("ignore", FutureWarning)
             model = get_peft_model(production.model, lora)
         self.production = replace(production, model=model)
@@ -109,7 +109,7 @@ class Finetuning:
         return replace(task, episodes=tuple(found))
 
     def _requested(self, production: Production) -> dict[str, Any]:
-        """All that decides the run, as it stands on disk."""
+        """Everything that determines the run, as stored on disk."""
         how, parts = asdict(production.options), {"training": self.training, "held_out": self.held_out}
         for name in ("offline", *(name for name, usual in ADDED.items() if how.get(name) == usual)):
             how.pop(name, None)
@@ -127,7 +127,7 @@ class Finetuning:
         return json.loads(storage.json_bytes(requested))
 
     def _saved(self) -> dict[str, Any]:
-        """Step, number of rows and checksums of the run in the folder; empty where there is none."""
+        """Step, number of rows and checksums of the run in the folder; empty if there is none."""
         path = self.folder / RUN
         if not path.exists():
             return {}
@@ -171,7 +171,7 @@ class Finetuning:
             "checkpoint_sha256": storage.write_bytes(now, storage.tensor_bytes(tensors)),
         }
         save_adapter(self.production.model, self.folder / ADAPTER)
-        # Last, so that it never names what is not there.
+        # Written last, so that it never names a missing file.
         storage.write_bytes(self.folder / RUN, storage.sealed({"asked": self.requested, "saved": saved}))
         for old in self.folder.glob(CHECKPOINT.replace("{:06d}", "*")):
             if old != now:
@@ -236,9 +236,9 @@ class Finetuning:
         """Trains to the last step; returns the rows of the evaluations.
 
         Raises:
-            OutOfMemoryError: it does not fit; what was done up to the last evaluation is kept.
+            OutOfMemoryError: it does not fit; results up to the last evaluation are kept.
             TaskError: not every held-out episode can be read.
-            DivergedError: the loss, or what is evaluated, is no finite number.
+            DivergedError: the loss, or an evaluated number, is not finite.
         """
         options, model = self.options, self.production.model
         if not self.rows:

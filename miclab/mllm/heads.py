@@ -33,7 +33,7 @@ class Map:
         head: which.
         attention: [query, key].
         names: of the positions.
-        reading: what stands where.
+        reading: the roles of the positions.
     """
 
     head: Head
@@ -51,10 +51,10 @@ class HeadTable(Tabled):
         task: its name.
         heads: all heads, in order.
         values: each measure by name, [episode, head].
-        left_out: episodes whose answer is not in the context, on which induction is not defined.
+        left_out: episodes whose answer is not in the context, for which induction is undefined.
         problem: why it stopped before all episodes were measured; empty if it did not.
-        measured: the episodes that were measured, where that is known.
-        lost: why an episode could not be read, by its name; such were left out.
+        measured: the episodes that were measured, if known.
+        lost: why an episode could not be read and was left out, by its name.
     """
 
     model: str
@@ -69,7 +69,7 @@ class HeadTable(Tabled):
 
     @property
     def why_partial(self) -> str:
-        """Why not every usable episode is in the table; empty where each is."""
+        """Why usable episodes are missing from the table; empty if none is."""
         texts = [self.problem, lost_text(self.lost, self.episodes + len(self.lost))]
         return "; ".join(text for text in texts if text)
 
@@ -178,8 +178,8 @@ def measure_heads(
 ) -> HeadTable:
     """Strengths of every head over the episodes of a task whose answer is in the context.
 
-    Memory does not grow with layers or episodes. An episode that cannot be read is left out and noted in `lost`. Where
-    memory runs out after some were measured, the table of these comes back with `problem` set.
+    Memory does not grow with layers or episodes. An episode that cannot be read is left out and recorded in `lost`. If
+    memory runs out, the table of the measured episodes is returned with `problem` set.
 
     Raises:
         TaskError: no episode has its answer in the context, or none can be read.

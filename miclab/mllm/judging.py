@@ -1,8 +1,8 @@
-"""Answers as VL-ICL Bench judges them: what a model writes, cut and compared by the rule of the task.
+"""Answers as VL-ICL Bench judges them: written text is cut and compared by the rule of the task.
 
-The text is cut at its first line break, or else at its first full stop. Then, without regard to case: the whole text
-has to be the answer; in operator induction its first number has to be it; in matching it has to hold `yes` where the
-answer is yes, and not to hold it where it is no.
+The text is cut at its first line break, or else at its first full stop. Case is ignored. The whole text must equal the
+answer. In operator induction only its first number must. In matching it must hold `yes` where the answer is yes, and
+must not where the answer is no.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from miclab.mllm.prompt import Prompter
 from miclab.mllm.task import Episode, Rule
 
 MOST_TOKENS = 15
-"""Tokens that a model writes at most: the benchmark's own limit."""
+"""Most tokens that a model writes, the benchmark's own limit."""
 ALONG = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-"""Inputs that have one entry for each position."""
+"""Inputs with one entry for each position."""
 
 
 def cut(text: str) -> str:
-    """What of a text is judged."""
+    """The part of a text that is judged."""
     text = text.strip()
     for end in ("\n", "."):
         place = text.find(end)
@@ -46,7 +46,7 @@ def is_right(text: str, answer: str, rule: Rule) -> bool:
 
 
 class _Ended(StoppingCriteria):
-    """Stops where the text that was written holds its end."""
+    """Stops once the written text holds its end."""
 
     def __init__(self, tokenizer: Any, length: int, end: str):
         self.tokenizer, self.length, self.end = tokenizer, length, end
@@ -69,7 +69,7 @@ class Judge:
 
     @torch.no_grad()
     def written(self, production: Production, episode: Episode) -> str:
-        """What greedy decoding writes, up to the answer's end, the end token, or 15 tokens.
+        """The text of greedy decoding, up to the answer's end, the end token, or 15 tokens.
 
         Raises:
             OutOfMemoryError: it does not fit.

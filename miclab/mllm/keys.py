@@ -1,8 +1,9 @@
-"""The constant part of the keys of a production model, before rotation: how much of them is the same in all episodes.
+"""The constant part of the keys of a production model, before rotation: the share of them that is the same in all
+episodes.
 
-A rotary score depends on the offset alone only through what all keys have in common. Keys are read where the model
-makes them, behind their norm if there is one. They are compared among the same items (or labels) of all episodes: text
-of the prompt is the same in every episode, and would count as constant.
+A rotary score depends on the offset alone only through the common part of all keys. Keys are read where the model makes
+them, after any norm. They are compared among the same items (or labels) of all episodes. Text of the prompt is left
+out: it is equal in every episode and would count as constant.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class KeyConstants:
     """Sums over the episodes that were measured.
 
     Arguments:
-        layers: the layers that are looked at.
+        layers: the layers that are measured.
     """
 
     layers: tuple[AttentionLayer, ...]
@@ -69,8 +70,8 @@ class KeyConstants:
                     self.sums.setdefault((layer.index, name, number), _Sums()).add(keys[row, places])
 
     def share(self, index: int, part: str) -> NDArray[np.floating]:
-        """Squared norm of the mean key over the mean squared norm, by pair of keys and values, over the items (or
-        labels) of a context, each of which counts alike. NaN where an episode alone was measured.
+        """Squared norm of the mean key over the mean squared norm, by key-value head. It is a mean over the items (or
+        labels) of a context, with equal weights. NaN where an episode alone was measured.
 
         Arguments:
             index: of the layer.
@@ -83,7 +84,7 @@ class KeyConstants:
         return (torch.stack(means).mean(0) / torch.stack(norms).mean(0).clamp(min=1e-300)).numpy()
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each layer and pair of keys and values."""
+        """A row for each layer and key-value head."""
         found = []
         for layer in self.layers:
             shares = {name: self.share(layer.index, name) for name in PARTS}
@@ -93,7 +94,7 @@ class KeyConstants:
         return found
 
     def table(self) -> Table:
-        """A row for each layer: the mean over its pairs."""
+        """A row for each layer: the mean over its key-value heads."""
         rows = []
         for layer in self.layers:
             means = [_known(float(self.share(layer.index, name).mean())) for name in PARTS]
@@ -107,7 +108,7 @@ def _known(value: float) -> float | None:
 
 @contextmanager
 def recording_keys(layers: tuple[AttentionLayer, ...]) -> Iterator[KeyConstants]:
-    """While it is open, keys of the batches that are measured (`miclab.mllm.attention.measuring`) are summed."""
+    """A context in which keys of measured batches (`miclab.mllm.attention.measuring`) are summed."""
     found = KeyConstants(layers)
 
     def hook(layer: AttentionLayer, is_normed: bool) -> Any:
@@ -128,18 +129,18 @@ def recording_keys(layers: tuple[AttentionLayer, ...]) -> Iterator[KeyConstants]
 
 
 def _projected(layer: AttentionLayer, output: Tensor) -> Float[Tensor, "batch position pair size"]:
-    """The keys in what a projection gives: all of it, or the middle part of a fused one."""
+    """The keys in the output of a projection: all of it, or the middle part of a fused one."""
     size, pairs, heads = layer.head_size, layer.key_value_heads, layer.heads
     if output.shape[-1] == pairs * size:
         return output.unflatten(-1, (pairs, size))
     if hasattr(layer.module, "query_key_value"):
-        # Query, key and value of each head stand together.
+        # Query, key and value of each head are adjacent.
         return output.unflatten(-1, (heads, 3, size))[..., 1, :]
     return output[..., heads * size : (heads + pairs) * size].unflatten(-1, (pairs, size))
 
 
 def _normed(layer: AttentionLayer, output: Tensor) -> Float[Tensor, "batch position pair size"]:
-    """The keys in what a norm gives, whose axes differ from family to family."""
+    """The keys in the output of a norm, whose axes differ between families."""
     if output.dim() == 3:
         return output.unflatten(-1, (layer.key_value_heads, layer.head_size))
     longest = max(reading.length for reading in readings_measured())

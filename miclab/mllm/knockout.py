@@ -24,10 +24,10 @@ from miclab.statistics.intervals import Interval, episode_interval
 from miclab.tables import Table, Tabled, table
 
 SHOWN = {"correct": "accuracy", "choice": "forced choice", "copied": "CLA", "log_probability": "log-probability"}
-"""Measures of a table, with what to call them."""
+"""Measures of a table, with their titles."""
 UNTOUCHED = "untouched"
 MOST_NAMED = 10
-"""Heads that a row of a table names one by one; of more, only their number is shown."""
+"""Most heads that a row of a table names. With more, only their number is shown."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Condition:
 
     Arguments:
         name: of the intervention; all draws of a control share it.
-        heads: which.
+        heads: in the set.
         draw: number of the draw of a control; -1: no control.
     """
 
@@ -51,8 +51,8 @@ def matched_draws(
     """Random heads, as many of each layer as `chosen` has there, none of them in `keep`.
 
     Returns:
-        The draws, and a remark where a layer has too few other heads, so that some had to come from other layers. No
-        draws where there are fewer other heads than `chosen` has.
+        The draws, and a remark if a layer has too few other heads, so that some came from other layers. There are no
+        draws if there are fewer other heads than `chosen` has.
     """
     generator = np.random.default_rng(stream_seed(seed, "control", *map(head_name, chosen)))
     rest = [head for head in heads if head not in set(keep)]
@@ -110,12 +110,12 @@ def control_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class Effect:
-    """What an intervention does, over the same episodes as the untouched model; intervals by paired bootstrap over
-    episodes.
+    """The effect of an intervention, on the same episodes as the untouched model. Intervals are by paired bootstrap
+    over episodes.
 
     Arguments:
         name: the intervention.
-        heads: what was knocked out; of a control, of its draws.
+        heads: those knocked out; for a control, those of its draws.
         values: each measure by name, [episode]; of a control the mean over its draws.
         before: of the untouched model.
         control: of this intervention's control; None for a control and for whole layers.
@@ -138,7 +138,7 @@ class Effect:
         return episode_interval(self.values[measure] - self.before[measure])
 
     def beyond_control(self, measure: str) -> Interval | None:
-        """Difference from the mean of the control's draws; None where there is no control."""
+        """Difference from the mean of the control's draws; None without a control."""
         return None if self.control is None else episode_interval(self.values[measure] - self.control[measure])
 
 
@@ -151,7 +151,7 @@ class Knockouts(Tabled):
         notes: remarks on controls.
         rows: one for each condition and episode, for the table on disk.
         episodes: how many were answered.
-        problem: why not all were; empty if they were.
+        problem: why some were not; empty if all were.
     """
 
     effects: tuple[Effect, ...]
@@ -230,10 +230,10 @@ def knock_out(
     Arguments:
         production: the model.
         table: strengths that rank its heads.
-        task: the episodes to answer; not those that ranked the heads, or the choice favours itself.
+        task: the episodes to answer. They must differ from those that ranked the heads, else the choice favours itself.
         ranked_on: episodes over whose prompts the mean outputs are taken; None: `task`.
         batch: episodes at a time.
-        benchmark: answers are also judged as VL-ICL Bench does, which lets the model write.
+        benchmark: also judge answers as VL-ICL Bench does, for which the model writes text.
         on_progress: called with the number of episodes answered under all interventions.
 
     An episode that cannot be read is left out, and named in `problem`.

@@ -14,18 +14,18 @@ from miclab.mllm.errors import ModelError
 
 @dataclass(frozen=True)
 class Form:
-    """How a family names the linear maps of its attention.
+    """A family's names for the linear maps of its attention.
 
     Arguments:
-        output: the map that reads the heads' outputs, one behind the other.
-        inputs: those to queries, keys and values, in this order; one name where they are fused.
+        output: the map that reads the concatenated outputs of the heads.
+        inputs: those to queries, keys and values, in this order; one name if they are fused.
     """
 
     output: str
     inputs: tuple[str, ...]
 
     def of(self, module: Any) -> tuple[nn.Module, ...] | None:
-        """A module's maps, those to queries, keys and values first; None where it has not all of them."""
+        """A module's maps, those to queries, keys and values first; None if it lacks one."""
         names = (*self.inputs, self.output)
         found = [one for name in names if isinstance(one := getattr(module, name, None), nn.Module)]
         return tuple(found) if len(found) == len(names) else None
@@ -51,8 +51,8 @@ class AttentionLayer:
     """One layer of self-attention.
 
     Arguments:
-        index: number of the layer as the model counts it (`layer_idx`, from 0); layers without attention, as hybrids
-            have, leave gaps.
+        index: the model's own number of the layer (`layer_idx`, from 0). Layers without attention, as in hybrids, leave
+            gaps.
         path: name of the module in its model.
         module: the module.
         heads: number of query heads.
@@ -74,7 +74,7 @@ class AttentionLayer:
 
     @property
     def projections(self) -> tuple[nn.Module, ...]:
-        """Its linear maps: those to queries, keys and values, in one where they are fused, and the output's."""
+        """Its linear maps: those to queries, keys and values, which may be fused, and the output's."""
         found = _maps(self.module)
         assert found is not None
         return found
@@ -117,7 +117,7 @@ def _head_size(module: Any) -> int:
 
 
 def is_cross_attention(module: Any) -> bool:
-    """Whether a module reads keys and values of something else than what it writes to, such as a picture."""
+    """Whether a module reads keys and values of another input, such as a picture."""
     marked = getattr(module, "is_cross_attention", None)
     return bool(marked) if marked is not None else "crossattention" in type(module).__name__.lower().replace("_", "")
 
@@ -140,8 +140,8 @@ def _layer(path: str, module: Any) -> AttentionLayer | None:
 
 
 def left_out(model: nn.Module) -> tuple[str, ...]:
-    """Names of layers of cross-attention, such as those of Llama 3.2 Vision. They are not measured: their keys are no
-    positions of the text."""
+    """Names of layers of cross-attention, such as those of Llama 3.2 Vision. They are not measured, since their keys
+    are not positions of the text."""
     return tuple(
         path for path, module in model.named_modules()
         if getattr(module, "layer_idx", None) is not None and _maps(module) is not None and is_cross_attention(module)
@@ -159,7 +159,7 @@ def attention_layers(model: nn.Module) -> tuple[AttentionLayer, ...]:
     """The decoder's layers of self-attention, in their order; those of vision towers are not among them.
 
     Raises:
-        ModelError: none is found, or two have the same number; the message says what was looked for.
+        ModelError: none is found, or two have the same number; the message says what was sought.
     """
     getter = getattr(model, "get_decoder", None)
     decoder = getter() if callable(getter) else None

@@ -25,7 +25,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Production:
-    """A model with what is needed to use it.
+    """A model with its processor and options.
 
     Arguments:
         name: as it was requested.
@@ -33,7 +33,7 @@ class Production:
         processor: processor, or tokenizer of a model that reads text alone.
         layers: its layers of attention.
         options: how it was loaded.
-        remarks: what is to be known of what it was shown, in the order in which it was noticed.
+        remarks: on its inputs, in the order in which they arose.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Production:
 
     @property
     def view(self) -> View:
-        """How it can be shown items: as images, unless it reads text alone."""
+        """The form of items that it reads: images, unless it reads text alone."""
         return "image" if hasattr(self.processor, "image_processor") else "text"
 
     def prompter(self, task: Task) -> Prompter:
@@ -66,7 +66,7 @@ class Production:
 
 @contextlib.contextmanager
 def _loading(name: str) -> Iterator[None]:
-    """Turns what transformers raises while it loads into a ModelError."""
+    """Turns exceptions of transformers while loading into a ModelError."""
     try:
         with memory_guard(f"loading {name}"):
             yield
@@ -83,7 +83,7 @@ def _loading(name: str) -> Iterator[None]:
 
 
 def quiet() -> None:
-    """Keeps transformers' own progress bars and advice off the terminal."""
+    """Hides transformers' own progress bars and advice."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -91,7 +91,7 @@ def quiet() -> None:
 
 
 def place(name: str) -> str:
-    """Where a model is: an existing folder, one that comes with miclab by its short name, or a hub id as it stands.
+    """The place of a model: an existing folder, one that comes with miclab by its short name, or an unchanged hub id.
 
     Raises:
         ModelError: it is written as a folder, and there is none.
@@ -105,7 +105,7 @@ def place(name: str) -> str:
 
 
 def _source(name: str, options: LoadOptions) -> tuple[str, str, str]:
-    """Where a model is, the revision of it, and the folder of its adapter, or an empty text.
+    """The place of a model, its revision, and the folder of its adapter, or an empty text.
 
     Raises:
         ModelError: a folder is given with a revision, or the adapter cannot be used.
@@ -129,13 +129,13 @@ def load_model(name: str, options: LoadOptions | None = None) -> Production:
     """A model with its processor and its attention layers.
 
     Arguments:
-        name: folder, hub id, either of them of a model or a folder of an adapter, or a short name of a model that comes
-            with miclab; NAME@REVISION for a revision of a hub id.
+        name: folder or hub id of a model or of an adapter, or the short name of a model that comes with miclab.
+            NAME@REVISION chooses a revision of a hub id.
         options: how.
 
     Raises:
-        ModelError: the extra is missing, there is no such model, its weights are no safetensors of its own folder, it
-            lacks tensors or has others, its adapter does not fit, or its attention layers cannot be found.
+        ModelError: the extra or the model is missing, or its weights are not safetensors of its own folder. Tensors are
+            missing or unknown, the adapter does not fit, or the attention layers cannot be found.
         OutOfMemoryError: it does not fit.
     """
     require()
@@ -164,7 +164,7 @@ def load_model(name: str, options: LoadOptions | None = None) -> Production:
         try:
             loaded = kind.from_pretrained(where, attn_implementation="sdpa", **more)
         except ValueError as error:
-            # Some, such as gpt-oss with its sinks, have no other attention than eager.
+            # Some, such as gpt-oss with its sinks, have only eager attention.
             if "attn_implementation" not in str(error):
                 raise
             loaded = kind.from_pretrained(where, attn_implementation="eager", **more)
@@ -182,7 +182,7 @@ def load_model(name: str, options: LoadOptions | None = None) -> Production:
 
 
 def _few_bits(options: LoadOptions) -> Any:
-    """How weights are held in 4 or 8 bits.
+    """The configuration of weights in 4 or 8 bits.
 
     Raises:
         ModelError: bitsandbytes is not installed.

@@ -1,7 +1,7 @@
-"""The memory that a model needs, computed from its configuration alone: no weights are read or made.
+"""The memory that a model needs, computed from its configuration alone. No weights are read or made.
 
-Weights are counted exactly, on the `meta` device. What a pass needs beside them is an estimate from the widths: the
-largest that is held at once, in one layer.
+Weights are counted exactly, on the `meta` device. The further need of a pass is estimated from the widths: the most
+that one layer holds at once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BYTES = {"float32": 4.0, "bfloat16": 2.0}
 FOUR_BIT = 0.5 + 4 / 64
 """Bytes of a weight in NF4: four bits, and one float32 scale for every 64."""
 KEPT = 4
-"""Maps of float32 that measuring holds of each of these heads: scores, weights, and two inside a measure."""
+"""Maps of float32 that measuring holds for each of these heads: scores, weights, and two inside a measure."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class Needs:
 
 @dataclass(frozen=True)
 class Memory(Tabled):
-    """What a model needs, by how its weights are held.
+    """The memory of a model, by the format of its weights.
 
     Arguments:
         model: its name.
         parameters: number of parameters, tied ones once.
-        linear: how many of them are in linear maps of the layers, which four bits are for.
+        linear: how many of them are in linear maps of the layers, which can be held in four bits.
         vision: how many are outside the decoder and the readout.
         layers: number of attention layers.
         heads: heads a layer.
@@ -89,7 +89,7 @@ class Memory(Tabled):
 
 
 def known() -> dict[str, Any]:
-    """Configurations of models that are no part of miclab, by name: the numbers that their makers publish."""
+    """Configurations of models that are not part of miclab, by name: the numbers that their makers publish."""
     return json.loads(files("miclab.mllm").joinpath("configurations.json").read_text(encoding="utf-8"))
 
 
@@ -118,7 +118,7 @@ def configuration(name: str) -> Any:
 
 
 def _pass(config: Any, layer: AttentionLayer, tokens: int, bytes_each: float) -> tuple[float, float]:
-    """Memory beside the weights, plain and measured: the larger of what attention and what the MLP hold."""
+    """Memory beside the weights, plain and measured: the larger of attention and MLP."""
     from miclab.mllm.attention import SHARE
 
     text = getattr(config, "text_config", config)
@@ -133,7 +133,7 @@ def _pass(config: Any, layer: AttentionLayer, tokens: int, bytes_each: float) ->
 
 
 def memory(name: str, tokens: int = 2000) -> Memory:
-    """What a model needs.
+    """The memory that a model needs.
 
     Arguments:
         name: folder, hub id, or a name in `known`.
@@ -141,7 +141,7 @@ def memory(name: str, tokens: int = 2000) -> Memory:
 
     Raises:
         ModelError: there is no such configuration, or its attention layers cannot be found.
-        ConfigError: tokens is no length.
+        ConfigError: `tokens` is not a length.
     """
     require()
     quiet()

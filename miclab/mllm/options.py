@@ -1,5 +1,5 @@
-"""What can be chosen of a model, of episodes, of knockouts and of fine-tuning: each once, for the library and for the
-command line. Nothing heavy is imported here, so that a command can show its help, or say that the extra is missing."""
+"""Options of models, episodes, knockouts and fine-tuning, for the library and the command line. Nothing heavy is
+imported here, so that a command can show its help, or report that the extra is missing."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ LEAST_DRAWS = 20
 
 
 def chosen(kind: type[T], among: Any) -> T:
-    """The options of a kind from an object that has them among its own."""
+    """The options of a kind from an object that also has others."""
     return kind(**{field.name: getattr(among, field.name) for field in fields(kind)})  # pyright: ignore[reportArgumentType]
 
 
 def at_least(options: Any, **least: int) -> None:
-    """Raises ConfigError where an option is below its least value."""
+    """Raises ConfigError if an option is below its least value."""
     for name, lowest in least.items():
         if getattr(options, name) < lowest:
             raise ConfigError(name, getattr(options, name), f"{lowest} and more")
@@ -43,7 +43,7 @@ class LoadOptions:
     eight_bit: bool = False
     """Linear maps in 8 bits (needs bitsandbytes and a GPU)."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto: a GPU where there is one."""
+    """cpu, cuda, cuda:1, ...; auto: a GPU if there is one."""
     device_map: DeviceMap = "none"
     """Layers over several GPUs, and over the CPU where these are full: auto, balanced, sequential; none: one device."""
     revision: str = ""
@@ -51,12 +51,12 @@ class LoadOptions:
     base: str = ""
     """Base of an adapter: folder, hub id, or `tiny`; empty: as the adapter's configuration names it."""
     max_pixels: int = 0
-    """Pictures are shrunk to at most so many pixels; 0: the processor's own limit."""
+    """Most pixels of a picture; larger ones are shrunk. 0: the processor's own limit."""
     background: str = "white"
     """Colour that transparent parts of pictures show: a name, or #RRGGBB."""
     prompt: PromptForm = "auto"
-    """turns: a user's and an assistant's turn for each example; chat: one user's turn; plain: no chat template;
-    auto: turns where the chat template marks them, chat where there is another template, else plain."""
+    """turns: a user's and an assistant's turn for each example; chat: one user's turn; plain: no chat template. The
+    choice auto is turns if the chat template marks them, chat with any other template, else plain."""
     offline: bool = False
     """Use no network; take hub ids from the cache."""
 
@@ -75,7 +75,7 @@ class LoadOptions:
         """Name of the device.
 
         Raises:
-            ConfigError: it is a GPU, and there is none that torch can use.
+            ConfigError: it is a GPU, and torch can use none.
         """
         import torch
 
@@ -87,28 +87,28 @@ class LoadOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeOptions:
-    """Which episodes are made."""
+    """The episodes to make."""
 
     data: str = "glyphs"
     """glyphs, concepts.pictures, or folder:PATH of yours (PATH/CLASS/PICTURE)."""
     part: Part = "held-out classes"
-    """Which exemplars."""
+    """Part of the exemplars."""
     words: WordPart = "held-out"
-    """Which invented names; those of the two parts differ, so that a model can be trained on one of them."""
+    """Part of the invented names. Those of the two parts differ, so that a model can be trained on one part."""
     ways: int = 2
     """Classes of an episode."""
     shots: int = 2
     """Examples of each class."""
     episodes: int = 200
-    """How many."""
+    """Number of episodes."""
     side: int = 0
-    """Pictures are enlarged to so many pixels, without smoothing; 0: as they are."""
+    """Side to which pictures are enlarged, in pixels, without smoothing; 0: unchanged."""
     seed: int = 0
     """Seed of all draws."""
     instruction: str = ""
     """Text before the first example."""
     template: str = ""
-    """How an example is written; empty: {item}, then `Answer: {answer}`."""
+    """Template of an example; empty: {item}, then `Answer: {answer}`."""
 
     def __post_init__(self) -> None:
         at_least(self, ways=2, shots=1, episodes=1, side=0, seed=0)
@@ -118,16 +118,16 @@ class EpisodeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class KnockoutOptions:
-    """What is knocked out."""
+    """The heads to knock out."""
 
     top: int = 5
-    """Heads of each kind: so many of the strongest."""
+    """Number of strongest heads of each kind."""
     previous_token: str = PREVIOUS_TOKEN
     """Measure that ranks previous-token heads."""
     induction: str = INDUCTION
     """Measure that ranks induction heads; the default is the paper's."""
     baseline: Literal["zero", "mean"] = "zero"
-    """What takes the place of a head's output: zeros, or its mean over the positions of the prompts."""
+    """Replacement of a head's output: zeros, or its mean over the positions of the prompts."""
     draws: int = LEAST_DRAWS
     """Draws of random heads for each control."""
     layers: Literal["top", "all", "none"] = "top"
@@ -143,7 +143,7 @@ class KnockoutOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneOptions:
-    """How a model is fine-tuned; defaults are the paper's."""
+    """Options of fine-tuning; defaults are the paper's."""
 
     steps: int = 500
     """Optimiser's steps."""
@@ -158,7 +158,7 @@ class FinetuneOptions:
     dropout: float = 0.05
     """Dropout on their input."""
     learning_rate: float = 2e-5
-    """AdamW's, constant."""
+    """Constant learning rate of AdamW."""
     top: int = 5
     """Heads followed of each measure: the strongest before the first step."""
     seed: int = 0

@@ -1,5 +1,5 @@
-"""Processors without their video part: pictures by PIL and text by the tokenizer, which need no torchvision and give
-the same on every machine."""
+"""Processors without their video part. Pictures go through PIL and text through the tokenizer, which need no
+torchvision and give equal results on every machine."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def images_only(processor_class: type[ProcessorMixin]) -> type[ProcessorMixin]:
 
 
 def load_processor(where: str, max_pixels: int = 0, offline: bool = False, revision: str = "") -> Any:
-    """The processor of a model, or its tokenizer where it reads text alone.
+    """The processor of a model, or the tokenizer of a model of text alone.
 
     Arguments:
         where: folder or hub id.
-        max_pixels: pictures are shrunk to at most so many pixels, where the processor can; 0: its own limit.
+        max_pixels: most pixels of a picture; larger ones are shrunk if the processor can. 0: its own limit.
         offline: uses no network.
         revision: of a hub id; empty: the newest.
 
@@ -55,7 +55,7 @@ def load_processor(where: str, max_pixels: int = 0, offline: bool = False, revis
 
 
 def placeholder(processor: Any) -> str:
-    """The token that stands for an image in a processor's text."""
+    """The token for an image in a processor's text."""
     found = getattr(processor, "boi_token", None) or getattr(processor, "image_token", None)
     if not found:
         raise ModelError(f"{type(processor).__name__} names no image token, so it reads text alone; use --view text.")
@@ -63,7 +63,7 @@ def placeholder(processor: Any) -> str:
 
 
 def chat_template(processor: Any) -> str:
-    """The chat template of a processor or its tokenizer; of several named ones `default`. Empty: there is none.
+    """The chat template of a processor or its tokenizer; among several, the one named `default`. Empty: there is none.
 
     Raises:
         ModelError: there are several, and none is called `default`.

@@ -1,11 +1,11 @@
-"""How an episode is written for a model: as plain text, as one turn of a chat, or as the turns of a chat.
+"""Prompts of episodes: plain text, one turn of a chat, or several turns of a chat.
 
     plain   instruction, then each example by the style's template, then the query up to its answer
     chat    the same as one user's turn; the answer is the reply
     turns   the instruction as system text, a user's and an assistant's turn for each example, then the query
 
-In `plain` and `turns` a label of the context and the answer stand in the same surroundings, so they are the same
-tokens. Where they are not, a remark says so.
+In `plain` and `turns` a label of the context and the answer have the same surroundings, so they are the same tokens. If
+they are not, a remark says so.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from miclab.mllm.reading import Encoded, locate, moved
 from miclab.mllm.task import TEMPLATE, Episode, Item, Task
 
 SYSTEM = "Answer the question with a single word or phase."
-"""The paper's system text (its spelling), where the task has no instruction."""
+"""The paper's system text (its spelling), used if the task has no instruction."""
 QUESTION = "This is a "
-"""The paper's question, where an example has none."""
+"""The paper's question, used if an example has none."""
 
 
 class Prompter:
     """Writes the episodes of a task for one model.
 
     Arguments:
-        processor: the model's processor, or its tokenizer where it reads text alone.
+        processor: the model's processor, or the tokenizer of a model of text alone.
         task: the task.
-        form: `turns`, `chat` or `plain`, as the module's text says; `auto`: turns where the model has a chat template
-            that marks them, chat where it has another, else plain.
+        form: `turns`, `chat` or `plain`, as the module's text says. `auto` is turns if the model's chat template marks
+            them, chat with any other template, else plain.
         around: texts before and after every image in the plain form, as (`<|vision_start|>`, `<|vision_end|>`).
         background: colour that transparent parts of pictures show.
-        remarks: what is to be known of what was written is added to it.
+        remarks: a collection that gets remarks on the prompts.
 
     Raises:
         ModelError: the tokenizer gives no character offsets, there is no chat template, or it reads no images.
@@ -99,7 +99,7 @@ class Prompter:
         return re.compile("|".join(map(re.escape, found)) or r"(?!)")
 
     def _check(self, episode: Episode) -> None:
-        """Raises TaskError where a text of the episode would be read as a special token."""
+        """Raises TaskError if a text of the episode would be read as a special token."""
         shown = [("query", episode.query, episode.answer, episode.question)]
         shown += [(f"example {i}", one.item, one.answer, episode.question_of(one))
                   for i, one in enumerate(episode.support)]  # fmt: skip
@@ -132,7 +132,7 @@ class Prompter:
         return [part for part in parts if part[1]]
 
     def _one_text(self, episode: Episode) -> list[Part]:
-        """All before the answer as one text."""
+        """Everything before the answer as one text."""
         parts: list[Part] = [("text", self.task.style.instruction)]
         for one in episode.support:
             parts += [*self._shown(one.item, episode.question_of(one)), ("label", one.answer)]
@@ -195,7 +195,7 @@ class Prompter:
         except ModelError:
             if not self.takes_system:
                 raise
-        # Some templates refuse or drop a system text; the first user's turn says it then.
+        # Some templates refuse or drop a system text; then the first user's turn holds it.
         self.takes_system = False
         try:
             return chat(self._turns(episode), self._render, self.image)
@@ -205,9 +205,9 @@ class Prompter:
 
     @cached_property
     def ending(self) -> str:
-        """What ends an answer. In a chat: what the template writes behind a reply, up to its first special token. In
-        plain text: what the style writes behind an answer, else the end token. Empty, with a remark, where a template
-        writes nothing behind a reply: then nothing says where an answer ends, and its beginning is judged."""
+        """The end of an answer. In a chat it is the template's text after a reply, up to its first special token. In
+        plain text it is the style's text after an answer, else the end token. If a template writes nothing after a
+        reply, it is empty, with a remark. Then nothing marks the end, and the answer's beginning is judged."""
         if self.form == "plain":
             return self.task.style.pieces[1] or str(self.tokenizer.eos_token or "")
         messages = [{"role": role, "content": [{"type": "text", "text": mark(number)}]}
@@ -273,7 +273,7 @@ class Prompter:
         return encoded
 
     def _processed(self, wanted: Sequence[tuple[Episode, str]], texts: list[str], options: dict[str, Any]) -> Any:
-        """What the processor or the tokenizer makes of texts, and where images stand in them."""
+        """The encoding of texts by the processor or the tokenizer, and the places of images in them."""
         if self.task.view != "image":
             return self.tokenizer(texts, **options), [[] for _ in texts]
         opened: dict[Path, Image.Image] = {}
@@ -298,7 +298,7 @@ class Prompter:
         return opened[path]
 
     def _compare(self, encoded: Encoded) -> None:
-        """Adds a remark where a label of the context and the same answer are other tokens."""
+        """Adds a remark if a label of the context and the same answer are different tokens."""
         for row, reading in enumerate(encoded.readings):
             own = encoded.ids(row, reading.answer_positions)
             for number, example in enumerate(reading.episode.support):
@@ -312,7 +312,7 @@ class Prompter:
                     ] = None
 
     def names(self, encoded: Encoded, row: int) -> list[str]:
-        """What to call each position of a sequence, up to its last: the token's text, or the image's number."""
+        """A name for each position of a sequence, up to its last: the token's text, or the image's number."""
         reading = encoded.readings[row]
         ids = encoded.inputs["input_ids"][row, : reading.length].tolist()
         names = [self.tokenizer.decode([token]).replace("\n", "\\n") or "?" for token in ids]

@@ -17,7 +17,7 @@ from miclab.mllm.task import Episode, Example, Item, View
 from miclab.seeds import stream
 
 WORDS = ("text", "texts", "caption", "captions")
-"""Fields that say an item in words."""
+"""Fields for an item in words."""
 
 
 def read_json(path: Path) -> Any:
@@ -33,7 +33,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_mapping(path: Path, what: str) -> Mapping[str, Any]:
-    """The object in a file, `what` in words; empty where there is no file.
+    """The object in a file, with the name `what` in messages; empty if there is no file.
 
     Raises:
         TaskContentError: it holds something else.
@@ -59,7 +59,7 @@ class Reader:
 
     Arguments:
         folder: of the task. Pictures lie below it, or below another task of the same benchmark, links followed.
-        view: what items are shown as; what it needs has to be there.
+        view: the form of items; its fields must exist.
         ways: classes of an episode where its entry lists more.
     """
 
@@ -86,13 +86,13 @@ class Reader:
         return found
 
     def mapping(self, value: Any, what: str) -> Mapping[str, Any]:
-        """A value that has to be an object."""
+        """A value that must be an object."""
         if not isinstance(value, Mapping):
             raise self.fail(f"{what} is no object: {str(value)[:60]!r}.")
         return value
 
     def picture(self, name: str) -> Path:
-        """The file of a picture. A page shows it, so it may not be any file beside the task.
+        """The file of a picture. A page shows it, so files outside the task are refused.
 
         Raises:
             PictureError: it is missing, or lies outside.

@@ -1,6 +1,6 @@
-"""Episodes as a model reads them: tokens, and where among them items, labels, the answer and its end stand.
+"""Episodes as a model reads them: tokens, and the positions of items, labels, the answer and its end.
 
-Positions are found from character offsets in the text after every image placeholder was replaced. So they hold however
+Positions are found from character offsets in the text after image placeholders were replaced. So they are right even if
 a tokenizer merges a label with its neighbours, and for any number of tokens of an image.
 """
 
@@ -21,15 +21,15 @@ from miclab.worlds.roles import LABEL, OTHER, Roles
 
 @dataclass(frozen=True)
 class Reading:
-    """One episode as a model reads it, with one answer written behind it.
+    """One episode as a model reads it, followed by one answer.
 
     Arguments:
-        episode: what it is.
-        answer: the answer that was written.
+        episode: the episode.
+        answer: the written answer.
         last: the position from which the first token of the answer is predicted.
         answer_positions: positions of the answer's tokens.
-        end_positions: positions of the tokens behind it by which the answer ends; none where the answer's last token
-            holds the end, or the text has no end.
+        end_positions: positions of the tokens after it that end the answer. Empty if the answer's last token holds the
+            end, or the text has no end.
         roles: of the positions 0 to `last`, unbatched; the items' modality is the task's view.
         labels: number of each context label among the episode's candidates, int64 [context].
         target: the number of the right answer.
@@ -46,7 +46,7 @@ class Reading:
 
     @property
     def length(self) -> int:
-        """Number of tokens that stand before the answer."""
+        """Number of tokens before the answer."""
         return self.last + 1
 
     @property
@@ -82,7 +82,7 @@ class Encoded:
 
 
 def moved(span: Span, replaced: Sequence[dict[str, Any]]) -> Span:
-    """A span of the text as written, in the text where placeholders were replaced."""
+    """A span of the original text, in the text with replaced placeholders."""
     shift = 0
     for one in replaced:
         if tuple(one["span"]) == span:
@@ -102,7 +102,7 @@ def locate(
         offsets: of the tokens, as spans of the same text.
 
     Raises:
-        TaskError: a part has no token of its own, or nothing stands before the answer.
+        TaskError: a part has no token of its own, or nothing precedes the answer.
     """
     context = len(episode.support)
     kind, exemplar = torch.full((len(offsets),), OTHER), torch.full((len(offsets),), -1)

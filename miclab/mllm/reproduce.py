@@ -28,7 +28,7 @@ from miclab.tables import Number, Table, Tabled, table
 
 RANKING = (PREVIOUS_TOKEN, INDUCTION)
 LEAST_MODELS = 3
-"""Fewer points have no correlation worth a number."""
+"""Fewest points for a correlation."""
 
 
 def divided(task: Task, ranked: int, answered: int) -> tuple[Task, Task]:
@@ -55,7 +55,7 @@ def ranking(heads: HeadTable, measure: str) -> Ranking:
 
 @dataclass(frozen=True)
 class Rankings(Tabled):
-    """Strongest heads of a model beside those of others.
+    """Rankings of a model's heads beside those of others.
 
     Arguments:
         model: its name.
@@ -63,7 +63,7 @@ class Rankings(Tabled):
         others: rankings of other models by name and measure.
         overlaps: of the model's top heads with those of each other model, by its name.
         notes: why there is no overlap with some.
-        top, among: how many of the model's heads are looked for among how many.
+        top, among: numbers of top heads: of the model, and of the others among which they are sought.
     """
 
     model: str
@@ -93,8 +93,8 @@ class Rankings(Tabled):
 
 
 def papers_knockouts(top: int) -> dict[str, float]:
-    """Accuracy of Qwen2.5-VL-3B on Open-MI, 2-shot, 50 episodes, with its top 5 heads knocked out, by the names that
-    interventions on `top` heads have; chance is 0.50."""
+    """Accuracy of Qwen2.5-VL-3B on Open-MI, 2-shot, 50 episodes, with its top 5 heads knocked out. Keys are the names
+    of interventions on `top` heads. Chance is 0.50."""
     return {"untouched": 0.74, f"top {top} previous-token": 0.65, f"top {top} induction": 0.58, f"both top {top}": 0.56}
 
 
@@ -103,7 +103,7 @@ def beside(heads: HeadTable, backbone: HeadTable | None = None, top: int = 5, am
 
     Arguments:
         backbone: of the model's text backbone on the same episodes in words; None: there is none.
-        top, among: so many of the model's heads are looked for among so many of the others.
+        top, among: the number of the model's top heads that are sought, and of the others' among which.
     """
     mine = {measure: ranking(heads, measure) for measure in RANKING}
     total = len(heads.heads)
@@ -160,8 +160,8 @@ class Points(Tabled):
         ])  # fmt: skip
 
     def correlation(self, strength: str, answered: str) -> tuple[float, float, float, float] | None:
-        """Pearson's r and Spearman's rho over models, each with its two-sided p; None where there are fewer than three
-        models, or one of both does not vary."""
+        """Pearson's r and Spearman's rho over models, each with its two-sided p. None if there are fewer than three
+        models, or one variable is constant."""
         x, y = self.values(strength), self.values(answered)
         if len(x) < LEAST_MODELS or np.ptp(x) == 0 or np.ptp(y) == 0:
             return None

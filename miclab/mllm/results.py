@@ -1,4 +1,4 @@
-"""What a command writes: a folder of parquet tables and a page, with a manifest that says whether it is whole."""
+"""The output of a command: a folder of parquet tables and a page, with a manifest that says whether it is complete."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from miclab.mllm.errors import ModelError, TaskContentError
 
 MANIFEST = "manifest.json"
 IMMATERIAL = ("json", "output", "offline", "name")
-"""Options that decide no result; `model` says what `name` does."""
+"""Options that affect no result; `model` has the information of `name`."""
 ADDED = {
     "background": "white", "eight_bit": False, "device_map": "none", "revision": "", "base": "", "ways": 0,
     "judge": "exact",
 }  # fmt: skip
-"""Options that results of earlier versions do not name, with what they were then."""
+"""Options that results of earlier versions lack, with their values then."""
 REMEDY = "Run the command again that made it."
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a result."""
+    """Versions of packages that affect a result."""
     import peft
     import torch
     import transformers
@@ -42,7 +42,7 @@ def versions() -> dict[str, str]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], but: Collection[str] = ()) -> str:
-    """The entries in which two mappings differ, as text; empty where they do not.
+    """The entries in which two mappings differ, as text; empty if they are equal.
 
     Arguments:
         but: names that may differ.
@@ -55,9 +55,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], but: Collecti
 
 
 class Results:
-    """A folder of results. Its `with` block is the work. Until it is finished the manifest says `partial`, so results
-    of a killed command are marked. An error that leaves the block is noted as the reason. Whole results that stand
-    there already stay as they are until the first new file is written.
+    """A folder of results. Its `with` block is the work. Until it ends the manifest says `partial`, so results of a
+    killed command are marked. An error that leaves the block is recorded as the reason. Complete earlier results stay
+    until the first new file is written.
 
     Arguments:
         folder: made when the work begins.
@@ -66,7 +66,7 @@ class Results:
         extends: names of options that may differ from those of finished results.
 
     Raises:
-        RunError: the folder holds whole results of something else, or what is not of `miclab mllm`, or is a file.
+        RunError: the folder is a file, or holds other complete results, or files not made by `miclab mllm`.
         DamagedError: it holds results whose manifest is damaged.
     """
 
@@ -81,7 +81,7 @@ class Results:
                 f"{folder} holds finished results that differ in {differ}. Give another --output, or delete the folder."
             )
         self.untouched = bool(before) and not differences(before, now, IMMATERIAL)
-        """Whether whole results of the very same stand in the folder, and nothing has been written to it yet."""
+        """Whether the folder already holds complete results of the same request, and nothing new has been written."""
         self.body: dict[str, Any] = {
             "command": command,
             "status": "partial",
@@ -115,7 +115,7 @@ class Results:
         self.file(name, content.getvalue())
 
     def file(self, name: str, content: bytes) -> None:
-        """Writes a file and notes its hash."""
+        """Writes a file and records its hash."""
         if self.untouched:
             self._write()
         self.body["files"][name] = storage.write_bytes(self.folder / name, content)
@@ -127,17 +127,17 @@ class Results:
         self._write()
 
     def finish(self, problem: str = "") -> None:
-        """Marks the results as whole; with a problem they stay partial, and it is said why."""
+        """Marks the results as complete. With a problem they stay partial, and the reason is recorded."""
         self.body |= {"status": "partial" if problem else "complete", "reason": problem}
         self._write()
 
 
 def _whole(folder: Path) -> dict[str, Any]:
-    """The options of the finished results in a folder, with the command; empty where there are none.
+    """The options of the finished results in a folder, with the command; empty if there are none.
 
     Raises:
         DamagedError: the manifest is not what was written.
-        RunError: it cannot be read, or is that of something else.
+        RunError: it cannot be read, or is not that of results.
     """
     if not (folder / MANIFEST).is_file():
         return {}
@@ -163,10 +163,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _checked(manifest: dict[str, Any], file: Path) -> dict[str, Any]:
-    """A manifest of results whose fields are what their readers take them for.
+    """A manifest of results whose fields have the right types.
 
     Raises:
-        RunContentError: one is not.
+        RunContentError: a field has a wrong type.
     """
     found = Content(str(file), manifest)
     for name in ("command", "status", "reason"):

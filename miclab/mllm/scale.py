@@ -28,9 +28,9 @@ class Size:
         heads: heads a layer.
         values: each measure by name, [episode].
         names: of the episodes that were answered.
-        problem: which could not be read; empty where all could.
-        written: what was written for each, where that was requested.
-        remarks: what is to be known of what the model was shown.
+        problem: the episodes that could not be read; empty if all could.
+        written: the text for each, if requested.
+        remarks: on the model's inputs.
     """
 
     model: str
@@ -64,10 +64,10 @@ class Size:
 def evaluate_model(
     production: Production, task: Task, batch: int = 1, on_progress: OnProgress | None = None, benchmark: bool = False
 ) -> Size:
-    """One model's answers to every episode that can be read.
+    """One model's answers to every readable episode.
 
     Arguments:
-        benchmark: answers are also judged as VL-ICL Bench does, which lets the model write.
+        benchmark: also judge answers as VL-ICL Bench does, for which the model writes text.
 
     Raises:
         OutOfMemoryError, TaskError: it does not fit, or no episode can be read.
@@ -116,7 +116,7 @@ def scale(
         benchmark: answers are also judged as VL-ICL Bench does.
 
     Returns:
-        The sizes, and why it stopped early or which episodes were left out, or an empty text.
+        The sizes, and a text on an early stop or on episodes that were left out; else an empty text.
 
     Raises:
         MiclabError: the first model could not be evaluated.

@@ -1,8 +1,8 @@
-"""Answers of a model to episodes: what it would write, and how likely each answer of the context is.
+"""Answers of a model to episodes: the text of greedy decoding, and the probability of each answer of the context.
 
 Every candidate answer is written behind the prompt with its end (`Prompter.ending`) and read in one pass. Greedy
-decoding writes an answer and ends it exactly where each of these tokens has the highest logit given those before it,
-so nothing needs to be generated. An answer is judged to its end: who writes `12` has not written `1`.
+decoding writes an answer and ends it exactly if each of these tokens has the highest logit given those before it. So
+nothing needs to be generated. An answer is judged to its end: `12` is not `1`.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from miclab.mllm.reading import Encoded
 from miclab.mllm.task import Episode
 
 OnProgress = Callable[[int, str], None]
-"""Is called with the number of episodes or steps done and a short text."""
+"""Called with the number of episodes or steps done and a short text."""
 MEASURES = ("correct", "choice", "choice_per_token", "copied", "log_probability", "log_probability_per_token")
 BENCHMARK = "benchmark"
-"""Beside them where answers are also judged as the benchmark does."""
+"""Further measures if answers are also judged as the benchmark does."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What was answered to episodes.
+    """The answers to episodes.
 
     Arguments:
         values: by name, each [episode].
             correct: 1 where greedy decoding writes the right answer and ends.
-            choice: 1 where the right answer is the likeliest candidate, by the sum of the log-probability of its tokens
-                and its end; chance is one over the number of candidates.
+            choice: 1 where the right answer is the likeliest candidate, by summed log-probability of its tokens and its
+                end. Chance is one over the number of candidates.
             choice_per_token: the same by the mean over these tokens, which does not favour short answers.
             copied: 1 where greedy decoding writes an answer of the context and ends (CLA).
             log_probability: of the right answer and its end, in nats.
             log_probability_per_token: the same, the mean over these tokens.
             benchmark: 1 where VL-ICL Bench would call it right, if that was requested.
-        written: what was written for each episode; empty where that was not requested.
+        written: the text for each episode; empty if not requested.
     """
 
     values: Mapping[str, NDArray[np.floating]]
@@ -61,7 +61,7 @@ class Answers:
 
 
 def joined(parts: Sequence[Answers]) -> Answers:
-    """Answers to several lots of episodes, one behind the other."""
+    """Answers to several groups of episodes, concatenated."""
     values = {name: np.concatenate([part.values[name] for part in parts]) for name in parts[0].values}
     return Answers(values, tuple(text for part in parts for text in part.written))
 
@@ -72,12 +72,12 @@ def batches(
     """The task's episodes, `batch` at a time, each with every candidate answer.
 
     Arguments:
-        lost: takes the reason of each episode that cannot be read, by its name; such are left out. None: the first of
-            them ends it.
-        every: False: each episode with the right answer alone.
+        lost: gets the reason for each episode that cannot be read and is left out, by its name. None: the first one
+            raises.
+        every: False: each episode with only the right answer.
 
     Raises:
-        TaskError: an episode cannot be read, and there is nowhere to note it.
+        TaskError: an episode cannot be read, and `lost` is None.
     """
 
     def encoded(some: Sequence[Episode]) -> Encoded:
@@ -108,7 +108,7 @@ def _is_read(encoded: Callable[[Sequence[Episode]], Encoded], episode: Episode, 
 
 
 def lost_text(lost: Mapping[str, str], episodes: int) -> str:
-    """Which episodes of a task could not be read, in words; empty where all could."""
+    """The episodes of a task that could not be read, in words; empty if all could."""
     if not lost:
         return ""
     shown = "; ".join(list(lost.values())[:3])
@@ -136,7 +136,7 @@ def answers(
     """Answers to a batch that `batches` made.
 
     Arguments:
-        judge: also judges them as the benchmark does, and says what was written; None: nothing is generated.
+        judge: also judges them as the benchmark does, and returns the text; None: nothing is generated.
 
     Raises:
         OutOfMemoryError: it does not fit.
@@ -144,7 +144,7 @@ def answers(
     needed = sorted({place - 1 for reading in encoded.readings for place in reading.written})
     column = {place: number for number, place in enumerate(needed)}
     with memory_guard(f"answering {len(episodes)} episodes of {encoded.inputs['input_ids'].shape[1]} tokens"):
-        # The positions stay on the CPU: over several GPUs the logits are elsewhere than the inputs.
+        # The positions stay on the CPU, since with several GPUs logits and inputs are on different devices.
         logits = forward(production.model, encoded.to(production.model), torch.tensor(needed))
         scores = torch.log_softmax(logits.float(), -1).cpu()
     is_written, likely, length = [], [], []
@@ -169,7 +169,7 @@ def answers(
         found["log_probability"].append(likely[right])
         found["log_probability_per_token"].append(per_token[right])
         if judge:
-            # Without an end, what was written may go on behind the answer.
+            # Without an end, the text may continue after the answer.
             texts.append(mine[0] if mine and judge.prompter.ending else judge.written(production, episode))
             found.setdefault(BENCHMARK, []).append(float(judge.is_right(texts[-1], episode.answer)))
         start += count

@@ -17,7 +17,7 @@ REMEDY = "Install miclab again, or make it again with scripts/make_tiny_mllm.py.
 
 
 def write_manifest(folder: Path, made: Mapping[str, Any]) -> None:
-    """Notes the hash of every file of a folder, and how the model was made."""
+    """Records the hash of every file of a folder, and how the model was made."""
     files = {p.name: storage.digest(p.read_bytes()) for p in sorted(folder.iterdir()) if p.name != MANIFEST}
     storage.write_bytes(folder / MANIFEST, storage.sealed({"files": files, "made": dict(made)}))
 
@@ -27,7 +27,7 @@ def shipped(name: str) -> Path:
     """The folder of a model by its short name, its files checked.
 
     Raises:
-        DamagedError: a file is not the one that was made.
+        DamagedError: a file was changed.
     """
     folder = FILES / MODELS[name]
     for file, sha256 in storage.read_sealed(folder / MANIFEST, REMEDY)["files"].items():

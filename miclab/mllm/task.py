@@ -22,16 +22,16 @@ from miclab.mllm.errors import TaskContentError, TaskError
 from miclab.storage import digest, json_bytes, read_file
 
 TEMPLATE = "{item}\n{question}Answer: {answer}\n\n"
-"""How an example is written unless task.json or `--template` says otherwise."""
+"""Default template of an example, unless task.json or `--template` gives another."""
 FIELDS = "{item}, {question} and {answer}"
 View = Literal["image", "text"]
 Rule = Literal["text", "number", "yes or no"]
-"""What VL-ICL Bench compares of an answer: all of it, its first number, or whether it says yes."""
+"""The part of an answer that VL-ICL Bench compares: all of it, its first number, or whether it says yes."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """What is shown: pictures, words, or both. Which of them a model sees is the task's `view`."""
+    """An item in pictures, words, or both. The task's `view` selects what a model sees."""
 
     images: tuple[Path, ...] = ()
     text: str = ""
@@ -42,7 +42,7 @@ class Example:
     """A labelled example.
 
     Arguments:
-        item: what is shown.
+        item: the labelled item.
         answer: its label.
         question: its own; None: the episode's.
     """
@@ -74,8 +74,7 @@ class Episode:
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        """The different answers of the context, in their order, then the choices and the right one where they are not
-        among them."""
+        """The distinct answers of the context, in their order, then the choices and the right one if missing."""
         return tuple(dict.fromkeys([*(example.answer for example in self.support), *self.choices, self.answer]))
 
     def question_of(self, example: Example) -> str:
@@ -84,13 +83,13 @@ class Episode:
 
     @property
     def in_context(self) -> bool:
-        """Whether the right answer stands in the context."""
+        """Whether the right answer is in the context."""
         return any(example.answer == self.answer for example in self.support)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """How an episode is written.
+    """The style of prompts.
 
     Arguments:
         instruction: text before the first example.
@@ -112,7 +111,7 @@ class Style:
 
     @property
     def pieces(self) -> tuple[list[str], str]:
-        """What stands before an answer, as texts and fields (`{item}`, `{question}`) in turn, and the text behind it.
+        """The part before an answer, as alternating texts and fields (`{item}`, `{question}`), and the text after it.
         Other braces are text."""
         before, after = self.template.split("{answer}")
         return re.split(r"(\{item\}|\{question\})", before), re.sub(r"\{question\}", "", after)
@@ -128,7 +127,7 @@ class Task:
         episodes: at least one.
         style: how they are written.
         view: whether items are shown as images or as text.
-        rule: what the benchmark compares of an answer.
+        rule: the part of an answer that the benchmark compares.
     """
 
     name: str

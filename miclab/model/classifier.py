@@ -1,4 +1,4 @@
-"""How an encoder is pretrained: as a classifier of its modality's classes, from one item; the head is dropped later."""
+"""Pretraining of an encoder as a classifier of its modality's classes, from one item. The head is dropped later."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from miclab.seeds import stream
 from miclab.worlds.sequences import Batch
 
 SHARPNESS = 16.0
-"""What the cosines of features and classes are multiplied with to be logits."""
+"""Factor from cosines of features and classes to logits."""
 
 
 class Classifier:
@@ -33,7 +33,7 @@ class Classifier:
         return {**encoder_shapes(self.config), "classifier": (self.modality.features, self.config.label_count)}
 
     def initial_parameters(self, seed: int) -> dict[str, Tensor]:
-        """Fresh parameters, a function of the seed."""
+        """Initial parameters, a function of the seed."""
         head = torch.randn(self.shapes()["classifier"], generator=stream(seed, "parameters", "classifier"))
         return {**initial_encoder(self.modality, self.name, seed), "classifier": head}
 
@@ -44,5 +44,5 @@ class Classifier:
 
 
 def model_of(config: RunConfig) -> Decoder | Classifier:
-    """What a configuration trains."""
+    """The model that a configuration trains."""
     return Classifier(config) if config.is_classification else Decoder(config)

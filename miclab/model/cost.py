@@ -1,4 +1,4 @@
-"""What a decoder costs: its weights, and the floating-point operations of its products of matrices."""
+"""The cost of a decoder: its weights, and the floating-point operations of its matrix products."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Cost:
 
 
 def cost(config: RunConfig) -> Cost:
-    """What a decoder costs, by counting: a product of an m x k and a k x n matrix has 2 m k n operations, and a solved
-    triangular system half of that. What is done to single numbers, such as a softmax, is not counted.
+    """The counted cost of a decoder. The product of an m x k and a k x n matrix has 2 m k n operations. Solving a
+    triangular system has half of that. Elementwise operations, such as a softmax, are not counted.
 
     Raises:
         RunError: the run pretrains an encoder and has no decoder.
-        ConfigError: the mechanism does not heed a setting of the configuration.
+        ConfigError: the mechanism ignores a setting of the configuration.
     """
     decoder = Decoder(config)
     parameters = {name: torch.zeros(shape) for name, shape in decoder.shapes().items()}
@@ -66,7 +66,7 @@ def _counted(work: Any) -> int:
 
 
 def _triangular(triangle: Any, values: Any, *, out_shape: Any = None, **options: Any) -> int:
-    """Operations of a solved triangular system, from the shapes of the triangle and the right-hand sides."""
+    """Operations of solving a triangular system, from the shapes of the triangle and the right-hand sides."""
     *batch, rows, columns = out_shape if out_shape is not None else values
     return int(torch.Size(batch).numel() * rows * rows * columns)
 

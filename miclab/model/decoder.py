@@ -2,8 +2,8 @@
 
 A decoder is a function of (parameters, batch); parameters are a flat dictionary of tensors. `logits` is the fast path
 of training: in the last block only the query's last position is computed. `trace` computes every position, returns
-named activations and applies edits that are passed in; it knows no intervention by name. How blocks attend, and what
-positions do, are classes of their own (`miclab.model.attention`, `miclab.model.positions`).
+named activations and applies edits that are passed in; it knows no intervention by name. Attention and position codes
+are separate classes (`miclab.model.attention`, `miclab.model.positions`).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Decoder:
 
     Raises:
         RunError: the run pretrains an encoder.
-        ConfigError: the attention mechanism does not heed a setting of the configuration.
+        ConfigError: the attention mechanism ignores a setting of the configuration.
         TooLargeError: it needs more memory than the machine has.
     """
 
@@ -72,7 +72,7 @@ class Decoder:
         self.positions, self.attention = build_positions(config), build_attention(config)
         length = config.sequence_length
         self.mask = torch.full((length, length), -math.inf).triu(1)
-        # A bias that is not learnt is a constant of the compiled step.
+        # A fixed bias is a constant of the compiled step.
         self.fixed_bias = None if self.positions.shapes() else self._score_bias({})
         roles, on = config_roles(config), self.options.token_constant_on
         shown = {"all": torch.ones(length), "labels": roles.is_label.float(), "items": (roles.kind >= 0).float()}[on]
@@ -126,11 +126,11 @@ class Decoder:
         return sum(math.prod(shape) for shape in self.shapes().values())
 
     def initial_parameters(self, seed: int) -> dict[str, Tensor]:
-        """Fresh parameters; each has a random stream of its own, named like it.
+        """Initial parameters. Each has its own random stream of the same name.
 
         Attention (unless the mechanism says otherwise), projectors, input map and readout: Normal(0, initial_std). MLP:
         PyTorch's default, uniform in +-1/sqrt(inputs). Learnt positions, the first token and jitter: norm about 1. The
-        constant: of exactly the norm that is configured. Gains 1, biases of norms 0. Encoders: PyTorch's own.
+        constant: exactly the configured norm. Gains 1, biases of norms 0. Encoders: PyTorch's defaults.
         """
         parameters: dict[str, Tensor] = {}
         for name, modality in self.config.modalities.items():
@@ -163,8 +163,8 @@ class Decoder:
 
     # -- pieces -------------------------------------------------------------------------------------------------
     def _norm(self, parameters: Parameters, name: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The normalised residual, and the gain that its readers still have to apply. They fold it into their weights,
-        where it costs a product of a weight's size instead of one of the residual's."""
+        """The normalised residual, and the gain that its readers must apply. They fold it into their weights, since a
+        product of a weight's size is cheaper than one of the residual's."""
         if self.options.norm == "rmsnorm":
             return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPSILON), parameters[f"decoder.{name}.gain"]
         if self.options.norm == "layernorm":
@@ -173,12 +173,12 @@ class Decoder:
         return x, None
 
     def _score_bias(self, learnt: Parameters) -> Float[Tensor, "#head position position"]:
-        """What is added to scores: the position code's bias, and -inf for keys after the query."""
+        """The bias of scores: the position code's bias, and -inf for keys after the query."""
         bias = self.positions.bias(learnt)
         return self.mask[None] if bias is None else bias + self.mask
 
     def positions_of(self, parameters: Parameters) -> Positions:
-        """The position code with its parameters, as attention is given it."""
+        """The position code with its parameters, as attention gets it."""
         learnt = _own(parameters, "decoder.positions", self.positions.shapes())
         bias = self.fixed_bias if self.fixed_bias is not None else self._score_bias(learnt)
         return Positions(self.positions, bias, learnt)
@@ -191,7 +191,7 @@ class Decoder:
         columns = [
             point(f"items.{name}", project(config, parameters, name, batch.items[name])) for name in config.order
         ]
-        # The query has no label: a filler takes its place and is cut off.
+        # The query has no label; a filler is inserted and cut off.
         columns.append(F.pad(point("labels", batch.label_vectors), (0, 0, 0, 1)))
         tokens = torch.stack(columns, 2).flatten(1, 2)[:, :-1]
         if config.sequence.first_token != "none":
@@ -205,7 +205,7 @@ class Decoder:
         return self._shift_tokens(parameters, batch, tokens)
 
     def _shift_tokens(self, parameters: Parameters, batch: Batch, tokens: Tensor) -> Tensor:
-        """Tokens with what the configuration adds to them beside positions: a constant, jitter, noise."""
+        """Tokens with the additions of the configuration beside positions: a constant, jitter, noise."""
         if self.options.token_constant:
             tokens = tokens + self.constant_on * parameters["decoder.constant"]
         if self.config.sequence.jitter:
@@ -215,17 +215,17 @@ class Decoder:
             tokens = tokens + batch.token_noise[..., : self.width]
         return tokens
 
-    # -- what measures need to know -----------------------------------------------------------------------------
+    # -- facts for measures -------------------------------------------------------------------------------------
     def visible(self, layer: int) -> Bool[Tensor, "#head query key"]:
         """Whether a query's position may see a key's, in a layer."""
         return self.attention[layer].visible(Positions(self.positions, self.mask[None]), layer)
 
     def facts(self, layer: int) -> frozenset[str]:
-        """What holds of a layer's attention (see `miclab.measures.registry.Measure.assumes`)."""
+        """Facts about a layer's attention (see `miclab.measures.registry.Measure.assumes`)."""
         return self.attention[layer].facts
 
     def weight(self, parameters: Parameters, layer: int) -> dict[str, Float[Tensor, " head"]]:
-        """The weight by which a layer departs from plain attention, as `weight`; empty where it has none."""
+        """The weight by which a layer differs from plain attention, as `weight`; empty if it has none."""
         mechanism = self.attention[layer]
         own = _own(parameters, f"decoder.blocks.{layer}.attention", mechanism.shapes(layer))
         found = mechanism.weight(own, layer)
@@ -248,7 +248,7 @@ class Decoder:
 
         Arguments:
             capture: names of activations to return, after their edit; a name may end in `*`.
-            edits: for a name, a function from the activation to what takes its place.
+            edits: for a name, a function from the activation to its replacement.
 
         Raises:
             RunError: there is no activation of such a name.
@@ -267,7 +267,7 @@ class Decoder:
         return Trace(self._run(parameters, batch, point, query_only=False), kept)
 
     def named(self, names: Iterable[str]) -> list[str]:
-        """The activations that names stand for; a name may end in `*`.
+        """The activations of names; a name may end in `*`.
 
         Raises:
             RunError: there is no activation of such a name.
@@ -289,7 +289,7 @@ class Decoder:
             own = _own(parameters, f"decoder.{name}.attention", mechanism.shapes(i))
             given = {"layer": i, "positions": positions, "roles": batch.roles}
             if query_only and i == self.options.layers - 1:
-                # The residual stands first: the order of these operations decides the last bits of gradients.
+                # The residual comes first, since the order of these operations decides the last bits of gradients.
                 x = x[:, -1:] + mechanism.last(own, normed, gain, **given)
             else:
                 here = partial(_within, point, f"{name}.attention")

@@ -1,4 +1,4 @@
-"""Encoders: an item of a secondary modality, of any shape, to features that a projector can take up.
+"""Encoders: from an item of a secondary modality, of any shape, to features for a projector.
 
     mlp          Linear(D -> 64) ReLU Linear(64 -> features)
     cnn          5 stages of convolution, GroupNorm, ReLU; the mean over places; Linear. Along the item of a vector,
@@ -6,8 +6,8 @@
     transformer  2 layers on segments of 128 numbers; the mean over segments; Linear
     vit          3 layers on patches of 4 x 4 pixels; the mean over patches; Linear
 
-The sizes of `mlp`, `cnn` (5 stages) and `transformer` are those of arXiv 2601.20796, section 3. Ours: items enter with
-variance 1 in each dimension, and features leave with length 1, as the host's items have.
+The sizes of `mlp`, `cnn` (5 stages) and `transformer` are those of arXiv 2601.20796, section 3. Our additions: inputs
+have variance 1 in each dimension, and features have length 1, as the host's items have.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Stages(nn.Module):
         convolution = (nn.Conv1d, nn.Conv2d)[axes - 1]
         given, stages = shape[0], []
         for index, channels in enumerate(CHANNELS[axes]):
-            # The first stage sees every place, the later ones every second.
+            # The first stage has stride 1, the later ones stride 2.
             stride, kernel = (1 if index == 0 else 2), (5 if axes == 1 else 3)
             stages += [convolution(given, channels, kernel, stride, kernel // 2), nn.GroupNorm(4, channels), nn.ReLU()]
             given = channels
@@ -116,7 +116,7 @@ _shells: dict[_Key, nn.Module] = {}
 
 
 def _shell(key: _Key) -> nn.Module:
-    """An encoder without weights: a function of those that it is given."""
+    """An encoder without weights, as a function of weights."""
     # Made before a step is compiled, since the compiler can look it up but not build it.
     if key not in _shells:
         with torch.device("meta"):
@@ -139,7 +139,7 @@ def encoder_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
 
 
 def initial_encoder(modality: ModalityConfig, name: str, seed: int) -> dict[str, Tensor]:
-    """First weights of an encoder, PyTorch's own; a function of the seed, the modality's name and the kind."""
+    """Initial weights of an encoder, PyTorch's defaults; a function of the seed, the modality's name and the kind."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, "parameters", "encoder", name))
         weights = _build(*_key(modality)).state_dict()

@@ -15,7 +15,7 @@ from miclab.model.attention.mechanism import scaled
 
 
 def feed_forward_shapes(options: DecoderConfig, width: int) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every parameter of one MLP; none where the configuration has no MLP."""
+    """Name and shape of every parameter of one MLP; empty if the configuration has no MLP."""
     hidden = options.mlp_hidden or width
     shapes: dict[str, tuple[int, ...]] = {}
     if options.mlp == "none":
@@ -30,7 +30,7 @@ def feed_forward_shapes(options: DecoderConfig, width: int) -> dict[str, tuple[i
 def initial_feed_forward(
     options: DecoderConfig, width: int, name: str, shape: tuple[int, ...], generator: torch.Generator
 ) -> Tensor:
-    """First value of a parameter: PyTorch's default, uniform in +-1/sqrt(inputs)."""
+    """Initial value of a parameter: PyTorch's default, uniform in +-1/sqrt(inputs)."""
     inputs = (options.mlp_hidden or width) if name.startswith("out.") else width
     return (torch.rand(shape, generator=generator) * 2 - 1) / math.sqrt(inputs)
 
@@ -41,7 +41,7 @@ def feed_forward(
     """`released`: out(SiLU(gate x * value x)) with biases, where they are on. `swiglu`: out(SiLU(gate x) * value x).
 
     Arguments:
-        gain: what x still has to be multiplied with; None: nothing.
+        gain: factor that x must still be multiplied by; None: none.
     """
     weights = [parameters[f"{part}.weight"] for part in ("gate", "value", "out")]
     both = x @ scaled(gain, torch.cat(weights[:2], 1))
@@ -58,6 +58,6 @@ def feed_forward(
 
 def _shifted(x: Float[Tensor, "*row width"], bias: Float[Tensor, " width"]) -> Tensor:
     """x + bias, with the bias of every row from a product with ones. Its gradient, a sum over rows, is then a product
-    as well: several times as fast as the compiler's own sum."""
+    as well. That is several times as fast as the compiler's own sum."""
     ones = torch.ones(x.shape[:-1].numel(), 1, dtype=x.dtype, device=x.device)
     return x + (ones @ bias[None]).view(x.shape)

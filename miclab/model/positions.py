@@ -1,7 +1,7 @@
-"""Position codes, each one small class behind one interface.
+"""Position codes, each a small class with the same interface.
 
-A code of one's own is a subclass of `PositionCode` with the decorator `position_code`, in a file that is named with
-`--plugin`; `decoder.positions` then takes its name. Its parameters are called `decoder.positions.NAME`.
+A new code is a subclass of `PositionCode` with the decorator `position_code`, in a file given by `--plugin`.
+`decoder.positions` then accepts its name. Its parameters are called `decoder.positions.NAME`.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ Learnt = Mapping[str, Tensor]
 """Parameters of a code by the names in its `shapes`."""
 Heads = Float[Tensor, "batch head row dimension"]
 Coded = Float[Tensor, "batch head row coded"]
-"""Queries or keys with their positions in them; the code may change their dimension."""
+"""Queries or keys with the code applied, which may change their dimension."""
 Code = TypeVar("Code", bound="type[PositionCode]")
 
 
 class PositionCode:
-    """The interface of all: a code that does nothing.
+    """The interface of position codes, and a code that does nothing.
 
     Arguments:
         config: run whose sequences are coded; their length is `config.sequence_length`.
     """
 
     Options: type[PositionOptions] = PositionOptions
-    """Dataclass of the code's options; a subclass of `PositionOptions` where it has any."""
+    """Dataclass of the code's options; a subclass of `PositionOptions` if it has any."""
     slots_used = False
     """Whether it is absolute, with slots; a sequence has to fit into them."""
     even = ""
-    """What has to be even: the width of a `head`, the `width` of the residual stream, or nothing."""
+    """The width that must be even: that of a `head`, the `width` of the residual stream, or none."""
     rotates = False
-    """Whether `queries` or `keys` change anything; found by itself."""
+    """Whether `queries` or `keys` change their input; set automatically."""
 
     def __init_subclass__(cls) -> None:
         own = (cls.rotate, cls.queries, cls.keys)
@@ -56,7 +56,7 @@ class PositionCode:
 
     @classmethod
     def facts(cls) -> PositionFacts:
-        """What a configuration has to know of the code."""
+        """The facts about the code that a configuration needs."""
         return PositionFacts(
             slots=cls.slots_used,
             beside=cls.concatenate is not PositionCode.concatenate,
@@ -66,16 +66,16 @@ class PositionCode:
         )
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of what is learnt, by name."""
+        """Shapes of parameters, by name."""
         return {}
 
     def initial(self, name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """First value of a parameter; by default vectors of norm about 1, the norm of the items."""
+        """Initial value of a parameter; by default vectors of norm about 1, the norm of the items."""
         return torch.randn(shape, generator=generator) * (1 / math.sqrt(self.width))
 
     def slot(self, placement: Float[Tensor, " batch"]) -> Int[Tensor, "batch position"]:
-        """Slot of each position: a sequence starts where its placement says (at the first slot, where the
-        configuration fixes it), and fits whole."""
+        """Slot of each position. A sequence starts at its placement, or at the first slot if the configuration fixes
+        it, and always fits."""
         if self.is_fixed:
             placement = torch.zeros_like(placement)
         first = (placement * (self.slots - self.length + 1)).long()
@@ -106,7 +106,7 @@ class PositionCode:
         return self.rotate(heads, rows, parameters)
 
     def bias(self, parameters: Learnt) -> Float[Tensor, "#head position position"] | None:
-        """What is added to the scores [query position, key position] of each head; None: nothing."""
+        """The bias of the scores [query position, key position] of each head; None: none."""
         return None
 
 
@@ -114,7 +114,7 @@ def position_code(name: str) -> Callable[[Code], Code]:
     """A decorator that registers a position code, so that `decoder.positions` takes `name`.
 
     Raises:
-        MiclabError: the name is no plain word, or is taken.
+        MiclabError: the name is not a plain word, or is taken.
     """
 
     return POSITION_CODES.register(name)
@@ -137,7 +137,8 @@ class OneHot(PositionCode):
     slots_used = True
 
     def concatenate(self, tokens, placement):
-        code = torch.nn.functional.one_hot(self.slot(placement), self.slots)
+        # As `one_hot`, which looks at the values on a CPU, so that lanes could not share it.
+        code = (self.slot(placement)[..., None] == torch.arange(self.slots, device=placement.device)).long()
         return torch.cat([tokens, code.to(tokens.dtype)], -1)
 
 
@@ -172,8 +173,8 @@ class Sinusoidal(PositionCode):
 
 @position_code("rope")
 class Rotary(PositionCode):
-    """Rotary positions (Su et al. 2021): dimension j of a head is rotated together with dimension j + d/2 by the angle
-    position * theta^(-2j/d), so that a score depends on the offset alone."""
+    """Rotary positions (Su et al. 2021). Dimensions j and j + d/2 of a head are rotated together by the angle position
+    * theta^(-2j/d). So a score depends on the offset alone."""
 
     even = "head"
 
@@ -182,7 +183,7 @@ class Rotary(PositionCode):
         self.theta = config.decoder.rope_theta
         half = self.width // self.heads // 2
         self.cosine, self.sine = self._table(half)
-        # Some mechanisms rotate one half of a head as a head of its own.
+        # Some mechanisms rotate each half of a head separately.
         self.tables = {half: (self.cosine, self.sine), half // 2: self._table(half // 2)}
 
     def _table(self, half: int) -> tuple[Tensor, Tensor]:
@@ -205,9 +206,9 @@ class Rotary(PositionCode):
 
 @position_code("rope_released")
 class ReleasedRotary(Rotary):
-    """The code that the paper's authors released, which is no rotation: dimensions are paired as even and odd but
-    given angles that belong to halves. x * cos + concat(-x[1::2], x[0::2]) * sin; scores depend on absolute positions
-    and norms change."""
+    """The code that the paper's authors released. It is not a rotation: dimensions are paired as even and odd, but
+    their angles belong to halves. It gives x * cos + concat(-x[1::2], x[0::2]) * sin. Scores depend on absolute
+    positions and norms change."""
 
     def rotate(self, heads, rows, parameters):
         crossed = torch.stack([heads[..., 1::2], heads[..., 0::2]], -2)
@@ -217,8 +218,8 @@ class ReleasedRotary(Rotary):
 
 @position_code("alibi")
 class Alibi(PositionCode):
-    """Attention with linear biases (Press et al. 2022): -slope * (query position - key position), with slope
-    2^(-8 h / H) for head h = 1..H; 2^-8 for a single head."""
+    """Attention with linear biases (Press et al. 2022): -slope * (query position - key position). The slope is 2^(-8 h
+    / H) for head h = 1..H, and 2^-8 for a single head."""
 
     def bias(self, parameters):
         slope = 2.0 ** (-8 * torch.arange(1, self.heads + 1) / self.heads)

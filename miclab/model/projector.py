@@ -36,8 +36,8 @@ def projector_shapes(config: RunConfig) -> dict[str, tuple[int, int]]:
 def project(
     config: RunConfig, parameters: Mapping[str, Tensor], name: str, items: Float[Tensor, "*batch dimension"]
 ) -> Float[Tensor, "*batch width"]:
-    """Items of modality `name` in the host's space, through its encoder where that is a part of the model; the host's
-    own items as they are."""
+    """Items of modality `name` in the host's space, through its encoder if the model contains that. The host's own
+    items are unchanged."""
     if name == config.host_name:
         return items
     if config.encodes(name):

@@ -1,4 +1,4 @@
-"""Whether a report may take the place of a file that is there: of an earlier report on the same subject, yes."""
+"""Checks whether a report may replace an existing file. It may replace an earlier report on the same subject."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from miclab.errors import MiclabError
 from miclab.report.html import GENERATOR
 
 HEAD = 8192
-"""Bytes at the beginning of a page that say what it is about."""
+"""Bytes at the beginning of a page that name its subject."""
 _META = re.compile(r'<meta name="(generator|miclab-subject)" content="([^"]*)">')
 
 
 def subject_at(path: Path) -> str | None:
-    """What the report at `path` is about; None where the file is no report of miclab."""
+    """The subject of the report at `path`; None if the file is no report of miclab."""
     try:
         with open(path, "rb") as file:
             head = file.read(HEAD).decode("utf-8", "replace")
@@ -26,13 +26,13 @@ def subject_at(path: Path) -> str | None:
 
 
 def check_replaceable(path: Path, subject: str, overwrite: bool = False) -> None:
-    """Makes sure that writing a report destroys nothing else. A report may be made again: one on the same runs, in
-    their order, or on the same study and its preset, is replaced.
+    """Checks that writing a report destroys nothing else. An earlier report on the same runs in the same order, or on
+    the same study and preset, may be replaced.
 
     Arguments:
-        path: where the report goes.
-        subject: what it is about.
-        overwrite: replace whatever is there.
+        path: of the report.
+        subject: of the report.
+        overwrite: replace any existing file.
 
     Raises:
         MiclabError: another file is there.

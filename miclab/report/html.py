@@ -20,25 +20,25 @@ from miclab.statistics.palette import TEXT
 from miclab.tables import Mark, Table
 
 GENERATOR = "miclab report"
-"""What a page says that it was made by: `miclab.report.existing` knows its own pages by it."""
+"""The generator in a page's head, by which `miclab.report.existing` recognises pages of miclab."""
 _BACKTICKS = re.compile(r"`([^`]+)`")
 _ID = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
 def coded(value: object) -> Markup:
-    """A text whose parts in `backticks` are code; HTML stays as it is."""
+    """A text whose parts in `backticks` are code. HTML is unchanged."""
     if isinstance(value, Markup):
         return value
     return Markup(_BACKTICKS.sub(r"<code>\1</code>", str(escape(str(value)))))
 
 
 def shown(made: Table, kind: str = "plain", rows_by: str = "") -> Markup:
-    """A table as a page shows it; parts in `backticks` are code.
+    """A table for a page; parts in `backticks` are code.
 
     Arguments:
         kind: class of the table. On a narrow screen the rows of `plain`, `compact` and `cells` are set one below the
             other; `numbers` and `strip` are scrolled.
-        rows_by: what the page's script knows a row by (see `Table.html`).
+        rows_by: name by which the page's script finds rows (see `Table.html`).
     """
     return Markup(made.html(kind, rows_by, coded))
 
@@ -49,8 +49,8 @@ def shown_mark(one: Mark) -> Markup:
 
 
 def identifiers(names: Sequence[str]) -> list[str]:
-    """An id for each name by which a link finds it: the name's letters and digits, the same on every page that has it.
-    Of names that give the same id, the later ones are numbered."""
+    """An id for each name, as the target of links: its letters and digits, equal on every page. If names give the same
+    id, the later ones are numbered."""
     found: list[str] = []
     for name in names:
         stem = _ID.sub("-", name).strip("-") or "part"
@@ -66,7 +66,7 @@ def _resource(name: str) -> str:
 
 
 def _colours() -> str:
-    """The palette's colours of words as variables of the pages' style."""
+    """The palette's colours of words as CSS variables."""
     return f":root {{ {' '.join(f'--{name}: {colour};' for name, colour in TEXT.items())} }}\n"
 
 
@@ -85,12 +85,12 @@ def _templates() -> Environment:
 
 @cache
 def packed_plotly() -> str:
-    """Plotly's code, compressed, as letters: it is most of a page."""
+    """Plotly's code, compressed, as text. It is most of a page."""
     return base64.b64encode(gzip.compress(get_plotlyjs().encode("utf-8"), 6, mtime=0)).decode("ascii")
 
 
 def embedded_json(value: Any) -> str:
-    """JSON that can stand inside a script element: no `<`, so nothing in it can close the element."""
+    """JSON for a script element. It holds no `<`, so nothing in it can close the element."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=True).replace("<", "\\u003c")
 
 
@@ -100,10 +100,10 @@ def render(template: str, title: str, data: dict[str, Any], script: str, subject
     Arguments:
         template: name of the page's template among the resources.
         title: of the window.
-        data: what the scripts draw, as plain data.
-        script: name of the page's own script among the resources; what pages share comes before it.
-        subject: what the page is about; a page on the same subject may replace it.
-        context: what the template needs besides.
+        data: the scripts' data, as plain data.
+        script: name of the page's own script among the resources; shared scripts come before it.
+        subject: of the page; a page on the same subject may replace it.
+        context: further variables of the template.
     """
     page = _templates().get_template(template)
     text = page.render(

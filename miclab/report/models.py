@@ -23,14 +23,14 @@ from miclab.tables import Table, titled
 
 SHOWN = ("previous_token_1", "label_to_item", "induction_all_positions", "induction", "target_label_attention",
          "total_label_attention")  # fmt: skip
-"""Measures that get a heatmap."""
+"""Measures with a heat map."""
 EMPTY = "#f2f2f2"
-"""Cells of a heatmap without a value."""
+"""Cells of a heat map without a value."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a page: what is given of it stands in the order of these arguments.
+    """A part of a page, in the order of these arguments.
 
     Arguments:
         title: its heading; empty: none.
@@ -51,7 +51,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Page:
-    """What a command shows: parts in their order, and Plotly figures by name."""
+    """The page of a command: parts in their order, and Plotly figures by name."""
 
     parts: Sequence[Part]
     figures: Mapping[str, Any]
@@ -62,8 +62,8 @@ def page_bytes(title: str, command: str, page: Page, problem: str = "") -> bytes
 
     Arguments:
         title: of the page.
-        command: what made it.
-        page: what it shows.
+        command: the command that made it.
+        page: its content.
         problem: why the results are partial; shown on top.
     """
     titled = [part.title for part in page.parts if part.title]
@@ -141,7 +141,7 @@ def _picture(path: Path) -> str:
 
 
 def strip(shown: Map) -> list[dict[str, Any]]:
-    """The episode as it stands in the context: each item with its label, and what the last position pays to both."""
+    """The episode in the order of its context: each item with its label, and the last position's attention to both."""
     reading, last = shown.reading, shown.attention[-1]
     roles, episode = reading.roles, reading.episode
     kind, exemplar = roles.kind.numpy(), roles.exemplar.numpy()

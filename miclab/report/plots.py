@@ -1,4 +1,4 @@
-"""What the figures of the reports share: colours, the template of axes and layout, as plain dictionaries for Plotly.
+"""Common parts of the reports' figures: colours, and the template of axes and layout, as plain dictionaries for Plotly.
 
 Colours are those of Okabe and Ito, which readers with any colour vision can distinguish."""
 
@@ -52,22 +52,22 @@ TEMPLATE = {
         "yaxis": _AXIS,
     }
 }
-"""Plotly's template of every page; a figure's own layout says what differs."""
+"""Plotly's template of every page. A figure's own layout overrides it."""
 
 
 def plotly_scale(scale: palette.Scale) -> list[list[Any]]:
-    """A scale of the palette as Plotly has it."""
+    """A scale of the palette for Plotly."""
     return [list(part) for part in scale]
 
 
 def faint(colour: str, share: float = 0.16) -> str:
-    """A colour `#rrggbb` through which so much of what is behind it can be seen."""
+    """A colour `#rrggbb` with the given opacity."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{share:g})"
 
 
 def rounded(value: float | None, digits: int = 4) -> float | None:
-    """A number with so many decimals; None stays None."""
+    """A number rounded to some decimals; None stays None."""
     return None if value is None else round(float(value), digits)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 CANDIDATES = 5
 """Runs that a message names at most."""
 OWN_NAME = re.compile(r"(?:encoder|unimodal|multimodal|early_fusion)-.+-([0-9a-f]{12})")
-"""A name that says which run a directory holds; others, such as `copy`, say nothing."""
+"""A directory's name that identifies its run. Other names, such as `copy`, are free."""
 WHOLE_HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -36,7 +36,7 @@ def open_run(path: Path | str) -> Run:
 
     Raises:
         RunError: there is none at `path`.
-        MistakenError: it is another run than its directory's name says.
+        MistakenError: the run is not the one in its directory's name.
         DamagedError: its manifest, configuration or world is damaged; the message names the file.
         ConfigError: it uses a plugin that is not loaded; the message names it.
     """
@@ -93,8 +93,7 @@ def directory_name(stage: str, variety: str, identity: str) -> str:
 
 
 def glance(root: Path | str, name: str, config: RunConfig) -> Run | None:
-    """The run of `config`, which is known to have this name, or None where there is none under `root`. Only its
-    manifest is read.
+    """The run of `config` under `root`, whose name is given; None if there is none. Only its manifest is read.
 
     Raises:
         DamagedError: the manifest is damaged.
@@ -111,7 +110,7 @@ def glance(root: Path | str, name: str, config: RunConfig) -> Run | None:
 
 
 def create(root: Path | str, config: RunConfig, world: Mapping[str, Tensor]) -> Run:
-    """The run of `config` under `root`: a new directory, or the one that stands already.
+    """The run of `config` under `root`, in a new or existing directory.
 
     Raises:
         RunError: it cannot be written.
@@ -148,7 +147,7 @@ def create(root: Path | str, config: RunConfig, world: Mapping[str, Tensor]) -> 
         if not os.path.exists(path / "manifest.json"):
             raise
     finally:
-        # Also what a killed process left; one that still writes there finds this run and takes it.
+        # This also removes what a killed process left. A process that still writes there finds this run and uses it.
         for leftover in path.parent.glob(f".{path.name}.*.tmp"):
             if storage.is_temporary(leftover.name):
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -165,8 +164,8 @@ def list_runs(root: Path | str) -> list[Path]:
 
 
 def look_over(root: Path | str) -> tuple[list[Path], dict[Path, str]]:
-    """Directories of the runs under `root`, sorted by name, and what is wrong with what should be a run and has no
-    manifest that can be read.
+    """Directories of the runs under `root`, sorted by name. The second value says what is wrong with runs whose
+    manifest cannot be read.
 
     Raises:
         RunError: `root` is no directory, or cannot be read.
@@ -188,7 +187,7 @@ def look_over(root: Path | str) -> tuple[list[Path], dict[Path, str]]:
 
 
 def _names(root: Path) -> list[str]:
-    """The names in a directory that are not hidden, sorted; none where it is not there."""
+    """The names in a directory that are not hidden, sorted. Empty if there is no directory."""
     try:
         return sorted(name for name in os.listdir(root) if not name.startswith("."))
     except FileNotFoundError:
@@ -200,7 +199,7 @@ def _names(root: Path) -> list[str]:
 
 
 def root_directory(root: Path | str) -> Path:
-    """A directory of runs, which may still have to be made.
+    """A directory of runs, which need not exist yet.
 
     Raises:
         RunError: it is a file.
@@ -212,12 +211,12 @@ def root_directory(root: Path | str) -> Path:
 
 
 def find(reference: str, root: Path | str = "runs") -> Run:
-    """The run that `reference` means: a path or, under `root`, a directory's name or the name that a run was given. The
-    start of a directory's name or hash will do if no other run begins so.
+    """The run of `reference`: a path or, under `root`, a directory's name or a run's own name. The start of a
+    directory's name or hash suffices if it is unique.
 
     Raises:
-        RunError: none, or several, are meant.
-        MistakenError: the directory that is meant holds another run.
+        RunError: no run matches, or several do.
+        MistakenError: the directory holds another run.
     """
     if os.path.exists(Path(reference) / "manifest.json"):
         return open_run(reference)

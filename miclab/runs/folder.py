@@ -1,4 +1,4 @@
-"""A run's directory while a process writes to it: what may be deleted, and whether it is still where it was."""
+"""A run's directory while a process writes to it: files that may be deleted, and checks that it was not moved."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PARTS = ("checkpoints", "rows", "analyses")
 OWN = re.compile(
     r"checkpoints/[0-9]{9,}(\.optimiser)?\.safetensors|rows/[0-9]{9,}\.jsonl|analyses/[0-9]{9,}\.[\w.-]+\.json"
 )
-"""The names that are written there; files of other names are somebody else's."""
+"""The names of files that miclab writes there. Files of other names belong to the user."""
 
 
 class Folder:
@@ -30,7 +30,7 @@ class Folder:
         self._identity = self._found()
 
     def check_inside(self) -> None:
-        """Makes sure that what is written and deleted lies in the run.
+        """Checks that files to be written and deleted lie in the run.
 
         Raises:
             RunError: a directory in it is a link that leads out of the run.
@@ -51,7 +51,7 @@ class Folder:
         return found.st_dev, found.st_ino
 
     def check(self) -> None:
-        """Makes sure that the directory is still the one that was opened.
+        """Checks that the directory is still the one that was opened.
 
         Raises:
             RunError: it was moved or removed.
@@ -89,7 +89,7 @@ class Folder:
             (self.path / name).unlink(missing_ok=True)
 
     def leftovers(self, named: Collection[str]) -> Iterator[str]:
-        """Names of half-written files, and of files that were written and that are not among those named."""
+        """Names of half-written files, and of written files that are not among those named."""
         for folder in (self.path, *(self.path / part for part in PARTS)):
             if not folder.is_dir():
                 continue

@@ -1,8 +1,8 @@
-"""SIGINT, heeded also where it was swallowed.
+"""SIGINT that is acted on even if a library swallowed it.
 
-The KeyboardInterrupt that Python raises can get lost: in a callback of C, in a finaliser, in a bare `except` of a
-library while it is imported. So the command line notes the signal as well, and work stops at its next step where one
-is still open.
+Python's KeyboardInterrupt can get lost in a callback of C, in a finaliser, or in a bare `except` while a library is
+imported. So the command line records the signal as well, and work stops at its next step if the signal is still
+pending.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _take(number: int, frame: object) -> None:
 
 @contextlib.contextmanager
 def noted() -> Iterator[None]:
-    """Notes every SIGINT while the block runs, unless this process is to ignore it."""
+    """Records every SIGINT while the block runs, unless this process ignores it."""
     before = signal.getsignal(signal.SIGINT)
     mine = threading.current_thread() is threading.main_thread() and before not in (signal.SIG_IGN, None)
     if mine:
@@ -37,7 +37,7 @@ def noted() -> Iterator[None]:
 
 
 def claim() -> bool:
-    """Whether a SIGINT is open; the caller heeds it, and it is open no more."""
+    """Whether a SIGINT is pending. The caller acts on it, and it is then no longer pending."""
     global _open
     found, _open = _open, False
     return found

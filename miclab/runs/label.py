@@ -15,7 +15,7 @@ FILE = "label.json"
 """The label's file in the directory of a run. The manifest does not name it, so it may change while the run trains."""
 LONGEST_NAME, LONGEST_TAG, MOST_TAGS = 60, 30, 12
 RESERVED = "/\\@,"
-"""Letters that a name and a tag may not have: RUN@STEP, lists of tags and paths need them."""
+"""Characters that names and tags may not have, since RUN@STEP, lists of tags and paths need them."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Label:
     """What a run is called.
 
     Arguments:
-        name: empty: it is called by its directory.
+        name: empty: that of its directory.
         tags: words by which runs are grouped.
 
     Raises:
@@ -47,7 +47,7 @@ class Label:
 def _check(field: str, text: str, longest: int) -> None:
     if not 0 < len(text) <= longest:
         raise ConfigError(field, text, f"1 to {longest} letters")
-    # C: control characters and those without a glyph, which could hide or turn round other text. Zl, Zp: line ends.
+    # C: control characters and those without a glyph, which could hide or reverse other text. Zl, Zp: line ends.
     unseen = [letter for letter in text if unicodedata.category(letter)[0] == "C" or letter in "\u2028\u2029"]
     if unseen:
         raise ConfigError(field, text, "letters that can be seen: no line ends and no control characters")
@@ -94,5 +94,5 @@ def write_label(folder: Path, label: Label) -> None:
 
 
 def called(name: str, folders: Iterable[Path]) -> list[Path]:
-    """Those of some directories of runs whose run has this name."""
+    """The directories whose run has this name."""
     return [folder for folder in folders if read_label(folder, []).name == name]

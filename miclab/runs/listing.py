@@ -98,7 +98,7 @@ def _plugins(config: bytes) -> list[str]:
     try:
         found = json.loads(config)["plugins"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        # Older than plugins, or wrong: whoever opens the run is told.
+        # Older than plugins, or wrong, which opening the run reports.
         return []
     return found if isinstance(found, list) and all(isinstance(one, str) for one in found) else []
 

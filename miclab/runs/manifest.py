@@ -82,7 +82,7 @@ def rows_of(content: bytes, file: Path | str) -> list[dict[str, Any]]:
     """The metric rows of a segment.
 
     Raises:
-        RunContentError: one has not the fields of a row.
+        RunContentError: a row lacks fields.
     """
     return [_row(json_of(line, file, f"line {i}")) for i, line in enumerate(content.splitlines(), 1)]
 

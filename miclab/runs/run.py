@@ -1,4 +1,4 @@
-"""One run's directory: the only place that knows how a run lies on disk.
+"""A run's directory. This is the only module that knows the layout of a run on disk.
 
     runs/unimodal-rope-1a2b3c4d5e6f/
         config.json                        what was trained; its hash is the run's name
@@ -10,9 +10,9 @@
         manifest.json                      SHA-256 of the files above but label.json, the state, a checksum of itself
         lock                               empty; held while a process trains the run
 
-A checkpoint exists once the manifest names it, and the manifest is replaced as one: whatever the instant of a crash,
-the directory is the one before or the one after. Times and speeds live in the manifest, so that rows can be equal to
-the bit.
+A checkpoint exists once the manifest names it, and the manifest is replaced atomically. After a crash at any instant,
+the directory has its earlier or its later state. Times and speeds are in the manifest, so that rows can be equal to the
+bit.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        """Its name, or that of its directory where it has none."""
+        """Its name, or else that of its directory."""
         return self.label.name or self.path.name
 
     @property
@@ -87,7 +87,7 @@ class Run:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Versions and numeric mode that were really used."""
+        """Versions and numeric mode in effect."""
         return self._manifest["environment"]
 
     @property
@@ -158,11 +158,11 @@ class Run:
         raise RunError(f"{self.path} has no good checkpoint. Train it with `miclab resume {self.path}`.")
 
     def resume_state(self, keeps: Callable[[int], bool]) -> tuple[int, dict[str, Tensor], dict[str, Tensor]] | None:
-        """Step, parameters and optimiser state of the last checkpoint from which training goes on; None where it has to
-        begin anew. All that is kept up to there is good; what comes after is made again, with the same bits.
+        """Step, parameters and optimiser state of the last checkpoint from which training can resume; None if it has to
+        start again. All data up to that step are intact. Later steps are repeated, with the same bits.
 
         Arguments:
-            keeps: whether the checkpoint of a step is kept for good. One that is not, and is damaged, is passed over.
+            keeps: whether the checkpoint of a step is kept permanently. A damaged one that is not is skipped.
         """
         found = self._damaged("What is good is used, and the rest is made again.")
         self.warnings += found.values()
@@ -178,7 +178,7 @@ class Run:
         return None
 
     def _damaged(self, remedy: str) -> dict[str, str]:
-        """For every damaged file a message."""
+        """A message for every damaged file."""
         found = {}
         for name in self._files:
             try:
@@ -188,7 +188,7 @@ class Run:
         return found
 
     def verify(self) -> list[str]:
-        """Reads every file; what is damaged, in words."""
+        """Reads every file and returns a message for each damaged one."""
         return list(self._damaged("").values())
 
     # -- writing ------------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the run for this process, and drops what an earlier one left half-written.
+        """Locks the run for this process, and deletes half-written files of an earlier one.
 
         Raises:
             RunError: another process holds it, or a directory in it is a link that leads out of it.
@@ -212,7 +212,7 @@ class Run:
             yield
 
     def _drop_leftovers(self) -> None:
-        """Removes half-written files and what the manifest does not name; other people's files stay."""
+        """Removes half-written files and those that the manifest does not name. Files of the user stay."""
         for name in list(self._folder.leftovers(self._files)):
             self._folder.delete(name)
 
@@ -222,7 +222,7 @@ class Run:
         self._manifest = manifest
 
     def note(self, status: str, reason: str, **changes: Any) -> None:
-        """Records a status, in words why, and other entries of the manifest (`request`, `environment`)."""
+        """Records a status, its reason, and other entries of the manifest (`request`, `environment`)."""
         self._commit(status=status, reason=reason, **changes)
 
     def adopt(self, other: Run, step: int) -> None:
@@ -240,7 +240,7 @@ class Run:
             self._commit(files=files)
 
     def save_analysis(self, step: int, name: str, content: Mapping[str, Any]) -> None:
-        """Stores what was found out about the checkpoint of `step`, in the place of an older analysis of this name.
+        """Stores an analysis of the checkpoint of `step`, and replaces an older one of this name.
 
         Arguments:
             name: letters, digits, `.`, `-` and `_`.
@@ -255,7 +255,8 @@ class Run:
             self._commit(files={**self._files, file: sha256})
 
     def analysis(self, step: int, name: str) -> dict[str, Any] | None:
-        """What `save_analysis` stored; None where there is nothing, or it is damaged (`warnings` names it)."""
+        """The analysis that `save_analysis` stored. None if there is none, or if it is damaged (`warnings` names
+        it)."""
         file = _analysis(step, name)
         if file not in self._files:
             return None
@@ -266,7 +267,8 @@ class Run:
             return None
 
     def rewind(self, step: int) -> None:
-        """Forgets checkpoints, rows and timing after `step`, and what `resume_state` passed over; -1 forgets all."""
+        """Removes checkpoints, rows and timing after `step`, and checkpoints that `resume_state` skipped; -1 removes
+        all."""
         files = {n: s for n, s in self._files.items() if "/" not in n or step_of(n) <= step}
         for name in self._passed_over & set(files):
             del files[name]
@@ -287,7 +289,7 @@ class Run:
     ) -> None:
         """Seals a checkpoint and the rows since the last one, then drops old checkpoints that are not in `keep`.
 
-        The last two are kept whatever `keep` says. Each has its optimiser state, so that training can go on from any.
+        The last two are always kept. Each has its optimiser state, so that training can resume from any.
         """
         files = dict(self._files)
         for name, content in (

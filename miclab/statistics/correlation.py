@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from miclab.statistics.intervals import RESAMPLES, Interval, Resampled
 
 FEWEST_RUNS = 3
-"""With fewer there is no correlation: two points always lie on a line."""
+"""Fewer runs have no correlation: two points always lie on a line."""
 FEWEST_CONFIGURATIONS = 5
-"""With fewer a correlation has no interval: hardly any resample differs from another."""
+"""Fewer configurations give no interval, since few resamples differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Correlation:
-    """How two numbers go together over runs.
+    """The correlation of two numbers over runs.
 
     Arguments:
         pearson: Pearson's coefficient; NaN where one of the two does not vary, or there are fewer than `FEWEST_RUNS`.
@@ -38,7 +38,7 @@ class Correlation:
 
 def correlate(x: NDArray[np.floating], y: NDArray[np.floating], groups: NDArray[np.integer]) -> Correlation:
     """Pearson's and Spearman's correlation over runs, with BCa bootstraps over configurations: all seeds of one are
-    drawn together, since they are no independent evidence.
+    drawn together, since they are not independent.
 
     Arguments:
         x: a number of each run [run].
@@ -69,7 +69,7 @@ def resampled(
     names, member = np.unique(groups, return_inverse=True)
     count = len(names)
     drawn = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
-    # To draw a run twice is to give it the weight 2.
+    # A run drawn twice has the weight 2.
     weights = np.stack([np.bincount(row, minlength=count) for row in drawn])[:, member].astype(float)
     without = (member != np.arange(count)[:, None]).astype(float)
     whole, draws, left = (_pearson(x, y, of, ranked) for of in (np.ones((1, len(x))), weights, without))
@@ -96,7 +96,7 @@ def _pearson(x: NDArray, y: NDArray, weights: NDArray, ranked: bool) -> NDArray[
         table = _ranks(values, weights) if ranked else np.broadcast_to(values, weights.shape)
         centred = table - (weights * table).sum(1, keepdims=True) / weights.sum(1, keepdims=True)
         spread = (weights * centred**2).sum(1)
-        # What rounding leaves of a sample without spread is no spread.
+        # A spread within rounding error counts as none.
         size = (weights * table**2).sum(1)
         parts.append(centred)
         spreads.append(np.where(spread > 1e-20 * size, spread, np.nan))

@@ -57,7 +57,7 @@ class Cells:
 
     @cached_property
     def used(self) -> frozenset[str]:
-        """Those of them that statistics are made of: of the seeds that every cell has, if these suffice."""
+        """The runs that statistics use: those of seeds that every cell has, if these suffice."""
         if not self.decidable:
             return self.present
         return frozenset(self.planned[key][seed] for key in self.keys for seed in self.seeds)
@@ -130,12 +130,12 @@ class Cells:
 
     @property
     def decidable(self) -> bool:
-        """Whether every cell has two seeds in common, at least."""
+        """Whether all cells have at least two seeds in common."""
         return len(self.seeds) >= 2
 
     @cached_property
     def quantities(self) -> tuple[str, ...]:
-        """Names of what was measured in the cells."""
+        """Names of the measured quantities."""
         return tuple(next(iter(next(iter(self.values.values())).values()))) if self.values else ()
 
     @cached_property
@@ -174,8 +174,8 @@ class Cells:
             return tuple(np.asarray(expression.on(self)(self.by_seed), dtype=float).tolist()) if self.seeds else ()
 
     def interval(self, expression: Expression, level: float = 0.95) -> Interval | None:
-        """An expression with Student's t over seeds; None where no seed has rows in every cell. Of one seed it is over
-        sets of novel classes and decides nothing. A value that is undefined leaves no ends."""
+        """An expression with Student's t over seeds; None where no seed has rows in every cell. With one seed it is
+        over sets of novel classes and decides nothing. An undefined value gives no ends."""
         if not self.seeds:
             return None
         trials = self._trials(expression)
@@ -199,7 +199,7 @@ class Cells:
         return self.sequences * min(sum(len(cell[seed][name]) for cell in mine) for seed in self.seeds)
 
     def used_by(self, expression: Expression) -> tuple[Key, ...]:
-        """Keys of the cells that an expression is made of."""
+        """Keys of the cells that an expression uses."""
         return tuple(key for key, used in zip(self.keys, expression.uses(self), strict=True) if used)
 
     def over_seeds(self, expression: Expression) -> Interval | None:

@@ -206,10 +206,10 @@ def accuracy_interval(seeds: Sequence[NDArray[np.floating]], level: float = 0.95
 def ratio_interval(
     numerators: Sequence[NDArray[np.floating]], denominators: Sequence[NDArray[np.floating]], level: float = 0.95
 ) -> Interval | None:
-    """A ratio of means: Student's t of each seed's ratio; of one seed by the delta method over its sets, or the
-    sequences of its only set.
+    """A ratio of means, by Student's t of each seed's ratio. For one seed, the delta method is used over its sets, or
+    over the sequences of its only set.
 
-    What moves both together (a hard set of classes) moves the ratio little.
+    An influence on both (a hard set of classes) changes the ratio little.
 
     Arguments:
         numerators: for each seed an array [set, sequence].
@@ -254,11 +254,11 @@ def episode_interval(values: NDArray[np.floating], level: float = 0.95) -> Inter
 
 
 def share_interval(successes: int, count: int, level: float = 0.95, unit: str = "seed") -> Interval:
-    """Share of independent units for which something is so, by Clopper and Pearson: 3 of 3 are at least 0.29.
+    """Share of independent units with a property, by Clopper and Pearson: 3 of 3 means at least 0.29.
 
     Arguments:
-        successes: for how many it is so.
-        count: of how many, at least one.
+        successes: units with the property.
+        count: units in all, at least one.
         level: coverage, or more.
     """
     tail = (1 - level) / 2
@@ -269,9 +269,9 @@ def share_interval(successes: int, count: int, level: float = 0.95, unit: str = 
 
 @dataclass(frozen=True)
 class Resampled:
-    """A statistic with its values under resampling, for intervals that are corrected for bias and skewness (BCa: Efron,
-    Better bootstrap confidence intervals, 1987) and for few units (quantiles of t, expanded as in Hesterberg, What
-    teachers should know about the bootstrap, 2015, section 4.3).
+    """A statistic with its values under resampling. Intervals are corrected for bias and skewness (BCa: Efron, Better
+    bootstrap confidence intervals, 1987). For few units they use quantiles of t, expanded as in Hesterberg, What
+    teachers should know about the bootstrap, 2015, section 4.3.
 
     Arguments:
         estimate: of all units.
@@ -327,7 +327,7 @@ class Resampled:
 
 
 def holm(values: Mapping[str, float]) -> dict[str, float]:
-    """p of several statements, so that one of them is wrongly believed with chance p at most (Holm, 1979).
+    """p of several statements, corrected so that any is falsely accepted with probability p at most (Holm, 1979).
 
     Arguments:
         values: p of each alone, by name.

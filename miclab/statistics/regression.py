@@ -45,7 +45,7 @@ def least_squares(design: NDArray[np.floating]) -> NDArray[np.floating]:
 def weighted(values: NDArray[np.floating], weights: NDArray[np.floating]) -> NDArray[np.floating]:
     """Sums of values times weights, added in the cells' order.
 
-    A matrix product adds in an order that depends on the processor: a number halfway between two printed ones would be
+    A matrix product adds in an order that depends on the processor. A number halfway between two printed ones would be
     rounded up on one machine and down on another.
 
     Arguments:

@@ -45,13 +45,14 @@ def new_axes(width: float = 5.2, height: float = 3.4) -> Axes:
 
     with mpl.rc_context(STYLE):
         axes = Figure(figsize=(width, height), layout="constrained").add_subplot()
-    # Ticks are made when the figure is drawn, when the style is not in force any more.
+    # Ticks are made when the figure is drawn, outside the context of the style.
     axes.tick_params(labelsize=STYLE["font.size"])
     return axes
 
 
 def figure_bytes(figure: Any, kind: str, **settings: Any) -> bytes:
-    """A figure as a file of a kind (`pdf`, `svg`, `png`). It is whole before anything is written to a disk.
+    """A figure as the bytes of a file of a kind (`pdf`, `svg`, `png`). It is complete before anything is written to
+    disk.
 
     Arguments:
         settings: of matplotlib's `savefig`.

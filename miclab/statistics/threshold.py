@@ -1,10 +1,10 @@
-"""Runs as states, and the threshold in the number of classes from which on they read their context.
+"""Runs as states, and the threshold in the number of classes above which they read their context.
 
 A run ends in one of three states. Over a ladder of K, the threshold K* is where half of the runs that left the plateau
-read: a logistic regression of `reads` on log2 K, by Firth's penalised likelihood (1993, Biometrika 80), which is finite
-where the states are separated. Seeds are the unit: the interval is the bootstrap over seeds, exact (every resample
-counts with its probability), and at least as wide as the bracket: the last rung at which fewer than half read and the
-first at which half do. Between two rungs nothing was observed.
+read. It comes from a logistic regression of `reads` on log2 K. Firth's penalised likelihood (1993, Biometrika 80) keeps
+it finite where the states are separated. Seeds are the unit of the interval, an exact bootstrap in which every resample
+counts with its probability. The interval is at least as wide as the bracket. The bracket is the last rung at which
+fewer than half read and the first at which half do. Between two rungs nothing was observed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from miclab.statistics.intervals import Interval
 
 State = Literal["reads", "memorises", "plateau"]
 ORDER: tuple[State, ...] = ("memorises", "plateau", "reads")
-"""The states as they follow each other when K grows."""
+"""The states in their order as K grows."""
 HIGH, ABOVE = 0.9, 0.05
 """Accuracy at which a run reads or memorises; what ICL may be above copying any label in one that memorises."""
 LONG = 3
-"""The cap has to be so many times the median time of the runs that read."""
+"""The cap must be at least this many times the median time of the runs that read."""
 MOST_SEEDS = 6
 """Of more seeds resamples are drawn, since there are too many to count them all."""
 Outcomes = Mapping[float, Mapping[int, State]]
@@ -53,8 +53,8 @@ class Threshold:
     """The threshold of one decoder.
 
     Arguments:
-        kind: `found`; `below` or `above`: it lies beyond the rungs that left the plateau; `unordered`: states are not
-            ordered in K; `none`: no run has left the plateau.
+        kind: `found`, `below`, `above`, `unordered` or `none`. Below or above, it lies beyond the rungs that left the
+            plateau. Unordered: states are not ordered in K. None: no run has left the plateau.
         log2: log2 K*, with its interval, where it is found.
         bound: the rung beyond which it lies.
         bracket: the rungs between which it lies, where it is found.
@@ -91,7 +91,7 @@ def majority(states: Mapping[int, State]) -> State:
 
 
 def are_ordered(outcomes: Outcomes) -> bool:
-    """Whether the majority's state never goes back as K grows: from memorising over the plateau to reading."""
+    """Whether the majority's state is monotone as K grows: from memorising over the plateau to reading."""
     places = [ORDER.index(majority(outcomes[rung])) for rung in sorted(outcomes) if outcomes[rung]]
     return places == sorted(places)
 

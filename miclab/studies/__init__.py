@@ -1,1 +1,1 @@
-"""Studies: a grid over configurations and seeds becomes runs, each trained once, by whichever launcher."""
+"""Studies: a grid over configurations and seeds becomes runs, each trained once by a launcher."""

@@ -1,5 +1,5 @@
-"""Analyses after training, of the checkpoint at which a study ends: knockouts, ablations, other context lengths, the
-entropy of the circuit's heads.
+"""Analyses of a study's last checkpoint, after training: knockouts, ablations, other context lengths, the entropy of
+the circuit's heads.
 
 An analysis is stored beside the run, under its name and its number of sequences, and is computed once.
 """
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from miclab.circuits.effects import Effect
     from miclab.circuits.knockout import Interventions
 
+KNOCKOUTS = {"knockout": "zero", "mean_knockout": "mean", "uniform_knockout": "uniform"}
+"""Analyses that cut heads, and what takes the place of a head's output or pattern."""
 REFUSED = "refused"
-"""Key of a stored analysis that is not possible for its run, with the reason."""
+"""Key of a stored analysis that is impossible for its run; the value is the reason."""
 
 
 class _Analyser:
-    """Computes the analyses of one checkpoint; what they share is computed once."""
+    """Computes the analyses of one checkpoint. Shared parts are computed once."""
 
     def __init__(self, disk: Run, step: int, sizes: SplitSizes):
         self.disk, self.step, self.sizes = disk, step, sizes
@@ -42,9 +44,8 @@ class _Analyser:
     def values(self, analysis: str) -> dict[str, Any]:
         """For each quantity of an analysis its mean on `icl`, and that of each set of novel classes. All are accuracies
         but the entropies."""
-        if analysis in ("knockout", "mean_knockout"):
-            baseline = "mean" if analysis == "mean_knockout" else "zero"
-            return _accuracies(self.interventions.knockouts(baseline))
+        if analysis in KNOCKOUTS:
+            return _accuracies(self.interventions.knockouts(KNOCKOUTS[analysis]))
         if analysis == "uniform_pattern":
             return _accuracies(self.interventions.uniform_patterns())
         if analysis == "ablation":
@@ -85,13 +86,13 @@ def _accuracy(correct: NDArray) -> dict[str, Any]:
 
 
 def _stored(sets: NDArray) -> dict[str, Any]:
-    """A quantity by set of novel classes [set]; the files call its mean `accuracy`, whatever it is."""
+    """A quantity by set of novel classes [set]. Files always call its mean `accuracy`."""
     return {"accuracy": round(float(sets.mean()), 6), "sets": [round(float(v), 6) for v in sets]}
 
 
 def store_missing(run: PlannedRun, disk: Run) -> None:
-    """Computes and stores the missing analyses of a trained run. One that is impossible for the run (a single head
-    to knock out, a context that the position code cannot place) is stored with the reason.
+    """Computes and stores the missing analyses of a trained run. An analysis that is impossible for the run is stored
+    with the reason, such as a context that the position code cannot place.
 
     Raises:
         RunError: a file of the run is damaged, or it cannot be written.

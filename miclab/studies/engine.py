@@ -1,4 +1,5 @@
-"""Carries a plan out: gives ready runs to a launcher, notes how they end, until nothing is left that can be done."""
+"""Carries a plan out: gives ready runs to a launcher and records their outcomes, until no run is left that can be
+done."""
 
 from __future__ import annotations
 
@@ -15,29 +16,30 @@ from types import MappingProxyType
 
 from miclab.runs import interrupts
 from miclab.studies import state
+from miclab.studies.group import Grouping, write_group
 from miclab.studies.launchers import Launcher
 from miclab.studies.plan import Plan
 from miclab.studies.rows import StudyTable
 from miclab.studies.state import State
-from miclab.studies.task import answer, task_run, tasks_folder, write_task
+from miclab.studies.task import Answer, answers, task_run, tasks_folder, write_task
 
 ELSEWHERE = 2.0
-"""Seconds between looks at runs that other processes hold."""
+"""Seconds between checks of runs that other processes hold."""
 DEATHS = 3
-"""Processes that may die under a run before it is marked as failed. A launcher may lose several runs together."""
+"""Number of dead processes after which their run is marked as failed. A launcher may lose several runs together."""
 
 
 @dataclass
 class Tally:
-    """What the engine knows of the plan at a moment.
+    """The state of the plan, as the engine knows it.
 
     Arguments:
         states: of every run, by hash.
         running: hashes of the runs that this engine gave to its launcher.
         elsewhere: hashes of the runs that other processes hold.
-        steps: training steps that this engine's runs did.
+        steps: training steps done by this engine's runs.
         seconds: seconds that their workers took.
-        ended: runs that this engine saw done or failed; where it is unchanged, so are the tables.
+        ended: runs that this engine saw done or failed. Tables change only with this number.
     """
 
     states: dict[str, State]
@@ -49,7 +51,7 @@ class Tally:
 
 
 class _Stop:
-    """Turns SIGINT and SIGTERM into a wish to stop; a second one ends the process as usual."""
+    """Turns SIGINT and SIGTERM into a request to stop. A second signal ends the process as usual."""
 
     def __init__(self):
         self.wished = interrupts.claim()
@@ -75,13 +77,13 @@ class _Stop:
 
 
 class Engine:
-    """A plan on its way.
+    """A plan that is being carried out.
 
     Arguments:
-        plan: what to do.
+        plan: the plan.
         root: directory of runs.
-        launcher: where to do it.
-        retry_failed: do runs again that are marked as failed. One that diverged would diverge again and is left.
+        launcher: of its tasks.
+        retry_failed: repeat runs that are marked as failed, except those that diverged, which would diverge again.
         on_change: called with the tally after every change, and every few seconds.
     """
 
@@ -99,6 +101,9 @@ class Engine:
         self.order = {identity: place for place, identity in enumerate(plan.runs)}
         self.children = plan.children()
         self.deaths: dict[str, int] = {}
+        self.grouping = Grouping()
+        self.groups: dict[str, list[str]] = {}
+        """Of each group that is with the launcher, the tasks of its runs."""
         self.ready: list[int] = []
         self.identities = list(plan.runs)
         self.stopping = False
@@ -128,7 +133,7 @@ class Engine:
             self._work(stop)
         self._clear_tasks()
         if stop.received and not self.stopping:
-            # It came when there was nothing left to stop; another study may follow.
+            # The signal came when nothing was left to stop; another study may follow.
             os.kill(os.getpid(), stop.received)
         return self.tally
 
@@ -150,7 +155,8 @@ class Engine:
                 self._look_elsewhere()
 
     def _is_suspect(self, identity: str) -> bool:
-        """Whether the next death is the last: such a run works alone, so that no other one can be meant."""
+        """Whether one more dead process marks the run as failed. Such a run works alone, so that no other can be the
+        cause."""
         return self.deaths.get(identity, 0) >= DEATHS - 1
 
     def _give(self) -> None:
@@ -162,27 +168,62 @@ class Engine:
             if self._is_suspect(identity) and self.tally.running:
                 break
             heapq.heappop(self.ready)
-            self.tally.running.add(identity)
-            paths.append(str(write_task(self.root, self.plan.runs[identity], self.token)))
+            paths.append(self._task([identity, *self._others(identity)]))
             if self._is_suspect(identity):
                 break
         if paths:
             self.launcher.submit(paths)
 
+    def _others(self, identity: str) -> list[str]:
+        """Ready runs that can be lanes beside a run; they are taken off the queue."""
+        run = self.plan.runs[identity]
+        key, room = self.grouping.key(run), run.point.numerics.lanes - 1
+        found: list[str] = []
+        if key is None or self._is_suspect(identity):
+            return found
+        for place in sorted(self.ready):
+            other = self.identities[place]
+            if len(found) == room:
+                break
+            if not self._is_suspect(other) and self.grouping.key(self.plan.runs[other]) == key:
+                found.append(other)
+        taken = {self.order[other] for other in found}
+        self.ready = [place for place in self.ready if place not in taken]
+        heapq.heapify(self.ready)
+        return found
+
+    def _task(self, identities: list[str]) -> str:
+        """The path of a task of one run, or of a group."""
+        self.tally.running.update(identities)
+        paths = [str(write_task(self.root, self.plan.runs[identity], self.token)) for identity in identities]
+        if len(paths) == 1:
+            return paths[0]
+        path = write_group(self.root, paths, self.token)
+        self.groups[path] = paths
+        return path
+
     def _take(self, path: str, text: str | None) -> None:
-        identity = task_run(path)
-        self.tally.running.discard(identity)
-        if text is None:
-            self._died(identity)
-            return
-        Path(path).unlink(missing_ok=True)
-        ended = answer(text)
+        """How a task ended, of one run or of a group."""
+        members = self.groups.pop(path, [path])
+        if text is not None:
+            for member in dict.fromkeys((path, *members)):
+                Path(member).unlink(missing_ok=True)
+        found = {ended.run: ended for ended in (answers(text) if text is not None else [])}
+        for member in members:
+            identity = task_run(member)
+            self.tally.running.discard(identity)
+            if identity in found:
+                self._end(identity, found[identity])
+            else:
+                self._died(identity)
+
+    def _end(self, identity: str, ended: Answer) -> None:
         self.tally.steps += ended.steps
         self.tally.seconds += ended.seconds
         if ended.status == "busy":
             self.tally.elsewhere.add(identity)
         elif ended.status == "stopped":
-            # By us, or by the end of its job's time: then it goes on in another.
+            # Stopped by this engine, or by the end of its job's time; then it resumes in another job.
             self._settle(identity, State("begun", ended.reason))
             if ended.steps:
                 heapq.heappush(self.ready, self.order[identity])
@@ -192,7 +233,7 @@ class Engine:
             self._settle(identity, state.look(self.plan.runs[identity], self.root))
 
     def _died(self, identity: str) -> None:
-        """A worker's process ended: the run goes on from its last checkpoint, unless it is what kills them."""
+        """Handles the death of a worker. The run resumes from its last checkpoint, unless it kills its workers."""
         self.deaths[identity] = self.deaths.get(identity, 0) + (not self.stopping)
         if self.deaths[identity] < DEATHS:
             heapq.heappush(self.ready, self.order[identity])
@@ -202,7 +243,7 @@ class Engine:
         self._settle(identity, State("failed", reason))
 
     def _settle(self, identity: str, found: State) -> None:
-        """Notes how a run ended, and what that means for its children."""
+        """Records the outcome of a run and its effect on its children."""
         self.tally.states[identity] = found
         self.tally.ended += found.status in ("done", "failed")
         for child in self.children.get(identity, ()):
@@ -220,7 +261,7 @@ class Engine:
                 path.unlink(missing_ok=True)
 
     def _look_elsewhere(self) -> None:
-        """Runs that others held: done, failed, or free again."""
+        """Updates runs that others held: done, failed, or free again."""
         if not self.tally.elsewhere:
             return
         held = state.held(self.root)
@@ -242,7 +283,7 @@ def carry_out(
     """Carries an engine's plan out and keeps the tables of its studies up to date. The launcher is closed at the end.
 
     Arguments:
-        engine: what is to be done, and where.
+        engine: the engine with its plan.
         tables: those of the plan's studies.
         on_change: called with the tally after every change, every few seconds, and at the end.
         others: states of runs that are in the tables and not in the plan.
@@ -267,7 +308,7 @@ def carry_out(
 
 
 def counted(on_progress: Callable[[int, int], None] | None, total: int) -> Callable[[Tally], None]:
-    """What is called with a tally, where only the number of runs that ended is wanted.
+    """A callback for tallies that reports only the number of ended runs.
 
     Arguments:
         on_progress: called with that number and with `total`, whenever it changes; None: nothing is.

@@ -1,8 +1,8 @@
-"""A ladder: the fixed values of one axis on which a threshold is sought, and which of them have to be run.
+"""A ladder: the fixed values of one axis on which a threshold is sought, and the values that must be run.
 
 The first runs are those at the `brackets`. Where the states of two neighbours differ, the rung halfway between them is
-run next, until no rung is left between; where the seeds of a rung differ, its neighbours are run. What is run next is
-decided by how runs ended, and by nothing else.
+run next, until no rung is left between. Where the seeds of a rung differ, its neighbours are run. Only the states of
+ended runs decide what is run next.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Ladder:
     Arguments:
         axis: dotted field of the configuration.
         values: the rungs, from the lowest on.
-        brackets: those that are run first.
+        brackets: the first rungs to run.
     """
 
     axis: str
@@ -65,12 +65,12 @@ def read_ladder(value: Any, where: str) -> Ladder:
 def climbed(
     ladder: Ladder, seeds: tuple[int, ...], ended: Callable[[int, int], Ended | None]
 ) -> tuple[tuple[int, ...], bool]:
-    """The rungs that have to be run, as far as is known, and whether these are all.
+    """The rungs that must be run, as far as is known, and whether these are all.
 
     Arguments:
         ladder: the ladder.
         seeds: of every rung.
-        ended: from rung and seed to how the run ended; None: it has not.
+        ended: function of rung and seed that gives the run's outcome; None: it has not ended.
     """
     wanted = set(ladder.brackets)
     while True:

@@ -2,9 +2,9 @@
 
     .studies/claims/HASH.0     a small file: machine, process, token; its time of change is the heartbeat
 
-A lease is made by `link`, which fails where the name exists. A dead owner is not removed but followed: a process that
-finds the lease stale links HASH.1, and of several that do so one succeeds. The highest number owns the run. The maker
-of a lease looks again. It gives the lease up unless it is still the highest and the one that it followed still exists.
+A lease is made by `link`, which fails if the name exists. The lease of a dead owner is not removed. A process that
+finds it stale links HASH.1, and of several such processes one succeeds. The highest number owns the run. The maker of a
+lease checks it again. It gives the lease up unless it is the highest and its predecessor still exists.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def started(process: int) -> str:
     except PermissionError:
         pass
     try:
-        # After the name in brackets, which may hold anything: state is the first field, the start the twentieth.
+        # After the name in brackets, which may hold any text, state is the first field and the start the twentieth.
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return "unknown"
@@ -59,7 +59,7 @@ def started(process: int) -> str:
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a lease.
+    """The owner of a lease.
 
     Arguments:
         machine: see `machine`.
@@ -86,7 +86,7 @@ def _now(folder: Path) -> float:
         beside.touch()
         return beside.stat().st_mtime
     except OSError:
-        # Somebody who may only read looks on.
+        # A user without permission to write can only watch.
         return time.time()
     finally:
         with contextlib.suppress(OSError):
@@ -157,7 +157,7 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """Whether another process took the run over, taking this one for dead."""
+        """Whether another process took the run over because this one seemed dead."""
         return self._lost
 
     def _beat(self) -> None:
@@ -170,10 +170,10 @@ class Lease:
                 os.utime(self.path)
 
     def release(self) -> None:
-        """Gives the run back."""
+        """Releases the run."""
         self._over.set()
         for path in _leases(self.path.parent, self.path.stem):
-            # Also what this lease followed.
+            # This includes the lease's predecessors.
             if _generation(path) <= _generation(self.path):
                 with contextlib.suppress(OSError):
                     path.unlink()
@@ -200,7 +200,7 @@ def reserve(folder: Path, run: str, timeout: float = TIMEOUT) -> Lease | None:
     storage.write_bytes(temporary, storage.json_bytes(vars(owner)))
     try:
         with contextlib.suppress(FileExistsError), storage.explained(path):
-            # Over a network the answer of a `link` that succeeded may be lost; the number of names is reliable.
+            # Over a network the answer of a successful `link` may be lost, but the number of links is reliable.
             with contextlib.suppress(FileExistsError):
                 os.link(temporary, path)
             if os.stat(temporary).st_nlink != 2:

@@ -1,4 +1,4 @@
-"""The planned runs of a study, as plain values and as a table: the values of its axes, and how far each run is."""
+"""The planned runs of a study, as plain values and as a table: the values of its axes, and the progress of each run."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from miclab.studies.study import Study
 from miclab.tables import Cell, Code, Number, Table, cell, table
 
 STAGE_ONE = "(stage 1)"
-"""Name of the stage-1 runs that are in no study's own points."""
+"""Name of the stage-1 runs that are not points of a study."""
 
 LONGEST = 24
-"""Letters of a value that the table shows; --json has all of it."""
+"""Most characters of a value in the table; --json has all of it."""
 
 
 def planned_axes(study: Study, plan: Plan) -> Iterator[tuple[PlannedRun, dict[str, Any]]]:
-    """Every run with the values of the study's axes. A run that the study needs before its own, such as stage 1, stands
-    at no value of an axis: it has none."""
+    """Every run with the values of the study's axes. A run that is needed first, such as stage 1, has no values."""
     own = set(plan.members[study.name])
     for identity, run in plan.runs.items():
         parent = plan.runs.get(run.parent)
@@ -31,7 +30,7 @@ def planned_axes(study: Study, plan: Plan) -> Iterator[tuple[PlannedRun, dict[st
 
 
 def given_name(run: PlannedRun, found: State, root: Path) -> str:
-    """The name that a run was given; a new one has no directory to look into."""
+    """The label of a run. A new run has no directory, so it has no label."""
     return "" if found.status == "new" else read_label(root / run.name, []).name
 
 
@@ -114,7 +113,7 @@ def kept_runs(studies: Sequence[Study], plan: Plan, root: Path) -> frozenset[str
 def counts_of(
     plan: Plan, states: Mapping[str, State], running: set[str], kept: frozenset[str] = frozenset()
 ) -> dict[str, dict[str, int]]:
-    """Runs by status, for each study and for the stage-1 runs; what is not here but in committed rows is no new run."""
+    """Runs by status, for each study and for the stage-1 runs. A run that exists only in committed rows is not new."""
 
     def counted(group: list[str]) -> dict[str, int]:
         found = count(states[i] for i in group)

@@ -1,7 +1,7 @@
 """Trackers that show a copy of a study's rows: Weights & Biases, MLflow, TensorBoard, Trackio.
 
-A mirror is fed by a thread of its own and can fail no run. Its first error is printed once, and it is off from then
-on. The rows beside the runs are the truth; a mirror is sent each finished run once.
+A mirror has its own thread and cannot make a run fail. Its first error is printed and turns it off. The rows beside the
+runs are authoritative; a mirror gets each finished run once.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from miclab.studies.state import FOLDER, State
 
 Name = Literal["wandb", "mlflow", "tensorboard", "trackio"]
 WAIT = 60.0
-"""Seconds that a study waits at its end for a mirror to take what is left."""
+"""Seconds that a study waits at its end for a mirror to finish."""
 
 
 @dataclass(frozen=True)
 class Copy:
-    """What a mirror is sent of a run.
+    """The data of a run for a mirror.
 
     Arguments:
         study: the study's name.
@@ -47,7 +47,7 @@ class Copy:
 
 
 class Mirror(Protocol):
-    """Takes copies of runs. Anything may be raised."""
+    """Takes copies of runs. Any exception may be raised."""
 
     def send(self, copy: Copy) -> None:
         """Takes a run."""
@@ -135,7 +135,7 @@ KINDS: dict[str, Callable[[Path], Mirror]] = {
 
 
 def copies(table: StudyTable, identity: str, found: State) -> Copy:
-    """What a mirror is sent of a finished run."""
+    """The data of a finished run for a mirror."""
     rows = []
     for row in table.run_rows(identity, found):
         numbers = {
@@ -189,7 +189,7 @@ class Mirrors:
 
 
 class _Feed:
-    """One mirror with its thread, and the list of what it has been sent."""
+    """One mirror with its thread, and the list of runs that it has got."""
 
     def __init__(self, name: str, make: Callable[[Path], Mirror], folder: Path):
         self.name, self._make, self._folder = name, make, folder / name
@@ -221,7 +221,7 @@ class _Feed:
                 self._list.parent.mkdir(parents=True, exist_ok=True)
                 with open(self._list, "a") as file:
                     file.write(f"{key}\n")
-            except BaseException as error:  # Whatever a tracker raises, and SystemExit is among it, fails no run.
+            except BaseException as error:  # No exception of a tracker, not even SystemExit, fails a run.
                 missing = f" (in the clone of miclab: pip install '.[{self.name}]')"
                 hint = missing if isinstance(error, ImportError) else ""
                 reason = f"{type(error).__name__}: {error}"
@@ -229,7 +229,7 @@ class _Feed:
                 return
 
     def close(self) -> None:
-        """Waits for what is queued, for a while."""
+        """Waits a limited time for queued runs."""
         self._queue.put(None)
         self._thread.join(WAIT)
         if self._thread.is_alive():

@@ -97,8 +97,8 @@ class Plan:
 
     Arguments:
         studies: what to plan, all of the same preset.
-        mode: numeric mode (`compiled` or `eager`) that `auto` stands for, or a function that finds it out, called only
-            if an `auto` is met.
+        mode: numeric mode (`compiled`, `eager` or `lanes:N`) that `auto` stands for, or a function that finds it out,
+            called only if an `auto` is met.
 
     Raises:
         MiclabError: a point's configuration cannot work; the message names the study, the point and the field.

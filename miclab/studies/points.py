@@ -1,7 +1,7 @@
 """The points of a study's grid as checked configurations: one for each place of the grid, before seeds.
 
 A study may have a hundred thousand points that differ in one field. So each part of a configuration is read and checked
-once, and a point is put together from parts.
+once, and points are composed of parts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Point:
     """A point of the grid.
 
     Arguments:
-        config: its configuration, with seed 0 and, of the parent, the step alone.
+        config: its configuration, with seed 0 and only the step of the parent.
         request: the request of its runs.
         parent: configuration of its stage-1 runs, with seed 0; None without stage 1.
         parent_request: the request of these.
@@ -46,10 +46,11 @@ class Point:
 
 
 class Mode:
-    """Puts the numeric mode that is found on a machine in the place of `auto`.
+    """Replaces `auto` by the numeric mode found on a machine.
 
     Arguments:
-        mode: `compiled` or `eager`, or a function that finds it out; it is called once, if an `auto` is met.
+        mode: `compiled`, `eager`, or `lanes:N` for groups of N runs; or a function that finds it out. It is called
+            once, if an `auto` is met.
     """
 
     def __init__(self, mode: str | Callable[[], str]):
@@ -61,7 +62,13 @@ class Mode:
             return numerics
         if callable(self._mode):
             self._mode = self._mode()
-        return replace(numerics, mode=self._mode)  # type: ignore[arg-type]
+        name, _, width = self._mode.partition(":")
+        return replace(numerics, mode=name, lanes=int(width or 0))  # type: ignore[arg-type]
+
+
+def mode_of(numerics: NumericsConfig) -> str:
+    """What `Mode` is given for such numerics."""
+    return f"{numerics.mode}:{numerics.lanes}" if numerics.lanes else numerics.mode
 
 
 def points(study: Study, mode: Mode) -> Iterator[Point]:
@@ -112,7 +119,7 @@ def _with_content(modalities: dict[str, ModalityConfig]) -> dict[str, ModalityCo
 
 
 class _StudyReader:
-    """What the points of one stage of a study share."""
+    """The common part of the points of one stage of a study."""
 
     def __init__(self, study: Study, mode: Mode, stage: presets.Stage):
         self.study, self.mode, self.stage = study, mode, stage
@@ -132,7 +139,7 @@ class _StudyReader:
         """A configuration; a part that was checked before is not checked again."""
         config = object.__new__(RunConfig)
         config.__dict__.update(parts, seed=0, parent=self.base.parent)
-        # What is good for some modalities, as an order of them, may not be for others.
+        # A value that suits some modalities, such as an order, may not suit others.
         names = tuple(config.modalities)
         if names not in self.checked:
             self.checked[names] = {name: set() for name in PARTS}
@@ -215,7 +222,7 @@ class _BlockReader:
         return pretraining(config, name, profile, requested.config, requested.request)
 
     def _cached(self, group: str, place: Place, read: Callable[[str, Fields], Any]) -> Any:
-        """What `read` makes of a group of axes, once for each combination of their values."""
+        """The result of `read` for a group of axes, computed once for each combination of their values."""
         indices = self.groups.get(group, [])
         key = (group, tuple(place[i] for i in indices))
         if key not in self.read:
@@ -225,14 +232,13 @@ class _BlockReader:
     def _part(self, name: str, change: Fields) -> Any:
         base, data = self.parts[name], change[name]
         if name == "modalities" and isinstance(data, dict):
-            # An axis changes one modality and leaves the others; one that the study's `config` leaves out is the
-            # preset's.
+            # An axis changes one modality and keeps the others. Modalities that `config` omits are the preset's.
             known = {**self.shared.base.modalities, **base}
             found = {n: self._changed(known.get(n, ModalityConfig()), part, f"{name}.{n}") for n, part in data.items()}
             return _with_content({**base, **found})
         if not is_dataclass(base):
             found = schema.field_value(RunConfig, name, data, base)
-            # An axis over one term of the loss leaves the others.
+            # An axis over one term of the loss keeps the others.
             return {**base, **found} if isinstance(base, dict) else found
         part = self._changed(base, data, name)
         return self.shared.mode.resolved(part) if name == "numerics" else part
@@ -246,7 +252,7 @@ class _BlockReader:
             # The study keeps its values, so that no other one can have the `id`.
             key = (owner, name, id(value))
             if isinstance(value, dict):
-                # Put together for this point, so that another one could have its `id`.
+                # Made for this point, so another object could get its `id`.
                 changes[name] = getattr(schema.from_mapping(type(base), {name: value}, owner, base), name)
                 continue
             if key not in self.fields:
@@ -260,7 +266,7 @@ class _BlockReader:
         return schema.from_mapping(Request, change[name], "request", self.shared.request)
 
     def _before(self, place: Place) -> Fields:
-        """What the axes say of stage 1; its `steps` may be 0: from scratch."""
+        """The fields of stage 1 in the axes. Its `steps` may be 0: from scratch."""
         return self._cached("parent", place, lambda name, found: found.get(name, {})) if self.groups else {}
 
     def _stage_one(self, config: RunConfig, place: Place) -> tuple[RunConfig, Request]:

@@ -25,8 +25,8 @@ from miclab.studies.state import State
 from miclab.studies.study import Study
 
 EVERY, SHARE = 30.0, 0.02
-"""Seconds between two writings of a table while runs finish, and the share of all time that writing may take: a table
-of ten thousand runs takes seconds."""
+"""Seconds between two writings of a table while runs finish, and the largest share of the time that writing takes.
+A table of ten thousand runs takes seconds."""
 LEADING = {
     "study": pl.String,
     "profile": pl.String,
@@ -51,7 +51,7 @@ NUMBERS: dict[str, Any] = {
 
 
 def table_file(study: Study) -> Path:
-    """Where a study's table is kept: `rows/PROFILE/NAME.parquet` beside the study's file."""
+    """The path of a study's table: `rows/PROFILE/NAME.parquet` beside the study's file."""
     return study.file.parent / "rows" / study.profile / f"{study.name}.parquet"
 
 
@@ -99,7 +99,7 @@ class StudyTable:
         """The table of the runs that are done or failed, in grid order.
 
         Arguments:
-            elsewhere: rows of runs that are not under `root`, by hash; they stand in where a run is not done here.
+            elsewhere: rows of runs that are not under `root`, by hash, used if a run is not done here.
         """
         rows: list[dict[str, Any]] = []
         for identity in self.plan.members[self.study.name]:
@@ -110,8 +110,8 @@ class StudyTable:
         return _frame(rows, self.study.axes)
 
     def kept(self) -> dict[str, list[dict[str, Any]]]:
-        """Rows of planned runs in the table as it was found, by hash: those that were trained for the requested steps.
-        So a committed table keeps its rows where the runs themselves are missing."""
+        """Rows of planned runs in the existing table, by hash, if they were trained for the requested steps. So a
+        committed table keeps its rows even if the runs are missing."""
         if self._kept is None:
             self._kept = {}
             found = read_rows(table_file(self.study)) if table_file(self.study).exists() else None
@@ -133,7 +133,7 @@ class StudyTable:
         return self._read[identity]
 
     def write(self, states: dict[str, State], now: bool = False) -> None:
-        """Writes the table as one, if runs ended since the last time and `EVERY` seconds are over, or `now`."""
+        """Writes the table atomically, if runs ended since the last time and `EVERY` seconds are over, or `now`."""
         if not (now or time.monotonic() - self._written > self._pause):
             return
         began = time.monotonic()
@@ -175,7 +175,7 @@ class StudyTable:
             if row["step"] <= requested.steps and requested.evaluates(row["step"])
         ]
         if disk.warnings or not rows:
-            # Rows that end at a damaged file would pass for a shorter run.
+            # Rows that end at a damaged file would look like a shorter run.
             return [{**failed, "reason": "; ".join(disk.warnings) or "it has no metric row"}]
         rows[-1] |= {"last": True, **analysis_columns(planned_analyses(self.study, requested), disk)}
         self.warnings += disk.warnings
@@ -210,7 +210,7 @@ def _frame(rows: list[dict[str, Any]], axes: tuple[str, ...]) -> pl.DataFrame:
 
 
 def write_table(frame: pl.DataFrame, file: Path) -> None:
-    """Writes a table as parquet or, by the file's ending, CSV (lists as JSON), whole or not at all.
+    """Writes a table as parquet or, by the file's ending, CSV (lists as JSON), atomically.
 
     Raises:
         RunError: it cannot be written.
@@ -241,7 +241,7 @@ def current_rows(study: Study, plan: Plan, root: Path, *, stored: bool = False) 
     done, with committed rows for runs that are missing. Otherwise it is the table beside the study.
 
     Arguments:
-        stored: the table beside the study, whatever runs there are.
+        stored: use the table beside the study, whether or not runs exist.
 
     Raises:
         MiclabError: there are no rows yet, or the table cannot be read.

@@ -1,9 +1,9 @@
-"""Seals row tables that something else than `miclab study run` wrote: digests in them, and the list beside them.
+"""Seals row tables not written by `miclab study run`: digests in them, and the list beside them.
 
     python -m miclab.studies.seal [FOLDER ...]
 
-FOLDER holds tables (rows/quick), or folders of tables. Sealing says that these rows are wanted. What can be judged is
-checked first: every row names the study and the preset of its place, and its run is the hash of its configuration.
+FOLDER holds tables (rows/quick), or folders of tables. Sealing accepts these rows as intended. Two things are checked
+first. Every row names the study and the preset of its place, and its run is the hash of its configuration.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from miclab.studies.shipped import studies_directory
 
 
 def check_rows(file: Path, frame: pl.DataFrame) -> None:
-    """Makes sure that rows are those of the study and preset of their place, and of the runs that they name.
+    """Checks that rows belong to the study and preset of their place, and to the runs that they name.
 
     Raises:
         MiclabError: a row is not.
@@ -40,7 +40,7 @@ def check_rows(file: Path, frame: pl.DataFrame) -> None:
 
 
 def seal(file: Path) -> str:
-    """Seals one table; returns what was done, in words.
+    """Seals one table and returns a message.
 
     Raises:
         MiclabError: it cannot be read, it is damaged, or its rows are not those of its place.

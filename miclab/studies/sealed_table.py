@@ -1,6 +1,6 @@
 """Row tables on disk: parquet files that carry a digest of their content, and beside them a sealed list.
 
-    rows/quick/noise.parquet     rows; `miclab.content` in its metadata is the digest of what they say
+    rows/quick/noise.parquet     rows; `miclab.content` in its metadata is the digest of their content
     rows/quick/tables.json       for each table of the folder the SHA-256 of its bytes; it carries its own checksum
 
 A table that the list names is read only if its bytes are those of the list. Nothing of another file is parsed. A table
@@ -28,7 +28,7 @@ LIST = "tables.json"
 KEY = "miclab.content"
 """Name of the digest in the metadata of a parquet file."""
 LOOKS = 3
-"""Times that a table and its list are read while a writer is between the two."""
+"""Attempts to read a table and its list while a writer is between the two."""
 
 
 def seal_command(folder: Path) -> str:
@@ -37,7 +37,7 @@ def seal_command(folder: Path) -> str:
 
 
 def content_digest(frame: pl.DataFrame) -> str:
-    """SHA-256 of what a table says: names, types and values in their order, however a file stores them."""
+    """SHA-256 of a table's content: names, types and values in their order, independent of the file's encoding."""
     found = hashlib.sha256(json.dumps([frame.height, [[n, str(t)] for n, t in frame.schema.items()]]).encode())
     for series in frame:
         _digest_values(found, series)
@@ -45,8 +45,7 @@ def content_digest(frame: pl.DataFrame) -> str:
 
 
 def _digest_values(found: hashlib._Hash, series: pl.Series) -> None:
-    """Adds a column: which values there are, then the values one after the other, texts and lists after their
-    lengths."""
+    """Adds a column: a mask of existing values, then the values in order, texts and lists after their lengths."""
     there = series.is_not_null()
     found.update(there.to_numpy().tobytes())
     values = series.filter(there)
@@ -73,7 +72,7 @@ def table_bytes(frame: pl.DataFrame) -> bytes:
 
 
 def write(frame: pl.DataFrame, file: Path) -> None:
-    """Writes a table and enters it in the list beside it. A crash leaves the table before or the one after.
+    """Writes a table and enters it in the list beside it. After a crash the table is the old one or the new one.
 
     Raises:
         RunError: it cannot be written.
@@ -101,7 +100,7 @@ def _only_writer(folder: Path) -> Iterator[None]:
     with storage.explained(folder):
         handle = os.open(folder, os.O_RDONLY)
     try:
-        # A file system without locks has one writer: nobody else waits there either.
+        # A file system without locks is assumed to have one writer.
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -134,7 +133,7 @@ def is_listed(file: Path) -> bool:
 
 
 def forget_damaged_list(folder: Path) -> bool:
-    """Removes a list that is damaged; whether there was one."""
+    """Removes a damaged list, and returns whether there was one."""
     try:
         _listed(folder)
     except DamagedError:
@@ -199,7 +198,7 @@ def own_digest(file: Path, content: bytes) -> str:
 
 @contextlib.contextmanager
 def _parsing(file: Path) -> Iterator[None]:
-    """Turns what polars raises, its panics too, into a DamagedError."""
+    """Turns exceptions of polars, its panics included, into a DamagedError."""
     try:
         yield
     except (OSError, ValueError, MemoryError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:

@@ -1,5 +1,4 @@
-"""Where the study files lie that come with miclab, and their rows: in a clone beside the package, in an installed
-package inside it."""
+"""The place of miclab's own study files and rows: beside the package in a clone, inside it once installed."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def studies_directory(named: str = "") -> Path:
-    """The directory of studies that an option names; empty: that of miclab itself.
+    """The directory of studies that an option names; empty: miclab's own.
 
     Raises:
         MiclabError: there is no such directory.
@@ -29,8 +28,8 @@ def studies_directory(named: str = "") -> Path:
 
 
 def writable_studies(named: str = "") -> Path:
-    """The directory of studies in which new rows are written. Of an installed package the files are copied to
-    `studies` in the working directory first: nothing is written into the package.
+    """The directory of studies for new rows. An installed package's files are first copied to `studies` in the working
+    directory, so that the package is never written to.
 
     Raises:
         MiclabError: there is no such directory, or it cannot be copied.

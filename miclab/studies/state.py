@@ -1,4 +1,4 @@
-"""What of a plan is done: one listing of the directory of runs, and a small read for each run that is there."""
+"""The progress of a plan, from one listing of the directory of runs and a small read for each existing run."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from miclab.studies.lease import Owner, owners
 from miclab.studies.plan import Plan, PlannedAnalysis, PlannedRun
 
 FOLDER = ".studies"
-"""Directory beside the runs in which studies keep leases, marks of failure and running tasks."""
+"""Directory beside the runs for leases, marks of failure and running tasks of studies."""
 
 Status = Literal["done", "failed", "begun", "new"]
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How far a run is, for one plan.
+    """The state of a run in one plan.
 
     Arguments:
         status: `done` (all requested steps trained, all analyses stored), `failed`, `begun`, or `new`.
-        reason: why it failed, in words, or how it ended.
+        reason: why it failed, or how it ended, in words.
         step: its last checkpoint; -1: none.
     """
 
@@ -42,12 +42,12 @@ NEW = State("new")
 
 
 def leases_folder(root: Path) -> Path:
-    """Where leases lie."""
+    """The directory of leases."""
     return root / FOLDER / "claims"
 
 
 def failure_file(root: Path, run: str) -> Path:
-    """Where the mark of a run's failure lies."""
+    """The path of a run's mark of failure."""
     return root / FOLDER / "failures" / f"{run}.json"
 
 
@@ -89,13 +89,13 @@ def missing_analyses(run: PlannedRun, disk: Run) -> list[PlannedAnalysis]:
 
 
 def missing_checkpoints(run: PlannedRun, disk: Run) -> list[int]:
-    """Checkpoints that a trained run has not kept, but other runs of the plan or missing analyses need."""
+    """Checkpoints that other runs or missing analyses need and a trained run has not kept."""
     needed = {analysis_step(analysis, disk) for analysis in missing_analyses(run, disk)}
     return sorted((needed | set(run.starts)) - set(disk.checkpoints))
 
 
 def is_trained(run: PlannedRun, disk: Run) -> bool:
-    """Whether nothing is left to train: all steps are done, or training has ended at the request's plateau."""
+    """Whether training is complete: all steps are done, or it ended at the request's plateau."""
     if disk.status == "diverged":
         return False
     ended = run.request.plateau_rows > 0 and disk.status == "finished"
@@ -108,7 +108,7 @@ def is_complete(run: PlannedRun, disk: Run) -> bool:
 
 
 def state_on_disk(run: PlannedRun, disk: Run | None, failure: str) -> State:
-    """How far a run is.
+    """The state of a run.
 
     Arguments:
         disk: the run on disk, or None.
@@ -124,14 +124,14 @@ def state_on_disk(run: PlannedRun, disk: Run | None, failure: str) -> State:
 
 
 def look(run: PlannedRun, root: Path) -> State:
-    """How far one run is, from its own files alone."""
+    """The state of one run, from its own files alone."""
     try:
         disk = glance(root, run.name, run.point)
         if disk is not None and disk.hash != run.hash:
             return State("failed", str(MistakenError(disk.path, run.hash, disk.hash)))
         return state_on_disk(run, disk, failure_reason(root, run.hash))
     except MiclabError as error:
-        # One run that cannot be read does not keep the others from being listed.
+        # An unreadable run does not prevent the others from being listed.
         return State("failed", str(error))
 
 
@@ -145,7 +145,7 @@ def _names(folder: Path) -> set[str]:
 
 
 def survey(plan: Plan, root: Path) -> dict[str, State]:
-    """How far each run of a plan is, by hash; a run that starts from one that failed has failed too, unless it is
+    """The state of each run of a plan, by hash. A run that starts from a failed one has failed too, unless it is
     done."""
     names, marked = _names(root), _names(root / FOLDER / "failures")
     found: dict[str, State] = {}
@@ -169,7 +169,7 @@ def inherited(state: State, run: PlannedRun, states: Mapping[str, State], plan: 
 
 
 def held(root: Path) -> dict[str, Owner]:
-    """Who trains which run now, by hash."""
+    """The owners of runs that are training now, by hash."""
     return owners(leases_folder(root))
 
 

@@ -13,7 +13,8 @@ from miclab.config.parts import LONGEST_CONTEXT
 from miclab.errors import ConfigError, MiclabError, nearest
 from miclab.studies.ladder import Ladder, read_ladder
 
-Analysis = Literal["knockout", "mean_knockout", "uniform_pattern", "ablation", "context", "oracles", "entropy"]
+Analysis = Literal["knockout", "mean_knockout", "uniform_knockout", "uniform_pattern", "ablation", "context", "oracles",
+                   "entropy"]  # fmt: skip
 Fields = dict[str, Any]
 
 
@@ -207,8 +208,8 @@ def load_study(file: Path | str, profile: str) -> Study:
     """A study file with one of its presets.
 
     Raises:
-        ConfigError: the file cannot be read, or something in it is unknown or of the wrong kind; fields of the
-            configuration are judged when the study is planned.
+        ConfigError: the file cannot be read, or something in it is unknown or of the wrong kind. Fields of the
+            configuration are checked when the study is planned.
     """
     data, file = _read(Path(file)), Path(file)
     try:

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from miclab import storage
 from miclab.config import schema
@@ -28,6 +28,9 @@ from miclab.runs.run import Run
 from miclab.studies import state
 from miclab.studies.lease import reserve
 from miclab.studies.plan import PlannedAnalysis, PlannedRun
+
+if TYPE_CHECKING:
+    from miclab.training.trajectory import Outcome
 
 Ending = Literal["done", "failed", "stopped", "busy"]
 
@@ -84,6 +87,15 @@ def write_task(root: Path, run: PlannedRun, engine: str) -> Path:
             path.unlink(missing_ok=True)
             raise
     return path
+
+
+GROUP = "group-"
+"""How the name of a task begins that is a group of others (see `miclab.studies.group`)."""
+
+
+def is_group(path: str) -> bool:
+    """Whether a task is a group of others."""
+    return Path(path).name.startswith(GROUP)
 
 
 def task_run(path: str) -> str:
@@ -149,9 +161,13 @@ def perform(path: str, plugins: Handed = ()) -> str:
             not in the file: a file never causes code to be loaded.
 
     Returns:
-        The fields of an `Answer` as JSON.
+        The fields of an `Answer` as JSON; of a group a list of them.
     """
     with _in_hand():
+        if is_group(path):
+            from miclab.studies.group import perform_group
+
+            return perform_group(path, plugins)
         try:
             taken_up(plugins)
             root, run = read_task(path)
@@ -160,10 +176,11 @@ def perform(path: str, plugins: Handed = ()) -> str:
             return json.dumps(asdict(Answer(task_run(path), "busy", "its task was withdrawn")))
         except MiclabError as error:
             return json.dumps(asdict(Answer(task_run(path), "failed", str(error))))
-        return json.dumps(asdict(_perform(root, run)))
+        return json.dumps(asdict(perform_run(root, run)))
 
 
-def _perform(root: Path, run: PlannedRun) -> Answer:
+def perform_run(root: Path, run: PlannedRun) -> Answer:
+    """Leases, trains and analyses one run."""
     held = reserve(state.leases_folder(root), run.hash)
     if held is None:
         return Answer(run.hash, "busy", "another process trains it")
@@ -201,11 +218,18 @@ def _train_and_analyse(root: Path, run: PlannedRun, check: Callable[[], None]) -
 
     ready = prepared(run.config, root, run.request.steps)
     outcome = ready.train(run.request, lambda progress: check())
+    return analysed(root, run, ready.run.path, outcome, check)
+
+
+def analysed(
+    root: Path, run: PlannedRun, path: Path, outcome: Outcome, check: Callable[[], None]
+) -> tuple[Ending, str, int]:
+    """How a task ends whose training has ended: analyses that are missing are made."""
     if outcome.status == "diverged":
         return "failed", f"diverged: {outcome.reason}", outcome.step
     if outcome.status == "stopped":
         return "stopped", outcome.reason, outcome.step
-    disk = open_run(ready.run.path)
+    disk = open_run(path)
     if state.missing_checkpoints(run, disk):
         _remake_checkpoints(root, run, disk, check)
     if state.missing_analyses(run, disk):
@@ -242,7 +266,7 @@ def environment() -> dict[str, str]:
     return {name: os.environ.get(name, "1") for name in names}
 
 
-def answer(text: str) -> Answer:
-    """The answer of a worker."""
-    data: dict[str, Any] = json.loads(text)
-    return Answer(**data)
+def answers(text: str) -> list[Answer]:
+    """The answers of a worker: one, or those of the runs of a group."""
+    data: dict[str, Any] | list[dict[str, Any]] = json.loads(text)
+    return [Answer(**one) for one in (data if isinstance(data, list) else [data])]

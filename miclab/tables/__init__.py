@@ -1,6 +1,6 @@
 """Tables of typed cells, and their printers: terminal, plain data, Markdown, HTML, polars.
 
-A result gives `tables()`; what a cell is, is said once there, and every printer writes the same text.
+A result gives `tables()`. Cells are defined there once, and every printer writes the same text.
 """
 
 from miclab.tables.cells import (

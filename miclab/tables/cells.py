@@ -1,4 +1,4 @@
-"""Cells of tables: words, numbers, intervals, heads, files and marks. Each says how it is written in every form."""
+"""Cells of tables: words, numbers, intervals, heads, files and marks. Each knows its text in every form."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from miclab.statistics.palette import Kind
 from miclab.statistics.style import Estimate
 
 Writer = Callable[[str], str]
-"""How words become HTML."""
+"""Function from words to HTML."""
 
 
 def escaped(text: str) -> str:
-    """Text that stands for itself in Markdown."""
+    """Text escaped for Markdown."""
     for character in "\\|*_`<>[]#":
         text = text.replace(character, f"\\{character}")
     return text.replace("\n", "<br>")
 
 
 class Words:
-    """A cell that is words."""
+    """A cell of words."""
 
     def fields(self, name: str) -> dict[str, Any]:
         """Columns of a frame."""
@@ -39,7 +39,7 @@ class Words:
 
 
 class Figures:
-    """A cell that is a number, or why there is none; it is set to the right."""
+    """A cell of a number, or the reason why there is none. It is aligned to the right."""
 
     def markdown(self) -> str:
         """It in a cell of a Markdown table."""
@@ -71,7 +71,7 @@ class Text(Words):
 
 @dataclass(frozen=True)
 class Code(Words):
-    """An identifier or a command, in the letters of code where there are such."""
+    """An identifier or a command, in a font for code if there is one."""
 
     text: str
 
@@ -89,7 +89,7 @@ class Code(Words):
 
 @dataclass(frozen=True)
 class Link(Words):
-    """Words that lead to another page.
+    """Words that link to another page.
 
     Arguments:
         target: its address.
@@ -116,7 +116,7 @@ class Number(Figures):
 
     Arguments:
         value: None or not a number is shown as `absent`.
-        digits: behind the point; None for whole numbers, shown with commas.
+        digits: after the point; None for whole numbers, shown with commas.
         form: `f` for fixed digits, `+f` with a sign, `g` for significant ones.
         absent: why there is no number.
     """
@@ -158,7 +158,7 @@ class Interval(Figures):
         value: None is shown as `absent`; ends that are not numbers as `no interval`.
         digits: behind the point.
         absent: why there is no estimate.
-        remark: what stands behind it.
+        remark: text after it.
     """
 
     value: Estimate | None
@@ -205,7 +205,7 @@ class Place(Words):
 
 @dataclass(frozen=True)
 class Mark(Words):
-    """A short word that judges, such as a verdict."""
+    """A short judgement, such as a verdict."""
 
     text: str
     kind: Kind = "plain"
@@ -227,7 +227,7 @@ Cell = Text | Code | Link | Number | Share | Interval | HeadName | Place | Mark
 
 def cell(value: Any) -> Cell:
     """The cell of a plain value: whole numbers with commas, other numbers with three digits, estimates with
-    their intervals, None as an empty cell, anything else as text."""
+    their intervals. None is an empty cell, anything else is text."""
     if isinstance(value, (Words, Figures)):
         return value  # type: ignore[return-value]
     if type(value) is str:
@@ -246,5 +246,5 @@ def cell(value: Any) -> Cell:
 
 
 def estimate(value: float | None, interval: Estimate | None, remark: str = "") -> Number | Interval:
-    """The cell of a number whose interval may be lacking."""
+    """The cell of a number whose interval may be missing."""
     return Number(value) if interval is None else Interval(interval, remark=remark)

@@ -1,6 +1,6 @@
 """Tables of typed cells, and their printers: terminal, plain data, Markdown, HTML, polars.
 
-A result gives `tables()`; what a cell is, is said once there, and every printer writes the same text. Text is text: no
+A result gives `tables()`. Cells are defined there once, and every printer writes the same text. Text is text: no
 printer reads markup in it.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH = 160
-"""Columns of a table where standard output is no terminal."""
+"""Width of a table, in characters, if standard output is no terminal."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Table:
     """A table of typed cells; make it with `table`.
 
     Arguments:
-        title: what it shows; empty: none.
+        title: of the table; empty: none.
         columns: names of the columns.
         rows: each with a cell for each column.
-        notes: lines that stand below it.
+        notes: lines below it.
     """
 
     title: str
@@ -100,9 +100,9 @@ class Table:
 
         Arguments:
             kind: class of the table; empty: none.
-            rows_by: what a script knows a row by; its number from 0 stands in `data-NAME`, and rows take the keyboard's
-                focus. Empty: nothing knows them.
-            words: how words become HTML.
+            rows_by: NAME by which a script finds rows: the number from 0 is in `data-NAME`, and rows take the
+                keyboard's focus. Empty: none.
+            words: function from words to HTML.
         """
 
         def of(place: int, one: Cell) -> str:
@@ -124,7 +124,7 @@ class Table:
         return (frame if self.columns else "") + "".join(f'<p class="note">{words(note)}</p>' for note in self.notes)
 
     def data(self) -> list[dict[str, Any]]:
-        """Its rows as plain data by column; of an interval also NAME.low and NAME.high."""
+        """Its rows as plain data by column; an interval also has NAME.low and NAME.high."""
         return [
             {key: value for name, one in zip(self.columns, row, strict=True) for key, value in one.fields(name).items()}
             for row in self.rows
@@ -135,14 +135,14 @@ class Table:
         import polars as pl
 
         rows = self.data()
-        # A row may lack an interval that another has; the ends of each stand beside it.
+        # A row may lack an interval that another has; the ends are beside each column.
         cells = [(name, row[place]) for place, name in enumerate(self.columns) for row in self.rows]
         names = list(dict.fromkeys(key for name, one in cells for key in one.fields(name)))
         return pl.DataFrame([{name: row.get(name) for name in names} for row in rows], infer_schema_length=None)
 
 
 def titled(one: Table, title: str, notes: Iterable[str] | None = None) -> Table:
-    """The same table with another title, and with other notes where they are given."""
+    """The same table with another title, and with other notes if given."""
     return replace(one, title=title, notes=one.notes if notes is None else tuple(notes))
 
 
@@ -159,14 +159,14 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], not
 
 
 class Tabled:
-    """A result that gives tables, and through them a frame and what a notebook shows."""
+    """A result that gives tables, and through them a frame and a display in notebooks."""
 
     def tables(self) -> tuple[Table, ...]:
-        """What it says, the main table first."""
+        """The tables of the result, the main one first."""
         raise NotImplementedError
 
     def frame(self) -> pl.DataFrame:
-        """Its main table as a frame of polars; of an interval NAME also NAME.low and NAME.high."""
+        """Its main table as a frame of polars; an interval NAME also has NAME.low and NAME.high."""
         return self.tables()[0].frame()
 
     def show(self) -> None:
@@ -175,7 +175,7 @@ class Tabled:
             one.show()
 
     def plot(self, axes: Axes | None = None) -> Axes:
-        """The estimates of its main table with their intervals. Rows of the table go from top to bottom; each column of
+        """The estimates of its main table with their intervals. Rows go from top to bottom, and each column of
         estimates has a colour.
 
         Arguments:

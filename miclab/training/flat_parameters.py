@@ -52,8 +52,13 @@ class TrainedParameters:
             raise ConfigError("frozen", config.frozen, "parts that leave at least one to be trained")
         self.flat = torch.cat([parameters[name].flatten() for name in self.shapes])
         self.fixed = {name: parameters[name] for name in shapes if name not in self.shapes}
+        self.lie_in(self.flat)
+
+    def lie_in(self, flat: Flat) -> None:
+        """From now on the trained parameters are those of `flat`, which is a part of a larger tensor or a tensor."""
+        self.flat = flat
         # The views follow every update of `flat` in place.
-        self.named = {**self.fixed, **views(self.flat, self.shapes)}
+        self.named = {**self.fixed, **views(flat, self.shapes)}
 
 
 def gradient_function(
@@ -65,7 +70,10 @@ def gradient_function(
         trained: gives names and shapes, and the fixed parameters of a call that names none.
         active: the terms of the objective that count; None: those of the first step.
     """
-    objective, shapes, usual = Objective(config), trained.shapes, trained.fixed
+    # Masks and codes of positions are made where the parameters are.
+    with trained.flat.device:
+        objective = Objective(config)
+    shapes, usual = trained.shapes, trained.fixed
     terms = objective.active(0) if active is None else active
 
     def loss_and_gradient(flat: Flat, batch: Batch, fixed: Mapping[str, Tensor] = usual) -> tuple[Losses, Tensor]:

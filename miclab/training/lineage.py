@@ -22,10 +22,10 @@ from miclab.worlds import source_facts
 from miclab.worlds.exemplars import check_kept, known_exemplars
 
 SAME_ENCODER = ("encoder", "features", "dimension", "shape", "content")
-"""Fields in which a modality and the run that pretrained its encoder have to agree."""
+"""Fields that must be equal in a modality and in the run that pretrained its encoder."""
 SAME_HOST = (*SAME_ENCODER, "encoder_run", "encoder_step", "source", "centre")
 SAME_CLASSES = ("source", "content", "classes", "dimension", "labels", "centre")
-"""Fields of a modality whose classes a child takes over."""
+"""Fields of a modality whose classes a child inherits."""
 
 
 def _differing(one: ModalityConfig, other: ModalityConfig, names: tuple[str, ...]) -> list[str]:
@@ -34,11 +34,11 @@ def _differing(one: ModalityConfig, other: ModalityConfig, names: tuple[str, ...
 
 
 def check_parent(config: RunConfig, parent: RunConfig, name: object) -> None:
-    """Makes sure that a configuration can grow from its parent.
+    """Checks that a configuration can start from its parent.
 
     Arguments:
         parent: configuration of the parent, with what its sources decide.
-        name: what a message calls the parent.
+        name: the parent's name in messages.
 
     Raises:
         RunError: it has another decoder, host or number of labels, or another kind of host.
@@ -51,7 +51,7 @@ def check_parent(config: RunConfig, parent: RunConfig, name: object) -> None:
 
 
 def kept_of_parent(config: RunConfig, parent: RunConfig, world: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a parent's world that a child has too: all but those of secondary modalities that differ."""
+    """The tensors of a parent's world that a child inherits: all except those of secondary modalities that differ."""
     kept, before = {}, parent.modalities
     for key, value in world.items():
         owner = key.partition(".")[2]
@@ -77,7 +77,7 @@ class Lineage:
 
     @classmethod
     def resolve(cls, config: RunConfig, root: Path | str) -> Lineage:
-        """Opens the runs before a configuration, however they are named, and resolves its sources.
+        """Opens the earlier runs of a configuration, given by any kind of name, and resolves its sources.
 
         Arguments:
             root: directory of runs.
@@ -85,7 +85,7 @@ class Lineage:
         Raises:
             RunError: one of them is not under `root`.
             DataError: a source cannot be had.
-            ConfigError: what a source decides does not go with the rest.
+            ConfigError: the values that a source fixes contradict the rest.
         """
         opened: dict[str, Run] = {}
 
@@ -105,7 +105,7 @@ class Lineage:
         return cls(source_facts.resolved(config), parent, encoders)
 
     def check(self) -> None:
-        """Makes sure that every earlier run fits, and has the checkpoint that is named.
+        """Checks that every earlier run fits and has the named checkpoint.
 
         Raises:
             RunError: one does not.
@@ -136,11 +136,11 @@ class Lineage:
 
     @cached_property
     def _encoder_weights(self) -> dict[str, dict[str, Tensor]]:
-        """First weights that were read or drawn of encoders, by modality."""
+        """Initial weights of encoders, read or drawn, by modality."""
         return {}
 
     def encoder_weights(self, name: str) -> dict[str, Tensor]:
-        """First weights of a modality's encoder: pretrained, else those of the parent, else random."""
+        """Initial weights of a modality's encoder: pretrained, else those of the parent, else random."""
         if name not in self._encoder_weights:
             self._encoder_weights[name] = self._first_encoder(name)
         return self._encoder_weights[name]
@@ -157,8 +157,8 @@ class Lineage:
         return found | {n: before[n] for n in found if n in before and before[n].shape == found[n].shape}
 
     def first_parameters(self) -> dict[str, Tensor]:
-        """Parameters before the first step: fresh, with the parent's decoder, and its bridge where that fits; encoders
-        as they were pretrained.
+        """Initial parameters. The decoder is the parent's, and so is the bridge if it fits; encoders are as pretrained.
+        All others are new.
 
         Raises:
             RunError: the parent has no such checkpoint, or its decoder does not fit.
@@ -172,8 +172,8 @@ class Lineage:
 
     # -- world --------------------------------------------------------------------------------------------------
     def kept_tensors(self) -> dict[str, Tensor]:
-        """What of the world is not drawn: tensors of the parent's world, prototypes that an encoder was pretrained on,
-        and features of real items.
+        """The parts of the world that are not drawn. They are tensors of the parent's world, prototypes that an encoder
+        was pretrained on, and features of real items.
 
         Raises:
             RunError: an earlier run does not fit, or has no checkpoint at the step that is named.
@@ -192,14 +192,15 @@ class Lineage:
                     check_kept(config, name, world[f"classes.{own}"])
                 else:
                     kept.setdefault(f"prototypes.{name}", world[f"prototypes.{own}"])
-            # Features of the parent's host stay as they are; those of others follow their encoder's first weights.
+            # Features of the parent's host are kept. Those of other modalities come from their encoder's initial
+            # weights.
             if config.keeps_features(name) and not (name == config.host_name and f"features.{name}" in kept):
                 kept[f"features.{name}"] = self._features(name)
         return kept
 
     @torch.no_grad()
     def _features(self, name: str) -> Tensor:
-        """Features of every exemplar of a modality's source, by its encoder's first weights."""
+        """Features of every exemplar of a modality's source, by its encoder's initial weights."""
         modality, weights = self.config.modalities[name], self.encoder_weights(name)
         known = known_exemplars(modality)
         every = torch.arange(len(known.data.items))

@@ -1,4 +1,4 @@
-"""The numeric mode of a training process: threads, device, compiled or eager, and what was really used."""
+"""The numeric mode of a training process: threads, device, compiled or eager, and the mode in effect."""
 
 from __future__ import annotations
 
@@ -41,36 +41,72 @@ def why_not_compiled() -> str:
     return ""
 
 
-def resolved(config: RunConfig, steps: int = PAYS_FROM) -> tuple[RunConfig, str]:
-    """The configuration with the mode that will really be used for so many steps, and a line to show if a compiler is
-    missed.
+def devices() -> tuple[str, ...]:
+    """The devices of this machine, as `numerics.device` names them."""
+    found = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return (*found, *(("mps",) if torch.backends.mps.is_available() else ()), "cpu")
+
+
+def device_here(wanted: str) -> str:
+    """A device as it is named in a run's hash: `auto` is the best of this machine.
 
     Raises:
-        ConfigError: compiled mode is requested and no compiler works.
+        ConfigError: it is not here.
     """
-    numerics = config.numerics
+    here = devices()
+    if wanted == "auto":
+        return here[0].removesuffix(":0")
+    if (f"{wanted}:0" if wanted == "cuda" else wanted) not in here:
+        why = "" if torch.backends.cuda.is_built() else "; this build of PyTorch is for CPUs alone"
+        raise ConfigError("numerics.device", wanted, f"a device of this machine, which are {', '.join(here)}{why}")
+    return wanted
+
+
+def resolved(config: RunConfig, steps: int = PAYS_FROM) -> tuple[RunConfig, str]:
+    """The configuration with the device and the mode in effect for this many steps, and a warning if no compiler was
+    found.
+
+    Raises:
+        ConfigError: the device is not here, or compiled mode is requested and no compiler works.
+    """
+    numerics = replace(config.numerics, device=device_here(config.numerics.device))
+    line = ""
     if numerics.mode == "auto" and steps < PAYS_FROM:
-        return replace(config, numerics=replace(numerics, mode="eager")), ""
-    if numerics.mode == "eager":
-        return config, ""
-    reason = why_not_compiled()
-    if reason and numerics.mode == "compiled":
-        raise ConfigError("numerics.mode", "compiled", f"'eager' or 'auto' here: {reason}")
-    line = f"Training in eager mode, two to three times as slow: {reason}." if reason else ""
-    return replace(config, numerics=replace(numerics, mode="eager" if reason else "compiled")), line
+        numerics = replace(numerics, mode="eager")
+    elif numerics.mode in ("auto", "compiled"):
+        reason = why_not_compiled()
+        if reason and numerics.mode == "compiled":
+            raise ConfigError("numerics.mode", "compiled", f"'eager' or 'auto' here: {reason}")
+        line = f"Training in eager mode, two to three times as slow: {reason}." if reason else ""
+        numerics = replace(numerics, mode="eager" if reason else "compiled")
+    return config if numerics == config.numerics else replace(config, numerics=numerics), line
 
 
 def environment(config: RunConfig) -> dict[str, Any]:
     """Versions and mode, for the record; a run is resumed only where `mode`, `threads` and `device` are the same."""
+    device = config.numerics.device
+    is_gpu = device.startswith("cuda") and torch.cuda.is_available()
     return {
         "mode": config.numerics.mode,
         "threads": config.numerics.threads,
-        "device": config.numerics.device,
+        "device": device,
         "dtype": "float32",
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "processor": torch.backends.cpu.get_cpu_capability(),
+        "processor": torch.cuda.get_device_name(device) if is_gpu else torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def prepare(config: RunConfig) -> None:
+    """Sets what holds for the whole process: threads, and on a GPU deterministic algorithms and the precision of
+    products."""
+    torch.set_num_threads(config.numerics.threads)
+    keep_freed_memory()
+    if config.numerics.device != "cpu":
+        # cuBLAS reads it when it is first used.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.set_float32_matmul_precision("high" if config.numerics.tf32 == "on" else "highest")
 
 
 def keep_freed_memory() -> None:

@@ -1,7 +1,7 @@
-"""What training lowers: a weighted sum of terms, by default the cross-entropy at the query alone.
+"""The loss: a weighted sum of terms, by default only the cross-entropy at the query.
 
-A user's term is a class or a function with the decorator `loss_term`, in a file that is named with `--plugin`. The
-configuration then takes its name under `objective`. It sees the batch, the logits and the activations it needs.
+A user's term is a class or a function with the decorator `loss_term`, in a file given by `--plugin`. The configuration
+then accepts its name under `objective`. It sees the batch, the logits and the activations it needs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from miclab.worlds.sequences import Batch
 
 CROSS_ENTROPY = "cross_entropy"
 Losses = dict[str, Tensor]
-"""`loss`, what is lowered, and `loss.NAME`, the value of each term without its weight, where a run has terms."""
+"""`loss`, the minimised value, and `loss.NAME`, the unweighted value of each term, if a run has terms."""
 Activations = Mapping[str, Tensor]
 Thing = TypeVar("Thing")
 
@@ -39,8 +39,8 @@ class LossTerm:
     Options: type[LossOptions] = LossOptions
     """Dataclass of the term's options; a subclass of `LossOptions` where it has more than weight and end."""
     needs: tuple[str, ...] = ()
-    """Activations that it sees (see `Decoder.activations`); a name may end in `*`. With any, every position is computed
-    in every step, which makes a step slower."""
+    """Activations that the term needs (see `Decoder.activations`); a name may end in `*`. If there are any, every step
+    computes all positions and is slower."""
 
     def __init__(self, config: RunConfig, options: LossOptions):
         self.config = config
@@ -62,10 +62,10 @@ def loss_term(name: str, needs: tuple[str, ...] = ()) -> Callable[[Thing], Thing
     """A decorator that registers a term of the loss: a `LossTerm`, or a function of (batch, logits, activations).
 
     Arguments:
-        needs: of a function, the activations that it sees.
+        needs: for a function, the activations that it gets.
 
     Raises:
-        MiclabError: the name is no plain word, or is taken.
+        MiclabError: the name is not a plain word, or is taken.
     """
 
     def add(thing: Thing) -> Thing:
@@ -112,11 +112,11 @@ class Objective:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What `losses` can hold."""
+        """The names that `losses` can hold."""
         return ("loss",) if self.is_plain else ("loss", *(f"loss.{name}" for name in self.terms))
 
     def active(self, step: int) -> tuple[str, ...]:
-        """The terms that count in the update that follows `step` finished ones."""
+        """The terms that are active in the update after `step` finished ones."""
         return tuple(name for name, options in self.options.items() if options.counts(step))
 
     def losses(self, parameters: Parameters, batch: Batch, active: tuple[str, ...]) -> Losses:

@@ -1,4 +1,4 @@
-"""One optimiser step on plain dictionaries of tensors.
+"""An optimiser step on plain dictionaries of tensors.
 
 The rules are those of PyTorch's classes of the same names, written on whole tensors, so that a compiled training step
 holds them as well.
@@ -28,12 +28,13 @@ def initial_state(config: OptimiserConfig, parameters: Mapping[str, Tensor]) -> 
     for name, value in parameters.items():
         state[f"mean.{name}"] = torch.zeros_like(value)
         state[f"square.{name}"] = torch.zeros_like(value)
-        state[f"step.{name}"] = torch.zeros((), device=value.device)
+        # Read in every step, so it stays on the CPU.
+        state[f"step.{name}"] = torch.zeros(())
     return state
 
 
 def learning_rate(config: OptimiserConfig, step: int) -> float:
-    """Learning rate of the update that follows `step` finished ones: warm-up, then constant or half a cosine to 0."""
+    """Learning rate of the update after `step` finished ones: warm-up, then constant or half a cosine to 0."""
     rate = config.learning_rate
     if step < config.warmup_steps:
         return rate * (step + 1) / config.warmup_steps
@@ -44,8 +45,8 @@ def learning_rate(config: OptimiserConfig, step: int) -> float:
 
 
 def coefficients(config: OptimiserConfig, step: int, rate: float) -> Float[Tensor, " 3"]:
-    """The numbers of update number `step` (from 1) that change from update to update: the factor of decay and the size
-    of the step. The third corrects the root of the mean square for its start at 0."""
+    """The scalars of update number `step` (from 1): the factor of decay, the step size, and the bias correction. The
+    last corrects the root of the mean square for its start at 0."""
     kept = 1 - rate * config.weight_decay if config.name == "adamw" else 1.0
     if config.name == "sgd":
         return torch.tensor([kept, rate, 1.0])
@@ -58,13 +59,14 @@ def move(
     slope: Float[Tensor, "*shape"],
     mean: Float[Tensor, "*shape"] | None,
     square: Float[Tensor, "*shape"] | None,
-    numbers: Float[Tensor, " 3"],
+    numbers: Float[Tensor, "3 ..."],
 ) -> None:
-    """Changes `value`, `mean` and `square` in place by one step along `slope`; nothing else decides the result.
+    """Changes `value`, `mean` and `square` in place by one step along `slope`. The result depends on the arguments
+    alone.
 
     Arguments:
         mean, square: averages of the slopes and of their squares; None for sgd.
-        numbers: what `coefficients` gives.
+        numbers: what `coefficients` gives; with further axes where runs lie in one tensor.
     """
     kept, size, correction = numbers
     if config.name == "adamw":
@@ -94,6 +96,6 @@ def update(
 
 
 def next_step(state: State, name: str) -> int:
-    """The number of the update of a parameter that is about to be made, from 1; counted in `state` (0 for sgd)."""
+    """The number of a parameter's next update, from 1. It is counted in `state` (0 for sgd)."""
     counter = state.get(f"step.{name}")
     return 0 if counter is None else int(counter.add_(1))

@@ -1,4 +1,4 @@
-"""Which runs a configuration needs, in order: its stage 1, where that is not named, and itself.
+"""The runs that a configuration needs, in order: its stage 1, if none is named, and itself.
 
 `miclab train`, the Python function and the demonstration plan by `trainings` and carry the plan out in their process.
 Studies plan many configurations at once by `stage_one` and `pretraining`, and hand the runs to launchers. Planning
@@ -22,15 +22,16 @@ from miclab.runs.find import find, open_run
 from miclab.runs.run import Run
 
 if TYPE_CHECKING:
-    from miclab.training.loop import Outcome, Prepared
+    from miclab.training.loop import Prepared
+    from miclab.training.trajectory import Outcome
 
 Fields = Mapping[str, Any]
 STAGES = ("unimodal", "multimodal", "encoder")
-"""What can be trained by name."""
+"""The names of what can be trained."""
 AUTO = "auto"
 NONE = "none"
 TAKEN = ("source", "content", "shape", "dimension", "encoder", "features")
-"""Fields of a modality that its encoder's run decides."""
+"""Fields of a modality that its encoder's run fixes."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ class Training:
     """One training of a plan.
 
     Arguments:
-        title: what it is called: `stage 1`, `stage 2`, `unimodal`, `early fusion`, `encoder`.
+        title: `stage 1`, `stage 2`, `unimodal`, `early fusion` or `encoder`.
         config: its configuration; the parent is filled in where the training before it is the parent.
-        request: how long it lasts.
+        request: its length.
         grows: whether it starts from the training before it.
     """
 
@@ -52,10 +53,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Done:
-    """A training that was carried out, or was finished already.
+    """A training that was carried out now or earlier.
 
     Arguments:
-        run: the run, as it lies on disk.
+        run: the run on disk.
         outcome: how it ended.
         requested: steps in all.
         made: steps that were trained now.
@@ -68,16 +69,16 @@ class Done:
 
 
 Watch = Callable[[str, "Prepared", Request], AbstractContextManager[Callable[[int, str], None]]]
-"""From a training's title, prepared run and request to a context around it. Its value is called after every step with
-the step and a short text."""
+"""A function of a training's title, prepared run and request. It gives a context for the training; the context's value
+is called after every step with the step and a short text."""
 
 
 def kind_of(stage: str, stage_one: str) -> presets.Stage:
-    """Which preset a stage's configuration comes from: early fusion is the multimodal stage without a stage 1.
+    """The preset of a stage's configuration. Early fusion is the multimodal stage without a stage 1.
 
     Arguments:
         stage: `unimodal` or `multimodal`.
-        stage_one: what is given as the stage-1 run: a run, `auto` or `none`.
+        stage_one: the value given for the stage-1 run: a run, `auto` or `none`.
     """
     return "unimodal" if stage == "unimodal" else "early_fusion" if stage_one == NONE else "multimodal"
 
@@ -86,14 +87,14 @@ def kind_of(stage: str, stage_one: str) -> presets.Stage:
 def stage_one(
     config: RunConfig, preset: presets.Profile, request: Request, change: Fields | None = None
 ) -> tuple[RunConfig, Request]:
-    """The stage-1 run that a multimodal configuration grows from.
+    """The stage-1 run that a multimodal configuration starts from.
 
     Arguments:
         request: what is requested of it.
         change: fields in which it differs from its preset, as plain data; `steps` is its length.
 
     Raises:
-        ConfigError: a field is unknown or not possible, or the decoder would be another one.
+        ConfigError: a field is unknown or impossible, or the decoder would differ.
     """
     change = dict(change or {})
     steps = change.pop("steps", request.steps)
@@ -134,8 +135,8 @@ def trainings(
     """The trainings of a configuration, in order.
 
     Arguments:
-        first: of a multimodal configuration without a parent: what is requested of stage 1, which is trained before
-            it. None: it is trained from scratch.
+        first: for a multimodal configuration without a parent, the request of stage 1, which is trained first. None:
+            training is from scratch.
 
     Raises:
         ConfigError: stage 1 is not possible.
@@ -196,10 +197,10 @@ def grown_from(config: RunConfig, reference: str, root: Path | str) -> tuple[Run
 
 
 def check_same(config: RunConfig, before: Run) -> None:
-    """Makes sure that a configuration agrees with its stage-1 run on what that has decided.
+    """Checks that a configuration agrees with its stage-1 run in the fields that this has fixed.
 
     Raises:
-        ConfigError: it does not; the message names the field.
+        ConfigError: it does not agree; the message names the field.
     """
     old, host = before.config, before.config.host_name
     decides = f"the stage-1 run {before.path.name} decides it. Leave the option out, or name another --stage-one"
@@ -253,8 +254,8 @@ def with_encoders(config: RunConfig, references: str, root: Path | str) -> RunCo
 
 # -- before and while they are trained ----------------------------------------------------------------------------
 def check(plan: Sequence[Training], root: Path | str) -> None:
-    """Checks all trainings before the first begins, as far as is possible then: sources, shapes, frozen parts, encoders
-    and terms of the loss. Each has to be able to grow from the one before it.
+    """Checks all trainings before the first begins, as far as possible. Sources, shapes, frozen parts, encoders and
+    terms of the loss are checked. Each training must be able to start from the one before.
 
     Raises:
         RunError: an earlier run is missing, has no checkpoint at the step that is named, or does not fit.
@@ -289,15 +290,15 @@ def check(plan: Sequence[Training], root: Path | str) -> None:
 
 
 def carry_out(plan: Sequence[Training], root: Path | str, watch: Watch) -> list[Done]:
-    """Carries a plan out in this process; what is finished already is not trained again. It ends after a training that
-    did not finish.
+    """Carries a plan out in this process. Finished runs are not trained again. The plan ends after a training that did
+    not finish.
 
     Arguments:
         root: directory of runs.
 
     Raises:
-        RunError: see `miclab.training.loop.train`; or stage 1 is there, longer, and has not kept the checkpoint that is
-            requested.
+        RunError: see `miclab.training.loop.train`; or stage 1 exists, is longer, and has not kept the requested
+            checkpoint.
         ConfigError: see `check`.
     """
     from miclab.training.loop import prepared
@@ -317,8 +318,8 @@ def carry_out(plan: Sequence[Training], root: Path | str, watch: Watch) -> list[
 
 
 def train_watched(title: str, ready: Prepared, request: Request, watch: Watch) -> Done:
-    """Trains one run within what `watch` gives for it."""
-    from miclab.training.loop import Progress
+    """Trains one run within the context that `watch` gives."""
+    from miclab.training.trajectory import Progress
 
     made = 0
     with watch(title, ready, request) as on_step:

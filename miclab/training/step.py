@@ -1,8 +1,8 @@
-"""One training step: what chance drew becomes a batch, a loss, its gradient and the optimiser's update.
+"""One training step: from a raw batch to the batch, the loss, its gradient and the optimiser's update.
 
-All of it is one function of tensors, run as it is or compiled. A process compiles it once for all runs whose steps
-differ only in the values of tensors. What a run owns (its world, weights, averages and learning rate) is passed in.
-Every field of a configuration is taken to change the step, except those in `PASSED_IN`.
+The step is one function of tensors, eager or compiled. A process compiles it once for all runs whose steps differ only
+in the values of tensors. A run's own tensors (its world, weights, averages and learning rate) are arguments. Every
+field of a configuration counts as changing the step, except those in `PASSED_IN`.
 """
 
 from __future__ import annotations
@@ -31,18 +31,19 @@ PASSED_IN = {
         "unpaired_independent", "swapped_shift", "token_noise",
     ),
     "optimiser": ("learning_rate", "schedule", "warmup_steps", "decay_steps"),
-    "numerics": ("mode",),
+    "numerics": ("mode", "lanes", "sampler"),
     "modalities.NAME": (
         "classes", "dimension", "noise", "zipf_exponent", "labels", "novel_classes", "source", "content", "blends",
         "shift", "encoder_run", "encoder_step",
     ),
 }  # fmt: skip
-"""Fields that change a step only through tensors that are passed in, or through what `graph_key` adds for them. It adds
-shapes, whether there is any noise, and the terms of the loss that count."""
+"""Fields that change a step only through its arguments, or through entries that `graph_key` adds. Those are shapes,
+whether there is any noise, and the active terms of the loss."""
 
 
 def graph_key(config: RunConfig, active: tuple[str, ...] | None = None) -> Hashable:
-    """All that a step depends on, tensors' values aside: two configurations with the same key have the same step.
+    """Everything that a step depends on, except values of tensors. Two configurations with the same key have the same
+    step.
 
     Arguments:
         active: the terms of the loss that count; None: those of the first step.
@@ -91,7 +92,7 @@ def _compile(config: RunConfig, trained: TrainedParameters, active: tuple[str, .
     key = graph_key(config, active)
     if key not in _compiled:
         step = step_function(config, trained, active)
-        # The compiler counts versions by code, and gives up after a few: each key gets a code of its own.
+        # The compiler counts versions by code object and gives up after a few, so each key gets its own code object.
         code = step.__code__.replace(co_name=f"step_{len(_compiled)}")
         own = types.FunctionType(code, step.__globals__, code.co_name, None, step.__closure__)
         _compiled[key] = torch.compile(own, dynamic=False, fullgraph=True, options=numerics.COMPILER_OPTIONS)
@@ -115,6 +116,7 @@ def training_step(config: RunConfig, trained: TrainedParameters, state: optimise
         if active not in functions:
             functions[active] = make(config, trained, active)
         numbers = optimiser.coefficients(config.optimiser, optimiser.next_step(state, "trained"), rate)
+        numbers = numbers.to(trained.flat.device)
         return functions[active](trained.flat, mean, square, numbers, trained.fixed, raw)
 
     return step

@@ -1,4 +1,4 @@
-"""Exemplars by class, and draws of them in which none stands twice while its class has others.
+"""Exemplars by class, and draws without repetition as long as a class has other exemplars.
 
 members  a0 a1 a2 | b0 b1 | c0 c1 c2 c3     class after class
 starts   0          3       5               place of each class's first
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from miclab.data import DataError, DataSet
+from miclab.worlds.draws import Generator, uniform_double
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +24,7 @@ class ClassIndex:
 
     Arguments:
         members: exemplars, class after class.
-        starts, counts: place of each class's first among them, and their number.
+        starts, counts: index of each class's first exemplar, and the number of its exemplars.
     """
 
     members: Int[Tensor, " exemplar"]
@@ -34,14 +35,14 @@ class ClassIndex:
         """Exemplars by class and place within it."""
         return self.members[self.starts[classes] + slots]
 
-    def draw(self, classes: Int[Tensor, "*shape"], generator: torch.Generator) -> Int[Tensor, "*shape"]:
-        """An exemplar of each class, all alike."""
-        uniform = torch.rand(classes.shape, generator=generator, dtype=torch.double)
-        return self.at(classes, (uniform * self.counts[classes]).long())
+    def draw(self, classes: Int[Tensor, "*shape"], generator: Generator) -> Int[Tensor, "*shape"]:
+        """A uniformly drawn exemplar of each class."""
+        level = uniform_double(tuple(classes.shape), generator)
+        return self.at(classes, (level * self.counts[classes]).long())
 
 
 def index_exemplars(data: DataSet, classes: Int[Tensor, " classes"], wanted: Bool[Tensor, " exemplar"]) -> ClassIndex:
-    """The wanted exemplars of some classes of a data set."""
+    """Selected exemplars of some classes of a data set."""
     place = torch.full((len(data.class_names),), -1)
     place[classes] = torch.arange(len(classes))
     members = (wanted & (place[data.class_of] >= 0)).nonzero()[:, 0]
@@ -54,22 +55,22 @@ def index_exemplars(data: DataSet, classes: Int[Tensor, " classes"], wanted: Boo
 
 
 def distinct_slots(
-    classes: Int[Tensor, "batch place"], counts: Int[Tensor, "batch place"], generator: torch.Generator
+    classes: Int[Tensor, "batch place"], counts: Int[Tensor, "batch place"], generator: Generator
 ) -> Int[Tensor, "batch place"]:
-    """Places within a class, all alike but no two equal for entries of a row with the same class. Where a class has
-    fewer exemplars than entries, the later ones repeat others than the first entry's."""
-    uniform = torch.rand(classes.shape, generator=generator, dtype=torch.double)
+    """Uniform places within a class, distinct for entries of a row with the same class. If a class has fewer exemplars
+    than entries, later entries repeat exemplars, but not that of the first entry."""
+    chance = uniform_double(tuple(classes.shape), generator)
     same = classes[:, :, None] == classes[:, None, :]
     rank, first = same.tril(-1).sum(-1), same.byte().argmax(-1)
     batch, width = classes.shape
     depth = int(rank.max()) + 1
-    # One more row takes what is not to be written.
+    # An extra row receives the entries that must not be written.
     taken = torch.zeros(batch, width + 1, depth, dtype=torch.long)
     slots = torch.zeros_like(classes)
     for level in range(depth):
         before = taken.gather(1, first[:, :, None].expand(-1, -1, depth))[:, :, :level]
         enough = counts > level
-        drawn = (uniform * torch.where(enough, counts - level, (counts - 1).clamp(min=1))).long()
+        drawn = (chance * torch.where(enough, counts - level, (counts - 1).clamp(min=1))).long()
         again = drawn
         for taken_slot in before.sort(-1).values.unbind(-1):
             drawn = drawn + (drawn >= taken_slot)

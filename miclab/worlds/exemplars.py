@@ -2,8 +2,8 @@
 
 In training a sequence shows training exemplars of training classes. In evaluations on training classes the context
 shows the same and the query is a held-out exemplar; on `icl` all are exemplars of held-out classes. The query's
-exemplar never stands in its own context. No exemplar stands there twice while its class has others; a class with one
-exemplar in that part repeats it.
+exemplar is never in its own context. No exemplar is there twice while its class has others; a class with one exemplar
+in that part repeats it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from miclab.data import load
 from miclab.data.items import CHUNK, Exemplars
 from miclab.errors import ConfigError, RunError
 from miclab.worlds.class_index import ClassIndex, distinct_slots, index_exemplars
-from miclab.worlds.noise import draw_bits, items_around, noise_scales
+from miclab.worlds.draws import Generator, draw_bits, whole_numbers
+from miclab.worlds.noise import items_around, noise_scales
 
 
 @functools.lru_cache(maxsize=8)
@@ -32,7 +33,7 @@ def exemplars_of(name: str) -> Exemplars:
     """The items of a data set, read once in a process.
 
     Raises:
-        DataError: it cannot be had, or an item is constant over the training part.
+        DataError: it cannot be read, or an item is constant over the training part.
     """
     return Exemplars(load(name))
 
@@ -54,8 +55,8 @@ def known_exemplars(modality: ModalityConfig) -> Exemplars:
 
 # -- which classes ------------------------------------------------------------------------------------------------
 def ordered(names: Sequence[str], seed: int, purpose: str) -> list[int]:
-    """Indices of names in an order that seed and purpose decide for each name alone. So a concept has the same place in
-    every modality, and the first K classes are among the first K + 1."""
+    """Indices of names, sorted by a random key per name that depends on seed and purpose. So a concept has the same
+    rank in every modality, and the first K classes are among the first K + 1."""
 
     def key(index: int) -> str:
         return hashlib.sha256(f"{seed}/{purpose}/{names[index].casefold()}".encode()).hexdigest()
@@ -64,7 +65,7 @@ def ordered(names: Sequence[str], seed: int, purpose: str) -> list[int]:
 
 
 def held_out_names(config: RunConfig) -> frozenset[str]:
-    """Names, without regard to case, of the classes that some modality's source holds out: all hold them out."""
+    """Names, case ignored, of the classes that any modality's source holds out. All modalities hold them out."""
     names: set[str] = set()
     for modality in config.modalities.values():
         if modality.source:
@@ -125,11 +126,11 @@ def novel_classes(config: RunConfig, name: str, count: int, index: int, least: i
 
 
 # -- which exemplars ----------------------------------------------------------------------------------------------
-def shifted(pictures: Float[Tensor, "*shape channel height width"], by: int, generator: torch.Generator) -> Tensor:
-    """Pictures moved by up to so many pixels along both axes, each by its own; edges are repeated."""
+def shifted(pictures: Float[Tensor, "*shape channel height width"], by: int, generator: Generator) -> Tensor:
+    """Pictures shifted by at most this many pixels along both axes, independently. Edges are repeated."""
     flat = pictures.flatten(0, -4)
     count, _, height, width = flat.shape
-    moves = torch.randint(-by, by + 1, (2, count, 1), generator=generator)
+    moves = whole_numbers(-by, by + 1, (2, count, 1), generator)
     rows = (torch.arange(height) + moves[0]).clamp(0, height - 1)
     columns = (torch.arange(width) + moves[1]).clamp(0, width - 1)
     # Adjacent indexed axes come first: [count, height, width, channel].
@@ -177,7 +178,7 @@ class ExemplarSource:
         return total / self.shown.counts[:, None]
 
     def sequence_exemplars(
-        self, classes: Int[Tensor, "batch exemplar"], generator: torch.Generator
+        self, classes: Int[Tensor, "batch exemplar"], generator: Generator
     ) -> Int[Tensor, "batch exemplar"]:
         """An exemplar for every place of sequences, the query's last."""
         if self.queries is self.shown:
@@ -192,7 +193,7 @@ class ExemplarSource:
         return torch.cat([self.shown.at(context, slots), queries], 1)
 
     def centres(
-        self, classes: Int[Tensor, "batch exemplar"], generator: torch.Generator
+        self, classes: Int[Tensor, "batch exemplar"], generator: Generator
     ) -> Float[Tensor, "batch exemplar dimension"]:
         """An item for every place of sequences, without noise."""
         items = self.exemplars.vectors(self.sequence_exemplars(classes, generator))
@@ -200,7 +201,7 @@ class ExemplarSource:
             return items
         return shifted(items.unflatten(-1, self.shape), self.shift, generator).flatten(-3)
 
-    def draw(self, classes: Int[Tensor, "*shape"], generator: torch.Generator) -> Float[Tensor, "*shape dimension"]:
+    def draw(self, classes: Int[Tensor, "*shape"], generator: Generator) -> Float[Tensor, "*shape dimension"]:
         """An item of the context's part for each entry of `classes`, with noise."""
         items = self.exemplars.vectors(self.shown.draw(classes, generator))
         if not self.noise:
@@ -232,7 +233,7 @@ def training_source(
     """The source of a modality's training classes, seen in training.
 
     Arguments:
-        features: what stands in the place of its items; None: the items.
+        features: used in place of its items; None: the items.
         centre: what is subtracted from items (see `miclab.data.items`); None: nothing.
     """
     known = known_exemplars(modality)

@@ -1,8 +1,8 @@
 """Mixtures: further classes made of pairs of real ones, so that a run has more classes than its data.
 
-An item of a mixture of classes i and j is (a + b) / sqrt(2) of an exemplar a of i and an exemplar b of j. It has the
+An item of a mixture of classes i and j is (a + b) / sqrt(2). Here a is an exemplar of i and b one of j. It has the
 scale of both if they are unrelated. Real data have few classes, which a decoder learns by heart. Mixtures are as fixed
-as those, have a label of their own, and can be as many as wanted. Held-out classes and exemplars are in no mixture.
+as those and have their own labels. Their number can be chosen. Held-out classes and exemplars are in no mixture.
 
     classes 0 .. K-1         the data's own
     K + t                    t mod K with the class that lies 1 + t div K places after it
@@ -18,12 +18,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from miclab.worlds.draws import Generator, draw_bits
 from miclab.worlds.exemplars import ExemplarSource
-from miclab.worlds.noise import draw_bits, items_around, noise_scales
+from miclab.worlds.noise import items_around, noise_scales
 
 
 def mixture_pairs(classes: int, mixtures: int) -> Int[Tensor, "mixtures 2"]:
-    """The two classes of each mixture. No two mixtures are of the same pair, and all classes are used alike.
+    """The two classes of each mixture. No two mixtures have the same pair, and all classes are used equally often.
 
     Arguments:
         classes: the data's own, K.
@@ -81,13 +82,13 @@ class MixtureSource(ExemplarSource):
         return torch.where(pure, one, (one + other) / math.sqrt(2))
 
     def centres(
-        self, classes: Int[Tensor, "batch exemplar"], generator: torch.Generator
+        self, classes: Int[Tensor, "batch exemplar"], generator: Generator
     ) -> Float[Tensor, "batch exemplar dimension"]:
         """An item for every place of sequences, without noise."""
         one, other = (super(MixtureSource, self).centres(p, generator) for p in self.parents[classes].unbind(-1))
         return self.mix(classes, one, other)
 
-    def draw(self, classes: Int[Tensor, "*shape"], generator: torch.Generator) -> Float[Tensor, "*shape dimension"]:
+    def draw(self, classes: Int[Tensor, "*shape"], generator: Generator) -> Float[Tensor, "*shape dimension"]:
         """An item of the context's part for each entry of `classes`, with noise."""
         one, other = (self.exemplars.vectors(self.shown.draw(p, generator)) for p in self.parents[classes].unbind(-1))
         items = self.mix(classes, one, other)
@@ -98,6 +99,6 @@ class MixtureSource(ExemplarSource):
 
 
 def with_mixtures(source: ExemplarSource, mixtures: int) -> ExemplarSource:
-    """A source with so many mixtures of its classes besides."""
+    """A source with this many additional mixtures of its classes."""
     own = {f.name: getattr(source, f.name) for f in fields(ExemplarSource)}
     return MixtureSource(**own, mixtures=mixtures) if mixtures else source

@@ -1,31 +1,18 @@
 """Normal noise from raw random bits.
 
-Only the bits come from a generator; all else is arithmetic on tensors, which a compiled training step does together
-with its other work.
+Only the bits come from a generator (`miclab.worlds.draws.draw_bits`). The rest is arithmetic on tensors, which a
+compiled training step fuses with its other work.
 """
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 Bits = Int[Tensor, "*shape 2 pair"]
-
-
-def draw_bits(shape: tuple[int, ...], dimension: int, generator: torch.Generator) -> Bits:
-    """32 random bits for each number that `normal` makes of them.
-
-    They come from a stream of their own, whose seed is the next number of `generator`. It is SFC64: several times as
-    fast as `generator`'s and, like every bit generator of NumPy, the same in all its versions.
-    """
-    words = math.prod(shape) * ((dimension + 1) // 2)
-    seed = int(torch.randint(2**63 - 1, (), generator=generator))
-    bits = torch.from_numpy(np.random.SFC64(seed).random_raw(words).view(np.int32))
-    return bits.view(*shape, 2, (dimension + 1) // 2)
 
 
 def normal(bits: Bits, dimension: int) -> Float[Tensor, "*shape dimension"]:
@@ -42,7 +29,7 @@ def normal(bits: Bits, dimension: int) -> Float[Tensor, "*shape dimension"]:
 
 
 def noise_scales(noise: float, dimension: int) -> Float[Tensor, " 2"]:
-    """What a standard normal vector, and its sum with a prototype, are multiplied with. As a tensor, so that a compiled
+    """The factors of a standard normal vector and of its sum with a prototype. They are tensors, so that one compiled
     step serves every noise."""
     return torch.tensor([noise / math.sqrt(dimension), 1 / math.sqrt(1 + noise**2)])
 

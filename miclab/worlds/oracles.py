@@ -1,4 +1,4 @@
-"""What can be reached without a network: the ceilings of both ways to answer, and the floors."""
+"""Baselines without a network: upper bounds for in-context and in-weight answers, and chance."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from miclab.worlds.world import World
 
 
 def nearest_exemplar(batch: Batch, names: Collection[str] = ()) -> Bool[Tensor, " batch"]:
-    """The ceiling of in-context learning: answer with the label of the context example nearest to the query, by the
-    squared distance summed over modalities.
+    """Upper bound of in-context learning: the label of the context example nearest to the query, by squared distance
+    summed over modalities.
 
     Arguments:
-        names: the modalities that are looked at; empty: all.
+        names: the modalities that are used; empty: all.
     """
     distance = torch.zeros(batch.labels.shape)
     for items in (batch.items[name] for name in names or batch.items):
@@ -28,9 +28,9 @@ def nearest_exemplar(batch: Batch, names: Collection[str] = ()) -> Bool[Tensor, 
 
 
 def nearest_prototype(config: RunConfig, world: World, batch: Batch) -> Bool[Tensor, " batch"]:
-    """The ceiling of in-weight learning: answer with the true label of the nearest prototype of `world`, the world of
-    training. With several modalities: of the label whose nearest prototypes are, summed over modalities, nearest (in
-    the joint-label task each modality gives its own group)."""
+    """Upper bound of in-weight learning: the true label of the nearest prototype of `world`, the world of training.
+    With several modalities, distances to the nearest prototype of each label are summed. In the joint-label task each
+    modality gives its own group."""
     joint = config.sequence.task == "joint_label"
     total = torch.zeros(len(batch), config.active_labels)
     label = torch.zeros(len(batch), dtype=torch.long)
@@ -47,13 +47,13 @@ def nearest_prototype(config: RunConfig, world: World, batch: Batch) -> Bool[Ten
 
 
 def random_context_label(batch: Batch) -> Float[Tensor, " batch"]:
-    """Chance that a label drawn uniformly from the context's positions is the target."""
+    """Probability that a label drawn uniformly from the context's positions is the target."""
     return (batch.labels == batch.target[:, None]).float().mean(1)
 
 
 def oracle_scores(config: RunConfig, world: World, batch: Batch) -> dict[str, Float[Tensor, " batch"]]:
-    """Every oracle's score for each sequence; `world` is the world of training. Of several modalities also the nearest
-    exemplar by each alone: the ceiling of a decoder that reads no other."""
+    """Every oracle's score for each sequence; `world` is the world of training. With several modalities, also the
+    nearest exemplar by each alone. That is the upper bound of a decoder that reads no other."""
     alone = {f"nearest_exemplar_of_{n}": nearest_exemplar(batch, (n,)).float() for n in config.order}
     return {
         "nearest_exemplar": nearest_exemplar(batch).float(),

@@ -1,4 +1,4 @@
-"""What each position of a sequence is: an item of a modality, a label, or the query; and of which exemplar."""
+"""The role of each position of a sequence: an item of a modality, a label, or the query, and its exemplar."""
 
 from __future__ import annotations
 

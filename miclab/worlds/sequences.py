@@ -22,8 +22,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from miclab.config.run import RunConfig
-from miclab.seeds import stream
-from miclab.worlds.noise import Bits, draw_bits, items_around, noise_scales, normal
+from miclab.worlds.draws import Generator, draw_bits, shuffles, stream_of, uniform, uniform_double, whole_numbers
+from miclab.worlds.noise import Bits, items_around, noise_scales, normal
 from miclab.worlds.roles import Roles, sequence_roles
 from miclab.worlds.world import ClassTable, World, novel_world
 
@@ -41,7 +41,7 @@ class Batch:
         labels: the context's labels.
         target: label of the query.
         classes: class of each item, by modality; of the world that the sequences were drawn from.
-        placement: where in the slots of an absolute position code the sequence starts, as a fraction in [0, 1).
+        placement: start of the sequence in the slots of an absolute position code, as a fraction in [0, 1).
         roles: what each position is.
         token_noise: what is added to every token; None outside training, and where there is none.
     """
@@ -107,10 +107,20 @@ class RawBatch:
         }
         noise = None
         if self.token_bits is not None and self.token_scale is not None:
-            # Bits come in pairs: of an odd width, the decoder leaves the last number out.
+            # Bits come in pairs: at an odd width the last number is dropped.
             noise = normal(self.token_bits, 2 * self.token_bits.shape[-1]) * self.token_scale
         parts = (self.label_vectors, self.labels, self.target, self.classes, self.placement, self.roles)
         return Batch(items, *parts, noise)
+
+    def to(self, device: str) -> RawBatch:
+        """The same batch on a device."""
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {name: part.to(device) for name, part in value.items()}
+            return value.to(device) if isinstance(value, Tensor) else value
+
+        return RawBatch(*(moved(getattr(self, f.name)) for f in fields(RawBatch)))
 
     def where(self, mask: Bool[Tensor, " batch"], other: RawBatch) -> RawBatch:
         """This batch's sequences where `mask` holds, the other's elsewhere."""
@@ -151,9 +161,9 @@ def _joint_label(config: RunConfig, world: World, classes: Mapping[str, Tensor])
     return label
 
 
-def _follow(config: RunConfig, world: World, leading: Tensor, generator: torch.Generator, paired: bool) -> ClassPlan:
-    """Classes of all modalities for classes of the leader; followers carry the same label, or are the same concept, if
-    `paired`."""
+def _follow(config: RunConfig, world: World, leading: Tensor, generator: Generator, paired: bool) -> ClassPlan:
+    """Classes of all modalities for classes of the leader. Followers have the same label or, if `paired`, the same
+    concept."""
     labels = world.tables[config.leader].label_of[leading]
     classes = {}
     for name in config.order:
@@ -169,7 +179,7 @@ def _follow(config: RunConfig, world: World, leading: Tensor, generator: torch.G
     return ClassPlan(classes, labels)
 
 
-def _exemplars(config: RunConfig, world: World, shape: tuple[int, int], generator: torch.Generator, paired: bool):
+def _exemplars(config: RunConfig, world: World, shape: tuple[int, int], generator: Generator, paired: bool):
     """Independent exemplars by the class frequencies."""
     if config.sequence.task == "joint_label":
         classes = {name: world.tables[name].draw(shape, generator) for name in config.order}
@@ -183,9 +193,9 @@ def _uniform(world: World) -> World:
     return replace(world, tables=tables)
 
 
-def _exemplars_of_distinct_labels(config: RunConfig, world: World, shape: tuple[int, int], generator: torch.Generator):
-    """Exemplars of which no two of a sequence share a label. Labels are drawn by their mass without replacement (the
-    Gumbel top-k trick), then a class of each label."""
+def _exemplars_of_distinct_labels(config: RunConfig, world: World, shape: tuple[int, int], generator: Generator):
+    """Exemplars with distinct labels within a sequence. Labels are drawn by their mass without replacement (the Gumbel
+    top-k trick), then a class of each label."""
     if config.sequence.distinct_labels == "released":
         world = _uniform(world)
     joint = config.sequence.task == "joint_label"
@@ -195,8 +205,8 @@ def _exemplars_of_distinct_labels(config: RunConfig, world: World, shape: tuple[
             mass = (mass[:, None] * world.tables[name].label_mass).flatten()
     else:
         mass = world.tables[config.leader].label_mass
-    uniform = torch.rand((shape[0], len(mass)), generator=generator, dtype=torch.double)
-    scores = mass.log() - (-uniform.log()).log()
+    level = uniform_double((shape[0], len(mass)), generator)
+    scores = mass.log() - (-level.log()).log()
     labels = scores.topk(shape[1], dim=1).indices
     if not joint:
         leading = world.tables[config.leader].draw_with_label(labels, generator)
@@ -208,7 +218,7 @@ def _exemplars_of_distinct_labels(config: RunConfig, world: World, shape: tuple[
     return ClassPlan(classes, labels)
 
 
-def plan_bursty(config: RunConfig, world: World, count: int, generator: torch.Generator) -> ClassPlan:
+def plan_bursty(config: RunConfig, world: World, count: int, generator: Generator) -> ClassPlan:
     """Bursty sequences: N/B exemplars' classes, each B times, shuffled; the query's is one of them."""
     context, copies = config.sequence.context, config.sequence.burstiness
     shape = (count, context // copies)
@@ -216,18 +226,18 @@ def plan_bursty(config: RunConfig, world: World, count: int, generator: torch.Ge
         drawn = _exemplars(config, world, shape, generator, paired=True)
     else:
         drawn = _exemplars_of_distinct_labels(config, world, shape, generator)
-    shuffle = torch.rand((count, context), generator=generator).argsort(1)
-    queries = torch.randint(context, (count, 1), generator=generator)
+    shuffle = shuffles(count, context, generator)
+    queries = whole_numbers(0, context, (count, 1), generator)
     return drawn.take(torch.cat([shuffle, shuffle.gather(1, queries)], 1) // copies)
 
 
-def plan_independent(config: RunConfig, world: World, count: int, generator: torch.Generator) -> ClassPlan:
+def plan_independent(config: RunConfig, world: World, count: int, generator: Generator) -> ClassPlan:
     """Sequences that are not bursty: every exemplar and the query independent."""
     paired = not config.sequence.unpaired_independent
     return _exemplars(config, world, (count, config.sequence.context + 1), generator, paired)
 
 
-def plan_training(config: RunConfig, world: World, count: int, generator: torch.Generator) -> ClassPlan:
+def plan_training(config: RunConfig, world: World, count: int, generator: Generator) -> ClassPlan:
     """Bursty and independent sequences in the proportion p_B; in the task `classification` single items."""
     if config.is_classification:
         return _exemplars(config, world, (count, 1), generator, paired=True)
@@ -236,7 +246,7 @@ def plan_training(config: RunConfig, world: World, count: int, generator: torch.
         return plan_bursty(config, world, count, generator)
     if fraction <= 0:
         return plan_independent(config, world, count, generator)
-    mask = torch.rand(count, generator=generator) < fraction
+    mask = uniform((count,), generator) < fraction
     bursty = plan_bursty(config, world, count, generator)
     return bursty.where(mask, plan_independent(config, world, count, generator))
 
@@ -252,8 +262,8 @@ def config_roles(config: RunConfig) -> Roles:
     return sequence_roles(config.order, context, int(config.sequence.first_token != "none"))
 
 
-def raw_batch(config: RunConfig, world: World, plan: ClassPlan, generator: torch.Generator) -> RawBatch:
-    """A raw batch of sequences with a plan's classes: everything that is random in them."""
+def raw_batch(config: RunConfig, world: World, plan: ClassPlan, generator: Generator) -> RawBatch:
+    """A raw batch of sequences with a plan's classes. It holds everything random."""
     shown = 0 if config.is_classification else -1
     labels, target = plan.labels[:, :shown], plan.labels[:, -1]
     width = world.label_embeddings.shape[1]
@@ -261,39 +271,39 @@ def raw_batch(config: RunConfig, world: World, plan: ClassPlan, generator: torch
     noisy = {n: c for n, c in centres.items() if config.modalities[n].noise or not config.modalities[n].source}
     bits = {name: draw_bits(tuple(c.shape[:2]), c.shape[2], generator) for name, c in noisy.items()}
     vectors = world.label_embeddings.index_select(0, labels.flatten()).view(*labels.shape, width)
-    placement = torch.rand(len(target), generator=generator)
+    placement = uniform((len(target),), generator)
     roles = config_roles(config)
     scales = {name: noise_scales(config.modalities[name].noise, c.shape[2]) for name, c in noisy.items()}
     return RawBatch(centres, bits, scales, vectors, labels, target, plan.classes, placement, roles)
 
 
-def realise(config: RunConfig, world: World, plan: ClassPlan, generator: torch.Generator) -> Batch:
+def realise(config: RunConfig, world: World, plan: ClassPlan, generator: Generator) -> Batch:
     """Fresh items for a plan's classes."""
     return raw_batch(config, world, plan, generator).batch()
 
 
 def raw_training_batch(config: RunConfig, world: World, step: int) -> RawBatch:
     """The raw batch of a training step: a pure function of (config, config.sequences_seed, step)."""
-    generator, count = stream(config.sequences_seed, "batch", step), config.optimiser.batch_size
+    generator, count = stream_of(config, config.sequences_seed, "batch", step), config.optimiser.batch_size
     drawn = raw_batch(config, world, plan_training(config, world, count, generator), generator)
     if config.sequence.novel_fraction > 0:
-        mask = torch.rand(count, generator=generator) < config.sequence.novel_fraction
+        mask = uniform((count,), generator) < config.sequence.novel_fraction
         fresh = novel_world(config, world, "training", step)
         drawn = raw_batch(config, fresh, plan_training(config, fresh, count, generator), generator).where(mask, drawn)
     return _with_token_noise(config, drawn, step) if config.sequence.token_noise else drawn
 
 
 def _with_token_noise(config: RunConfig, drawn: RawBatch, step: int) -> RawBatch:
-    """A raw batch with noise on its tokens, from a stream of its own: all else is as without it."""
+    """A raw batch with noise on its tokens, from a separate stream. Everything else is as without it."""
     width = config.decoder.residual_width(config.item_width)
-    generator = stream(config.sequences_seed, "token_noise", step)
+    generator = stream_of(config, config.sequences_seed, "token_noise", step)
     bits = draw_bits((len(drawn.target), config.sequence_length), width, generator)
     return replace(drawn, token_bits=bits, token_scale=torch.tensor(config.sequence.token_noise / math.sqrt(width)))
 
 
 def raw_training_batches(config: RunConfig, world: World, first: int, end: int) -> Iterator[RawBatch]:
-    """The raw batches of steps `first` to `end` - 1. They are drawn some at a time. A draw between two steps would take
-    two to three times as long, since its code and tables would have left the processor's cache."""
+    """The raw batches of steps `first` to `end` - 1, drawn several at a time. A draw between two steps takes two to
+    three times as long, since its code and tables have left the processor's cache."""
     for start in range(first, end, DRAWN_TOGETHER):
         yield from [raw_training_batch(config, world, step) for step in range(start, min(start + DRAWN_TOGETHER, end))]
 

@@ -1,4 +1,4 @@
-"""What a modality's source decides about its configuration: content, shape, dimension, number of classes.
+"""Values of the configuration that a modality's source fixes: content, shape, dimension, number of classes.
 
 For the data that come with miclab, `sources.json` holds this, so that studies are planned and claims judged without
 reading any data. Training checks that the data are these (`miclab.worlds.exemplars.known_exemplars`).
@@ -54,7 +54,8 @@ def read_facts(name: str) -> Facts:
 
 
 def resolved_modality(modality: ModalityConfig) -> ModalityConfig:
-    """The modality with what its source decides; a content that it names already stays, and is checked in training."""
+    """The modality with the values that its source fixes. A content hash that it already has stays, and is checked in
+    training."""
     if not modality.source:
         return modality
     facts = _written().get(modality.source) or read_facts(modality.source)
@@ -73,7 +74,7 @@ def resolved(config: RunConfig) -> RunConfig:
 
     Raises:
         DataError: a source cannot be had.
-        ConfigError: what its data decide does not go with the rest.
+        ConfigError: the values that its data fix contradict the rest.
     """
     found = {name: resolved_modality(modality) for name, modality in config.modalities.items()}
     if config.is_classification:
@@ -87,7 +88,7 @@ def with_fingerprints(config: RunConfig) -> RunConfig:
     """The configuration with the fingerprints of the plugins that it uses.
 
     Raises:
-        ConfigError: it names plugins already, and they are not loaded, or have another content.
+        ConfigError: it already names plugins that are not loaded, or whose content differs.
     """
     fingerprints = plugin_fingerprints(config)
     if config.plugins == fingerprints:

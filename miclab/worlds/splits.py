@@ -18,7 +18,7 @@ from miclab.config import memory
 from miclab.config.request import SPLITS, SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError
-from miclab.seeds import stream
+from miclab.worlds.draws import Generator, stream_of
 from miclab.worlds.sequences import (
     Batch,
     ClassPlan,
@@ -35,7 +35,7 @@ _counters: list[Callable[[int], None]] = []
 
 @contextlib.contextmanager
 def counted(on_sequences: Callable[[int], None]) -> Iterator[None]:
-    """Counts the sequences of splits while the context is open, whoever looks at them: for progress bars.
+    """Counts evaluated sequences of all splits while the context is open, for progress bars.
 
     Arguments:
         on_sequences: called after each batch that was looked at, with its number of sequences.
@@ -47,7 +47,7 @@ def counted(on_sequences: Callable[[int], None]) -> Iterator[None]:
         _counters.remove(on_sequences)
 
 
-def _plan(config: RunConfig, world: World, split: str, count: int, generator) -> ClassPlan:
+def _plan(config: RunConfig, world: World, split: str, count: int, generator: Generator) -> ClassPlan:
     if split == "train":
         return plan_training(config, world, count, generator)
     if split == "iwl":
@@ -74,7 +74,7 @@ def split_batches(config: RunConfig, world: World, split: str, sizes: SplitSizes
         config = replace(config, seed=sizes.evaluation_seed)
     for index in range(sizes.novel_sets if split == "icl" else 1):
         here = novel_world(config, world, "evaluation", index) if split == "icl" else world.evaluated()
-        generator = stream(config.seed, "evaluation", split, index)
+        generator = stream_of(config, config.seed, "evaluation", split, index)
         yield here, realise(config, here, _plan(config, here, split, sizes.sequences, generator), generator)
         for on_sequences in _counters:
             on_sequences(sizes.sequences)

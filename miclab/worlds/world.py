@@ -1,14 +1,13 @@
 """The world: classes of every modality, their frequencies, their labels, and the label embeddings.
 
-A modality's items come from a source. `GaussianSource` is the paper's: prototypes mu_k ~ Normal(0, I/D), and an item
-of class k is (mu_k + eps eta) / sqrt(1 + eps^2) with eta ~ Normal(0, I/D) (arXiv 2601.20796, section 2).
-`miclab.worlds.exemplars.ExemplarSource` takes them from real data, whose classes are dealt over the labels in the order
-in which they were chosen.
+A modality's items come from a source. `GaussianSource` is the paper's (arXiv 2601.20796, section 2). Its prototypes are
+mu_k ~ Normal(0, I/D). An item of class k is (mu_k + eps eta) / sqrt(1 + eps^2) with eta ~ Normal(0, I/D).
+`miclab.worlds.exemplars.ExemplarSource` takes them from real data, whose classes are assigned to the labels in the
+order of choice.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +20,7 @@ from miclab.config import memory
 from miclab.config.run import RunConfig
 from miclab.errors import RunError
 from miclab.seeds import stream
+from miclab.worlds.draws import Generator, draw_bits, normal_vectors, stream_of, uniform_double
 from miclab.worlds.exemplars import (
     ExemplarSource,
     check_kept,
@@ -33,7 +33,7 @@ from miclab.worlds.exemplars import (
     training_source,
 )
 from miclab.worlds.mixtures import mixture_names, with_mixtures
-from miclab.worlds.noise import draw_bits, items_around, noise_scales
+from miclab.worlds.noise import items_around, noise_scales
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class GaussianSource:
     noise: float
 
     def centres(
-        self, classes: Int[Tensor, "*shape"], generator: torch.Generator | None = None
+        self, classes: Int[Tensor, "*shape"], generator: Generator | None = None
     ) -> Float[Tensor, "*shape dimension"]:
-        """The prototype of each entry of `classes`; nothing is drawn of the generator."""
+        """The prototype of each entry of `classes`. The generator is not used."""
         # index_select is several times as fast as indexing with a matrix.
         return self.prototypes.index_select(0, classes.flatten()).view(*classes.shape, -1)
 
-    def draw(self, classes: Int[Tensor, "*shape"], generator: torch.Generator) -> Float[Tensor, "*shape dimension"]:
+    def draw(self, classes: Int[Tensor, "*shape"], generator: Generator) -> Float[Tensor, "*shape dimension"]:
         """One fresh item for each entry of `classes`."""
         bits = draw_bits(tuple(classes.shape), self.prototypes.shape[1], generator)
         return items_around(self.centres(classes), bits, noise_scales(self.noise, self.prototypes.shape[1]))
@@ -80,6 +80,13 @@ class ClassTable:
         edges = torch.cat([torch.zeros(1, dtype=torch.double), self.cumulative])
         self.low, self.high = edges[self.ends - counts], edges[self.ends]
 
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> ClassTable:
+        """The table with these attributes, which may be padded beyond its classes."""
+        table = cls.__new__(cls)
+        vars(table).update(tensors)
+        return table
+
     @property
     def label_mass(self) -> Float[Tensor, " labels"]:
         """Frequency of each label."""
@@ -87,15 +94,15 @@ class ClassTable:
 
     def _classes_at(self, levels: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
         place = torch.searchsorted(self.cumulative, levels, right=True)
-        return self.by_label[place.clamp_(max=len(self.by_label) - 1)]
+        return self.by_label[torch.minimum(place, self.ends[-1] - 1)]
 
-    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Int[Tensor, "*shape"]:
+    def draw(self, shape: tuple[int, ...], generator: Generator) -> Int[Tensor, "*shape"]:
         """Classes by their frequencies."""
-        return self._classes_at(torch.rand(shape, generator=generator, dtype=torch.double))
+        return self._classes_at(uniform_double(shape, generator))
 
-    def draw_with_label(self, labels: Int[Tensor, "*shape"], generator: torch.Generator) -> Int[Tensor, "*shape"]:
+    def draw_with_label(self, labels: Int[Tensor, "*shape"], generator: Generator) -> Int[Tensor, "*shape"]:
         """For each label a class that carries it, by the classes' frequencies."""
-        levels = torch.rand(labels.shape, generator=generator, dtype=torch.double)
+        levels = uniform_double(tuple(labels.shape), generator)
         low, high = self.low[labels], self.high[labels]
         drawn = torch.searchsorted(self.cumulative, low + levels * (high - low), right=True)
         # Rounding at a label's edge must not hand out a neighbour's class.
@@ -109,7 +116,7 @@ def zipf_weights(classes: int, exponent: float) -> Float[Tensor, " classes"]:
 
 
 NOVEL_CONCEPTS = 32
-"""Classes in a set of novel classes of real data: eight sets of them are the 256 concepts that are held out."""
+"""Classes in a set of novel classes of real data. Eight sets make up the 256 held-out concepts."""
 
 
 def novel_class_count(config: RunConfig, name: str) -> int:
@@ -154,8 +161,8 @@ class World:
     partners: Mapping[str, Int[Tensor, " classes"]] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What must be kept to have this world again. Of real data these are the classes, their labels, features in the
-        place of items, and the subtracted centre; the items themselves are in the data set."""
+        """The tensors that restore this world. Of real data these are the classes, their labels, features in place of
+        items, and the subtracted centre. The items themselves are in the data set."""
         found = {}
         for name, source in self.sources.items():
             if isinstance(source, GaussianSource):
@@ -172,11 +179,6 @@ class World:
         """The same classes as evaluations see them: real data with queries that training never sees."""
         found = {n: s.evaluated() if isinstance(s, ExemplarSource) else s for n, s in self.sources.items()}
         return replace(self, sources=found)
-
-
-def _normal(shape: tuple[int, int], seed: int, *name: str | int) -> Tensor:
-    """Rows ~ Normal(0, I / dimension)."""
-    return torch.randn(shape, generator=stream(seed, *name)) / math.sqrt(shape[1])
 
 
 def world_from_tensors(config: RunConfig, tensors: Mapping[str, Tensor]) -> World:
@@ -220,8 +222,8 @@ def _partners(config: RunConfig, sources: Mapping[str, Any]) -> dict[str, Tensor
 
 
 def _dealt(config: RunConfig, name: str, classes: Tensor, host: Mapping[str, int]) -> Tensor:
-    """Labels of a source's classes: in turn; where exemplars are paired by concept, those that the host gives the same
-    concepts."""
+    """Labels of a source's classes, assigned in turn. Where exemplars are paired by concept, they are the host's labels
+    of the same concepts."""
     names = _class_names(config, name, classes)
     labels = torch.arange(len(names)) % _labels_of(config, name)
     if host:
@@ -261,8 +263,8 @@ def draw_world(config: RunConfig, kept: Mapping[str, Tensor] | None = None) -> W
 
     Arguments:
         config: names the seed and the modalities; of sources their content (see `miclab.worlds.exemplars.resolved`).
-        kept: tensors of the parent's world, and features of real items whose encoder is not trained
-            (`features.NAME`); what is in them is taken and only the rest is drawn.
+        kept: tensors of the parent's world, and features of real items whose encoder is not trained (`features.NAME`).
+            They are used as they are, and only the rest is drawn.
 
     Raises:
         TooLargeError: it needs more memory than the machine has.
@@ -271,12 +273,12 @@ def draw_world(config: RunConfig, kept: Mapping[str, Tensor] | None = None) -> W
     kept = kept or {}
     tensors: dict[str, Tensor] = {}
     host: dict[str, int] = {}
-    # The host first: where exemplars are paired by concept, its labels are everybody's.
+    # The host first: where exemplars are paired by concept, all modalities use its labels.
     for name in sorted(config.modalities, key=lambda name: name != config.host_name):
         m = config.modalities[name]
         if not m.source:
-            tensors[f"prototypes.{name}"] = _normal(
-                (m.classes, m.dimension), config.world_seed, "world", "prototypes", name
+            tensors[f"prototypes.{name}"] = normal_vectors(
+                (m.classes, m.dimension), stream(config.world_seed, "world", "prototypes", name)
             )
             continue
         tensors |= _draw_source(config, name, kept, host)
@@ -284,7 +286,7 @@ def draw_world(config: RunConfig, kept: Mapping[str, Tensor] | None = None) -> W
             names = _class_names(config, name, tensors[f"classes.{name}"])
             host = dict(zip(names, tensors[f"labels.{name}"].tolist(), strict=True))
     shape = (config.label_count, config.item_width)
-    tensors["label_embeddings"] = _normal(shape, config.world_seed, "world", "labels")
+    tensors["label_embeddings"] = normal_vectors(shape, stream(config.world_seed, "world", "labels"))
     return world_from_tensors(config, tensors | {k: v for k, v in kept.items() if k in tensors})
 
 
@@ -309,7 +311,9 @@ def novel_world(config: RunConfig, world: World, *name: str | int) -> World:
             continue
         shape = (count, source.prototypes.shape[1])
         seed = config.sequences_seed if name[0] == "training" else config.seed
-        sources[modality] = replace(source, prototypes=_normal(shape, seed, "novel", *name, modality))
+        sources[modality] = replace(
+            source, prototypes=normal_vectors(shape, stream_of(config, seed, "novel", *name, modality))
+        )
         label_of = torch.arange(count) % _labels_of(config, modality)
         tables[modality] = ClassTable(label_of, torch.ones(count))
     return World(sources, tables, world.label_embeddings, _partners(config, sources))

@@ -1,5 +1,5 @@
-"""Controls that the paper did not run, on two modalities: X5 (order against stage 1), X6 and X7 (what M7 and M8 rest
-on), X8 (which configuration gives the paper's figures)."""
+"""Controls on two modalities that the paper did not run. X5 compares order with stage 1, X6 and X7 test the basis of M7
+and M8, and X8 seeks the configuration behind the paper's figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demonstration as one picture: emergence, attention of the circuit, and what cutting it does."""
+"""The demonstration as one picture: emergence, attention of the circuit, and the effect of knocking it out."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Figures of claims and studies, drawn from rows: heat maps, curves and bars. A claim names one of them, or has a
-function of its own that draws."""
+"""Figures of claims and studies, drawn from rows: heat maps, curves and bars. A claim uses one of them or its own
+function."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def write(make: Callable[[], Figure], title: str, folder: Path, stem: str, kinds
     """
     import matplotlib as mpl
 
-    # Axes take some of their style when they are made, some when the file is written.
+    # Axes take part of their style when they are made and part when the file is written.
     with mpl.rc_context(STYLE):
         figure = make()
         figure.suptitle(title, fontsize=8, x=0.01, ha="left")
@@ -160,5 +160,5 @@ def draw(evidence: Evidence, claim: Claim, folder: Path, kinds: Sequence[str] = 
     Raises:
         NoRowsError: the studies of the claim have no rows.
     """
-    title = f"{claim.id}, profile {evidence.profile}; 95 % intervals over {claim.theme.over}"
+    title = f"{claim.id}, preset {evidence.profile}; 95 % intervals over {claim.theme.over}"
     return write(lambda: claim.draw(evidence), title, folder, f"{claim.id}-{evidence.profile}", kinds)

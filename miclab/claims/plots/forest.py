@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 def known(interval: Interval | None) -> bool:
-    """Whether there is a number to draw: the figure's intervals are over seeds, so that of one seed is not."""
+    """Whether there is a number to draw. The figure's intervals are over seeds, so a number of one seed is not
+    drawn."""
     if interval is None or interval.unit == "set":
         return False
     return math.isfinite(interval.mean + interval.low + interval.high)
@@ -28,7 +29,7 @@ def forest(findings: Findings) -> Figure:
     """The conditions of a claim, and below them the numbers shown for comparison, a line each.
 
     Arguments:
-        findings: what the claim's rows say; at least one condition or figure has to be measured.
+        findings: of the claim's rows; at least one condition or figure must be measured.
     """
     from matplotlib.figure import Figure
 
@@ -46,7 +47,7 @@ def forest(findings: Findings) -> Figure:
 
 
 def conditions_figure(findings: Findings) -> Figure:
-    """`forest`, of whatever is measured.
+    """`forest` of everything that is measured.
 
     Raises:
         NoRowsError: nothing is.

@@ -1,4 +1,5 @@
-"""Panels of the claims' figures: heatmaps, curves, bars and scatters, with 95 % intervals, for any reader's eyes."""
+"""Panels of the claims' figures: heat maps, curves, bars and scatters, with 95 % intervals, readable with any colour
+vision."""
 
 from __future__ import annotations
 
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ACCURACIES = ("icl", "iwl", "swapped", "train", "cla.", "probe.")
-"""How columns begin that lie between 0 and 1."""
+"""Prefixes of columns whose values lie between 0 and 1."""
 SEEDS: dict[str, Any] = {"marker": ".", "ls": "none", "markersize": 3.5, "alpha": 0.6, "mec": "none", "zorder": 3}
 """How the seeds' values are drawn: dots without a line."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One cell's mean with the ends of its interval; the ends are the mean where one seed is there.
+    """One cell's mean with the ends of its interval. With one seed the ends are the mean.
 
     Arguments:
         seeds: the value of each seed.

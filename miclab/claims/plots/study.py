@@ -1,4 +1,4 @@
-"""The figure of a study of one's own: curves or a heat map of a column over the study's axes."""
+"""The figure of any study: curves or a heat map of a column over the study's axes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FEW_AXES = 2
-"""Of so many a curve's label says every value."""
+"""Most axes for a curve's label to give every value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +175,7 @@ def _curves(cells: EvidenceCells, x: str, others: Sequence[str], value: str, alo
 
 
 def _labels(axes: Sequence[str], series: Sequence[Key], alone: bool) -> list[str]:
-    """Each curve by its values; where there are many axes, by those that most curves do not have."""
+    """Labels of curves by their values. With many axes, only values that most curves do not have."""
     names = [axis_name(axis, alone=alone).split(",")[0] for axis in axes]
     usual = [
         Counter(values).most_common(1)[0][0] if len(axes) > FEW_AXES else None for values in zip(*series, strict=True)

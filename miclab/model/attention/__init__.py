@@ -1,1 +1,1 @@
-"""Attention mechanisms, one in each file, which is called like the mechanism. `mechanism.py` is their interface."""
+"""Attention mechanisms, each in a file of its name. `mechanism.py` is their interface."""

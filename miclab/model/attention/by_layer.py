@@ -1,4 +1,4 @@
-"""One mechanism for each layer, each with options of its own."""
+"""One mechanism for each layer, each with its own options."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from miclab.model.attention.mechanism import Mechanism, attention, mechanism_of
 
 @attention("by_layer")
 class ByLayer(Mechanism):
-    """Another mechanism in each layer. Parameters are called as those of each mechanism alone."""
+    """Another mechanism in each layer. Parameters have the names that they have in each mechanism alone."""
 
     Options = ByLayerOptions
 

@@ -15,7 +15,7 @@ EPSILON = 1e-5
 """Added to the mean square of a head's output."""
 VECTORS = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
 SPREAD = 0.1
-"""Standard deviation of these at first, as in the paper."""
+"""Their initial standard deviation, as in the paper."""
 
 
 @attention("differential")
@@ -28,7 +28,7 @@ class Differential(Softmax):
     facts = frozenset()
 
     def start(self, layer):
-        """Lambda at first."""
+        """Initial lambda."""
         start = self.options.start
         return 0.8 - 0.6 * math.exp(-0.3 * layer) if start == BY_DEPTH else start
 

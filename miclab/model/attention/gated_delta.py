@@ -1,8 +1,8 @@
-"""The gated delta rule (Yang et al. 2025, arXiv 2412.06464): a state from keys to values, which decays and in which a
-key's old value is replaced. S_t = a_t S_(t-1) (I - b_t k_t k_t') + b_t v_t k_t', o_t = S_t q_t.
+"""The gated delta rule (Yang et al. 2025, arXiv 2412.06464). A state maps keys to values; it decays, and a key's old
+value is replaced. S_t = a_t S_(t-1) (I - b_t k_t k_t') + b_t v_t k_t', o_t = S_t q_t.
 
-It is computed in the parallel form: with g_ij the product of a_l over l from j + 1 to i, the values that are written
-are U = (1 + strictly_lower(b_i g_ij k_i . k_j))^-1 b V, and the outputs lower(g_ij q_i . k_j) U.
+It is computed in the parallel form, where g_ij is the product of a_l over l from j + 1 to i. Written values are U = (1
++ strictly_lower(b_i g_ij k_i . k_j))^-1 b V. Outputs are lower(g_ij q_i . k_j) U.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ class GroupedQuery(Softmax):
         self.groups = self.group_count()
 
     def group_count(self):
-        """How many groups there are."""
+        """Number of groups."""
         return self.options.groups
 
     def shapes(self, layer):

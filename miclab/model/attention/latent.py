@@ -1,5 +1,5 @@
-"""Multi-head latent attention: keys and values are made from one narrow vector a token, and positions go through a
-rotary part of their own (DeepSeek-V2, arXiv 2405.04434, section 2.1)."""
+"""Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1). Keys and values are made from one narrow
+vector per token. Positions enter through a separate rotary part."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from miclab.model.attention.softmax import Softmax
 
 @attention("latent")
 class Latent(Softmax):
-    """Softmax of (q_C . k_C + q_R . k_R) / sqrt(d_C + d_R): content from the latent vector, and, under a rotary code, a
-    rotary part whose key all heads share. d_R is d_C, a head's share of the width. Queries are not compressed, and the
-    latent vector has no norm of its own."""
+    """Softmax of (q_C . k_C + q_R . k_R) / sqrt(d_C + d_R). The first term is content from the latent vector. The
+    second exists under a rotary code alone, and all heads share its key. d_R is d_C, a head's share of the width.
+    Queries are not compressed, and the latent vector has no norm of its own."""
 
     Options = LatentOptions
     heeds = ("rotation", "score_bias")
@@ -35,7 +35,7 @@ class Latent(Softmax):
         return shapes | ({"output": (width, width)} if self.decoder.has_output_projection else {})
 
     def project(self, parameters, x, gain, layer):
-        """Content and, behind it, what is rotated."""
+        """Content, followed by the rotated part."""
         latent = x @ scaled(gain, parameters["compress"])
         queries = self.split(x @ scaled(gain, parameters["query"]))
         keys, values = (self.split(latent @ parameters[part]) for part in ("key", "value"))

@@ -1,5 +1,5 @@
-"""Linear attention with the feature map elu(x) + 1 (Katharopoulos et al. 2020, arXiv 2006.16236); under a rotary code
-features are rotated in the numerator alone (Su et al. 2021, arXiv 2104.09864, equation 19)."""
+"""Linear attention with the feature map elu(x) + 1 (Katharopoulos et al. 2020, arXiv 2006.16236). Under a rotary code
+only the numerator's features are rotated (Su et al. 2021, arXiv 2104.09864, equation 19)."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""What an attention mechanism is: the interface, its decorator, and what it is given.
+"""Attention mechanisms: the interface, its decorator, and its arguments.
 
-A mechanism says which parameters a layer has and computes attention at every position. `last`, the query's position
+A mechanism defines the parameters of a layer and computes attention at every position. `last`, the query's position
 alone, is the fast path of the last layer in training; by default it is the last row of `everywhere`.
 
-Shapes: x [batch position width] is the residual stream after normalisation. A norm's gain is not yet in it: where
-`gain` is not None, the input is x * gain. A weight takes the gain over (`scaled`), which is cheaper.
+Shapes: x [batch position width] is the residual stream after normalisation. It lacks the norm's gain: if `gain` is not
+None, the input is x * gain. Folding the gain into a weight (`scaled`) is cheaper.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from miclab.worlds.roles import Roles
 Parameters = Mapping[str, Tensor]
 """Parameters of one layer's attention, by the names in `Mechanism.shapes`."""
 Point = Callable[[str, Tensor], Tensor]
-"""Names an activation and gives back what takes its place: `heads = point("heads", heads)`."""
+"""Names an activation and returns its replacement: `heads = point("heads", heads)`."""
 Residual = Float[Tensor, "batch position width"]
 Gain = Float[Tensor, " width"] | None
 Kind = TypeVar("Kind", bound="type[Mechanism]")
@@ -40,7 +40,7 @@ class Positions:
 
     Arguments:
         code: the code.
-        score_bias: what is added to scores [head query key], -inf for keys after the query.
+        score_bias: added to scores [head query key], -inf for keys after the query.
         parameters: of the code.
     """
 
@@ -50,20 +50,20 @@ class Positions:
 
     @property
     def rotates(self) -> bool:
-        """Whether `queries` or `keys` change anything."""
+        """Whether `queries` or `keys` change their input."""
         return self.code.rotates
 
     def queries(self, heads: Heads, rows: slice = slice(None)) -> Coded:
-        """Queries of the positions `rows` with their positions in them."""
+        """Queries of the positions `rows` with their code applied."""
         return self.code.queries(heads, rows, self.parameters)
 
     def keys(self, heads: Heads, rows: slice = slice(None)) -> Coded:
-        """Keys of the positions `rows` with their positions in them."""
+        """Keys of the positions `rows` with their code applied."""
         return self.code.keys(heads, rows, self.parameters)
 
 
 class Mechanism:
-    """The interface of attention mechanisms; `shapes` and `everywhere` have to be written.
+    """The interface of attention mechanisms. `shapes` and `everywhere` must be defined.
 
     Arguments:
         config: the run's configuration.
@@ -71,20 +71,21 @@ class Mechanism:
     """
 
     Options: type[AttentionOptions] = AttentionOptions
-    """Dataclass of the mechanism's options; a subclass of `AttentionOptions` where it has any."""
+    """Dataclass of the mechanism's options; a subclass of `AttentionOptions` if it has any."""
     points: tuple[str, ...] = ("heads",)
     """Activations that `everywhere` names. Every mechanism names `heads` [batch head position dimension], the output of
     every head before they are joined, so that heads can be knocked out. A mechanism with a `pattern` [batch head query
     key], whose rows are shares of attention, names it too. Without it no measure of attention is taken."""
     heeds: tuple[str, ...] = ()
-    """What it heeds, so that nothing is ignored in silence: `rotation`, if it passes queries and keys through
-    `positions`; `score_bias`, if it adds `positions.score_bias` to scores; `centre_keys`, if it centres keys."""
+    """What the mechanism supports, so that no option is ignored in silence. `rotation`: it passes queries and keys
+    through `positions`. `score_bias`: it adds `positions.score_bias` to scores. `centre_keys`: it centres keys."""
     facts: frozenset[str] = frozenset()
-    """What measures may take for granted of the pattern: `softmax`, if no weight is negative and each row sums to 1."""
+    """Facts about the pattern that measures may rely on: `softmax`, if no weight is negative and each row sums to 1."""
     axes: Mapping[str, str] = {}
-    """Axes of activations that are not the usual ones (`miclab.model.decoder.AXES`), by the names in `points`."""
+    """Axes of activations that differ from the usual ones (`miclab.model.decoder.AXES`), by the names in `points`."""
     followed: tuple[str, ...] = ("everywhere",)
-    """Methods that `last` follows: a subclass that has its own gets the slow `last`, unless it has its own of that."""
+    """Methods that `last` relies on. A subclass that overrides one gets the slow `last`, unless it overrides that as
+    well."""
 
     def __init_subclass__(cls) -> None:
         if "last" not in cls.__dict__ and any(name in cls.__dict__ for name in cls.followed):
@@ -107,16 +108,16 @@ class Mechanism:
         raise NotImplementedError
 
     def initial(self, name: str, shape: tuple[int, ...], generator: torch.Generator, *, layer: int) -> Tensor | None:
-        """First value of a parameter; None: Normal(0, initial_std)."""
+        """Initial value of a parameter; None: Normal(0, initial_std)."""
         return None
 
     def of_layer(self, layer: int) -> Mechanism:
-        """The mechanism of a layer; another one where a choice puts several into one decoder."""
+        """The mechanism of a layer. It differs by layer if a decoder combines several."""
         return self
 
     def weight(self, parameters: Parameters, layer: int) -> Float[Tensor, " head"] | None:
-        """The weight by which the mechanism departs from plain attention, by head, for the measure `learnt_weight`;
-        None: it has none."""
+        """The weight by which the mechanism differs from plain attention, by head, for the measure `learnt_weight`.
+        None if it has none."""
         return None
 
     def everywhere(
@@ -130,7 +131,7 @@ class Mechanism:
         roles: Roles,
         point: Point,
     ) -> Residual:
-        """Attention at every position; no position may see what comes after it."""
+        """Attention at every position. No position may see later ones."""
         raise NotImplementedError
 
     def last(
@@ -164,7 +165,7 @@ def attention(name: str) -> Callable[[Kind], Kind]:
     """A decorator that registers a mechanism, so that `decoder.attention` takes `name`.
 
     Raises:
-        MiclabError: the name is no plain word, or is taken.
+        MiclabError: the name is not a plain word, or is taken.
     """
     return ATTENTION.register(name)
 
@@ -211,5 +212,5 @@ def scaled(gain: Float[Tensor, " input"] | None, weight: Float[Tensor, "input ou
 
 
 def unchanged(name: str, value: Tensor) -> Tensor:
-    """A `Point` that keeps nothing and changes nothing."""
+    """A `Point` that records and changes nothing."""
     return value

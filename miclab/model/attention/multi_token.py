@@ -1,5 +1,5 @@
-"""Multi-token attention: scores of neighbouring queries and keys are convolved before the softmax, and weights of
-neighbouring heads are mixed after it (Golovneva et al. 2025, arXiv 2504.00927)."""
+"""Multi-token attention (Golovneva et al. 2025, arXiv 2504.00927). Scores of neighbouring queries and keys are
+convolved before the softmax. Weights of neighbouring heads are mixed after it."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class MultiToken(Softmax):
         return share_of(self.options, parameters, self.heads, like=parameters["value"])
 
     def kernel(self, parameters):
-        """Weights [head, query, key] of scores so many queries earlier, and from (keys - 1) // 2 keys later on to keys
-        before: what is learnt, plus the identity and the weight of the key before."""
+        """Weights [head, query, key] of scores. Axis `query` counts queries backwards, axis `key` keys backwards from
+        (keys - 1) // 2 keys later. They are learnt, plus the identity and the weight of the key before."""
         weight, (row, column) = self.weight(parameters, 0), self.own
         shape = (self.heads, self.options.queries, self.options.keys)
         same, before = (torch.zeros(shape, dtype=weight.dtype, device=weight.device) for _ in range(2))

@@ -1,5 +1,5 @@
-"""A fixed pattern: every position attends to the one before it alone, as a perfect previous-token head does. Nothing of
-the pattern is learnt; it is a control for mechanisms that may make such a head."""
+"""A fixed pattern: every position attends only to the one before it, as a perfect previous-token head does. The pattern
+is not learnt. It is a control for mechanisms that may make such a head."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from miclab.model.attention.share import earlier
 
 @attention("previous_token")
 class PreviousToken(Mechanism):
-    """Values of the position before; the first position has its own. Under a rotary code it stays as it is."""
+    """Values of the position before; the first position has its own. A rotary code does not change them."""
 
     points = ("values", "pattern", "heads")
     heeds = ("rotation",)

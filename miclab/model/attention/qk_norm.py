@@ -1,5 +1,5 @@
-"""QK-norm: queries and keys of each head are normalised before positions are put in (Henry et al. 2020, arXiv
-2010.04245; as RMSNorm with gains: Dehghani et al. 2023, arXiv 2302.05442)."""
+"""QK-norm: queries and keys of each head are normalised before positions are applied (Henry et al. 2020, arXiv
+2010.04245). As RMSNorm with gains: Dehghani et al. 2023, arXiv 2302.05442."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class QKNorm(Softmax):
         return super().initial(name, shape, generator, layer=layer)
 
     def weight(self, parameters, layer):
-        """Root of the mean product of both gains: what a score is multiplied by is its square."""
+        """Root of the mean product of both gains. A score is multiplied by its square."""
         product = self._gain(parameters, "query") * self._gain(parameters, "key")
         like = parameters["value"]
         mean = torch.as_tensor(product, dtype=like.dtype, device=like.device).mean()

@@ -1,4 +1,4 @@
-"""The initial weight of a mechanism: how strong its part beside plain attention is at first, and how it may change.
+"""The initial weight of a mechanism: the initial strength of its part beside plain attention, and how it may change.
 
 Five starts are usual, and the findings of a mechanism are reported from each of them:
 
@@ -22,19 +22,19 @@ from torch import Tensor
 from miclab.config.mechanisms import ShareOptions
 
 SHARE = "share"
-"""Name of the parameter; there is none where the weight is frozen."""
+"""Name of the parameter. A frozen weight has none."""
 
 
 def share_shapes(options: ShareOptions, *shape: int) -> dict[str, tuple[int, ...]]:
-    """Shape of the parameter, by its name; none where the weight is frozen."""
+    """Shape of the parameter, by its name; empty if the weight is frozen."""
     return {} if options.share == "frozen" else {SHARE: shape}
 
 
 def initial_share(options: ShareOptions, shape: tuple[int, ...], start: float | None = None) -> Tensor:
-    """First value of the parameter: the weight, or what the sigmoid makes into it.
+    """Initial value of the parameter: the weight, or its logit.
 
     Arguments:
-        start: the weight, where it is not the options' own.
+        start: the weight, if it differs from that of the options.
     """
     start = options.start if start is None else start
     return torch.full(shape, math.log(start / (1 - start)) if options.share == "bounded" else start)
@@ -46,9 +46,9 @@ def share_of(
     """The weight.
 
     Arguments:
-        shape: of the weight, where it is frozen.
-        like: a tensor whose type and device it has, where it is frozen.
-        start: the weight at first, where it is not the options' own.
+        shape: of a frozen weight.
+        like: a tensor with the type and device of a frozen weight.
+        start: the initial weight, if it differs from that of the options.
     """
     if options.share == "frozen":
         return torch.full(shape, options.start if start is None else start, dtype=like.dtype, device=like.device)
@@ -57,5 +57,5 @@ def share_of(
 
 
 def earlier(x: Tensor, back: int = 1) -> Tensor:
-    """What stands `back` positions earlier, along the last axis but one; the first positions keep their own."""
+    """The values `back` positions earlier, along the last axis but one. The first positions keep their own."""
     return torch.cat([x[..., :back, :], x[..., :-back, :]], -2)

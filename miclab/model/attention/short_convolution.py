@@ -1,5 +1,5 @@
-"""A short causal convolution over queries, keys and values, each channel by itself, as linear and state-space models
-have it (Fu et al. 2023, arXiv 2212.14052; Poli et al. 2023, arXiv 2302.10866)."""
+"""A short causal convolution over queries, keys and values, by channel, as in linear and state-space models. Sources:
+Fu et al. 2023, arXiv 2212.14052; Poli et al. 2023, arXiv 2302.10866."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from miclab.model.attention.softmax import Softmax
 
 @attention("short_convolution")
 class ShortConvolution(Softmax):
-    """Softmax attention after y_i = (1 - s) x_i + s x_(i - 1) + sum over t from 2 of c_t x_(i - t), by channel; before
-    the first position there is 0. The scale of a channel is that of its projection."""
+    """Softmax attention after y_i = (1 - s) x_i + s x_(i - 1) + sum over t from 2 of c_t x_(i - t). The sum is by
+    channel, and x is 0 before the first position. The scale of a channel is that of its projection."""
 
     Options = ConvolutionOptions
 
@@ -50,6 +50,6 @@ class ShortConvolution(Softmax):
 
 
 def _later(heads, back):
-    """Heads moved to later positions, with zeros where nothing has stood."""
+    """Heads shifted to later positions, with zeros at the first ones."""
     length = heads.shape[-2]
     return torch.nn.functional.pad(heads, (0, 0, min(back, length), 0))[..., :length, :]

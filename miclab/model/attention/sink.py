@@ -1,5 +1,5 @@
 """A sink: attention that goes nowhere. With a logit of 0 it is softmax off by one, exp(x_i) / (1 + sum exp(x_j))
-(Miller 2023, "Attention is off by one"); a learnt one for each head is that of gpt-oss (OpenAI 2025, arXiv
+(Miller 2023, "Attention is off by one"). A learnt logit for each head is that of gpt-oss (OpenAI 2025, arXiv
 2508.10925)."""
 
 from __future__ import annotations

@@ -19,6 +19,6 @@ class SlidingWindow(Softmax):
     Options = WindowOptions
 
     def score_bias(self, parameters, positions, layer):
-        place = torch.arange(self.length)
+        place = torch.arange(self.length, device=positions.score_bias.device)
         outside = place[:, None] - place >= self.options.window
         return positions.score_bias.masked_fill(outside, -math.inf)

@@ -1,5 +1,5 @@
-"""Smeared keys: each key is mixed with the key of an earlier position, before positions are put in (Olsson et al. 2022,
-arXiv 2209.11895, "Smeared keys"). On queries, keys and values together it is a token shift (Peng et al. 2023, RWKV)."""
+"""Smeared keys (Olsson et al. 2022, arXiv 2209.11895). Each key is mixed with the key of an earlier position before
+positions are applied. On queries, keys and values together it is a token shift (Peng et al. 2023, RWKV)."""
 
 from __future__ import annotations
 

@@ -41,15 +41,15 @@ class Softmax(Mechanism):
             return torch.randn(shape, generator=generator) * self.decoder.attention_bias_std
         return None
 
-    # -- what variants change: `everywhere` and `last` both use these -------------------------------------------
+    # -- methods for variants to override, used by `everywhere` and `last` ---------------------------------------
     def score_bias(
         self, parameters: Parameters, positions: Positions, layer: int
     ) -> Float[Tensor, "#head position position"]:
-        """What is added to the scores, -inf where a query must not look."""
+        """Bias that is added to the scores, -inf for keys that a query must not see."""
         return positions.score_bias
 
     def visible(self, positions, layer):
-        """What the scores of a layer leave open; a `score_bias` that needs parameters has to say it by itself."""
+        """The keys that the scores of a layer allow. A `score_bias` with parameters must define this itself."""
         return self.score_bias({}, positions, layer) > -math.inf
 
     def pattern(self, parameters: Parameters, scores: Float[Tensor, "*row key"]) -> Float[Tensor, "*row key"]:
@@ -62,7 +62,7 @@ class Softmax(Mechanism):
 
     # -- every position -----------------------------------------------------------------------------------------
     def project(self, parameters: Parameters, x: Tensor, gain: Tensor | None, layer: int) -> tuple[Heads, Heads, Heads]:
-        """Queries, keys and values of every position, before positions are put into queries and keys."""
+        """Queries, keys and values of every position, before the position code is applied."""
         return tuple(map(self.split, self.linear(parameters, x, gain)))  # type: ignore[return-value]
 
     def linear(self, parameters: Parameters, x: Tensor, gain: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,17 +83,17 @@ class Softmax(Mechanism):
 
     # -- the last position --------------------------------------------------------------------------------------
     def last(self, parameters, x, gain, *, layer, positions, roles):
-        """As there is one query, values (and keys, where nothing is rotated) need no projection at every position:
-        sum_j a_j (x_j W_v) = (sum_j a_j x_j) W_v, q.(x_j W_k) = (q W_k').x_j."""
+        """With one query, values need no projection at every position, nor do keys without rotation. The identities are
+        sum_j a_j (x_j W_v) = (sum_j a_j x_j) W_v and q.(x_j W_k) = (q W_k').x_j."""
         query, key, value = (scaled(gain, parameters[part]) for part in ("query", "key", "value"))
         last = slice(-1, None)
         queries = positions.queries(self.split(_biased(parameters, "query", x[:, last] @ query)), last)
         if positions.rotates:
             keys = positions.keys(self.split(_biased(parameters, "key", self._centred(x) @ key)))
         else:
-            # A bias of the keys would add the same to every score of the one query, which the softmax takes away.
+            # A bias of the keys would add the same to every score of the only query, which the softmax cancels.
             queries, keys = queries @ self._split_weight(key).transpose(-1, -2), self._centred(x).unsqueeze(1)
-        # Multiply and sum, not a product of matrices: with one row the compiler fuses it with what stands around it.
+        # Multiply and sum instead of a matrix product: with one row the compiler fuses it with its neighbours.
         scores = (queries * keys).sum(-1) / math.sqrt(self.width // self.heads)
         pattern = self.pattern(parameters, scores + self.score_bias(parameters, positions, layer)[:, -1])
         mixed = (pattern.unsqueeze(-1) * x.unsqueeze(1)).sum(-2, keepdim=True)
@@ -103,13 +103,13 @@ class Softmax(Mechanism):
         return weight.unflatten(1, (self.heads, -1)).transpose(0, 1)
 
     def _centred(self, x: Tensor) -> Tensor:
-        """What keys are made of: minus its mean where they are centred, which centres every linear map of it."""
+        """The input of the keys. For centred keys its mean is subtracted, which centres every linear map of it."""
         if self.decoder.centre_keys == "off":
             return x
         return x - x.mean((0, 1) if self.decoder.centre_keys == "all" else 0, keepdim=True)
 
 
 def _biased(parameters: Parameters, part: str, x: Tensor) -> Tensor:
-    """Queries or keys with their bias, where the configuration gives them one."""
+    """Queries or keys with their bias, if the configuration has one."""
     bias = parameters.get(f"{part}_bias")
     return x if bias is None else x + bias

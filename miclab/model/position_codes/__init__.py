@@ -1,2 +1,1 @@
-"""Position codes with options of their own, one in each file, which is called like the code. `miclab.model.positions`
-is their interface."""
+"""Position codes with their own options, each in a file of its name. `miclab.model.positions` is their interface."""

@@ -1,4 +1,4 @@
-"""FIRE: a learnt function of the distance, relative to how far the query stands (Li et al. 2024, arXiv 2310.04418)."""
+"""FIRE: a learnt function of the distance, relative to the query's position (Li et al. 2024, arXiv 2310.04418)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class FireOptions(PositionOptions):
     slope: float = 0.1
     """c of log(c x + 1) at first; it is learnt."""
     threshold: float = 16.0
-    """Up to this position distances are not relative; it is learnt too."""
+    """Initial position up to which distances are not relative; it is learnt too."""
 
     def check(self, owner):
         check_whole(owner, self, "hidden", 1, 65_536)
@@ -31,8 +31,8 @@ class FireOptions(PositionOptions):
 
 @position_code("fire")
 class Fire(PositionCode):
-    """f(log(c (i - j) + 1) / log(c max(i, L) + 1)) is added to the score of query i and key j; f has one hidden layer
-    of ReLUs and one output a head. Its weights begin as PyTorch's."""
+    """f(log(c (i - j) + 1) / log(c max(i, L) + 1)) is added to the score of query i and key j. The network f has one
+    hidden layer of ReLUs and one output per head. Its weights begin as PyTorch's."""
 
     Options = FireOptions
 
@@ -50,7 +50,8 @@ class Fire(PositionCode):
         return torch.rand(shape, generator=generator) * 2 * bound - bound
 
     def bias(self, parameters):
-        slope, place = parameters["slope"].abs(), torch.arange(self.length)
+        slope = parameters["slope"].abs()
+        place = torch.arange(self.length, device=slope.device)
         distance = (place[:, None] - place).clamp(min=0)
         farthest = torch.maximum(place, parameters["threshold"].abs())[:, None]
         relative = (slope * distance + 1).log() / (slope * farthest + 1).log().clamp(min=1e-6)

@@ -1,5 +1,5 @@
 """Partial rotary positions: only the first dimensions of a head are rotated (Black et al. 2022, GPT-NeoX, arXiv
-2204.06745). The others keep a part of every score that no position changes."""
+2204.06745). The other dimensions give every score a part that is independent of position."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PartialOptions(PositionOptions):
             raise ConfigError(f"{owner}.fraction", self.fraction, f"at least 2 of a head's {head} dimensions")
 
     def turned(self, head: int) -> int:
-        """How many dimensions of a head are rotated."""
+        """Number of rotated dimensions of a head."""
         return 2 * int(self.fraction * head / 2)
 
 

@@ -1,5 +1,5 @@
-"""PoPE, polar positions: what a dimension holds is a magnitude, and where the token stands is an angle (Gopalakrishnan
-et al. 2025, arXiv 2509.10534)."""
+"""PoPE, polar positions: the content of a dimension is a magnitude, and the token's position is an angle
+(Gopalakrishnan et al. 2025, arXiv 2509.10534)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""YaRN: rotary positions whose slow frequencies are stretched, for longer sequences than in training, and sharper
-scores (Peng et al. 2023, arXiv 2309.00071, section 3.2 and 3.3)."""
+"""YaRN (Peng et al. 2023, arXiv 2309.00071, sections 3.2 and 3.3). Slow rotary frequencies are stretched for longer
+sequences than in training, and scores are sharpened."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class YarnOptions(PositionOptions):
     """Options of `yarn`."""
 
     factor: float = 4.0
-    """By how much positions are stretched."""
+    """Factor by which positions are stretched."""
     original: int = 17
     """Positions of the sequences that the plain code is for."""
     slow: float = 1.0
-    """Frequencies that turn less often than this within the original length are stretched wholly."""
+    """Frequencies with fewer turns than this within the original length are stretched fully."""
     fast: float = 32.0
-    """Those that turn more often than this are left as they are."""
+    """Frequencies with more turns than this are unchanged."""
 
     def check(self, owner):
         check_number(owner, self, "factor", 1.0)

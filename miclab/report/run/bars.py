@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from miclab.circuits.effects import Effect
 from miclab.circuits.find import CircuitHeads, head_name
-from miclab.circuits.knockout import Effect
-from miclab.report.plots import BLACK, BLUE, ORANGE, Figure, axis_of, layout_of, rounded
-from miclab.report.run.names import circuit_parts, part_name
+from miclab.circuits.naming import shown_name
+from miclab.report.plots import BLACK, BLUE, GREEN, ORANGE, Figure, axis_of, layout_of, rounded
+from miclab.report.run.names import circuit_parts
 from miclab.statistics.intervals import Interval
 
+STYLES = {
+    "zero": ("output set to zero", BLUE),
+    "mean": ("output set to its mean", ORANGE),
+    "uniform": ("pattern set to uniform", GREEN),
+}
+"""Name and colour of the bars of each baseline."""
 MOST_BARS = 24
-"""Single heads that the bars of the knockouts show."""
+"""Most single heads in the bars of knockouts."""
 
 
 def _bars(name: str, effects: list[Effect], labels: list[str], colour: str) -> Figure:
@@ -88,10 +95,10 @@ def _bars_layout(
     return {**layout, **more, "hovermode": "closest"}
 
 
-def _knockout_order(effects: list[Effect], circuit: CircuitHeads, no_circuit: str) -> list[tuple[int, str]]:
+def _knockout_order(effects: list[Effect], circuit: CircuitHeads, true: Collection[str]) -> list[tuple[int, str]]:
     """Which effects are shown, and by which name. The circuit's two heads stand among the single heads already, so they
     are named there; of very many heads those are shown that matter most."""
-    named = circuit_parts(circuit, no_circuit)
+    named = circuit_parts(circuit, true)
     singles = [i for i, e in enumerate(effects) if e.name.startswith("head ")]
     if len(singles) > MOST_BARS:
         singles.sort(key=lambda i: (effects[i].heads[0] not in named, effects[i].change.mean))
@@ -102,7 +109,7 @@ def _knockout_order(effects: list[Effect], circuit: CircuitHeads, no_circuit: st
         order.append((i, f"{named[head]} {head_name(head)}" if head in named else f"head {head_name(head)}"))
     for i, effect in enumerate(effects):
         if effect.draws:
-            order.append((i, f"{part_name(effect.name, no_circuit)} (mean of {len(effect.draws)})"))
+            order.append((i, f"{shown_name(effect.name, true)} (mean of {len(effect.draws)})"))
         elif len(effect.heads) > 1:
             order.append((i, f"{effect.name} ({effect.knocked_out})"))
     return order
@@ -111,21 +118,20 @@ def _knockout_order(effects: list[Effect], circuit: CircuitHeads, no_circuit: st
 def knockout_figure(
     by_baseline: Mapping[str, list[Effect]],
     circuit: CircuitHeads,
-    no_circuit: str,
+    true: Collection[str],
     untouched: Interval,
     random_label: float | None,
 ) -> Figure:
     """Accuracy with heads knocked out, with intervals; a bar for each baseline (`zero`, `mean`). The dotted line is
-    `random_label`, what answering with any label of the context scores.
+    `random_label`, the score of answering with any label of the context.
 
     Arguments:
-        no_circuit: why the heads of `circuit` are none; empty where they are one.
+        true: what the heads of `circuit` may be called by their patterns.
     """
-    order = _knockout_order(next(iter(by_baseline.values())), circuit, no_circuit)
+    order = _knockout_order(next(iter(by_baseline.values())), circuit, true)
     labels = [name for _, name in order]
-    styles = {"zero": ("output set to zero", BLUE), "mean": ("output set to its mean", ORANGE)}
-    chosen = {baseline: [effects[i] for i, _ in order] for baseline, effects in by_baseline.items()}
-    data = [_bars(styles[b][0], effects, labels, styles[b][1]) for b, effects in chosen.items()]
+    chosen = {name: [by_baseline[name][i] for i, _ in order] for name in STYLES if name in by_baseline}
+    data = [_bars(STYLES[b][0], effects, labels, STYLES[b][1]) for b, effects in chosen.items()]
     values = [" · ".join(f"{e.accuracy.mean:.3f}" for e in row) for row in zip(*chosen.values(), strict=True)]
     return {"data": data, "layout": _bars_layout(labels, values, untouched, len(data), random_label)}
 

@@ -1,4 +1,4 @@
-"""A run to the plain numbers of its report. What cannot be read or computed is named there, and the rest is shown."""
+"""The plain numbers of a run's report. Data that cannot be read or computed are named there, and the rest is shown."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from miclab.circuits.diagnose import Diagnosis, diagnose
 from miclab.circuits.existence import why_no_circuit
 from miclab.circuits.find import CircuitHeads, circuit_heads
-from miclab.circuits.knockout import Effect, Interventions
+from miclab.circuits.naming import true_words
 from miclab.config.request import SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import MiclabError, RunError
+from miclab.measures.baselines import baselines
 from miclab.measures.evaluate import evaluate, head_intervals, score_split
 from miclab.measures.evaluations import heads_table
 from miclab.model.decoder import Decoder
+from miclab.report.run.trials import Tests, causal_tests, intervention_sizes
 from miclab.runs.run import Run
 from miclab.statistics.intervals import Interval, clustered_interval
 from miclab.tables import Table
@@ -29,25 +31,17 @@ from miclab.worlds.splits import split_batches
 from miclab.worlds.world import World, world_from_tensors
 
 CURVE_ROWS = 400
-"""Most metric rows that a curve shows; rows in between are left out, evenly."""
+"""Most metric rows in a curve; rows in between are left out evenly."""
 MEASURE_NUMBERS = 60_000
-"""Most numbers of all measures of a run; rows in between are left out, evenly."""
+"""Most numbers of all measures of a run; rows in between are left out evenly."""
 ATTENTION_NUMBERS = 160_000
-"""Most numbers of a run's attention maps; checkpoints in between are left out, evenly."""
+"""Most numbers of a run's attention maps; checkpoints in between are left out evenly."""
 EXAMPLES = 4
-"""Single sequences whose attention is shown; of large decoders fewer, down to one."""
+"""Single sequences whose attention is shown; large decoders show fewer, down to one."""
 FEWEST_CHECKPOINTS = 12
-"""Checkpoints for whose sake a large decoder shows fewer sequences."""
+"""Checkpoints that a large decoder keeps by showing fewer sequences."""
 MAP_SIZES = SplitSizes(sequences=32, novel_sets=8)
 """Sequences whose attention is averaged."""
-MOST_SEQUENCES, FEWEST_SEQUENCES = 200, 25
-"""Sequences of each set of novel classes under an intervention: the most, and the fewest for large decoders."""
-NOVEL_SETS = 8
-"""Sets of novel classes under an intervention."""
-WORK = 800
-"""Work of the interventions (see `intervention_sizes`) that still allows `MOST_SEQUENCES`; with more the sequences
-become fewer, so that the time stays bounded."""
-
 T = TypeVar("T")
 
 
@@ -58,10 +52,12 @@ class Formed:
     Arguments:
         heads: the strongest heads of its two kinds; None for a decoder with a single head.
         no_circuit: why they are none; empty where they are one.
+        true_words: what they may be called by their patterns (see `miclab.circuits.naming.true_words`).
     """
 
     heads: CircuitHeads | None
     no_circuit: str
+    true_words: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -91,48 +87,21 @@ class Attention:
 
 
 @dataclass(frozen=True)
-class Tests:
-    """The causal tests of one checkpoint.
-
-    Arguments:
-        step: the checkpoint.
-        sizes: sequences looked at.
-        untouched: accuracy of the decoder as it is.
-        knockouts: by baseline, `zero` and `mean`; empty for a decoder with a single head.
-        ablations: of modalities and labels.
-        heads: the strongest heads of the induction circuit's kinds, or None where there are not two heads.
-        no_circuit: why they are no circuit; empty where they are one.
-        strengths: of every head, by name [layer, head].
-        notes: remarks on controls, such as why there is none.
-    """
-
-    step: int
-    sizes: SplitSizes
-    untouched: Interval
-    knockouts: dict[str, list[Effect]]
-    ablations: list[Effect]
-    heads: CircuitHeads | None
-    no_circuit: str
-    strengths: Mapping[str, NDArray[np.floating]]
-    notes: dict[str, str]
-
-
-@dataclass(frozen=True)
 class Collected:
-    """Everything that the report says about a run.
+    """Everything in the report about a run.
 
     Arguments:
         rows: metric rows, of which at most `CURVE_ROWS` are kept.
         rows_in_all: how many the run has.
         icl_intervals: interval of `icl` in each row, clustered by set of novel classes.
-        attention: maps, or None where no checkpoint can be read.
-        tests: interventions, or None where they cannot be made.
-        oracles: what can be reached on `icl` without a network, measured on the sequences of the interventions, or
-            None where they cannot be made.
-        signs: signs of failure, or None where they cannot be looked for.
+        attention: maps, or None if no checkpoint can be read.
+        tests: interventions, or None if they are impossible.
+        oracles: baselines on `icl` without a network, on the sequences of the interventions, or None if those are
+            impossible.
+        signs: signs of failure, or None if they cannot be sought.
         parameters: number of weights.
-        requested: measures that were requested, on the sequences of the interventions; None: none was.
-        problems: what could not be read or computed, in words, each once.
+        requested: requested measures, on the sequences of the interventions; None: none was requested.
+        problems: messages on data that could not be read or computed, each once.
     """
 
     run: Run
@@ -149,11 +118,11 @@ class Collected:
 
 
 def evenly(values: Sequence[T], count: int) -> list[T]:
-    """At most `count` of `values`, the first and the last among them, evenly by their place."""
+    """At most `count` of `values`, evenly spaced, with the first and the last."""
     if len(values) <= count:
         return list(values)
     places = np.unique(np.linspace(0, len(values) - 1, max(count, 1)).round().astype(int))
-    # One place alone is the last: the state at the end of training matters most.
+    # A single place is the last, since the state at the end of training matters most.
     return [values[int(i)] for i in places] if count > 1 else [values[-1]]
 
 
@@ -222,41 +191,17 @@ def attention_maps(run: Run, sizes: SplitSizes = MAP_SIZES) -> Attention:
 
 def _formed(config: RunConfig, world: World, parameters: dict[str, torch.Tensor], sizes: SplitSizes) -> Formed:
     # These alone name the circuit. All measures, at each checkpoint, would take twice as long.
-    named = ("induction_total", "label_to_item")
+    named = ("induction_total", "label_to_item", "entropy", "label_row_entropy")
     scores = score_split(config, world, parameters, "icl", sizes, measures=named, oracles=True)
     many = config.decoder.layers * config.decoder.heads > 1
     heads = circuit_heads({name: value.mean(0) for name, value in scores.strengths.items()}) if many else None
-    return Formed(heads, why_no_circuit(heads, scores))
-
-
-def intervention_sizes(config: RunConfig) -> SplitSizes:
-    """How many sequences are looked at under each intervention: fewer for a large decoder or a long sequence."""
-    layers, length = config.decoder.layers, config.sequence_length
-    # Attention grows with the square of the length; 26 is that of the study's multimodal sequences.
-    work = (layers * config.decoder.heads + 4) * layers * length**2 / 26
-    sequences = min(MOST_SEQUENCES, max(FEWEST_SEQUENCES, int(MOST_SEQUENCES * WORK / work)))
-    return SplitSizes(sequences=sequences, novel_sets=NOVEL_SETS)
-
-
-def causal_tests(run: Run) -> Tests:
-    """Interventions on the last good checkpoint.
-
-    Raises:
-        DamagedError: the world is damaged.
-        RunError: no checkpoint can be read.
-    """
-    sizes = intervention_sizes(run.config)
-    made = Interventions(run, sizes=sizes)
-    knockouts = {baseline: made.knockouts(baseline) for baseline in ("zero", "mean")} if made.strongest else {}
-    untouched = made.untouched.interval()
-    notes = {name: chosen.note for name, chosen in made.controls.items() if chosen.note}
-    return Tests(
-        made.step, sizes, untouched, knockouts, made.ablations(), made.strongest, made.no_circuit, made.measures, notes
-    )
+    reason = why_no_circuit(heads, scores)
+    words = frozenset() if reason or heads is None else true_words(config, scores.strengths, heads)
+    return Formed(heads, reason, words)
 
 
 def measured_oracles(run: Run) -> dict[str, float]:
-    """What can be reached on `icl` without a network; no checkpoint is needed.
+    """Baselines on `icl` without a network; no checkpoint is needed.
 
     Raises:
         DamagedError: the world is damaged.
@@ -278,12 +223,12 @@ def requested_measures(run: Run, names: Sequence[str], sizes: SplitSizes) -> Tab
     """
     scores = evaluate(run, splits=("icl",), sizes=sizes, measures=names).scores["icl"]
     left_out = [f"The measure {name} is left out, since {reason}." for name, reason in scores.left_out.items()]
-    return heads_table("", head_intervals([scores]), left_out)
+    return heads_table("", head_intervals([scores]), left_out, baselines(run.config, scores.strengths))
 
 
 def collect(run: Run, measures: Sequence[str] = ()) -> Collected:
-    """Reads and computes all that a run's section of the report says. Never raises for damage to rows, checkpoints or
-    a parent run: it names them in `problems`.
+    """Reads and computes a run's section of the report. Damage to rows, checkpoints or a parent run raises nothing and
+    is named in `problems`.
 
     Arguments:
         measures: measures of every head to take of the last good checkpoint as well, by name.
@@ -326,7 +271,7 @@ def collect(run: Run, measures: Sequence[str] = ()) -> Collected:
 
 
 def alignment_values(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any] | None]]:
-    """What the rows hold of the alignment of each secondary modality; None where a row lacks it."""
+    """The alignment of each secondary modality in the rows; None where a row lacks it."""
     names = dict.fromkeys(name for row in rows for name in row.get("alignment", {}))
     return {name: [row.get("alignment", {}).get(name) for row in rows] for name in names}
 
@@ -337,6 +282,6 @@ def split_values(rows: list[dict[str, Any]], split: str) -> list[float | None]:
 
 
 def losses_of(rows: list[dict[str, Any]]) -> dict[str, list[float | None]]:
-    """What the rows hold of the loss and of each of its terms (`loss.NAME`); None where a row lacks it."""
+    """The loss and each of its terms (`loss.NAME`) in the rows; None where a row lacks it."""
     terms = dict.fromkeys(name for row in rows for name in row if name.startswith("loss."))
     return {name: [row.get(name) for row in rows] for name in ("loss", *terms)}

@@ -1,4 +1,4 @@
-"""What of a collected run is embedded in the page: its numbers, rounded, and its figures."""
+"""The parts of a collected run that are embedded in the page: its rounded numbers, and its figures."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from miclab.config.request import SPLITS
 from miclab.measures import registry as measures
+from miclab.measures.baselines import levels
 from miclab.report.plots import Figure, rounded
 from miclab.report.run.bars import ablation_figure, knockout_figure
 from miclab.report.run.collect import (
@@ -36,14 +37,13 @@ from miclab.report.run.names import formed_names
 
 
 def _triangles(maps: np.ndarray) -> list:
-    """Lower triangles, row by row, in thousandths [..., place]: a causal decoder sees nothing else."""
+    """Lower triangles, row by row, in thousandths [..., place], since a causal decoder sees nothing else."""
     rows, columns = np.tril_indices(maps.shape[-1])
     return (maps[..., rows, columns] * 1000).round().astype(int).tolist()
 
 
 def example_names(attention: Attention, example: int) -> list[str]:
-    """Names of the positions of a single sequence, with the label that each label position holds; bold where it is the
-    one to answer with."""
+    """Names of the positions of a single sequence, with the label at each label position; the right answer is bold."""
     labels = iter(attention.labels[example])
     names = []
     for name in attention.names:
@@ -58,7 +58,7 @@ def example_names(attention: Attention, example: int) -> list[str]:
 
 def colour_top(attention: Attention) -> float:
     """End of the colour scale for the last maps of the first sequence: the first of `ATTENTION_TOPS` above nearly all
-    cells. The first rows are left out, since they have few positions to look at and so are always strong."""
+    cells. The first rows are left out, since they see few positions and so are always strong."""
     maps = attention.examples[0, -1]
     length = maps.shape[-1]
     rows, columns = np.tril_indices(length)
@@ -68,20 +68,20 @@ def colour_top(attention: Attention) -> float:
 
 
 def formed(collected: Collected) -> list[Formed]:
-    """The circuit at each checkpoint of the maps. That of the causal tests is judged on their sequences, which are
-    more."""
+    """The circuit at each checkpoint of the maps. That of the causal tests is judged on their larger number of
+    sequences."""
     attention, tests = collected.attention, collected.tests
     if attention is None:
         return []
     found = list(attention.formed)
     if tests is not None and tests.step in attention.steps:
-        found[attention.steps.index(tests.step)] = Formed(tests.heads, tests.no_circuit)
+        found[attention.steps.index(tests.step)] = Formed(tests.heads, tests.no_circuit, tests.true_words)
     return found
 
 
 def _measures(collected: Collected, rows: list[dict[str, Any]]) -> dict[str, Any]:
     names = list(dict.fromkeys(name for row in rows for name in row["measures"]))
-    # The one that a report shows first stands first.
+    # The measure that a report shows first comes first.
     names.sort(key=lambda name: name != measures.FIRST)
     found = {}
     for name in names:
@@ -92,7 +92,7 @@ def _measures(collected: Collected, rows: list[dict[str, Any]]) -> dict[str, Any
             "text": text,
             "guides": [
                 dict(zip(("shape", "note"), guide(level, words), strict=True))
-                for level, words in measures.guides(name, collected.run.config)
+                for level, words in levels(name, collected.run.config)
             ],
             "values": [None if v is None else np.round(np.array(v, dtype=float), 4).tolist() for v in values],
         }
@@ -100,14 +100,14 @@ def _measures(collected: Collected, rows: list[dict[str, Any]]) -> dict[str, Any
 
 
 def _circuit(collected: Collected) -> dict[str, Any]:
-    """Names of the circuit's heads at each checkpoint, and the measures that stand under each map's title."""
+    """Names of the circuit's heads at each checkpoint, and the measures under each map's title."""
     subtitles = [("induction_total", "induction"), ("previous_token_1", "previous token")]
     subtitles += [(f"label_to_item.{m}", f"label→{m}") for m in collected.run.config.order]
     return {"heads": formed_names(formed(collected)), "subtitles": subtitles}
 
 
 def numbers_of(name: str, collected: Collected) -> dict[str, Any]:
-    """A run's numbers as the page holds them: curves, measures and attention maps."""
+    """A run's numbers for the page: curves, measures and attention maps."""
     rows, few = collected.rows, rows_for_measures(collected.rows)
     attention = collected.attention
     numbers: dict[str, Any] = {
@@ -166,6 +166,6 @@ def figures_of(collected: Collected) -> dict[str, Figure]:
         figures["ablations"] = ablation_figure(tests.ablations, tests.untouched, random_label)
         if tests.heads is not None:
             figures["knockouts"] = knockout_figure(
-                tests.knockouts, tests.heads, tests.no_circuit, tests.untouched, random_label
+                tests.knockouts, tests.heads, tests.true_words, tests.untouched, random_label
             )
     return figures

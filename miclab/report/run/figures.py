@@ -27,11 +27,11 @@ from miclab.statistics.palette import SPLITS, WEIGHTS
 
 SPLIT_DASHES = {"icl": "solid", "train": "dot", "swapped": "dash", "iwl": "dashdot"}
 CLOSEST = "step %{customdata:,}: %{y:.3f}"
-"""What a point of a line over training shows alone; the page gives it its step."""
+"""Hover text of a single point of a line over training; the page adds its step."""
 ATTENTION_TOPS = (0.1, 0.25, 0.5, 1.0)
 """Ends of the attention maps' colour scale that a reader can choose."""
 FEWEST_PER_LAYER = 12
-"""With more heads than this the attention maps are shown one layer at a time."""
+"""Most heads for which all attention maps are shown together; with more, one layer at a time."""
 
 
 def _steps_layout(height: int, y: dict[str, Any], guides: Sequence[tuple[Any, ...]] = ()) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def loss_figure(steps: list[int], losses: Mapping[str, list[float | None]], chan
     """Mean training losses since the row before, in nats.
 
     Arguments:
-        losses: at each step, by name: `loss`, and of a run with terms `loss.NAME`, each term without its weight.
+        losses: at each step, by name: `loss`, and for a run with terms `loss.NAME`, each term without its weight.
         chance_loss: that of a uniform guess over the readout.
     """
     data = []
@@ -144,7 +144,7 @@ def alignment_figure(steps: list[int], values: Mapping[str, Sequence[Mapping[str
     """Debiased CKA of each secondary modality over training, with the 95 % point of its shuffled pairs, dotted.
 
     Arguments:
-        values: by modality, what each metric row holds of it; None where it holds nothing.
+        values: by modality, the value of each metric row; None if it has none.
     """
     data = []
     for index, (name, entries) in enumerate(values.items()):
@@ -202,7 +202,7 @@ def measure_figure(steps: list[int], layers: int, heads: int) -> Figure:
 
 
 def attention_groups(layers: int, heads: int) -> list[list[Head]]:
-    """The heads whose maps stand together: all, or those of one layer where there are many."""
+    """The heads whose maps are shown together: all, or those of one layer if there are many."""
     if layers * heads <= FEWEST_PER_LAYER:
         return [[(i, j) for i in range(layers) for j in range(heads)]]
     return [[(i, j) for j in range(heads)] for i in range(layers)]
@@ -242,7 +242,7 @@ def narrow_attention_figure(names: list[str], group: list[Head]) -> Figure:
 def _attention_frame(names: list[str], group: list[Head], columns: int, cell: int) -> Figure:
     length, rows, inner = len(names), -(-len(group) // columns), cell - 62
     width, height = columns * cell + 60, rows * (inner + 80) + 20
-    # Letters need about 11 pixels; where the positions are closer, only some are named.
+    # Letters need about 11 pixels. If positions are closer, only some are named.
     every = max(1, -(-11 * length // inner))
     font = {"size": 12 if inner / length > 18 else 10.5 if inner / length > 12 else 9}
     ticks = {"tickvals": list(range(0, length, every)), "ticktext": names[::every], "tickfont": font}

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from miclab.circuits.effects import Effect, effects_table
-from miclab.report.run.collect import Collected, Tests
-from miclab.report.run.names import part_name
-from miclab.tables import Table, table
+from miclab.circuits.naming import names_table, shown_name
+from miclab.report.run.collect import Collected
+from miclab.report.run.trials import Tests
+from miclab.tables import Table, table, titled
+
+NAMES = "What the circuit's heads are called, by pattern and need"
+TITLES = {
+    "zero": "Knockout, output set to zero",
+    "mean": "Knockout, output set to its mean",
+    "uniform": "Attention pattern set to uniform",
+}
+"""Tables of cut heads, by what takes the place of a head's output or pattern."""
 
 
 def _oracle_table(oracles: Mapping[str, float]) -> Table:
@@ -17,32 +26,35 @@ def _oracle_table(oracles: Mapping[str, float]) -> Table:
     return table("", ["without a network, inputs untouched", "accuracy"], rows)
 
 
-def _effect_table(title: str, effects: Sequence[Effect], no_circuit: str) -> Table:
-    return effects_table(title, [replace(effect, name=part_name(effect.name, no_circuit)) for effect in effects])
+def _effect_table(title: str, effects: Sequence[Effect], true: Collection[str]) -> Table:
+    return effects_table(title, [replace(effect, name=shown_name(effect.name, true)) for effect in effects])
 
 
 def _control_words(tests: Tests) -> str:
-    """What the controls are, or why there is none."""
+    """A description of the controls, or why there is none."""
     if tests.heads is None:
         return ""
     made = any(effect.draws for effects in tests.knockouts.values() for effect in effects)
     text = " A control is the mean over several draws of other heads of the same layers." if made else ""
     for note in dict.fromkeys(tests.notes.values()):
-        names = ", ".join(part_name(name, tests.no_circuit) for name, found in tests.notes.items() if found == note)
+        names = ", ".join(shown_name(name, tests.true_words) for name, found in tests.notes.items() if found == note)
         text += f" {names.capitalize()}: {note}."
     return text
 
 
 def interventions_view(collected: Collected) -> dict[str, Any] | None:
-    """What the page says about knockouts and zeroed inputs; None where nothing could be done."""
+    """The page's part on knockouts and zeroed inputs; None if none was possible."""
     tests = collected.tests
     if tests is None:
         return None
     sizes = tests.sizes
     unit = f"{sizes.sequences} sequences of each of {sizes.novel_sets} sets of novel classes"
-    titles = {"zero": "Knockout, output set to zero", "mean": "Knockout, output set to its mean"}
-    tables = [_effect_table(titles[name], effects, tests.no_circuit) for name, effects in tests.knockouts.items()]
-    tables.append(_effect_table("Inputs zeroed", tests.ablations, tests.no_circuit))
+    tables = [_effect_table(TITLES[name], effects, tests.true_words) for name, effects in tests.knockouts.items()]
+    if tests.named:
+        tables.insert(0, titled(names_table((collected.run.path.name,), (tests.named,)), NAMES))
+    if tests.replaced:
+        tables.append(effects_table("Attention patterns of the strongest heads replaced", tests.replaced))
+    tables.append(_effect_table("Inputs zeroed", tests.ablations, ()))
     return {
         "words": f"Accuracy on novel classes (icl) at step {tests.step:,} while something is taken out; {unit}, with"
         " 95 % intervals resampled by set. The line is the untouched decoder, the dotted one answering with any label"

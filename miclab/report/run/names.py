@@ -1,23 +1,17 @@
-"""Names on a report: of runs, and of the heads of an induction circuit, which are named so only where there is one."""
+"""Names on a report: of runs, and of the heads of an induction circuit, if there is one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from miclab.circuits.find import CircuitHeads, Head, head_name
+from miclab.circuits.naming import shown_name
 from miclab.report.run.collect import Formed
 from miclab.runs.run import Run
 
-_UNFORMED = {
-    "previous-token head": "strongest head (previous token)",
-    "induction head": "strongest head (induction)",
-}
-"""What the strongest heads of both kinds are called where they are no circuit."""
-
 
 def short_names(runs: Sequence[Run]) -> list[str]:
-    """A name for each run, different from all others: the run's own, or the directory's; with the directory, or its
-    parent, where that is needed."""
+    """A unique name for each run: the run's own, or the directory's, with the directory or its parent if needed."""
     names = [run.title for run in runs]
     if len(set(names)) < len(names):
         names = [run.path.name if run.title == run.path.name else f"{run.title} ({run.path.name})" for run in runs]
@@ -26,28 +20,20 @@ def short_names(runs: Sequence[Run]) -> list[str]:
     return names
 
 
-def part_name(name: str, no_circuit: str) -> str:
-    """The name of a head of the circuit, or of an effect that names one, as it may be called.
+def circuit_parts(heads: CircuitHeads | None, true: Collection[str]) -> dict[Head, str]:
+    """What the two strongest heads of a decoder are called; empty where it has a single head.
 
     Arguments:
-        no_circuit: why the heads are no circuit; empty where they are one.
+        true: what they may be called by their patterns (see `miclab.circuits.naming.true_words`).
     """
-    if no_circuit:
-        for formed, unformed in _UNFORMED.items():
-            name = name.replace(formed, unformed)
-    return name
-
-
-def circuit_parts(heads: CircuitHeads | None, no_circuit: str) -> dict[Head, str]:
-    """What the two strongest heads of a decoder are called; empty where it has a single head."""
     if heads is None:
         return {}
     found = {heads.previous_token: "previous-token head", heads.induction: "induction head"}
-    return {head: part_name(name, no_circuit) for head, name in found.items()}
+    return {head: shown_name(name, true) for head, name in found.items()}
 
 
 def formed_names(formed: Sequence[Formed]) -> list[dict[str, str]]:
     """`circuit_parts` by the head's name, for each of some checkpoints."""
     return [
-        {head_name(head): name for head, name in circuit_parts(one.heads, one.no_circuit).items()} for one in formed
+        {head_name(head): name for head, name in circuit_parts(one.heads, one.true_words).items()} for one in formed
     ]

@@ -8,8 +8,10 @@ from typing import Any
 import yaml
 
 from miclab.circuits.find import head_name
+from miclab.circuits.naming import looking, places_of, uniform_level
 from miclab.config import schema
 from miclab.config.request import SPLITS
+from miclab.measures.baselines import uniform_levels
 from miclab.measures.registry import FIRST, describe
 from miclab.report.html import shown_mark
 from miclab.report.run.collect import Collected, alignment_values, rows_for_measures
@@ -27,7 +29,7 @@ PARTS = {
     "signs": "Signs of failure",
     "settings": "Configuration",
 }
-"""Parts of a run's section, as the list of contents names them."""
+"""Parts of a run's section, as named in the list of contents."""
 
 
 def overview_table(collected: Sequence[Collected], names: Sequence[str]) -> Table:
@@ -82,7 +84,7 @@ def _facts(collected: Collected) -> dict[str, object]:
 
 
 def _any_label(collected: Collected) -> str:
-    """What copying scores, measured: B/N leaves out that two classes of a context may carry the same label."""
+    """The measured score of copying. B/N neglects that two classes of a context may have the same label."""
     if collected.oracles is None:
         return ""
     found = collected.oracles["random_context_label"]
@@ -90,7 +92,7 @@ def _any_label(collected: Collected) -> str:
 
 
 def _pairs(collected: Collected) -> str | None:
-    """How many pairs alignment is measured on; None where it is not measured."""
+    """Number of pairs for alignment; None if it is not measured."""
     found = alignment_values(collected.rows)
     if not found:
         return None
@@ -123,9 +125,12 @@ def _circuit_words(collected: Collected) -> str:
         return ""
     if tests.heads is None:
         return f"There is no circuit of two heads: {tests.no_circuit}."
-    previous, induction = tests.heads.previous_token, tests.heads.induction
-    own = max(float(v[previous]) for name, v in tests.strengths.items() if name.startswith("label_to_item."))
-    total = float(tests.strengths["induction_total"][induction])
+    levels = uniform_levels(collected.run.config)
+    looks = {
+        place: f"{looking(tests.strengths, place)[head]:.2f}, uniform attention {uniform_level(levels, place):.2f}"
+        for place, head in places_of(tests.heads).items()
+    }
+    called = f" By pattern and need: {', '.join(one.line for one in tests.named)}." if tests.named else ""
     reason = f" They are no induction circuit: {tests.no_circuit}." if tests.no_circuit else ""
     steps, found = (collected.attention.steps if collected.attention else []), formed(collected)
     first = next((step for step, one in zip(steps, found, strict=True) if not one.no_circuit), None)
@@ -135,10 +140,10 @@ def _circuit_words(collected: Collected) -> str:
         else ""
     )
     return (
-        f"At step {tests.step:,} the strongest previous-token head, by which labels look at the items of their own"
-        f" example, is head {head_name(previous)} (attention {own:.2f}); the strongest induction head, by which the"
-        f" query looks at the right labels, is head {head_name(induction)} (right minus wrong labels {total:.2f}, at"
-        f" most 1).{reason}{since}"
+        f"At step {tests.step:,} labels look most at the items of their own example in head"
+        f" {head_name(tests.heads.previous_token)} (attention {looks['previous token']}). The query looks most at the"
+        f" right labels in head {head_name(tests.heads.induction)} (right minus wrong labels {looks['induction']}; at"
+        f" most 1).{called}{reason}{since}"
     )
 
 
@@ -184,11 +189,11 @@ def _environment(collected: Collected) -> Table:
 
 
 def run_view(number: int, name: str, own: str, collected: Collected) -> dict[str, Any]:
-    """All that the report says about one run, as its template needs it.
+    """The report on one run, in the form for its template.
 
     Arguments:
         number: place of the run in the report.
-        name: what the report calls the run.
+        name: of the run in the report.
         own: its id, with which the ids of its parts begin.
     """
     run = collected.run

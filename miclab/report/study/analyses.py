@@ -1,4 +1,4 @@
-"""Analyses of a study's runs: what knockouts, zeroed inputs and other context lengths leave of in-context learning."""
+"""Analyses of a study's runs: in-context learning under knockouts, zeroed inputs and other context lengths."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ COLUMN = re.compile(r"probe\.(?P<analysis>[^.]+)\.(?P<name>.+)")
 TITLES = {
     "knockout": "Heads knocked out (output set to zero)",
     "mean_knockout": "Heads knocked out (output set to its mean)",
+    "uniform_knockout": "Attention patterns set to uniform",
     "ablation": "Inputs zeroed",
     "context": "Other lengths of the context",
     "oracles": "What needs no network",
     "entropy": "How widely the circuit's heads look (1: at all positions alike)",
 }
 MEASURED = {"entropy": "entropy of attention on icl"}
-"""What an analysis measures, where that is no accuracy."""
+"""The quantity of an analysis, if it is not an accuracy."""
 UNTOUCHED = "untouched"
 
 
@@ -33,7 +34,7 @@ class AnalysisOfStudy:
 
     Arguments:
         name: `knockout`, `mean_knockout`, `ablation`, `context`, `oracles` or `entropy`.
-        quantities: what was done, in the order shown; for `context` the lengths.
+        quantities: interventions in the order shown; for `context` the lengths.
         cells: for each cell that has it the accuracy on icl by quantity, with its interval.
     """
 
@@ -59,7 +60,7 @@ def analyses_of(cells: StudyCells) -> list[AnalysisOfStudy]:
                     known.append(match["name"])
     found = []
     for analysis, quantities in names.items():
-        # Untouched first, then what cuts the circuit, single heads last; lengths in their order.
+        # Untouched first, then knockouts of the circuit, single heads last; lengths in their order.
         quantities.sort(key=lambda q: (q != UNTOUCHED, q.startswith("head "), int(q) if q.isdigit() else 0, q))
         columns = {f"probe.{analysis}.{quantity}": quantity for quantity in quantities}
         by_cell = {}

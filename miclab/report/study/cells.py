@@ -1,4 +1,4 @@
-"""A study's rows as the cells of its grid: what was planned, which runs are there, and their means with intervals."""
+"""A study's rows as the cells of its grid: planned and existing runs, and their means with intervals."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from miclab.studies.plan import Plan, axis_value
 from miclab.studies.study import Study
 
 At = Literal["common", "last"]
-"""Which row of a run stands for it: that of the largest step that all finished runs have, or its last."""
+"""The row that represents a run: that of the largest step that all finished runs have, or its last."""
 CURVE_NUMBERS = 12_000
-"""Most metric rows of all runs together that curves over training show; rows in between are left out, evenly."""
+"""Most metric rows of all runs in curves over training; rows in between are left out evenly."""
 Value = Any
 Key = tuple[Value, ...]
 
@@ -39,7 +39,7 @@ class Axis:
 
     Arguments:
         field: dotted name.
-        name: what it is, in words.
+        name: in words.
         values: its planned values: numbers in their order, others in that of the study.
     """
 
@@ -68,13 +68,13 @@ class RunOfStudy:
     """One planned run.
 
     Arguments:
-        hash: trajectory hash: of its rows, or of the plan where it has none.
+        hash: trajectory hash of its rows, or of the plan if it has none.
         cell: number of its cell.
-        status: `finished`, `failed`, or `missing` where there is no row of it.
-        reason: how it ended, or why it failed.
-        rows: its metric rows, of which some may be left out evenly.
-        row: the row that stands for it; None where it is not finished, or has none at the common step.
-        last: its last row, which holds the analyses; None where it is not finished.
+        status: `finished`, `failed`, or `missing` if it has no row.
+        reason: of its end or failure.
+        rows: its metric rows; some may be left out evenly.
+        row: the row that represents it; None if it is not finished or has none at the common step.
+        last: its last row, which holds the analyses; None if it is not finished.
     """
 
     hash: str
@@ -110,16 +110,16 @@ def plain_value(value: Any) -> Value:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyCells:
-    """Everything that the report on a study is drawn from.
+    """All data of the report on a study.
 
     Arguments:
         study: the study.
         axes: the fields in which its cells differ; the first two numeric ones span the phase diagrams.
-        along: fields that vary too, but whose value the axes decide.
+        along: fields that vary too, but whose value follows from the axes.
         keys: planned cells, by the values of the axes, in grid order.
         runs: every planned run, cell by cell.
-        step: step of the rows that stand for the runs; -1: each run's last.
-        strangers: finished or failed runs in the table that the study does not plan (any more).
+        step: step of the rows that represent the runs; -1: each run's last.
+        strangers: finished or failed runs in the table that the study no longer plans.
         sequences: sequences of each set of novel classes.
     """
 
@@ -167,14 +167,14 @@ class StudyCells:
 
     @cached_property
     def scores(self) -> tuple[dict[str, tuple[float, Interval | None]], ...]:
-        """For every cell each accuracy that its runs have: the mean over seeds, and its interval from two seeds on."""
+        """Each accuracy of every cell's runs: the mean over seeds, and its interval with at least two seeds."""
         return tuple(
             estimates({r.seed: r.row for r in runs if r.row is not None}, SPLITS, self.sequences, key=self.keys[cell])
             for cell, runs in enumerate(self.members)
         )
 
     def blank(self, cell: int) -> str:
-        """Why a cell has no value; empty where it has one."""
+        """Why a cell has no value; empty if it has one."""
         if self.scores[cell].get("icl") is not None:
             return ""
         runs = self.members[cell]
@@ -201,7 +201,7 @@ def estimates(
 
     Arguments:
         rows: a row for each seed.
-        quantities: columns; those that not every row has are left out.
+        quantities: columns; those that a row lacks are left out.
         sequences: sequences of each set of novel classes.
     """
     values = {
@@ -228,7 +228,7 @@ def _flat(config: Mapping[str, Any], before: str = "") -> dict[str, Value]:
 
 
 def _common_step(frame: pl.DataFrame) -> int:
-    """The largest step at which every finished run has a row; -1 where there is none."""
+    """The largest step at which every finished run has a row; -1 if there is none."""
     count = frame["run"].n_unique()
     steps = frame.group_by("step").agg(pl.col("run").n_unique()).filter(pl.col("run") == count)["step"]
     return max(steps.to_list(), default=-1)
@@ -243,7 +243,7 @@ def study_cells(study: Study, plan: Plan, frame: pl.DataFrame, at: At = "common"
     Arguments:
         plan: a plan that has the study.
         frame: its table (see `miclab.studies.rows`).
-        at: which row stands for a run.
+        at: the row that represents a run.
 
     Raises:
         MiclabError: the table lacks an axis of the study.
@@ -260,7 +260,7 @@ def study_cells(study: Study, plan: Plan, frame: pl.DataFrame, at: At = "common"
     fields = [f for f in dict.fromkeys(name for config in configs for name in config) if f not in axes]
     fields = [f for f in fields if f != "seed" and not f.startswith(("parent.", "numerics."))]
     others = {field: [config.get(field) for config in configs] for field in fields}
-    # Lengths of training come last: cells that differ in them mostly differ in a field with a better name, too.
+    # Lengths of training come last, since cells that differ in them mostly differ in a field with a better name, too.
     candidates = {a: v for a, v in axes.items() if not a.startswith("request.")} | others
     candidates |= {a: v for a, v in axes.items() if a.startswith("request.")}
     kept = distinguishing(candidates)
@@ -307,8 +307,8 @@ def _axis(field: str, values: Iterable[Value], alone: bool) -> Axis:
 def _place(
     row: Mapping[str, Any], fields: Sequence[str], axes: Sequence[str], cells: Mapping[Key, int]
 ) -> tuple[int, int]:
-    """Cell and seed of a row whose run has another hash than the planned one, as in another numeric mode; cell -1:
-    there is none."""
+    """Cell and seed of a row whose run's hash differs from the planned one, as in another numeric mode; cell -1:
+    none."""
     config = json.loads(row["config"])
     key = tuple(plain_value(row[field] if field in axes else field_of(config, field)) for field in fields)
     return cells.get(key, -1), row["seed"]

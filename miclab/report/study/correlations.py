@@ -32,8 +32,8 @@ class MeasureOfRuns:
     Arguments:
         name: its name in the table, with the layer for measures of heads.
         title: in words.
-        text: what it is.
-        values: by index of the run; None where a run has none.
+        text: its explanation.
+        values: by index of the run; None if a run has none.
         correlation: with ICL.
     """
 
@@ -45,13 +45,13 @@ class MeasureOfRuns:
 
     @property
     def rank(self) -> float:
-        """Size of Pearson's coefficient; -1 where there is none."""
+        """Size of Pearson's coefficient; -1 if there is none."""
         return abs(self.correlation.pearson) if np.isfinite(self.correlation.pearson) else -1.0
 
 
 def _groups(columns: Sequence[str]) -> dict[str, tuple[str, str, list[str]]]:
-    """Title, text and columns of every measure. Of several heads of a layer the strongest counts, as in the ledger; of
-    entropies the lowest, which is the sharpest."""
+    """Title, text and columns of every measure. Among several heads of a layer the strongest counts, as in the ledger.
+    For entropies that is the lowest, which is the sharpest."""
     found: dict[str, tuple[str, str, list[str]]] = {}
     for column in columns:
         if place := measure_of(column):
@@ -75,7 +75,7 @@ def _strongest(row: Mapping[str, Any] | None, columns: Sequence[str], lowest: bo
 
 
 def measures_of_runs(cells: StudyCells) -> list[MeasureOfRuns]:
-    """Every measure of the runs' rows, the one that goes most with ICL first."""
+    """Every measure of the runs' rows, the one with the highest correlation with ICL first."""
     rows = [run.row for run in cells.runs]
     columns = list(dict.fromkeys(name for row in rows if row is not None for name in row))
     icl = [None if row is None else finite(row.get("icl")) for row in rows]
@@ -95,7 +95,7 @@ def measures_of_runs(cells: StudyCells) -> list[MeasureOfRuns]:
 
 
 def _series(cells: StudyCells) -> dict[str, list[int]]:
-    """Runs with a row by the series that they are drawn in: by the y axis, or by the other axes than x."""
+    """Runs with a row, by the series that they are drawn in: by the y axis, or by the axes except x."""
     axes = (cells.y,) if cells.y is not None else cells.rest(cells.x)
     found: dict[str, list[int]] = {}
     for index, run in enumerate(cells.runs):

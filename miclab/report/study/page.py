@@ -34,11 +34,11 @@ from miclab.studies.plan import Plan
 from miclab.studies.study import Study
 
 STAGES = ("cells", "training", "measures", "claims", "page")
-"""Parts of the work, as a progress bar names them."""
+"""Parts of the work, as named by a progress bar."""
 
 
 def subject_of(study: Study) -> str:
-    """What a report on a study is about: a later one on the same study may replace it."""
+    """The subject of a report on a study. A later report on the same study may replace it."""
     return f"study {study.name} {study.profile}"
 
 
@@ -122,7 +122,7 @@ def write_study_report(
         source: where the rows come from, in words.
         command: the command that made the report.
         threshold: accuracy, between 0 and 1, whose line is drawn in the phase diagram of ICL.
-        at: which row stands for a run.
+        at: the row that represents a run.
         on_progress: called with the number of `STAGES` done and the name of the next one.
 
     Returns:

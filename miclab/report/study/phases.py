@@ -1,5 +1,5 @@
-"""Phase diagrams of a study: heatmaps over its two leading numeric axes, or curves over one, and where ICL passes a
-threshold. Every mark carries the number of its cell, by which the page finds the cell's runs."""
+"""Phase diagrams of a study: heat maps over its two leading numeric axes, or curves over one, and the crossing of a
+threshold by ICL. Every mark carries the number of its cell, by which the page finds the cell's runs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from miclab.statistics.palette import ACCURACY
 from miclab.tables import estimate
 
 SCORES = {split: SPLIT_WORDS[split] for split in ("icl", "iwl", "swapped", "train")}
-"""Accuracies that a run's rows hold, in words."""
+"""Accuracies in a run's rows, in words."""
 LIFT = 9
-"""Pixels by which a cell's number stands above its middle, through which the line of the threshold may go."""
+"""Pixels by which a cell's number is above its middle, where the line of the threshold may be."""
 DIAGRAMS = ("icl", "iwl", "swapped")
 """Scores that have a phase diagram."""
 SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
 BLANK = {"not planned": "·", "not run yet": "not run"}
-"""What a cell without a value shows, by its reason; of any other reason `failed` or `no row`."""
+"""The text of a cell without a value, by its reason; for any other reason `failed` or `no row`."""
 
 
 def style(index: int) -> tuple[str, str, str]:
@@ -37,7 +37,7 @@ def panels(cells: StudyCells) -> list[tuple[Value, ...]]:
 
 
 def panel_name(cells: StudyCells, panel: tuple[Value, ...]) -> str:
-    """A panel in words; empty where there is one alone."""
+    """A panel in words; empty if it is the only one."""
     rest = cells.rest(cells.x, cells.y)
     return ", ".join(f"{axis.short} = {shown_value(value)}" for axis, value in zip(rest, panel, strict=True))
 
@@ -80,7 +80,7 @@ def heatmap_figure(
 ) -> Figure:
     """A score over two axes in one panel, with the line at which ICL passes the threshold.
 
-    Cells stand at 0, 1, 2 ... in the order of their values, so the line between two neighbours is linear in that place.
+    Cells are at 0, 1, 2 ... in the order of their values, so the line between two neighbours is linear in that place.
     """
     at = {(cells.value(c, x), cells.value(c, y)): c for c in in_panel(cells, panel)}
     grid: dict[str, list[list[Any]]] = {"z": [], "line": [], "hover": [], "cell": []}
@@ -111,7 +111,7 @@ def heatmap_figure(
     }  # fmt: skip
     data = [heat]
     if len(x.values) > 1 and len(y.values) > 1:
-        # A white line in a dark one stands out from every colour of the scale.
+        # A white line within a dark one is visible on every colour of the scale.
         for colour, width in ((BLACK, 5), ("#fdfdfd", 2.5)):
             level = {"start": threshold, "end": threshold, "size": 1, "coloring": "none"}
             line = {"color": colour, "width": width, "smoothing": 0}
@@ -138,15 +138,15 @@ def _heat_layout(score: str, x: Axis, y: Axis, notes: list[dict[str, Any]]) -> d
 
 
 def places(axis: Axis) -> dict[Value, float]:
-    """Where the values of an axis stand in a curve: numbers where they are (log2 in doublings), others side by side."""
+    """Places of an axis' values in a curve: numbers at their value (log2 in doublings), others side by side."""
     if not axis.numeric:
         return {value: float(place) for place, value in enumerate(axis.values)}
     return {value: math.log2(value) if axis.doubling else float(value) for value in axis.values}
 
 
 def curve_figure(cells: StudyCells, score: str, threshold: float) -> Figure:
-    """A score over the study's one leading axis: a line with a 95 % band for each combination of the other axes. Where
-    the axis has no order, or a value stands alone, there are marks with bars."""
+    """A score over the study's one leading axis: a line with a 95 % band for each combination of the other axes. If the
+    axis has no order, or a value has no neighbour, there are marks with bars."""
     x = cells.x
     at = places(x) if x else {None: 0.0}
     data: list[Figure] = []
@@ -200,12 +200,12 @@ def _curve_layout(cells: StudyCells, score: str, at: dict[Value, float], thresho
 
 
 def crossings(values: Sequence[tuple[Value, float | None]], axis: Axis, threshold: float) -> list[float]:
-    """Where a score passes a threshold along an axis, between neighbours that have values. Interpolation is linear in
-    accuracy; on the axis it is linear, or in log2 where the axis is drawn in doublings. Neighbours are those of the
-    axis, not of the gaps.
+    """Places at which a score crosses a threshold along an axis, between neighbours that have values. Interpolation is
+    linear in accuracy; on the axis it is linear, or in log2 where the axis is drawn in doublings. Neighbours are those
+    of the axis, not of the gaps.
 
     Arguments:
-        values: score by value of the axis, in the axis' order; None where there is none.
+        values: score by value of the axis, in the axis' order; None if there is none.
     """
     at, found = places(axis), []
     for (left, below), (right, above) in pairwise(values):
@@ -217,7 +217,7 @@ def crossings(values: Sequence[tuple[Value, float | None]], axis: Axis, threshol
 
 
 def crossing_rows(cells: StudyCells, threshold: float) -> list[tuple[str, list[float], str]]:
-    """For every line of cells along x: which it is, where ICL passes the threshold, and the same in words."""
+    """For every line of cells along x: its values, the place where ICL crosses the threshold, and the same in words."""
     x = cells.x
     if x is None or not x.numeric or len(x.values) < 2:
         return []

@@ -25,7 +25,7 @@ def _number(value: float | None) -> Number:
 
 
 def rows_words(cells: StudyCells, requested: str) -> str:
-    """Which rows stand for the runs, in words."""
+    """The rows that represent the runs, in words."""
     if cells.step >= 0:
         return (
             f"Rows of step {cells.step:,}, the last that all finished runs have"
@@ -36,7 +36,7 @@ def rows_words(cells: StudyCells, requested: str) -> str:
 
 
 def header(cells: StudyCells, source: str, at: str) -> dict[str, Any]:
-    """What the study is, how many runs there are, and which of their rows are shown."""
+    """A summary of the study: its number of runs, and the rows that are shown."""
     study = cells.study
     counts = ", ".join(f"{n} {status}" for status, n in cells.counts().items())
     planned = len(cells.runs)
@@ -62,10 +62,10 @@ def header(cells: StudyCells, source: str, at: str) -> dict[str, Any]:
 
 
 def claims_view(answers: Sequence[str], lines: Sequence[Line], missing: Mapping[str, str]) -> dict[str, Any] | None:
-    """The claims that the study answers, with the ledger's verdicts; None where it answers none.
+    """The claims that the study answers, with the ledger's verdicts; None if it answers none.
 
     Arguments:
-        answers: ids, as the study's file gives them.
+        answers: ids in the study's file.
         lines: those that could be judged.
         missing: why the others could not, by id.
     """
@@ -126,12 +126,12 @@ def phases_view(cells: StudyCells, threshold: float) -> dict[str, Any]:
 
 
 def _estimated(found: tuple[float, Interval | None] | None, remark: str = "") -> Cell:
-    """A mean with its interval; no cell of a number where there is none."""
+    """A mean with its interval, or an empty cell without one."""
     return Number(None) if found is None else estimate(*found, remark=remark)
 
 
 def training_view(cells: StudyCells, over: Sequence[Mapping[str, Trajectory]]) -> dict[str, Any] | None:
-    """Curves over training by cell; None where there are none."""
+    """Curves over training by cell; None if there are none."""
     if not any(found for of_cell in over for found in of_cell.values()):
         return None
     rows = []
@@ -155,7 +155,7 @@ def _correlation(value: float, interval: Interval | None, runs: int) -> Cell:
 
 
 def measures_view(cells: StudyCells, measures: Sequence[MeasureOfRuns]) -> dict[str, Any] | None:
-    """Measures against ICL: the scatter, and all measures by their correlation; None where the rows hold none."""
+    """Measures against ICL: the scatter, and all measures by their correlation; None if the rows hold none."""
     if not measures:
         return None
     rows = []
@@ -182,7 +182,7 @@ def measures_view(cells: StudyCells, measures: Sequence[MeasureOfRuns]) -> dict[
 
 
 def analyses_view(cells: StudyCells, analyses: Sequence[AnalysisOfStudy]) -> dict[str, Any] | None:
-    """What knockouts, zeroed inputs and other lengths leave of ICL; None where no run has such an analysis."""
+    """ICL under knockouts, zeroed inputs and other lengths; None if no run has such an analysis."""
     shown = [analysis for analysis in analyses if analysis.cells]
     if not shown:
         return None

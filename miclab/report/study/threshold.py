@@ -1,5 +1,4 @@
-"""Thresholds of a study of kind `threshold`: the states of its runs, their times, and where each decoder begins to
-read."""
+"""Thresholds of a study of kind `threshold`: the states of its runs, their times, and the threshold of each decoder."""
 
 from __future__ import annotations
 
@@ -13,6 +12,7 @@ from miclab.config.axes import axis_name
 from miclab.statistics.intervals import Interval
 from miclab.statistics.threshold import HIGH, LONG, ORDER, find_threshold, is_long_enough, log2_ratio
 from miclab.studies.plan import Plan, PlannedRun
+from miclab.studies.points import mode_of
 from miclab.studies.study import Study
 from miclab.studies.threshold import Curve, curves_of
 from miclab.tables import Table, table
@@ -33,7 +33,7 @@ def thresholds_view(study: Study, plan: Plan, frame: pl.DataFrame) -> dict[str, 
     def rows(run: PlannedRun) -> Sequence[Mapping[str, Any]] | None:
         return known.get(run.hash)
 
-    mode = next(iter(plan.runs.values())).point.numerics.mode
+    mode = mode_of(next(iter(plan.runs.values())).point.numerics)
     curves = curves_of(study, mode, rows)
     names = [_name(study, curve) for curve in curves]
     rungs = sorted({rung for curve in curves for rung in curve.states})
@@ -51,7 +51,7 @@ def thresholds_view(study: Study, plan: Plan, frame: pl.DataFrame) -> dict[str, 
 
 
 def _name(study: Study, curve: Curve) -> str:
-    """What distinguishes a decoder from the others."""
+    """The fields that distinguish a decoder from the others."""
     return ", ".join(f"{axis.rpartition('.')[2]} {_value(value)}" for axis, value in curve.axes.items()) or study.name
 
 
@@ -91,7 +91,7 @@ def _states(states: Mapping[int, str]) -> str:
 
 
 def _times(times: Mapping[int, tuple[int, bool]]) -> str:
-    """The median over seeds, where runs that never get there count as later than all others."""
+    """The median over seeds. Runs that never reach the level count as later than all others."""
     if not times:
         return ""
     there = sum(known for _, known in times.values())

@@ -16,8 +16,8 @@ Trajectory = dict[int, tuple[float, Interval | None, int]]
 
 
 def training_panels(cells: StudyCells) -> list[tuple[str, list[int]]]:
-    """Names of the panels, with their cells: one for each combination of the axes but x. A panel's lines are the values
-    of x. Where x alone varies, there is one panel without a name."""
+    """Names of the panels, with their cells: one for each combination of the axes except x. A panel's lines are the
+    values of x. If only x varies, there is one panel without a name."""
     x = cells.x
     rest = cells.rest(x)
     found: dict[str, list[int]] = {}
@@ -27,7 +27,7 @@ def training_panels(cells: StudyCells) -> list[tuple[str, list[int]]]:
 
 
 def trajectories(cells: StudyCells) -> list[dict[str, Trajectory]]:
-    """For every cell each accuracy over training."""
+    """Each accuracy over training, for every cell."""
     return [{score: _trajectory(runs, score, cells.sequences) for score in SCORES} for runs in cells.members]
 
 

@@ -1,4 +1,4 @@
-"""Where the tasks of a study are done. Each launcher takes paths of task files and gives back their answers."""
+"""Launchers of a study's tasks. Each takes paths of task files and returns their answers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Protocol
 class Launcher(Protocol):
     """Starts tasks somewhere.
 
-    A launcher promises nothing about a task that it lost with a process or a machine but to say so: an answer of None.
+    A launcher reports a task that was lost with a process or a machine by the answer None.
     """
 
     def room(self) -> int:
-        """How many more tasks can be given now."""
+        """How many more tasks it can take now."""
         ...
 
     def submit(self, paths: list[str]) -> None:
@@ -28,5 +28,5 @@ class Launcher(Protocol):
         ...
 
     def close(self) -> None:
-        """Lets go of processes and connections."""
+        """Closes processes and connections."""
         ...

@@ -1,4 +1,4 @@
-"""This machine: processes of one thread each, which live on from run to run."""
+"""This machine: processes of one thread each, which are reused from run to run."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from miclab.config.extensions import handed_on
 from miclab.studies.task import Stoppable, environment, perform
 
 GRACE = 60.0
-"""Seconds that a worker has to save a checkpoint when its engine is gone."""
+"""Seconds for a worker to save a checkpoint after its engine died."""
 
 
 def prepare_worker(owner: int) -> None:
-    """Readies a worker for signals; one whose engine is gone saves a checkpoint and ends."""
+    """Prepares a worker for signals. If its engine dies, it saves a checkpoint and ends."""
     Stoppable.take_signals()
 
     def watch() -> None:
@@ -78,7 +78,7 @@ class LocalLauncher:
                 self._lost.append((path, None))
 
     def wait(self, seconds: float) -> list[tuple[str, str | None]]:
-        """Answers of ended tasks. When a worker dies, all running tasks are lost and the executor is made anew."""
+        """Answers of ended tasks. When a worker dies, all running tasks are lost and a new executor is made."""
         found: list[tuple[str, str | None]] = list(self._lost)
         self._lost = []
         if not self._futures:

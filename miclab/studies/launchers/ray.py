@@ -1,4 +1,4 @@
-"""A Ray cluster: one task for each core, on whichever node; the runs lie on a file system that all nodes share."""
+"""A Ray cluster: one task for each core, on any node. The runs lie on a file system that all nodes share."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class RayLauncher:
                 f"There is no Ray cluster at {address!r} ({error}). Start one with `ray start --head`, or name its "
             )
             raise MiclabError(f"{problem}address with --ray-address.") from error
-        # A task that was lost with its node is the engine's to give again: only it knows what was done.
+        # The engine restarts a task that was lost with its node, since only it knows the progress.
         self._perform: Any = ray.remote(num_cpus=1, max_retries=0)(perform)
         self._tasks: dict[Any, str] = {}
 

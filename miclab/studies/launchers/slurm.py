@@ -17,24 +17,24 @@ from miclab.errors import MiclabError
 from miclab.studies.task import Stoppable, environment, perform
 
 GATHERED = 5.0
-"""Seconds for which tasks are gathered into one array."""
+"""Seconds during which tasks are gathered into one array."""
 POLL = 5.0
-"""Seconds between looks at jobs."""
+"""Seconds between queries of jobs."""
 REFUSED = 60.0
-"""Seconds until an array that Slurm refused is tried again."""
+"""Seconds before an array that Slurm refused is submitted again."""
 ARRAYS = 20
 """Arrays that are filled at a time."""
 MINUTES = 24 * 60
-"""Time limit of a job where none is given; a run that meets it saves a checkpoint and is submitted again."""
+"""Default time limit of a job. A run that reaches it saves a checkpoint and is submitted again."""
 
 
 def answer_file(path: str) -> Path:
-    """Where a job leaves its answer."""
+    """The file for a job's answer."""
     return Path(f"{path}.answer")
 
 
 def work(path: str, plugins: Handed = ()) -> None:
-    """Does a task in a job and leaves the answer in a file. Slurm's warning before the end of a job's time, and
+    """Does a task in a job and writes the answer to a file. Slurm's warning before the end of a job's time, and
     `scancel`, let training save a checkpoint first."""
     os.environ.update(environment())
     Stoppable.take_signals()
@@ -114,19 +114,19 @@ class SlurmLauncher:
             except self._refusal as error:
                 if not self._jobs:
                     raise MiclabError(f"Slurm refused the first array: {str(error).strip()}") from error
-                # Most often a limit on submitted jobs: some end, then there is room.
+                # Usually a limit on submitted jobs: after some end, there is room.
                 self._refused, self._since = True, time.monotonic() + REFUSED
                 return
             self._jobs.update(zip(chunk, jobs, strict=True))
             self._gathered, self._refused = self._gathered[len(chunk) :], False
 
     def wait(self, seconds: float) -> list[tuple[str, str | None]]:
-        """Answers of ended jobs; a job that ended without one has died."""
+        """Answers of ended jobs. A job that ended without an answer has died."""
         if self._gathered and time.monotonic() - self._since > GATHERED:
             self._send()
         found: list[tuple[str, str | None]] = []
         for path, job in list(self._jobs.items()):
-            # The answer is looked for first: Slurm is queried about a job only where there is none.
+            # The answer is sought first. Slurm is queried only about jobs without an answer.
             if not answer_file(path).exists() and not job.done():
                 continue
             del self._jobs[path]
@@ -140,17 +140,16 @@ class SlurmLauncher:
         return found
 
     def stop(self) -> None:
-        """Cancels the jobs: those in training save a checkpoint, those in the queue are gone."""
+        """Cancels the jobs. Those in training save a checkpoint, those in the queue are removed."""
         self._gathered, unsent = [], self._gathered
         for job in self._jobs.values():
-            with contextlib.suppress(Exception):  # What submitit raises has no common type.
+            with contextlib.suppress(Exception):  # Exceptions of submitit have no common type.
                 job.cancel()
         # Nobody will answer for these.
         self._jobs.update({path: _Never() for path in unsent})
 
     def close(self) -> None:
-        """Nothing to let go of: jobs outlive the process that submitted them, and a study started again finds what they
-        did."""
+        """Does nothing. Jobs outlive the process that submitted them, and a restarted study finds their results."""
 
 
 class _Never:

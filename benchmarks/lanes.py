@@ -1,0 +1,134 @@
+"""Run-steps a second against the number of lanes, on one device.
+
+    python -m benchmarks.lanes --device cpu --lanes 1 8 --seconds 2
+    make gpu
+
+For each decoder and number of lanes it measures the step alone and with the drawing of batches, on batches of the
+paper's size. What is measured is written after every cell, and a second call goes on where the first one ended. It ends
+by itself after `--limit` seconds. It needs nothing but the Python that holds torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from miclab.config import memory, presets
+from miclab.config.parts import NumericsConfig
+from miclab.config.run import RunConfig
+from miclab.errors import MiclabError
+from miclab.model.classifier import model_of
+from miclab.training import numerics, optimiser
+from miclab.training.flat_parameters import TrainedParameters
+from miclab.training.lanes import Lanes, Update
+from miclab.worlds.sequences import raw_training_batch
+from miclab.worlds.world import draw_world
+
+DECODERS = ("rope", "onehot")
+LANES = (1, 8, 64, 256, 512)
+
+
+def lane_config(decoder: str, lanes: int, device: str) -> RunConfig:
+    """The paper's decoder as one of so many lanes."""
+    config = presets.run_config("unimodal", "paper")
+    own = NumericsConfig(mode="lanes", lanes=lanes, device=device, sampler="host" if device == "mps" else "device")
+    return replace(config, numerics=own, decoder=replace(config.decoder, positions=decoder))
+
+
+def per_second(step: Callable[[], object], seconds: float, device: str) -> float:
+    """Calls a second of a step, after two calls that warm up."""
+
+    def wait() -> None:
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+
+    for _ in range(2):
+        step()
+    wait()
+    start, calls = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds or not calls:
+        step()
+        calls += 1
+        wait()
+    return calls / (time.perf_counter() - start)
+
+
+def measured(decoder: str, lanes: int, device: str, seconds: float) -> dict[str, Any]:
+    """One cell: run-steps a second of the step alone, and of drawing batches alone."""
+    base = lane_config(decoder, lanes, device)
+    memory.check_lanes(base, torch.cuda.get_device_properties(device).total_memory if "cuda" in device else 0)
+    configs = [replace(base, seed=seed) for seed in range(lanes)]
+    world = draw_world(base)
+    trained = []
+    for config in configs:
+        parameters = model_of(config).initial_parameters(config.weights_seed)
+        trained.append(TrainedParameters(config, {name: value.to(device) for name, value in parameters.items()}))
+    states = [optimiser.initial_state(base.optimiser, {"trained": own.flat}) for own in trained]
+    group = Lanes(configs, trained, states)
+    updates = {
+        lane: Update(raw_training_batch(config, world, 0).to(device), 1e-3, 0) for lane, config in enumerate(configs)
+    }
+    step = per_second(lambda: group.step(updates), seconds, device) * lanes
+    draw = per_second(lambda: raw_training_batch(base, world, 0), seconds / 2, "cpu")
+    held = torch.cuda.max_memory_allocated(device) if "cuda" in device else lanes * memory.lane_size(base)
+    return {"decoder": decoder, "lanes": lanes, "run-steps per second": step, "draws per second": draw, "bytes": held}
+
+
+def main() -> int:
+    """The command; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Measures run-steps a second against the number of lanes.")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto (default)")
+    parser.add_argument("--lanes", type=int, nargs="+", default=list(LANES), help="numbers of lanes")
+    parser.add_argument("--seconds", type=float, default=3.0, help="seconds for each cell (3)")
+    parser.add_argument("--limit", type=float, default=540.0, help="seconds after which no cell is begun (540)")
+    parser.add_argument("--output", type=Path, default=Path("build/lanes.json"), help="file of what is measured")
+    options = parser.parse_args()
+    start, torch_version = time.monotonic(), torch.__version__
+    try:
+        device = numerics.device_here(options.device)
+        name = torch.cuda.get_device_name(device) if "cuda" in device else platform.processor() or platform.machine()
+        machine = {"device": device, "name": name, "torch": torch_version}
+        cells: list[dict[str, Any]] = []
+        if options.output.is_file():
+            before = json.loads(options.output.read_text())
+            cells = before["cells"] if before.get("machine") == machine else []
+        numerics.prepare(lane_config("rope", 1, device))
+        for decoder in DECODERS:
+            for lanes in options.lanes:
+                if any((cell["decoder"], cell["lanes"]) == (decoder, lanes) for cell in cells):
+                    continue
+                if time.monotonic() - start > options.limit:
+                    print("the time is up; a second call goes on here")
+                    return 0
+                cells.append(measured(decoder, lanes, device, options.seconds))
+                options.output.parent.mkdir(parents=True, exist_ok=True)
+                options.output.write_text(json.dumps({"machine": machine, "cells": cells}, indent=1) + "\n")
+                show(cells[-1:])
+    except MiclabError as error:
+        print(f"lanes: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.output}: {len(cells)} cells on {name}")
+    return 0
+
+
+def show(cells: list[dict[str, Any]]) -> None:
+    """A line for each cell."""
+    for cell in cells:
+        print(
+            f"{cell['decoder']:8} {cell['lanes']:4} lanes  {cell['run-steps per second']:10,.0f} run-steps/s"
+            f"  (drawing alone {cell['draws per second']:,.0f}/s)  {memory.in_words(cell['bytes'])}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

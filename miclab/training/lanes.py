@@ -1,0 +1,188 @@
+"""Runs that are trained as one program: each is a lane, a row of the tensors of a group.
+
+    flat, mean, square   [lane weight]   weights and the optimiser's averages; a run holds views of its own row
+    raw batches          [lane ...]      stacked; an idle lane is given those of a busy one
+
+Runs share a group if they share a step (`miclab.training.step.graph_key`). A group has a fixed width, filled up with
+idle lanes, and no operation mixes lanes. So the bits of a lane depend on the width and not on its neighbours.
+
+On a GPU the gradients of all lanes are one program (`torch.func.vmap`). On a CPU they are computed lane after lane. Its
+products of matrices round by where a matrix lies in memory, so that a lane's place would move its last bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from miclab.config.run import RunConfig
+from miclab.errors import RunError
+from miclab.training import optimiser
+from miclab.training.flat_parameters import TrainedParameters, gradient_function
+from miclab.training.objective import Losses, Objective
+from miclab.training.step import graph_key
+from miclab.worlds.lane_sampler import LaneSampler, raw_tensors, serves
+from miclab.worlds.sequences import RawBatch, config_roles
+from miclab.worlds.world import World
+
+ALIGNED = 64
+"""Weights of a row are a multiple of this, so that every row begins alike in memory and no vector crosses two lanes."""
+
+Gradient = Callable[..., tuple[Losses, Tensor]]
+"""See `miclab.training.flat_parameters.gradient_function`."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a run needs for its next update.
+
+    Arguments:
+        raw: its raw batch; None where a sampler of the group draws it.
+        rate: the learning rate.
+        finished: finished steps.
+    """
+
+    raw: RawBatch | None
+    rate: float
+    finished: int
+
+    @property
+    def own_raw(self) -> RawBatch:
+        """Its raw batch, where it has one."""
+        assert self.raw is not None
+        return self.raw
+
+
+class Lanes:
+    """A group of runs of one step.
+
+    Arguments:
+        configs: of the runs, with the same `graph_key` and `numerics.lanes`, which is the group's width.
+        trained: their parameters, which become views of the group's.
+        states: their optimisers' states, which become views too.
+        together: whether all lanes are one program; None: on every device but a CPU.
+        worlds: what the runs draw from. Where all lanes are one program, their batches may be drawn by it too.
+
+    Raises:
+        RunError: there are more runs than lanes, or their steps differ.
+    """
+
+    def __init__(
+        self,
+        configs: Sequence[RunConfig],
+        trained: Sequence[TrainedParameters],
+        states: Sequence[optimiser.State],
+        together: bool | None = None,
+        worlds: Sequence[World] = (),
+    ):
+        check_group(configs)
+        self.config, self.width, self.states = configs[0], configs[0].numerics.lanes, states
+        self.objective, self.template = Objective(self.config), trained[0]
+        self.gradients: dict[tuple[str, ...], Gradient] = {}
+        self.size = len(trained[0].flat)
+        self.flat = torch.zeros(self.width, -(-self.size // ALIGNED) * ALIGNED, device=trained[0].flat.device)
+        for row, own in zip(self.flat, trained, strict=False):
+            row[: self.size] = own.flat
+            own.lie_in(row[: self.size])
+        self.mean, self.square = self._averages("mean.trained"), self._averages("square.trained")
+        self.together = self.flat.device.type != "cpu" if together is None else together
+        self.sampler: LaneSampler | None = None
+        if self.together and worlds and serves(configs):
+            self.sampler = LaneSampler(configs, worlds, self.width, self.flat.device)
+        self.fixed = [own.fixed for own in trained]
+        if self.together:
+            self.all_fixed = _stacked([*self.fixed, *[self.fixed[0]] * (self.width - len(trained))])
+
+    def _averages(self, name: str) -> Tensor | None:
+        if name not in self.states[0]:
+            return None
+        averages = torch.zeros_like(self.flat)
+        for row, state in zip(averages, self.states, strict=False):
+            row[: self.size] = state[name]
+            state[name] = row[: self.size]
+        return averages
+
+    def step(self, updates: Mapping[int, Update]) -> dict[int, Losses]:
+        """Makes one update of some lanes. The others are idle: their weights stay, and they make no further update.
+
+        Arguments:
+            updates: what each lane needs that makes one.
+
+        Returns:
+            The losses before the update, by lane.
+        """
+        slopes, losses = torch.zeros_like(self.flat), dict[int, Losses]()
+        numbers = [optimiser.coefficients(self.config.optimiser, 1, 0.0)] * self.width
+        by_terms: dict[tuple[str, ...], dict[int, Update]] = {}
+        for lane, update in updates.items():
+            made = optimiser.next_step(self.states[lane], "trained")
+            numbers[lane] = optimiser.coefficients(self.config.optimiser, made, update.rate)
+            by_terms.setdefault(self.objective.active(update.finished), {})[lane] = update
+        # Terms of the loss may end: where lanes stand at different steps, each set of terms is a program of its own.
+        for terms, some in by_terms.items():
+            losses |= (self._together if self.together else self._one_by_one)(terms, some, slopes)
+        columns = torch.stack(numbers, 1).to(self.flat.device)[..., None]
+        optimiser.move(self.config.optimiser, self.flat, slopes, self.mean, self.square, columns)
+        return losses
+
+    def _gradient(self, terms: tuple[str, ...], make: Callable[[Gradient], Gradient]) -> Gradient:
+        if terms not in self.gradients:
+            self.gradients[terms] = make(gradient_function(self.config, self.template, terms))
+        return self.gradients[terms]
+
+    def _one_by_one(self, terms: tuple[str, ...], updates: Mapping[int, Update], slopes: Tensor) -> dict[int, Losses]:
+        gradient, losses = self._gradient(terms, lambda function: function), dict[int, Losses]()
+        for lane, update in updates.items():
+            row = self.flat[lane, : self.size]
+            losses[lane], slopes[lane, : self.size] = gradient(row, update.own_raw.batch(), self.fixed[lane])
+        return losses
+
+    def _together(self, terms: tuple[str, ...], updates: Mapping[int, Update], slopes: Tensor) -> dict[int, Losses]:
+        spare = next(iter(updates.values()))
+        roles = config_roles(self.config)
+
+        def make(gradient: Gradient) -> Gradient:
+            return torch.func.vmap(lambda flat, fixed, raw: gradient(flat, RawBatch(**raw, roles=roles).batch(), fixed))
+
+        every = [updates.get(lane, spare) for lane in range(self.width)]
+        if self.sampler is None:
+            raw = _stacked([raw_tensors(update.own_raw) for update in every])
+        else:
+            raw = self.sampler.draw([update.finished for update in every])
+        found, slope = self._gradient(terms, make)(self.flat[:, : self.size], self.all_fixed, raw)
+        busy = list(updates)
+        slopes[busy, : self.size] = slope[busy]
+        values = {name: value.cpu() for name, value in found.items()}
+        return {lane: {name: value[lane] for name, value in values.items()} for lane in updates}
+
+
+def _stacked(parts: Sequence[Any]) -> Any:
+    """Tensors, or nested mappings of them, with the lanes as a new first axis."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.stack(list(parts))
+    return {name: _stacked([part[name] for part in parts]) for name in first}
+
+
+def check_group(configs: Sequence[RunConfig]) -> None:
+    """Makes sure that runs can be lanes of one group.
+
+    Raises:
+        RunError: there are more runs than lanes, or their steps differ.
+    """
+    # A run of another mode is alone.
+    width = configs[0].numerics.lanes or 1
+    if any((config.numerics.lanes or 1) != width for config in configs):
+        widths = sorted({config.numerics.lanes for config in configs})
+        raise RunError(f"Runs of one group have the same numerics.lanes; these have {widths}.")
+    if len(configs) > width:
+        raise RunError(f"{len(configs)} runs do not fit into a group of {width} lanes. Give them in several groups.")
+    if any(graph_key(config) != graph_key(configs[0]) for config in configs):
+        raise RunError(
+            "Runs of one group have the same shapes, optimiser and number of labels; these have not. They may differ in"
+            " seed, number of classes, frequencies, noise, learning rate and how sequences are drawn."
+        )
