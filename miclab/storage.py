@@ -260,21 +260,3 @@ def tensors_from(content: bytes, file: Path | str) -> dict[str, Tensor]:
     except (SafetensorError, ValueError, KeyError, RuntimeError, OverflowError) as error:
         why = str(error).partition("\n")[0][:100]
         raise RunContentError(file, f"expected a file of safetensors ({why})") from error
-
-
-def check_tensors_whole(path: Path | str) -> None:
-    """Makes sure that a file of safetensors is as long as its header says. What the tensors hold is not read.
-
-    Raises:
-        RunContentError: it is shorter or longer, or is none.
-        OSError: it cannot be read.
-    """
-    size = check_regular(path)
-    with open(path, "rb", buffering=0) as file:
-        head = int.from_bytes(file.read(8), "little")
-        header = file.read(min(head, size))
-    with contextlib.suppress(ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-        ends = [part["data_offsets"][1] for name, part in json.loads(header).items() if name != "__metadata__"]
-        if size == 8 + head + max(ends, default=0):
-            return
-    raise RunContentError(path, "expected a file of safetensors that is whole")

@@ -1,6 +1,7 @@
 """Runs as a listing shows them. Only what it shows is read, so that a directory may hold tens of thousands of runs.
 
-What is read of a run: manifest, label, the last metric rows, the bytes of the configuration, and how long the world is.
+What is read of a run: manifest, label, the last metric rows, the bytes of the configuration, and whether its world is
+there.
 `Run.verify` reads all of it, and `open_run` checks what the configuration means.
 """
 
@@ -66,8 +67,8 @@ def entries(root: Path | str) -> list[Entry]:
         RunError: `root` is a file, or cannot be read.
     """
     paths, broken = look_over(root)
-    found = {path: entry(path) for path in paths} | {path: Entry(path, DAMAGED, why) for path, why in broken.items()}
-    return [found[path] for path in sorted(found, key=str)]
+    found = [*map(entry, paths), *(Entry(path, DAMAGED, why) for path, why in broken.items())]
+    return sorted(found, key=lambda one: one.path.name)
 
 
 def entry(path: Path) -> Entry:
@@ -104,11 +105,13 @@ def _plugins(config: bytes) -> list[str]:
 
 def _check_world(file: str) -> None:
     try:
-        storage.check_tensors_whole(file)
-    except FileNotFoundError as error:
-        raise DamagedError(file, REFUSED) from error
+        there = storage.check_regular(file) > 0
+    except FileNotFoundError:
+        there = False
     except OSError as error:
         raise RunError(f"Cannot read {file}: {error.strerror or error}.") from error
+    if not there:
+        raise DamagedError(file, REFUSED)
 
 
 def _last_accuracies(path: Path, files: dict[str, str], warnings: list[str]) -> dict[str, Any]:
