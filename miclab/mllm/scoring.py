@@ -37,7 +37,7 @@ class Answers:
     Arguments:
         values: by name, each [episode].
             correct: 1 where greedy decoding writes the right answer and ends.
-            choice: 1 where the right answer is the likeliest candidate. It is judged by the sum over its tokens and end.
+            choice: 1 where the right answer is the likeliest by the sum over tokens and end; chance is 1 / candidates.
             choice_per_token: the same by the mean over these tokens, which does not favour short answers.
             copied: 1 where greedy decoding writes an answer of the context and ends (CLA).
             log_probability: of the right answer and its end, in nats.
