@@ -24,7 +24,8 @@ _NAMES = {
     "Run": "run", "Runs": "runs", "load": "runs", "find": "runs", "list_runs": "runs",
     "Attention": "attention", "Model": "module",
     "evaluate": "analyses", "circuits": "analyses", "knock_out": "analyses", "ablate": "analyses",
-    "patch": "patching", "align": "analyses", "diagnose": "analyses", "Diagnosis": "analyses",
+    "align": "analyses", "diagnose": "analyses", "Diagnosis": "analyses",
+    "patch": "patching", "patch_paths": "patching",
     "claims": "claims", "judge": "claims", "Judgement": "claims", "Ledger": "claims",
     "study": "study", "Study": "study", "StudyPlan": "study",
     "report": "report",
@@ -41,7 +42,7 @@ __all__ = [
     "Attention", "ConfigError", "DamagedError", "DataCheck", "Diagnosis", "Judgement", "Ledger", "MiclabError", "Model",
     "Run", "RunError", "Runs", "Study", "StudyPlan", "ablate", "align", "check_data", "circuits", "claims", "demo",
     "diagnose", "embed", "evaluate", "find", "judge", "knock_out", "list_runs", "load", "load_plugin", "patch",
-    "report", "reproduce", "resume", "study", "train", "train_lanes",
+    "patch_paths",    "report", "reproduce", "resume", "study", "train", "train_lanes",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from miclab.api.data import DataCheck, check_data, embed
     from miclab.api.lanes import train_lanes
     from miclab.api.module import Model
-    from miclab.api.patching import patch
+    from miclab.api.patching import patch, patch_paths
     from miclab.api.report import report
     from miclab.api.reproduce import demo, reproduce
     from miclab.api.run import Run

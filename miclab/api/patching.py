@@ -1,4 +1,4 @@
-"""Causal tracing, as `miclab patch` does it."""
+"""Causal tracing and path patching, as `miclab patch` and `miclab paths` do them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from miclab.config.request import Split, SplitSizes
 
 if TYPE_CHECKING:
     from miclab.circuits.patched import Patching
+    from miclab.circuits.path_patching import PathPatching
 
 PARTS = ("residual", "attention", "mlp", "head", "query", "key", "value")
 
@@ -56,6 +57,53 @@ def patch(
     sizes = SplitSizes(sequences=sequences, novel_sets=novel_sets, evaluation_seed=evaluation_seed)
     chosen = (parts,) if isinstance(parts, str) else tuple(parts)
     return patch(
+        disks(run), corruption, parts=chosen, direction=direction, metric=metric, step=step, sizes=sizes, split=split,
+        on_progress=on_progress,
+    )  # fmt: skip
+
+
+def patch_paths(
+    run: AnyRun | Sequence[AnyRun],
+    corruption: str = "items_swapped",
+    step: int | None = None,
+    *,
+    parts: Sequence[Literal["edges", "paths"]] = ("edges", "paths"),
+    direction: Literal["restore", "corrupt"] = "restore",
+    metric: Literal["logit_difference", "probability", "accuracy"] = "logit_difference",
+    split: Split = "icl",
+    sequences: int = 125,
+    novel_sets: int = 8,
+    evaluation_seed: int = -1,
+    on_progress: OnProgress | None = None,
+) -> PathPatching:
+    """Path patching: the effect of what one part sends to one input of another, and of every path to the logits, as a
+    share of what a corruption changes. It is exact.
+
+    Arguments:
+        run: a run, or several that are seeds of one experiment: runs, paths or names.
+        corruption: the one thing in which corrupted sequences differ, NAME or NAME.MODALITY (see
+            `miclab.circuits.corruptions`).
+        step: training step of the checkpoint; None: the last good one of each.
+        parts: `edges` (everything after the receiver is computed again), `paths` (nothing off the path changes), or
+            both.
+        direction: `restore` puts clean outputs into the corrupted run (denoising), `corrupt` the other way round.
+        metric: shown by `tables()` and `plot()`; `frame()` has all three.
+        split: whose sequences are corrupted.
+        sequences: sequences of a split; of `icl`, for each set of novel classes.
+        novel_sets: independent sets of novel classes.
+        evaluation_seed: seed of all sequences that are evaluated; -1: the run's `seed`.
+        on_progress: called with the number of sets of novel classes done, and the name of the run.
+
+    Raises:
+        RunError: the runs differ in more than the seed, the decoder has one layer, its attention has other inputs than
+            queries, keys and values, it has too many paths, or the corruption changes no sequence that can be judged.
+        ConfigError: there is no such corruption, modality, part, checkpoint or split.
+    """
+    from miclab.circuits.path_patching import patch_paths
+
+    sizes = SplitSizes(sequences=sequences, novel_sets=novel_sets, evaluation_seed=evaluation_seed)
+    chosen = (parts,) if isinstance(parts, str) else tuple(parts)
+    return patch_paths(
         disks(run), corruption, parts=chosen, direction=direction, metric=metric, step=step, sizes=sizes, split=split,
         on_progress=on_progress,
     )  # fmt: skip

@@ -10,17 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from miclab.circuits.corruption import find_corruption
 from miclab.circuits.existence import OnProgress
 from miclab.circuits.patching import METRICS, POINTS, Direction, Metric, Place, trace_split
-from miclab.circuits.shares import DIRECTIONS, WORDS, Shares
+from miclab.circuits.shares import DIRECTIONS, WORDS, Shares, check_choices, trace_runs
 from miclab.config.request import SplitSizes
 from miclab.errors import ConfigError
-from miclab.measures.evaluate import check_seeds
 from miclab.runs.run import Run
 from miclab.statistics.intervals import Interval
 from miclab.tables import Table, table
-from miclab.worlds.world import world_from_tensors
 
 if TYPE_CHECKING:
     import polars as pl
@@ -134,30 +131,16 @@ def patch(
         RunError: the runs differ in more than the seed, or the corruption changes no sequence.
         ConfigError: there is no such corruption, modality, part, direction, metric, checkpoint or split.
     """
-    for name, value, known in (("direction", direction, tuple(DIRECTIONS)), ("metric", metric, METRICS)):
-        if value not in known:
-            raise ConfigError(name, value, f"one of {', '.join(known)}")
+    check_choices(direction=direction, metric=metric)
     if not parts:
         raise ConfigError("parts", parts, f"some of {', '.join(POINTS)}")
-    check_seeds(runs)
-    sizes = sizes or SplitSizes()
-    traced, steps, found = [], [], None
-    for done, run in enumerate(runs):
-        found, modality = find_corruption(corruption, run.config)
-        world = world_from_tensors(run.config, run.world_tensors())
-        at, parameters = run.parameters(step)
-        sets = sizes.novel_sets if split == "icl" else 1
-
-        def on_set(count: int, before: int = done * sets, name: str = run.path.name) -> None:
-            if on_progress:
-                on_progress(before + count, name)
-
-        one = trace_split(
-            run.config, world, parameters, found, modality, parts=parts, direction=direction, split=split, sizes=sizes,
-            on_set=on_set,
-        )  # fmt: skip
-        traced.append(one)
-        steps.append(at)
-    assert found is not None
+    given: dict[str, Any] = {"parts": parts, "direction": direction, "split": split, "sizes": sizes or SplitSizes()}
+    traced, steps, words = trace_runs(
+        runs, corruption,
+        lambda config, world, parameters, found, modality, on_set: trace_split(
+            config, world, parameters, found, modality, on_set=on_set, **given
+        ),
+        step=step, sets=given["sizes"].novel_sets if split == "icl" else 1, on_progress=on_progress,
+    )  # fmt: skip
     names = tuple(run.path.name for run in runs)
-    return Patching(names, tuple(steps), split, corruption, found.words, direction, tuple(traced), metric)
+    return Patching(names, steps, split, corruption, words, direction, traced, metric)

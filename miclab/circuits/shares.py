@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from miclab.circuits.corruption import Corruption, find_corruption
+from miclab.circuits.existence import OnProgress
 from miclab.circuits.pairs import Traced
 from miclab.circuits.patching import METRICS, Direction, Metric
+from miclab.config.run import RunConfig
+from miclab.errors import ConfigError
+from miclab.measures.evaluate import check_seeds
 from miclab.measures.evaluations import at_steps
+from miclab.runs.run import Run
 from miclab.statistics.intervals import Interval, clustered_interval, ratio_interval
 from miclab.tables import Table, Tabled, table
+from miclab.worlds.world import World, world_from_tensors
 
 WORDS: dict[str, str] = {
     "logit_difference": "logit difference",
@@ -70,8 +78,12 @@ class Shares(Tabled):
         return clustered_interval([_by_set(one.clean[metric]) - _by_set(one.corrupted[metric]) for one in self.traced])
 
     def effect(self, place: Any, metric: Metric | None = None) -> Interval | None:
-        """The normalised effect of a patch: the change from the run that is patched, over the whole change
-        between corrupted and clean. 0 is none, 1 is all of it.
+        """The normalised effect of a patch: the change from the run that is patched, over the whole change between
+        corrupted and clean. 0 is none, 1 is all of it.
+
+        Arguments:
+            place: what was patched, or a tuple of patches whose effects are added.
+            metric: None: the one that is shown.
 
         Returns:
             The interval, with the same resamples in numerator and denominator. None where the corruption does not
@@ -80,19 +92,19 @@ class Shares(Tabled):
         chosen = metric or self.metric
         key = (place, chosen)
         if key not in self._kept:
-            self._kept[key] = self._effect(place, chosen)
+            self._kept[key] = self._effect(place if isinstance(place, tuple) else (place,), chosen)
         return self._kept[key]
 
-    def _effect(self, place: Any, metric: Metric) -> Interval | None:
+    def _effect(self, places: tuple[Any, ...], metric: Metric) -> Interval | None:
         whole = self.change(metric)
         if whole.low <= 0 <= whole.high:
             return None
         above, below = [], []
         for one in self.traced:
-            clean, corrupted, patched = (
-                _by_set(values[metric]) for values in (one.clean, one.corrupted, one.patched[place])
-            )
-            above.append(patched - corrupted if self.direction == "restore" else clean - patched)
+            clean, corrupted = _by_set(one.clean[metric]), _by_set(one.corrupted[metric])
+            patched = sum(_by_set(one.patched[place][metric]) for place in places)
+            many = len(places)
+            above.append(patched - many * corrupted if self.direction == "restore" else many * clean - patched)
             below.append(clean - corrupted)
         return ratio_interval(above, below)
 
@@ -132,3 +144,55 @@ class Shares(Tabled):
         clean, corrupted = self.untouched(metric)
         shown = {"clean": clean, "corrupted": corrupted, "change": self.change(metric)}
         return {name: interval.as_json() for name, interval in shown.items()}
+
+
+def check_choices(**given: str) -> None:
+    """Raises ConfigError for a direction or a metric that there is not."""
+    known = {"direction": tuple(DIRECTIONS), "metric": METRICS}
+    for name, value in given.items():
+        if value not in known[name]:
+            raise ConfigError(name, value, f"one of {', '.join(known[name])}")
+
+
+Trace = Callable[[RunConfig, World, dict[str, Tensor], Corruption, str, Callable[[int], None]], Traced]
+"""From a run's configuration, world and parameters, the corruption, its modality and a function to call with the number
+of sets done, to answers."""
+
+
+def trace_runs(
+    runs: Sequence[Run],
+    corruption: str,
+    trace: Trace,
+    *,
+    step: int | None,
+    sets: int,
+    on_progress: OnProgress | None,
+) -> tuple[tuple[Traced, ...], tuple[int, ...], str]:
+    """Answers of every run, the step of each checkpoint, and the effect of the corruption in words.
+
+    Arguments:
+        runs: seeds of one experiment.
+        corruption: NAME or NAME.MODALITY.
+        step: the checkpoint of each; None: its last good one.
+        sets: sets of novel classes of each run, for `on_progress`.
+        on_progress: called with the number of sets done over all runs, and the name of the run.
+
+    Raises:
+        RunError: the runs differ in more than the seed.
+        ConfigError: there is no such corruption, modality or checkpoint.
+    """
+    check_seeds(runs)
+    found, steps, words = [], [], ""
+    for done, run in enumerate(runs):
+        made, modality = find_corruption(corruption, run.config)
+        at, parameters = run.parameters(step)
+
+        def on_set(count: int, before: int = done * sets, name: str = run.path.name) -> None:
+            if on_progress:
+                on_progress(before + count, name)
+
+        world = world_from_tensors(run.config, run.world_tensors())
+        found.append(trace(run.config, world, parameters, made, modality, on_set))
+        steps.append(at)
+        words = made.words
+    return tuple(found), tuple(steps), words

@@ -163,7 +163,7 @@ class Decoder:
         return drawn * self.options.initial_std
 
     # -- pieces -------------------------------------------------------------------------------------------------
-    def _norm(self, parameters: Parameters, name: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def norm(self, parameters: Parameters, name: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The normalised residual, and the gain that its readers must apply. They fold it into their weights, since a
         product of a weight's size is cheaper than one of the residual's."""
         if self.options.norm == "rmsnorm":
@@ -285,7 +285,7 @@ class Decoder:
         for i, mechanism in enumerate(self.attention):
             name = f"blocks.{i}"
             if query_only and i == self.options.layers - 1:
-                normed, gain = self._norm(parameters, f"{name}.norm1", x)
+                normed, gain = self.norm(parameters, f"{name}.norm1", x)
                 own = self.attention_parameters(parameters, i)
                 given = {"layer": i, "positions": positions, "roles": batch.roles}
                 # The residual comes first, since the order of these operations decides the last bits of gradients.
@@ -311,7 +311,7 @@ class Decoder:
         """Output of a layer's attention on the residual stream x [batch position width]; `point` names activations
         without their layer."""
         mechanism = self.attention[layer]
-        normed, gain = self._norm(parameters, f"blocks.{layer}.norm1", x)
+        normed, gain = self.norm(parameters, f"blocks.{layer}.norm1", x)
         own = self.attention_parameters(parameters, layer)
         return mechanism.everywhere(own, normed, gain, layer=layer, positions=positions, roles=roles, point=point)
 
@@ -321,7 +321,7 @@ class Decoder:
 
     def feed(self, parameters: Parameters, layer: int, x: Float[Tensor, "*row width"]) -> Float[Tensor, "*row width"]:
         """Output of a layer's MLP on the residual stream after its attention. The decoder must have MLPs."""
-        normed, gain = self._norm(parameters, f"blocks.{layer}.norm2", x)
+        normed, gain = self.norm(parameters, f"blocks.{layer}.norm2", x)
         own = _own(parameters, f"decoder.blocks.{layer}.mlp", feed_forward_shapes(self.options, self.width))
         return feed_forward(self.options, own, normed, gain)
 
@@ -329,7 +329,7 @@ class Decoder:
         self, parameters: Parameters, x: Float[Tensor, "*row width"], point: Point = unchanged
     ) -> Float[Tensor, "*row label"]:
         """Logits of the residual stream after the last layer."""
-        normed, gain = self._norm(parameters, "norm", x)
+        normed, gain = self.norm(parameters, "norm", x)
         final = point("final", normed if gain is None else normed * gain)
         return final @ parameters["decoder.readout"]
 
