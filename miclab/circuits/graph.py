@@ -144,7 +144,8 @@ class Graph:
                 " queries, keys and values alone, so its edges cannot be separated. `miclab patch` takes any decoder."
             )
         length, width = self.decoder.config.sequence_length, self.decoder.width
-        found = self.project(layer, torch.zeros(1, length, width))
+        nothing = torch.zeros(1, length, width, dtype=self.parameters["decoder.readout"].dtype)
+        found = self.project(layer, nothing)
         return {part: value.shape[1] for part, value in found.items()}
 
     # -- what there is --------------------------------------------------------------------------------------------
