@@ -126,7 +126,7 @@ def test_every_edge_and_path_is_that_of_explicit_hooks(direction):
     config = tiny_config(1, decoder={"heads": 2, "initial_std": 0.3})
     parameters = lively_parameters(config, dtype=torch.float64)
     clean, corrupted = both(config)
-    clean, corrupted = (_double(batch) for batch in (clean, corrupted))
+    clean, corrupted = (doubled(batch) for batch in (clean, corrupted))
     graph, hooks = Graph(Decoder(config), parameters), Hooks(config, parameters)
     pair = pair_of(graph, clean, corrupted, direction)
     found = patched_values(graph, clean, corrupted, direction)
@@ -151,7 +151,8 @@ def test_every_edge_and_path_is_that_of_explicit_hooks(direction):
         torch.testing.assert_close(values["logit_difference"], wanted["logit_difference"])
 
 
-def _double(batch):
+def doubled(batch):
+    """A batch of float64."""
     items = {name: value.double() for name, value in batch.items.items()}
     return replace(batch, items=items, label_vectors=batch.label_vectors.double(), placement=batch.placement.double())
 
@@ -260,6 +261,7 @@ def test_the_command_and_python_agree(begun, capsys):
 
 
 def main_status(arguments: list[str]) -> int:
+    """Exit status of a command."""
     try:
         return main(arguments)
     except SystemExit as ended:

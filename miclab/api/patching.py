@@ -1,4 +1,4 @@
-"""Causal tracing and path patching, as `miclab patch` and `miclab paths` do them."""
+"""Causal tracing, path patching, attribution and circuits, as the commands do them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from miclab.api.runs import disks
 from miclab.config.request import Split, SplitSizes
 
 if TYPE_CHECKING:
+    from miclab.circuits.attributions import Attribution
     from miclab.circuits.patched import Patching
     from miclab.circuits.path_patching import PathPatching
 
@@ -106,4 +107,50 @@ def patch_paths(
     return patch_paths(
         disks(run), corruption, parts=chosen, direction=direction, metric=metric, step=step, sizes=sizes, split=split,
         on_progress=on_progress,
+    )  # fmt: skip
+
+
+def attribute(
+    run: AnyRun | Sequence[AnyRun],
+    corruption: str = "items_swapped",
+    step: int | None = None,
+    *,
+    interpolations: int = 5,
+    compared: int = 200,
+    direction: Literal["restore", "corrupt"] = "restore",
+    metric: Literal["logit_difference", "probability"] = "logit_difference",
+    split: Split = "icl",
+    sequences: int = 125,
+    novel_sets: int = 8,
+    evaluation_seed: int = -1,
+    on_progress: OnProgress | None = None,
+) -> Attribution:
+    """Edge attribution patching: the effect of every edge by EAP and EAP-IG (arXiv 2403.17806), compared with exact
+    path patching.
+
+    Arguments:
+        run: a run, or several that are seeds of one experiment: runs, paths or names.
+        corruption: the one thing in which corrupted sequences differ, NAME or NAME.MODALITY.
+        step: training step of the checkpoint; None: the last good one of each.
+        interpolations: gradients that EAP-IG averages.
+        compared: edges that are also patched exactly, at most.
+        direction: `restore` puts clean outputs into the corrupted run (denoising), `corrupt` the other way round.
+        metric: what the effect is on.
+        split: whose sequences are corrupted.
+        sequences: sequences of a split; of `icl`, for each set of novel classes.
+        novel_sets: independent sets of novel classes.
+        evaluation_seed: seed of all sequences that are evaluated; -1: the run's `seed`.
+        on_progress: called with the number of sets done, those of exact patching included, and the name of the run.
+
+    Raises:
+        RunError: the runs differ in more than the seed, the decoder has one layer, its attention has other inputs than
+            queries, keys and values, or the corruption changes no sequence that can be judged.
+        ConfigError: there is no such corruption, modality, metric, checkpoint or split.
+    """
+    from miclab.circuits.attributions import attribute
+
+    sizes = SplitSizes(sequences=sequences, novel_sets=novel_sets, evaluation_seed=evaluation_seed)
+    return attribute(
+        disks(run), corruption, interpolations=interpolations, compared=compared, direction=direction, metric=metric,
+        step=step, sizes=sizes, split=split, on_progress=on_progress,
     )  # fmt: skip

@@ -126,7 +126,8 @@ def traced(
         for metric in chunks[0][0]:
             found.clean.setdefault(metric, []).append(_joined(chunk[0][metric] for chunk in chunks))
             found.corrupted.setdefault(metric, []).append(_joined(chunk[1][metric] for chunk in chunks))
-            for key in chunks[0][2]:
+        for key, by_metric in chunks[0][2].items():
+            for metric in by_metric:
                 values = _joined(chunk[2][key][metric] for chunk in chunks)
                 found.patched.setdefault(key, {}).setdefault(metric, []).append(values)
         on_set(index + 1)
