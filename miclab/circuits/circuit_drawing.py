@@ -18,7 +18,7 @@ KINDS = ("json", "graphml", "svg", "pdf", "png")
 """Files that a circuit can be written to."""
 INPUTS = ("query", "key", "value", "mlp", "logits")
 DASHES = {"query": ":", "key": "-", "value": "--", "mlp": "-.", "logits": "-"}
-WIDEST = 6.0
+WIDEST = 3.5
 """Points of the widest edge."""
 GRAPHML = "http://graphml.graphdrawing.org/xmlns"
 
@@ -35,7 +35,7 @@ def node_of(part: Sender | Receiver) -> str:
 def places(circuit: FoundCircuit) -> dict[str, tuple[float, float]]:
     """Where each node of the decoder stands: layers from bottom to top, heads from left to right, MLPs to the right."""
     middle = (circuit.heads - 1) / 2
-    found = {"embedding": (middle, 0.0)}
+    found = {"embedding": (middle, -1.0)}
     for layer in range(circuit.layers):
         for head in range(circuit.heads):
             found[str(Sender("head", layer, head))] = (float(head), 2.0 * layer + 1)
@@ -58,7 +58,7 @@ def draw_circuit(circuit: FoundCircuit, axes: Axes | None = None) -> Axes:
     from miclab.statistics.style import new_axes
 
     where = places(circuit)
-    axes = axes or new_axes(3.6 + 1.1 * circuit.heads, 2.2 + 1.1 * circuit.layers)
+    axes = axes or new_axes(3.4 + 1.1 * circuit.heads, 2.4 + 1.1 * circuit.layers)
     used = {name for one in circuit.edges for name in (node_of(one.edge.sender), node_of(one.edge.receiver))}
     largest = max((_size(one.loss) for one in circuit.edges), default=0.0) or 1.0
     bends = _bends([one.edge for one in circuit.edges], where)
@@ -67,7 +67,7 @@ def draw_circuit(circuit: FoundCircuit, axes: Axes | None = None) -> Axes:
         kind = one.edge.receiver.kind
         axes.add_patch(
             FancyArrowPatch(
-                start, end, connectionstyle=f"arc3,rad={bend}", arrowstyle="-|>", mutation_scale=9, shrinkA=13,
+                start, end, connectionstyle=f"arc3,rad={bend}", arrowstyle="-|>", mutation_scale=14, shrinkA=13,
                 shrinkB=13, linewidth=0.7 + WIDEST * _size(one.loss) / largest, color=series(INPUTS.index(kind)),
                 linestyle=DASHES[kind], zorder=1, alpha=0.85,
             )
@@ -85,7 +85,7 @@ def draw_circuit(circuit: FoundCircuit, axes: Axes | None = None) -> Axes:
     axes.legend(handles=lines, title="input", fontsize=7, title_fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     right = circuit.heads + 0.2 if circuit.has_mlp else circuit.heads - 1
     axes.set_xlim(-0.9, right + 0.7)
-    axes.set_ylim(-0.5, 2 * circuit.layers + 1.5)
+    axes.set_ylim(-1.5, 2 * circuit.layers + 1.5)
     axes.set_axis_off()
     title = f"{len(circuit.edges)} of {circuit.count} edges, {circuit.ablation} ablation"
     axes.set_title(f"{circuit.run}, step {circuit.step}\n{title}", fontsize="small", parse_math=False)
