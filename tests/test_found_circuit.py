@@ -83,7 +83,7 @@ def test_the_circuit_built_by_hand_is_found(built, tmp_path, capsys):
     """Fails if the circuit has another edge than the three that carry the items to the answer, if its checks say
     otherwise, or if a file holds another circuit than the table."""
     files = [tmp_path / f"c.{kind}" for kind in ("json", "graphml", "svg")]
-    words = ["circuit", str(built.path), "--split", "train", "--sequences", "48"]
+    words = ["circuit", str(built.path), "--split", "train", "--sequences", "24"]
     assert main_status([*words, "--json", "--output", *map(str, files)]) == 0
     found = json.loads(capsys.readouterr().out)
     edges = {f"{edge['sender']} -> {edge['receiver']}": edge for edge in found["edges"]}
@@ -106,10 +106,10 @@ def test_the_circuit_built_by_hand_is_found(built, tmp_path, capsys):
     ElementTree.fromstring(files[2].read_text())
     assert main_status([*words, "--output", str(files[0])]) == 2
     assert "--overwrite" in capsys.readouterr().err
-    made = miclab.find_circuit(built, split="train", sequences=48)
+    made = miclab.find_circuit(built, split="train", sequences=24)
     assert json.loads(json.dumps(made.as_json())) == found
     # With means in place of corrupted outputs, the query's own class must be carried as well.
-    more = miclab.find_circuit(built, split="train", sequences=48, ablation="mean")
+    more = miclab.find_circuit(built, split="train", sequences=24, ablation="mean")
     assert {*KNOWN, "embedding -> query of 1.0", "embedding -> value of 1.0"} <= {str(one.edge) for one in more.edges}
 
 
@@ -130,7 +130,7 @@ def test_what_cannot_be_found_is_named(built, tmp_path, capsys):
     for more, text in (
         (["--faithful", "0"], "above 0 and at most 1"),
         (["--output", str(tmp_path / "c.gexf")], r"\.graphml"),
-        (["--split", "train", "--sequences", "48", "--corruption", "query_outside", "--metric", "probability",
+        (["--split", "train", "--sequences", "24", "--corruption", "query_outside", "--metric", "probability",
           "--ablation", "zero"], ""),
     ):  # fmt: skip
         status = main_status(["circuit", str(built.path), *more])

@@ -124,24 +124,36 @@ def heads_after(
 ) -> Iterator[tuple[int, Receiver, Float[Tensor, "batch head position dimension"]]]:
     """Outputs of a layer's heads after each step, by its number and role; all other inputs stay as they were."""
     x, count = pair.kept.before(graph.before(graph.inputs_of(layer)[0])), len(pair.clean)
-    for group in _groups(len(steps), count):
-        some = steps[group]
-        read = graph.project(layer, (x + torch.stack([step.change for step in some])).flatten(0, 1))
+    # Queries, keys and values of all heads read the same change, and are projected at once.
+    by_change: dict[int, list[int]] = {}
+    for number, step in enumerate(steps):
+        by_change.setdefault(id(step.change), []).append(number)
+    alike = list(by_change.values())
+    for group in _groups(len(alike), count):
+        changes = [steps[numbers[0]].change for numbers in alike[group]]
+        read = graph.project(layer, (x + torch.stack(changes)).flatten(0, 1))
         wanted: list[tuple[int, Receiver, dict[Input, Tensor]]] = []
-        for number, step in enumerate(some):
-            kind, head = cast("Input", step.receiver.kind), graph.heads_of(step.receiver)[0]
-            old, new = pair.kept.inputs[layer], read[kind][number * count : (number + 1) * count]
-            place = head * graph.counts[layer][kind] // graph.heads
-            for role in step.roles:
-                to = Receiver(kind, layer, step.receiver.head, role)
-                wanted.append(
-                    (group.start + number, to, old | {kind: _put(old[kind], new, place, pair.masks.get(role))})
-                )
+        for place, numbers in enumerate(alike[group]):
+            new = {kind: value[place * count : (place + 1) * count] for kind, value in read.items()}
+            wanted += [
+                (number, *one) for number in numbers for one in _replaced(graph, pair, layer, steps[number], new)
+            ]
         for part in _groups(len(wanted), count):
             here = wanted[part]
             joined = {kind: torch.cat([inputs[kind] for *_, inputs in here]) for kind in INPUTS}
             heads = graph.mix(layer, joined).unflatten(0, (len(here), count))
             yield from ((number, to, made) for (number, to, _), made in zip(here, heads, strict=True))
+
+
+def _replaced(
+    graph: Graph, pair: Pair, layer: int, step: Step, new: Mapping[Input, Tensor]
+) -> Iterator[tuple[Receiver, dict[Input, Tensor]]]:
+    """Queries, keys and values with those of a step's receiver replaced, for each of its roles."""
+    kind, old = cast("Input", step.receiver.kind), pair.kept.inputs[layer]
+    head = graph.heads_of(step.receiver)[0] * graph.counts[layer][kind] // graph.heads
+    for role in step.roles:
+        to = Receiver(kind, layer, step.receiver.head, role)
+        yield to, old | {kind: _put(old[kind], new[kind], head, pair.masks.get(role))}
 
 
 def _put(old: Tensor, new: Tensor, head: int, mask: Tensor | None) -> Tensor:
