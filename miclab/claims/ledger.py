@@ -35,6 +35,7 @@ RUN_ORDER = (
     "speech_pictures",
     "three_modalities",
     "parts_trained",
+    "aligned_prototypes",
     "real_secondary",
     "longer_context",
     "context",
