@@ -10,12 +10,14 @@ import torch
 from tiny import MODALITIES, tiny_config
 
 from miclab.config.presets import stage_one_config
+from miclab.config.request import Request
 from miclab.config.schema import from_mapping, to_mapping, trajectory_hash
 from miclab.errors import ConfigError
 from miclab.measures.alignment import alignment, debiased_cka
 from miclab.measures.novel_alignment import novel_cka
 from miclab.model.decoder import Decoder
 from miclab.training.lineage import kept_of_parent
+from miclab.training.loop import train_config
 from miclab.worlds.lane_sampler import LaneSampler, raw_tensors, serves
 from miclab.worlds.sequences import raw_training_batch, training_batch
 from miclab.worlds.splits import SplitSizes, split_batches
@@ -110,6 +112,24 @@ def test_a_world_is_restored_and_follows_the_prototypes_of_its_parent():
     # A child with another correlation does not inherit m2.
     assert "prototypes.m2" not in kept_of_parent(paired(0.5), config, world.tensors())
     assert "prototype_map.m2" in kept_of_parent(paired(1.0), config, world.tensors())
+
+
+@pytest.mark.parametrize("dimension", [5, 12])
+def test_a_run_keeps_its_map_and_its_rows_hold_the_alignment_of_novel_classes(tmp_path, dimension):
+    """Fails if a correlated world cannot be stored, whatever the shape of its map, or rows lack `novel_cka`. A run
+    whose pairs share their label has no such value."""
+    m1 = {**MODALITIES["m1"], "novel_classes": 256}
+    m2 = {**MODALITIES["m2"], "dimension": dimension, "novel_classes": 128, "prototype_correlation": 0.5}
+    sequence = {"context": 4, "burstiness": 2, "pairing": "class"}
+    config = tiny_config(2, modalities={"m1": m1, "m2": m2}, sequence=sequence)
+    request = Request(steps=1, evaluate_every=1, checkpoint_every=1, sequences=4, novel_sets=2)
+    run, _ = train_config(config, request, tmp_path)
+    assert torch.equal(run.world_tensors()["prototype_map.m2"], draw_world(config).maps["m2"])
+    values = [row["alignment"]["m2"]["novel_cka"] for row in run.rows()]
+    assert values
+    assert all(-0.1 < value < 1 for value in values)
+    plain, _ = train_config(tiny_config(2), request, tmp_path)
+    assert "novel_cka" not in plain.rows()[-1]["alignment"]["m2"]
 
 
 @pytest.mark.parametrize("leader", ["m2", "m1"])

@@ -72,7 +72,7 @@ def prototype_map(config: RunConfig, name: str) -> Float[Tensor, "host_dimension
     basis, triangle = torch.linalg.qr(drawn)
     # Without the signs the factor of a Gaussian matrix is not uniform.
     basis = basis * triangle.diagonal().sign()
-    return (basis * math.sqrt(host / mine) if mine <= host else basis.T).float()
+    return (basis * math.sqrt(host / mine) if mine <= host else basis.T).float().contiguous()
 
 
 def with_partners(
