@@ -90,7 +90,7 @@ def over_steps(column: str) -> Expression:
 def _scatters(rows: Evidence) -> Figure:
     cells = everything(rows)
     found = list(cells.by("rho K2"))
-    figure, axes = new_figure(len(found), 2.2)
+    figure, axes = new_figure(len(found), 2.6)
     need(len(cells.values))
     for place, ((rho, classes), mine) in zip(axes, found, strict=True):
         x, y, groups = [], [], []
@@ -105,7 +105,7 @@ def _scatters(rows: Evidence) -> Figure:
             panels.scatter(place, x, y, groups, "debiased CKA of novel classes", mine.over_seeds(together(NOVEL)))
         place.set_title(f"rho = {rho:g}, K2 = {classes}", fontsize=8, loc="left")
         accuracy_axis(place, ylabel="multimodal ICL")
-        place.locator_params(axis="x", nbins=4)
+        place.locator_params(axis="x", nbins=3)
     axes[0].legend(frameon=False, fontsize=6)
     return figure
 
