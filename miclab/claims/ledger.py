@@ -42,6 +42,7 @@ RUN_ORDER = (
     "context_codes",
     "anchors",
     "circuit_controls",
+    "multimodal_patterns",
     "early_fusion_swapped",
     "diversity_swapped",
     "transience",
