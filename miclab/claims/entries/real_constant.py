@@ -63,9 +63,9 @@ def gain(one: Mapping[str, Any], other: Mapping[str, Any]) -> Expression:
     "With the common direction that centring removes, rope reads real items better.",
     paper=PAPER,
     criterion=(
-        "951 classes, step 1,000, rope in two layers of width 64, ICL on held-out concepts: with spoken words that keep "
-        "their mean minus with the mean removed from items, and minus with the mean removed from keys alone; and with "
-        "word vectors and a constant of norm 1 on items minus with word vectors as shipped. Each above 0, whole "
+        "951 classes, step 1,000, rope in two layers of width 64, ICL on held-out concepts: with spoken words that "
+        "keep their mean minus with the mean removed from items, and minus with the mean removed from keys alone; and "
+        "with word vectors and a constant of norm 1 on items minus with word vectors as shipped. Each above 0, whole "
         "interval."
     ),
     studies=STUDY,
@@ -121,8 +121,8 @@ def x22(rows: Evidence) -> Iterator[Finding]:
     "A lost constant is not why 32 classes of pictures do not suffice after words (D1).",
     paper=PAPER,
     criterion=(
-        "Words, then 32 classes of pictures, as in D1 (2,000 and 1,000 steps): ICL on held-out concepts with a constant "
-        "of norm 1 on items, in both stages, minus ICL without is below 0.1, whole interval."
+        "Words, then 32 classes of pictures, as in D1 (2,000 and 1,000 steps): ICL on held-out concepts with a "
+        "constant of norm 1 on items, in both stages, minus ICL without is below 0.1, whole interval."
     ),
     studies=(STUDY, BESIDE),
 )
