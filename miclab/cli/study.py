@@ -50,8 +50,8 @@ class StudyOptions:
     json: bool = False
     """Print as JSON."""
     parameter: Parameters = ()
-    """Value of a parameter of a study file; the option is repeated for each. It decides which runs a study has, so give it
-    to every command."""
+    """Value of a parameter that a study file has; the option is repeated for each. Give it to every command: it decides
+    which runs the study has."""
     lanes: str = "off"
     """Train runs of equal shapes as groups of so many lanes, each by one process; `auto`: 8. Such runs have hashes of
     their own, so give it to every command of the study."""

@@ -200,8 +200,8 @@ def _pairing_claim(
         paper="asked for by its critics; not studied there",
         criterion=(
             f"ICL on held-out concepts with {every} classes of M2 above 0.8; with {few} classes above 0.9 of that; "
-            "after stage 1 minus from scratch (as many steps in all), and with pretrained minus with untrained encoders "
-            "(means over K2), above 0. Each with its whole 95 % interval."
+            "after stage 1 minus from scratch (as many steps in all), and with pretrained minus with untrained "
+            "encoders (means over K2), above 0. Each with its whole 95 % interval."
         ),
         studies=study,
         collection=collection,
