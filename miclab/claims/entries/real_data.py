@@ -1,5 +1,5 @@
-"""Alignment and encoders (A1, A2), real data as M2 (R1), real pairings (D1 to D4; OwnD for a user's own embeddings),
-and what CKA says of ICL (D5)."""
+"""Alignment and encoders (A1, A2), real data as M2 (R1), real pairings (D1 to D4), and what CKA says of ICL (D5). OwnD
+has the conditions of D1 to D3 for a user's own embeddings."""
 
 from __future__ import annotations
 
