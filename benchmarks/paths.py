@@ -94,14 +94,14 @@ def main(options: Options) -> None:
     start = time.process_time()
     loop = traced(pairs, looped, {}, lambda done: None)
     slow = (time.process_time() - start) * len(batched.patched) / len(some)
-    apart = max(
+    error = max(
         float(abs(batched.patched[one]["logit_difference"][0] - loop.patched[one]["logit_difference"][0]).max())
         for one in some
     )
     edges = sum(isinstance(one, Edge) for one in batched.patched)
     print(f"{pairs.kept[0]:,} sequences, {edges} edges (by role too), {len(batched.patched) - edges} paths")
     print(
-        f"batched {seconds:.1f} s, plain loop {slow:.1f} s, ratio {slow / seconds:.1f}, largest difference {apart:.1e}"
+        f"batched {seconds:.1f} s, plain loop {slow:.1f} s, ratio {slow / seconds:.1f}, largest difference {error:.1e}"
     )
 
 

@@ -31,21 +31,21 @@ def test_the_search_finds_the_edges_that_are_needed(data):
     count = data.draw(st.integers(2, 40))
     needed = set(data.draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=6, unique=True)))
     scores = data.draw(st.lists(st.floats(-1, 1), min_size=count, max_size=count))
-    asked = []
+    judgements = []
 
     def judge(kept: torch.Tensor) -> torch.Tensor:
-        asked.append(len(kept))
+        judgements.append(len(kept))
         return torch.tensor([float(needed <= set(row.nonzero().flatten().tolist())) for row in kept])
 
     assert search(judge, scores, 0.9) == sorted(needed)
     # Every edge alone would take `count` judgements for each edge that goes.
-    assert len(asked) <= 2 * (2 + count.bit_length()) * (2 + len(needed))
+    assert len(judgements) <= 2 * (2 + count.bit_length()) * (2 + len(needed))
 
 
 @settings(max_examples=20)
 @given(st.lists(st.floats(0.01, 1), min_size=3, max_size=12), st.floats(0.1, 1.0))
 def test_a_circuit_is_faithful_and_none_of_its_edges_can_go(weights, faithful):
-    """Fails if the circuit keeps less than was asked for, or if one edge could go: here each adds its weight."""
+    """Fails if the circuit keeps less than was judgements for, or if one edge could go: here each adds its weight."""
     weight = torch.tensor(weights, dtype=torch.float64) / sum(weights)
 
     def judge(kept: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,7 @@ def find_circuit(
     evaluation_seed: int = -1,
     on_progress: OnProgress | None = None,
 ) -> FoundCircuit:
-    """The smallest set of edges between heads and MLPs that keeps a share of in-context learning, with its controls on
+    """The smallest set of edges between heads and MLPs that keeps a share of in-context learning. Its controls are on
     sequences that the search did not see. `FoundCircuit.file` gives it as JSON, GraphML or a drawing.
 
     Arguments:
@@ -45,8 +45,8 @@ def find_circuit(
         on_progress: called with the number of steps done of 4, and a text.
 
     Raises:
-        RunError: the decoder has one layer, its attention has other inputs than queries, keys and values, no sequence
-            can be judged, or all edges are no better than none.
+        RunError: the decoder has one layer or other inputs than queries, keys and values. Or no sequence can be judged,
+            or all edges are no better than none.
         ConfigError: there is no such corruption, modality, ablation, metric, checkpoint or split, or `faithful` is not
             a share.
     """

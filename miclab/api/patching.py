@@ -77,8 +77,8 @@ def patch_paths(
     evaluation_seed: int = -1,
     on_progress: OnProgress | None = None,
 ) -> PathPatching:
-    """Path patching: the effect of what one part sends to one input of another, and of every path to the logits, as a
-    share of what a corruption changes. It is exact.
+    """Path patching, exact: the effect of what one part sends to one input of another, and of every path to the logits.
+    It is a share of what a corruption changes.
 
     Arguments:
         run: a run, or several that are seeds of one experiment: runs, paths or names.
@@ -96,8 +96,8 @@ def patch_paths(
         on_progress: called with the number of sets of novel classes done, and the name of the run.
 
     Raises:
-        RunError: the runs differ in more than the seed, the decoder has one layer, its attention has other inputs than
-            queries, keys and values, it has too many paths, or the corruption changes no sequence that can be judged.
+        RunError: the runs differ in more than the seed, or the corruption changes no sequence that can be judged. Or the
+            decoder has one layer, too many paths, or other inputs than queries, keys and values.
         ConfigError: there is no such corruption, modality, part, checkpoint or split.
     """
     from miclab.circuits.path_patching import patch_paths
@@ -143,8 +143,8 @@ def attribute(
         on_progress: called with the number of sets done, those of exact patching included, and the name of the run.
 
     Raises:
-        RunError: the runs differ in more than the seed, the decoder has one layer, its attention has other inputs than
-            queries, keys and values, or the corruption changes no sequence that can be judged.
+        RunError: the runs differ in more than the seed, or the corruption changes no sequence that can be judged. Or the
+            decoder has one layer, or other inputs than queries, keys and values.
         ConfigError: there is no such corruption, modality, metric, checkpoint or split.
     """
     from miclab.circuits.attributions import attribute

@@ -192,8 +192,8 @@ def attribute(
         on_progress: called with the number of sets of novel classes done over all runs.
 
     Raises:
-        RunError: the runs differ in more than the seed, the decoder has one layer, its attention has other inputs than
-            queries, keys and values, or the corruption changes no sequence.
+        RunError: the runs differ in more than the seed, or the corruption changes no sequence. Or the decoder has one
+            layer, or other inputs than queries, keys and values.
         ConfigError: there is no such corruption, modality, direction, metric, checkpoint or split.
     """
     check_choices(direction=direction, metric=metric)

@@ -93,7 +93,7 @@ def draw_circuit(circuit: FoundCircuit, axes: Axes | None = None) -> Axes:
 
 
 def _bends(edges: list[Edge], where: dict[str, tuple[float, float]]) -> list[float]:
-    """How far each arrow bends: arrows between the same nodes apart, and long straight ones past the nodes between."""
+    """How far each arrow bends: different ways between the same nodes, and long straight ones past the nodes between."""
     seen: dict[tuple[str, str], int] = {}
     found = []
     for edge in edges:

@@ -1,8 +1,8 @@
 """The smallest set of edges that keeps an answer: greedy by attribution, every step checked by ablation.
 
-Edges of a circuit carry what their senders add. All others are ablated: their senders' output is that of the corrupted
+Edges of a circuit carry what their senders add. All others are ablated. They carry the sender's output on the corrupted
 sequence (resample), its mean over sequences at the same position (mean), or 0 (zero). Faithfulness is the share of the
-answer that is kept: (circuit - no edge) / (every edge - no edge), as in Hanna et al., arXiv 2403.17806, section 2.
+answer that is kept, (circuit - no edge) / (every edge - no edge). See Hanna et al., arXiv 2403.17806, section 2.
 """
 
 from __future__ import annotations

@@ -288,8 +288,8 @@ def find_circuit(
         on_progress: called with the number of steps done of 4, and a text.
 
     Raises:
-        RunError: the decoder has one layer, its attention has other inputs than queries, keys and values, no sequence
-            can be judged, or all edges are no better than none.
+        RunError: the decoder has one layer or other inputs than queries, keys and values. Or no sequence can be judged,
+            or all edges are no better than none.
         ConfigError: a value is not one of those named above.
     """
     check_choices(metric=metric)

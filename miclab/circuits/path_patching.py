@@ -214,8 +214,8 @@ def patch_paths(
         on_progress: called with the number of sets of novel classes done over all runs.
 
     Raises:
-        RunError: the runs differ in more than the seed, the decoder has one layer, its attention has other inputs than
-            queries, keys and values, it has too many paths, or the corruption changes no sequence.
+        RunError: the runs differ in more than the seed, or the corruption changes no sequence. Or the decoder has one
+            layer, too many paths, or other inputs than queries, keys and values.
         ConfigError: there is no such corruption, modality, part, direction, metric, checkpoint or split.
     """
     check_choices(direction=direction, metric=metric)

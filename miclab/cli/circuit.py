@@ -22,8 +22,8 @@ PASSES = 250
 class CircuitOptions(SizedOptions):
     """The smallest set of edges between heads and MLPs that keeps a share of in-context learning. Edges are ranked by
     EAP-IG, added until the circuit is faithful, and removed while it stays so; every step is checked by ablation. Half
-    the sets of novel classes are searched on. On the others the circuit is compared with all edges but it, with itself
-    without each edge, and with random circuits of its size, under resample, mean and zero ablation."""
+    the sets of novel classes are searched on. On the others the circuit is judged under resample, mean and zero
+    ablation. There it is compared with all edges but it, with itself without each edge, and with random circuits."""
 
     run: RunName
     """Path, name, or start of a name or hash."""

@@ -24,9 +24,9 @@ def corruption_help() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class PathsOptions(SeveralRunsOptions):
-    """Path patching, exact. What one part of the decoder sends to one input of another is taken from the other run: the
-    sender is the embedding, a head or an MLP; the receiver a query, key or value of a head, an MLP, or the logits. An
-    edge is one such step, after which everything follows. A path runs to the logits, and nothing beside it changes.
+    """Path patching, exact. What one part of the decoder sends to one input of another is taken from the other run. The
+    sender is the embedding, a head or an MLP. The receiver is a query, key or value of a head, an MLP, or the logits.
+    An edge is one such step, after which everything follows. A path runs to the logits, and nothing beside it changes.
     The effect is a share of what the corruption changes: 0 none, 1 all of it. Several RUNs are clustered by seed."""
 
     corruption: Annotated[str, tyro.conf.arg(metavar="NAME", help=corruption_help())] = "items_swapped"
