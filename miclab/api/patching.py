@@ -96,8 +96,8 @@ def patch_paths(
         on_progress: called with the number of sets of novel classes done, and the name of the run.
 
     Raises:
-        RunError: the runs differ in more than the seed, or the corruption changes no sequence that can be judged. Or the
-            decoder has one layer, too many paths, or other inputs than queries, keys and values.
+        RunError: the runs differ in more than the seed, or the corruption changes no sequence that can be judged. Or
+            the decoder has one layer, too many paths, or other inputs than queries, keys and values.
         ConfigError: there is no such corruption, modality, part, checkpoint or split.
     """
     from miclab.circuits.path_patching import patch_paths
@@ -143,8 +143,8 @@ def attribute(
         on_progress: called with the number of sets done, those of exact patching included, and the name of the run.
 
     Raises:
-        RunError: the runs differ in more than the seed, or the corruption changes no sequence that can be judged. Or the
-            decoder has one layer, or other inputs than queries, keys and values.
+        RunError: the runs differ in more than the seed, or the corruption changes no sequence that can be judged. Or
+            the decoder has one layer, or other inputs than queries, keys and values.
         ConfigError: there is no such corruption, modality, metric, checkpoint or split.
     """
     from miclab.circuits.attributions import attribute

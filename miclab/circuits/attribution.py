@@ -78,7 +78,8 @@ def attributed(
     steps = [gradients(graph, pair, metric, number / interpolations) for number in range(1, interpolations + 1)]
     mean = {receiver: torch.stack([step[receiver] for step in steps]).mean(0) for receiver in plain}
     found: dict[Estimate, Values] = {}
-    for method, by_receiver in (("eap", plain), ("eap_ig", mean)):
+    by_method: dict[Method, dict[Receiver, Tensor]] = {"eap": plain, "eap_ig": mean}
+    for method, by_receiver in by_method.items():
         for receiver, gradient in by_receiver.items():
             senders = graph.before(receiver)
             changes = torch.stack([pair.changes[one][:, -gradient.shape[1] :] for one in senders])

@@ -79,9 +79,9 @@ class Attribution(Shares):
     def tables(self) -> tuple[Table, ...]:
         """The effect of the corruption; the strongest edges; agreement with exact path patching."""
         order = sorted(self.edges, key=lambda edge: -abs(self.estimate(edge)))
-        exact, methods = set(self.compared), [*METHODS]
+        exact = set(self.compared)
         rows = [
-            [str(e.sender), str(e.receiver), *(self.effect(Estimate(e, m)) for m in methods),
+            [str(e.sender), str(e.receiver), *(self.effect(Estimate(e, m)) for m in METHODS),
              self.effect(e) if e in exact else None]
             for e in order[:SHOWN]
         ]  # fmt: skip

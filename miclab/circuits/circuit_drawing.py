@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 KINDS = ("json", "graphml", "svg", "pdf", "png")
 """Files that a circuit can be written to."""
 INPUTS = ("query", "key", "value", "mlp", "logits")
-DASHES = {"query": ":", "key": "-", "value": "--", "mlp": "-.", "logits": "-"}
+DASHES: dict[str, Any] = {"query": ":", "key": "-", "value": "--", "mlp": "-.", "logits": "-"}
 WIDEST = 3.5
 """Points of the widest edge."""
 GRAPHML = "http://graphml.graphdrawing.org/xmlns"
@@ -93,7 +93,7 @@ def draw_circuit(circuit: FoundCircuit, axes: Axes | None = None) -> Axes:
 
 
 def _bends(edges: list[Edge], where: dict[str, tuple[float, float]]) -> list[float]:
-    """How far each arrow bends: different ways between the same nodes, and long straight ones past the nodes between."""
+    """How far each arrow bends: different ways between the same nodes, long straight ones past the nodes between."""
     seen: dict[tuple[str, str], int] = {}
     found = []
     for edge in edges:

@@ -118,7 +118,8 @@ def halves(pairs: Pairs) -> tuple[Pairs, Pairs]:
     sets = pairs.sets
     if len(sets) > 1:
         return Pairs(sets[::2], pairs.kept), Pairs(sets[1::2], pairs.kept)
-    (clean, corrupted), middle = sets[0], (len(sets[0][0]) + 1) // 2
+    clean, corrupted = next(iter(sets))
+    middle = (len(clean) + 1) // 2
     parts = [slice(0, middle), slice(middle, None)]
     first, second = (Pairs(((clean.rows(some), corrupted.rows(some)),), pairs.kept) for some in parts)
     return first, second

@@ -97,7 +97,7 @@ class FoundCircuit(Tabled):
         corruption: what the corrupted sequences differ in.
         ablation: the kind of ablation that the search used.
         metric: what is kept.
-        wanted: the faithfulness that was asked for.
+        wanted: the requested faithfulness.
         searched: faithfulness on the sequences of the search.
         edges: of the circuit, the one that is missed most first.
         count: edges of the decoder.
@@ -331,10 +331,10 @@ def find_circuit(
     kept = np.zeros((1, len(edges)), dtype=bool)
     kept[0, circuit] = True
     report(4, "done")
-    counts = tuple(sum(len(clean) for clean, _ in bench.pairs.sets) for bench in (searching, checking))
+    first, second = (sum(len(clean) for clean, _ in bench.pairs.sets) for bench in (searching, checking))
     return FoundCircuit(
         run.path.name, at, split, corruption, ablation, metric, faithful, float(judge(_tensor(kept))[0]), tuple(found),
-        len(edges), judged, counts, graph.layers, graph.heads, graph.has_mlp,
+        len(edges), judged, (first, second), graph.layers, graph.heads, graph.has_mlp,
     )  # fmt: skip
 
 

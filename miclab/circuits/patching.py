@@ -223,8 +223,8 @@ def trace_split(
     left_out: dict[str, str] = {}
 
     def measured(clean: Batch, corrupted: Batch) -> tuple[Values, Values, Patched]:
-        *found, reasons = trace_batch(decoder, parameters, clean, corrupted, parts, direction)
+        one, other, patched, reasons = trace_batch(decoder, parameters, clean, corrupted, parts, direction)
         left_out.update(reasons)
-        return found[0], found[1], found[2]
+        return one, other, patched
 
     return replace(traced(pairs, measured, {}, on_set), left_out=left_out)

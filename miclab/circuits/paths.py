@@ -134,13 +134,15 @@ def heads_after(
         read = graph.project(layer, (x + torch.stack(changes)).flatten(0, 1))
         wanted: list[tuple[int, Receiver, dict[Input, Tensor]]] = []
         for place, numbers in enumerate(alike[group]):
-            new = {kind: value[place * count : (place + 1) * count] for kind, value in read.items()}
+            new: dict[Input, Tensor] = {
+                kind: value[place * count : (place + 1) * count] for kind, value in read.items()
+            }
             wanted += [
                 (number, *one) for number in numbers for one in _replaced(graph, pair, layer, steps[number], new)
             ]
         for part in _groups(len(wanted), count):
             here = wanted[part]
-            joined = {kind: torch.cat([inputs[kind] for *_, inputs in here]) for kind in INPUTS}
+            joined: dict[Input, Tensor] = {kind: torch.cat([inputs[kind] for *_, inputs in here]) for kind in INPUTS}
             heads = graph.mix(layer, joined).unflatten(0, (len(here), count))
             yield from ((number, to, made) for (number, to, _), made in zip(here, heads, strict=True))
 
@@ -153,7 +155,8 @@ def _replaced(
     head = graph.heads_of(step.receiver)[0] * graph.counts[layer][kind] // graph.heads
     for role in step.roles:
         to = Receiver(kind, layer, step.receiver.head, role)
-        yield to, old | {kind: _put(old[kind], new[kind], head, pair.masks.get(role))}
+        changed: dict[Input, Tensor] = {**old, kind: _put(old[kind], new[kind], head, pair.masks.get(role))}
+        yield to, changed
 
 
 def _put(old: Tensor, new: Tensor, head: int, mask: Tensor | None) -> Tensor:
@@ -221,7 +224,7 @@ def count_paths(graph: Graph, roles: int) -> int:
 
 def _is_split(graph: Graph, receiver: Receiver) -> bool:
     """Whether paths name the role of the positions that a receiver reads: in the last layer, where the query's position
-    alone asks, these are the keys and values."""
+    alone reads, these are the keys and values."""
     return receiver.layer == graph.layers - 1 and receiver.kind in ("key", "value")
 
 
