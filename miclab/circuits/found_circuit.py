@@ -30,6 +30,8 @@ from miclab.worlds.world import world_from_tensors
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LEAST = 0.05
+"""Effect of a role, as a share, from which it is named."""
 DRAWS = 20
 """Random circuits of the same size."""
 BySet = Sequence[NDArray[np.floating]]
@@ -242,7 +244,8 @@ def _judged(
 
 
 def _roles(graph: Graph, bench: Bench, edges: Sequence[Edge]) -> dict[Edge, str]:
-    """For keys and values, the role of positions whose clean output alone restores most of the logit difference."""
+    """For keys and values, the role of positions whose clean output alone restores most of the logit difference; none
+    where that is less than `LEAST`."""
     found = traced(
         bench.pairs,
         lambda clean, made: patched_values(
@@ -257,7 +260,7 @@ def _roles(graph: Graph, bench: Bench, edges: Sequence[Edge]) -> dict[Edge, str]
         plain = Edge(one.sender, type(to)(to.kind, to.layer, to.head))
         size = 0.0 if effect is None else abs(effect.mean)
         best[plain] = max(best.get(plain, (0.0, "")), (size, to.role))
-    return {edge: role for edge, (size, role) in best.items() if size}
+    return {edge: role for edge, (size, role) in best.items() if size >= LEAST}
 
 
 def find_circuit(
@@ -328,20 +331,12 @@ def find_circuit(
     roles = _roles(graph, checking, chosen)
     found = [FoundEdge(edge, loss, scores[edge], roles.get(edge, "")) for edge, loss in zip(chosen, lost, strict=True)]
     found.sort(key=lambda one: -(0 if one.loss is None else one.loss.mean))
-    kept = np.zeros((1, len(edges)), dtype=bool)
-    kept[0, circuit] = True
     report(4, "done")
     first, second = (sum(len(clean) for clean, _ in bench.pairs.sets) for bench in (searching, checking))
     return FoundCircuit(
-        run.path.name, at, split, corruption, ablation, metric, faithful, float(judge(_tensor(kept))[0]), tuple(found),
+        run.path.name, at, split, corruption, ablation, metric, faithful, float(judge(controls(circuit, len(edges), 0)["circuit"])[0]), tuple(found),
         len(edges), judged, (first, second), graph.layers, graph.heads, graph.has_mlp,
     )  # fmt: skip
-
-
-def _tensor(kept: NDArray[np.bool_]) -> Any:
-    import torch
-
-    return torch.from_numpy(kept)
 
 
 def _rows_of(bench: Bench, ablation: Ablation, metric: Metric) -> tuple[list[NDArray], list[NDArray]]:
