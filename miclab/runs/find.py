@@ -105,7 +105,7 @@ def glance(root: Path | str, name: str, config: RunConfig) -> Run | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise RunError(f"Cannot read {path}: {error.strerror or error}.") from error
+        raise storage.unreadable(f"{path}/manifest.json", error) from error
     return Run(path, config, own_manifest(path))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from miclab import storage
 from miclab.config.extensions import check_fingerprints
-from miclab.errors import ConfigError, DamagedError, MiclabError, RunError
+from miclab.errors import ConfigError, DamagedError, MiclabError
 from miclab.runs.find import look_over, own_manifest
 from miclab.runs.label import Label, read_label
 from miclab.runs.manifest import REFUSED, checkpoints_of, last_accuracies
@@ -109,7 +109,7 @@ def _check_world(file: str) -> None:
     except FileNotFoundError:
         there = False
     except OSError as error:
-        raise RunError(f"Cannot read {file}: {error.strerror or error}.") from error
+        raise storage.unreadable(file, error) from error
     if not there:
         raise DamagedError(file, REFUSED)
 

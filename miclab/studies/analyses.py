@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from miclab.circuits.find import stored_name
 from miclab.config.request import SplitSizes
-from miclab.errors import ConfigError, DamagedError, RunError
+from miclab.errors import ConfigError, ContentError, RunError
 from miclab.runs.run import Run
 from miclab.studies.plan import PlannedAnalysis, PlannedRun
 from miclab.studies.state import analysis_step, missing_analyses
@@ -107,7 +107,7 @@ def store_missing(run: PlannedRun, disk: Run) -> None:
         content: dict[str, Any] = {"probe": analysis.name, "step": step, "split": "icl", **vars(sizes)}
         try:
             content["values"] = analyser.values(analysis.name)
-        except DamagedError:
+        except ContentError:
             raise
         except (ConfigError, RunError) as error:
             content[REFUSED] = str(error)

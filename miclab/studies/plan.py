@@ -12,7 +12,7 @@ from miclab.config import schema
 from miclab.config.parts import ModalityConfig
 from miclab.config.request import Request
 from miclab.config.run import RunConfig, with_context
-from miclab.errors import ConfigError, MiclabError
+from miclab.errors import ConfigError, ContentError, MiclabError
 from miclab.runs.find import directory_name
 from miclab.studies.points import PARTS, Mode, points
 from miclab.studies.study import Study, value_at
@@ -137,7 +137,7 @@ class Plan:
                 run = self._add(point.config, texts, point.request, seed, parent, analyses=analyses, encoders=encoders)
                 yield run, point.request
         for context, why in refused.items():
-            raise MiclabError(f"{study.file}: probe_contexts = {context} is possible at no point of the study: {why}")
+            raise ContentError(study.file, f"probe_contexts = {context} is possible at no point of the study: {why}")
 
     def _encoder(self, encoder: tuple[RunConfig, Request], seed: int) -> str:
         config, request = encoder

@@ -15,7 +15,7 @@ from miclab import storage
 from miclab.circuits.find import measure_column
 from miclab.config import schema
 from miclab.config.request import SPLITS
-from miclab.errors import DamagedError, MiclabError, MistakenError
+from miclab.errors import ContentError, MiclabError, MistakenError, RunContentError
 from miclab.runs.find import glance
 from miclab.studies import sealed_table, state
 from miclab.studies.analyses import analysis_columns
@@ -27,8 +27,8 @@ from miclab.studies.study import Study
 EVERY, SHARE = 30.0, 0.02
 """Seconds between two writings of a table while runs finish, and the largest share of the time that writing takes.
 A table of ten thousand runs takes seconds."""
-BATCH = 2000
-"""Rows that are plain data at a time while a table is made. A row as plain data takes ten times its share of a table."""
+BATCH = 500
+"""Rows that are plain data at a time while a table is made: as such they take ten times the memory of a table."""
 LEADING = {
     "study": pl.String,
     "profile": pl.String,
@@ -194,14 +194,22 @@ class StudyTable:
         if found.status == "failed":
             return [failed]
         try:
-            disk = glance(self.root, run.name, run.point)
-        except (DamagedError, MistakenError) as error:
+            return self._good_rows(run, {**shared, "status": "finished", "reason": found.reason})
+        except ContentError as error:
+            # A run whose files are wrong does not keep the rows of the others from their table.
             return [{**failed, "reason": str(error)}]
-        if disk is not None and disk.hash != run.hash:
-            return [{**failed, "reason": str(MistakenError(disk.path, run.hash, disk.hash))}]
+
+    def _good_rows(self, run: PlannedRun, ended: dict[str, Any]) -> list[dict[str, Any]]:
+        """The rows of a run that is done.
+
+        Raises:
+            ContentError: it is gone, or a file of it is wrong.
+        """
+        disk = glance(self.root, run.name, run.point)
         if disk is None:
-            return [{**failed, "reason": "it was removed"}]
-        ended = {**shared, "status": "finished", "reason": found.reason}
+            raise RunContentError(self.root / run.name, "it was removed")
+        if disk.hash != run.hash:
+            raise MistakenError(disk.path, run.hash, disk.hash)
         # Another study may request more of the same run.
         requested = self.plan.requested[self.study.name][run.hash]
         rows = [
@@ -211,7 +219,7 @@ class StudyTable:
         ]
         if disk.warnings or not rows:
             # Rows that end at a damaged file would look like a shorter run.
-            return [{**failed, "reason": "; ".join(disk.warnings) or "it has no metric row"}]
+            raise RunContentError(disk.path, "; ".join(disk.warnings) or "it has no metric row")
         rows[-1] |= {"last": True, **analysis_columns(planned_analyses(self.study, requested), disk)}
         self.warnings += disk.warnings
         return rows
@@ -239,9 +247,14 @@ def _type(kinds: set[Any]) -> Any:
 
 
 def _column(name: str, values: list[Any], kind: Any) -> pl.Series:
-    if kind is not None:
-        return pl.Series(name, values, dtype=kind)
-    return pl.Series(name, [v if v is None else json.dumps(v) for v in values], dtype=pl.String)
+    if kind is None:
+        kind, values = pl.String, [v if v is None else json.dumps(v) for v in values]
+    if kind == pl.String:
+        # Rows of a run share long texts, such as its configuration: each is held once.
+        places: dict[str | None, int] = {}
+        rows = [places.setdefault(value, len(places)) for value in values]
+        return pl.Series(name, list(places), dtype=kind).gather(rows)
+    return pl.Series(name, values, dtype=kind)
 
 
 def _frame(batches: Callable[[], Iterator[list[dict[str, Any]]]], axes: tuple[str, ...]) -> pl.DataFrame:

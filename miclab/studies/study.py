@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from miclab.config import presets, schema
 from miclab.config.parts import LONGEST_CONTEXT
-from miclab.errors import ConfigError, MiclabError, nearest
+from miclab.errors import ConfigError, ContentError, nearest
 from miclab.studies.ladder import Ladder, read_ladder
 
 Analysis = Literal["knockout", "mean_knockout", "uniform_knockout", "uniform_pattern", "ablation", "context", "oracles",
@@ -208,21 +208,21 @@ def load_study(file: Path | str, profile: str) -> Study:
     """A study file with one of its presets.
 
     Raises:
-        ConfigError: the file cannot be read, or something in it is unknown or of the wrong kind. Fields of the
+        ContentError: the file cannot be read, or something in it is unknown or of the wrong kind. Fields of the
             configuration are checked when the study is planned.
     """
     data, file = _read(Path(file)), Path(file)
     try:
         return _study(data, file, profile)
     except ConfigError as error:
-        raise MiclabError(f"{file}: {error}") from error
+        raise ContentError.of_field(file, error) from error
 
 
 def presets_of(file: Path | str) -> tuple[str, ...]:
     """The presets that a study file has, of which it is read with one.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ContentError: the file cannot be read.
     """
     data = _read(Path(file))
     found = data.get("profiles") if isinstance(data, Mapping) else None
@@ -232,9 +232,9 @@ def presets_of(file: Path | str) -> tuple[str, ...]:
 def _read(file: Path) -> Any:
     from miclab.config.strict_yaml import read_yaml
 
-    data = read_yaml(file, "study")
+    data = read_yaml(file)
     if not data:
-        raise ConfigError("study", str(file), "a YAML file that is not empty (docs/reference/study-file.md)")
+        raise ContentError(file, "expected a study; it is empty (docs/reference/study-file.md)")
     return data
 
 
