@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
 from typing import Self
@@ -111,6 +112,18 @@ class DamagedError(RunContentError):
     def __init__(self, path: object, remedy: str):
         self.path = str(path)
         self._says(path, f"is damaged or missing: it is not the file whose SHA-256 was recorded. {remedy}")
+
+
+GONE = "The working directory is gone: go to one that exists (`cd`), then give the command again."
+
+
+def is_working_directory_gone() -> bool:
+    """Whether the working directory was removed, so that no relative path means anything."""
+    try:
+        os.getcwd()
+    except OSError:
+        return True
+    return False
 
 
 def missing_extra(command: str, extra: str, package: str) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miclab.errors import BusyError, DamagedError, RunContentError, RunError
+from miclab.errors import GONE, BusyError, DamagedError, RunContentError, RunError, is_working_directory_gone
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,8 @@ def explained(path: Path) -> Iterator[None]:
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             remedy = "Choose a directory that you may write to with --runs or --output, or change its permissions."
         else:
-            remedy = "Choose another directory with --runs or --output."
+            gone = is_working_directory_gone() and not os.path.isabs(path)
+            remedy = GONE if gone else "Choose another directory with --runs or --output."
         raise RunError(f"Cannot write {path}: {error.strerror or error}. {remedy}") from error
 
 

@@ -18,6 +18,7 @@ from tiny_study import Here, study_mapping
 from miclab.claims import demonstration
 from miclab.cli import main
 from miclab.config import schema
+from miclab.errors import GONE
 from miclab.studies.plan import Plan
 from miclab.studies.rows import study_rows, table_file, write_table
 from miclab.studies.study import load_study
@@ -130,8 +131,11 @@ def test_a_place_that_refuses_is_named(name, run, capsys):
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_working_directory_that_is_gone_is_refused(name, run, tmp_path, capsys):
-    """Fails if a command ends in a traceback where no relative path can be resolved."""
+    """Fails if a command ends in a traceback where no relative path can be resolved, or gives another advice than to
+    go elsewhere."""
     with gone(tmp_path):
         assert main(command(name, run, "out")) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("miclab: ")
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("miclab: ")
+    assert message.endswith(GONE)
     assert not any(tmp_path.iterdir())

@@ -7,7 +7,7 @@ import os
 import sys
 
 from miclab.cli.streams import lasting_standard_error
-from miclab.errors import MiclabError, is_out_of_memory, visible
+from miclab.errors import GONE, MiclabError, is_out_of_memory, is_working_directory_gone, visible
 from miclab.runs import interrupts
 
 COMMANDS = {
@@ -162,8 +162,6 @@ def _run(arguments: list[str]) -> int:
 
 def _advice() -> str:
     """What to do after the system refused a file."""
-    try:
-        os.getcwd()
-    except OSError:
-        return "The working directory is gone: go to one that exists (`cd`), then give the command again."
+    if is_working_directory_gone():
+        return GONE
     return "Free some space, change the permissions, or choose another place with --runs or --output."
