@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 
 from miclab.cli.streams import lasting_standard_error
@@ -140,7 +139,10 @@ def _run(arguments: list[str]) -> int:
         interrupts.heed()
         return int(getattr(module, f"run_{name}")(rest) or 0)
     except MiclabError as error:
-        print(f"miclab: {error}", file=sys.stderr)
+        message = str(error)
+        # Every other advice is about a place that cannot be made either.
+        more = f" {GONE}" if GONE not in message and is_working_directory_gone() else ""
+        print(f"miclab: {message}{more}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
