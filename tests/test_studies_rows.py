@@ -126,7 +126,7 @@ def test_a_table_is_the_same_bytes_when_made_again_and_can_be_read_without_runs(
     assert json.loads(again["icl_sets"][0]) == frame["icl_sets"].to_list()[0]
     with pytest.raises(MiclabError, match=r"table\.txt: a table is written as \.parquet or \.csv"):
         write_table(frame, tmp_path / "table.txt")
-    with pytest.raises(MiclabError, match=r"no\.parquet cannot be read as a table"):
+    with pytest.raises(MiclabError, match=r"no\.parquet: expected a table that can be read"):
         sealed_table.read(tmp_path / "no.parquet")
 
 
