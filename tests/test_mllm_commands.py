@@ -336,7 +336,7 @@ def test_scale_notes_what_was_requested_and_names_a_missing_picture(capsys, nove
     (task / entries[3]["query"]["image"][0]).unlink()
     requested[-1] = str(tmp_path / "p")
     assert main(requested) == 2
-    assert f"{entries[3]['query']['image'][0]} is missing" in capsys.readouterr().err
+    assert f"{entries[3]['query']['image'][0]}: it is missing" in capsys.readouterr().err
     assert not (tmp_path / "p").exists()
 
 

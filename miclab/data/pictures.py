@@ -57,13 +57,13 @@ def resolve(path: str, roots: Sequence[Path]) -> Path:
     if os.path.isabs(named) or named.split("/")[0] in ("..", "") or ":" in named.split("/")[0]:
         raise PictureError(
             f"image {path[:80]!r}",
-            f"leads out of the task's folder. Pictures lie below {' or '.join(map(str, roots))}, and their paths are "
+            f"it leads out of the task's folder. Pictures lie below {' or '.join(map(str, roots))}, and their paths are "
             "relative to it.",
         )
     for root in roots:
         if (root / named).is_file():
             return root / named
-    raise PictureError(f"image {path[:80]}", f"is missing: looked for in {', '.join(map(str, roots))}.")
+    raise PictureError(f"image {path[:80]}", f"it is missing: looked for in {', '.join(map(str, roots))}.")
 
 
 def background_colour(name: str) -> tuple[int, int, int]:
