@@ -396,7 +396,7 @@ def mistakes(laboratory: Laboratory, tmp_path: Path) -> dict[str, tuple[tuple[ob
         "no runs": (("show", "x", "--runs", tmp_path), ["'x' names no run", "`miclab train` makes one"]),
         "missing file": ((*train, tmp_path / "no.yaml"), ["no.yaml", "No such file or directory"]),
         "file is a list": ((*train, written(tmp_path / "list.yaml", [1])), ["list.yaml", "a mapping of fields"]),
-        "file with bad syntax": ((*train, _text(tmp_path / "bad.yaml", "a: [")), ["bad.yaml", "line 1: expected the node content"]),
+        "file with bad syntax": ((*train, _text(tmp_path / "bad.yaml", "a: [")), ["bad.yaml", "line 1: expected"]),
         "unknown field": (
             (*train, written(tmp_path / "field.yaml", {"decoder": {"hedas": 2}})),
             ["decoder.hedas = 2", "did you mean 'heads'?"],

@@ -57,8 +57,8 @@ def resolve(path: str, roots: Sequence[Path]) -> Path:
     if os.path.isabs(named) or named.split("/")[0] in ("..", "") or ":" in named.split("/")[0]:
         raise PictureError(
             f"image {path[:80]!r}",
-            f"it leads out of the task's folder. Pictures lie below {' or '.join(map(str, roots))}, and their paths are "
-            "relative to it.",
+            f"it leads out of the task's folder. Pictures lie below {' or '.join(map(str, roots))}, and their paths "
+            "are relative to it.",
         )
     for root in roots:
         if (root / named).is_file():

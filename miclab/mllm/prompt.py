@@ -292,7 +292,7 @@ class Prompter:
             try:
                 opened[path], remarks = open_picture(path, self.background)
             except PictureError as error:
-                raise TaskContentError(error.file, f"{error.problem} ({episode.name})", error.place) from error
+                raise TaskContentError(episode.name, str(error)) from error
             for remark in remarks:
                 self.remarks[f"{episode.name}: {path.name}: {remark}."] = None
         return opened[path]

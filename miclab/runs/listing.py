@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from miclab import storage
+from miclab.config.content import uncollected
 from miclab.config.extensions import check_fingerprints
 from miclab.errors import ConfigError, DamagedError, MiclabError
 from miclab.runs.find import look_over, own_manifest
@@ -67,7 +68,8 @@ def entries(root: Path | str) -> list[Entry]:
         RunError: `root` is a file, or cannot be read.
     """
     paths, broken = look_over(root)
-    found = [*map(entry, paths), *(Entry(path, DAMAGED, why) for path, why in broken.items())]
+    with uncollected():
+        found = [*map(entry, paths), *(Entry(path, DAMAGED, why) for path, why in broken.items())]
     return sorted(found, key=lambda one: one.path.name)
 
 

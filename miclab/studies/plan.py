@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from miclab.config import schema
+from miclab.config.content import uncollected
 from miclab.config.parts import ModalityConfig
 from miclab.config.request import Request
 from miclab.config.run import RunConfig, with_context
@@ -113,7 +112,7 @@ class Plan:
         for study in studies:
             if study.name in self.members:
                 raise MiclabError(f"Two studies are named {study.name!r}: the table of one would replace the other's.")
-            with _uncollected():
+            with uncollected():
                 requested: dict[str, Request] = {}
                 for identity, request in self._study_runs(study, Mode(mode)):
                     requested[identity] = joined(requested[identity], request) if identity in requested else request
@@ -191,20 +190,6 @@ def _why_no_context(config: RunConfig, context: int) -> str:
     except ConfigError as error:
         return str(error)
     return ""
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Spares the search for cycles of objects: planning makes a million objects and no cycle."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        # What was made stays out of later searches too.
-        gc.freeze()
-        if enabled:
-            gc.enable()
 
 
 class _Texts:

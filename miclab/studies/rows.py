@@ -125,7 +125,6 @@ class StudyTable:
             elsewhere: rows of runs that are not under `root`, by hash, used if a run is not done here.
         """
 
-
         def batches() -> Iterator[list[dict[str, Any]]]:
             rows: list[dict[str, Any]] = []
             for identity in self.plan.members[self.study.name]:
