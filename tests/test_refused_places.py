@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from tiny import tiny_config
 from tiny_encoders import write_pictures
 from tiny_study import Here, study_mapping
 
+import miclab
 from miclab.claims import demonstration
 from miclab.cli import main
 from miclab.config import schema
@@ -139,3 +142,11 @@ def test_a_working_directory_that_is_gone_is_refused(name, run, tmp_path, capsys
     assert message.startswith("miclab: ")
     assert message.endswith(GONE)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_new_process_in_a_working_directory_that_is_gone_says_so(tmp_path):
+    """Fails if a library is loaded first, which may end the process in its own words."""
+    with gone(tmp_path):
+        ended = subprocess.run([sys.executable, "-m", "miclab", "train"], capture_output=True, text=True,
+                               env={**os.environ, "PYTHONPATH": str(Path(miclab.__file__).parents[1])})  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (2, f"miclab: {GONE}\n")

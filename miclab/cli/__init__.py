@@ -135,14 +135,14 @@ def _run(arguments: list[str]) -> int:
             from miclab.errors import nearest
 
             raise MiclabError(f"{name!r} is no command: {nearest(name, COMMANDS)}")
+        if is_working_directory_gone():
+            # Libraries of the processor's maker end the process when they are loaded there.
+            raise MiclabError(GONE)
         module = importlib.import_module(COMMANDS[name][0])
         interrupts.heed()
         return int(getattr(module, f"run_{name}")(rest) or 0)
     except MiclabError as error:
-        message = str(error)
-        # Every other advice is about a place that cannot be made either.
-        more = f" {GONE}" if GONE not in message and is_working_directory_gone() else ""
-        print(f"miclab: {message}{more}", file=sys.stderr)
+        print(f"miclab: {error}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
