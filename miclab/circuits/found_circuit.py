@@ -331,10 +331,11 @@ def find_circuit(
     roles = _roles(graph, checking, chosen)
     found = [FoundEdge(edge, loss, scores[edge], roles.get(edge, "")) for edge, loss in zip(chosen, lost, strict=True)]
     found.sort(key=lambda one: -(0 if one.loss is None else one.loss.mean))
+    searched = float(judge(controls(circuit, len(edges), 0)["circuit"])[0])
     report(4, "done")
     first, second = (sum(len(clean) for clean, _ in bench.pairs.sets) for bench in (searching, checking))
     return FoundCircuit(
-        run.path.name, at, split, corruption, ablation, metric, faithful, float(judge(controls(circuit, len(edges), 0)["circuit"])[0]), tuple(found),
+        run.path.name, at, split, corruption, ablation, metric, faithful, searched, tuple(found),
         len(edges), judged, (first, second), graph.layers, graph.heads, graph.has_mlp,
     )  # fmt: skip
 
