@@ -37,6 +37,7 @@ COMMANDS = {
     "patch": ("miclab.cli.patch", "causal tracing: put activations of clean sequences into corrupted ones"),
     "align": ("miclab.cli.analyses", "alignment of a secondary modality with the host (CKA, with its null)"),
     "diagnose": ("miclab.cli.analyses", "which signs of failure a run shows, and what to change"),
+    "export": ("miclab.cli.interop", "a checkpoint for PyTorch, Hugging Face or TransformerLens"),
     "mllm": ("miclab.cli.mllm", "the protocol on production models of Hugging Face (extra `mllm`)"),
     "report": ("miclab.cli.report", "one HTML file on runs or on a study, readable without a network"),
 }
