@@ -29,6 +29,7 @@ _NAMES = {
     "study": "study", "Study": "study", "StudyPlan": "study",
     "report": "report",
     "demo": "reproduce", "reproduce": "reproduce",
+    "import_checkpoint": "interop",
     "check_data": "data", "embed": "data", "DataCheck": "data",
 }  # fmt: skip
 """Where each public name lives, in `miclab.api`."""
@@ -40,8 +41,8 @@ _ROOMS = ("circuits", "claims", "report")
 __all__ = [
     "Attention", "ConfigError", "DamagedError", "DataCheck", "Diagnosis", "Judgement", "Ledger", "MiclabError", "Model",
     "Run", "RunError", "Runs", "Study", "StudyPlan", "ablate", "align", "check_data", "circuits", "claims", "demo",
-    "diagnose", "embed", "evaluate", "find", "judge", "knock_out", "list_runs", "load", "load_plugin", "patch",
-    "report", "reproduce", "resume", "study", "train", "train_lanes",
+    "diagnose", "embed", "evaluate", "find", "import_checkpoint", "judge", "knock_out", "list_runs", "load",
+    "load_plugin", "patch", "report", "reproduce", "resume", "study", "train", "train_lanes",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from miclab.api.attention import Attention
     from miclab.api.claims import Judgement, Ledger, claims, judge
     from miclab.api.data import DataCheck, check_data, embed
+    from miclab.api.interop import import_checkpoint
     from miclab.api.lanes import train_lanes
     from miclab.api.module import Model
     from miclab.api.patching import patch
