@@ -65,7 +65,7 @@ def read_checkpoint(file: Path) -> dict[str, Tensor]:
 
 # -- what can be imported -----------------------------------------------------------------------------------------
 def check_importable(config: RunConfig) -> None:
-    """Refuses a configuration that is none of the released code, where the shapes of weights do not tell.
+    """Refuses a configuration that is none of the released code, where the shapes of weights do not show it.
 
     Raises:
         ConfigError: the message names the field.
