@@ -99,6 +99,8 @@ def check_importable(config: RunConfig) -> None:
             raise ConfigError(f"modalities.{name}.encoder", modality.encoder, allowed)
     if len(config.modalities) > 2:
         raise ConfigError("modalities", tuple(config.modalities), "one or two")
+    if config.sequence.pairing != "label":
+        raise ConfigError("sequence.pairing", config.sequence.pairing, "'label', as in the released code")
     if config.order[0] != config.host_name:
         raise ConfigError("sequence.order", config.order, f"{config.host_name} first, as in the released code")
     if config.sequence.first_token != "none" or config.sequence.jitter:
