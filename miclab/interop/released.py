@@ -94,6 +94,8 @@ def check_importable(config: RunConfig) -> None:
     for name, modality in config.modalities.items():
         if modality.source:
             raise ConfigError(f"modalities.{name}.source", modality.source, "empty: only Gaussian classes are imported")
+        if modality.prototype_correlation:
+            raise ConfigError(f"modalities.{name}.prototype_correlation", modality.prototype_correlation, "0")
         if modality.encoder != "none":
             allowed = "'none': the encoders of the released code are other networks, and are not imported"
             raise ConfigError(f"modalities.{name}.encoder", modality.encoder, allowed)
