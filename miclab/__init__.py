@@ -29,7 +29,7 @@ _NAMES = {
     "study": "study", "Study": "study", "StudyPlan": "study",
     "report": "report",
     "demo": "reproduce", "reproduce": "reproduce",
-    "import_checkpoint": "interop",
+    "import_checkpoint": "interop", "weights": "weights",
     "check_data": "data", "embed": "data", "DataCheck": "data",
 }  # fmt: skip
 """Where each public name lives, in `miclab.api`."""
@@ -42,7 +42,7 @@ __all__ = [
     "Attention", "ConfigError", "DamagedError", "DataCheck", "Diagnosis", "Judgement", "Ledger", "MiclabError", "Model",
     "Run", "RunError", "Runs", "Study", "StudyPlan", "ablate", "align", "check_data", "circuits", "claims", "demo",
     "diagnose", "embed", "evaluate", "find", "import_checkpoint", "judge", "knock_out", "list_runs", "load",
-    "load_plugin", "patch", "report", "reproduce", "resume", "study", "train", "train_lanes",
+    "load_plugin", "patch", "report", "reproduce", "resume", "study", "train", "train_lanes", "weights",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from miclab.api.runs import Runs, find, list_runs, load
     from miclab.api.study import Study, StudyPlan, study
     from miclab.api.training import resume, train
+    from miclab.api.weights import weights
     from miclab.config.extensions import load_plugin
     from miclab.errors import ConfigError, DamagedError, MiclabError, RunError
 

@@ -42,7 +42,7 @@ RESULTS = (
     "diagnose",
 )
 """Commands that print results, and print them as JSON on request."""
-ELSEWHERE = ("study", "claims", "reproduce", "figure", "data", "export", "import", "mllm")
+ELSEWHERE = ("study", "claims", "reproduce", "figure", "data", "export", "import", "weights", "mllm")
 """Commands whose results are tested with their packages."""
 GROUPS = {
     "train": ("unimodal", "multimodal"),

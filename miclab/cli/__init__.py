@@ -35,6 +35,7 @@ COMMANDS = {
     "knockout": ("miclab.cli.analyses", "knock out heads, with random heads as control"),
     "ablate": ("miclab.cli.analyses", "zero the items of a modality, the labels, or both"),
     "patch": ("miclab.cli.patch", "causal tracing: put activations of clean sequences into corrupted ones"),
+    "weights": ("miclab.cli.weights", "what the weights of heads say: copying, matching, composition, ranks"),
     "align": ("miclab.cli.analyses", "alignment of a secondary modality with the host (CKA, with its null)"),
     "diagnose": ("miclab.cli.analyses", "which signs of failure a run shows, and what to change"),
     "export": ("miclab.cli.interop", "a checkpoint for PyTorch, Hugging Face or TransformerLens"),
