@@ -44,8 +44,8 @@ def test_scores_of_matrices_with_known_eigenvalues():
     mixed = torch.diag(torch.tensor([3.0, 1.0, -1.0, -1.0]))
     assert (copying_score(mixed), positive_share(mixed)) == pytest.approx((2 / 6, 0.5))
     assert [effective_rank(m) for m in (one, torch.diag(torch.tensor([1.0, 1.0, 0.0])))] == pytest.approx([6, 2])
-    apart = torch.tensor([[5.0, 1.0, -1.0], [-1.0, 5.0, 1.0], [1.0, -1.0, 5.0]])
-    assert matching_score(apart) == pytest.approx(5 / (6 / 5) ** 0.5)
+    clear = torch.tensor([[5.0, 1.0, -1.0], [-1.0, 5.0, 1.0], [1.0, -1.0, 5.0]])
+    assert matching_score(clear) == pytest.approx(5 / (6 / 5) ** 0.5)
 
 
 @settings(max_examples=20)

@@ -104,8 +104,8 @@ def effective_rank(matrix: Matrix) -> float:
 
 
 def composition(earlier: HeadMatrices, later: HeadMatrices, kind: Kind) -> float:
-    """Frobenius norm of the product over the product of the norms, for what an earlier head writes into a later head's
-    queries (Q), keys (K) or values (V)."""
+    """Frobenius norm of the product over the product of the norms. The earlier head writes into the queries (Q), keys
+    (K) or values (V) of the later one."""
     one, other = (
         (earlier.ov, later.qk) if kind == "Q" else (later.qk, earlier.ov.T) if kind == "K" else (earlier.ov, later.ov)
     )
@@ -255,9 +255,9 @@ def head_scores(config: RunConfig, parameters: Parameters, world: World) -> dict
 
 
 def path_matching(config: RunConfig, parameters: Parameters, world: World) -> dict[tuple[Head, Head], dict[str, float]]:
-    """For each pair of heads in different layers, by modality: `matching_score` of what the later head's query prefers
-    among items that the earlier head has written into its keys. It is high in an induction circuit. MLPs and the norm
-    between the heads are left out."""
+    """`matching_score` through two heads of different layers, by modality. The later head's queries hold items, and its
+    keys what the earlier head writes of them. It is high in an induction circuit. MLPs and the norm between are left
+    out."""
     vectors, matrices = basis(config, parameters, world), head_matrices(config, parameters)
     items = {name.partition(".")[2]: value for name, value in vectors.items() if name != "labels"}
     return {

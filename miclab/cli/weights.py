@@ -12,9 +12,9 @@ from miclab.runs.find import find
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsOptions(SizedOptions):
-    """What the weights of heads say, beside random weights: whether a head copies labels (eigenvalues of OV between
-    labels and logits), which items match, Q-, K- and V-composition, effective ranks of QK and OV, and the direct effect
-    of each part on the logits."""
+    """What the weights of heads say, beside random weights. A head copies if the eigenvalues of OV between labels and
+    logits are positive. Further: which items match, Q-, K- and V-composition, and effective ranks of QK and OV. Last is
+    the direct effect of each part on the logits."""
 
     run: RunName
     """Path, name, or start of a name or hash."""

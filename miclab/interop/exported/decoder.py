@@ -63,9 +63,8 @@ class Positions(nn.Module):
 
     def _slots(self, placement: Tensor, length: int) -> Tensor:
         """The slot of each position [batch, position] of an absolute code."""
-        if self.own["placement"] == "fixed":
-            placement = torch.zeros_like(placement)
-        first = (placement * (self.own["slots"] - length + 1)).long()
+        free = 0 if self.own["placement"] == "fixed" else self.own["slots"] - length + 1
+        first = (placement * free).long()
         return first[:, None] + torch.arange(length, device=placement.device)
 
     def beside(self, tokens: Tensor, placement: Tensor) -> Tensor:
@@ -198,8 +197,7 @@ class MLP(nn.Module):
     def __init__(self, config: dict[str, Any]):
         super().__init__()
         self.kind, width, hidden = config["mlp"], config["width"], config["mlp_hidden"]
-        self.W_gate, self.W_in = _zeros(width, hidden), _zeros(width, hidden)
-        self.W_out = _zeros(hidden, width)
+        self.W_gate, self.W_in, self.W_out = _zeros(width, hidden), _zeros(width, hidden), _zeros(hidden, width)
         self.b_gate, self.b_in = (_zeros(hidden) if config["mlp_bias"] else None for _ in range(2))
         self.b_out = _zeros(width) if config["mlp_bias"] else None
         self.hook_pre, self.hook_pre_linear, self.hook_post = _points(3)
