@@ -31,6 +31,7 @@ _NAMES = {
     "study": "study", "Study": "study", "StudyPlan": "study",
     "report": "report",
     "demo": "reproduce", "reproduce": "reproduce",
+    "import_checkpoint": "interop", "weights": "weights",
     "check_data": "data", "embed": "data", "DataCheck": "data",
 }  # fmt: skip
 """Where each public name lives, in `miclab.api`."""
@@ -42,9 +43,9 @@ _ROOMS = ("circuits", "claims", "report")
 __all__ = [
     "Attention", "ConfigError", "DamagedError", "DataCheck", "Diagnosis", "FoundCircuit", "Judgement", "Ledger",
     "MiclabError", "Model", "Run", "RunError", "Runs", "Study", "StudyPlan", "ablate", "align", "attribute",
-    "check_data", "circuits", "claims", "demo", "diagnose", "embed", "evaluate", "find", "find_circuit", "judge",
-    "knock_out", "list_runs", "load", "load_plugin", "patch", "patch_paths", "report", "reproduce", "resume", "study",
-    "train", "train_lanes",
+    "check_data", "circuits", "claims", "demo", "diagnose", "embed", "evaluate", "find", "find_circuit",
+    "import_checkpoint", "judge", "knock_out", "list_runs", "load", "load_plugin", "patch", "patch_paths",
+    "report", "reproduce", "resume", "study", "train", "train_lanes", "weights",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from miclab.api.claims import Judgement, Ledger, claims, judge
     from miclab.api.data import DataCheck, check_data, embed
     from miclab.api.found_circuit import FoundCircuit, find_circuit
+    from miclab.api.interop import import_checkpoint
     from miclab.api.lanes import train_lanes
     from miclab.api.module import Model
     from miclab.api.patching import attribute, patch, patch_paths
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from miclab.api.runs import Runs, find, list_runs, load
     from miclab.api.study import Study, StudyPlan, study
     from miclab.api.training import resume, train
+    from miclab.api.weights import weights
     from miclab.config.extensions import load_plugin
     from miclab.errors import ConfigError, DamagedError, MiclabError, RunError
 

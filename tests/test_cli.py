@@ -44,7 +44,7 @@ RESULTS = (
     "diagnose",
 )
 """Commands that print results, and print them as JSON on request."""
-ELSEWHERE = ("circuit", "study", "claims", "reproduce", "figure", "data", "mllm")
+ELSEWHERE = ("circuit", "study", "claims", "reproduce", "figure", "data", "export", "import", "weights", "mllm")
 """Commands whose results are tested with their packages."""
 GROUPS = {
     "train": ("unimodal", "multimodal"),

@@ -37,8 +37,11 @@ COMMANDS = {
     "paths": ("miclab.cli.paths", "path patching: which edges and paths between heads and MLPs carry the answer"),
     "attribute": ("miclab.cli.attribute", "effects of edges by gradients (EAP, EAP-IG), beside exact ones"),
     "circuit": ("miclab.cli.circuit", "the smallest set of edges that keeps in-context learning, with controls"),
+    "weights": ("miclab.cli.weights", "what the weights of heads say: copying, matching, composition, ranks"),
     "align": ("miclab.cli.analyses", "alignment of a secondary modality with the host (CKA, with its null)"),
     "diagnose": ("miclab.cli.analyses", "which signs of failure a run shows, and what to change"),
+    "export": ("miclab.cli.interop", "a checkpoint for PyTorch, Hugging Face or TransformerLens"),
+    "import": ("miclab.cli.interop", "a run from a checkpoint of the code that the paper's authors released"),
     "mllm": ("miclab.cli.mllm", "the protocol on production models of Hugging Face (extra `mllm`)"),
     "report": ("miclab.cli.report", "one HTML file on runs or on a study, readable without a network"),
 }
