@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from miclab.errors import MiclabError, visible
+from miclab.errors import ConfigError, MiclabError, visible
 from miclab.mllm.options import (
+    EdgeOptions,
     EpisodeOptions,
     FinetuneOptions,
     Judging,
@@ -161,6 +162,18 @@ class KnockoutFlags(KnockoutOptions, ModelFlags):
     def __post_init__(self) -> None:
         ModelFlags.__post_init__(self)
         KnockoutOptions.__post_init__(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgesFlags(EdgeOptions, ModelFlags):
+    """Accuracy and probability of the answer without attention between kinds of position, by layers. Controls are as
+    many random edges. Kinds are SOURCE:TARGET, where TARGET attends to SOURCE; writes answers.parquet, edges.html."""
+
+    def __post_init__(self) -> None:
+        ModelFlags.__post_init__(self)
+        EdgeOptions.__post_init__(self)
+        if self.judge != "exact":
+            raise ConfigError("judge", self.judge, "exact: edges are those of an answer that is there")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,12 @@ Means = Mapping[int, Float[Tensor, "head size"]]
 """For each layer the mean output of its heads."""
 
 
-def _by_layer(layers: tuple[AttentionLayer, ...], heads: Iterable[Head]) -> dict[AttentionLayer, list[int]]:
+def heads_by_layer(layers: tuple[AttentionLayer, ...], heads: Iterable[Head]) -> dict[AttentionLayer, list[int]]:
+    """Numbers of the heads in each layer.
+
+    Raises:
+        ModelError: there is no such head.
+    """
     known = {layer.index: layer for layer in layers}
     found: dict[AttentionLayer, list[int]] = {}
     for layer, head in heads:
@@ -60,7 +65,7 @@ def knocked_out(
         return replace
 
     with ExitStack() as stack:
-        for layer, chosen in _by_layer(layers, heads).items():
+        for layer, chosen in heads_by_layer(layers, heads).items():
             handle = layer.output_projection.register_forward_pre_hook(hook(layer, chosen))
             stack.callback(handle.remove)
         yield

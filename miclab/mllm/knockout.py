@@ -8,19 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from miclab.circuits.find import Head, head_name
 from miclab.mllm.ablation import MeanOutputs, Means, knocked_out
-from miclab.mllm.errors import OutOfMemoryError, TaskError
+from miclab.mllm.effects import Effect, Intervention, answer_under
 from miclab.mllm.heads import HeadTable
-from miclab.mllm.judging import Judge
 from miclab.mllm.loading import Production
 from miclab.mllm.options import KnockoutOptions
-from miclab.mllm.scoring import BENCHMARK, Answers, OnProgress, answers, batches, joined, lost_text
+from miclab.mllm.scoring import BENCHMARK, Answers, OnProgress, batches
 from miclab.mllm.task import Task
 from miclab.seeds import stream_seed
-from miclab.statistics.intervals import Interval, episode_interval
 from miclab.tables import Table, Tabled, table
 
 SHOWN = {"correct": "accuracy", "choice": "forced choice", "copied": "CLA", "log_probability": "log-probability"}
@@ -109,40 +106,6 @@ def control_of(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Effect:
-    """The effect of an intervention, on the same episodes as the untouched model. Intervals are by paired bootstrap
-    over episodes.
-
-    Arguments:
-        name: the intervention.
-        heads: those knocked out; for a control, those of its draws.
-        values: each measure by name, [episode]; of a control the mean over its draws.
-        before: of the untouched model.
-        control: of this intervention's control; None for a control and for whole layers.
-        draws: a control's mean of `correct` for each draw; empty for others.
-    """
-
-    name: str
-    heads: tuple[tuple[Head, ...], ...]
-    values: Mapping[str, NDArray[np.floating]]
-    before: Mapping[str, NDArray[np.floating]]
-    control: Mapping[str, NDArray[np.floating]] | None = None
-    draws: tuple[float, ...] = ()
-
-    def interval(self, measure: str) -> Interval:
-        """Mean of a measure."""
-        return episode_interval(self.values[measure])
-
-    def change(self, measure: str) -> Interval:
-        """Difference from the untouched model."""
-        return episode_interval(self.values[measure] - self.before[measure])
-
-    def beyond_control(self, measure: str) -> Interval | None:
-        """Difference from the mean of the control's draws; None without a control."""
-        return None if self.control is None else episode_interval(self.values[measure] - self.control[measure])
-
-
-@dataclass(frozen=True)
 class Knockouts(Tabled):
     """Interventions on one model and task.
 
@@ -196,11 +159,11 @@ def _effects(requested: Sequence[Condition], found: Mapping[Condition, Answers])
     return tuple(
         Effect(
             name,
-            tuple(c.heads for c in of),
             means[name],
             before,
             means.get(control_of(name)),
             tuple(float(found[c].correct.mean()) for c in of) if of[0].draw >= 0 else (),
+            tuple(c.heads for c in of),
         )
         for name, of in by_name.items()
     )
@@ -245,39 +208,25 @@ def knock_out(
     options = options or KnockoutOptions()
     requested, notes = conditions(table, options)
     means = mean_outputs(production, ranked_on or task, batch) if options.baseline == "mean" else None
-    parts: dict[Condition, list[Answers]] = {condition: [] for condition in requested}
-    prompter, answered, problem = production.prompter(task), [], ""
-    judge, lost = Judge(prompter) if benchmark else None, {}
-    try:
-        for episodes, encoded in batches(prompter, batch, lost):
-            lot = {}
-            for condition in requested:
-                with knocked_out(production.layers, condition.heads, means):
-                    lot[condition] = answers(production, episodes, encoded, judge)
-            for condition, found in lot.items():
-                parts[condition].append(found)
-            answered += [episode.name for episode in episodes]
-            if on_progress:
-                on_progress(len(answered) + len(lost), "")
-    except OutOfMemoryError as error:
-        if not answered:
-            raise
-        problem = str(error)
-    if not answered:
-        raise TaskError(lost_text(lost, len(task.episodes)))
-    problem = "; ".join(text for text in (problem, lost_text(lost, len(task.episodes))) if text)
-    done = len(answered)
-    found = {condition: joined(lots) for condition, lots in parts.items()}
+
+    def cutting(condition: Condition) -> Intervention:
+        return lambda _: knocked_out(production.layers, condition.heads, means)
+
+    answered = answer_under(
+        production, task, {condition: cutting(condition) for condition in requested}, batch=batch, benchmark=benchmark,
+        on_progress=on_progress,
+    )  # fmt: skip
+    found, done = answered.found, len(answered.episodes)
     rows = [
         {
             "intervention": c.name,
             "draw": c.draw,
             "heads": " ".join(map(head_name, c.heads)),
-            "episode": answered[number],
+            "episode": answered.episodes[number],
         }
         | {name: float(values[number]) for name, values in found[c].named().items()}
-        | ({"written": found[c].written[number]} if judge else {})
+        | ({"written": found[c].written[number]} if benchmark else {})
         for c in requested
         for number in range(done)
     ]
-    return Knockouts(_effects(requested, found), notes, rows, done, problem)
+    return Knockouts(_effects(requested, found), notes, rows, done, answered.problem)

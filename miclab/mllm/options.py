@@ -142,6 +142,23 @@ class KnockoutOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EdgeOptions:
+    """The edges of attention to cut."""
+
+    edges: tuple[str, ...] = ()
+    """Kinds as SOURCE:TARGET, such as own-item:label; default: the usual ones."""
+    window: int = 0
+    """Adjacent layers that are cut together; 0: as few as give at most 8 windows."""
+    draws: int = 5
+    """Draws of as many random edges for each control; 0: no control."""
+    seed: int = 0
+    """Seed of the draws."""
+
+    def __post_init__(self) -> None:
+        at_least(self, window=0, draws=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinetuneOptions:
     """Options of fine-tuning; defaults are the paper's."""
 

@@ -75,7 +75,8 @@ def page_bytes(title: str, command: str, page: Page, problem: str = "") -> bytes
     return render("models.html", title, data, "plain.js", command=command, page=shown, problem=problem)
 
 
-def _layout(x: str, y: str, height: int, **more: Any) -> dict[str, Any]:
+def axes_layout(x: str, y: str, height: int, **more: Any) -> dict[str, Any]:
+    """Layout of a figure with two named axes, `height` pixels high."""
     across, upright = ({"title": {"text": text}, **more.pop(name, {})} for text, name in ((x, "xaxis"), (y, "yaxis")))
     margin = {"l": 60, "r": 20, "t": 10, "b": 45}
     return layout_of(height, across, upright, **{"margin": margin, **more})
@@ -96,7 +97,7 @@ def heatmap(heads: HeadTable, measure: str) -> dict[str, Any]:
         "colorscale": plotly_scale(SIGNED if signed else WEIGHTS), "zmin": -top if signed else 0, "zmax": top,
         "hovertemplate": "head %{y}.%{x}: %{z:.3f}<extra></extra>",
     }  # fmt: skip
-    return {"data": [trace], "layout": _layout("head", "layer", 140 + 22 * len(layers), plot_bgcolor=EMPTY,
+    return {"data": [trace], "layout": axes_layout("head", "layer", 140 + 22 * len(layers), plot_bgcolor=EMPTY,
                                                yaxis={"autorange": "reversed", "dtick": max(1, len(layers) // 12)},
                                                xaxis={"dtick": 1 if width <= 32 else 4})}  # fmt: skip
 
@@ -119,7 +120,7 @@ def map_figure(shown: Map) -> dict[str, Any]:
     axis = {"tickvals": list(range(size)), "ticktext": ticks, "tickfont": {"size": 9}} if size <= 80 else {}
     trace = {"type": "heatmap", "z": values, "colorscale": plotly_scale(WEIGHTS), "zmin": 0, "zmax": 1,
              "hovertemplate": "%{y} looks at %{x}: %{z:.2f}<extra></extra>"}  # fmt: skip
-    layout = _layout(
+    layout = axes_layout(
         "key",
         "query",
         660,
@@ -201,7 +202,7 @@ def knockout_page(found: Knockouts) -> Page:
             "error_x": {"type": "data", "array": high, "arrayminus": low, "color": "#2b2b2b"},
             "hovertemplate": "%{y}: %{x:.3f}<extra></extra>"}  # fmt: skip
     axes = {"yaxis": {"autorange": "reversed", "automargin": True}, "xaxis": {"range": [0, 1]}}
-    figure = {"data": [bars], "layout": _layout("accuracy", "", 120 + 30 * len(names), **axes)}
+    figure = {"data": [bars], "layout": axes_layout("accuracy", "", 120 + 30 * len(names), **axes)}
     note = (
         f"{found.episodes} episodes; 95 % intervals by paired bootstrap over them. A control is the mean over its draws"
         " of random heads of the same layers."
@@ -224,8 +225,11 @@ def finetune_page(rows: Sequence[Mapping[str, Any]]) -> Page:
     measures = list(rows[0]["strengths"])
     followed = [curve(m.replace("_", " "), [r["strengths"][m]["top_mean"] for r in rows]) for m in measures]
     figures = {
-        "answers": {"data": answered, "layout": _layout("step", "share of episodes", 340, yaxis={"range": [0, 1.02]})},
-        "strengths": {"data": followed, "layout": _layout("step", "mean strength of the top heads at step 0", 340)},
+        "answers": {
+            "data": answered,
+            "layout": axes_layout("step", "share of episodes", 340, yaxis={"range": [0, 1.02]}),
+        },
+        "strengths": {"data": followed, "layout": axes_layout("step", "mean strength of the top heads at step 0", 340)},
     }
     parts = [
         Part(title="Answers on held-out episodes", figure="answers"),
