@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miclab.cli.mllm_options import CompareFlags, HeadsFlags, KnockoutFlags, close, remark, save_page
-from miclab.cli.terminal import bar, parse, print_json, print_table, refuse_ignored
+from miclab.cli.terminal import bar, parse, print_json, print_table, refuse_ignored, say
 from miclab.errors import MiclabError
 from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN, KnockoutOptions, chosen
 from miclab.tables import Number
@@ -32,6 +32,8 @@ def head_rows(table: HeadTable) -> list[dict[str, Any]]:
 def heads(arguments: list[str]) -> int:
     """`miclab mllm heads`."""
     options = parse(HeadsFlags, "mllm heads", arguments)
+    if options.save_attention == Path():
+        refuse_ignored(arguments, ("save_episodes", "save_limit"), "no maps are saved without --save-attention")
     from miclab.mllm.errors import require
 
     require()
@@ -41,8 +43,13 @@ def heads(arguments: list[str]) -> int:
     from miclab.circuits.find import head_name
     from miclab.mllm.heads import measure_batch, measure_heads
     from miclab.mllm.keys import recording_keys
+    from miclab.mllm.maps import plan_maps, save_maps
     from miclab.report.models import heads_page
 
+    file, planned = options.save_attention, None
+    usable = replace(task, episodes=tuple(episode for episode in task.episodes if episode.in_context))
+    if file != Path() and usable.episodes:
+        planned = plan_maps(production, usable, file, options.save_episodes, options.save_limit)
     with opened as results:
         with bar("heads", len(task.episodes)) as on_progress, recording_keys(production.layers) as keys:
             table = measure_heads(production, task, options.batch, on_progress)
@@ -56,6 +63,9 @@ def heads(arguments: list[str]) -> int:
         page = heads_page(replace(table, maps=tuple(maps)), options.top)
         save_page(results, arguments, f"Heads of {options.model_name} on {task.name}", page, table.why_partial)
         remark(results, production.remarks)
+        if planned:
+            save_maps(production, usable, planned, file)
+            say(f"wrote {file}: {planned.bytes / 2**20:.1f} MiB of attention maps")
     ranked = {
         measure: [
             {"head": head_name(head), **table.intervals[measure][table.heads.index(head)].as_json()}

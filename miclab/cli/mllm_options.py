@@ -143,10 +143,16 @@ class HeadsFlags(ModelFlags):
     """Heads listed of each measure."""
     maps: int = 2
     """Of the strongest previous-token and induction heads, how many are drawn over the tokens of one episode."""
+    save_attention: Path = Path()
+    """New file (safetensors) for the attention maps of all heads, with tokens and roles as metadata; default: none."""
+    save_episodes: int = 1
+    """Episodes whose maps are saved: the first whose answer is in the context."""
+    save_limit: int = 256
+    """Largest size of the maps, in MiB. It is computed before the model reads anything."""
 
     def __post_init__(self) -> None:
         ModelFlags.__post_init__(self)
-        at_least(self, top=1, maps=0)
+        at_least(self, top=1, maps=0, save_episodes=1, save_limit=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,6 +104,12 @@ def _places(reading: Reading, length: int) -> tuple[dict[str, Bool[Tensor, " pos
     return found, exemplar
 
 
+def role_names(reading: Reading) -> list[str]:
+    """The kind of each position up to the last before the answer. The last is `query` where it is both."""
+    places, _ = _places(reading, reading.length)
+    return [next(name for name in TARGETS if places[name][place]) for place in range(reading.length)]
+
+
 def edges(reading: Reading, length: int, kinds: Iterable[Kind]) -> dict[Kind, Bool[Tensor, "query key"]]:
     """Edges of each kind on one sequence, of `length` positions with padding. None leads from a position to itself or
     to an earlier one."""
