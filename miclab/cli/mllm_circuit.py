@@ -1,8 +1,8 @@
-"""`miclab mllm edges`: the circuit of a production model, by the attention between kinds of position."""
+"""`miclab mllm edges` and `lens`: the circuit of a production model, by edges of attention and by logits."""
 
 from __future__ import annotations
 
-from miclab.cli.mllm_options import EdgesFlags, close, remark, save_page
+from miclab.cli.mllm_options import EdgesFlags, LensFlags, close, remark, save_page
 from miclab.cli.terminal import bar, parse, print_json
 from miclab.mllm.options import EdgeOptions, chosen
 
@@ -45,5 +45,44 @@ def cut_edges(arguments: list[str]) -> int:
         })  # fmt: skip
     else:
         for made in found.tables():
+            made.show()
+    return close(results, found.problem)
+
+
+def lens(arguments: list[str]) -> int:
+    """`miclab mllm lens`."""
+    options = parse(LensFlags, "mllm lens", arguments)
+    from miclab.mllm.errors import require
+
+    require()
+    from miclab.circuits.find import head_name
+    from miclab.mllm.lens import LENSES, head_rows, lens_rows, look
+    from miclab.report.model_circuits import lens_page
+    from miclab.statistics.intervals import episode_interval
+
+    opened = options.results("lens")
+    production = options.production()
+    task = options.load(production.view)
+    with opened as results:
+        with bar("lens", len(task.episodes)) as on_progress:
+            found = look(production, task, options.batch, on_progress)
+        results.table("lens.parquet", lens_rows(found))
+        if not found.no_attribution:
+            results.table("heads.parquet", head_rows(found))
+        results.note(left_out=found.left_out)
+        title = f"Logits of {options.model_name} on {task.name}"
+        save_page(results, arguments, title, lens_page(found, options.top), found.problem)
+        remark(results, production.remarks)
+    if options.json:
+        print_json({
+            "model": options.model_name, "task": task.name, "episodes": len(found.names), "left_out": found.left_out,
+            "folder": str(results.folder), "stages": list(found.stages), "no_attribution": found.no_attribution,
+            "lens": {name: {role: [found.at(name, stage, role).as_json() for stage in range(len(found.stages))]
+                            for role in found.roles} for name in LENSES},
+            "parts": {name: episode_interval(values).as_json() for name, values in found.parts.items()},
+            "heads": [{"head": head_name(head), **found.of(head).as_json()} for head in found.ranked()],
+        })  # fmt: skip
+    else:
+        for made in (*found.tables(), *found.strongest(options.top)):
             made.show()
     return close(results, found.problem)

@@ -183,6 +183,21 @@ class EdgesFlags(EdgeOptions, ModelFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LensFlags(ModelFlags):
+    """Logit lens by layer and kind of position, and what each head adds to the logit of the answer over the other
+    answers (direct logit attribution); writes lens.parquet, heads.parquet, lens.html."""
+
+    top: int = 5
+    """Heads listed that add most, and that take most."""
+
+    def __post_init__(self) -> None:
+        ModelFlags.__post_init__(self)
+        at_least(self, top=1)
+        if self.judge != "exact":
+            raise ConfigError("judge", self.judge, "exact: logits are judged, and nothing is written")
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinetuneFlags(FinetuneOptions, ModelFlags):
     """LoRA on the first three quarters of a task, evaluated on the last. A killed run can be resumed."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from markupsafe import escape
 
-from miclab.circuits.find import head_name
+from miclab.circuits.find import Head, head_name
 from miclab.data.pictures import open_picture
 from miclab.mllm.heads import HeadTable, Map
 from miclab.mllm.knockout import Knockouts
@@ -82,12 +82,12 @@ def axes_layout(x: str, y: str, height: int, **more: Any) -> dict[str, Any]:
     return layout_of(height, across, upright, **{"margin": margin, **more})
 
 
-def heatmap(heads: HeadTable, measure: str) -> dict[str, Any]:
-    """A measure of every head: layers down, heads across."""
-    layers = sorted({layer for layer, _ in heads.heads})
-    width = 1 + max(head for _, head in heads.heads)
+def head_map(heads: Sequence[Head], means: Sequence[float]) -> dict[str, Any]:
+    """A number of every head: layers down, heads across."""
+    layers = sorted({layer for layer, _ in heads})
+    width = 1 + max(head for _, head in heads)
     grid = np.full((len(layers), width), np.nan)
-    for (layer, head), value in zip(heads.heads, heads.mean(measure), strict=True):
+    for (layer, head), value in zip(heads, means, strict=True):
         grid[layers.index(layer), head] = value
     signed = bool(np.nanmin(grid) < -1e-3)
     top = float(np.nanmax(np.abs(grid))) or 1.0
@@ -170,7 +170,7 @@ def heads_page(heads: HeadTable, top: int) -> Page:
     parts = [Part(note=f"{heads.episodes} episodes of {heads.task}; layers and heads are counted from 0.")]
     shown = [m for m in heads.measures if m.split(".")[0] in SHOWN]
     for measure in shown:
-        figures[f"heat-{measure}"] = heatmap(heads, measure)
+        figures[f"heat-{measure}"] = head_map(heads.heads, heads.mean(measure).tolist())
         place = {head: i for i, head in enumerate(heads.heads)}
         ranked = heads.ranked(measure)[:top]
         listed = ", ".join(f"{head_name(h)} ({heads.intervals[measure][place[h]]})" for h in ranked)
