@@ -1,10 +1,17 @@
-"""`miclab mllm edges` and `lens`: the circuit of a production model, by edges of attention and by logits."""
+"""`miclab mllm edges`, `lens` and `vectors`: the circuit of a production model, by what flows through it."""
 
 from __future__ import annotations
 
-from miclab.cli.mllm_options import EdgesFlags, LensFlags, close, remark, save_page
-from miclab.cli.terminal import bar, parse, print_json
-from miclab.mllm.options import EdgeOptions, chosen
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from miclab.cli.mllm_heads import ranking
+from miclab.cli.mllm_options import EdgesFlags, LensFlags, VectorsFlags, close, remark, save_page
+from miclab.cli.terminal import bar, parse, print_json, refuse_ignored
+from miclab.mllm.options import EdgeOptions, VectorOptions, chosen
+
+if TYPE_CHECKING:
+    from miclab.mllm.effects import Effect
 
 
 def cut_edges(arguments: list[str]) -> int:
@@ -86,3 +93,49 @@ def lens(arguments: list[str]) -> int:
         for made in (*found.tables(), *found.strongest(options.top)):
             made.show()
     return close(results, found.problem)
+
+
+def vectors(arguments: list[str]) -> int:
+    """`miclab mllm vectors`."""
+    options = parse(VectorsFlags, "mllm vectors", arguments)
+    if options.heads != Path():
+        refuse_ignored(arguments, ("rank",), "the heads of --heads are ranked already")
+    from miclab.mllm.errors import require
+
+    require()
+    from miclab.circuits.find import head_name
+    from miclab.mllm.vectors import SHOWN, add_vectors
+    from miclab.report.model_circuits import vectors_page
+
+    opened = options.results("vectors")
+    production = options.production()
+    task = options.load(production.view)
+    table, ranked_on, left = ranking(options, production, task)
+    title = f"Function vectors of {options.model_name} on {task.name}"
+    with opened as results:
+        with bar("vectors", 2 * len(left.episodes)) as on_progress:
+            found = add_vectors(production, table, left, ranked_on, chosen(VectorOptions, options),
+                                batch=options.batch, on_progress=on_progress)  # fmt: skip
+        results.table("answers.parquet", found.rows)
+        problem = "; ".join(text for text in (table.why_partial, found.problem) if text)
+        save_page(results, arguments, title, vectors_page(found), problem)
+        remark(results, production.remarks)
+    if options.json:
+
+        def plain(effect: Effect) -> dict[str, Any]:
+            beyond = {measure: effect.beyond_control(measure) for measure in SHOWN}
+            return {measure: effect.interval(measure).as_json() for measure in SHOWN} | {
+                "change": {measure: effect.change(measure).as_json() for measure in SHOWN},
+                "beyond_control": {measure: one.as_json() if one else None for measure, one in beyond.items()},
+                "draws": list(effect.draws),
+            }
+
+        print_json({
+            "model": options.model_name, "task": task.name, "episodes": found.episodes,
+            "heads": list(map(head_name, found.heads)), "norm": round(found.norm, 6), "note": found.note,
+            "folder": str(results.folder), "few_shot": plain(found.few_shot), "zero_shot": plain(found.zero_shot),
+            "layers": {str(layer): plain(effect) for layer, effect in found.effects.items()},
+        })  # fmt: skip
+    else:
+        found.show()
+    return close(results, problem)

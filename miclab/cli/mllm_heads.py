@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miclab.cli.mllm_options import CompareFlags, HeadsFlags, KnockoutFlags, close, remark, save_page
+from miclab.cli.mllm_options import CompareFlags, HeadsFlags, KnockoutFlags, RankedFlags, close, remark, save_page
 from miclab.cli.terminal import bar, parse, print_json, print_table, refuse_ignored, say
 from miclab.errors import MiclabError
 from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN, KnockoutOptions, chosen
@@ -110,7 +110,7 @@ def compare_models(arguments: list[str]) -> int:
     return 0
 
 
-def _ranking(options: KnockoutFlags, production: Any, task: Any) -> tuple[HeadTable, Any, Any]:
+def ranking(options: RankedFlags, production: Any, task: Any) -> tuple[HeadTable, Any, Any]:
     """Strengths that rank the heads, episodes for mean outputs, and episodes to answer: none that ranked."""
     import numpy as np
 
@@ -162,7 +162,7 @@ def knockout(arguments: list[str]) -> int:
     opened = options.results("knockout")
     production = options.production()
     task = options.load(production.view)
-    table, ranked_on, left = _ranking(options, production, task)
+    table, ranked_on, left = ranking(options, production, task)
     left_out = len(task.episodes) - len(left.episodes)
     title = f"Knockouts of {options.model_name} on {task.name}"
     with opened as results:

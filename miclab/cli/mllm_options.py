@@ -19,6 +19,7 @@ from miclab.mllm.options import (
     Judging,
     KnockoutOptions,
     LoadOptions,
+    VectorOptions,
     at_least,
     chosen,
 )
@@ -156,18 +157,35 @@ class HeadsFlags(ModelFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnockoutFlags(KnockoutOptions, ModelFlags):
-    """Accuracy, forced choice, CLA and log-probability of the answer without the top heads. Controls are at least 20
-    draws of random heads of the same layers, and whole layers."""
+class RankedFlags(ModelFlags):
+    """A command on heads that were ranked on other episodes."""
 
     heads: Path = Path()
     """Folder that `mllm heads` wrote, to rank heads by; default: the first --rank episodes of this task rank them."""
     rank: int = 16
     """Episodes that rank heads; they are not among those answered."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class KnockoutFlags(KnockoutOptions, RankedFlags):
+    """Accuracy, forced choice, CLA and log-probability of the answer without the top heads. Controls are at least 20
+    draws of random heads of the same layers, and whole layers."""
+
     def __post_init__(self) -> None:
         ModelFlags.__post_init__(self)
         KnockoutOptions.__post_init__(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorsFlags(VectorOptions, RankedFlags):
+    """Answers without examples, with the mean output of the top induction heads added (function vector). The control
+    is as many random heads; writes answers.parquet, vectors.html."""
+
+    def __post_init__(self) -> None:
+        ModelFlags.__post_init__(self)
+        VectorOptions.__post_init__(self)
+        if self.judge != "exact":
+            raise ConfigError("judge", self.judge, "exact")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -176,8 +176,8 @@ def count_edges(production: Production, task: Task, kinds: Sequence[Kind], batch
     return {kind: float(np.mean(of)) for kind, of in counts.items()}
 
 
-def _named(found: Answers) -> dict[str, NDArray[np.floating]]:
-    """Values of answers, with the probability."""
+def with_probability(found: Answers) -> dict[str, NDArray[np.floating]]:
+    """Values of answers [episode] by name, with the probability of the right one."""
     return found.named() | {PROBABILITY: np.exp(found.log_probability)}
 
 
@@ -231,7 +231,7 @@ def cut_edges(
         answered = answer_under(
             production, task, {cut: cutting(cut) for cut in cuts}, batch=batch, on_progress=on_progress
         )
-    values = {cut: _named(found) for cut, found in answered.found.items()}
+    values = {cut: with_probability(found) for cut, found in answered.found.items()}
     before = values[cuts[0]]
     effects = tuple(
         EdgeEffect(kind, window, counts[kind], _effect(kind, window, values, before, options.draws))

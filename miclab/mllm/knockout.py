@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from miclab.circuits.find import Head, head_name
-from miclab.mllm.ablation import MeanOutputs, Means, knocked_out
+from miclab.mllm.ablation import MeanOutputs, Means, Where, every_position, knocked_out
 from miclab.mllm.effects import Effect, Intervention, answer_under
 from miclab.mllm.heads import HeadTable
 from miclab.mllm.loading import Production
@@ -169,9 +169,9 @@ def _effects(requested: Sequence[Condition], found: Mapping[Condition, Answers])
     )
 
 
-def mean_outputs(production: Production, task: Task, batch: int) -> Means:
-    """Mean output of every head over the prompts of a task."""
-    found = MeanOutputs(production)
+def mean_outputs(production: Production, task: Task, batch: int, where: Where = every_position) -> Means:
+    """Mean output of every head over some positions of the prompts of a task."""
+    found = MeanOutputs(production, where)
     for _, encoded in batches(production.prompter(task), batch, {}, every=False):
         found.add(encoded)
     return found.means()

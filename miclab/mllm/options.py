@@ -3,6 +3,7 @@ imported here, so that a command can show its help, or report that the extra is 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
 
@@ -156,6 +157,31 @@ class EdgeOptions:
 
     def __post_init__(self) -> None:
         at_least(self, window=0, draws=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorOptions:
+    """The function vector to add."""
+
+    top: int = 5
+    """Number of strongest induction heads whose mean outputs are added."""
+    induction: str = INDUCTION
+    """Measure that ranks them; the default is the paper's."""
+    layers: tuple[int, ...] = ()
+    """Layers after which the vector is added, one at a time; default: at most 8, evenly spaced."""
+    scale: float = 1.0
+    """Factor of the vector."""
+    draws: int = LEAST_DRAWS
+    """Draws of random heads for the control."""
+    seed: int = 0
+    """Seed of the draws."""
+
+    def __post_init__(self) -> None:
+        at_least(self, top=1)
+        if self.draws < LEAST_DRAWS:
+            raise ConfigError("draws", self.draws, f"{LEAST_DRAWS} and more: fewer make no control")
+        if not math.isfinite(self.scale):
+            raise ConfigError("scale", self.scale, "a finite number")
 
 
 @dataclass(frozen=True, kw_only=True)

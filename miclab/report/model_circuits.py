@@ -1,4 +1,4 @@
-"""Pages of a production model's circuit: edges of attention, and logits by layer and head."""
+"""Pages of a production model's circuit: edges of attention, and logits by layer and head, function vectors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from miclab.mllm.edge_knockout import SHOWN, EdgeKnockouts
 from miclab.mllm.lens import LENSES, Lens
+from miclab.mllm.vectors import Vectors
 from miclab.report.models import EMPTY, Page, Part, axes_layout, head_map
 from miclab.report.plots import plotly_scale
 from miclab.statistics.palette import SIGNED, WEIGHTS
@@ -76,3 +77,24 @@ def lens_page(found: Lens, top: int) -> Page:
     parts.append(Part(title="Direct logit attribution", note=note, figure="heads", table=shown[0]))
     parts.append(Part(title="Strongest heads", table=shown[1]))
     return Page(parts, figures)
+
+
+def vectors_page(found: Vectors) -> Page:
+    """The page of `miclab mllm vectors`."""
+    layers = list(found.effects)
+    lines = {
+        "function vector": [effect.interval("correct").mean for effect in found.effects.values()],
+        "random heads": [None if (control := effect.control) is None else float(control["correct"].mean())
+                         for effect in found.effects.values()],
+        "no vector": [found.zero_shot.interval("correct").mean] * len(layers),
+        "with examples": [found.few_shot.interval("correct").mean] * len(layers),
+    }  # fmt: skip
+    data = [{"type": "scatter", "mode": "lines+markers", "name": name, "x": layers, "y": values,
+             "hovertemplate": "after layer %{x}: %{y:.3f}"} for name, values in lines.items()]  # fmt: skip
+    figure = {"data": data, "layout": axes_layout("added after layer", "accuracy", 340, yaxis={"range": [0, 1.02]})}
+    (made,) = found.tables()
+    note = (
+        f"{found.episodes} episodes. The vector is the sum of the heads' mean outputs at the last position of prompts"
+        " with examples. It is added at the last position of prompts without any."
+    )
+    return Page([Part(note=note, figure="vectors", table=titled(made, "", made.notes))], {"vectors": figure})
