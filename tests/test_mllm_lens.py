@@ -136,7 +136,7 @@ def test_the_tiny_model_answers_through_layer_1(capsys, tmp_path: Path):
     assert layers[1] > 1 > abs(layers[0])
     parts = sum(one["mean"] for name, one in found["parts"].items() if name != "sum")
     assert parts + sum(layers.values()) == pytest.approx(found["parts"]["sum"]["mean"], abs=1e-3)
-    rows = read_table(tmp_path / "o", "heads.parquet")
+    rows = read_table(tmp_path / "o", "attribution.parquet")
     assert rows.filter(head=found["heads"][0]["head"])["logits"].mean() == pytest.approx(found["heads"][0]["mean"])
     page = (tmp_path / "o" / "lens.html").read_text()
     assert "Direct logit attribution" in page

@@ -75,7 +75,7 @@ def lens(arguments: list[str]) -> int:
             found = look(production, task, options.batch, on_progress)
         results.table("lens.parquet", lens_rows(found))
         if not found.no_attribution:
-            results.table("heads.parquet", head_rows(found))
+            results.table("attribution.parquet", head_rows(found))
         results.note(left_out=found.left_out)
         title = f"Logits of {options.model_name} on {task.name}"
         save_page(results, arguments, title, lens_page(found, options.top), found.problem)

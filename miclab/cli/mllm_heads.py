@@ -25,7 +25,7 @@ def head_rows(table: HeadTable) -> list[dict[str, Any]]:
             measured = interval.as_json()
             rows.append({"measure": measure, "layer": head[0], "head": head[1], "mean": measured["mean"],
                          "low": measured["low"], "high": measured["high"], "rank": rank[head],
-                         "episodes": table.episodes})  # fmt: skip
+                         "episodes": table.episodes, "uniform": table.uniform.get(measure)})  # fmt: skip
     return rows
 
 
@@ -44,6 +44,7 @@ def heads(arguments: list[str]) -> int:
     from miclab.mllm.heads import measure_batch, measure_heads
     from miclab.mllm.keys import recording_keys
     from miclab.mllm.maps import plan_maps, save_maps
+    from miclab.mllm.naming import PLACES, names_table
     from miclab.report.models import heads_page
 
     file, planned = options.save_attention, None
@@ -73,12 +74,15 @@ def heads(arguments: list[str]) -> int:
         ]
         for measure in table.measures
     }
+    called = table.called(PLACES, options.top)
     if options.json:
         print_json({"model": options.model_name, "task": task.name, "episodes": table.episodes,
-                    "left_out": table.left_out, "top": ranked, "key_constant": keys.rows(),
+                    "left_out": table.left_out, "top": ranked, "uniform": dict(table.uniform),
+                    "called": [one.as_json() for one in called], "key_constant": keys.rows(),
                     "folder": str(results.folder)})  # fmt: skip
     else:
         table.strongest(options.top).show()
+        names_table(called).show()
         keys.table().show()
     return close(results, table.why_partial)
 
@@ -121,12 +125,15 @@ def ranking(options: RankedFlags, production: Any, task: Any) -> tuple[HeadTable
     if options.heads != Path():
         rows = read_table(options.heads, "heads.parquet")
         heads = all_heads(production.layers)
-        values = {}
+        values, uniform = {}, {}
         for (measure,), of in rows.group_by(["measure"], maintain_order=True):
             means = dict(zip(zip(of["layer"], of["head"], strict=True), of["mean"], strict=True))
             if set(means) != set(heads):
                 raise MiclabError(f"{options.heads} is of a model with other heads than {options.model_name}.")
             values[str(measure)] = np.array([[means[head] for head in heads]])
+            # Results of earlier versions do not say what uniform attention gives.
+            if "uniform" in of.columns:
+                uniform[str(measure)] = float(of["uniform"][0])
         used = read_manifest(options.heads).get("episodes_sha256")
         if used is None:
             raise MiclabError(f"{options.heads} does not say which episodes ranked its heads. {REMEDY}")
@@ -137,7 +144,7 @@ def ranking(options: RankedFlags, production: Any, task: Any) -> tuple[HeadTable
                 "left out. Take more --episodes, another --task, or --rank in the place of --heads."
             )
         rest = replace(task, episodes=left)
-        return HeadTable(options.model_name, task.name, heads, values), rest, rest
+        return HeadTable(options.model_name, task.name, heads, values, uniform=uniform), rest, rest
     if not 1 <= options.rank < len(task.episodes):
         raise MiclabError(
             f"rank = {options.rank} is not possible. Allowed: 1 to {len(task.episodes) - 1}, since the task has "
@@ -178,15 +185,18 @@ def knockout(arguments: list[str]) -> int:
     if options.json:
         print_json({"model": options.model_name, "task": task.name, "episodes": found.episodes, "left_out": left_out,
                     "notes": found.notes, "folder": str(results.folder),
-                    "effects": [_effect_json(e) for e in found.effects]})  # fmt: skip
+                    "called": [one.as_json() for one in found.called],
+                    "effects": [_effect_json(e, found.of_patterns) for e in found.effects]})  # fmt: skip
     else:
-        (made,) = found.tables()
+        made, *others = found.tables()
         left = [f"{left_out} episodes that ranked the heads were left out."] if left_out else []
         replace(made, title=f"{title}: {made.title}", notes=(*left, *made.notes)).show()
+        for other in others:
+            other.show()
     return close(results, problem)
 
 
-def _effect_json(effect: Any) -> dict[str, Any]:
+def _effect_json(effect: Any, of_patterns: bool) -> dict[str, Any]:
     from miclab.circuits.find import head_name
 
     beyond = effect.beyond_control("correct")
@@ -197,4 +207,5 @@ def _effect_json(effect: Any) -> dict[str, Any]:
         "change": effect.change("correct").as_json(),
         "beyond_control": beyond.as_json() if beyond else None,
         "draws": list(effect.draws),
+        "need": effect.need if of_patterns and beyond else None,
     }

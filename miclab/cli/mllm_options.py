@@ -203,7 +203,7 @@ class EdgesFlags(EdgeOptions, ModelFlags):
 @dataclass(frozen=True, kw_only=True)
 class LensFlags(ModelFlags):
     """Logit lens by layer and kind of position, and what each head adds to the logit of the answer over the other
-    answers (direct logit attribution); writes lens.parquet, heads.parquet, lens.html."""
+    answers (direct logit attribution); writes lens.parquet, attribution.parquet, lens.html."""
 
     top: int = 5
     """Heads listed that add most, and that take most."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miclab.circuits.find import Head
+from miclab.circuits.naming import need_word
 from miclab.mllm.errors import OutOfMemoryError, TaskError
 from miclab.mllm.judging import Judge
 from miclab.mllm.loading import Production
@@ -56,6 +57,13 @@ class Effect:
     def beyond_control(self, measure: str) -> Interval | None:
         """Difference from the mean of the control's draws; None without a control."""
         return None if self.control is None else episode_interval(self.values[measure] - self.control[measure])
+
+    @property
+    def need(self) -> str:
+        """Whether the patterns are needed, if they were set to uniform (see `miclab.circuits.naming`)."""
+        lost = episode_interval(self.before["correct"] - self.values["correct"])
+        beyond = None if self.control is None else episode_interval(self.control["correct"] - self.values["correct"])
+        return need_word(lost, beyond)
 
 
 @dataclass(frozen=True)

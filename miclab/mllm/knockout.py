@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from miclab.circuits.find import Head, head_name
+from miclab.circuits.naming import Place
+from miclab.errors import ConfigError
 from miclab.mllm.ablation import MeanOutputs, Means, Where, every_position, knocked_out
+from miclab.mllm.attention import watchable
+from miclab.mllm.edits import patterns_set
 from miclab.mllm.effects import Effect, Intervention, answer_under
 from miclab.mllm.heads import HeadTable
 from miclab.mllm.loading import Production
-from miclab.mllm.options import KnockoutOptions
+from miclab.mllm.naming import Named, names_table
+from miclab.mllm.options import OUTPUTS, Baseline, KnockoutOptions
 from miclab.mllm.scoring import BENCHMARK, Answers, OnProgress, batches
 from miclab.mllm.task import Task
 from miclab.seeds import stream_seed
@@ -23,6 +29,11 @@ from miclab.tables import Table, Tabled, table
 SHOWN = {"correct": "accuracy", "choice": "forced choice", "copied": "CLA", "log_probability": "log-probability"}
 """Measures of a table, with their titles."""
 UNTOUCHED = "untouched"
+REPLACED: Mapping[Baseline, str] = {
+    "zero": "outputs zero", "mean": "mean outputs", "uniform": "patterns uniform",
+    "previous_token": "patterns ideal previous token", "own_item": "labels on own items",
+}  # fmt: skip
+"""Each baseline in words."""
 MOST_NAMED = 10
 """Most heads that a row of a table names. With more, only their number is shown."""
 
@@ -115,6 +126,8 @@ class Knockouts(Tabled):
         rows: one for each condition and episode, for the table on disk.
         episodes: how many were answered.
         problem: why some were not; empty if all were.
+        baseline: what replaced outputs or patterns.
+        called: what the top heads are called by their patterns; empty if uniform attention is not known.
     """
 
     effects: tuple[Effect, ...]
@@ -122,13 +135,21 @@ class Knockouts(Tabled):
     rows: list[dict[str, Any]] = field(repr=False)
     episodes: int
     problem: str = ""
+    baseline: Baseline = "zero"
+    called: tuple[Named, ...] = ()
+
+    @property
+    def of_patterns(self) -> bool:
+        """Whether patterns were set to uniform, so that it is known whether they are needed."""
+        return self.baseline == "uniform"
 
     def tables(self) -> tuple[Table, ...]:
-        """A row for each intervention."""
+        """A row for each intervention, then what the top heads are called."""
         shown = dict(SHOWN)
         if BENCHMARK in self.effects[0].values:
             shown = {BENCHMARK: "benchmark's accuracy", **shown}
-        columns = ["intervention", "heads", *shown.values(), "change", "beyond control"]
+        columns = ["intervention", "heads", *shown.values(), "change", "beyond control",
+                   *(["patterns"] if self.of_patterns else [])]  # fmt: skip
         rows = []
         for effect in self.effects:
             of = effect.heads[0]
@@ -138,9 +159,12 @@ class Knockouts(Tabled):
             rows.append([
                 effect.name, f"{len(of)} heads" if len(of) > MOST_NAMED else heads, *values,
                 None if untouched else effect.change("correct"), effect.beyond_control("correct"),
+                *([effect.need if effect.control else None] if self.of_patterns else []),
             ])  # fmt: skip
         notes = [f"{name}: {note}" for name, note in self.notes.items()]
-        return (table(f"{self.episodes} episodes [95 % interval]", columns, rows, notes),)
+        title = f"{self.episodes} episodes, {REPLACED[self.baseline]} [95 % interval]"
+        made = table(title, columns, rows, notes)
+        return (made, names_table(self.called)) if self.called else (made,)
 
     def named(self, name: str) -> Effect:
         """The effect of a name."""
@@ -204,18 +228,31 @@ def knock_out(
     Raises:
         OutOfMemoryError: before the first batch was answered; later the result has its `problem` set.
         TaskError: no episode can be read.
+        ConfigError: patterns are to be replaced, and answers judged as the benchmark does.
     """
     options = options or KnockoutOptions()
+    places: dict[str, Place] = {options.previous_token: "previous token", options.induction: "induction"}
     requested, notes = conditions(table, options)
     means = mean_outputs(production, ranked_on or task, batch) if options.baseline == "mean" else None
 
-    def cutting(condition: Condition) -> Intervention:
-        return lambda _: knocked_out(production.layers, condition.heads, means)
+    of_outputs = options.baseline in OUTPUTS
+    if benchmark and not of_outputs:
+        raise ConfigError("judge", "benchmark", f"exact with --baseline {options.baseline}: patterns are set where an "
+                                                "answer is read, not while it is written")  # fmt: skip
 
-    answered = answer_under(
-        production, task, {condition: cutting(condition) for condition in requested}, batch=batch, benchmark=benchmark,
-        on_progress=on_progress,
-    )  # fmt: skip
+    def cutting(condition: Condition) -> Intervention:
+        if of_outputs or not condition.heads:
+            return lambda _: knocked_out(production.layers, condition.heads, means)
+        return lambda encoded: patterns_set(
+            production.model, production.layers, condition.heads, options.baseline, encoded.readings,
+            encoded.inputs["input_ids"].shape[1],
+        )  # fmt: skip
+
+    with nullcontext() if of_outputs else watchable(production.model):
+        answered = answer_under(
+            production, task, {condition: cutting(condition) for condition in requested}, batch=batch,
+            benchmark=benchmark, on_progress=on_progress,
+        )  # fmt: skip
     found, done = answered.found, len(answered.episodes)
     rows = [
         {
@@ -229,4 +266,5 @@ def knock_out(
         for c in requested
         for number in range(done)
     ]
-    return Knockouts(_effects(requested, found), notes, rows, done, answered.problem)
+    return Knockouts(_effects(requested, found), notes, rows, done, answered.problem, options.baseline,
+                     table.called(places, options.top))  # fmt: skip

@@ -14,6 +14,9 @@ T = TypeVar("T")
 Dtype = Literal["float32", "bfloat16", "float16"]
 PromptForm = Literal["auto", "turns", "chat", "plain"]
 DeviceMap = Literal["none", "auto", "balanced", "sequential"]
+Baseline = Literal["zero", "mean", "uniform", "previous_token", "own_item"]
+OUTPUTS = ("zero", "mean")
+"""Baselines that replace a head's output; the others replace its pattern."""
 Judging = Literal["exact", "benchmark"]
 Part = Literal["training", "held-out exemplars", "held-out classes", "all"]
 PREVIOUS_TOKEN, INDUCTION = "previous_token_1", "induction_all_positions"
@@ -127,8 +130,9 @@ class KnockoutOptions:
     """Measure that ranks previous-token heads."""
     induction: str = INDUCTION
     """Measure that ranks induction heads; the default is the paper's."""
-    baseline: Literal["zero", "mean"] = "zero"
-    """Replacement of a head's output: zeros, or its mean over the positions of the prompts."""
+    baseline: Baseline = "zero"
+    """Replacement of a head's output: zeros, or its mean over the positions of the prompts. Or of its pattern: uniform
+    (all earlier positions alike), previous_token, own_item (labels attend to their own items)."""
     draws: int = LEAST_DRAWS
     """Draws of random heads for each control."""
     layers: Literal["top", "all", "none"] = "top"

@@ -16,6 +16,7 @@ from miclab.circuits.find import Head, head_name
 from miclab.data.pictures import open_picture
 from miclab.mllm.heads import HeadTable, Map
 from miclab.mllm.knockout import Knockouts
+from miclab.mllm.naming import PLACES, names_table
 from miclab.report.html import identifiers, render
 from miclab.report.plots import BLUE, layout_of, plotly_scale
 from miclab.statistics.palette import SIGNED, WEIGHTS
@@ -174,7 +175,13 @@ def heads_page(heads: HeadTable, top: int) -> Page:
         place = {head: i for i, head in enumerate(heads.heads)}
         ranked = heads.ranked(measure)[:top]
         listed = ", ".join(f"{head_name(h)} ({heads.intervals[measure][place[h]]})" for h in ranked)
-        parts.append(Part(title=measure.replace("_", " "), note=f"Strongest: {listed}", figure=f"heat-{measure}"))
+        uniform = f" Uniform attention gives {heads.uniform[measure]:.3f}." if measure in heads.uniform else ""
+        parts.append(Part(title=measure.replace("_", " "), note=f"Strongest: {listed}.{uniform}",
+                          figure=f"heat-{measure}"))  # fmt: skip
+    called = heads.called(PLACES, top)
+    if called:
+        made = names_table(called)
+        parts.append(Part(title="What the strongest heads are called", table=titled(made, "", made.notes)))
     if heads.maps:
         note = (
             "Under each item and its label: what the position before the answer pays to them. In the map items are blue"
@@ -207,9 +214,11 @@ def knockout_page(found: Knockouts) -> Page:
         f"{found.episodes} episodes; 95 % intervals by paired bootstrap over them. A control is the mean over its draws"
         " of random heads of the same layers."
     )
-    (made,) = found.tables()
+    made, *others = found.tables()
     shown = titled(made, "", [f"{line}." for line in made.notes])
-    return Page([Part(note=note, figure="effects", table=shown)], {"effects": figure})
+    parts = [Part(note=note, figure="effects", table=shown)]
+    parts += [Part(title="What the top heads are called", table=titled(one, "", one.notes)) for one in others]
+    return Page(parts, {"effects": figure})
 
 
 def finetune_page(rows: Sequence[Mapping[str, Any]]) -> Page:
