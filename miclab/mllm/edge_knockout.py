@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from miclab.mllm.attention import watchable
 from miclab.mllm.edges import Kind, cut_of, edges, kinds_named, random_edges
 from miclab.mllm.edits import edges_cut
-from miclab.mllm.effects import Effect, answer_under
+from miclab.mllm.effects import UNTOUCHED, Effect, Intervention, answer_under
 from miclab.mllm.errors import TaskError
 from miclab.mllm.loading import Production
 from miclab.mllm.options import EdgeOptions
@@ -216,16 +216,18 @@ def cut_edges(
     cuts = [Cut(), *(Cut(kind, window, draw) for kind in kinds for window in places
                      for draw in range(-1, options.draws))]  # fmt: skip
 
-    def cutting(cut: Cut) -> Any:
-        def intervene(encoded: Encoded) -> AbstractContextManager[None]:
-            if cut.kind is None or cut.window is None:
-                return nullcontext()
-            mask = cut_of(encoded, [cut.kind])
-            if cut.draw >= 0:
-                mask = random_edges(encoded, mask, (options.seed, cut.kind.short, cut.draw))
-            return edges_cut(production.model, [layers[index] for index in cut.window.layers], mask)
+    def cutting(cut: Cut) -> Intervention:
+        kind, window = cut.kind, cut.window
+        if kind is None or window is None:
+            return UNTOUCHED
 
-        return intervene
+        def intervene(encoded: Encoded) -> AbstractContextManager[None]:
+            mask = cut_of(encoded, [kind])
+            if cut.draw >= 0:
+                mask = random_edges(encoded, mask, (options.seed, kind.short, cut.draw))
+            return edges_cut(production.model, [layers[index] for index in window.layers], mask)
+
+        return Intervention(intervene, window.layers[0])
 
     with watchable(production.model):
         answered = answer_under(

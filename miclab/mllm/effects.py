@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -16,13 +16,29 @@ from miclab.mllm.errors import OutOfMemoryError, TaskError
 from miclab.mllm.judging import Judge
 from miclab.mllm.loading import Production
 from miclab.mllm.reading import Encoded
+from miclab.mllm.replay import Replay
 from miclab.mllm.scoring import Answers, OnProgress, answers, batches, joined, lost_text
 from miclab.mllm.task import Task
 from miclab.statistics.intervals import Interval, episode_interval
 
 Condition = TypeVar("Condition")
-Intervention = Callable[[Encoded], AbstractContextManager[None]]
-"""Gives the context in which a batch is answered under an intervention."""
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """A change to a model.
+
+    Arguments:
+        context: gives the context in which a batch is answered.
+        first: index of the lowest layer that it changes; None: it changes nothing.
+    """
+
+    context: Callable[[Encoded], AbstractContextManager[None]]
+    first: int | None
+
+
+UNTOUCHED = Intervention(lambda _: nullcontext(), None)
+"""No change."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +111,7 @@ def answer_under(
     Arguments:
         production: the model.
         task: the episodes.
-        interventions: contexts by condition.
+        interventions: by condition; one that changes nothing stands before the others.
         batch: episodes at a time.
         benchmark: also judge answers as VL-ICL Bench does, for which the model writes text.
         on_progress: called with the number of episodes answered under all interventions.
@@ -109,6 +125,8 @@ def answer_under(
     parts: dict[Condition, list[Answers]] = {condition: [] for condition in interventions}
     prompter = production.prompter(task)
     judge = Judge(prompter) if benchmark else None
+    firsts = {one.first for one in interventions.values() if one.first is not None}
+    replay = Replay(production, firsts)
     answered: list[str] = []
     lost: dict[str, str] = {}
     problem = ""
@@ -116,8 +134,10 @@ def answer_under(
         for episodes, encoded in batches(prompter, batch, lost):
             lot = {}
             for condition, intervention in interventions.items():
-                with intervention(encoded):
-                    lot[condition] = answers(production, episodes, encoded, judge)
+                # A text that is written is another sequence than the batch, so its passes are whole ones.
+                shared = nullcontext(encoded) if judge else replay.reading(encoded, intervention.first)
+                with shared as given, intervention.context(encoded):
+                    lot[condition] = answers(production, episodes, given, judge)
             for condition, found in lot.items():
                 parts[condition].append(found)
             answered += [episode.name for episode in episodes]

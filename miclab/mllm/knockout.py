@@ -16,6 +16,7 @@ from miclab.errors import ConfigError
 from miclab.mllm.ablation import MeanOutputs, Means, Where, every_position, knocked_out
 from miclab.mllm.attention import watchable
 from miclab.mllm.edits import patterns_set
+from miclab.mllm.effects import UNTOUCHED as UNCHANGED
 from miclab.mllm.effects import Effect, Intervention, answer_under
 from miclab.mllm.heads import HeadTable
 from miclab.mllm.loading import Production
@@ -240,20 +241,26 @@ def knock_out(
         raise ConfigError("judge", "benchmark", f"exact with --baseline {options.baseline}: patterns are set where an "
                                                 "answer is read, not while it is written")  # fmt: skip
 
-    def cutting(condition: Condition) -> Intervention:
-        if of_outputs or not condition.heads:
-            return lambda _: knocked_out(production.layers, condition.heads, means)
-        return lambda encoded: patterns_set(
-            production.model, production.layers, condition.heads, options.baseline, encoded.readings,
-            encoded.inputs["input_ids"].shape[1],
+    def cutting(heads: tuple[Head, ...]) -> Intervention:
+        if not heads:
+            return UNCHANGED
+        first = min(layer for layer, _ in heads)
+        if of_outputs:
+            return Intervention(lambda _: knocked_out(production.layers, heads, means), first)
+        return Intervention(
+            lambda encoded: patterns_set(production.model, production.layers, heads, options.baseline, encoded.readings,
+                                         encoded.inputs["input_ids"].shape[1]),
+            first,
         )  # fmt: skip
 
+    # Draws of the same heads are answered once.
+    sets = dict.fromkeys(condition.heads for condition in requested)
     with nullcontext() if of_outputs else watchable(production.model):
         answered = answer_under(
-            production, task, {condition: cutting(condition) for condition in requested}, batch=batch,
-            benchmark=benchmark, on_progress=on_progress,
+            production, task, {heads: cutting(heads) for heads in sets}, batch=batch, benchmark=benchmark,
+            on_progress=on_progress,
         )  # fmt: skip
-    found, done = answered.found, len(answered.episodes)
+    found, done = {one: answered.found[one.heads] for one in requested}, len(answered.episodes)
     rows = [
         {
             "intervention": c.name,

@@ -6,8 +6,8 @@ stream at the last position of prompts without examples. The control is the vect
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from miclab.circuits.find import Head, head_name
 from miclab.mllm.ablation import Means, heads_by_layer
 from miclab.mllm.edge_knockout import PROBABILITY, with_probability
-from miclab.mllm.effects import Effect, answer_under
+from miclab.mllm.effects import UNTOUCHED, Effect, Intervention, answer_under
 from miclab.mllm.errors import ModelError
 from miclab.mllm.heads import HeadTable
 from miclab.mllm.knockout import matched_draws, mean_outputs
@@ -188,13 +188,13 @@ def add_vectors(
     vectors |= {number: function_vector(production, means, drawn) for number, drawn in enumerate(draws)}
     conditions = [Added(), *(Added(layer, draw) for layer in places for draw in range(-1, len(draws)))]
 
-    def adding(added: Added) -> Callable[[Encoded], AbstractContextManager[None]]:
+    def adding(added: Added) -> Intervention:
         if added.layer < 0:
-            return lambda _: nullcontext()
-        vector = options.scale * vectors[added.draw]
-        return lambda encoded: vector_added(readout.blocks[added.layer], vector, encoded)
+            return UNTOUCHED
+        block, vector = readout.blocks[added.layer], options.scale * vectors[added.draw]
+        return Intervention(lambda encoded: vector_added(block, vector, encoded), added.layer)
 
-    few = answer_under(production, task, {Added(): adding(Added())}, batch=batch, on_progress=on_progress)
+    few = answer_under(production, task, {Added(): UNTOUCHED}, batch=batch, on_progress=on_progress)
     done = len(task.episodes)
     zero = answer_under(
         production, without_examples(task), {one: adding(one) for one in conditions}, batch=batch,
