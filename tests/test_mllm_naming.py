@@ -91,7 +91,9 @@ def test_heads_are_named_from_halfway_between_uniform_attention_and_all():
 def test_the_knockout_of_patterns_says_what_is_needed(capsys, tmp_path: Path):
     folder = make_episodes(tmp_path / "letters", EpisodeOptions(episodes=24, seed=7, template="{item}{answer}\n"))
     common = ["--task", str(folder), "--batch", "18", "--json"]
-    assert main(["mllm", "heads", "tiny", *common, "--episodes", "6", "--output", str(tmp_path / "heads")]) == 0
+    assert main(["mllm", "heads", "tiny", *common, "--episodes", "6", "--output", str(tmp_path / "heads"),
+                 "--save-attention", str(tmp_path / "maps.safetensors")]) == 0  # fmt: skip
+    assert (tmp_path / "maps.safetensors").stat().st_size > 2 * 8 * 17**2 * 4
     said = json.loads(capsys.readouterr().out)
     # The strongest heads by `previous_token_1` have no previous-token pattern.
     words = {(one["place"], one["head"]): one for one in said["called"]}

@@ -126,8 +126,7 @@ def scale_up(arguments: list[str]) -> int:
     return close(results, problem)
 
 
-USAGE = """usage: miclab mllm COMMAND [options]
-
+USAGE = """
   heads          strength of every head of MODEL over a task: `mllm heads MODEL --task DIR`
   knockout       answers of MODEL without its top heads, against random heads and whole layers
   edges          answers of MODEL without attention between kinds of position, by layers
@@ -190,7 +189,7 @@ SUBCOMMANDS: dict[str, Callable[[list[str]], int]] = {
 def run_mllm(arguments: list[str]) -> int:
     """`miclab mllm SUBCOMMAND`."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE)
+        print(f"usage: miclab mllm {{{','.join(SUBCOMMANDS)}}} [options]\n{USAGE}")
         return 0 if arguments else 2
     name, rest = arguments[0], arguments[1:]
     if name not in SUBCOMMANDS:
