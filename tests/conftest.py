@@ -17,6 +17,8 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
+# No test uses a network. A request to a hub that does not answer is repeated for minutes.
+os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 SOURCES = Path(__file__).parents[1] / "miclab"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 REQUIRE_BROWSER = "MICLAB_REQUIRE_BROWSER"

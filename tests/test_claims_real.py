@@ -7,6 +7,7 @@ import math
 import pytest
 from claims_rows import make_rows, studies_directory
 
+from miclab.claims.entries.aligned_prototypes import NOVEL
 from miclab.claims.entries.real_data import CKA, DISTANCE, NULL
 from miclab.claims.evidence import Evidence
 from miclab.claims.registry import find_claim
@@ -125,3 +126,36 @@ def test_correlation_of_alignment_and_learning(tmp_path):
     assert [c.verdict for c in found.conditions] == ["holds", "fails"]
     measured = [c.measured.mean for c in found.conditions if c.measured]
     assert measured == pytest.approx([1, -1], abs=0.05)
+
+
+def test_alignment_within_equal_correlation_of_prototypes(tmp_path):
+    """Fails if runs of different rho are compared (CKA and ICL both rise with it here), a part of training or a kind of
+    run is left out, or rho = 0 is judged."""
+    steps = (0, 250, 500, 750, 1000, 1250, 1500)
+
+    def formula(sign):
+        def of(config, step):
+            rho = field_of(config, "rho")
+            kind = 0.02 * bool(config["frozen"]) - 0.03 * (field_of(config, "encoder2") != "none")
+            value = 0.5 + 0.04 * (step / 1500) ** 0.5 + kind
+            if step == 0:
+                value = 0.1
+            aligned = 0.5 * rho + sign * (value - 0.5)
+            return {"icl": value + 0.3 * rho, NOVEL: aligned, CKA: -aligned}
+
+        return of
+
+    for sign, verdict in ((1, "holds"), (-1, "fails")):
+        folder = tmp_path / verdict
+        folder.mkdir()
+        directory = studies_directory(folder)
+        make_rows(directory, "aligned_prototypes", formula(sign), steps=steps, spread=1e-4)
+        found = find_claim("A3").judge(Evidence(directory, "quick"))
+        assert (found.verdict, len(found.conditions), found.seeds) == (verdict, 3, 3)
+        assert [c.text for c in found.conditions] == [f"K2 is 256 and rho is {rho:g}" for rho in (0.3, 0.6, 0.9)]
+        assert [c.measured.mean for c in found.conditions if c.measured] == pytest.approx([sign] * 3, abs=0.01)
+        shown = {c.quantity: c.measured.mean for c in found.comparisons if c.measured}
+        assert shown["the same of training classes, rho = 0.9, K2 = 256"] == pytest.approx(-sign, abs=0.01)
+        assert shown["the same over steps within runs, rho = 0, K2 = 256"] == pytest.approx(sign, abs=0.01)
+        assert shown["the same over last rows, rho = 0.3, K2 = 256"] == pytest.approx(sign, abs=0.01)
+        assert shown["correlation of CKA with ICL over the last rows of all rho and K2"] > 0.9

@@ -404,6 +404,7 @@ NOT_ALONE |= {
 NOT_ALONE |= {
     f"modalities.m1.{name}" for name in ("shape", "centre", "blends", "shift", "encoder", "encoder_run", "encoder_step")
 }
+NOT_ALONE |= {"modalities.m1.prototype_correlation"}
 
 
 def leaves(kind: type, prefix: str = "") -> dict[str, Any]:

@@ -199,7 +199,7 @@ def test_streams_of_data_and_of_production_models(tmp_path: Path, streams):
 
 
 WORDS = "adapters alignment batch classifier contact_sheet control corruption dropout encoder episode evaluation \
-    labels nearest nearest_exemplar novel parameters prototypes shuffled_offsets shuffles support \
+    labels nearest nearest_exemplar novel parameters prototype_map prototypes shuffled_offsets shuffles support \
     token_noise trades training world"
 
 

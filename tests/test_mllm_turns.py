@@ -95,7 +95,7 @@ def test_the_form_is_the_templates(tmp_path: Path):
     tiny = load_model("tiny")
     prompter = tiny.prompter(task(tmp_path))
     assert (prompter.form, prompter.ending) == ("chat", "")
-    assert any("writes nothing behind a reply" in remark for remark in tiny.remarks)
+    assert any("writes nothing after a reply" in remark for remark in tiny.remarks)
 
 
 def test_of_several_named_templates_the_default_is_taken(tmp_path: Path):

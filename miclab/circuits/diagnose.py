@@ -214,7 +214,7 @@ def diffuse_attention(run: Run, found: Evaluation) -> Sign:
         measured,
         "Expected under a rotary code; a one-hot code (decoder.positions=onehot) gives sharper heads."
         if rotary
-        else "Train longer or raise data complexity; the code is not rotary, so sharp heads can be had.",
+        else "Train longer or raise data complexity; the code is not rotary, so sharp heads are possible.",
     )
 
 

@@ -50,6 +50,7 @@ AXES: dict[str, Axis] = {
     "mixtures1": Axis(field="modalities.m1.blends", words="mixtures of classes of M1"),
     "mixtures2": Axis(field="modalities.m2.blends", words="mixtures of classes of M2"),
     "dimension2": Axis(field="modalities.m2.dimension", words="dimension of M2"),
+    "rho": Axis(field="modalities.m2.prototype_correlation", words="rho, correlation of prototypes"),
     # Encoders.
     "encoder2": Axis(field="modalities.m2.encoder", words="encoder of M2"),
     "encoder_step2": Axis(field="modalities.m2.encoder_step", words="steps of pretraining of M2's encoder"),

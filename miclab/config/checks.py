@@ -36,3 +36,11 @@ def check_known(owner: str, config: object, name: str, known: tuple[str, ...]) -
     value = getattr(config, name)
     if value not in known:
         raise ConfigError(f"{owner}.{name}" if owner else name, value, nearest(str(value), known))
+
+
+def check_divides(owner: str, config: object, name: str, of: str, whole: int) -> None:
+    """Raises ConfigError unless field `name` of `config` divides `whole`, which messages call `of`."""
+    value = getattr(config, name)
+    if whole % value:
+        divisors = [size for size in range(1, whole + 1) if whole % size == 0]
+        raise ConfigError(f"{owner}.{name}" if owner else name, value, f"a divisor of {of} = {whole}: {divisors}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from miclab.config.checks import check_known, check_number, check_whole
+from miclab.config.checks import check_divides, check_known, check_number, check_whole
 from miclab.config.options import SOFTMAX, AttentionOptions, option_text
 from miclab.errors import ConfigError
 
@@ -152,10 +152,7 @@ class GroupOptions(AttentionOptions):
         check_whole(owner, self, "groups", 1, 1024)
 
     def check_shape(self, owner, config):
-        heads = config.decoder.heads
-        if heads % self.groups:
-            divisors = [groups for groups in range(1, heads + 1) if heads % groups == 0]
-            raise ConfigError(f"{owner}.groups", self.groups, f"a divisor of decoder.heads = {heads}: {divisors}")
+        check_divides(owner, self, "groups", "decoder.heads", config.decoder.heads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,10 +196,7 @@ class MultiTokenOptions(ShareOptions):
         check_whole(owner, self, "mixed", 1, 1024)
 
     def check_shape(self, owner, config):
-        heads = config.decoder.heads
-        if heads % self.mixed:
-            divisors = [size for size in range(1, heads + 1) if heads % size == 0]
-            raise ConfigError(f"{owner}.mixed", self.mixed, f"a divisor of decoder.heads = {heads}: {divisors}")
+        check_divides(owner, self, "mixed", "decoder.heads", config.decoder.heads)
 
 
 @dataclass(frozen=True, kw_only=True)

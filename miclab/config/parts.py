@@ -37,6 +37,9 @@ class ModalityConfig:
     """Number of labels, L: label(k) = k mod L."""
     novel_classes: int = 0
     """Classes in one set of novel classes; 0: the paper's rule (see `miclab.worlds.world.novel_class_count`)."""
+    prototype_correlation: float = 0.0
+    """Correlation rho of prototypes with those of their partners in the primary modality, 0 to 1. Above 0 it needs
+    `sequence.pairing` `class` (see `miclab.worlds.pairs`)."""
     source: str = ""
     """Real data set that the items come from, as NAME or NAME:ARGUMENT (`miclab data list`); empty: the Gaussian
     mixture."""
@@ -92,6 +95,10 @@ class ModalityConfig:
         check_number(owner, self, "noise", 0.0, 1e6)
         check_number(owner, self, "zipf_exponent", 0.0, 20.0)
         check_whole(owner, self, "novel_classes", 0)
+        check_number(owner, self, "prototype_correlation", 0.0, 1.0)
+        if self.prototype_correlation and self.source:
+            allowed = f"0 with {owner}.source: real data has no prototypes to draw"
+            raise ConfigError(f"{owner}.prototype_correlation", self.prototype_correlation, allowed)
         # Real data has a fixed number of classes.
         if self.source:
             return
@@ -127,8 +134,10 @@ class SequenceConfig:
     task: Literal["shared_label", "joint_label", "classification"] = "shared_label"
     """`joint_label`: the label is made of one group per modality, so that every modality is needed. `classification`:
     one item and no context, and its class is predicted: how encoders are pretrained."""
-    pairing: Literal["label", "concept"] = "label"
-    """`concept`: the items of an exemplar are of classes of the same name. Every modality needs a source for that."""
+    pairing: Literal["label", "concept", "class"] = "label"
+    """`concept`: the items of an exemplar are of classes of the same name. Every modality needs a source for that.
+    `class`: every class of the leader has one fixed class of each other modality (see `miclab.worlds.pairs`). No
+    modality may have a source for that."""
     groups: tuple[int, ...] = ()
     """Joint-label task: number of groups of each modality, in the order of `order`; class k has group k mod G."""
     unpaired_independent: bool = False
@@ -151,7 +160,7 @@ class SequenceConfig:
         check_number(owner, self, "novel_fraction", 0.0, 1.0)
         check_known(owner, self, "distinct_labels", ("off", "on", "released"))
         check_known(owner, self, "task", ("shared_label", "joint_label", "classification"))
-        check_known(owner, self, "pairing", ("label", "concept"))
+        check_known(owner, self, "pairing", ("label", "concept", "class"))
         check_whole(owner, self, "swapped_shift", 1)
         check_known(owner, self, "first_token", ("none", "learnt"))
         check_number(owner, self, "token_noise", 0.0, 1e6)

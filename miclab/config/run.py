@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from miclab.config.checks import check_whole
 from miclab.config.decoder import DecoderConfig
 from miclab.config.options import ATTENTION, LOSS_TERMS, SOFTMAX, LossOptions
+from miclab.config.pairing import check_pairing
 from miclab.config.parts import (
     BridgeConfig,
     ModalityConfig,
@@ -90,6 +91,7 @@ class RunConfig:
         self._check_sources()
         self._check_objective()
         self._check_labels()
+        check_pairing(self)
         self._check_shapes()
         self._check_frozen()
 
@@ -213,18 +215,11 @@ class RunConfig:
             if modality.source and sequence.novel_fraction:
                 allowed = f"0 with {owner}.source: real data has no fresh classes to draw"
                 raise ConfigError("sequence.novel_fraction", sequence.novel_fraction, allowed)
-            if not modality.source and sequence.pairing == "concept":
-                raise ConfigError("sequence.pairing", "concept", f"'label', or a source for {name}")
             if modality.shift and self.keeps_features(name):
                 raise ConfigError(f"{owner}.shift", modality.shift, "0 where the encoder is not trained here")
             is_host = name == self.host_name and not self.is_classification
             if is_host and modality.encoder != "none" and not modality.source:
                 raise ConfigError(f"{owner}.encoder", modality.encoder, "'none' for a host without a source")
-        if sequence.pairing == "concept":
-            counts = {name: modality.labels for name, modality in self.modalities.items()}
-            if len(set(counts.values())) > 1 or sequence.task != "shared_label":
-                allowed = f"'label', or the same number of labels everywhere ({counts}) and the task 'shared_label'"
-                raise ConfigError("sequence.pairing", "concept", allowed)
         if self.is_classification:
             modality = next(iter(self.modalities.values()))
             if len(self.modalities) > 1 or modality.encoder == "none" or self.parent.run or self.frozen:

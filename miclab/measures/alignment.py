@@ -2,7 +2,8 @@
 label.
 
 A row is a sampled pair: a class of the secondary modality and a class of the host with the same label. Where exemplars
-are paired by concept, the two have the same name. The prototype of a class of real data is the mean of its exemplars.
+are paired by concept or class, the two are partners. The prototype of a class of real data is the mean of its
+exemplars.
 The number of rows is fixed and stated, since plain linear CKA of n random rows in d dimensions is about d / (n + d).
 
 There are two nulls. Pairs shuffled one by one are unrelated rows. But rows of one class are not independent, so with
@@ -149,7 +150,7 @@ def _draw(
     common = min(len(mine.label_mass), len(host.label_mass))
     prototypes = world.sources[config.host_name].prototypes
     candidates = (host.label_of < common).nonzero()[:, 0]
-    if config.sequence.pairing == "concept":
+    if config.sequence.pairing != "label":
         leading = world.tables[config.leader].draw((rows,), generator)
         of_host = world.partners.get(config.host_name, torch.arange(len(world.tables[config.leader].label_of)))
         classes, partners = (

@@ -17,7 +17,7 @@ class Alignments(Tabled):
 
     Arguments:
         run: name of the run.
-        trade: what trades partners under the null: `labels` or `concepts`.
+        trade: what trades partners under the null: `labels`, `concepts` or `classes`.
         found: by step and modality.
     """
 
@@ -69,5 +69,5 @@ def align_run(
         found += align_over_training(run, steps=(step,), rows=rows)
         if on_progress:
             on_progress(done, "")
-    trade = "concepts" if run.config.sequence.pairing == "concept" else "labels"
+    trade = {"label": "labels", "concept": "concepts", "class": "classes"}[run.config.sequence.pairing]
     return Alignments(run.path.name, trade, tuple(found))

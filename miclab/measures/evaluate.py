@@ -20,6 +20,7 @@ from miclab.errors import MiclabError, RunError
 from miclab.measures.alignment import alignment_row
 from miclab.measures.attention import context_label_predictions
 from miclab.measures.layer import Layer, take
+from miclab.measures.novel_alignment import novel_cka
 from miclab.measures.registry import Measure, chosen
 from miclab.model.decoder import Decoder, Edits, Parameters
 from miclab.runs.find import find
@@ -182,7 +183,8 @@ def score_split(
 
 def metric_row(config: RunConfig, world: World, parameters: Parameters, sizes: SplitSizes) -> dict[str, Any]:
     """Metric row of a training: accuracies of the splits, `icl` of each set of novel classes, and the measures on `icl`
-    by layer and head. With several modalities, the alignment of each secondary one."""
+    by layer and head. With several modalities, the alignment of each secondary one; where classes are paired, also that
+    of novel classes."""
     scores = {split: score_split(config, world, parameters, split, sizes, measures=split == "icl") for split in SPLITS}
     icl = scores["icl"]
     row: dict[str, Any] = {
@@ -192,6 +194,9 @@ def metric_row(config: RunConfig, world: World, parameters: Parameters, sizes: S
         "measures": {name: _by_head(value.mean(0)) for name, value in icl.strengths.items()},
     }
     aligned = alignment_row(config, world, parameters)
+    if config.sequence.pairing == "class":
+        for name, part in aligned.items():
+            part["novel_cka"] = round(novel_cka(config, world, parameters, name), 6)
     return row | {"alignment": aligned} if aligned else row
 
 

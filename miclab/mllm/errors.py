@@ -61,7 +61,7 @@ def _needed(text: str) -> str:
         return f"{cuda[1]} more were needed" + (f", {free[1]} were free" if free else "")
     if plain:
         return f"{int(plain[1]) / 2**30:.2f} GiB more were needed"
-    return "how much more is needed, the allocator did not say"
+    return "the allocator did not say how much more is needed"
 
 
 @contextmanager

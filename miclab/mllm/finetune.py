@@ -33,7 +33,7 @@ from miclab.seeds import stream, stream_seed
 from miclab.statistics.intervals import episode_interval
 
 METRICS, CHECKPOINT, RUN, ADAPTER = "metrics.jsonl", "checkpoint-{:06d}.safetensors", "run.json", "adapter"
-REMEDY = "The fine-tuning cannot be gone on with. Give another --output, or delete the folder of the run."
+REMEDY = "This fine-tuning cannot be resumed. Give another --output, or delete the folder of the run."
 FOLLOWED = (PREVIOUS_TOKEN, "label_to_item", INDUCTION, "induction", "induction_total", "total_label_attention")
 """Measures whose top heads are followed."""
 

@@ -177,7 +177,7 @@ def attention_layers(model: nn.Module) -> tuple[AttentionLayer, ...]:
         seen = sorted({type(m).__name__ for m in model.modules() if "ttention" in type(m).__name__})
         raise ModelError(
             f"No attention layers were found in {name}. Looked for {LOOKED_FOR}. Its attention modules are "
-            f"{', '.join(seen) or 'none by name'}; a form of them can be added in miclab/mllm/layers.py."
+            f"{', '.join(seen) or 'none by name'}; add a form for them in miclab/mllm/layers.py."
         )
     numbers = [layer.index for layer in found]
     if len(set(numbers)) < len(numbers):

@@ -216,7 +216,7 @@ class Prompter:
         found = self.marks.search(behind)
         end = behind[: found.end()] if found else behind
         if not end.strip():
-            self.remarks["The chat template writes nothing behind a reply, so an answer counts as written whatever "
+            self.remarks["The chat template writes nothing after a reply, so an answer counts as written whatever "
                          "follows it."] = None  # fmt: skip
         return end if end.strip() else ""
 

@@ -24,7 +24,7 @@ from miclab.worlds.exemplars import check_kept, known_exemplars
 SAME_ENCODER = ("encoder", "features", "dimension", "shape", "content")
 """Fields that must be equal in a modality and in the run that pretrained its encoder."""
 SAME_HOST = (*SAME_ENCODER, "encoder_run", "encoder_step", "source", "centre")
-SAME_CLASSES = ("source", "content", "classes", "dimension", "labels", "centre")
+SAME_CLASSES = ("source", "content", "classes", "dimension", "labels", "centre", "prototype_correlation")
 """Fields of a modality whose classes a child inherits."""
 
 

@@ -64,8 +64,10 @@ def prepared(
     # Errors that only the model can find are raised before a directory is made.
     Objective(config)
     world = draw_world(config, lineage.kept_tensors())
-    if any(modality.source for modality in config.modalities.values()) and not config.is_classification:
-        # Real data may hold out too few classes. This error, too, is raised before a directory is made.
+    has_source = any(modality.source for modality in config.modalities.values())
+    if (has_source or config.sequence.pairing == "class") and not config.is_classification:
+        # Real data may hold out too few classes, or novel classes lack partners. This error, too, is raised before a
+        # directory is made.
         novel_world(config, world, "evaluation", 0)
     return Prepared(create(root, config, world.tensors()), line, lineage)
 

@@ -34,6 +34,7 @@ PASSED_IN = {
     "numerics": ("mode", "lanes", "sampler"),
     "modalities.NAME": (
         "classes", "dimension", "noise", "zipf_exponent", "labels", "novel_classes", "source", "content", "blends",
+        "prototype_correlation",
         "shift", "encoder_run", "encoder_step",
     ),
 }  # fmt: skip

@@ -26,7 +26,7 @@ PADDING = {"cumulative": torch.inf}
 def _common(config: RunConfig) -> RunConfig:
     """A configuration without what the lanes of one sampler may differ in."""
     modalities = {
-        name: replace(m, classes=m.labels, noise=1.0, zipf_exponent=0.0, novel_classes=0)
+        name: replace(m, classes=m.labels, noise=1.0, zipf_exponent=0.0, novel_classes=0, prototype_correlation=0.0)
         for name, m in config.modalities.items()
     }
     optimiser = type(config.optimiser)(batch_size=config.optimiser.batch_size)
@@ -105,13 +105,15 @@ def _world_tensors(world: World) -> dict[str, Tensor]:
     for name, source in world.sources.items():
         found |= {f"prototypes.{name}": source.prototypes}
         found |= {f"{part}.{name}": getattr(world.tables[name], part) for part in TABLE}
+    found |= {f"partners.{name}": value for name, value in world.partners.items()}
     return found
 
 
 def _world_of(config: RunConfig, tensors: Mapping[str, Tensor]) -> World:
     sources = {n: GaussianSource(tensors[f"prototypes.{n}"], m.noise) for n, m in config.modalities.items()}
     tables = {n: ClassTable.of({part: tensors[f"{part}.{n}"] for part in TABLE}) for n in config.modalities}
-    return World(sources, tables, tensors["label_embeddings"])
+    partners = {n: tensors[f"partners.{n}"] for n in config.modalities if f"partners.{n}" in tensors}
+    return World(sources, tables, tensors["label_embeddings"], partners)
 
 
 def _padded(parts: Sequence[Tensor], name: str) -> Tensor:

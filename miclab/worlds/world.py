@@ -34,6 +34,13 @@ from miclab.worlds.exemplars import (
 )
 from miclab.worlds.mixtures import mixture_names, with_mixtures
 from miclab.worlds.noise import items_around, noise_scales
+from miclab.worlds.pairs import (
+    check_novel_partners,
+    class_partners,
+    correlated_modalities,
+    prototype_map,
+    with_partners,
+)
 
 
 @dataclass(frozen=True)
@@ -152,18 +159,21 @@ class World:
         sources: where each modality's items come from.
         tables: labels (groups, in the joint-label task) and frequencies of each modality's classes.
         label_embeddings: one vector per label, in the space of the host.
-        partners: where exemplars are paired by concept, for each follower its class for every class of the leader.
+        partners: where exemplars are paired by concept or class, for each follower its class for every class of the
+            leader.
+        maps: P of each modality whose prototypes are correlated with the host's (see `miclab.worlds.pairs`).
     """
 
     sources: Mapping[str, GaussianSource | ExemplarSource]
     tables: Mapping[str, ClassTable]
     label_embeddings: Float[Tensor, "labels width"]
     partners: Mapping[str, Int[Tensor, " classes"]] = field(default_factory=dict)
+    maps: Mapping[str, Float[Tensor, "host_dimension dimension"]] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that restore this world. Of real data these are the classes, their labels, features in place of
         items, and the subtracted centre. The items themselves are in the data set."""
-        found = {}
+        found = {f"prototype_map.{name}": value for name, value in self.maps.items()}
         for name, source in self.sources.items():
             if isinstance(source, GaussianSource):
                 found[f"prototypes.{name}"] = source.prototypes
@@ -193,6 +203,8 @@ def world_from_tensors(config: RunConfig, tensors: Mapping[str, Tensor]) -> Worl
     for name, m in config.modalities.items():
         if not m.source:
             wanted[f"prototypes.{name}"] = (m.classes, m.dimension)
+            if m.prototype_correlation:
+                wanted[f"prototype_map.{name}"] = (config.item_width, m.dimension)
             continue
         wanted |= {f"classes.{name}": (m.classes,), f"labels.{name}": (m.classes + m.blends,)}
         if config.keeps_features(name):
@@ -214,10 +226,13 @@ def world_from_tensors(config: RunConfig, tensors: Mapping[str, Tensor]) -> Worl
             sources[name] = GaussianSource(tensors[f"prototypes.{name}"], modality.noise)
             label_of = torch.arange(modality.classes) % _labels_of(config, name)
         tables[name] = ClassTable(label_of, zipf_weights(len(label_of), modality.zipf_exponent))
-    return World(sources, tables, tensors["label_embeddings"], _partners(config, sources))
+    maps = {name: tensors[f"prototype_map.{name}"] for name in correlated_modalities(config)}
+    return World(sources, tables, tensors["label_embeddings"], _partners(config, sources), maps)
 
 
 def _partners(config: RunConfig, sources: Mapping[str, Any]) -> dict[str, Tensor]:
+    if config.sequence.pairing == "class":
+        return class_partners(config, {name: len(source.prototypes) for name, source in sources.items()})
     return partners(config, sources) if config.sequence.pairing == "concept" else {}
 
 
@@ -273,13 +288,20 @@ def draw_world(config: RunConfig, kept: Mapping[str, Tensor] | None = None) -> W
     kept = kept or {}
     tensors: dict[str, Tensor] = {}
     host: dict[str, int] = {}
-    # The host first: where exemplars are paired by concept, all modalities use its labels.
+    # The host first: where exemplars are paired by concept, all modalities use its labels. Correlated prototypes are
+    # made of its own.
     for name in sorted(config.modalities, key=lambda name: name != config.host_name):
         m = config.modalities[name]
         if not m.source:
             tensors[f"prototypes.{name}"] = normal_vectors(
                 (m.classes, m.dimension), stream(config.world_seed, "world", "prototypes", name)
             )
+            if m.prototype_correlation:
+                # Of the parent where it has them.
+                key, of = f"prototype_map.{name}", f"prototypes.{config.host_name}"
+                tensors[key] = kept[key] if key in kept else prototype_map(config, name)
+                own, theirs = tensors[f"prototypes.{name}"], kept[of] if of in kept else tensors[of]
+                tensors[f"prototypes.{name}"] = with_partners(config, name, own, theirs, tensors[key])
             continue
         tensors |= _draw_source(config, name, kept, host)
         if name == config.host_name and config.sequence.pairing == "concept":
@@ -300,8 +322,12 @@ def novel_world(config: RunConfig, world: World, *name: str | int) -> World:
     """
     sources: dict[str, Any] = {}
     tables = {}
-    for modality, source in world.sources.items():
-        count = novel_class_count(config, modality)
+    counts = {modality: novel_class_count(config, modality) for modality in world.sources}
+    if config.sequence.pairing == "class":
+        check_novel_partners(config, counts)
+    # The host first, as in `draw_world`.
+    for modality in sorted(world.sources, key=lambda modality: modality != config.host_name):
+        source, count = world.sources[modality], counts[modality]
         if isinstance(source, ExemplarSource):
             labels = _labels_of(config, modality)
             least = 2 if config.is_classification else labels
@@ -311,9 +337,11 @@ def novel_world(config: RunConfig, world: World, *name: str | int) -> World:
             continue
         shape = (count, source.prototypes.shape[1])
         seed = config.sequences_seed if name[0] == "training" else config.seed
-        sources[modality] = replace(
-            source, prototypes=normal_vectors(shape, stream_of(config, seed, "novel", *name, modality))
-        )
+        prototypes = normal_vectors(shape, stream_of(config, seed, "novel", *name, modality))
+        if modality in world.maps:
+            host = sources[config.host_name].prototypes
+            prototypes = with_partners(config, modality, prototypes, host, world.maps[modality])
+        sources[modality] = replace(source, prototypes=prototypes)
         label_of = torch.arange(count) % _labels_of(config, modality)
         tables[modality] = ClassTable(label_of, torch.ones(count))
-    return World(sources, tables, world.label_embeddings, _partners(config, sources))
+    return World(sources, tables, world.label_embeddings, _partners(config, sources), world.maps)

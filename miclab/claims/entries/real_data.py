@@ -34,7 +34,8 @@ CELLS = f"source1 source2 K1 K2 {SHAPE} stage1_steps pairing K3 encoder_step3"
 """What distinguishes their cells."""
 BEYOND = (
     "Pairs of synthetic data share their label alone: a projector that knows every label reaches a debiased CKA of "
-    "about 0.01 (scripts/cka_ceiling.py; 2026-11-26). With few classes of real data CKA is as high by chance."
+    "about 0.01 (scripts/cka_ceiling.py; 2026-11-26). With few classes of real data CKA is as high by chance. In A3 "
+    "pairs share more."
 )
 """Why CKA cannot answer the question of A1 and D5."""
 STRONG = 0.8
