@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -107,7 +108,8 @@ def test_a_heads_part_is_its_attention_times_values_through_the_readout(family: 
         layer = of.layers[number]
         size, pair = layer.head_size, head // (layer.heads // layer.key_value_heads)
         attended = maps[number][0, head, reading.last] @ values[number][0, :, pair * size : (pair + 1) * size]
-        written = layer.output_projection.weight[:, head * size : (head + 1) * size] @ attended
+        projection: Any = layer.output_projection
+        written = projection.weight[:, head * size : (head + 1) * size] @ attended
         written = written - written.mean() if family == "opt" else written
         assert found.by_head[0, column] == pytest.approx(float(written @ towards), abs=1e-3, rel=1e-3)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -31,7 +32,8 @@ def test_the_vector_is_what_heads_write_at_the_last_position(family: str, tmp_pa
     chosen, heads = task(tmp_path, of.view), [(0, 1), (1, 3), (1, 0)]
     prompter = of.prompter(chosen)
     vector = function_vector(of, mean_outputs(of, chosen, 2, lambda reading: [reading.last]), heads)
-    expected = torch.zeros_like(vector)
+    expected, projections = torch.zeros_like(vector), [cast("Any", layer.output_projection) for layer in of.layers]
+    weights = [projection.weight for projection in projections]
     for episode in chosen.episodes:
         encoded = prompter.encode([(episode, episode.answer)])
         outputs: dict[int, torch.Tensor] = {}
@@ -44,7 +46,7 @@ def test_the_vector_is_what_heads_write_at_the_last_position(family: str, tmp_pa
         for handle in handles:
             handle.remove()
         for layer, head in heads:
-            size, weight = of.layers[layer].head_size, of.layers[layer].output_projection.weight
+            size, weight = of.layers[layer].head_size, weights[layer]
             columns = slice(head * size, (head + 1) * size)
             # GPT-2's maps are the other way round.
             weight = weight[columns].T if family == "gpt2" else weight[:, columns]

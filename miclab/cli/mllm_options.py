@@ -202,8 +202,8 @@ class EdgesFlags(EdgeOptions, ModelFlags):
 
 @dataclass(frozen=True, kw_only=True)
 class LensFlags(ModelFlags):
-    """Logit lens by layer and kind of position, and what each head adds to the logit of the answer over the other
-    answers (direct logit attribution); writes lens.parquet, attribution.parquet, lens.html."""
+    """Logit lens by layer and kind of position, and direct logit attribution. The latter is what each head adds to the
+    logit of the answer over other answers. Writes lens.parquet, attribution.parquet, lens.html."""
 
     top: int = 5
     """Heads listed that add most, and that take most."""

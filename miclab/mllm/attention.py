@@ -44,7 +44,7 @@ class Watcher(Protocol):
         ...
 
     def mask(self, layer: AttentionLayer, mask: Tensor | None) -> Tensor | None:
-        """The mask to use in the place of a layer's own, which is added to scores [batch or 1, head or 1, query, key];
+        """The mask to use in the place of a layer's own. It is added to scores [batch or 1, head or 1, query, key].
         None: all is visible."""
         ...
 
@@ -199,8 +199,8 @@ def watched_attention(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Attention in the form that transformers calls: output [batch, query, head, size]. In a layer that the active
-    watcher wants, it is given each head's map. Where no map is needed, such as in a vision tower, it is computed as
-    `sdpa` does, unless the layer has a cap or sinks, which `sdpa` lacks.
+    watcher wants, it is given each head's map. Elsewhere, such as in a vision tower, it is computed as `sdpa` does. A
+    layer with a cap or sinks is not, since `sdpa` lacks them.
     """
     watcher = _ACTIVE.get()
     layer = watcher.wants(module) if watcher else None

@@ -76,8 +76,8 @@ class Lens(Tabled):
     @property
     def roles(self) -> tuple[str, ...]:
         """Kinds of position that the prompts have."""
-        there = ~np.isnan(self.lens["difference"]).all((0, 1))
-        return tuple(role for role, is_there in zip(ROLES, there, strict=True) if is_there)
+        values = self.lens["difference"]
+        return tuple(role for number, role in enumerate(ROLES) if not np.isnan(values[..., number]).all())
 
     @property
     def stages(self) -> tuple[str, ...]:

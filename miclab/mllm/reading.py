@@ -135,6 +135,6 @@ def locate(
     roles = Roles((view,), context, kind[: last + 1], exemplar[: last + 1])
     candidates = episode.candidates
     labels = torch.tensor([candidates.index(example.answer) for example in episode.support], dtype=torch.long)
-    asked = tuple(place for place in questions if place <= last and kind[place] == OTHER)
+    found = tuple(place for place in questions if place <= last and kind[place] == OTHER)
     return Reading(episode, answer, last, tuple(answers), tuple(ends), roles, labels,
-                   candidates.index(episode.answer), asked)  # fmt: skip
+                   candidates.index(episode.answer), found)  # fmt: skip
