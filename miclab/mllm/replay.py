@@ -1,8 +1,8 @@
 """Many passes over one batch that share what no intervention changes.
 
 Of the first pass over a batch, the outputs of modules outside the decoder are kept, such as a vision tower's. So are
-the decoder's positions, and its stream before each layer at which an intervention begins. Later passes take these. So they
-compute only the layers from the first changed one on, and their results are those of whole passes.
+the decoder's positions, and its stream before each layer at which an intervention begins. Later passes take these. So
+they compute only the layers from the first changed one on, and their results are those of whole passes.
 """
 
 from __future__ import annotations
