@@ -152,7 +152,8 @@ class EdgeKnockouts(Tabled):
         return tuple(found)
 
     def _notes(self) -> list[str]:
-        lines = [f"Random edges: as many other edges, mean of {self.draws} draws."]
+        draws = "1 draw" if self.draws == 1 else f"{self.draws} draws"
+        lines = [f"Random edges: as many other edges, mean of {draws}."] if self.draws else []
         if self.absent:
             lines.append(f"No prompt has such edges: {', '.join(kind.name for kind in self.absent)}.")
         return lines
