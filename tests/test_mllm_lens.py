@@ -19,8 +19,8 @@ from miclab.mllm.lens import ROLES, first_tokens, look
 from miclab.mllm.options import EpisodeOptions
 from miclab.mllm.results import read_table
 
-NORMS = {"llama": "norm", "qwen2.5-vl": "norm", "qwen3-vl": "norm", "idefics3": "norm", "gpt2": "ln_f",
-         "gpt-neox": "final_layer_norm", "opt": "final_layer_norm", "gpt-oss": "norm", "gemma3": "norm"}  # fmt: skip
+NORMS = {"llama": "norm", "qwen2.5-vl": "norm", "gpt2": "ln_f", "gpt-neox": "final_layer_norm",
+         "opt": "final_layer_norm", "gpt-oss": "norm", "gemma3": "norm"}  # fmt: skip
 
 
 def whole(family: str, folder: Path):

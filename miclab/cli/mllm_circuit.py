@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from miclab.cli.mllm_heads import ranking
 from miclab.cli.mllm_options import EdgesFlags, LensFlags, VectorsFlags, close, remark, save_page
-from miclab.cli.terminal import bar, parse, print_json, refuse_ignored
+from miclab.cli.terminal import bar, parse, print_json
+from miclab.errors import ConfigError
 from miclab.mllm.options import EdgeOptions, VectorOptions, chosen
 
 if TYPE_CHECKING:
@@ -98,8 +99,6 @@ def lens(arguments: list[str]) -> int:
 def vectors(arguments: list[str]) -> int:
     """`miclab mllm vectors`."""
     options = parse(VectorsFlags, "mllm vectors", arguments)
-    if options.heads != Path():
-        refuse_ignored(arguments, ("rank",), "the heads of --heads are ranked already")
     from miclab.mllm.errors import require
 
     require()
@@ -111,6 +110,12 @@ def vectors(arguments: list[str]) -> int:
     production = options.production()
     task = options.load(production.view)
     table, ranked_on, left = ranking(options, production, task)
+    if options.heads != Path():
+        # The heads are ranked already; the vector still needs episodes that are not answered.
+        if not 1 <= options.rank < len(left.episodes):
+            raise ConfigError("rank", options.rank, f"1 to {len(left.episodes) - 1}: they give the vector and are not "
+                                                    "answered")  # fmt: skip
+        ranked_on, left = left.part(0, options.rank), left.part(options.rank)
     title = f"Function vectors of {options.model_name} on {task.name}"
     with opened as results:
         with bar("vectors", 2 * len(left.episodes)) as on_progress:

@@ -163,7 +163,7 @@ class RankedFlags(ModelFlags):
     heads: Path = Path()
     """Folder that `mllm heads` wrote, to rank heads by; default: the first --rank episodes of this task rank them."""
     rank: int = 16
-    """Episodes that rank heads; they are not among those answered."""
+    """Episodes that rank heads (and give the vector, in `vectors`); they are not among those answered."""
 
 
 @dataclass(frozen=True, kw_only=True)
