@@ -128,6 +128,43 @@ def test_correlation_of_alignment_and_learning(tmp_path):
     assert measured == pytest.approx([1, -1], abs=0.05)
 
 
+def real_constant(mean_helps):
+    """Rope reads 0.3 better with a constant part of its keys, learnt positions 0.05; in D1 it gains 0.02, or 0.2."""
+
+    def formula(config, step):
+        m1, decoder = config["modalities"]["m1"], config["decoder"]
+        has_mean = m1["source"].startswith("uncentred:") and m1["centre"] == "off"
+        constant = decoder["token_constant"] > 0 or (has_mean and decoder["centre_keys"] == "off")
+        if len(config["modalities"]) > 1:
+            gain = 0.02 if mean_helps else 0.2
+        else:
+            gain = (0.3 if decoder["positions"] == "rope" else 0.05) if mean_helps else 0.0
+        return {"icl": 0.5 + gain * constant, "iwl": 0.2, "measure.label_to_item.m1.1.1": 0.2,
+                "measure.label_to_item.m1.2.1": 0.9, "probe.oracles.nearest_exemplar": 0.9}  # fmt: skip
+
+    return formula
+
+
+def test_real_items_with_and_without_their_mean(tmp_path):
+    """Fails if a decoder is taken for another, a difference has the wrong sign, or PH is that of the other layer."""
+    wanted = {"X21": [0.3, 0.3, 0.3], "X22": [0.05, 0.25], "X23": [0.02]}
+    for number, (claim, gains) in enumerate(wanted.items()):
+        for helps, verdict in ((True, "holds"), (False, "fails")):
+            folder = tmp_path / f"{number}{verdict}"
+            folder.mkdir()
+            found = judged_on(folder, claim, real_constant(helps))
+            if helps:
+                measured = [c.measured.mean for c in found.conditions if c.measured]
+                assert measured == pytest.approx(gains, abs=1e-6)
+                assert found.verdict == verdict
+            elif claim == "X23":
+                assert found.verdict == verdict
+            else:
+                assert found.verdict != "holds"
+            heads = [c.measured.mean for c in found.comparisons if "label on its own" in c.quantity and c.measured]
+            assert heads == pytest.approx([0.2] * len(heads), abs=0.02)
+
+
 def test_alignment_within_equal_correlation_of_prototypes(tmp_path):
     """Fails if runs of different rho are compared (CKA and ICL both rise with it here), a part of training or a kind of
     run is left out, or rho = 0 is judged."""

@@ -458,3 +458,19 @@ def test_the_commands_know_vectors(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["train", "unimodal", "--modalities.m1.source", f"vectors:{bad}", "--runs", str(runs)]) == 2
     assert "row 7" in capsys.readouterr().err
     assert not runs.exists() or not list(runs.iterdir())
+
+
+def test_shipped_items_that_keep_their_mean(tmp_path):
+    """Fails if something is subtracted from them, or the classes are not those of the shipped set."""
+    plain, kept = load("small:concepts.speech"), load("uncentred:small:concepts.speech")
+    pixels = plain.floats().flatten(1)
+    expected = pixels / pixels.norm(dim=1, keepdim=True)
+    everything = torch.arange(len(kept.items))
+    torch.testing.assert_close(Exemplars(kept).vectors(everything), expected)
+    assert kept.class_names == plain.class_names
+    assert torch.equal(kept.held_out_exemplars, plain.held_out_exemplars)
+    # Most of the energy of a run's items is no longer common once the mean of its training part is subtracted.
+    shares = common_shares(kept)
+    assert shares["off"]["training"] > 0.2 > 0.01 > shares["training"]["training"]
+    with pytest.raises(DataError, match=r"'concepts\.speeches' is not shipped"):
+        load("uncentred:concepts.speeches")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,13 +122,16 @@ class Ledger(Tabled, Sequence[Judgement]):
         return draw_counts(axes or new_axes(), counts, "claims", [KINDS[kind_of(verdict)] for verdict in VERDICTS])
 
 
-def claims(*ids: str, preset: Profile = "quick", studies: str | Path = "") -> Ledger:
+def claims(
+    *ids: str, preset: Profile = "quick", studies: str | Path = "", parameters: Mapping[str, str] | None = None
+) -> Ledger:
     """The verdict on every claim, or on the named ones, from the rows of their studies.
 
     Arguments:
         ids: claims, for example `U1`, `M7`; none: all.
         preset: whose rows: `quick` or `paper`.
         studies: directory of study files, with their rows under `rows/PRESET`; empty: those that come with miclab.
+        parameters: values of the studies' parameters, by name, as texts.
 
     Raises:
         MiclabError: there is no such claim (the message names the nearest) or directory.
@@ -138,10 +141,13 @@ def claims(*ids: str, preset: Profile = "quick", studies: str | Path = "") -> Le
     from miclab.studies.shipped import studies_directory
 
     entries = chosen(ids)
-    evidence = Evidence(studies_directory(str(studies)), preset)
+    evidence = Evidence(studies_directory(str(studies)), preset, parameters)
+    evidence.check_parameters(dict.fromkeys(study for entry in entries for study in entry.studies))
     return Ledger([Judgement(line, evidence) for line in judged(evidence, entries)])
 
 
-def judge(id: str, preset: Profile = "quick", studies: str | Path = "") -> Judgement:
+def judge(
+    id: str, preset: Profile = "quick", studies: str | Path = "", parameters: Mapping[str, str] | None = None
+) -> Judgement:
     """The verdict on one claim, with every condition. Arguments and errors are those of `claims`."""
-    return claims(id, preset=preset, studies=studies)[0]
+    return claims(id, preset=preset, studies=studies, parameters=parameters)[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,6 +103,7 @@ def reproduce(
     runs: str | Path = "runs",
     workers: int = 0,
     again: bool = False,
+    parameters: Mapping[str, str] | None = None,
     on_progress: OnRuns | None = None,
 ) -> Ledger:
     """Trains the missing runs of claims on this machine and judges the claims, as `miclab reproduce` does.
@@ -117,6 +118,7 @@ def reproduce(
         runs: directory of runs, made if it is new; a finished run there is not trained again.
         workers: processes at once, each of one thread; 0: one for each core.
         again: also run the studies of claims whose rows are complete.
+        parameters: values of the studies' parameters, by name, as texts.
         on_progress: called with the number of runs that ended and of all.
 
     Returns:
@@ -132,15 +134,17 @@ def reproduce(
     from miclab.studies.mode import long_mode
     from miclab.studies.rows import StudyTable
     from miclab.studies.shipped import writable_studies
-    from miclab.studies.study import load_study
     from miclab.studies.threshold import rounds
 
     directory, entries = writable_studies(str(studies)), chosen(ids)
-    names = studies_to_run(judged(Evidence(directory, preset), entries), again)
+    given = dict(parameters or {})
+    before = Evidence(directory, preset, given)
+    before.check_parameters(dict.fromkeys(study for entry in entries for study in entry.studies))
+    names = studies_to_run(judged(before, entries), again)
     if names:
         root = root_directory(runs)
         root.mkdir(parents=True, exist_ok=True)
-        files = [load_study(directory / f"{name}.yaml", preset) for name in names]
+        files = [before.study(name) for name in names]
         for narrow, plan in rounds(files, lambda: long_mode(root), root):
             tables = [StudyTable(file, plan, root) for file in narrow]
             engine = Engine(plan, root, LocalLauncher(workers))
@@ -148,5 +152,5 @@ def reproduce(
             for identity, found in tally.states.items():
                 if found.status == "failed":
                     warnings.warn(f"{plan.runs[identity].name} failed: {found.reason}", stacklevel=2)
-    evidence = Evidence(directory, preset)
+    evidence = Evidence(directory, preset, given)
     return Ledger([Judgement(line, evidence) for line in judged(evidence, entries)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -197,7 +197,7 @@ class Study(Tabled):
         from miclab.claims.plots.study import View, study_drawing
         from miclab.statistics.style import new_axes
 
-        evidence = Evidence(self.file.file.parent, self.file.profile)
+        evidence = Evidence(self.file.file.parent, self.file.profile, self.file.parameters)
         drawing = study_drawing(evidence, self.file.file.stem, View(x=x, by=by, value=value))
         axes = axes or new_axes(*drawing.size)
         drawing.draw(axes)
@@ -208,11 +208,12 @@ class Study(Tabled):
         return f"Study({self.name!r}, {self.file.profile})"
 
 
-def study(path: str | Path, preset: Profile = "quick") -> Study:
+def study(path: str | Path, preset: Profile = "quick", parameters: Mapping[str, str] | None = None) -> Study:
     """A study file with one of its presets.
 
     Arguments:
         path: the file; or the name of a study that comes with miclab, for example `complexity`.
+        parameters: values of the file's parameters, by name, as texts.
 
     Raises:
         MiclabError: the file cannot be read, or something in it is unknown; the message names the nearest.
@@ -224,4 +225,4 @@ def study(path: str | Path, preset: Profile = "quick") -> Study:
     if not file.exists() and file.suffix == "" and len(file.parts) == 1:
         shipped = studies_directory() / f"{file}.yaml"
         file = shipped if shipped.exists() else file
-    return Study(load_study(file, preset))
+    return Study(load_study(file, preset, parameters))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -116,10 +116,11 @@ class Evidence:
     Arguments:
         directory: that of the study files, with their rows under `rows/PRESET`.
         profile: the preset, `quick` or `paper`.
+        parameters: values of the studies' parameters, by name; each study takes those that it has.
     """
 
-    def __init__(self, directory: Path | str, profile: str):
-        self.directory, self.profile = Path(directory), profile
+    def __init__(self, directory: Path | str, profile: str, parameters: Mapping[str, str] | None = None):
+        self.directory, self.profile, self.parameters = Path(directory), profile, dict(parameters or {})
         self._studies: dict[str, Study] = {}
         self._rows: dict[str, pl.DataFrame | None] = {}
         self._plans: dict[str, list[tuple[dict[str, Any], int, str]]] = {}
@@ -135,10 +136,12 @@ class Evidence:
         Raises:
             MiclabError: there is none of this name.
         """
+        from miclab.studies.files import own_values
         from miclab.studies.study import load_study
 
         if name not in self._studies:
-            self._studies[name] = load_study(self._file(name), self.profile)
+            file = self._file(name)
+            self._studies[name] = load_study(file, self.profile, own_values(file, self.parameters))
         return self._studies[name]
 
     def _file(self, name: str) -> Path:
@@ -146,6 +149,12 @@ class Evidence:
         if not path.is_file():
             raise MiclabError(f"There is no study {str(path)!r}; the claims need it.")
         return path
+
+    def check_parameters(self, studies: Iterable[str]) -> None:
+        """Raises ConfigError if none of the studies has one of the parameters that were given."""
+        from miclab.studies.files import check_known
+
+        check_known([self._file(study) for study in studies], self.parameters)
 
     def has(self, study: str) -> bool:
         """Whether the directory has the file of a study."""

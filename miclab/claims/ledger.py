@@ -49,6 +49,7 @@ RUN_ORDER = (
     "position_width",
     "position_constant",
     "mechanisms",
+    "real_constant",
     "optimiser",
     "position_constant_sgd",
 )

@@ -15,10 +15,11 @@ from miclab.claims.plateau import WANTED_SEEDS
 from miclab.claims.registry import Claim
 from miclab.claims.tables import comparisons_table, conditions_table, ledger_table
 from miclab.claims.verdict import VERDICTS
-from miclab.cli.options import Claims, ClaimsOrStudies, Directory, output_folder
+from miclab.cli.options import Claims, ClaimsOrStudies, Directory, Parameters, output_folder
 from miclab.cli.terminal import bar, parse, print_json, refuse_ignored, say
 from miclab.config.presets import Profile
 from miclab.errors import ConfigError, MiclabError, visible
+from miclab.studies.parameters import assignments
 from miclab.studies.shipped import studies_directory, writable_studies
 
 
@@ -32,6 +33,8 @@ class ClaimsOptions:
     """Whose rows."""
     studies: Directory = ""
     """Directory of study files, with their rows under rows/PRESET; empty: those that come with miclab."""
+    parameter: Parameters = ()
+    """Value of a parameter that a study file has; the option is repeated for each."""
     explain: bool = False
     """Statement, criterion, studies, the paper's figure, and every condition with its numbers."""
     json: bool = False
@@ -91,6 +94,7 @@ def _judgeable(evidence: Evidence, ids: Sequence[str]) -> list[Claim]:
         others = [entry.id for entry in entries if entry not in there]
         text = f"{evidence.directory} lacks the studies of {len(others)} claims, which are left out: "
         say(f"{text}{', '.join(others)}")
+    evidence.check_parameters(dict.fromkeys(study for entry in there for study in entry.studies))
     return there
 
 
@@ -104,19 +108,18 @@ def _judged(evidence: Evidence, ids: Sequence[str]) -> list[Line]:
     return lines
 
 
-def _show(ids: Sequence[str], preset: str, directory: Path, explain: bool, json: bool) -> None:
+def _show(evidence: Evidence, ids: Sequence[str], explain: bool, json: bool) -> None:
     if explain and not ids:
         raise MiclabError("--explain needs the claims to explain, for example `miclab claims U5 --explain`.")
-    evidence = Evidence(directory, preset)
     lines = _judged(evidence, ids)
     if json:
         print_json([line.as_json() for line in lines])
     elif explain:
         for number, line in enumerate(lines):
             print("\n" * bool(number), end="")
-            _explain(line, directory)
+            _explain(line, evidence.directory)
     else:
-        _print_ledger(lines, preset)
+        _print_ledger(lines, evidence.profile)
 
 
 def run_claims(arguments: list[str]) -> int:
@@ -128,16 +131,16 @@ def run_claims(arguments: list[str]) -> int:
         refuse_ignored(arguments, ("explain", "json"), "Markdown was requested (--markdown)")
     if options.json:
         refuse_ignored(arguments, ("explain",), "JSON holds every condition with its numbers")
+    evidence = Evidence(studies_directory(options.studies), options.preset, assignments(options.parameter))
     if options.markdown != "no":
         from miclab.claims import markdown
 
-        evidence = Evidence(studies_directory(options.studies), options.preset)
         lines = _judged(evidence, options.ids)
         shown = [line for line in lines if options.figures and line.runs]
         figures = {line.entry.id: f"{options.figures}/{line.entry.id}-{line.profile}.svg" for line in shown}
         print(markdown.table(lines) if options.markdown == "table" else markdown.page(lines, figures))
         return 0
-    _show(options.ids, options.preset, studies_directory(options.studies), options.explain, options.json)
+    _show(evidence, options.ids, options.explain, options.json)
     return 0
 
 
@@ -159,6 +162,8 @@ class ReproduceOptions:
     """Where to train."""
     workers: int = 0
     """Processes at once; 0: one for each core (`local`)."""
+    parameter: Parameters = ()
+    """Value of a parameter that a study file has; the option is repeated for each."""
     again: bool = False
     """Also run the studies of claims whose committed rows are complete."""
     json: bool = False
@@ -169,7 +174,8 @@ def run_reproduce(arguments: list[str]) -> int:
     """`miclab reproduce [ID ...]`."""
     options = parse(ReproduceOptions, "reproduce", arguments)
     studies = writable_studies(options.studies)
-    evidence = Evidence(studies, options.preset)
+    given = assignments(options.parameter)
+    evidence = Evidence(studies, options.preset, given)
     before = _judged(evidence, options.ids)
     names = studies_to_run(before, options.again)
     status = 0
@@ -182,11 +188,12 @@ def run_reproduce(arguments: list[str]) -> int:
         with contextlib.redirect_stdout(sys.stderr):
             status = run_study(
                 ["run", *files, "--preset", options.preset, "--runs", options.runs,
-                 "--launcher", options.launcher, "--workers", str(options.workers)]
+                 "--launcher", options.launcher, "--workers", str(options.workers),
+                 *(f"--parameter={text}" for text in options.parameter)]
             )  # fmt: skip
     else:
         say("no run is missing; --again trains what the committed rows have")
-    _show(options.ids, options.preset, studies, False, options.json)
+    _show(Evidence(studies, options.preset, given), options.ids, False, options.json)
     return status
 
 
@@ -201,6 +208,8 @@ class FigureOptions:
     """Whose rows."""
     studies: Directory = ""
     """Claims: directory of study files, with their rows under rows/PRESET; empty: those that come with miclab."""
+    parameter: Parameters = ()
+    """Value of a parameter that a study file has; the option is repeated for each."""
     x: str = ""
     """Study: axis from left to right, such as K or decoder.layers; empty: the first whose values are numbers."""
     by: str = ""
@@ -236,15 +245,18 @@ def run_figure(arguments: list[str]) -> int:
 
 def _draw_studies(files: Sequence[Path], options: FigureOptions, folder: Path) -> list[str]:
     from miclab.claims.plots.study import View, draw_study
+    from miclab.studies.files import check_known
 
-    view = View(x=options.x, by=options.by, value=options.value)
-    return [str(path) for file in files for path in draw_study(file, options.preset, view, folder, options.format)]
+    view, given = View(x=options.x, by=options.by, value=options.value), assignments(options.parameter)
+    check_known(files, given)
+    rows = [(Evidence(file.parent, options.preset, given), file.stem) for file in files]
+    return [str(path) for one, name in rows for path in draw_study(one, name, view, folder, options.format)]
 
 
 def _draw_claims(options: FigureOptions, folder: Path) -> list[str]:
     from miclab.claims.plots.figures import NoRowsError, draw
 
-    evidence = Evidence(studies_directory(options.studies), options.preset)
+    evidence = Evidence(studies_directory(options.studies), options.preset, assignments(options.parameter))
     entries = _judgeable(evidence, options.ids)
     written: list[str] = []
     lacking: list[str] = []

@@ -34,6 +34,9 @@ ClaimsOrStudies = Annotated[
 ]
 
 
+Parameters = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelOptions:
     """Name and tags of a run. `miclab runs --rename` and `--retag` change them later."""

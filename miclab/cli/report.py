@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from miclab.cli.options import RunNames, find_runs, output_file
+from miclab.cli.options import Parameters, RunNames, find_runs, output_file
 from miclab.cli.progress import ablations_of, knockouts_of, looking
 from miclab.cli.terminal import bar, parse, refuse_ignored, say, warn
 from miclab.config.presets import Profile
@@ -26,6 +26,8 @@ class ReportOptions:
     """Study file: report on its rows instead, the ones that `miclab study rows` shows."""
     preset: Profile = "quick"
     """Preset of the study."""
+    parameter: Parameters = ()
+    """Value of a parameter that the study file has; the option is repeated for each."""
     threshold: float = 0.5
     """Accuracy on novel classes (0 to 1) whose line is drawn in the study's phase diagram."""
     at: Literal["common", "last"] = "common"
@@ -44,7 +46,7 @@ def run_report(arguments: list[str]) -> int:
     """`miclab report RUN...` and `miclab report --study FILE`."""
     options = parse(ReportOptions, "report", arguments)
     if not options.study:
-        refuse_ignored(arguments, ("preset", "threshold", "at"), "it is for a report on a study (--study)")
+        refuse_ignored(arguments, ("preset", "parameter", "threshold", "at"), "it is for a report on a study (--study)")
     command = shlex.join(["miclab", "report", *arguments])
     output = output_file(options.output)
     if options.study:
@@ -84,11 +86,12 @@ def _sequences(config: RunConfig, checkpoints: int, measured: bool) -> int:
 
 def _report_study(options: ReportOptions, output: Path, command: str) -> int:
     from miclab.studies.mode import long_mode
+    from miclab.studies.parameters import assignments
     from miclab.studies.rows import current_rows, table_file
     from miclab.studies.study import load_study
     from miclab.studies.threshold import planned
 
-    study = load_study(options.study, options.preset)
+    study = load_study(options.study, options.preset, assignments(options.parameter))
     from miclab.report.existing import check_replaceable
     from miclab.report.study.page import STAGES, subject_of, write_study_report
 

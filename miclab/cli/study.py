@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from miclab.cli.options import Directory, File, output_file
+from miclab.cli.options import Directory, File, Parameters, output_file
 from miclab.cli.terminal import parse, print_json, refuse_ignored, say
 from miclab.config.presets import Profile
 from miclab.errors import MiclabError, nearest, visible
@@ -49,6 +49,9 @@ class StudyOptions:
     """Directory of runs."""
     json: bool = False
     """Print as JSON."""
+    parameter: Parameters = ()
+    """Value of a parameter that a study file has; the option is repeated for each. Give it to every command: it decides
+    which runs the study has."""
     lanes: str = "off"
     """Train runs of equal shapes as groups of so many lanes, each by one process; `auto`: 8. Such runs have hashes of
     their own, so give it to every command of the study."""
@@ -124,13 +127,15 @@ def run_study(arguments: list[str]) -> int:
 
 def _loaded(files: tuple[str, ...], options: StudyOptions) -> tuple[list[Study], Callable[[], str], Path]:
     """The studies, the numeric mode of this machine, and the directory of runs."""
+    from miclab.studies.files import load_studies
     from miclab.studies.mode import study_mode
-    from miclab.studies.study import load_study
+    from miclab.studies.parameters import assignments
 
     if not files:
         raise MiclabError("Name at least one study file.")
     root = root_directory(options.runs)
-    return [load_study(file, options.preset) for file in files], study_mode(root, options.lanes), root
+    studies = load_studies(files, options.preset, assignments(options.parameter))
+    return studies, study_mode(root, options.lanes), root
 
 
 def _planned(files: tuple[str, ...], options: StudyOptions) -> tuple[list[Study], Plan]:

@@ -47,6 +47,7 @@ AXES: dict[str, Axis] = {
     "alpha2": Axis(field="modalities.m2.zipf_exponent", words="alpha2, Zipf exponent of M2"),
     "source1": Axis(field="modalities.m1.source", words="data set of M1"),
     "source2": Axis(field="modalities.m2.source", words="data set of M2"),
+    "centre1": Axis(field="modalities.m1.centre", words="what is subtracted from items of M1"),
     "mixtures1": Axis(field="modalities.m1.blends", words="mixtures of classes of M1"),
     "mixtures2": Axis(field="modalities.m2.blends", words="mixtures of classes of M2"),
     "dimension2": Axis(field="modalities.m2.dimension", words="dimension of M2"),

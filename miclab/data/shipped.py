@@ -6,6 +6,7 @@ import functools
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ SHIPPED = {
 SMALL = "small:"
 """Before the name of a shipped data set: 64 of its classes, a quarter of them held out."""
 SMALL_GLYPHS = 64
+WITH_MEAN = "uncentred"
+"""Source of a shipped set's items as vectors that keep the mean of all items."""
 
 
 class Folder:
@@ -197,3 +200,16 @@ def _read_shipped(name: str, argument: str, progress: Progress) -> DataSet:
 for _shipped in SHIPPED:
     source(_shipped, words=SHIPPED[_shipped])(_read_shipped)
 source("small", argument="NAME", words="64 classes of one of the shipped sets above")(_read_shipped)
+
+
+@source(WITH_MEAN, argument="NAME", words="items of one of these sets as vectors that keep their mean")
+def load_with_mean(name: str, argument: str, progress: Progress) -> DataSet:
+    """A shipped data set whose items are flattened to vectors of length 1. Nothing is subtracted, unlike from pictures
+    and spectrograms in a run; `centre` of a modality does that. The mean of `concepts.words` was removed when the file
+    was made.
+
+    Raises:
+        DataError: there is no shipped set of that name.
+    """
+    data = load_shipped(argument)
+    return replace(data, name=name, kind="vector", items=data.floats().flatten(1))

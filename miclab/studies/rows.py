@@ -252,8 +252,9 @@ def current_rows(study: Study, plan: Plan, root: Path, *, stored: bool = False) 
         return table.frame(states, table.kept()), list(dict.fromkeys(table.warnings))
     file = table_file(study)
     if not file.exists():
+        given = "".join(f" --parameter {name}={value}" for name, value in study.parameters.items())
         raise MiclabError(
             f"{study.name} has no rows yet in the preset {study.profile}: there is neither a run of it under {root}"
-            f" nor a table {file}. `miclab study run {study.file} --preset {study.profile}` makes them."
+            f" nor a table {file}. `miclab study run {study.file} --preset {study.profile}{given}` makes them."
         )
     return read_rows(file), []

@@ -12,6 +12,7 @@ from miclab.config import presets, schema
 from miclab.config.parts import LONGEST_CONTEXT
 from miclab.errors import ConfigError, MiclabError, nearest
 from miclab.studies.ladder import Ladder, read_ladder
+from miclab.studies.parameters import Values, filled
 
 Analysis = Literal["knockout", "mean_knockout", "uniform_knockout", "uniform_pattern", "ablation", "context", "oracles",
                    "entropy"]  # fmt: skip
@@ -83,6 +84,7 @@ class Study:
         ladder: of a study of kind `threshold`: the axis on which thresholds are sought; its grid has every rung.
         probes: analyses after training.
         probe_contexts: context lengths for the analysis `context`.
+        parameters: the given values of its parameters, by name.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Study:
     encoder: Parent = field(default_factory=Parent)
     probes: tuple[Analysis, ...] = ()
     probe_contexts: tuple[int, ...] = ()
+    parameters: Values = field(default_factory=dict)
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -191,6 +194,7 @@ KINDS = ("grid", "threshold")
 KEYS = (
     "title",
     "answers",
+    "parameters",
     "kind",
     "ladder",
     "stage",
@@ -204,17 +208,21 @@ KEYS = (
 )
 
 
-def load_study(file: Path | str, profile: str) -> Study:
+def load_study(file: Path | str, profile: str, parameters: Values | None = None) -> Study:
     """A study file with one of its presets.
 
+    Arguments:
+        parameters: values of its parameters, by name.
+
     Raises:
-        ConfigError: the file cannot be read, or something in it is unknown or of the wrong kind. Fields of the
-            configuration are checked when the study is planned.
+        ConfigError: the file cannot be read, or something in it is unknown or of the wrong kind. A parameter is missing
+            or unknown. Fields of the configuration are checked when the study is planned.
     """
-    data, file = _read(Path(file)), Path(file)
+    data, file = read_study_file(Path(file)), Path(file)
     try:
-        return _study(data, file, profile)
-    except ConfigError as error:
+        data = filled(_mapping(data, "study", KEYS), parameters or {})
+        return replace(_study(data, file, profile), parameters=dict(parameters or {}))
+    except MiclabError as error:
         raise MiclabError(f"{file}: {error}") from error
 
 
@@ -224,12 +232,17 @@ def presets_of(file: Path | str) -> tuple[str, ...]:
     Raises:
         ConfigError: the file cannot be read.
     """
-    data = _read(Path(file))
+    data = read_study_file(Path(file))
     found = data.get("profiles") if isinstance(data, Mapping) else None
     return tuple(str(name) for name in found) if isinstance(found, Mapping) else ()
 
 
-def _read(file: Path) -> Any:
+def read_study_file(file: Path) -> Any:
+    """The content of a study file, not checked yet.
+
+    Raises:
+        ConfigError: it cannot be read, or it is empty.
+    """
     from miclab.config.strict_yaml import read_yaml
 
     data = read_yaml(file, "study")
@@ -238,8 +251,7 @@ def _read(file: Path) -> Any:
     return data
 
 
-def _study(value: Any, file: Path, profile: str) -> Study:
-    data = _mapping(value, "study", KEYS)
+def _study(data: Fields, file: Path, profile: str) -> Study:
     stage = data.get("stage", "unimodal")
     _check_stage(stage, "stage")
     if profile not in get_args(presets.Profile):

@@ -187,14 +187,13 @@ def _labels(axes: Sequence[str], series: Sequence[Key], alone: bool) -> list[str
     return [label or "as most" for label in found]
 
 
-def draw_study(file: Path, profile: str, view: View, folder: Path, kinds: Sequence[str]) -> list[Path]:
+def draw_study(rows: Evidence, name: str, view: View, folder: Path, kinds: Sequence[str]) -> list[Path]:
     """Writes the figure of a study as `STUDY-VALUE-PRESET`.
 
     Raises:
         MiclabError: as `study_figure` does, or the file is no study.
     """
-    rows, name = Evidence(file.parent, profile), file.stem
     rows.study(name)
-    title = f"{name}, {view.value}, preset {profile}; 95 % intervals over seeds"
-    stem = f"{name}-{view.value.replace(' ', '_').replace('/', '_')}-{profile}"
+    title = f"{name}, {view.value}, preset {rows.profile}; 95 % intervals over seeds"
+    stem = f"{name}-{view.value.replace(' ', '_').replace('/', '_')}-{rows.profile}"
     return write(lambda: study_figure(rows, name, view), title, folder, stem, kinds)

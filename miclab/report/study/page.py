@@ -46,7 +46,7 @@ def claims_of(study: Study) -> tuple[list[Line], dict[str, str]]:
     """The claims that a study answers, judged from the rows beside the study files, and why others could not be."""
     lines: list[Line] = []
     missing: dict[str, str] = {}
-    evidence = Evidence(study.file.parent, study.profile)
+    evidence = Evidence(study.file.parent, study.profile, study.parameters)
     all_claims()
     for name in study.answers:
         if name not in CLAIMS:
