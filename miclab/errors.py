@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
+from typing import Self
 
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that control a terminal, reverse other text, or cannot be written. Tabs and line feeds stay."""
@@ -46,35 +48,6 @@ class BusyError(RunError):
     """A run that another process holds."""
 
 
-class MistakenError(RunError):
-    """A directory that holds another run than the one requested.
-
-    Arguments:
-        path: the directory.
-        meant: name or hash by which the run was meant.
-        found: hash of the run that it holds.
-    """
-
-    def __init__(self, path: object, meant: str, found: str):
-        super().__init__(
-            f"{path} holds another run: {found}, and not {meant}. Move it away, or give it back its own name, which"
-            f" ends with {found[:12]}."
-        )
-
-
-class DamagedError(RunError):
-    """A file of a run whose bytes are not those that were written.
-
-    Arguments:
-        path: the damaged file.
-        remedy: what can be done now.
-    """
-
-    def __init__(self, path: object, remedy: str):
-        self.path = str(path)
-        super().__init__(f"{path} is damaged or missing: it is not the file whose SHA-256 was recorded. {remedy}")
-
-
 class ContentError(MiclabError):
     """A file, perhaps written by others, whose content its reader cannot use. Base of the readers' errors: of runs,
     states of studies, data, tasks, results and models. Each room has its own kind, which is also an error of that
@@ -90,9 +63,67 @@ class ContentError(MiclabError):
         self.file, self.place, self.problem = str(file), place, problem.rstrip(".")
         super().__init__(f"{file}: {f'{place}: ' if place else ''}{self.problem}.")
 
+    def _says(self, file: object, words: str) -> None:
+        """Is about the whole file, in words that follow its name in a sentence."""
+        self.file, self.place, self.problem = str(file), "", words
+        Exception.__init__(self, f"{file} {words}")
+
+    @classmethod
+    def of_field(cls, file: object, error: ConfigError, where: str = "") -> Self:
+        """The error that a field of a file is not possible.
+
+        Arguments:
+            where: in the file, in words before the field.
+        """
+        found = cls(file, str(error), where)
+        found.place = error.field
+        return found
+
 
 class RunContentError(ContentError, RunError):
     """A file of a run or of a study's state whose content is wrong although its checksum is right."""
+
+
+class MistakenError(RunContentError):
+    """A directory that holds another run than the one requested.
+
+    Arguments:
+        path: the directory.
+        meant: name or hash by which the run was meant.
+        found: hash of the run that it holds.
+    """
+
+    def __init__(self, path: object, meant: str, found: str):
+        self._says(
+            path,
+            f"holds another run: {found}, and not {meant}. Move it away, or give it back its own name, which ends with"
+            f" {found[:12]}.",
+        )
+
+
+class DamagedError(RunContentError):
+    """A file of a run whose bytes are not those that were written.
+
+    Arguments:
+        path: the damaged file.
+        remedy: what can be done now.
+    """
+
+    def __init__(self, path: object, remedy: str):
+        self.path = str(path)
+        self._says(path, f"is damaged or missing: it is not the file whose SHA-256 was recorded. {remedy}")
+
+
+GONE = "The working directory is gone: go to one that exists (`cd`), then give the command again."
+
+
+def is_working_directory_gone() -> bool:
+    """Whether the working directory was removed, so that no relative path means anything."""
+    try:
+        os.getcwd()
+    except OSError:
+        return True
+    return False
 
 
 def missing_extra(command: str, extra: str, package: str) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miclab.errors import BusyError, DamagedError, RunContentError, RunError
+from miclab.errors import GONE, BusyError, DamagedError, RunContentError, RunError, is_working_directory_gone
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,8 @@ def explained(path: Path) -> Iterator[None]:
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             remedy = "Choose a directory that you may write to with --runs or --output, or change its permissions."
         else:
-            remedy = "Choose another directory with --runs or --output."
+            gone = is_working_directory_gone() and not os.path.isabs(path)
+            remedy = GONE if gone else "Choose another directory with --runs or --output."
         raise RunError(f"Cannot write {path}: {error.strerror or error}. {remedy}") from error
 
 
@@ -136,18 +137,23 @@ def check_regular(path: Path | str | int) -> int:
     raise OSError(errno.EINVAL, f"it is {kind} and no file", str(path))
 
 
+def unreadable(path: Path | str, error: OSError) -> RunContentError:
+    """The error that the system refused to read a file of a run."""
+    return RunContentError(path, f"expected a file that can be read ({error.strerror or error})")
+
+
 def read_checked(path: Path | str, sha256: str, remedy: str) -> bytes:
     """A file's content.
 
     Raises:
         DamagedError: it is missing or was changed; `remedy` is the end of the message.
-        RunError: it cannot be read, for example for lack of permission, though it may be intact.
+        RunContentError: it cannot be read, for example for lack of permission, though it may be intact.
     """
     try:
         content = read_file(path)
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EIO):
-            raise RunError(f"Cannot read {path}: {error.strerror or error}.") from error
+            raise unreadable(path, error) from error
         content = None
     if content is None or digest(content) != sha256:
         raise DamagedError(path, remedy)
@@ -173,12 +179,12 @@ def read_sealed(path: Path | str, remedy: str) -> dict[str, Any]:
 
     Raises:
         DamagedError: it is not what was written; `remedy` is the end of the message.
-        RunError: it cannot be read.
+        RunContentError: it cannot be read.
     """
     try:
         content = read_file(path)
     except OSError as error:
-        raise RunError(f"Cannot read {path}: {error.strerror or error}.") from error
+        raise unreadable(path, error) from error
     # The text is checked and not what it means, so that nothing has to be written again to be compared.
     body = content[len(HEAD) : -len(_tail(b""))]
     if content == HEAD + body + _tail(body + b"\n"):

@@ -77,8 +77,9 @@ def survived(cases: Iterator[tuple[str, Callable[[], Any]]], refusals: type[Exce
         count += 1
         try:
             act()
-        except refusals:
-            pass
+        except refusals as error:
+            if not (str(error).isprintable() and getattr(error, "file", "x") and getattr(error, "problem", "x")):
+                broken.append(f"{name}: says no file, or nothing of it: {error!r:.200}")
         except (Exception, SystemExit) as error:
             broken.append(f"{name}: {type(error).__name__}: {str(error)[:200]}")
     return count, broken

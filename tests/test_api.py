@@ -350,7 +350,7 @@ def test_runs_are_found_by_name_and_damage_is_named(root, run, tmp_path, capsys)
         (lambda r: miclab.align(r), "one modality"),
         (lambda r: miclab.evaluate([]), "at least one run"),
         (lambda r: miclab.evaluate([r, r]), "given twice"),
-        (lambda r: miclab.load("nowhere"), "nowhere is not a run"),
+        (lambda r: miclab.load("nowhere"), "nowhere: it is not a run"),
         (lambda r: miclab.report(r, "nowhere/report.html"), "no directory nowhere"),
         (lambda r: miclab.study("nothing.yaml"), "nothing.yaml"),
     ],

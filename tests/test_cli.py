@@ -396,7 +396,7 @@ def mistakes(laboratory: Laboratory, tmp_path: Path) -> dict[str, tuple[tuple[ob
         "no runs": (("show", "x", "--runs", tmp_path), ["'x' names no run", "`miclab train` makes one"]),
         "missing file": ((*train, tmp_path / "no.yaml"), ["no.yaml", "No such file or directory"]),
         "file is a list": ((*train, written(tmp_path / "list.yaml", [1])), ["list.yaml", "a mapping of fields"]),
-        "file with bad syntax": ((*train, _text(tmp_path / "bad.yaml", "a: [")), ["bad.yaml", "syntax errors"]),
+        "file with bad syntax": ((*train, _text(tmp_path / "bad.yaml", "a: [")), ["bad.yaml", "line 1: expected"]),
         "unknown field": (
             (*train, written(tmp_path / "field.yaml", {"decoder": {"hedas": 2}})),
             ["decoder.hedas = 2", "did you mean 'heads'?"],
@@ -447,7 +447,7 @@ def mistakes(laboratory: Laboratory, tmp_path: Path) -> dict[str, tuple[tuple[ob
         ),
         "runs in a file": (("runs", "--runs", laboratory.one), ["one.yaml is a file", "directory of runs"]),
         "empty file": ((*train, _text(tmp_path / "empty.yaml", "")), ["empty.yaml", "a mapping of fields"]),
-        "empty study": (("study", "plan", _text(tmp_path / "none.yaml", "")), ["none.yaml", "not empty"]),
+        "empty study": (("study", "plan", _text(tmp_path / "none.yaml", "")), ["none.yaml", "it is empty"]),
         "unknown data": (("data", "check", "concets.words"), ["'concets.words' is no data set", "concepts.words"]),
         "no data": (("data", "check", f"folder:{tmp_path / 'no'}"), ["there is no folder"]),
         "data in a file": (("data", "check", f"folder:{laboratory.one}"), ["one.yaml is no folder"]),

@@ -80,7 +80,7 @@ def test_corrupt_pictures_are_all_named_before_anything_is_returned(tmp_path: Pa
     whole = (tmp_path / "ant" / "1.png").read_bytes()
     (tmp_path / "ant" / "1.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "cat" / "3.png").write_text("no picture at all")
-    with pytest.raises(DataError, match=r"ant/1\.png is no picture.*cat/3\.png is no picture") as caught:
+    with pytest.raises(DataError, match=r"ant/1\.png: it is no picture.*cat/3\.png: it is no picture") as caught:
         load(f"folder:{tmp_path}")
     assert "good files" in str(caught.value)
     for e in range(5):

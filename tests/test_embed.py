@@ -158,7 +158,7 @@ def test_what_cannot_be_embedded_is_refused(place: Path, tmp_path: Path, capsys,
     output.unlink()
     write_pictures(tmp_path / "damaged")
     (tmp_path / "damaged" / "class 3" / "1.png").write_bytes(b"no picture")
-    assert "class 3/1.png is no picture" in refused(*clip, "--images", tmp_path / "damaged")
+    assert "class 3/1.png: it is no picture" in refused(*clip, "--images", tmp_path / "damaged")
     assert not output.exists()
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert "extra `mllm`, of which 'transformers' is not installed" in refused(*clip, "--images", pictures)

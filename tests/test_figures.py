@@ -9,7 +9,7 @@ import pytest
 from claims_rows import make_rows, studies_directory
 from matplotlib.figure import Figure
 
-from miclab.claims.entries import mixtures, patterns
+from miclab.claims.entries import aligned_prototypes, mixtures, patterns
 from miclab.claims.entries.controls_multimodal import CONTROLS, MEAN_UNTOUCHED, MEAN_WITHOUT
 from miclab.claims.entries.multimodal import INTACT, UNTOUCHED, WITHOUT, ZEROED
 from miclab.claims.entries.real_data import CKA, DISTANCE, NULL
@@ -39,7 +39,7 @@ def everything(config, step):
     columns = [UNTOUCHED, INTACT, *WITHOUT.values(), *ZEROED.values(), *(f"probe.context.{n}" for n in (8, 16, 32))]
     columns += [MEAN_UNTOUCHED, *MEAN_WITHOUT.values(), *CONTROLS.values()]
     columns += [CKA, DISTANCE, NULL, *(f"probe.oracles.{name}" for name in mixtures.CEILINGS.values())]
-    columns += mixtures.ZEROED.values()
+    columns += [*mixtures.ZEROED.values(), aligned_prototypes.NOVEL]
     columns += [patterns.UNTOUCHED, *patterns.UNIFORM.values(), *patterns.CONTROLS.values()]
     columns += [f"probe.uniform_pattern.{name}" for name in ("untouched", "head 1.1 uniform")]
     return {"icl": value, "iwl": 1 - value, "cla.icl": value, **measures, **dict.fromkeys(columns, value)}

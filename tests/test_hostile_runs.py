@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pytest
 import yaml
 from mutations import IRREGULAR, mutated, survived
@@ -17,9 +20,18 @@ from miclab import storage
 from miclab.cli import main
 from miclab.config import schema
 from miclab.config.request import Request
-from miclab.errors import MiclabError
-from miclab.studies import state
+from miclab.errors import ContentError, MiclabError
+from miclab.runs.find import open_run
+from miclab.runs.label import read_label
+from miclab.runs.listing import entry
+from miclab.runs.manifest import read_manifest
+from miclab.studies import sealed_table, state
+from miclab.studies.analyses import analysis_columns
 from miclab.studies.lease import machine
+from miclab.studies.plan import Plan, PlannedAnalysis
+from miclab.studies.seal import check_rows
+from miclab.studies.study import load_study
+from miclab.studies.task import read_task, write_task
 from miclab.training.loop import train_config
 
 REQUEST = Request(steps=4, evaluate_every=2, checkpoint_every=2, sequences=4, novel_sets=1)
@@ -66,6 +78,58 @@ def _attacked(root: Path, number: int) -> str:
     sealed = {"manifest": manifest, "sha256": storage.digest(body.encode())}
     (run / "manifest.json").write_text(json.dumps(sealed, sort_keys=True) + "\n")
     return f"{number} {name}"
+
+
+def _tables(root: Path, number: int, study: Path, plan: Plan) -> Iterator[Callable[[], Any]]:
+    """Readers of what lies beside runs, each of wrong content: a stored analysis, a task, a sealed table."""
+    source, run = random.Random(number), plan.runs[plan.members["t"][0]]
+    task = Path(write_task(root, run, "x"))
+    task.write_text(json.dumps(mutated(json.loads(task.read_bytes()), source)))
+    yield lambda: read_task(str(task))
+    folder = root / "rows" / "quick"
+    folder.mkdir(parents=True)
+    names = {"study": "t", "profile": "quick", "run": run.hash, "status": "finished", "reason": "", "config": "{}"}
+    changed = mutated(names, source)
+    columns = {name: [value] for name, value in (changed if isinstance(changed, dict) else names).items()}
+    with contextlib.suppress(TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
+        sealed_table.write(pl.DataFrame(columns, strict=False), folder / "t.parquet")
+        yield lambda: check_rows(folder / "t.parquet", sealed_table.read_rows(folder / "t.parquet"))
+
+
+def _readers(root: Path) -> Iterator[Callable[[], Any]]:
+    """Everything that reads the first run."""
+    path = _first(root)
+    yield lambda: read_manifest(path)
+    for name in ("rows", "verify", "parameters", "world_tensors"):
+        yield lambda name=name: getattr(open_run(path), name)()
+    yield lambda: open_run(path).resume_state(lambda step: True)
+    yield lambda: analysis_columns([PlannedAnalysis("ablation", 4, 4, 1)], open_run(path))
+    yield lambda: entry(path)
+    yield lambda: read_label(path, [])
+
+
+@pytest.mark.parametrize("start", range(0, 200, 100))
+def test_every_reader_raises_the_one_family(start, root, tmp_path):
+    """Fails if a reader of a run, a task or a table raises anything but an error that names file and expectation."""
+    study = load_study(_study(tmp_path), "quick")
+    plan = Plan([study], "eager")
+    stored = {"probe": "ablation", "step": 4, "values": {"": {"accuracy": 0.5, "sets": [0.5]}}}
+
+    def cases() -> Iterator:
+        for number in range(start, start + 100):
+            here = tmp_path / str(number)
+            shutil.copytree(root, here, ignore=shutil.ignore_patterns(".*"))
+            source = random.Random(number)
+            content = mutated(stored, source) if number % 2 else stored
+            if isinstance(content, dict):
+                open_run(_first(here)).save_analysis(4, "ablation.4x1", content)
+            name = _attacked(here, number) if number % 4 != 1 else f"{number} analysis"
+            for place, reader in enumerate((*_readers(here), *_tables(here, number, study, plan))):
+                yield f"{name} {place}", reader
+            shutil.rmtree(here)
+
+    count, broken = survived(cases(), ContentError)
+    assert not broken, f"{len(broken)} of {count}:\n" + "\n".join(broken)
 
 
 def _commands(root: Path, study: Path) -> list[list[str]]:

@@ -66,6 +66,10 @@ def test_the_command_line_says_so(tmp_path, capsys):
     assert main(["train", "unimodal", "--config", str(tmp_path / "run.yaml"), "--runs", str(tmp_path / "runs")]) == 2
     assert "1,000,000,000,000,000,000 sequences" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+    task = ["mllm", "make-episodes", str(tmp_path / "task"), "--data", "glyphs", "--episodes", str(10**18)]
+    assert main(task) == 2
+    assert "1,000,000,000,000,000,000 episodes" in capsys.readouterr().err
+    assert not (tmp_path / "task").exists()
 
 
 def test_the_estimates_are_lower_bounds(monkeypatch):

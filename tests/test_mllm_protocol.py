@@ -94,7 +94,7 @@ def test_names_of_an_episode_differ_in_their_first_syllable():
     [
         (lambda entry: entry["query"].pop("answer"), "no `answer`"),
         (lambda entry: entry["support"].clear(), "support"),
-        (lambda entry: entry["query"].update(image=["images/none.png"]), "none.png is missing"),
+        (lambda entry: entry["query"].update(image=["images/none.png"]), "none.png: it is missing"),
         (lambda entry: entry["query"].pop("image"), "--view text"),
     ],
 )
@@ -227,7 +227,7 @@ def test_results_are_partial_until_they_are_finished(tmp_path: Path):
     with Results(tmp_path / "r", "heads", {"model": "m"}) as made:
         assert read_manifest(tmp_path / "r")["status"] == "partial"
         made.table("heads.parquet", [{"a": 1}])
-        with pytest.raises(ModelError, match="partial results"):
+        with pytest.raises(TaskError, match="partial results"):
             read_table(tmp_path / "r", "heads.parquet")
         made.finish()
     assert read_manifest(tmp_path / "r")["status"] == "complete"
@@ -244,7 +244,7 @@ def test_results_are_partial_until_they_are_finished(tmp_path: Path):
         Results(tmp_path / "r", "heads", {"model": "m"})
     # The manifest of a training, for example.
     (tmp_path / "r" / "manifest.json").write_bytes(sealed({"status": "finished", "reason": "all steps done"}))
-    with pytest.raises(RunError, match="holds no results"):
+    with pytest.raises(TaskError, match="it is not that of results"):
         Results(tmp_path / "r", "heads", {"model": "m"})
 
 

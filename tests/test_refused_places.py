@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,9 +17,11 @@ from tiny import tiny_config
 from tiny_encoders import write_pictures
 from tiny_study import Here, study_mapping
 
+import miclab
 from miclab.claims import demonstration
 from miclab.cli import main
 from miclab.config import schema
+from miclab.errors import GONE
 from miclab.studies.plan import Plan
 from miclab.studies.rows import study_rows, table_file, write_table
 from miclab.studies.study import load_study
@@ -130,8 +134,19 @@ def test_a_place_that_refuses_is_named(name, run, capsys):
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_working_directory_that_is_gone_is_refused(name, run, tmp_path, capsys):
-    """Fails if a command ends in a traceback where no relative path can be resolved."""
+    """Fails if a command ends in a traceback where no relative path can be resolved, or gives another advice than to
+    go elsewhere."""
     with gone(tmp_path):
         assert main(command(name, run, "out")) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("miclab: ")
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("miclab: ")
+    assert message.endswith(GONE)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_new_process_in_a_working_directory_that_is_gone_says_so(tmp_path):
+    """Fails if a library is loaded first, which may end the process in its own words."""
+    with gone(tmp_path):
+        ended = subprocess.run([sys.executable, "-m", "miclab", "train"], capture_output=True, text=True,
+                               env={**os.environ, "PYTHONPATH": str(Path(miclab.__file__).parents[1])})  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (2, f"miclab: {GONE}\n")

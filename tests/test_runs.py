@@ -91,11 +91,21 @@ def test_two_creations_at_once_give_one_directory(tmp_path):
 
 def test_a_creation_that_was_killed_leaves_nothing_once_the_run_is_made(tmp_path):
     """The next process cannot know the name that the killed one had chosen."""
-    leftover = storage.temporary_beside(tmp_path / runs.run_name(CONFIG))
-    leftover.mkdir()
+    leftover = tmp_path / f".{runs.run_name(CONFIG)}.new" / "0123456789ab"
+    leftover.mkdir(parents=True)
     (leftover / "world.safetensors").write_bytes(b"half")
     created(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [runs.run_name(CONFIG)]
+
+
+def test_making_a_run_lists_no_directory_of_runs(tmp_path, monkeypatch):
+    """Fails if the cost of a run grows with the number of the others."""
+    listed: list[str] = []
+    for name in ("listdir", "scandir"):
+        old = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda path=".", old=old: listed.append(str(path)) or old(path))
+    created(tmp_path)
+    assert str(tmp_path) not in listed
 
 
 def test_half_written_files_go_and_other_peoples_files_stay(tmp_path):
@@ -136,7 +146,7 @@ def test_another_format_is_refused(tmp_path):
     path = created(tmp_path).path
     manifest = json.loads((path / "manifest.json").read_bytes())["manifest"]
     (path / "manifest.json").write_bytes(storage.sealed({**manifest, "format": 99}))
-    with pytest.raises(RunError, match="has format 99; this version of miclab reads format 1"):
+    with pytest.raises(RunError, match="format: expected format 1, which this version of miclab reads, found 99"):
         runs.open_run(path)
 
 
@@ -234,7 +244,7 @@ def test_a_file_that_cannot_be_read_now_is_not_called_damaged(tmp_path, monkeypa
         return read(self)
 
     monkeypatch.setattr(storage, "read_file", refuse)
-    with pytest.raises(RunError, match=r"Cannot read .*000000006\.safetensors: Permission denied") as caught:
+    with pytest.raises(RunError, match=r"000000006\.safetensors: expected .* \(Permission denied\)") as caught:
         train(run, REQUEST)
     assert not isinstance(caught.value, DamagedError)
     monkeypatch.undo()

@@ -13,7 +13,7 @@ from tiny_study import tiny_study
 from miclab.cli import main
 from miclab.config.options import named_fields
 from miclab.config.strict_yaml import DEEPEST, MOST_BYTES, MOST_VALUES, YamlError, parse_yaml
-from miclab.errors import ConfigError, MiclabError
+from miclab.errors import ConfigError, ContentError, MiclabError
 from miclab.studies.plan import Plan
 from miclab.studies.study import load_study, presets_of
 
@@ -55,7 +55,7 @@ def test_a_key_that_stands_twice_is_refused_with_its_line():
             start, line = key.start_mark.index, key.start_mark.line + 1
             flow = text[:start].rpartition("\n")[2].strip() not in ("", "-")
             again = f"{key.value}: 0{', ' if flow else chr(10) + ' ' * key.start_mark.column}"
-            with pytest.raises(YamlError, match=rf"^line {line + (not flow)}: the key '?{key.value}'? stands twice"):
+            with pytest.raises(YamlError, match=rf"^YAML: line {line + (not flow)}: the key '?{key.value}'? stands tw"):
                 parse_yaml(text[:start] + again + text[start:])
             tried += 1
     assert tried > 100
@@ -101,13 +101,13 @@ def bomb(depth: int, width: int, merged: bool) -> str:
         ("#" * (MOST_BYTES + 1), f"more than {MOST_BYTES:,} bytes"),
         (f"a: {'9' * 5000}", "5,000 characters"),
         (f"a: 0x{'f' * 5000}", "5,002 characters"),
-        ("\n\na: !!int x", "^line 3: 'x' is no int"),
+        ("\n\na: !!int x", "line 3: 'x' is no int"),
         ("a: !!python/object/apply:os.system [ls]", "is not read"),
         ("a: !!set {b, c}", "is not read"),
         ("a: !!binary aGk=", "is not read"),
         ('a: "\\ud800"', "surrogate"),
-        ('a: "\n\\Uffffffff"', "^line 2"),
-        ("a: 1\nb: \x01", "^line 2"),
+        ('a: "\n\\Uffffffff"', ": line 2: "),
+        ("a: 1\nb: \x01", ": line 2: "),
         ("[a]: 1", "cannot be a key"),
         ("a: 1\n---\nb: 2", "second document"),
     ],
@@ -132,8 +132,8 @@ def test_whatever_stands_in_a_file_is_read_or_refused(tmp_path):
         try:
             for preset in presets_of(file):
                 load_study(file, preset)
-        except MiclabError:
-            refused += 1
+        except ContentError as error:
+            refused += error.file == str(file)
     assert 50 < refused < 200
 
 
@@ -145,7 +145,7 @@ def test_every_door_uses_it(tmp_path, capsys):
     assert main(["train", "unimodal", "--config", str(tmp_path / "run.yaml"), "--runs", str(tmp_path / "runs")]) == 2
     assert f"line {line}: the key 'seed' stands twice" in capsys.readouterr().err
     (tmp_path / "s.yaml").write_text("title: a\ntitle: b\n")
-    with pytest.raises(ConfigError, match="line 2: the key 'title' stands twice"):
+    with pytest.raises(ContentError, match=r"s\.yaml: line 2: the key 'title' stands twice"):
         load_study(tmp_path / "s.yaml", "quick")
     with pytest.raises(ConfigError, match="window stands twice"):
         named_fields("sliding_window:window=3,window=4", "decoder.attention")

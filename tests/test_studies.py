@@ -217,7 +217,7 @@ def test_files_and_presets_that_are_not_there_are_named(tmp_path):
     with pytest.raises(MiclabError, match=re.escape("Allowed: one that the study has: quick")):
         load_study(file, "paper")
     file.write_text("grid: [")
-    with pytest.raises(MiclabError, match="YAML file in UTF-8 without syntax errors"):
+    with pytest.raises(MiclabError, match=r"tiny\.yaml: line 1: expected the node content"):
         load_study(file, "quick")
 
 

@@ -101,8 +101,16 @@ def test_other_numbers_of_a_metric_row_have_columns_of_their_own():
     ],
 )
 def test_an_axis_of_any_values_becomes_a_column(values, kind, stored):
-    column = rows._column("axis", values, None)
+    column = rows._frame(lambda: iter([[{"axis": value}] for value in values]), ("axis",))["axis"]
     assert (column.dtype, column.to_list()) == (kind, stored)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_table_does_not_depend_on_how_many_rows_are_made_at_a_time(batch, carried_out, monkeypatch):
+    study, plan, root = carried_out
+    whole = sealed_table.table_bytes(study_rows(study, plan, root))
+    monkeypatch.setattr(rows, "BATCH", batch)
+    assert sealed_table.table_bytes(study_rows(study, plan, root)) == whole
 
 
 def test_a_table_is_the_same_bytes_when_made_again_and_can_be_read_without_runs(carried_out, tmp_path):
@@ -118,7 +126,7 @@ def test_a_table_is_the_same_bytes_when_made_again_and_can_be_read_without_runs(
     assert json.loads(again["icl_sets"][0]) == frame["icl_sets"].to_list()[0]
     with pytest.raises(MiclabError, match=r"table\.txt: a table is written as \.parquet or \.csv"):
         write_table(frame, tmp_path / "table.txt")
-    with pytest.raises(MiclabError, match=r"no\.parquet cannot be read as a table"):
+    with pytest.raises(MiclabError, match=r"no\.parquet: expected a table that can be read"):
         sealed_table.read(tmp_path / "no.parquet")
 
 

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from miclab.errors import ConfigError, nearest
+from miclab.errors import ConfigError, ContentError, nearest
 
 FILE = Path(__file__).with_name("paper.yaml")
 Number = float | tuple[float, float]
@@ -55,15 +55,18 @@ def read(file: Path) -> Mapping[str, Mapping[str, Number]]:
     """All figures of a file, by claim and name.
 
     Raises:
-        ConfigError: it holds anything except numbers and ranges by claim and name.
+        ContentError: it holds anything except numbers and ranges by claim and name.
     """
     from miclab.config.strict_yaml import read_yaml
 
-    data = read_yaml(file, "paper")
-    return {
-        claim: {name: _number(f"{claim}.{name}", value) for name, value in _mapping(claim, part).items()}
-        for claim, part in _mapping(file.name, data).items()
-    }
+    data = read_yaml(file)
+    try:
+        return {
+            claim: {name: _number(f"{claim}.{name}", value) for name, value in _mapping(claim, part).items()}
+            for claim, part in _mapping("claims", data).items()
+        }
+    except ConfigError as error:
+        raise ContentError.of_field(file, error) from error
 
 
 def _mapping(where: str, value: Any) -> Mapping[str, Any]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 
 from miclab.cli.streams import lasting_standard_error
-from miclab.errors import MiclabError, is_out_of_memory, visible
+from miclab.errors import GONE, MiclabError, is_out_of_memory, is_working_directory_gone, visible
 from miclab.runs import interrupts
 
 COMMANDS = {
@@ -136,6 +135,9 @@ def _run(arguments: list[str]) -> int:
             from miclab.errors import nearest
 
             raise MiclabError(f"{name!r} is no command: {nearest(name, COMMANDS)}")
+        if is_working_directory_gone():
+            # Libraries of the processor's maker end the process when they are loaded there.
+            raise MiclabError(GONE)
         module = importlib.import_module(COMMANDS[name][0])
         interrupts.heed()
         return int(getattr(module, f"run_{name}")(rest) or 0)
@@ -162,8 +164,6 @@ def _run(arguments: list[str]) -> int:
 
 def _advice() -> str:
     """What to do after the system refused a file."""
-    try:
-        os.getcwd()
-    except OSError:
-        return "The working directory is gone: go to one that exists (`cd`), then give the command again."
+    if is_working_directory_gone():
+        return GONE
     return "Free some space, change the permissions, or choose another place with --runs or --output."

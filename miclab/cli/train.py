@@ -17,7 +17,7 @@ from miclab.config import presets
 from miclab.config.request import Request
 from miclab.config.run import RunConfig
 from miclab.config.schema import from_mapping
-from miclab.errors import ConfigError, MiclabError, nearest, visible
+from miclab.errors import ConfigError, ContentError, MiclabError, nearest, visible
 from miclab.training.stages import (
     STAGES,
     Done,
@@ -89,13 +89,17 @@ def _early_option(arguments: list[str], name: str, default: str) -> str:
 def _from_yaml(path: str, config: RunConfig, request: Request) -> tuple[RunConfig, Request]:
     from miclab.config.strict_yaml import read_yaml
 
-    data = read_yaml(Path(path), "config")
+    data = read_yaml(Path(path))
     if not isinstance(data, dict) or not data:
-        raise ConfigError("config", path, "a YAML file that holds a mapping of fields to values")
+        raise ContentError(path, "expected a mapping of fields to values")
     requested = data.pop("request", {})
-    found = from_mapping(RunConfig, data, "", config, also=("request",))
+    try:
+        found = from_mapping(RunConfig, data, "", config, also=("request",))
+        request = from_mapping(Request, requested, "request", request)
+    except ConfigError as error:
+        raise ContentError.of_field(path, error) from error
     _name_new_modalities(path, found, config)
-    return found, from_mapping(Request, requested, "request", request)
+    return found, request
 
 
 def _name_new_modalities(path: str, found: RunConfig, preset: RunConfig) -> None:

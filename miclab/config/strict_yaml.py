@@ -20,7 +20,8 @@ from yaml.reader import Reader
 from yaml.resolver import Resolver
 from yaml.scanner import Scanner
 
-from miclab.errors import ConfigError
+from miclab import storage
+from miclab.errors import ContentError
 
 MOST_BYTES = 1_000_000
 MOST_VALUES = 100_000
@@ -34,11 +35,15 @@ TEXTS = ("str", "timestamp", "value")
 """Kinds of scalars that are taken as text: a date as it is written."""
 
 
-class YamlError(ValueError):
-    """A YAML text that is refused; the message names the line, from 1."""
+class YamlError(ContentError):
+    """A YAML text that is refused; the place is the line, from 1."""
+
+
+class _Refusal(Exception):  # noqa: N818
+    """A text is refused at a line, from 0."""
 
     def __init__(self, line: int, problem: str):
-        super().__init__(f"line {line + 1}: {textwrap.shorten(problem, 200, placeholder=' ...')}")
+        self.line, self.problem = line, textwrap.shorten(problem, 200, placeholder=" ...")
 
 
 class _Events(Reader, Scanner, Parser, Composer, Resolver):
@@ -77,7 +82,7 @@ class _Builder:
         found = self._value(0)
         self.events.get_event()
         if not self.events.check_event(yaml.StreamEndEvent):
-            raise YamlError(self.events.peek_event().start_mark.line, "a second document begins")
+            raise _Refusal(self.events.peek_event().start_mark.line, "a second document begins")
         return found
 
     def _value(self, depth: int) -> Any:
@@ -88,10 +93,10 @@ class _Builder:
         self._counted(1, event)
         if event.anchor is not None:
             if event.anchor in self.anchors:
-                raise YamlError(event.start_mark.line, f"the anchor &{event.anchor} stands twice")
+                raise _Refusal(event.start_mark.line, f"the anchor &{event.anchor} stands twice")
             self.anchors[event.anchor] = _Anchor()
         if depth > DEEPEST:
-            raise YamlError(event.start_mark.line, f"more than {DEEPEST} mappings and lists stand inside each other")
+            raise _Refusal(event.start_mark.line, f"more than {DEEPEST} mappings and lists stand inside each other")
         if isinstance(event, yaml.ScalarEvent):
             found = self._scalar(event)
         elif isinstance(event, yaml.SequenceStartEvent):
@@ -105,13 +110,13 @@ class _Builder:
     def _counted(self, size: int, event: Any) -> None:
         self.count += size
         if self.count > MOST_VALUES:
-            raise YamlError(event.start_mark.line, f"more than {MOST_VALUES:,} values, with aliases written out")
+            raise _Refusal(event.start_mark.line, f"more than {MOST_VALUES:,} values, with aliases written out")
 
     def _alias(self, event: yaml.AliasEvent) -> Any:
         anchor = self.anchors.get(event.anchor)
         if anchor is None or not anchor.size:
             problem = "stands inside itself" if anchor else "is not known"
-            raise YamlError(event.start_mark.line, f"the alias *{event.anchor} {problem}")
+            raise _Refusal(event.start_mark.line, f"the alias *{event.anchor} {problem}")
         self._counted(anchor.size, event)
         return anchor.value
 
@@ -133,10 +138,10 @@ class _Builder:
             is_merge = isinstance(first, yaml.ScalarEvent) and self._kind(first) == "merge"
             key = self._value(depth + 1)
             if isinstance(key, (list, dict)):
-                raise YamlError(first.start_mark.line, "a list or a mapping cannot be a key")
+                raise _Refusal(first.start_mark.line, "a list or a mapping cannot be a key")
             # Readers of the result take keys as text.
             if str(key) in lines:
-                raise YamlError(first.start_mark.line, f"the key {key!r} stands twice, first on line {lines[str(key)]}")
+                raise _Refusal(first.start_mark.line, f"the key {key!r} stands twice, first on line {lines[str(key)]}")
             lines[str(key)] = first.start_mark.line + 1
             value = self._value(depth + 1)
             if is_merge:
@@ -152,7 +157,7 @@ class _Builder:
         found: dict[Any, Any] = {}
         for one in reversed(several):
             if not isinstance(one, dict):
-                raise YamlError(event.start_mark.line, "the merge key << takes a mapping, or a list of mappings")
+                raise _Refusal(event.start_mark.line, "the merge key << takes a mapping, or a list of mappings")
             found.update(one)
         return found
 
@@ -167,65 +172,73 @@ class _Builder:
         kind, text = self._kind(event), event.value
         if kind in TEXTS or kind == "merge":
             if any("\ud800" <= letter <= "\udfff" for letter in text):
-                raise YamlError(event.start_mark.line, "a text holds half a character (a surrogate)")
+                raise _Refusal(event.start_mark.line, "a text holds half a character (a surrogate)")
             return text
         if kind == "null":
             return None
         if kind not in ("bool", "int", "float"):
-            raise YamlError(event.start_mark.line, f"the tag {kind!r} is not read: write the value without a tag")
+            raise _Refusal(event.start_mark.line, f"the tag {kind!r} is not read: write the value without a tag")
         if len(text) > LONGEST_NUMBER:
-            raise YamlError(event.start_mark.line, f"a number has {len(text):,} characters; at most {LONGEST_NUMBER}")
+            raise _Refusal(event.start_mark.line, f"a number has {len(text):,} characters; at most {LONGEST_NUMBER}")
         node = yaml.ScalarNode(TAG + kind, text)
         try:
             return getattr(self.numbers, f"construct_yaml_{kind}")(node)
         except (ValueError, KeyError, IndexError, OverflowError) as error:
-            raise YamlError(event.start_mark.line, f"{text!r} is no {kind}") from error
+            raise _Refusal(event.start_mark.line, f"{text!r} is no {kind}") from error
 
 
 def _check_tag(event: Any, kind: str) -> None:
     if event.tag not in (None, "!", TAG + kind):
-        raise YamlError(event.start_mark.line, f"the tag {event.tag!r} is not read: write the value without a tag")
+        raise _Refusal(event.start_mark.line, f"the tag {event.tag!r} is not read: write the value without a tag")
 
 
-def parse_yaml(text: str) -> Any:
+def parse_yaml(text: str, file: object = "YAML") -> Any:
     """The plain value of a YAML text; None where it is empty.
+
+    Arguments:
+        file: what it is the text of, for messages.
 
     Raises:
         YamlError: it is no YAML, or is refused (see the module); the message names the line.
     """
+    try:
+        return _parsed(text)
+    except _Refusal as error:
+        raise YamlError(file, error.problem, f"line {error.line + 1}") from error
+
+
+def _parsed(text: str) -> Any:
     if len(text.encode(errors="replace")) > MOST_BYTES:
-        raise YamlError(0, f"the text has more than {MOST_BYTES:,} bytes")
+        raise _Refusal(0, f"the text has more than {MOST_BYTES:,} bytes")
     builder = None
     try:
         builder = _Builder(text)
         return builder.document()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise YamlError(mark.line if mark else 0, error.problem or "no YAML") from error
+        raise _Refusal(mark.line if mark else 0, error.problem or "no YAML") from error
     except yaml.reader.ReaderError as error:
-        raise YamlError(text.count("\n", 0, error.position), error.reason) from error
+        raise _Refusal(text.count("\n", 0, error.position), error.reason) from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:
-        if isinstance(error, YamlError):
-            raise
         # A scanner's own conversions, as of a character's number that is too large.
-        raise YamlError(builder.events.line if builder else 0, f"no YAML ({error})") from error
+        raise _Refusal(builder.events.line if builder else 0, f"no YAML ({error})") from error
 
 
-def read_yaml(file: Path, field: str) -> Any:
+def read_yaml(file: Path) -> Any:
     """The plain value of a YAML file.
 
-    Arguments:
-        field: its name in messages.
-
     Raises:
-        ConfigError: it cannot be read, or is refused.
+        YamlError: it cannot be read, or is refused.
     """
     try:
+        storage.check_regular(file)
         with open(file, "rb") as opened:
             content = opened.read(MOST_BYTES + 1)
     except OSError as error:
-        raise ConfigError(field, str(file), f"a YAML file that can be read ({error.strerror or error})") from error
+        raise YamlError(file, f"expected a YAML file that can be read ({error.strerror or error})") from error
     try:
-        return parse_yaml(content.decode("utf-8-sig"))
-    except ValueError as error:
-        raise ConfigError(field, str(file), f"a YAML file in UTF-8 without syntax errors ({error})") from error
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise YamlError(file, f"expected UTF-8, found the byte {content[error.start]:#04x}", f"line {line}") from error
+    return parse_yaml(text, file)

@@ -46,7 +46,7 @@ class DataSet:
         texts: what each exemplar says (`vector` of concepts: the phrase), or empty.
 
     Raises:
-        DataError: the parts do not fit, a name is used twice, or a class has fewer than two exemplars.
+        DataContentError: the parts do not fit, a name is used twice, or a class has fewer than two exemplars.
     """
 
     name: str
@@ -69,18 +69,18 @@ class DataSet:
             or len(self.held_out_classes) != len(self.class_names)
             or len(self.texts) not in (0, exemplars)
         ):
-            raise DataError(f"{self.name}: its parts have different lengths.")
+            raise DataContentError(self.name, "its parts have different lengths.")
         dimensions = 2 if self.kind == "vector" else 4
         if self.items.dim() != dimensions:
-            raise DataError(
-                f"{self.name}: items of kind {self.kind} need {dimensions} dimensions, these have {self.items.dim()}."
+            raise DataContentError(
+                self.name, f"items of kind {self.kind} need {dimensions} dimensions, these have {self.items.dim()}."
             )
         reject_same_names(self.name, self.class_names)
         if exemplars and not 0 <= int(self.class_of.min()) <= int(self.class_of.max()) < len(self.class_names):
-            raise DataError(f"{self.name}: an exemplar is of a class that has no name.")
+            raise DataContentError(self.name, "an exemplar is of a class that has no name.")
         few = [self.class_names[i] for i, count in enumerate(self.exemplars_per_class.tolist()) if count < 2]
         if few or not self.class_names:
-            raise DataError(too_few(self.name, few) if few else f"{self.name} has no class.")
+            raise too_few(self.name, few) if few else DataContentError(self.name, "it has no class.")
 
     @cached_property
     def content(self) -> str:
@@ -160,20 +160,21 @@ class DataSet:
 
 
 def reject_same_names(name: str, class_names: Sequence[str]) -> None:
-    """Raises DataError if two classes have the same name without regard to case."""
+    """Raises DataContentError if two classes have the same name without regard to case."""
     seen: dict[str, str] = {}
     for class_name in class_names:
         other = seen.setdefault(class_name.casefold(), class_name)
         if other is not class_name:
-            raise DataError(
-                f"{name}: two classes have the same name, {other!r} and {class_name!r}. Rename one of them."
+            raise DataContentError(
+                name, f"two classes have the same name, {other!r} and {class_name!r}. Rename one of them."
             )
 
 
-def too_few(name: str, few: Sequence[str]) -> str:
-    """The message that some classes have fewer than two exemplars."""
+def too_few(name: str, few: Sequence[str]) -> DataContentError:
+    """The error that some classes have fewer than two exemplars."""
     more = f" and {len(few) - 5} more" if len(few) > 5 else ""
-    return (
-        f"{name}: {', '.join(map(repr, few[:5]))}{more} with fewer than two exemplars; one has to stand in the context "
-        "and another as the query. Add exemplars or take the class away."
+    return DataContentError(
+        name,
+        f"{', '.join(map(repr, few[:5]))}{more} with fewer than two exemplars; one has to stand in the context and "
+        "another as the query. Add exemplars or take the class away.",
     )

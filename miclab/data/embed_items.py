@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from miclab import storage
-from miclab.data.dataset import DataContentError, DataError, reject_same_names, too_few
+from miclab.data.dataset import DataContentError, reject_same_names, too_few
 from miclab.data.folders import ENDINGS, require_folder
 from miclab.data.pictures import open_picture
 from miclab.data.pretrained import Kind, PretrainedEncoder
@@ -59,7 +59,7 @@ def find_items(kind: Kind, path: Path) -> list[Item]:
     reject_same_names(str(path), list(counts))
     few = [name for name, count in counts.items() if count < 2]
     if few:
-        raise DataError(too_few(str(path), few))
+        raise too_few(str(path), few)
     if len(counts) < LEAST_CLASSES:
         raise DataContentError(
             path,
@@ -91,7 +91,8 @@ def _files(kind: Kind, path: Path) -> list[Item]:
 def _texts(path: Path) -> list[Item]:
     how = "Give a CSV or TSV file with the header label,text."
     if not path.is_file():
-        raise DataError(f"--texts {path}: {'this is a folder' if path.is_dir() else 'there is no such file'}. {how}")
+        fault = "this is a folder" if path.is_dir() else "there is no such file"
+        raise DataContentError(f"--texts {path}", f"{fault}. {how}")
     try:
         storage.check_regular(path)
         with path.open(newline="", encoding="utf-8-sig") as file:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from miclab.data.dataset import DataContentError, DataError, DataSet, reject_same_names, too_few
-from miclab.data.pictures import open_picture
+from miclab.data.dataset import DataContentError, DataSet, reject_same_names, too_few
+from miclab.data.pictures import PictureError, open_picture
 from miclab.data.registry import MissingDataError, Progress, silent, source
 from miclab.data.split import held_out_count, held_out_names, last_exemplars
 
@@ -38,7 +38,7 @@ def require_folder(name: str, path: Path, how: str) -> None:
     """Raises MissingDataError, with the way to get the data, if there is no folder at `path`."""
     if not path.is_dir():
         fault = f"{path} is no folder" if path.exists() else f"there is no folder {path}"
-        raise MissingDataError(f"{name}: {fault}. {how}")
+        raise MissingDataError(name, f"{fault}. {how}")
 
 
 def read_picture(path: Path, grey: bool, size: int | None) -> np.ndarray:
@@ -64,35 +64,37 @@ def read_classes(
     """Every picture of every class and its class: uint8 [exemplar, channel, height, width] and int64 [exemplar].
 
     Raises:
-        DataError: a class has fewer than two pictures, two classes have one name, a picture is corrupt, or sizes
+        DataContentError: a class has fewer than two pictures, two classes have one name, a picture is corrupt, or sizes
             differ. The first faults are named.
     """
     reject_same_names(name, list(classes))
     few = [class_name for class_name, files in classes.items() if len(files) < 2]
     if few:
-        raise DataError(too_few(name, few))
+        raise too_few(name, few)
     files = [(number, file) for number, of_class in enumerate(classes.values()) for file in of_class]
     items: np.ndarray | None = None
     faults: list[str] = []
     for done, (_, file) in enumerate(files):
         try:
             picture = read_picture(file, grey, size)
-        except DataError as error:
+        except PictureError as error:
             faults.append(str(error))
         else:
             # A single block, since a list of pictures and their stack would need twice the memory.
             items = np.empty((len(files), *picture.shape), np.uint8) if items is None else items
             if picture.shape != items.shape[1:]:
                 (_, height, width), (_, first_height, first_width) = picture.shape, items.shape[1:]
-                raise DataError(
-                    f"{name}: pictures of different sizes, the first is {first_width} x {first_height} and {file} is "
-                    f"{width} x {height}. Give one size with @SIDE after the path, for example @84."
+                raise DataContentError(
+                    name,
+                    f"pictures of different sizes, the first is {first_width} x {first_height} and {file} is "
+                    f"{width} x {height}. Give one size with @SIDE after the path, for example @84.",
                 )
             items[done] = picture
         progress(done + 1, len(files))
     if faults or items is None:
         more = f"; and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
-        raise DataError(f"{name}: {'; '.join(faults[:SHOWN_FAULTS])}{more}. Put good files there or take these away.")
+        shown = "; ".join(fault.rstrip(".") for fault in faults[:SHOWN_FAULTS])
+        raise DataContentError(name, f"{shown}{more}. Put good files there or take these away.")
     return torch.from_numpy(items), torch.tensor([number for number, _ in files])
 
 
@@ -137,7 +139,7 @@ def load_folder(name: str, argument: str, progress: Progress = silent) -> DataSe
     each class's pictures, in the order of their names.
 
     Raises:
-        DataError: the folder is missing, empty, or holds what cannot be used.
+        DataContentError: the folder is missing, empty, or holds what cannot be used.
     """
     path, size = path_and_side(argument)
     require_folder(name, path, "Give the folder that holds one folder per class.")
@@ -162,7 +164,7 @@ def load_omniglot(name: str, argument: str, progress: Progress = silent) -> Data
     of 20).
 
     Raises:
-        DataError: the folder is missing, empty, or holds what cannot be used.
+        DataContentError: the folder is missing, empty, or holds what cannot be used.
     """
     path, size = path_and_side(argument)
     require_folder(name, path, OMNIGLOT)
@@ -198,7 +200,7 @@ def load_mini_imagenet(name: str, argument: str, progress: Progress = silent) ->
     fifth of fewer than 100. So is the last fifth of each class's pictures, in the order of their names.
 
     Raises:
-        DataError: the folder is missing, empty, or holds what cannot be used.
+        DataContentError: the folder is missing, empty, or holds what cannot be used.
     """
     path, size = path_and_side(argument)
     require_folder(name, path, MINI_IMAGENET)

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from miclab import storage
-from miclab.data.dataset import DataError
+from miclab.data.dataset import DataContentError
 from miclab.errors import ConfigError
 
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF")
@@ -37,8 +37,8 @@ DRAWINGS = (b"<svg", b"<?xml", b"<!doctype svg", b"\x1f\x8b")
 """Beginnings of SVG files, also of compressed ones."""
 
 
-class PictureError(DataError):
-    """A picture that cannot be shown; the text names the file and the reason."""
+class PictureError(DataContentError):
+    """A picture that cannot be shown."""
 
 
 def resolve(path: str, roots: Sequence[Path]) -> Path:
@@ -56,13 +56,14 @@ def resolve(path: str, roots: Sequence[Path]) -> Path:
     named = os.path.normpath(path.replace("\\", "/"))
     if os.path.isabs(named) or named.split("/")[0] in ("..", "") or ":" in named.split("/")[0]:
         raise PictureError(
-            f"image {path!r} leads out of the task's folder. Pictures lie below {' or '.join(map(str, roots))}, and "
-            "their paths are relative to it."
+            f"image {path[:80]!r}",
+            f"it leads out of the task's folder. Pictures lie below {' or '.join(map(str, roots))}, and their paths "
+            "are relative to it.",
         )
     for root in roots:
         if (root / named).is_file():
             return root / named
-    raise PictureError(f"image {path} is missing: looked for in {', '.join(map(str, roots))}.")
+    raise PictureError(f"image {path[:80]}", f"it is missing: looked for in {', '.join(map(str, roots))}.")
 
 
 def background_colour(name: str) -> tuple[int, int, int]:
@@ -105,10 +106,10 @@ def open_picture(path: Path, background: str = "white") -> tuple[Image.Image, tu
     except PictureError:
         raise
     except UnidentifiedImageError as error:
-        raise PictureError(f"{path} is no picture that can be read ({_unknown(path)})") from error
+        raise PictureError(path, f"it is no picture that can be read ({_unknown(path)})") from error
     except (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, MemoryError, OverflowError,
             Image.DecompressionBombError) as error:  # fmt: skip
-        raise PictureError(f"{path} is no picture that can be read ({error})") from error
+        raise PictureError(path, f"it is no picture that can be read ({error})") from error
     return seen, remarks
 
 
@@ -122,12 +123,12 @@ def _readable() -> tuple[str, ...]:
 def _check_size(path: Path, size: tuple[int, int]) -> None:
     width, height = size
     if width < 1 or height < 1:
-        raise PictureError(f"{path} is {width} x {height}: it holds no pixels.")
+        raise PictureError(path, f"it is {width} x {height} and holds no pixels.")
     if width * height > MOST_PIXELS:
-        raise PictureError(f"{path} is {width} x {height}: more than {MOST_PIXELS:,} pixels. Shrink it.")
+        raise PictureError(path, f"it is {width} x {height}: more than {MOST_PIXELS:,} pixels. Shrink it.")
     if max(size) > MOST_ASPECT * min(size):
         raise PictureError(
-            f"{path} is {width} x {height}: one side is over {MOST_ASPECT} times the other. Crop it or pad it."
+            path, f"it is {width} x {height}: one side is over {MOST_ASPECT} times the other. Crop it or pad it."
         )
 
 
@@ -163,7 +164,7 @@ def _eight_bits(path: Path, image: Image.Image) -> Image.Image:
     """A grey picture of many bits in eight."""
     values = np.asarray(image, np.float64)
     if not np.isfinite(values).all():
-        raise PictureError(f"{path} holds values that are no numbers.")
+        raise PictureError(path, "it holds values that are no numbers.")
     low, high = float(values.min()), float(values.max())
     if image.mode.startswith("I;16"):
         low, span = 0.0, 65535.0

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from miclab.config.registry import Registry
-from miclab.data.dataset import DataError, DataSet
+from miclab.data.dataset import DataContentError, DataError, DataSet
 from miclab.errors import nearest
 
 Progress = Callable[[int, int], None]
@@ -25,7 +25,7 @@ Reader = Callable[[str, str, Progress], DataSet]
 """Takes the source's whole name, as the configuration has it, its argument, and progress."""
 
 
-class MissingDataError(DataError):
+class MissingDataError(DataContentError):
     """The argument of a source points to nothing."""
 
 
@@ -115,5 +115,5 @@ def existing(name: str, argument: str, how: str) -> Path:
         beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
         close = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.8)
         hint = f"; did you mean {path.with_name(close[0])}?" if close else "."
-        raise MissingDataError(f"{name}: there is nothing at {path}{hint} {how}")
+        raise MissingDataError(name, f"there is nothing at {path}{hint} {how}")
     return path

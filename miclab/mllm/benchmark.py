@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from miclab.mllm.errors import TaskContentError, TaskError
+from miclab.mllm.errors import TaskContentError
 from miclab.mllm.reader import WORDS, Reader, read_json, shuffled
 from miclab.mllm.task import Episode, Rule
 
@@ -69,9 +69,9 @@ class Layout:
         elif shots == 0:
             examples = []
         else:
-            raise TaskError(
-                f"{reader.folder / 'query.json'}: its entries have no `support` by class, and {path} is missing, from "
-                "which examples would be taken."
+            raise TaskContentError(
+                reader.folder / "query.json",
+                f"its entries have no `support` by class, and {path} is missing, from which examples would be taken.",
             )
         if not isinstance(examples, list):
             raise TaskContentError(path, "it holds no list of examples.")
@@ -173,9 +173,10 @@ def layout_of(folder: Path, built: bool) -> Layout:
     pictures = [one for one in PICTURES if plain == one.removeprefix("fast_")]
     if pictures:
         said = f"{name} is a task whose answer is a picture"
-        raise TaskError(
+        raise TaskContentError(
+            folder,
             f"{said}{' (its words describe pictures)' if name.endswith('_text') else ''}, and miclab measures models "
-            f"that answer in words. Those of VL-ICL Bench that are read: {', '.join(LAYOUTS)}."
+            f"that answer in words. Those of VL-ICL Bench that are read: {', '.join(LAYOUTS)}.",
         )
     if known not in LAYOUTS:
         return Layout(path=folder)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from miclab import storage
+from miclab.config import memory
 from miclab.data.catalogue import load
 from miclab.data.check import one_colour
 from miclab.data.dataset import DataSet
@@ -21,6 +22,9 @@ from miclab.mllm.task import TEMPLATE, Style
 from miclab.mllm.words import distinct_words
 from miclab.seeds import stream
 from miclab.storage import json_bytes, write_bytes
+
+ENTRY = 500
+"""Least bytes of an entry until all are written: a picture's name and its answer as plain data."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,7 @@ def make_episodes(folder: Path, options: EpisodeOptions, on_progress: Callable[[
         TaskError: the folder is not empty or cannot be made, the template cannot be used, or the data has too few
             exemplars.
         DataError: there is no such data set, or it has no pictures.
+        TooLargeError: the machine has too little memory for so many episodes.
     """
     if folder.name in ("", ".."):
         raise TaskError(f"{folder} cannot be made. Give the name of a folder that does not exist yet.")
@@ -121,6 +126,8 @@ def make_episodes(folder: Path, options: EpisodeOptions, on_progress: Callable[[
     data = load(options.data)
     if data.kind == "vector":
         raise TaskError(f"{options.data} has no pictures. Take concepts.pictures, glyphs or folder:PATH.")
+    entries = options.episodes * (options.ways * options.shots + 1)
+    memory.check({f"{entries:,} entries of {options.episodes:,} episodes": entries * ENTRY}, "--episodes or --shots")
     sampler = Sampler(data, options)
     # The folder is always complete, since it is renamed once everything is written.
     making = folder.with_name(f".{folder.name}.making")

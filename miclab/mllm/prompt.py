@@ -23,7 +23,7 @@ from torch import Tensor
 from miclab.data.pictures import PictureError, open_picture
 from miclab.errors import is_out_of_memory
 from miclab.mllm.chat import Message, Part, Span, Turn, chat, mark
-from miclab.mllm.errors import ModelError, TaskError
+from miclab.mllm.errors import ModelError, TaskContentError, TaskError
 from miclab.mllm.options import PromptForm
 from miclab.mllm.processors import chat_template, placeholder
 from miclab.mllm.reading import Encoded, locate, moved
@@ -292,7 +292,7 @@ class Prompter:
             try:
                 opened[path], remarks = open_picture(path, self.background)
             except PictureError as error:
-                raise TaskError(f"{episode.name}: {error}") from error
+                raise TaskContentError(episode.name, str(error)) from error
             for remark in remarks:
                 self.remarks[f"{episode.name}: {path.name}: {remark}."] = None
         return opened[path]

@@ -101,14 +101,14 @@ class Reader:
             path = resolve(name, self.roots)
             real, own = path.resolve(), self.folder.resolve()
         except (OSError, ValueError, RuntimeError) as error:
-            raise PictureError(f"image {name[:80]!r} is no path ({error.__class__.__name__}).") from error
+            raise PictureError(f"image {name[:80]!r}", f"it is no path ({error.__class__.__name__})") from error
         if real.is_relative_to(own):
             return path
         beside = real.relative_to(own.parent).parts[:-1] if real.is_relative_to(own.parent) else ()
         if beside and _is_task(own.parent / beside[0]):
             return path
-        text = f"image {name[:80]!r} lies outside {self.folder}, in no task beside it. Copy it into the folder."
-        raise PictureError(text)
+        problem = f"it lies outside {self.folder}, in no task beside it. Copy it into the folder."
+        raise PictureError(f"image {name[:80]!r}", problem)
 
     def item(self, entry: Mapping[str, Any]) -> Item:
         """Images and text of an entry; what the view needs has to be there."""

@@ -13,7 +13,7 @@ import polars as pl
 from miclab import __version__, storage
 from miclab.config.content import Content
 from miclab.errors import MiclabError, RunError
-from miclab.mllm.errors import ModelError, TaskContentError
+from miclab.mllm.errors import TaskContentError
 
 MANIFEST = "manifest.json"
 IMMATERIAL = ("json", "output", "offline", "name", "save_attention", "save_episodes", "save_limit")
@@ -146,7 +146,7 @@ def _whole(folder: Path) -> dict[str, Any]:
     if "asked" in found:
         _checked(found, folder / MANIFEST)
     else:
-        raise RunError(f"{folder} holds no results of `miclab mllm`, but something else. {remedy}")
+        raise TaskContentError(folder / MANIFEST, f"it is not that of results of `miclab mllm`. {remedy}")
     return found["asked"] | {"command": found["command"]} if found["status"] == "complete" else {}
 
 
@@ -182,17 +182,17 @@ def read_table(folder: Path, name: str) -> pl.DataFrame:
     """A table of a folder of results, checked against the manifest.
 
     Raises:
-        ModelError: the command that made the folder writes no such table, or did not finish.
+        TaskContentError: it is no such table, or the command that made the folder writes none or did not finish.
         DamagedError: the file is not what was written.
     """
     manifest = read_manifest(folder)
     if manifest["status"] != "complete":
-        raise ModelError(
-            f"{folder} holds partial results of `miclab mllm {manifest['command']}`: {manifest['reason']}. {REMEDY}"
+        raise TaskContentError(
+            folder, f"it holds partial results of `miclab mllm {manifest['command']}`: {manifest['reason']}. {REMEDY}"
         )
     if name not in manifest["files"]:
-        raise ModelError(
-            f"{folder} was made by `miclab mllm {manifest['command']}` ({manifest['status']}) and has no {name}."
+        raise TaskContentError(
+            folder, f"it was made by `miclab mllm {manifest['command']}` ({manifest['status']}) and has no {name}."
         )
     import io
 

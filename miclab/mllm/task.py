@@ -206,7 +206,7 @@ def load_task(
     except TaskError as error:
         if template:
             raise
-        raise TaskContentError(folder / "task.json", str(error)) from error
+        raise TaskContentError(folder / "task.json", str(error), "template") from error
     named = folder / f"{shots}-shot.json"
     layout = layout_of(folder, named.exists())
     path = named if named.exists() else folder / "query.json"

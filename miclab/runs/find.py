@@ -6,6 +6,7 @@ import difflib
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -105,7 +106,7 @@ def glance(root: Path | str, name: str, config: RunConfig) -> Run | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise RunError(f"Cannot read {path}: {error.strerror or error}.") from error
+        raise storage.unreadable(f"{path}/manifest.json", error) from error
     return Run(path, config, own_manifest(path))
 
 
@@ -118,10 +119,12 @@ def create(root: Path | str, config: RunConfig, world: Mapping[str, Tensor]) -> 
     path, identity = Path(root) / run_name(config), schema.trajectory_hash(config)
     if os.path.exists(path / "manifest.json"):
         return open_known(path, identity)
-    temporary = storage.temporary_beside(path)
-    with storage.explained(path):
-        temporary.mkdir(parents=True, exist_ok=True)
+    # A place of this run alone: to look for it takes no listing of all runs.
+    making = path.with_name(f".{path.name}.new")
+    temporary = making / secrets.token_hex(6)
     try:
+        with storage.explained(path):
+            temporary.mkdir(parents=True, exist_ok=True)
         files = {
             "config.json": storage.write_bytes(
                 temporary / "config.json", json.dumps(schema.to_mapping(config), indent=1).encode()
@@ -148,9 +151,7 @@ def create(root: Path | str, config: RunConfig, world: Mapping[str, Tensor]) -> 
             raise
     finally:
         # This also removes what a killed process left. A process that still writes there finds this run and uses it.
-        for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-            if storage.is_temporary(leftover.name):
-                shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(making, ignore_errors=True)
     return open_known(path, identity)
 
 
@@ -218,7 +219,7 @@ def find(reference: str, root: Path | str = "runs") -> Run:
         RunError: no run matches, or several do.
         MistakenError: the directory holds another run.
     """
-    if os.path.exists(Path(reference) / "manifest.json"):
+    if os.path.lexists(Path(reference) / "manifest.json"):
         return open_run(reference)
     names = [path.name for path in list_runs(root)]
     if reference in names:

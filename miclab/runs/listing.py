@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from miclab import storage
+from miclab.config.content import uncollected
 from miclab.config.extensions import check_fingerprints
-from miclab.errors import ConfigError, DamagedError, MiclabError, RunError
+from miclab.errors import ConfigError, DamagedError, MiclabError
 from miclab.runs.find import look_over, own_manifest
 from miclab.runs.label import Label, read_label
 from miclab.runs.manifest import REFUSED, checkpoints_of, last_accuracies
@@ -67,7 +68,8 @@ def entries(root: Path | str) -> list[Entry]:
         RunError: `root` is a file, or cannot be read.
     """
     paths, broken = look_over(root)
-    found = [*map(entry, paths), *(Entry(path, DAMAGED, why) for path, why in broken.items())]
+    with uncollected():
+        found = [*map(entry, paths), *(Entry(path, DAMAGED, why) for path, why in broken.items())]
     return sorted(found, key=lambda one: one.path.name)
 
 
@@ -109,7 +111,7 @@ def _check_world(file: str) -> None:
     except FileNotFoundError:
         there = False
     except OSError as error:
-        raise RunError(f"Cannot read {file}: {error.strerror or error}.") from error
+        raise storage.unreadable(file, error) from error
     if not there:
         raise DamagedError(file, REFUSED)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from miclab import storage
 from miclab.config.content import Content, json_of
-from miclab.errors import RunError
+from miclab.errors import RunContentError
 from miclab.runs.folder import OWN
 
 FORMAT = 1
@@ -25,20 +25,20 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """The verified manifest of the run at `path`.
 
     Raises:
-        RunError: there is no run, or one of another format.
+        RunContentError: there is no run or one of another format, or the manifest's checksum is right and its content
+            wrong.
         DamagedError: the manifest is damaged.
-        RunContentError: its checksum is right and its content wrong.
     """
     file = f"{path}/manifest.json"
     try:
         manifest = storage.read_sealed(file, REFUSED)
-    except RunError:
+    except RunContentError:
         if not os.path.exists(file):
-            raise RunError(f"{path} is not a run: it has no manifest.json. `miclab runs` lists the runs.") from None
+            raise RunContentError(path, "it is not a run: it has no manifest.json. `miclab runs` lists them") from None
         raise
     found = Content(file, manifest)
     if found["format"].value != FORMAT:
-        raise RunError(f"{path} has format {manifest['format']!r}; this version of miclab reads format {FORMAT}.")
+        raise found["format"].fail(f"format {FORMAT}, which this version of miclab reads")
     _check(found)
     return manifest
 

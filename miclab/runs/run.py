@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from miclab import storage
 from miclab.config.content import json_of
 from miclab.config.run import RunConfig
-from miclab.errors import ConfigError, DamagedError, RunError
+from miclab.errors import ConfigError, DamagedError, RunContentError, RunError
 from miclab.runs.folder import Folder
 from miclab.runs.label import Label, read_label, write_label
 from miclab.runs.manifest import REFUSED, checkpoints_of, read_manifest, rows_of, step_of
@@ -144,7 +144,7 @@ class Run:
         Raises:
             ConfigError: there is no checkpoint at `step`.
             DamagedError: the one at `step` is damaged.
-            RunError: no checkpoint is left.
+            RunContentError: no checkpoint is left.
         """
         if step is not None:
             if step not in self.checkpoints:
@@ -155,7 +155,7 @@ class Run:
                 return candidate, self._tensors(_weights(candidate), "The one before is used.")
             except DamagedError as error:
                 self.warnings.append(str(error))
-        raise RunError(f"{self.path} has no good checkpoint. Train it with `miclab resume {self.path}`.")
+        raise RunContentError(self.path, f"it has no good checkpoint. Train it with `miclab resume {self.path}`")
 
     def resume_state(self, keeps: Callable[[int], bool]) -> tuple[int, dict[str, Tensor], dict[str, Tensor]] | None:
         """Step, parameters and optimiser state of the last checkpoint from which training can resume; None if it has to

@@ -11,8 +11,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from miclab.circuits.find import stored_name
+from miclab.config.content import Content
 from miclab.config.request import SplitSizes
-from miclab.errors import ConfigError, DamagedError, RunError
+from miclab.errors import ConfigError, ContentError, RunError
 from miclab.runs.run import Run
 from miclab.studies.plan import PlannedAnalysis, PlannedRun
 from miclab.studies.state import analysis_step, missing_analyses
@@ -107,7 +108,7 @@ def store_missing(run: PlannedRun, disk: Run) -> None:
         content: dict[str, Any] = {"probe": analysis.name, "step": step, "split": "icl", **vars(sizes)}
         try:
             content["values"] = analyser.values(analysis.name)
-        except DamagedError:
+        except ContentError:
             raise
         except (ConfigError, RunError) as error:
             content[REFUSED] = str(error)
@@ -115,11 +116,16 @@ def store_missing(run: PlannedRun, disk: Run) -> None:
 
 
 def analysis_columns(analyses: Iterable[PlannedAnalysis], disk: Run) -> dict[str, Any]:
-    """Stored analyses as columns of a table: `probe.NAME` and, by set of novel classes, `probe.NAME.sets`."""
+    """Stored analyses as columns of a table: `probe.NAME` and, by set of novel classes, `probe.NAME.sets`.
+
+    Raises:
+        RunContentError: the file of an analysis holds something else.
+    """
     columns: dict[str, Any] = {}
     for analysis in analyses:
         stored = disk.analysis(analysis_step(analysis, disk), analysis.file) or {}
-        for name, value in stored.get("values", {}).items():
+        for name, value in Content(analysis.file, stored.get("values", {}), "values").fields():
             column = f"probe.{analysis.name}.{name}".rstrip(".")
-            columns[column], columns[f"{column}.sets"] = value["accuracy"], value["sets"]
+            columns[column] = value["accuracy"].number()
+            columns[f"{column}.sets"] = [one.number() for one in value["sets"].entries()]
     return columns

@@ -291,7 +291,7 @@ def carry_out(
 
     def write(tally: Tally, now: bool = False) -> None:
         for table in tables:
-            table.write({**others, **tally.states}, now)
+            table.write({**others, **tally.states} if others else tally.states, now)
 
     def change(tally: Tally) -> None:
         write(tally)

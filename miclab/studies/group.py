@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from miclab import storage
+from miclab.config.content import json_of
 from miclab.config.extensions import Handed, taken_up
 from miclab.config.run import RunConfig
-from miclab.errors import BusyError, MiclabError
+from miclab.errors import BusyError, ContentError, MiclabError
 from miclab.studies import state
 from miclab.studies.lease import Lease, reserve
 from miclab.studies.plan import PlannedRun
@@ -64,9 +65,9 @@ def perform_group(path: str, plugins: Handed) -> str:
         The fields of every run's `Answer`, as a JSON list.
     """
     try:
-        members = json.loads(Path(path).read_bytes())["tasks"]
-    except FileNotFoundError:
-        # Its engine is gone; nobody waits for an answer.
+        members = [member.text() for member in json_of(storage.read_file(path), path)["tasks"].entries()]
+    except (OSError, ContentError):
+        # Its engine is gone, and nobody waits for an answer; or it will find that no run of the group was done.
         return "[]"
     found: list[Answer] = []
     runs: list[PlannedRun] = []

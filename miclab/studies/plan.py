@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from miclab.config import schema
+from miclab.config.content import uncollected
 from miclab.config.parts import ModalityConfig
 from miclab.config.request import Request
 from miclab.config.run import RunConfig, with_context
-from miclab.errors import ConfigError, MiclabError
+from miclab.errors import ConfigError, ContentError, MiclabError
 from miclab.runs.find import directory_name
 from miclab.studies.points import PARTS, Mode, points
 from miclab.studies.study import Study, value_at
@@ -113,7 +112,7 @@ class Plan:
         for study in studies:
             if study.name in self.members:
                 raise MiclabError(f"Two studies are named {study.name!r}: the table of one would replace the other's.")
-            with _uncollected():
+            with uncollected():
                 requested: dict[str, Request] = {}
                 for identity, request in self._study_runs(study, Mode(mode)):
                     requested[identity] = joined(requested[identity], request) if identity in requested else request
@@ -137,7 +136,7 @@ class Plan:
                 run = self._add(point.config, texts, point.request, seed, parent, analyses=analyses, encoders=encoders)
                 yield run, point.request
         for context, why in refused.items():
-            raise MiclabError(f"{study.file}: probe_contexts = {context} is possible at no point of the study: {why}")
+            raise ContentError(study.file, f"probe_contexts = {context} is possible at no point of the study: {why}")
 
     def _encoder(self, encoder: tuple[RunConfig, Request], seed: int) -> str:
         config, request = encoder
@@ -191,20 +190,6 @@ def _why_no_context(config: RunConfig, context: int) -> str:
     except ConfigError as error:
         return str(error)
     return ""
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Spares the search for cycles of objects: planning makes a million objects and no cycle."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        # What was made stays out of later searches too.
-        gc.freeze()
-        if enabled:
-            gc.enable()
 
 
 class _Texts:

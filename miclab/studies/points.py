@@ -15,7 +15,7 @@ from miclab.config import presets, schema
 from miclab.config.parts import ModalityConfig, NumericsConfig, ParentConfig
 from miclab.config.request import Request
 from miclab.config.run import RunConfig
-from miclab.errors import ConfigError, MiclabError, nearest
+from miclab.errors import ConfigError, ContentError, nearest
 from miclab.studies.study import Block, Fields, Study, laid_over, nested
 from miclab.training.stages import pretraining, stage_one
 from miclab.worlds.source_facts import plugin_fingerprints, resolved_modality
@@ -75,21 +75,22 @@ def points(study: Study, mode: Mode) -> Iterator[Point]:
     """The points of a study in grid order; equal ones come as often as the grid has them.
 
     Raises:
-        MiclabError: a configuration cannot work; the message names file, point and field.
+        ContentError: a configuration cannot work; the message names file, point and field.
     """
     try:
         _check_axes(study)
         readers = {stage: _StudyReader(study, mode, stage) for stage in study.stages}
         blocks = [_BlockReader(readers[block.stage or study.stage], block) for block in study.grid]
     except ConfigError as error:
-        raise MiclabError(f"{study.file}: {error}") from error
+        raise ContentError.of_field(study.file, error) from error
     for reader in blocks:
         for place in reader.places():
             try:
                 yield reader.point(place)
             except ConfigError as error:
                 values = (f"{axis}={reader.values[axis][i]}" for axis, i in zip(reader.axes, place, strict=True))
-                raise MiclabError(f"{study.file}, at {', '.join(values) or 'its only point'}: {error}") from error
+                at = f"at {', '.join(values) or 'its only point'}"
+                raise ContentError.of_field(study.file, error, at) from error
 
 
 def _check_axes(study: Study) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from miclab import storage
 from miclab.circuits.find import measure_column
 from miclab.config import schema
 from miclab.config.request import SPLITS
-from miclab.errors import DamagedError, MiclabError, MistakenError
+from miclab.errors import ContentError, MiclabError, MistakenError, RunContentError
 from miclab.runs.find import glance
 from miclab.studies import sealed_table, state
 from miclab.studies.analyses import analysis_columns
@@ -27,6 +27,8 @@ from miclab.studies.study import Study
 EVERY, SHARE = 30.0, 0.02
 """Seconds between two writings of a table while runs finish, and the largest share of the time that writing takes.
 A table of ten thousand runs takes seconds."""
+BATCH = 500
+"""Rows that are plain data at a time while a table is made: as such they take ten times the memory of a table."""
 LEADING = {
     "study": pl.String,
     "profile": pl.String,
@@ -77,6 +79,27 @@ def metric_columns(row: dict[str, Any]) -> dict[str, Any]:
     return columns
 
 
+class _Packed:
+    """Rows of many runs in little memory: those of a run are JSON, compressed against the rows of the first run."""
+
+    def __init__(self):
+        self._runs: dict[str, bytes] = {}
+        self._alike = b""
+
+    def __contains__(self, run: str) -> bool:
+        return run in self._runs
+
+    def __getitem__(self, run: str) -> list[dict[str, Any]]:
+        return json.loads(zlib.decompressobj(zdict=self._alike).decompress(self._runs[run]))
+
+    def __setitem__(self, run: str, rows: list[dict[str, Any]]) -> None:
+        content = json.dumps(rows).encode()
+        # The compressor looks back 32 KiB.
+        self._alike = self._alike or content[-(2**15) :]
+        packer = zlib.compressobj(zdict=self._alike)
+        self._runs[run] = packer.compress(content) + packer.flush()
+
+
 class StudyTable:
     """The table of one study, which grows while runs finish; a run's rows are read once.
 
@@ -89,7 +112,7 @@ class StudyTable:
     def __init__(self, study: Study, plan: Plan, root: Path):
         self.study, self.plan, self.root = study, plan, root
         self.warnings: list[str] = []
-        self._read: dict[str, list[dict[str, Any]]] = {}
+        self._read = _Packed()
         self._written, self._count, self._pause = 0.0, -1, EVERY
         self._kept: dict[str, list[dict[str, Any]]] | None = None
 
@@ -101,13 +124,20 @@ class StudyTable:
         Arguments:
             elsewhere: rows of runs that are not under `root`, by hash, used if a run is not done here.
         """
-        rows: list[dict[str, Any]] = []
-        for identity in self.plan.members[self.study.name]:
-            if states[identity].status in ("done", "failed"):
-                rows += self.run_rows(identity, states[identity])
-            else:
-                rows += (elsewhere or {}).get(identity, [])
-        return _frame(rows, self.study.axes)
+
+        def batches() -> Iterator[list[dict[str, Any]]]:
+            rows: list[dict[str, Any]] = []
+            for identity in self.plan.members[self.study.name]:
+                if states[identity].status in ("done", "failed"):
+                    rows += self.run_rows(identity, states[identity])
+                else:
+                    rows += (elsewhere or {}).get(identity, [])
+                if len(rows) >= BATCH:
+                    yield rows
+                    rows = []
+            yield rows
+
+        return _frame(batches, self.study.axes)
 
     def kept(self) -> dict[str, list[dict[str, Any]]]:
         """Rows of planned runs in the existing table, by hash, if they were trained for the requested steps. So a
@@ -128,9 +158,13 @@ class StudyTable:
 
     def run_rows(self, identity: str, found: State) -> list[dict[str, Any]]:
         """The rows of one run that is done or failed."""
+        run = self.plan.runs[identity]
         if identity not in self._read or found.status == "failed":
-            self._read[identity] = self._run_rows(self.plan.runs[identity], found)
-        return self._read[identity]
+            self._read[identity] = self._run_rows(run, found)
+        # Values of axes may be more than JSON has, and the plan has them.
+        parent = self.plan.runs.get(run.parent)
+        axes = {axis: axis_value(run, parent, axis) for axis in self.study.axes}
+        return [{**row, **axes} for row in self._read[identity]]
 
     def write(self, states: dict[str, State], now: bool = False) -> None:
         """Writes the table atomically, if runs ended since the last time and `EVERY` seconds are over, or `now`."""
@@ -145,7 +179,7 @@ class StudyTable:
         self._pause = max(EVERY, (self._written - began) / SHARE)
 
     def _run_rows(self, run: PlannedRun, found: State) -> list[dict[str, Any]]:
-        parent = self.plan.runs.get(run.parent)
+        """The rows of one run without the values of axes."""
         shared: dict[str, Any] = {
             "study": self.study.name,
             "profile": self.study.profile,
@@ -154,19 +188,27 @@ class StudyTable:
             "stage": run.config.stage,
             "seed": run.seed,
             "config": json.dumps(schema.to_mapping(run.config), sort_keys=True),
-        } | {axis: axis_value(run, parent, axis) for axis in self.study.axes}
+        }
         failed = {**shared, "status": "failed", "reason": found.reason, "step": None, "last": True}
         if found.status == "failed":
             return [failed]
         try:
-            disk = glance(self.root, run.name, run.point)
-        except (DamagedError, MistakenError) as error:
+            return self._good_rows(run, {**shared, "status": "finished", "reason": found.reason})
+        except ContentError as error:
+            # A run whose files are wrong does not keep the rows of the others from their table.
             return [{**failed, "reason": str(error)}]
-        if disk is not None and disk.hash != run.hash:
-            return [{**failed, "reason": str(MistakenError(disk.path, run.hash, disk.hash))}]
+
+    def _good_rows(self, run: PlannedRun, ended: dict[str, Any]) -> list[dict[str, Any]]:
+        """The rows of a run that is done.
+
+        Raises:
+            ContentError: it is gone, or a file of it is wrong.
+        """
+        disk = glance(self.root, run.name, run.point)
         if disk is None:
-            return [{**failed, "reason": "it was removed"}]
-        ended = {**shared, "status": "finished", "reason": found.reason}
+            raise RunContentError(self.root / run.name, "it was removed")
+        if disk.hash != run.hash:
+            raise MistakenError(disk.path, run.hash, disk.hash)
         # Another study may request more of the same run.
         requested = self.plan.requested[self.study.name][run.hash]
         rows = [
@@ -176,11 +218,10 @@ class StudyTable:
         ]
         if disk.warnings or not rows:
             # Rows that end at a damaged file would look like a shorter run.
-            return [{**failed, "reason": "; ".join(disk.warnings) or "it has no metric row"}]
+            raise RunContentError(disk.path, "; ".join(disk.warnings) or "it has no metric row")
         rows[-1] |= {"last": True, **analysis_columns(planned_analyses(self.study, requested), disk)}
         self.warnings += disk.warnings
-        # Rows of all runs are kept, and their names of columns are the same ones.
-        return [{sys.intern(name): value for name, value in row.items()} for row in rows]
+        return rows
 
 
 def study_rows(study: Study, plan: Plan, root: Path) -> pl.DataFrame:
@@ -188,25 +229,53 @@ def study_rows(study: Study, plan: Plan, root: Path) -> pl.DataFrame:
     return StudyTable(study, plan, root).frame(state.survey(plan, root))
 
 
-def _column(name: str, values: list[Any], kind: Any) -> pl.Series:
-    if kind is not None:
-        return pl.Series(name, values, dtype=kind)
-    kinds = {type(v) for v in values if v is not None}
+def _kind(value: Any) -> Any:
+    """The type of a value of a column; None where it is a list of other things than numbers."""
+    if isinstance(value, list):
+        return list if all(isinstance(one, (int, float)) or one is None for one in value) else None
+    return type(value)
+
+
+def _type(kinds: set[Any]) -> Any:
+    """The type of a column whose values are of such kinds; None: values of several kinds, as JSON."""
     if kinds <= {int} or kinds <= {bool} or kinds <= {str}:
-        return pl.Series(name, values, dtype={int: pl.Int64, bool: pl.Boolean, str: pl.String}[next(iter(kinds), int)])
+        return {int: pl.Int64, bool: pl.Boolean, str: pl.String}[next(iter(kinds), int)]
     if kinds <= {int, float}:
-        return pl.Series(name, values, dtype=pl.Float64)
-    if kinds == {list} and all(isinstance(e, (int, float)) or e is None for v in values if v for e in v):
-        return pl.Series(name, values, dtype=pl.List(pl.Float64))
-    return pl.Series(name, [v if v is None else json.dumps(v) for v in values], dtype=pl.String)
+        return pl.Float64
+    return pl.List(pl.Float64) if kinds == {list} else None
 
 
-def _frame(rows: list[dict[str, Any]], axes: tuple[str, ...]) -> pl.DataFrame:
-    """Rows as a table whose columns stand in a fixed order: leading ones, axes, accuracies, the others by name."""
-    known = {**LEADING, **NUMBERS}
-    others = sorted({name for row in rows for name in row} - set(known) - set(axes))
-    names = [*LEADING, *axes, *NUMBERS, *others]
-    return pl.DataFrame([_column(name, [row.get(name) for row in rows], known.get(name)) for name in names])
+def _column(name: str, values: list[Any], kind: Any) -> pl.Series:
+    if kind is None:
+        kind, values = pl.String, [v if v is None else json.dumps(v) for v in values]
+    if kind == pl.String:
+        # Rows of a run share long texts, such as its configuration: each is held once.
+        places: dict[str | None, int] = {}
+        rows = [places.setdefault(value, len(places)) for value in values]
+        return pl.Series(name, list(places), dtype=kind).gather(rows)
+    return pl.Series(name, values, dtype=kind)
+
+
+def _frame(batches: Callable[[], Iterator[list[dict[str, Any]]]], axes: tuple[str, ...]) -> pl.DataFrame:
+    """Rows as a table whose columns stand in a fixed order: leading ones, axes, accuracies, the others by name.
+
+    Arguments:
+        batches: gives the rows, some at a time. It is called twice: for the types of columns, and for their values.
+    """
+    known, kinds = {**LEADING, **NUMBERS}, dict[str, set[Any]]()
+    for row in (row for rows in batches() for row in rows):
+        for name, value in row.items():
+            if name not in known:
+                of_column = kinds.setdefault(name, set())
+                if value is not None:
+                    of_column.add(_kind(value))
+    names = [*LEADING, *axes, *NUMBERS, *sorted(set(kinds) - set(axes))]
+    types = {name: known.get(name, _type(kinds.get(name, set()))) for name in names}
+    parts = (
+        pl.DataFrame([_column(name, [row.get(name) for row in rows], kind) for name, kind in types.items()])
+        for rows in batches()
+    )
+    return pl.concat(parts, rechunk=True)
 
 
 def write_table(frame: pl.DataFrame, file: Path) -> None:

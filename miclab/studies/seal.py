@@ -9,7 +9,6 @@ first. Every row names the study and the preset of its place, and its run is the
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +17,9 @@ import polars as pl
 
 from miclab import storage
 from miclab.config import schema
+from miclab.config.content import json_of
 from miclab.config.run import RunConfig
-from miclab.errors import DamagedError, MiclabError
+from miclab.errors import ConfigError, DamagedError, MiclabError, RunContentError
 from miclab.studies import sealed_table
 from miclab.studies.shipped import studies_directory
 
@@ -28,22 +28,30 @@ def check_rows(file: Path, frame: pl.DataFrame) -> None:
     """Checks that rows belong to the study and preset of their place, and to the runs that they name.
 
     Raises:
-        MiclabError: a row is not.
+        RunContentError: a row is not.
     """
     for column, name in (("study", file.stem), ("profile", file.parent.name)):
         if column not in frame.columns or set(frame[column]) - {name}:
-            raise MiclabError(f"{file}: its rows do not all have {column} {name!r}, as its place says.")
+            problem = f"its rows do not all have {column} {name!r}, as its place says."
+            raise RunContentError(file, problem, f"column {column}")
+    for name in ("run", "config"):
+        if frame.schema.get(name) != pl.String:
+            raise RunContentError(file, "expected a column of texts", f"column {name}")
     for run, text in frame.select("run", "config").unique(maintain_order=True).iter_rows():
-        config = schema.from_mapping(RunConfig, json.loads(text))
+        place = f"config of the run {run}"
+        try:
+            config = schema.from_mapping(RunConfig, json_of(text or "", file, place).mapping())
+        except ConfigError as error:
+            raise RunContentError.of_field(file, error, place) from error
         if not schema.names_trajectory(run, config):
-            raise MiclabError(f"{file}: the row of run {run} holds another configuration.")
+            raise RunContentError(file, "it is the configuration of another run", place)
 
 
 def seal(file: Path) -> str:
     """Seals one table and returns a message.
 
     Raises:
-        MiclabError: it cannot be read, it is damaged, or its rows are not those of its place.
+        RunContentError: it cannot be read, it is damaged, or its rows are not those of its place.
     """
     if sealed_table.is_listed(file):
         with contextlib.suppress(MiclabError):
@@ -52,7 +60,7 @@ def seal(file: Path) -> str:
     try:
         content = storage.read_file(file)
     except OSError as error:
-        raise MiclabError(f"{file} cannot be read: {error.strerror or error}.") from error
+        raise storage.unreadable(file, error) from error
     frame, known = sealed_table.parsed(file, content), sealed_table.own_digest(file, content)
     if known and known != sealed_table.content_digest(frame):
         raise DamagedError(file, "Its rows are not those of the digest in it. Restore it, or make it again.")

@@ -21,12 +21,16 @@ from pathlib import Path
 import polars as pl
 
 from miclab import storage
-from miclab.errors import DamagedError, MiclabError
+from miclab.errors import DamagedError, RunContentError
 
 LIST = "tables.json"
 """Name of the list beside the tables."""
 KEY = "miclab.content"
 """Name of the digest in the metadata of a parquet file."""
+SLICE = 1000
+"""Texts of a column that are joined at a time."""
+GROUP = 4096
+"""Rows that are compressed together: the writer needs twice their memory."""
 LOOKS = 3
 """Attempts to read a table and its list while a writer is between the two."""
 
@@ -51,7 +55,8 @@ def _digest_values(found: hashlib._Hash, series: pl.Series) -> None:
     values = series.filter(there)
     if series.dtype == pl.String:
         found.update(values.str.len_bytes().to_numpy().astype("<i8").tobytes())
-        found.update((values.str.join("").item() or "").encode())
+        for start in range(0, len(values), SLICE):
+            found.update((values.slice(start, SLICE).str.join("").item() or "").encode())
     elif series.dtype == pl.List:
         lengths = values.list.len()
         found.update(lengths.to_numpy().astype("<i8").tobytes())
@@ -67,7 +72,7 @@ def _digest_values(found: hashlib._Hash, series: pl.Series) -> None:
 def table_bytes(frame: pl.DataFrame) -> bytes:
     """A table as a parquet file that carries the digest of its content."""
     buffer = io.BytesIO()
-    frame.write_parquet(buffer, compression="zstd", metadata={KEY: content_digest(frame)})
+    frame.write_parquet(buffer, compression="zstd", row_group_size=GROUP, metadata={KEY: content_digest(frame)})
     return buffer.getvalue()
 
 
@@ -146,7 +151,7 @@ def read(file: Path) -> pl.DataFrame:
     """A table that `write` wrote, checked.
 
     Raises:
-        MiclabError: there is none, or it is not sealed.
+        RunContentError: there is none, or it is not sealed.
         DamagedError: it is not what was written, or it is no table at all.
     """
     for look in range(LOOKS):
@@ -154,8 +159,8 @@ def read(file: Path) -> pl.DataFrame:
         try:
             content = storage.read_file(file)
         except OSError as error:
-            text = f"{file} cannot be read as a table ({error.strerror or error}). `miclab study run` writes it."
-            raise MiclabError(text) from error
+            problem = f"expected a table that can be read ({error.strerror or error}). `miclab study run` writes it."
+            raise RunContentError(file, problem) from error
         if allowed is None:
             return _judged_by_itself(file, content)
         if storage.digest(content) in allowed:
@@ -174,7 +179,8 @@ def _judged_by_itself(file: Path, content: bytes) -> pl.DataFrame:
     """A table that no list names."""
     frame, known = parsed(file, content), own_digest(file, content)
     if not known:
-        raise MiclabError(f"{file} has no digest of its content: it is not checked. {seal_command(file.parent)}")
+        problem = f"it has no digest of its content: it is not checked. {seal_command(file.parent)}"
+        raise RunContentError(file, problem)
     if content_digest(frame) != known:
         raise DamagedError(file, f"Its rows are not those of the digest in it. {seal_command(file.parent)}")
     return frame
@@ -210,15 +216,17 @@ def read_rows(file: Path) -> pl.DataFrame:
     """The rows of a study, from `.../rows/PRESET/STUDY.parquet`, checked.
 
     Raises:
-        MiclabError: there are none, they are damaged or not sealed, or they are those of another study or preset.
+        RunContentError: there are none, they are damaged or not sealed, or they are those of another study or preset.
     """
     frame = read(file)
     for column, name, what in (("study", file.stem, "study"), ("profile", file.parent.name, "preset")):
         found = frame[column].unique().drop_nulls() if column in frame.columns else ()
         others = sorted({str(one) for one in found} - {name})
         if others:
-            raise MiclabError(
-                f"{file} holds rows of the {what} {', '.join(map(repr, others))}, and its place says {name!r}. Move it"
-                " to where it belongs."
+            raise RunContentError(
+                file,
+                f"it holds rows of the {what} {', '.join(map(repr, others))}, and its place says {name!r}. Move it to"
+                " where it belongs.",
+                f"column {column}",
             )
     return frame

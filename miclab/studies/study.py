@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from miclab.config import presets, schema
 from miclab.config.parts import LONGEST_CONTEXT
-from miclab.errors import ConfigError, MiclabError, nearest
+from miclab.errors import ConfigError, ContentError, MiclabError, nearest
 from miclab.studies.ladder import Ladder, read_ladder
 from miclab.studies.parameters import Values, filled
 
@@ -215,13 +215,16 @@ def load_study(file: Path | str, profile: str, parameters: Values | None = None)
         parameters: values of its parameters, by name.
 
     Raises:
-        ConfigError: the file cannot be read, or something in it is unknown or of the wrong kind. A parameter is missing
-            or unknown. Fields of the configuration are checked when the study is planned.
+        ContentError: the file cannot be read, or something in it is unknown or of the wrong kind, or a parameter is
+            unknown. Fields of the configuration are checked when the study is planned.
+        MiclabError: a parameter is missing.
     """
     data, file = read_study_file(Path(file)), Path(file)
     try:
         data = filled(_mapping(data, "study", KEYS), parameters or {})
         return replace(_study(data, file, profile), parameters=dict(parameters or {}))
+    except ConfigError as error:
+        raise ContentError.of_field(file, error) from error
     except MiclabError as error:
         raise MiclabError(f"{file}: {error}") from error
 
@@ -230,7 +233,7 @@ def presets_of(file: Path | str) -> tuple[str, ...]:
     """The presets that a study file has, of which it is read with one.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ContentError: the file cannot be read.
     """
     data = read_study_file(Path(file))
     found = data.get("profiles") if isinstance(data, Mapping) else None
@@ -241,13 +244,13 @@ def read_study_file(file: Path) -> Any:
     """The content of a study file, not checked yet.
 
     Raises:
-        ConfigError: it cannot be read, or it is empty.
+        ContentError: it cannot be read, or it is empty.
     """
     from miclab.config.strict_yaml import read_yaml
 
-    data = read_yaml(file, "study")
+    data = read_yaml(file)
     if not data:
-        raise ConfigError("study", str(file), "a YAML file that is not empty (docs/reference/study-file.md)")
+        raise ContentError(file, "expected a study; it is empty (docs/reference/study-file.md)")
     return data
 
 

@@ -15,19 +15,21 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from miclab import storage
 from miclab.config import schema
+from miclab.config.content import Content, json_of
 from miclab.config.extensions import Handed, taken_up
 from miclab.config.request import Request
 from miclab.config.run import RunConfig
-from miclab.errors import BusyError, MiclabError, MistakenError
+from miclab.errors import BusyError, ConfigError, MiclabError, MistakenError, RunContentError
 from miclab.runs.find import directory_name, open_run
 from miclab.runs.run import Run
 from miclab.studies import state
 from miclab.studies.lease import reserve
 from miclab.studies.plan import PlannedAnalysis, PlannedRun
+from miclab.studies.study import Analysis
 
 if TYPE_CHECKING:
     from miclab.training.trajectory import Outcome
@@ -107,24 +109,45 @@ def read_task(path: str) -> tuple[Path, PlannedRun]:
     """The directory of runs and the run of a task file.
 
     Raises:
+        FileNotFoundError: there is none.
         MistakenError: it holds another run than its name says.
+        RunContentError: it holds something else.
     """
-    data = json.loads(Path(path).read_bytes())
-    config = schema.from_mapping(RunConfig, data["config"])
-    found = schema.trajectory_hash(config)
-    if not found == data["hash"] == task_run(path):
+    try:
+        data = json_of(storage.read_file(path), path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise storage.unreadable(path, error) from error
+    try:
+        config = schema.from_mapping(RunConfig, data["config"].mapping())
+        request = schema.from_mapping(Request, data["request"].mapping())
+    except ConfigError as error:
+        raise RunContentError.of_field(path, error) from error
+    found, identity = schema.trajectory_hash(config), data["hash"].text()
+    if not found == identity == task_run(path):
         raise MistakenError(path, task_run(path), found)
     run = PlannedRun(
-        hash=data["hash"],
-        name=directory_name(config.stage, config.variety, data["hash"]),
+        hash=identity,
+        name=directory_name(config.stage, config.variety, identity),
         seed=config.seed,
         parent=config.parent.run,
         point=config,
-        request=schema.from_mapping(Request, data["request"]),
-        analyses=tuple(PlannedAnalysis(*analysis) for analysis in data["probes"]),
-        starts=tuple(data["starts"]),
+        request=request,
+        analyses=tuple(map(_analysis, data["probes"].entries())),
+        starts=tuple(step.whole() for step in data["starts"].entries()),
     )
-    return Path(data["root"]), run
+    return Path(data["root"].text()), run
+
+
+def _analysis(found: Content) -> PlannedAnalysis:
+    fields = found.entries()
+    if len(fields) != len(PlannedAnalysis._fields):
+        raise found.fail(f"a list of {', '.join(PlannedAnalysis._fields)}")
+    name = fields[0].text()
+    if name.partition(".")[0] not in get_args(Analysis):
+        raise fields[0].fail(f"an analysis: one of {', '.join(get_args(Analysis))}")
+    return PlannedAnalysis(name, *(field.whole() for field in fields[1:]))
 
 
 class Stoppable:
