@@ -26,6 +26,7 @@ from miclab.data import load
 from miclab.data.contact import sampled_classes
 from miclab.data.nearest import nearest_exemplar_accuracy
 from miclab.measures.evaluate import evaluate
+from miclab.mllm.edges import cut_of, kinds_named, random_edges
 from miclab.mllm.episodes import Sampler
 from miclab.mllm.finetune import Finetuning
 from miclab.mllm.knockout import matched_draws
@@ -187,6 +188,8 @@ def test_streams_of_data_and_of_production_models(tmp_path: Path, streams):
     matched_draws([(0, 1)], [(0, 1)], [(0, 0), (0, 1), (0, 2)], 2, 0)
     of, requested = production("qwen2.5"), task(tmp_path, "text")
     Finetuning(of, requested, requested, tmp_path / "run", FinetuneOptions(steps=1, train_batch=1, rank=2)).run()
+    encoded = of.prompter(requested).encode([(requested.episodes[0], "dax")])
+    random_edges(encoded, cut_of(encoded, kinds_named(["label:query"])), (0, "label:query", 1))
     assert streams == [
         (0, "contact sheet"),
         (0, "nearest exemplar", "small:glyphs", 4),
@@ -195,11 +198,12 @@ def test_streams_of_data_and_of_production_models(tmp_path: Path, streams):
         (0, "adapters"),
         (0, "dropout", 0),
         (0, "batch", 0),
+        (0, "edges", "label:query", "1", "episode 0"),
     ]
 
 
-WORDS = "adapters alignment batch classifier contact_sheet control corruption dropout encoder episode evaluation \
-    labels nearest nearest_exemplar novel parameters prototype_map prototypes shuffled_offsets shuffles support \
+WORDS = "adapters alignment batch classifier contact_sheet control corruption dropout edges encoder episode \
+    evaluation labels nearest nearest_exemplar novel parameters prototype_map prototypes shuffled_offsets shuffles support \
     token_noise trades training world"
 
 

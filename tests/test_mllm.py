@@ -247,7 +247,7 @@ def test_a_broken_picture_is_named(tmp_path: Path):
     of = production("qwen2.5-vl")
     chosen = task(tmp_path)
     (tmp_path / "0-0.png").write_bytes(b"no picture")
-    with pytest.raises(TaskError, match=r"episode 0: .*0-0\.png is no picture"):
+    with pytest.raises(TaskError, match=r"episode 0: .*0-0\.png: it is no picture"):
         of.prompter(chosen).encode([(chosen.episodes[0], "dax")])
     # It costs its own episode alone, wherever it stands.
     table = measure_heads(of, chosen, batch=2)
