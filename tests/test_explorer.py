@@ -1,5 +1,6 @@
 """The explorer's decoder, run in a browser, gives PyTorch's logits and attention; what it cannot run says why."""
 
+import re
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -128,8 +129,6 @@ def _padded(heads: list[list[list[float]]], length: int) -> list[list[list[float
     ],
 )  # fmt: skip
 def test_what_it_cannot_run_says_why(config, words):
-    import re
-
     assert re.search(words, why_not(config))
 
 

@@ -94,7 +94,9 @@ def embedded_json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=True).replace("<", "\\u003c")
 
 
-def render(template: str, title: str, data: dict[str, Any], scripts: Sequence[str], subject: str = "", **context: Any) -> bytes:
+def render(
+    template: str, title: str, data: dict[str, Any], scripts: Sequence[str], subject: str = "", **context: Any
+) -> bytes:
     """A whole page: style, numbers, Plotly and scripts in one file, which needs no network.
 
     Arguments:

@@ -223,7 +223,11 @@ def _starts(config: RunConfig, worlds: Mapping[str, World], kind: str) -> list[d
     labels = drawn.labels.tolist()
     # A label that the reader cannot choose cannot stand in a sequence either.
     return [
-        {"classes": {name: classes[name][i] for name in config.order}, "labels": labels[i][:-1], "target": labels[i][-1]}
+        {
+            "classes": {name: classes[name][i] for name in config.order},
+            "labels": labels[i][:-1],
+            "target": labels[i][-1],
+        }
         for i in range(STARTS)
         if max(labels[i]) < MOST_LABELS
     ]
