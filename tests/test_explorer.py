@@ -77,7 +77,7 @@ def script(tmp_path_factory) -> Path:
 def test_logits_and_attention_are_pytorchs(script):
     """Items and labels are an evaluation's; with all heads, and with one off."""
     assert {config.decoder.positions for config in CONFIGS} == set(CODES)
-    run = "([settings, sequences, off]) => { const d = makeDecoder(settings); return sequences.map((s) => d.run(s, off)); }"
+    run = "([settings, sequences, off]) => sequences.map((one) => makeDecoder(settings).run(one, off))"
     with browser.opened(script) as tab:
         for config in CONFIGS:
             decoder, parameters = _decoder_of(config)
@@ -118,16 +118,22 @@ def _padded(heads: list[list[list[float]]], length: int) -> list[list[list[float
     return [[row + [0.0] * (length - len(row)) for row in rows] for rows in heads]
 
 
+DIFFERENTIAL = ATTENTION.find("differential").Options(name="differential")
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (RunConfig(modalities=ONE, decoder=DecoderConfig(attention=ATTENTION.find("differential").Options(name="differential"))), "softmax attention, .* differential"),
+        (
+            RunConfig(modalities=ONE, decoder=DecoderConfig(attention=DIFFERENTIAL)),
+            "softmax attention, .* differential",
+        ),
         (RunConfig(modalities=ONE, decoder=DecoderConfig(centre_keys="all")), "centred"),
         (RunConfig(modalities=ONE, sequence=SequenceConfig(jitter=4)), "jitter"),
         (RunConfig(modalities=ONE, sequence=SequenceConfig(context=200, burstiness=2)), "401 tokens"),
         (RunConfig(modalities={**ONE, "m2": replace(TWO["m2"], encoder="mlp")}), "The items of m2"),
     ],
-)  # fmt: skip
+)
 def test_what_it_cannot_run_says_why(config, words):
     assert re.search(words, why_not(config))
 

@@ -1,4 +1,4 @@
-"""What the explorer of a run's report needs: the decoder's weights, vectors of some classes, and sequences to start from.
+"""The explorer of a run's report: the decoder's weights, vectors of some classes, and sequences to start from.
 
 The page runs the decoder itself (`templates/decoder.js`). What only configures it, such as the angles of a rotary
 code, is computed here and embedded as tables, so that the script has one code path for many position codes.
@@ -164,7 +164,6 @@ def _settings(config: RunConfig, decoder: Decoder) -> dict[str, Any]:
     slots = options.slots if code.slots_used else 0
     return {
         "order": list(config.order),
-        "host": config.host_name,
         "context": config.sequence.context,
         "layers": options.layers,
         "heads": options.heads,
@@ -172,7 +171,7 @@ def _settings(config: RunConfig, decoder: Decoder) -> dict[str, Any]:
         "norm": options.norm,
         "epsilon": EPSILON,
         "mlp": options.mlp,
-        "projector": {name: DEPTH[config.bridge.projector] for name in secondary_modalities(config)},
+        "projector": dict.fromkeys(secondary_modalities(config), DEPTH[config.bridge.projector]),
         "noise": {name: config.modalities[name].noise for name in config.order},
         "names": roles.axis_names(),
         "constant_on": shown,
@@ -218,7 +217,8 @@ def _some_classes(config: RunConfig, world: World, count: int) -> World:
 def _starts(config: RunConfig, worlds: Mapping[str, World], kind: str) -> list[dict[str, Any]]:
     """Bursty sequences of the chosen classes. Novel classes are numbered after those of training."""
     drawn = plan_bursty(config, worlds[kind], STARTS, stream(config.seed, "explorer", kind))
-    behind = {name: len(worlds["training"].tables[name].label_of) if kind == "novel" else 0 for name in config.order}
+    tables = worlds["training"].tables
+    behind = {name: len(tables[name].label_of) if kind == "novel" else 0 for name in config.order}
     classes = {name: (value + behind[name]).tolist() for name, value in drawn.classes.items()}
     labels = drawn.labels.tolist()
     # A label that the reader cannot choose cannot stand in a sequence either.
