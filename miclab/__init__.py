@@ -24,11 +24,14 @@ _NAMES = {
     "Run": "run", "Runs": "runs", "load": "runs", "find": "runs", "list_runs": "runs",
     "Attention": "attention", "Model": "module",
     "evaluate": "analyses", "circuits": "analyses", "knock_out": "analyses", "ablate": "analyses",
-    "patch": "patching", "align": "analyses", "diagnose": "analyses", "Diagnosis": "analyses",
+    "align": "analyses", "diagnose": "analyses", "Diagnosis": "analyses",
+    "patch": "patching", "patch_paths": "patching", "attribute": "patching",
+    "find_circuit": "found_circuit", "FoundCircuit": "found_circuit",
     "claims": "claims", "judge": "claims", "Judgement": "claims", "Ledger": "claims",
     "study": "study", "Study": "study", "StudyPlan": "study",
     "report": "report",
     "demo": "reproduce", "reproduce": "reproduce",
+    "import_checkpoint": "interop", "weights": "weights",
     "check_data": "data", "embed": "data", "DataCheck": "data",
 }  # fmt: skip
 """Where each public name lives, in `miclab.api`."""
@@ -38,10 +41,11 @@ _ROOMS = ("circuits", "claims", "report")
 """Public functions with the name of a package beside this file. These packages are made callable."""
 
 __all__ = [
-    "Attention", "ConfigError", "DamagedError", "DataCheck", "Diagnosis", "Judgement", "Ledger", "MiclabError", "Model",
-    "Run", "RunError", "Runs", "Study", "StudyPlan", "ablate", "align", "check_data", "circuits", "claims", "demo",
-    "diagnose", "embed", "evaluate", "find", "judge", "knock_out", "list_runs", "load", "load_plugin", "patch",
-    "report", "reproduce", "resume", "study", "train", "train_lanes",
+    "Attention", "ConfigError", "DamagedError", "DataCheck", "Diagnosis", "FoundCircuit", "Judgement", "Ledger",
+    "MiclabError", "Model", "Run", "RunError", "Runs", "Study", "StudyPlan", "ablate", "align", "attribute",
+    "check_data", "circuits", "claims", "demo", "diagnose", "embed", "evaluate", "find", "find_circuit",
+    "import_checkpoint", "judge", "knock_out", "list_runs", "load", "load_plugin", "patch", "patch_paths",
+    "report", "reproduce", "resume", "study", "train", "train_lanes", "weights",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -49,15 +53,18 @@ if TYPE_CHECKING:
     from miclab.api.attention import Attention
     from miclab.api.claims import Judgement, Ledger, claims, judge
     from miclab.api.data import DataCheck, check_data, embed
+    from miclab.api.found_circuit import FoundCircuit, find_circuit
+    from miclab.api.interop import import_checkpoint
     from miclab.api.lanes import train_lanes
     from miclab.api.module import Model
-    from miclab.api.patching import patch
+    from miclab.api.patching import attribute, patch, patch_paths
     from miclab.api.report import report
     from miclab.api.reproduce import demo, reproduce
     from miclab.api.run import Run
     from miclab.api.runs import Runs, find, list_runs, load
     from miclab.api.study import Study, StudyPlan, study
     from miclab.api.training import resume, train
+    from miclab.api.weights import weights
     from miclab.config.extensions import load_plugin
     from miclab.errors import ConfigError, DamagedError, MiclabError, RunError
 

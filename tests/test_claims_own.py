@@ -20,7 +20,7 @@ from miclab.config import extensions
 from miclab.config.axes import AXES, axis_name, field_of
 from miclab.config.extensions import load_plugin
 from miclab.config.schema import to_mapping
-from miclab.errors import ConfigError, MiclabError
+from miclab.errors import ConfigError, ContentError, MiclabError
 from miclab.statistics.grid import mean
 from miclab.studies.rows import study_rows, table_file, write_table
 from miclab.studies.study import load_study
@@ -132,7 +132,7 @@ def test_the_papers_figures_are_read_strictly(tmp_path):
     ):
         file = tmp_path / f"{abs(hash(text))}.yaml"
         file.write_text(text)
-        with pytest.raises(ConfigError):
+        with pytest.raises(ContentError):
             read(file)
 
 

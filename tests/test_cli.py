@@ -38,11 +38,13 @@ RESULTS = (
     "knockout",
     "ablate",
     "patch",
+    "paths",
+    "attribute",
     "align",
     "diagnose",
 )
 """Commands that print results, and print them as JSON on request."""
-ELSEWHERE = ("study", "claims", "reproduce", "figure", "data", "mllm")
+ELSEWHERE = ("circuit", "study", "claims", "reproduce", "figure", "data", "export", "import", "weights", "mllm")
 """Commands whose results are tested with their packages."""
 GROUPS = {
     "train": ("unimodal", "multimodal"),
@@ -143,6 +145,8 @@ def test_every_command_prints_json(laboratory):
         "knockout": in_json("knockout", two, *where, *SMALL),
         "ablate": in_json("ablate", two, *where, *SMALL),
         "patch": in_json("patch", two, *where, *SMALL),
+        "paths": in_json("paths", two, *where, "--parts", "edges", *SMALL),
+        "attribute": in_json("attribute", two, *where, *SMALL),
         "align": in_json("align", two, *where, "--rows", "32"),
         "diagnose": in_json("diagnose", two, *where, *SMALL),
     }

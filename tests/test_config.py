@@ -393,6 +393,7 @@ OTHER_VALUES: dict[str, Any] = {
     "plugins": ["mine:abc"],
     "host": "m2",
     "parent.run": "abc",
+    "parent.imported": "ab" * 32,
     "numerics.mode": "compiled",
     "numerics.device": "cuda:1",
 }

@@ -38,7 +38,9 @@ def test_p1_ranks_compares_and_knocks_out_with_controls(capsys, letters: Path, t
     output = tmp_path / "p1"
     found = reproduced(capsys, "P1", "--model", "tiny", "--task", letters, "--examples", 8, "--answered", 6,
                        "--top", 2, "--output", output)  # fmt: skip
-    rankings, overlaps, knockouts = found["tables"]
+    rankings, overlaps, knockouts, called = found["tables"]
+    # The strongest heads beside what they are called by their patterns.
+    assert len(called["rows"]) == 4
     assert [row["measure"] for row in rankings["rows"]] == ["previous token 1", "induction all positions"]
     # The paper's models have 576 heads and the tiny one 16.
     assert not overlaps["rows"]

@@ -15,8 +15,9 @@ from tiny import lively_parameters, tiny_config
 
 import miclab
 from miclab.circuits.corruption import Clean, Corruption, corrupt, find_corruption
+from miclab.circuits.pairs import Traced
 from miclab.circuits.patched import Patching
-from miclab.circuits.patching import METRICS, POINTS, Place, Traced, role_masks, trace_batch, trace_split
+from miclab.circuits.patching import METRICS, POINTS, Place, role_masks, trace_batch, trace_split
 from miclab.cli import main
 from miclab.config.corruptions import CORRUPTIONS
 from miclab.config.extensions import load_plugin
@@ -31,8 +32,8 @@ from miclab.worlds.sequences import plan_bursty, plan_independent, realise
 from miclab.worlds.world import GaussianSource, World, draw_world
 
 load_plugin(Path(__file__).parent / "extensions" / "query_between.py")
-NAMES = ("labels_swapped", "query_other", "query_outside", "example_replaced", "order_shuffled", "modality_replaced",
-         "query_noise", "query_between")  # fmt: skip
+NAMES = ("labels_swapped", "items_swapped", "query_other", "query_outside", "example_replaced", "order_shuffled",
+         "modality_replaced", "query_noise", "query_between")  # fmt: skip
 
 
 # -- corruptions ------------------------------------------------------------------------------------------------
@@ -95,6 +96,9 @@ def test_a_corruption_changes_exactly_one_thing(name, data):
         answer, target = int(before.target[row]), int(made.target[row])
         if found.changes == "labels":
             assert all(key[0] == "label" for key in differ)
+        elif found.changes == "items":
+            assert all(key[0] == "item" and key[2] < context for key in differ)
+            assert {labels[key[2]] for key in differ} == ({answer, target} if differ else set())
         elif found.changes == "query":
             assert all(key[0] == "item" and key[2] == context for key in differ)
         elif found.changes == "example":
@@ -110,11 +114,11 @@ def test_a_corruption_changes_exactly_one_thing(name, data):
             assert target == answer
         elif differ:
             assert target != answer
-            # The example that the query is of, before and after, carries the answer.
-            leader = clean.config.order[0]
-            own = [p for p in range(context) if before.classes[leader][row, p] == made.classes[leader][row, context]]
+            # The example that the query is of, before and after, carries the answer. A joint label needs every class.
+            shown, after = (made if found.changes == "items" else before).classes, made.classes
+            own = [p for p in range(context) if all(shown[m][row, p] == after[m][row, context] for m in shown)]
             assert not own or target in [int(made.labels[row, p]) for p in own]
-        if name in ("labels_swapped", "query_other") and len(set(labels)) > 1 and answer in labels:
+        if name in ("labels_swapped", "items_swapped", "query_other") and len(set(labels)) > 1 and answer in labels:
             assert differ
 
 

@@ -13,6 +13,7 @@ import torch
 import yaml
 from places import REFUSED, gone, limited
 from test_hostile_runs import REQUEST, _study
+from test_interop import write_checkpoint
 from tiny import tiny_config
 from tiny_encoders import write_pictures
 from tiny_study import Here, study_mapping
@@ -44,6 +45,7 @@ def run(tmp_path_factory) -> Path:
     for name in ("demo", "multimodal"):
         (root / "files" / f"{name}.yaml").write_text(yaml.safe_dump(study_mapping(2)))
     write_pictures(root / "pictures")
+    write_checkpoint(root)
     return found
 
 
@@ -84,14 +86,27 @@ def command(name: str, run: Path, output: str) -> list[str]:
         ],
         "study rows": ["study", "rows", str(root / "t.yaml"), "--stored", "--output", f"{output}/r.csv"],
         "report": ["report", str(run), "--output", f"{output}/r.html"],
+        "export": ["export", str(run), "--output", f"{output}/folder"],
+        "import": [
+            "import",
+            str(root / "ckpt.safetensors"),
+            "--config",
+            str(root / "released.yaml"),
+            "--runs",
+            output,
+            "--sequences",
+            "4",
+            "--novel-sets",
+            "1",
+        ],
         "figure": ["figure", str(root / "t.yaml"), "--output", output],
         "data show": ["data", "show", "glyphs", "--classes", "1", "--exemplars", "1", "--output", f"{output}/s.png"],
         "make-episodes": ["mllm", "make-episodes", f"{output}/task", "--data", "glyphs", "--episodes", "2"],
     }[name]
 
 
-WRITERS = ("train", "study run", "demo", "reproduce", "study rows", "report", "figure", "data show", "embed",
-           "make-episodes")  # fmt: skip
+WRITERS = ("train", "study run", "demo", "reproduce", "study rows", "report", "figure", "data show", "embed", "export",
+           "import", "make-episodes")  # fmt: skip
 
 
 def files_below(folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Causal tracing, as `miclab patch` does it."""
+"""Causal tracing, path patching, attribution and circuits, as the commands do them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from miclab.api.runs import disks
 from miclab.config.request import Split, SplitSizes
 
 if TYPE_CHECKING:
+    from miclab.circuits.attributions import Attribution
     from miclab.circuits.patched import Patching
+    from miclab.circuits.path_patching import PathPatching
 
 PARTS = ("residual", "attention", "mlp", "head", "query", "key", "value")
 
@@ -58,4 +60,97 @@ def patch(
     return patch(
         disks(run), corruption, parts=chosen, direction=direction, metric=metric, step=step, sizes=sizes, split=split,
         on_progress=on_progress,
+    )  # fmt: skip
+
+
+def patch_paths(
+    run: AnyRun | Sequence[AnyRun],
+    corruption: str = "items_swapped",
+    step: int | None = None,
+    *,
+    parts: Sequence[Literal["edges", "paths"]] = ("edges", "paths"),
+    direction: Literal["restore", "corrupt"] = "restore",
+    metric: Literal["logit_difference", "probability", "accuracy"] = "logit_difference",
+    split: Split = "icl",
+    sequences: int = 125,
+    novel_sets: int = 8,
+    evaluation_seed: int = -1,
+    on_progress: OnProgress | None = None,
+) -> PathPatching:
+    """Path patching, exact: the effect of what one part sends to one input of another, and of every path to the logits.
+    It is a share of what a corruption changes.
+
+    Arguments:
+        run: a run, or several that are seeds of one experiment: runs, paths or names.
+        corruption: the one thing in which corrupted sequences differ, NAME or NAME.MODALITY (see
+            `miclab.circuits.corruptions`).
+        step: training step of the checkpoint; None: the last good one of each.
+        parts: `edges` (everything after the receiver is computed again), `paths` (nothing off the path changes), or
+            both.
+        direction: `restore` puts clean outputs into the corrupted run (denoising), `corrupt` the other way round.
+        metric: shown by `tables()` and `plot()`; `frame()` has all three.
+        split: whose sequences are corrupted.
+        sequences: sequences of a split; of `icl`, for each set of novel classes.
+        novel_sets: independent sets of novel classes.
+        evaluation_seed: seed of all sequences that are evaluated; -1: the run's `seed`.
+        on_progress: called with the number of sets of novel classes done, and the name of the run.
+
+    Raises:
+        RunError: the runs differ in more than the seed, or the corruption changes no sequence that can be judged. Or
+            the decoder has one layer, too many paths, or other inputs than queries, keys and values.
+        ConfigError: there is no such corruption, modality, part, checkpoint or split.
+    """
+    from miclab.circuits.path_patching import patch_paths
+
+    sizes = SplitSizes(sequences=sequences, novel_sets=novel_sets, evaluation_seed=evaluation_seed)
+    chosen = (parts,) if isinstance(parts, str) else tuple(parts)
+    return patch_paths(
+        disks(run), corruption, parts=chosen, direction=direction, metric=metric, step=step, sizes=sizes, split=split,
+        on_progress=on_progress,
+    )  # fmt: skip
+
+
+def attribute(
+    run: AnyRun | Sequence[AnyRun],
+    corruption: str = "items_swapped",
+    step: int | None = None,
+    *,
+    interpolations: int = 5,
+    compared: int = 200,
+    direction: Literal["restore", "corrupt"] = "restore",
+    metric: Literal["logit_difference", "probability"] = "logit_difference",
+    split: Split = "icl",
+    sequences: int = 125,
+    novel_sets: int = 8,
+    evaluation_seed: int = -1,
+    on_progress: OnProgress | None = None,
+) -> Attribution:
+    """Edge attribution patching: the effect of every edge by EAP and EAP-IG (arXiv 2403.17806), compared with exact
+    path patching.
+
+    Arguments:
+        run: a run, or several that are seeds of one experiment: runs, paths or names.
+        corruption: the one thing in which corrupted sequences differ, NAME or NAME.MODALITY.
+        step: training step of the checkpoint; None: the last good one of each.
+        interpolations: gradients that EAP-IG averages.
+        compared: edges that are also patched exactly, at most.
+        direction: `restore` puts clean outputs into the corrupted run (denoising), `corrupt` the other way round.
+        metric: what the effect is on.
+        split: whose sequences are corrupted.
+        sequences: sequences of a split; of `icl`, for each set of novel classes.
+        novel_sets: independent sets of novel classes.
+        evaluation_seed: seed of all sequences that are evaluated; -1: the run's `seed`.
+        on_progress: called with the number of sets done, those of exact patching included, and the name of the run.
+
+    Raises:
+        RunError: the runs differ in more than the seed, or the corruption changes no sequence that can be judged. Or
+            the decoder has one layer, or other inputs than queries, keys and values.
+        ConfigError: there is no such corruption, modality, metric, checkpoint or split.
+    """
+    from miclab.circuits.attributions import attribute
+
+    sizes = SplitSizes(sequences=sequences, novel_sets=novel_sets, evaluation_seed=evaluation_seed)
+    return attribute(
+        disks(run), corruption, interpolations=interpolations, compared=compared, direction=direction, metric=metric,
+        step=step, sizes=sizes, split=split, on_progress=on_progress,
     )  # fmt: skip

@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from miclab.api.rows import flat_row
 from miclab.circuits.find import head_named
 from miclab.config import schema
 from miclab.config.request import SplitSizes
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from miclab.api.attention import Attention
     from miclab.api.module import Model
+    from miclab.interop.export import Exported
     from miclab.model.cost import Cost
     from miclab.model.decoder import Edits
     from miclab.worlds.sequences import Batch
@@ -121,7 +123,7 @@ class Run(Tabled):
         """
         import polars as pl
 
-        rows = [_flat(row) for row in self.disk.rows()]
+        rows = [flat_row(row) for row in self.disk.rows()]
         names = list(dict.fromkeys(name for row in rows for name in row))
         return pl.DataFrame([{name: row.get(name) for name in names} for row in rows], infer_schema_length=None)
 
@@ -153,6 +155,23 @@ class Run(Tabled):
         from miclab.api.module import Model
 
         return Model(self.config, self.parameters(step))
+
+    def export(self, to: str, output: str | Path, step: int | None = None) -> Exported:
+        """Writes a checkpoint as a folder that other tools load (see `miclab.interop.export`).
+
+        Arguments:
+            to: `torch`, `huggingface` or `transformer-lens`.
+            output: a new or empty folder in an existing one.
+            step: training step of a checkpoint; None: the last good one.
+
+        Raises:
+            ConfigError: there is no such target or checkpoint, or the decoder has a part that is not exported.
+            RunError: the run has no decoder, or the folder cannot be written.
+            MiclabError: the folder holds something.
+        """
+        from miclab.interop.export import export
+
+        return export(self.disk, to, output, step)
 
     def cost(self) -> Cost:
         """Weights and operations of its decoder, and of attention alone.
@@ -326,25 +345,3 @@ class Run(Tabled):
 
     def __hash__(self) -> int:
         return hash(self.path)
-
-
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """A metric row with one value, or list of values, for each column."""
-    found: dict[str, Any] = {}
-    for name, value in row.items():
-        if name == "accuracy":
-            found |= value
-        elif name == "context_label_accuracy":
-            found |= {f"in_context.{split}": share for split, share in value.items()}
-        elif name == "measures":
-            found |= {
-                f"{measure}@{layer}.{head}": one
-                for measure, layers in value.items()
-                for layer, heads in enumerate(layers)
-                for head, one in enumerate(heads)
-            }
-        elif name == "alignment":
-            found |= {f"alignment.{m}.{part}": one for m, parts in value.items() for part, one in parts.items()}
-        else:
-            found[name] = value
-    return found

@@ -27,9 +27,10 @@ from miclab.errors import ConfigError, MiclabError
 from miclab.worlds.sequences import Batch, ClassPlan, plan_independent, realise
 from miclab.worlds.world import World
 
-Changes = Literal["labels", "query", "example", "order", "modality"]
+Changes = Literal["labels", "items", "query", "example", "order", "modality"]
 CHANGES: dict[str, str] = {
     "labels": "labels of the context",
+    "items": "the items of the context",
     "query": "the query's items",
     "example": "the items of one example of the context",
     "order": "the order of the examples",
@@ -242,6 +243,8 @@ def _only(changes: Changes, clean: Batch, made: Batch, modality: str) -> Bool[Te
         kept &= clean.token_noise is made.token_noise
     if changes == "labels":
         return ~every.any(0).any(1) & (clean.placement == made.placement)
+    if changes == "items":
+        return kept & ~every[..., -1].any(0)
     if changes == "query":
         return kept & ~every[..., :-1].any(0).any(1)
     if changes == "example":

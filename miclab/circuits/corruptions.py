@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 
 from miclab.circuits.corruption import Clean, corruption
 from miclab.worlds.sequences import Batch, plan_independent
@@ -39,6 +40,30 @@ def labels_swapped(clean: Clean) -> Batch:
         label_vectors=torch.where(kept[..., None], vectors, batch.label_vectors),
         target=target,
     )
+
+
+@corruption(
+    "items_swapped",
+    changes="items",
+    words="items of the query's class and of one other trade places in the context",
+    new_answer=True,
+)
+def items_swapped(clean: Clean) -> Batch:
+    """The answer becomes the other label, since the labels stay. The items have new noise."""
+    batch = clean.batch
+    place, there = clean.one_of(~clean.right)
+    right = batch.target[:, None]
+    other = torch.where(there, batch.labels.gather(1, place[:, None]).squeeze(1), batch.target)[:, None]
+    # A sequence without any example of the query's label has no answer to trade.
+    kept = (clean.right.any(1) & there)[:, None]
+    to_other, to_query = kept & (batch.labels == right), kept & (batch.labels == other)
+    classes = {}
+    for name, old in batch.classes.items():
+        theirs, query = old.gather(1, place[:, None]), old[:, -1:]
+        context = torch.where(to_other, theirs, torch.where(to_query, query, old[:, :-1]))
+        classes[name] = torch.cat([context, query], 1)
+    where = F.pad(to_other | to_query, (0, 1))
+    return clean.with_items(clean.fresh_items(classes), where, classes=classes, target=other.squeeze(1))
 
 
 @corruption("query_other", changes="query", words="the query is of another class of the context", new_answer=True)

@@ -4,133 +4,38 @@ layers by role."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from miclab.circuits.corruption import find_corruption
 from miclab.circuits.existence import OnProgress
-from miclab.circuits.patching import METRICS, POINTS, Direction, Metric, Place, Traced, trace_split
+from miclab.circuits.patching import METRICS, POINTS, Direction, Metric, Place, trace_split
+from miclab.circuits.shares import DIRECTIONS, WORDS, Shares, check_choices, trace_runs
 from miclab.config.request import SplitSizes
 from miclab.errors import ConfigError
-from miclab.measures.evaluate import check_seeds
-from miclab.measures.evaluations import at_steps
 from miclab.runs.run import Run
-from miclab.statistics.intervals import Interval, clustered_interval, ratio_interval
-from miclab.tables import Table, Tabled, table
-from miclab.worlds.world import world_from_tensors
+from miclab.statistics.intervals import Interval
+from miclab.tables import Table, table
 
 if TYPE_CHECKING:
     import polars as pl
     from matplotlib.axes import Axes
 
-WORDS: dict[str, str] = {
-    "logit_difference": "logit difference",
-    "probability": "probability",
-    "accuracy": "accuracy",
-}
-DIRECTIONS: dict[str, str] = {
-    "restore": "clean activations put into the corrupted run (denoising)",
-    "corrupt": "corrupted activations put into the clean run (noising)",
-}
-NO_EFFECT = "the corruption does not change it, so no effect can be a share of the change"
-
-
-def _by_set(values: Sequence[NDArray[np.floating]]) -> NDArray[np.floating]:
-    """Sequences of one set, or means of several sets: sets may have kept different numbers of sequences."""
-    return values[0][None] if len(values) == 1 else np.array([one.mean() for one in values])
-
 
 @dataclass(frozen=True)
-class Patching(Tabled):
-    """Effects of patching on one or several runs, seeds of one experiment.
-
-    Arguments:
-        runs: names of the runs.
-        steps: the checkpoint of each.
-        split: whose sequences were corrupted.
-        corruption: name of the corruption.
-        words: its effect.
-        direction: `restore` or `corrupt`.
-        traced: of each run.
-        metric: shown in the tables and the heat map.
-    """
-
-    runs: tuple[str, ...]
-    steps: tuple[int, ...]
-    split: str
-    corruption: str
-    words: str
-    direction: Direction
-    traced: tuple[Traced, ...]
-    metric: Metric = "logit_difference"
-    _kept: dict[tuple[Place, str], Interval | None] = field(default_factory=dict, repr=False, compare=False)
+class Patching(Shares):
+    """Effects of causal tracing; arguments: see `Shares`."""
 
     @property
     def places(self) -> tuple[Place, ...]:
         """The places that were patched in every run."""
         return tuple(p for p in self.traced[0].patched if all(p in one.patched for one in self.traced))
 
-    def untouched(self, metric: Metric) -> tuple[Interval, Interval]:
-        """A metric on clean sequences and on corrupted ones."""
-        ends = (
-            [_by_set(one.clean[metric]) for one in self.traced],
-            [_by_set(one.corrupted[metric]) for one in self.traced],
-        )
-        return clustered_interval(ends[0]), clustered_interval(ends[1])
-
-    def change(self, metric: Metric) -> Interval:
-        """The metric on clean sequences minus that on corrupted ones."""
-        return clustered_interval([_by_set(one.clean[metric]) - _by_set(one.corrupted[metric]) for one in self.traced])
-
-    def effect(self, place: Place, metric: Metric | None = None) -> Interval | None:
-        """The normalised effect of patching a place: the change from the run that is patched, over the whole change
-        between corrupted and clean. 0 is none, 1 is all of it.
-
-        Returns:
-            The interval, with the same resamples in numerator and denominator. None where the corruption does not
-            change the metric: its own interval contains 0.
-        """
-        chosen = metric or self.metric
-        key = (place, chosen)
-        if key not in self._kept:
-            self._kept[key] = self._effect(place, chosen)
-        return self._kept[key]
-
-    def _effect(self, place: Place, metric: Metric) -> Interval | None:
-        whole = self.change(metric)
-        if whole.low <= 0 <= whole.high:
-            return None
-        above, below = [], []
-        for one in self.traced:
-            clean, corrupted, patched = (
-                _by_set(values[metric]) for values in (one.clean, one.corrupted, one.patched[place])
-            )
-            above.append(patched - corrupted if self.direction == "restore" else clean - patched)
-            below.append(clean - corrupted)
-        return ratio_interval(above, below)
-
-    # -- shown --------------------------------------------------------------------------------------------------
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Remarks: how many sequences were used, parts that are left out, metrics without an effect."""
-        kept, every = (sum(one.kept[i] for one in self.traced) for i in (0, 1))
-        lines = [f"{kept:,} of {every:,} sequences are used: those that the corruption changes and that can be judged."]
-        for part, reason in self.traced[0].left_out.items():
-            lines.append(f"{part} is left out: {reason}.")
-        for metric in METRICS:
-            change = self.change(metric)
-            if change.low <= 0 <= change.high:
-                lines.append(f"{WORDS[metric]} has no normalised effect: {NO_EFFECT} ({change}).")
-        return tuple(lines)
-
     def tables(self) -> tuple[Table, ...]:
         """The effect of the corruption. Then for each part a row for each layer or head, and a column for each role."""
-        rows = [(WORDS[metric], *self.untouched(metric), self.change(metric)) for metric in METRICS]
-        title = f"{at_steps(self.runs, self.steps)}, split {self.split}, {self.corruption}: {self.words}"
-        found = [table(title, ["of the clean answer", "clean", "corrupted", "change"], rows, self.notes)]
+        found = [self.change_table()]
         for part in dict.fromkeys(place.part for place in self.places):
             here = [place for place in self.places if place.part == part]
             roles = list(dict.fromkeys(place.role for place in here))
@@ -186,24 +91,12 @@ class Patching(Tabled):
         axes.figure.colorbar(image, ax=axes, label="normalised effect")
         return axes
 
-    def _untouched_json(self, metric: Metric) -> dict[str, Any]:
-        clean, corrupted = self.untouched(metric)
-        shown = {"clean": clean, "corrupted": corrupted, "change": self.change(metric)}
-        return {name: interval.as_json() for name, interval in shown.items()}
-
     def as_json(self) -> dict[str, Any]:
         """Everything as plain data."""
-
-        def shown(interval: Interval | None) -> dict[str, Any] | None:
-            return None if interval is None else interval.as_json()
-
-        return {
-            "runs": self.runs, "steps": self.steps, "split": self.split, "corruption": self.corruption,
-            "changes": self.words, "direction": self.direction, "notes": self.notes,
-            "untouched": {metric: self._untouched_json(metric) for metric in METRICS},
+        return self.head_json() | {
             "effects": [
                 {"part": p.part, "layer": p.layer if p.layer >= 0 else None, "head": p.head, "role": p.role,
-                 **{metric: shown(self.effect(p, metric)) for metric in METRICS}}
+                 **self.effects_json(p)}
                 for p in self.places
             ],
         }  # fmt: skip
@@ -238,30 +131,16 @@ def patch(
         RunError: the runs differ in more than the seed, or the corruption changes no sequence.
         ConfigError: there is no such corruption, modality, part, direction, metric, checkpoint or split.
     """
-    for name, value, known in (("direction", direction, tuple(DIRECTIONS)), ("metric", metric, METRICS)):
-        if value not in known:
-            raise ConfigError(name, value, f"one of {', '.join(known)}")
+    check_choices(direction=direction, metric=metric)
     if not parts:
         raise ConfigError("parts", parts, f"some of {', '.join(POINTS)}")
-    check_seeds(runs)
-    sizes = sizes or SplitSizes()
-    traced, steps, found = [], [], None
-    for done, run in enumerate(runs):
-        found, modality = find_corruption(corruption, run.config)
-        world = world_from_tensors(run.config, run.world_tensors())
-        at, parameters = run.parameters(step)
-        sets = sizes.novel_sets if split == "icl" else 1
-
-        def on_set(count: int, before: int = done * sets, name: str = run.path.name) -> None:
-            if on_progress:
-                on_progress(before + count, name)
-
-        one = trace_split(
-            run.config, world, parameters, found, modality, parts=parts, direction=direction, split=split, sizes=sizes,
-            on_set=on_set,
-        )  # fmt: skip
-        traced.append(one)
-        steps.append(at)
-    assert found is not None
+    given: dict[str, Any] = {"parts": parts, "direction": direction, "split": split, "sizes": sizes or SplitSizes()}
+    traced, steps, words = trace_runs(
+        runs, corruption,
+        lambda config, world, parameters, found, modality, on_set: trace_split(
+            config, world, parameters, found, modality, on_set=on_set, **given
+        ),
+        step=step, sets=given["sizes"].novel_sets if split == "icl" else 1, on_progress=on_progress,
+    )  # fmt: skip
     names = tuple(run.path.name for run in runs)
-    return Patching(names, tuple(steps), split, corruption, found.words, direction, tuple(traced), metric)
+    return Patching(names, steps, split, corruption, words, direction, traced, metric)

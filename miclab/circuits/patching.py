@@ -16,25 +16,22 @@ clean run. The effect is normalised: 0 is no effect, 1 is the whole effect of th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from miclab.circuits.corruption import Clean, Corruption, corrupt
+from miclab.circuits.corruption import Corruption
 from miclab.circuits.find import Head, head_name
+from miclab.circuits.pairs import Patched, Traced, Values, pairs_of_split, traced
 from miclab.config.request import SplitSizes
 from miclab.config.run import RunConfig
-from miclab.errors import ConfigError, RunError
+from miclab.errors import ConfigError
 from miclab.model.decoder import Decoder, Parameters
-from miclab.seeds import stream
 from miclab.worlds.roles import Roles
 from miclab.worlds.sequences import Batch
-from miclab.worlds.splits import split_batches
 from miclab.worlds.world import World
 
 Direction = Literal["restore", "corrupt"]
@@ -47,10 +44,6 @@ POINTS: dict[str, str] = {
 }  # fmt: skip
 """Parts of a layer, and the activation of each, by the rest of its name after `blocks.LAYER.`."""
 BY_HEAD = ("head", "query", "key", "value")
-CHUNK = 512
-"""Sequences in one forward pass."""
-Values = dict[str, NDArray[np.floating]]
-"""Each metric of each sequence."""
 
 
 @dataclass(frozen=True)
@@ -73,25 +66,6 @@ class Place:
     def activation(self) -> str:
         """Name of the activation."""
         return "embedding" if self.layer < 0 else f"blocks.{self.layer}.{POINTS[self.part]}"
-
-
-@dataclass(frozen=True)
-class Traced:
-    """Answers of one run of the decoder, by metric.
-
-    Arguments:
-        clean: on clean sequences, by metric, a list over sets of novel classes.
-        corrupted: on corrupted ones.
-        patched: by place.
-        left_out: why parts are missing.
-        kept: sequences that the corruption changes, and all.
-    """
-
-    clean: dict[str, list[NDArray]]
-    corrupted: dict[str, list[NDArray]]
-    patched: dict[Place, dict[str, list[NDArray]]]
-    left_out: dict[str, str] = field(default_factory=dict)
-    kept: tuple[int, int] = (0, 0)
 
 
 def role_masks(
@@ -121,6 +95,14 @@ def role_masks(
     if bool((roles.exemplar < 0).any()):
         masks["first token"] = (roles.exemplar < 0).expand(len(own), -1)
     return masks
+
+
+def answer_masks(clean: Batch, corrupted: Batch) -> dict[str, Bool[Tensor, "batch position"]]:
+    """`role_masks` of sequences and their corrupted ones."""
+    own = clean.labels == clean.target[:, None]
+    has_rival = bool((clean.target != corrupted.target).any())
+    rival = (clean.labels == corrupted.target[:, None]) & ~own if has_rival else None
+    return role_masks(clean.roles, own, rival)
 
 
 def answer_values(logits: Float[Tensor, "batch label"], clean: Batch, corrupted: Batch) -> dict[str, Tensor]:
@@ -194,10 +176,7 @@ def trace_batch(
         parts: names in `POINTS`.
         direction: `restore` puts clean activations into the corrupted run, `corrupt` the other way round.
     """
-    own = clean.labels == clean.target[:, None]
-    has_rival = bool((clean.target != corrupted.target).any())
-    rival = (clean.labels == corrupted.target[:, None]) & ~own if has_rival else None
-    masks = role_masks(clean.roles, own, rival)
+    masks = answer_masks(clean, corrupted)
     chosen, left_out = places(decoder, parts, masks)
     names = tuple(dict.fromkeys(place.activation for place in chosen))
     source, base = (clean, corrupted) if direction == "restore" else (corrupted, clean)
@@ -212,12 +191,6 @@ def trace_batch(
     both = {id(source): given.logits, id(base): kept.logits}
     ends = [answer_values(both[id(batch)], clean, corrupted) for batch in (clean, corrupted)]
     return ends[0], ends[1], patched, left_out
-
-
-def _can_be_judged(clean: Batch) -> Bool[Tensor, " batch"]:
-    """Whether the context holds the query's label and another label."""
-    own = clean.labels == clean.target[:, None]
-    return own.any(1) & ~own.all(1)
 
 
 def trace_split(
@@ -245,46 +218,13 @@ def trace_split(
     for part in parts:
         if part not in POINTS:
             raise ConfigError("parts", part, f"some of {', '.join(POINTS)}")
-    sizes, decoder = sizes or SplitSizes(), Decoder(config)
-    found = Traced({}, {}, {})
+    decoder = Decoder(config)
+    pairs = pairs_of_split(config, world, corruption, modality, split, sizes or SplitSizes())
     left_out: dict[str, str] = {}
-    kept_count = all_count = 0
-    name = f"{corruption.name}.{modality}".rstrip(".")
-    seed = config.seed if sizes.evaluation_seed < 0 else sizes.evaluation_seed
-    for index, (here, batch) in enumerate(split_batches(config, world, split, sizes)):
-        clean = Clean(config, here, batch, stream(seed, "corruption", name, split, index))
-        made, changed = corrupt(corruption, clean, modality)
-        rows = (changed & _can_be_judged(batch)).nonzero().flatten()
-        kept_count, all_count = kept_count + len(rows), all_count + len(batch)
-        if len(rows):
-            left_out = _add_set(found, decoder, parameters, batch, made, rows, parts, direction)
-        on_set(index + 1)
-    if not kept_count:
-        raise RunError(
-            f"The corruption {name} changes no sequence of the split {split} that could be judged: a context needs an"
-            " example of the query's label and one of another. Choose another --split or --corruption, or a run with"
-            " more classes in a context."
-        )
-    return Traced(found.clean, found.corrupted, found.patched, left_out, (kept_count, all_count))
 
+    def measured(clean: Batch, corrupted: Batch) -> tuple[Values, Values, Patched]:
+        one, other, patched, reasons = trace_batch(decoder, parameters, clean, corrupted, parts, direction)
+        left_out.update(reasons)
+        return one, other, patched
 
-def _add_set(
-    found: Traced, decoder: Decoder, parameters: Parameters, clean: Batch, made: Batch, rows: Int[Tensor, " kept"],
-    parts: Sequence[str], direction: Direction,
-) -> dict[str, str]:  # fmt: skip
-    """Adds the metrics of one set of novel classes to `found`; why parts are left out."""
-    chunks = [
-        trace_batch(decoder, parameters, clean.rows(some), made.rows(some), parts, direction)
-        for some in rows.split(CHUNK)
-    ]
-    for metric in METRICS:
-        found.clean.setdefault(metric, []).append(_joined([clean_values[metric] for clean_values, *_ in chunks]))
-        found.corrupted.setdefault(metric, []).append(_joined([values[metric] for _, values, *_ in chunks]))
-        for place in dict.fromkeys(place for chunk in chunks for place in chunk[2]):
-            values = _joined([chunk[2][place][metric] for chunk in chunks])
-            found.patched.setdefault(place, {}).setdefault(metric, []).append(values)
-    return chunks[0][3]
-
-
-def _joined(values: Sequence[Tensor]) -> NDArray[np.floating]:
-    return torch.cat(list(values)).double().numpy()
+    return replace(traced(pairs, measured, {}, on_set), left_out=left_out)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+from miclab.cli.mllm_circuit import cut_edges, lens, vectors
 from miclab.cli.mllm_heads import compare_models, heads, knockout
 from miclab.cli.mllm_options import (
     EpisodesFlags,
@@ -125,10 +126,12 @@ def scale_up(arguments: list[str]) -> int:
     return close(results, problem)
 
 
-USAGE = """usage: miclab mllm {heads,knockout,finetune,compare,scale,reproduce,make-episodes,memory} [options]
-
+USAGE = """
   heads          strength of every head of MODEL over a task: `mllm heads MODEL --task DIR`
   knockout       answers of MODEL without its top heads, against random heads and whole layers
+  edges          answers of MODEL without attention between kinds of position, by layers
+  lens           logits by layer and kind of position, and of each head
+  vectors        answers without examples, with the mean output of induction heads added
   finetune       LoRA on a task, with strengths, accuracy and CLA at a schedule; resumes
   compare        top heads that two results of `heads` share, against chance: `mllm compare A B`
   scale          one task over several sizes of a family: `mllm scale MODEL MODEL ... --task DIR`
@@ -177,15 +180,16 @@ def _memory(arguments: list[str]) -> int:
 
 
 SUBCOMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "heads": heads, "knockout": knockout, "finetune": finetune, "compare": compare_models, "scale": scale_up,
-    "reproduce": reproduce, "make-episodes": _make_episodes, "memory": _memory,
+    "heads": heads, "knockout": knockout, "edges": cut_edges, "lens": lens, "vectors": vectors, "finetune": finetune,
+    "compare": compare_models, "scale": scale_up, "reproduce": reproduce, "make-episodes": _make_episodes,
+    "memory": _memory,
 }  # fmt: skip
 
 
 def run_mllm(arguments: list[str]) -> int:
     """`miclab mllm SUBCOMMAND`."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE)
+        print(f"usage: miclab mllm {{{','.join(SUBCOMMANDS)}}} [options]\n{USAGE}")
         return 0 if arguments else 2
     name, rest = arguments[0], arguments[1:]
     if name not in SUBCOMMANDS:

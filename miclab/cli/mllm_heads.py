@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miclab.cli.mllm_options import CompareFlags, HeadsFlags, KnockoutFlags, close, remark, save_page
-from miclab.cli.terminal import bar, parse, print_json, print_table, refuse_ignored
+from miclab.cli.mllm_options import CompareFlags, HeadsFlags, KnockoutFlags, RankedFlags, close, remark, save_page
+from miclab.cli.terminal import bar, parse, print_json, print_table, refuse_ignored, say
 from miclab.errors import MiclabError
 from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN, KnockoutOptions, chosen
 from miclab.tables import Number
@@ -25,13 +25,15 @@ def head_rows(table: HeadTable) -> list[dict[str, Any]]:
             measured = interval.as_json()
             rows.append({"measure": measure, "layer": head[0], "head": head[1], "mean": measured["mean"],
                          "low": measured["low"], "high": measured["high"], "rank": rank[head],
-                         "episodes": table.episodes})  # fmt: skip
+                         "episodes": table.episodes, "uniform": table.uniform.get(measure)})  # fmt: skip
     return rows
 
 
 def heads(arguments: list[str]) -> int:
     """`miclab mllm heads`."""
     options = parse(HeadsFlags, "mllm heads", arguments)
+    if options.save_attention == Path():
+        refuse_ignored(arguments, ("save_episodes", "save_limit"), "no maps are saved without --save-attention")
     from miclab.mllm.errors import require
 
     require()
@@ -41,8 +43,14 @@ def heads(arguments: list[str]) -> int:
     from miclab.circuits.find import head_name
     from miclab.mllm.heads import measure_batch, measure_heads
     from miclab.mllm.keys import recording_keys
+    from miclab.mllm.maps import plan_maps, save_maps
+    from miclab.mllm.naming import PLACES, names_table
     from miclab.report.models import heads_page
 
+    file, planned = options.save_attention, None
+    usable = replace(task, episodes=tuple(episode for episode in task.episodes if episode.in_context))
+    if file != Path() and usable.episodes:
+        planned = plan_maps(production, usable, file, options.save_episodes, options.save_limit)
     with opened as results:
         with bar("heads", len(task.episodes)) as on_progress, recording_keys(production.layers) as keys:
             table = measure_heads(production, task, options.batch, on_progress)
@@ -56,6 +64,9 @@ def heads(arguments: list[str]) -> int:
         page = heads_page(replace(table, maps=tuple(maps)), options.top)
         save_page(results, arguments, f"Heads of {options.model_name} on {task.name}", page, table.why_partial)
         remark(results, production.remarks)
+        if planned:
+            save_maps(production, usable, planned, file)
+            say(f"wrote {file}: {planned.bytes / 2**20:.1f} MiB of attention maps")
     ranked = {
         measure: [
             {"head": head_name(head), **table.intervals[measure][table.heads.index(head)].as_json()}
@@ -63,12 +74,15 @@ def heads(arguments: list[str]) -> int:
         ]
         for measure in table.measures
     }
+    called = table.called(PLACES, options.top)
     if options.json:
         print_json({"model": options.model_name, "task": task.name, "episodes": table.episodes,
-                    "left_out": table.left_out, "top": ranked, "key_constant": keys.rows(),
+                    "left_out": table.left_out, "top": ranked, "uniform": dict(table.uniform),
+                    "called": [one.as_json() for one in called], "key_constant": keys.rows(),
                     "folder": str(results.folder)})  # fmt: skip
     else:
         table.strongest(options.top).show()
+        names_table(called).show()
         keys.table().show()
     return close(results, table.why_partial)
 
@@ -100,7 +114,7 @@ def compare_models(arguments: list[str]) -> int:
     return 0
 
 
-def _ranking(options: KnockoutFlags, production: Any, task: Any) -> tuple[HeadTable, Any, Any]:
+def ranking(options: RankedFlags, production: Any, task: Any) -> tuple[HeadTable, Any, Any]:
     """Strengths that rank the heads, episodes for mean outputs, and episodes to answer: none that ranked."""
     import numpy as np
 
@@ -111,12 +125,15 @@ def _ranking(options: KnockoutFlags, production: Any, task: Any) -> tuple[HeadTa
     if options.heads != Path():
         rows = read_table(options.heads, "heads.parquet")
         heads = all_heads(production.layers)
-        values = {}
+        values, uniform = {}, {}
         for (measure,), of in rows.group_by(["measure"], maintain_order=True):
             means = dict(zip(zip(of["layer"], of["head"], strict=True), of["mean"], strict=True))
             if set(means) != set(heads):
                 raise MiclabError(f"{options.heads} is of a model with other heads than {options.model_name}.")
             values[str(measure)] = np.array([[means[head] for head in heads]])
+            # Results of earlier versions do not say what uniform attention gives.
+            if "uniform" in of.columns:
+                uniform[str(measure)] = float(of["uniform"][0])
         used = read_manifest(options.heads).get("episodes_sha256")
         if used is None:
             raise MiclabError(f"{options.heads} does not say which episodes ranked its heads. {REMEDY}")
@@ -127,7 +144,7 @@ def _ranking(options: KnockoutFlags, production: Any, task: Any) -> tuple[HeadTa
                 "left out. Take more --episodes, another --task, or --rank in the place of --heads."
             )
         rest = replace(task, episodes=left)
-        return HeadTable(options.model_name, task.name, heads, values), rest, rest
+        return HeadTable(options.model_name, task.name, heads, values, uniform=uniform), rest, rest
     if not 1 <= options.rank < len(task.episodes):
         raise MiclabError(
             f"rank = {options.rank} is not possible. Allowed: 1 to {len(task.episodes) - 1}, since the task has "
@@ -152,7 +169,7 @@ def knockout(arguments: list[str]) -> int:
     opened = options.results("knockout")
     production = options.production()
     task = options.load(production.view)
-    table, ranked_on, left = _ranking(options, production, task)
+    table, ranked_on, left = ranking(options, production, task)
     left_out = len(task.episodes) - len(left.episodes)
     title = f"Knockouts of {options.model_name} on {task.name}"
     with opened as results:
@@ -168,15 +185,18 @@ def knockout(arguments: list[str]) -> int:
     if options.json:
         print_json({"model": options.model_name, "task": task.name, "episodes": found.episodes, "left_out": left_out,
                     "notes": found.notes, "folder": str(results.folder),
-                    "effects": [_effect_json(e) for e in found.effects]})  # fmt: skip
+                    "called": [one.as_json() for one in found.called],
+                    "effects": [_effect_json(e, found.of_patterns) for e in found.effects]})  # fmt: skip
     else:
-        (made,) = found.tables()
+        made, *others = found.tables()
         left = [f"{left_out} episodes that ranked the heads were left out."] if left_out else []
         replace(made, title=f"{title}: {made.title}", notes=(*left, *made.notes)).show()
+        for other in others:
+            other.show()
     return close(results, problem)
 
 
-def _effect_json(effect: Any) -> dict[str, Any]:
+def _effect_json(effect: Any, of_patterns: bool) -> dict[str, Any]:
     from miclab.circuits.find import head_name
 
     beyond = effect.beyond_control("correct")
@@ -187,4 +207,5 @@ def _effect_json(effect: Any) -> dict[str, Any]:
         "change": effect.change("correct").as_json(),
         "beyond_control": beyond.as_json() if beyond else None,
         "draws": list(effect.draws),
+        "need": effect.need if of_patterns and beyond else None,
     }

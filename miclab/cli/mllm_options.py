@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from miclab.errors import MiclabError, visible
+from miclab.errors import ConfigError, MiclabError, visible
 from miclab.mllm.options import (
+    EdgeOptions,
     EpisodeOptions,
     FinetuneOptions,
     Judging,
     KnockoutOptions,
     LoadOptions,
+    VectorOptions,
     at_least,
     chosen,
 )
@@ -142,25 +144,75 @@ class HeadsFlags(ModelFlags):
     """Heads listed of each measure."""
     maps: int = 2
     """Of the strongest previous-token and induction heads, how many are drawn over the tokens of one episode."""
+    save_attention: Path = Path()
+    """New file (safetensors) for the attention maps of all heads, with tokens and roles as metadata; default: none."""
+    save_episodes: int = 1
+    """Episodes whose maps are saved: the first whose answer is in the context."""
+    save_limit: int = 256
+    """Largest size of the maps, in MiB. It is computed before the model reads anything."""
 
     def __post_init__(self) -> None:
         ModelFlags.__post_init__(self)
-        at_least(self, top=1, maps=0)
+        at_least(self, top=1, maps=0, save_episodes=1, save_limit=1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnockoutFlags(KnockoutOptions, ModelFlags):
-    """Accuracy, forced choice, CLA and log-probability of the answer without the top heads. Controls are at least 20
-    draws of random heads of the same layers, and whole layers."""
+class RankedFlags(ModelFlags):
+    """A command on heads that were ranked on other episodes."""
 
     heads: Path = Path()
     """Folder that `mllm heads` wrote, to rank heads by; default: the first --rank episodes of this task rank them."""
     rank: int = 16
-    """Episodes that rank heads; they are not among those answered."""
+    """Episodes that rank heads (and give the vector, in `vectors`); they are not among those answered."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnockoutFlags(KnockoutOptions, RankedFlags):
+    """Accuracy, forced choice, CLA and log-probability of the answer without the top heads. Controls are at least 20
+    draws of random heads of the same layers, and whole layers."""
 
     def __post_init__(self) -> None:
         ModelFlags.__post_init__(self)
         KnockoutOptions.__post_init__(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorsFlags(VectorOptions, RankedFlags):
+    """Answers without examples, with the mean output of the top induction heads added (function vector). The control
+    is as many random heads; writes answers.parquet, vectors.html."""
+
+    def __post_init__(self) -> None:
+        ModelFlags.__post_init__(self)
+        VectorOptions.__post_init__(self)
+        if self.judge != "exact":
+            raise ConfigError("judge", self.judge, "exact")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgesFlags(EdgeOptions, ModelFlags):
+    """Accuracy and probability of the answer without attention between kinds of position, by layers. Controls are as
+    many random edges. Kinds are SOURCE:TARGET, where TARGET attends to SOURCE; writes answers.parquet, edges.html."""
+
+    def __post_init__(self) -> None:
+        ModelFlags.__post_init__(self)
+        EdgeOptions.__post_init__(self)
+        if self.judge != "exact":
+            raise ConfigError("judge", self.judge, "exact: edges are those of an answer that is there")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LensFlags(ModelFlags):
+    """Logit lens by layer and kind of position, and direct logit attribution. The latter is what each head adds to the
+    logit of the answer over other answers. Writes lens.parquet, attribution.parquet, lens.html."""
+
+    top: int = 5
+    """Heads listed that add most, and that take most."""
+
+    def __post_init__(self) -> None:
+        ModelFlags.__post_init__(self)
+        at_least(self, top=1)
+        if self.judge != "exact":
+            raise ConfigError("judge", self.judge, "exact: logits are judged, and nothing is written")
 
 
 @dataclass(frozen=True, kw_only=True)

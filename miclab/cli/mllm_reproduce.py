@@ -126,12 +126,12 @@ def _p1(options: ReproduceFlags, arguments: list[str], results: Results) -> int:
             found = knock_out(production, heads, rest, knockouts, batch=options.batch, on_progress=on_progress,
                               benchmark=options.judge == "benchmark")  # fmt: skip
         results.table("answers.parquet", found.rows)
-        (made,) = found.tables()
+        made, *others = found.tables()
         paper = papers_knockouts(options.top)
         rows = [(*row, Number(paper.get(effect.name), 2)) for row, effect in zip(made.rows, found.effects, strict=True)]
         made = replace(made, columns=(*made.columns, "the paper's 3B, top 5"), rows=tuple(rows))
         problem = "; ".join(text for text in (heads.why_partial, found.problem) if text)
-        tables = [*rankings.tables(), made]
+        tables = [*rankings.tables(), made, *others]
         _page(results, arguments, options, tables, problem)
         remark(results, production.remarks)
     return _shown(options, tables, results, problem)

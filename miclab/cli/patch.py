@@ -8,18 +8,13 @@ from typing import Annotated, Literal
 import tyro
 
 from miclab.cli.options import SeveralRunsOptions, find_runs
+from miclab.cli.paths import corruption_help
 from miclab.cli.progress import announce, forward
 from miclab.cli.terminal import bar, parse, print_result
-from miclab.config.corruptions import CORRUPTIONS
 from miclab.config.request import Split
 
 ROLES = 8
 """Approximate number of roles of positions, which are the columns of the heat map."""
-
-
-def _help() -> str:
-    """Help on corruptions. The names come from the registry without an import."""
-    return f"What is changed: {', '.join(CORRUPTIONS)}; or one of --plugin. modality_replaced takes NAME.MODALITY."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +23,7 @@ class PatchOptions(SeveralRunsOptions):
     activations of one pass are patched into the other, for each part, layer and role of position. The effect is a share
     of what the corruption changes: 0 none, 1 all of it. Several RUNs are clustered by seed."""
 
-    corruption: Annotated[str, tyro.conf.arg(metavar="NAME", help=_help())] = "labels_swapped"
+    corruption: Annotated[str, tyro.conf.arg(metavar="NAME", help=corruption_help())] = "labels_swapped"
     direction: Literal["restore", "corrupt"] = "restore"
     """`restore`: clean activations into the corrupted run (denoising). `corrupt`: the other way round (noising)."""
     parts: tuple[Literal["residual", "attention", "mlp", "head", "query", "key", "value"], ...] = (

@@ -86,7 +86,12 @@ def _early_option(arguments: list[str], name: str, default: str) -> str:
     return found
 
 
-def _from_yaml(path: str, config: RunConfig, request: Request) -> tuple[RunConfig, Request]:
+def from_yaml(path: str, config: RunConfig, request: Request) -> tuple[RunConfig, Request]:
+    """A configuration and a request with the fields of a YAML file.
+
+    Raises:
+        ConfigError: it holds no mapping, or a field that is unknown or not possible.
+    """
     from miclab.config.strict_yaml import read_yaml
 
     data = read_yaml(Path(path))
@@ -184,10 +189,10 @@ def run_train(arguments: list[str]) -> int:
     if kind == "multimodal" and stage_one != "auto":
         # The file may adapt the secondary modality to the parent, so it is read before and after.
         if path:
-            config, request = _from_yaml(path, config, request)
+            config, request = from_yaml(path, config, request)
         config, before = grown_from(config, stage_one, root)
     if path:
-        config, request = _from_yaml(path, config, request)
+        config, request = from_yaml(path, config, request)
     encoders = _early_option(rest, "--encoder", "")
     if encoders:
         config = with_encoders(config, encoders, root)
@@ -229,7 +234,7 @@ def _run_encoder(arguments: list[str], preset: presets.Profile) -> int:
     """`miclab train encoder [options]`."""
     defaults, path = encoder_options(preset), _early_option(arguments, "--config", "")
     if path:
-        config, request = _from_yaml(path, defaults.run, defaults.request)
+        config, request = from_yaml(path, defaults.run, defaults.request)
         defaults = replace(defaults, run=config, request=request)
     options = parse(EncoderOptions, "train encoder", arguments, defaults)
     return _train(trainings(options.run, options.request, preset), options.runs, options.json, label=options.label)

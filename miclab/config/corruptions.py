@@ -7,8 +7,8 @@ from typing import Any
 from miclab.config.registry import Registry
 
 BUILT_IN = (
-    "labels_swapped", "query_other", "query_outside", "example_replaced", "order_shuffled", "modality_replaced",
-    "query_noise",
+    "labels_swapped", "items_swapped", "query_other", "query_outside", "example_replaced", "order_shuffled",
+    "modality_replaced", "query_noise",
 )  # fmt: skip
 CORRUPTIONS: Registry[Any] = Registry(
     "corruption", "corruption", dict.fromkeys(BUILT_IN, "miclab.circuits.corruptions")

@@ -291,7 +291,11 @@ class ParentConfig:
     """Trajectory hash of the parent; empty: none (stage 1, or early fusion)."""
     step: int = 0
     """Checkpoint of the parent."""
+    imported: str = ""
+    """SHA-256 of weights and world from elsewhere; filled in by `miclab import`. Empty: miclab trains them."""
 
     def check(self, owner: str = "parent") -> None:
         """Raises ConfigError."""
         check_whole(owner, self, "step", 0)
+        if self.imported and not re.fullmatch("[0-9a-f]{64}", self.imported):
+            raise ConfigError(f"{owner}.imported", self.imported, "empty, or the SHA-256 that `miclab import` fills in")

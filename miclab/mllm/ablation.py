@@ -3,7 +3,7 @@ heads' mean outputs, instead."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,14 +15,27 @@ from miclab.circuits.find import Head, head_name
 from miclab.mllm.errors import ModelError, memory_guard
 from miclab.mllm.layers import AttentionLayer
 from miclab.mllm.loading import Production
-from miclab.mllm.reading import Encoded
+from miclab.mllm.reading import Encoded, Reading
 from miclab.mllm.scoring import forward
 
 Means = Mapping[int, Float[Tensor, "head size"]]
 """For each layer the mean output of its heads."""
 
 
-def _by_layer(layers: tuple[AttentionLayer, ...], heads: Iterable[Head]) -> dict[AttentionLayer, list[int]]:
+Where = Callable[[Reading], Iterable[int]]
+
+
+def every_position(reading: Reading) -> Iterable[int]:
+    """All positions before the answer."""
+    return range(reading.length)
+
+
+def heads_by_layer(layers: tuple[AttentionLayer, ...], heads: Iterable[Head]) -> dict[AttentionLayer, list[int]]:
+    """Numbers of the heads in each layer.
+
+    Raises:
+        ModelError: there is no such head.
+    """
     known = {layer.index: layer for layer in layers}
     found: dict[AttentionLayer, list[int]] = {}
     for layer, head in heads:
@@ -60,30 +73,31 @@ def knocked_out(
         return replace
 
     with ExitStack() as stack:
-        for layer, chosen in _by_layer(layers, heads).items():
+        for layer, chosen in heads_by_layer(layers, heads).items():
             handle = layer.output_projection.register_forward_pre_hook(hook(layer, chosen))
             stack.callback(handle.remove)
         yield
 
 
 class MeanOutputs:
-    """Mean output of every head over the positions of prompts: the baseline of mean ablation.
+    """Mean output of every head over positions of prompts. Over all of them it is the baseline of mean ablation.
 
     Arguments:
         production: the model.
+        where: positions of a sequence that count, none after its last.
     """
 
-    def __init__(self, production: Production):
-        self.production = production
+    def __init__(self, production: Production, where: Where = every_position):
+        self.production, self.where = production, where
         self.sums = {layer.index: torch.zeros(layer.heads, layer.head_size) for layer in production.layers}
         self.count = 0
 
     @torch.no_grad()
     def add(self, encoded: Encoded) -> None:
-        """Adds a batch, of whose readings only positions before the answer count."""
+        """Adds a batch."""
         mask = torch.zeros(encoded.inputs["input_ids"].shape, dtype=torch.bool)
         for row, reading in enumerate(encoded.readings):
-            mask[row, : reading.length] = True
+            mask[row, list(self.where(reading))] = True
 
         def hook(layer: AttentionLayer) -> Any:
             def look(module: Any, arguments: tuple[Any, ...]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -12,17 +12,19 @@ from numpy.typing import NDArray
 
 from miclab import tables
 from miclab.circuits.find import Head
+from miclab.circuits.naming import Place
 from miclab.errors import nearest
 from miclab.mllm.attention import measuring
 from miclab.mllm.errors import ModelError, OutOfMemoryError, TaskError, memory_guard
 from miclab.mllm.layers import all_heads
 from miclab.mllm.loading import Production
+from miclab.mllm.naming import Named, named, uniform_strengths
 from miclab.mllm.prompt import Prompter
 from miclab.mllm.reading import Encoded, Reading
 from miclab.mllm.scoring import OnProgress, batches, forward, lost_text
 from miclab.mllm.task import Episode, Task
 from miclab.statistics.intervals import Interval, episode_interval
-from miclab.tables import Table, Tabled
+from miclab.tables import Number, Table, Tabled
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class HeadTable(Tabled):
         problem: why it stopped before all episodes were measured; empty if it did not.
         measured: the episodes that were measured, if known.
         lost: why an episode could not be read and was left out, by its name.
+        uniform: the measures under uniform causal attention over the same positions; empty if not known.
     """
 
     model: str
@@ -66,6 +69,7 @@ class HeadTable(Tabled):
     maps: tuple[Map, ...] = field(default=(), repr=False)
     measured: tuple[Episode, ...] = field(default=(), repr=False)
     lost: dict[str, str] = field(default_factory=dict)
+    uniform: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def why_partial(self) -> str:
@@ -127,10 +131,26 @@ class HeadTable(Tabled):
         rows = []
         for name in self.measures:
             means = dict(zip(self.heads, self.mean(name), strict=True))
-            rows.append([name.replace("_", " "), ", ".join(f"{tables.HeadName(*head)} {means[head]:.3f}"
-                                                            for head in self.ranked(name)[:top])])  # fmt: skip
+            heads = ", ".join(f"{tables.HeadName(*head)} {means[head]:.3f}" for head in self.ranked(name)[:top])
+            uniform = Number(self.uniform[name], 3) if name in self.uniform else None
+            rows.append([name.replace("_", " "), heads, uniform])
         title = f"{self.model} on {self.episodes} episodes of {self.task}: strongest heads (LAYER.HEAD from 0)"
-        return tables.table(title, ["measure", "heads"], rows, self._notes())
+        return tables.table(title, ["measure", "heads", "uniform attention"], rows, self._notes())
+
+    def called(self, measures: Mapping[str, Place], top: int) -> tuple[Named, ...]:
+        """What the strongest heads are called by their patterns; nothing if uniform attention is not known.
+
+        Arguments:
+            measures: that rank the heads, each with the place in the circuit that it is of.
+            top: number of heads of each.
+        """
+        if not self.uniform:
+            return ()
+        found: list[Named] = []
+        for measure, place in measures.items():
+            columns = {head: self.heads.index(head) for head in self.ranked(measure)[:top]}
+            found += named(self.values, self.uniform, place, columns)
+        return tuple(found)
 
     def _notes(self) -> list[str]:
         lines = [f"{self.left_out} episodes whose answer is not in the context were left out."]
@@ -190,11 +210,13 @@ def measure_heads(
         raise TaskError(f"{task.name}: no episode has its answer in the context, so there is nothing to induce from.")
     parts: list[dict[str, NDArray[np.floating]]] = []
     measured: list[Episode] = []
+    levels: list[dict[str, NDArray[np.floating]]] = []
     lost: dict[str, str] = {}
     problem, prompter = "", production.prompter(replace(task, episodes=usable))
     try:
         for some, encoded in batches(prompter, batch, lost, every=False):
             parts.append(measure_encoded(production, prompter, encoded)[0])
+            levels.append(uniform_strengths(encoded.readings))
             measured += some
             if on_progress:
                 on_progress(len(measured) + len(lost), "")
@@ -208,5 +230,5 @@ def measure_heads(
     left_out = len(task.episodes) - len(usable)
     return HeadTable(
         production.name, task.name, all_heads(production.layers), values, left_out, problem, measured=tuple(measured),
-        lost=lost,
+        lost=lost, uniform={name: float(np.concatenate([of[name] for of in levels]).mean()) for name in values},
     )  # fmt: skip

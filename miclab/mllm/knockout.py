@@ -4,28 +4,37 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from miclab.circuits.find import Head, head_name
-from miclab.mllm.ablation import MeanOutputs, Means, knocked_out
-from miclab.mllm.errors import OutOfMemoryError, TaskError
+from miclab.circuits.naming import Place
+from miclab.errors import ConfigError
+from miclab.mllm.ablation import MeanOutputs, Means, Where, every_position, knocked_out
+from miclab.mllm.attention import watchable
+from miclab.mllm.edits import patterns_set
+from miclab.mllm.effects import UNTOUCHED as UNCHANGED
+from miclab.mllm.effects import Effect, Intervention, answer_under
 from miclab.mllm.heads import HeadTable
-from miclab.mllm.judging import Judge
 from miclab.mllm.loading import Production
-from miclab.mllm.options import KnockoutOptions
-from miclab.mllm.scoring import BENCHMARK, Answers, OnProgress, answers, batches, joined, lost_text
+from miclab.mllm.naming import Named, names_table
+from miclab.mllm.options import OUTPUTS, Baseline, KnockoutOptions
+from miclab.mllm.scoring import BENCHMARK, Answers, OnProgress, batches
 from miclab.mllm.task import Task
 from miclab.seeds import stream_seed
-from miclab.statistics.intervals import Interval, episode_interval
 from miclab.tables import Table, Tabled, table
 
 SHOWN = {"correct": "accuracy", "choice": "forced choice", "copied": "CLA", "log_probability": "log-probability"}
 """Measures of a table, with their titles."""
 UNTOUCHED = "untouched"
+REPLACED: Mapping[Baseline, str] = {
+    "zero": "outputs zero", "mean": "mean outputs", "uniform": "patterns uniform",
+    "previous_token": "patterns ideal previous token", "own_item": "labels on own items",
+}  # fmt: skip
+"""Each baseline in words."""
 MOST_NAMED = 10
 """Most heads that a row of a table names. With more, only their number is shown."""
 
@@ -109,40 +118,6 @@ def control_of(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Effect:
-    """The effect of an intervention, on the same episodes as the untouched model. Intervals are by paired bootstrap
-    over episodes.
-
-    Arguments:
-        name: the intervention.
-        heads: those knocked out; for a control, those of its draws.
-        values: each measure by name, [episode]; of a control the mean over its draws.
-        before: of the untouched model.
-        control: of this intervention's control; None for a control and for whole layers.
-        draws: a control's mean of `correct` for each draw; empty for others.
-    """
-
-    name: str
-    heads: tuple[tuple[Head, ...], ...]
-    values: Mapping[str, NDArray[np.floating]]
-    before: Mapping[str, NDArray[np.floating]]
-    control: Mapping[str, NDArray[np.floating]] | None = None
-    draws: tuple[float, ...] = ()
-
-    def interval(self, measure: str) -> Interval:
-        """Mean of a measure."""
-        return episode_interval(self.values[measure])
-
-    def change(self, measure: str) -> Interval:
-        """Difference from the untouched model."""
-        return episode_interval(self.values[measure] - self.before[measure])
-
-    def beyond_control(self, measure: str) -> Interval | None:
-        """Difference from the mean of the control's draws; None without a control."""
-        return None if self.control is None else episode_interval(self.values[measure] - self.control[measure])
-
-
-@dataclass(frozen=True)
 class Knockouts(Tabled):
     """Interventions on one model and task.
 
@@ -152,6 +127,8 @@ class Knockouts(Tabled):
         rows: one for each condition and episode, for the table on disk.
         episodes: how many were answered.
         problem: why some were not; empty if all were.
+        baseline: what replaced outputs or patterns.
+        called: what the top heads are called by their patterns; empty if uniform attention is not known.
     """
 
     effects: tuple[Effect, ...]
@@ -159,13 +136,21 @@ class Knockouts(Tabled):
     rows: list[dict[str, Any]] = field(repr=False)
     episodes: int
     problem: str = ""
+    baseline: Baseline = "zero"
+    called: tuple[Named, ...] = ()
+
+    @property
+    def of_patterns(self) -> bool:
+        """Whether patterns were set to uniform, so that it is known whether they are needed."""
+        return self.baseline == "uniform"
 
     def tables(self) -> tuple[Table, ...]:
-        """A row for each intervention."""
+        """A row for each intervention, then what the top heads are called."""
         shown = dict(SHOWN)
         if BENCHMARK in self.effects[0].values:
             shown = {BENCHMARK: "benchmark's accuracy", **shown}
-        columns = ["intervention", "heads", *shown.values(), "change", "beyond control"]
+        columns = ["intervention", "heads", *shown.values(), "change", "beyond control",
+                   *(["patterns"] if self.of_patterns else [])]  # fmt: skip
         rows = []
         for effect in self.effects:
             of = effect.heads[0]
@@ -175,9 +160,12 @@ class Knockouts(Tabled):
             rows.append([
                 effect.name, f"{len(of)} heads" if len(of) > MOST_NAMED else heads, *values,
                 None if untouched else effect.change("correct"), effect.beyond_control("correct"),
+                *([effect.need if effect.control else None] if self.of_patterns else []),
             ])  # fmt: skip
         notes = [f"{name}: {note}" for name, note in self.notes.items()]
-        return (table(f"{self.episodes} episodes [95 % interval]", columns, rows, notes),)
+        title = f"{self.episodes} episodes, {REPLACED[self.baseline]} [95 % interval]"
+        made = table(title, columns, rows, notes)
+        return (made, names_table(self.called)) if self.called else (made,)
 
     def named(self, name: str) -> Effect:
         """The effect of a name."""
@@ -196,19 +184,19 @@ def _effects(requested: Sequence[Condition], found: Mapping[Condition, Answers])
     return tuple(
         Effect(
             name,
-            tuple(c.heads for c in of),
             means[name],
             before,
             means.get(control_of(name)),
             tuple(float(found[c].correct.mean()) for c in of) if of[0].draw >= 0 else (),
+            tuple(c.heads for c in of),
         )
         for name, of in by_name.items()
     )
 
 
-def mean_outputs(production: Production, task: Task, batch: int) -> Means:
-    """Mean output of every head over the prompts of a task."""
-    found = MeanOutputs(production)
+def mean_outputs(production: Production, task: Task, batch: int, where: Where = every_position) -> Means:
+    """Mean output of every head over some positions of the prompts of a task."""
+    found = MeanOutputs(production, where)
     for _, encoded in batches(production.prompter(task), batch, {}, every=False):
         found.add(encoded)
     return found.means()
@@ -241,43 +229,49 @@ def knock_out(
     Raises:
         OutOfMemoryError: before the first batch was answered; later the result has its `problem` set.
         TaskError: no episode can be read.
+        ConfigError: patterns are to be replaced, and answers judged as the benchmark does.
     """
     options = options or KnockoutOptions()
+    places: dict[str, Place] = {options.previous_token: "previous token", options.induction: "induction"}
     requested, notes = conditions(table, options)
     means = mean_outputs(production, ranked_on or task, batch) if options.baseline == "mean" else None
-    parts: dict[Condition, list[Answers]] = {condition: [] for condition in requested}
-    prompter, answered, problem = production.prompter(task), [], ""
-    judge, lost = Judge(prompter) if benchmark else None, {}
-    try:
-        for episodes, encoded in batches(prompter, batch, lost):
-            lot = {}
-            for condition in requested:
-                with knocked_out(production.layers, condition.heads, means):
-                    lot[condition] = answers(production, episodes, encoded, judge)
-            for condition, found in lot.items():
-                parts[condition].append(found)
-            answered += [episode.name for episode in episodes]
-            if on_progress:
-                on_progress(len(answered) + len(lost), "")
-    except OutOfMemoryError as error:
-        if not answered:
-            raise
-        problem = str(error)
-    if not answered:
-        raise TaskError(lost_text(lost, len(task.episodes)))
-    problem = "; ".join(text for text in (problem, lost_text(lost, len(task.episodes))) if text)
-    done = len(answered)
-    found = {condition: joined(lots) for condition, lots in parts.items()}
+
+    of_outputs = options.baseline in OUTPUTS
+    if benchmark and not of_outputs:
+        raise ConfigError("judge", "benchmark", f"exact with --baseline {options.baseline}: patterns are set where an "
+                                                "answer is read, not while it is written")  # fmt: skip
+
+    def cutting(heads: tuple[Head, ...]) -> Intervention:
+        if not heads:
+            return UNCHANGED
+        first = min(layer for layer, _ in heads)
+        if of_outputs:
+            return Intervention(lambda _: knocked_out(production.layers, heads, means), first)
+        return Intervention(
+            lambda encoded: patterns_set(production.model, production.layers, heads, options.baseline, encoded.readings,
+                                         encoded.inputs["input_ids"].shape[1]),
+            first,
+        )  # fmt: skip
+
+    # Draws of the same heads are answered once.
+    sets = dict.fromkeys(condition.heads for condition in requested)
+    with nullcontext() if of_outputs else watchable(production.model):
+        answered = answer_under(
+            production, task, {heads: cutting(heads) for heads in sets}, batch=batch, benchmark=benchmark,
+            on_progress=on_progress,
+        )  # fmt: skip
+    found, done = {one: answered.found[one.heads] for one in requested}, len(answered.episodes)
     rows = [
         {
             "intervention": c.name,
             "draw": c.draw,
             "heads": " ".join(map(head_name, c.heads)),
-            "episode": answered[number],
+            "episode": answered.episodes[number],
         }
         | {name: float(values[number]) for name, values in found[c].named().items()}
-        | ({"written": found[c].written[number]} if judge else {})
+        | ({"written": found[c].written[number]} if benchmark else {})
         for c in requested
         for number in range(done)
     ]
-    return Knockouts(_effects(requested, found), notes, rows, done, problem)
+    return Knockouts(_effects(requested, found), notes, rows, done, answered.problem, options.baseline,
+                     table.called(places, options.top))  # fmt: skip

@@ -155,15 +155,20 @@ def _candidates(model: nn.Module) -> Iterator[AttentionLayer]:
             yield found
 
 
+def decoder_of(model: Any) -> nn.Module:
+    """The decoder that a model names, else the model."""
+    getter = getattr(model, "get_decoder", None)
+    decoder = getter() if callable(getter) else None
+    return decoder if isinstance(decoder, nn.Module) else model
+
+
 def attention_layers(model: nn.Module) -> tuple[AttentionLayer, ...]:
     """The decoder's layers of self-attention, in their order; those of vision towers are not among them.
 
     Raises:
         ModelError: none is found, or two have the same number; the message says what was sought.
     """
-    getter = getattr(model, "get_decoder", None)
-    decoder = getter() if callable(getter) else None
-    root = decoder if isinstance(decoder, nn.Module) else model
+    root = decoder_of(model)
     found = sorted(_candidates(root), key=lambda layer: layer.index)
     if not found and root is not model:
         found = sorted(_candidates(model), key=lambda layer: layer.index)

@@ -3,6 +3,7 @@ imported here, so that a command can show its help, or report that the extra is 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
 
@@ -13,6 +14,9 @@ T = TypeVar("T")
 Dtype = Literal["float32", "bfloat16", "float16"]
 PromptForm = Literal["auto", "turns", "chat", "plain"]
 DeviceMap = Literal["none", "auto", "balanced", "sequential"]
+Baseline = Literal["zero", "mean", "uniform", "previous_token", "own_item"]
+OUTPUTS = ("zero", "mean")
+"""Baselines that replace a head's output; the others replace its pattern."""
 Judging = Literal["exact", "benchmark"]
 Part = Literal["training", "held-out exemplars", "held-out classes", "all"]
 PREVIOUS_TOKEN, INDUCTION = "previous_token_1", "induction_all_positions"
@@ -126,8 +130,9 @@ class KnockoutOptions:
     """Measure that ranks previous-token heads."""
     induction: str = INDUCTION
     """Measure that ranks induction heads; the default is the paper's."""
-    baseline: Literal["zero", "mean"] = "zero"
-    """Replacement of a head's output: zeros, or its mean over the positions of the prompts."""
+    baseline: Baseline = "zero"
+    """Replacement of a head's output: zeros, or its mean over the positions of the prompts. Or of its pattern: uniform
+    (all earlier positions alike), previous_token, own_item (labels attend to their own items)."""
     draws: int = LEAST_DRAWS
     """Draws of random heads for each control."""
     layers: Literal["top", "all", "none"] = "top"
@@ -139,6 +144,48 @@ class KnockoutOptions:
         at_least(self, top=1)
         if self.draws < LEAST_DRAWS:
             raise ConfigError("draws", self.draws, f"{LEAST_DRAWS} and more: fewer make no control")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeOptions:
+    """The edges of attention to cut."""
+
+    edges: tuple[str, ...] = ()
+    """Kinds as SOURCE:TARGET, such as own-item:label; default: the usual ones."""
+    window: int = 0
+    """Adjacent layers that are cut together; 0: as few as give at most 8 windows."""
+    draws: int = 5
+    """Draws of as many random edges for each control; 0: no control."""
+    seed: int = 0
+    """Seed of the draws."""
+
+    def __post_init__(self) -> None:
+        at_least(self, window=0, draws=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorOptions:
+    """The function vector to add."""
+
+    top: int = 5
+    """Number of strongest induction heads whose mean outputs are added."""
+    induction: str = INDUCTION
+    """Measure that ranks them; the default is the paper's."""
+    layers: tuple[int, ...] = ()
+    """Layers after which the vector is added, one at a time; default: at most 8, evenly spaced."""
+    scale: float = 1.0
+    """Factor of the vector."""
+    draws: int = LEAST_DRAWS
+    """Draws of random heads for the control."""
+    seed: int = 0
+    """Seed of the draws."""
+
+    def __post_init__(self) -> None:
+        at_least(self, top=1)
+        if self.draws < LEAST_DRAWS:
+            raise ConfigError("draws", self.draws, f"{LEAST_DRAWS} and more: fewer make no control")
+        if not math.isfinite(self.scale):
+            raise ConfigError("scale", self.scale, "a finite number")
 
 
 @dataclass(frozen=True, kw_only=True)

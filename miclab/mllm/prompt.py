@@ -128,7 +128,7 @@ class Prompter:
             elif piece == "{item}":
                 parts += [("image", str(path)) for path in item.images]
             else:
-                parts.append(("text", question if piece == "{question}" else piece))
+                parts.append(("question", question) if piece == "{question}" else ("text", piece))
         return [part for part in parts if part[1]]
 
     def _one_text(self, episode: Episode) -> list[Part]:

@@ -33,6 +33,7 @@ class Reading:
         roles: of the positions 0 to `last`, unbatched; the items' modality is the task's view.
         labels: number of each context label among the episode's candidates, int64 [context].
         target: the number of the right answer.
+        questions: positions of the questions, other than those of an item or a label.
     """
 
     episode: Episode
@@ -43,6 +44,7 @@ class Reading:
     roles: Roles
     labels: Tensor
     target: int
+    questions: tuple[int, ...] = ()
 
     @property
     def length(self) -> int:
@@ -106,11 +108,14 @@ def locate(
     """
     context = len(episode.support)
     kind, exemplar = torch.full((len(offsets),), OTHER), torch.full((len(offsets),), -1)
-    number, answers, ends = 0, [], []
+    number, answers, ends, questions = 0, [], [], []
     for part, span in places:
         if part == "text":
             continue
         tokens = [i for i, (start, end) in enumerate(offsets) if start < span[1] and end > span[0]]
+        if part == "question":
+            questions += tokens
+            continue
         if part == "end":
             ends = [token for token in tokens if token not in answers]
             continue
@@ -130,4 +135,6 @@ def locate(
     roles = Roles((view,), context, kind[: last + 1], exemplar[: last + 1])
     candidates = episode.candidates
     labels = torch.tensor([candidates.index(example.answer) for example in episode.support], dtype=torch.long)
-    return Reading(episode, answer, last, tuple(answers), tuple(ends), roles, labels, candidates.index(episode.answer))
+    found = tuple(place for place in questions if place <= last and kind[place] == OTHER)
+    return Reading(episode, answer, last, tuple(answers), tuple(ends), roles, labels,
+                   candidates.index(episode.answer), found)  # fmt: skip

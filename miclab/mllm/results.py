@@ -16,7 +16,7 @@ from miclab.errors import MiclabError, RunError
 from miclab.mllm.errors import TaskContentError
 
 MANIFEST = "manifest.json"
-IMMATERIAL = ("json", "output", "offline", "name")
+IMMATERIAL = ("json", "output", "offline", "name", "save_attention", "save_episodes", "save_limit")
 """Options that affect no result; `model` has the information of `name`."""
 ADDED = {
     "background": "white", "eight_bit": False, "device_map": "none", "revision": "", "base": "", "ways": 0,

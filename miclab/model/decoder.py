@@ -27,6 +27,7 @@ from miclab.model.feed_forward import feed_forward, feed_forward_shapes, initial
 from miclab.model.positions import build_positions
 from miclab.model.projector import project, projector_shapes
 from miclab.seeds import stream
+from miclab.worlds.roles import Roles
 from miclab.worlds.sequences import Batch, config_roles
 
 Parameters = Mapping[str, Tensor]
@@ -162,7 +163,7 @@ class Decoder:
         return drawn * self.options.initial_std
 
     # -- pieces -------------------------------------------------------------------------------------------------
-    def _norm(self, parameters: Parameters, name: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def norm(self, parameters: Parameters, name: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The normalised residual, and the gain that its readers must apply. They fold it into their weights, since a
         product of a weight's size is cheaper than one of the residual's."""
         if self.options.norm == "rmsnorm":
@@ -226,9 +227,7 @@ class Decoder:
 
     def weight(self, parameters: Parameters, layer: int) -> dict[str, Float[Tensor, " head"]]:
         """The weight by which a layer differs from plain attention, as `weight`; empty if it has none."""
-        mechanism = self.attention[layer]
-        own = _own(parameters, f"decoder.blocks.{layer}.attention", mechanism.shapes(layer))
-        found = mechanism.weight(own, layer)
+        found = self.attention[layer].weight(self.attention_parameters(parameters, layer), layer)
         return {} if found is None else {"weight": found}
 
     # -- the two ways to run it ---------------------------------------------------------------------------------
@@ -285,21 +284,52 @@ class Decoder:
         x = point("embedding", self._embed(parameters, batch, positions, point))
         for i, mechanism in enumerate(self.attention):
             name = f"blocks.{i}"
-            normed, gain = self._norm(parameters, f"{name}.norm1", x)
-            own = _own(parameters, f"decoder.{name}.attention", mechanism.shapes(i))
-            given = {"layer": i, "positions": positions, "roles": batch.roles}
             if query_only and i == self.options.layers - 1:
+                normed, gain = self.norm(parameters, f"{name}.norm1", x)
+                own = self.attention_parameters(parameters, i)
+                given = {"layer": i, "positions": positions, "roles": batch.roles}
                 # The residual comes first, since the order of these operations decides the last bits of gradients.
                 x = x[:, -1:] + mechanism.last(own, normed, gain, **given)
             else:
                 here = partial(_within, point, f"{name}.attention")
-                x = x + here("output", mechanism.everywhere(own, normed, gain, **given, point=here))
+                x = x + here("output", self.attend(parameters, i, x, positions, batch.roles, here))
             if self.options.mlp != "none":
-                normed, gain = self._norm(parameters, f"{name}.norm2", x)
-                own = _own(parameters, f"decoder.{name}.mlp", feed_forward_shapes(self.options, self.width))
-                x = x + point(f"{name}.mlp.output", feed_forward(self.options, own, normed, gain))
+                x = x + point(f"{name}.mlp.output", self.feed(parameters, i, x))
             x = point(f"{name}.residual", x)
-        normed, gain = self._norm(parameters, "norm", x[:, -1])
+        return self.read(parameters, x[:, -1], point)
+
+    # -- parts of a block, as functions of the residual stream -----------------------------------------------------
+    def attend(
+        self,
+        parameters: Parameters,
+        layer: int,
+        x: Tensor,
+        positions: Positions,
+        roles: Roles,
+        point: Point = unchanged,
+    ) -> Float[Tensor, "batch position width"]:
+        """Output of a layer's attention on the residual stream x [batch position width]; `point` names activations
+        without their layer."""
+        mechanism = self.attention[layer]
+        normed, gain = self.norm(parameters, f"blocks.{layer}.norm1", x)
+        own = self.attention_parameters(parameters, layer)
+        return mechanism.everywhere(own, normed, gain, layer=layer, positions=positions, roles=roles, point=point)
+
+    def attention_parameters(self, parameters: Parameters, layer: int) -> Parameters:
+        """Parameters of a layer's attention, by their names within it."""
+        return _own(parameters, f"decoder.blocks.{layer}.attention", self.attention[layer].shapes(layer))
+
+    def feed(self, parameters: Parameters, layer: int, x: Float[Tensor, "*row width"]) -> Float[Tensor, "*row width"]:
+        """Output of a layer's MLP on the residual stream after its attention. The decoder must have MLPs."""
+        normed, gain = self.norm(parameters, f"blocks.{layer}.norm2", x)
+        own = _own(parameters, f"decoder.blocks.{layer}.mlp", feed_forward_shapes(self.options, self.width))
+        return feed_forward(self.options, own, normed, gain)
+
+    def read(
+        self, parameters: Parameters, x: Float[Tensor, "*row width"], point: Point = unchanged
+    ) -> Float[Tensor, "*row label"]:
+        """Logits of the residual stream after the last layer."""
+        normed, gain = self.norm(parameters, "norm", x)
         final = point("final", normed if gain is None else normed * gain)
         return final @ parameters["decoder.readout"]
 

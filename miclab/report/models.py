@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from markupsafe import escape
 
-from miclab.circuits.find import head_name
+from miclab.circuits.find import Head, head_name
 from miclab.data.pictures import open_picture
 from miclab.mllm.heads import HeadTable, Map
 from miclab.mllm.knockout import Knockouts
+from miclab.mllm.naming import PLACES, names_table
 from miclab.report.html import identifiers, render
 from miclab.report.plots import BLUE, layout_of, plotly_scale
 from miclab.statistics.palette import SIGNED, WEIGHTS
@@ -75,18 +76,19 @@ def page_bytes(title: str, command: str, page: Page, problem: str = "") -> bytes
     return render("models.html", title, data, ["plain.js"], command=command, page=shown, problem=problem)
 
 
-def _layout(x: str, y: str, height: int, **more: Any) -> dict[str, Any]:
+def axes_layout(x: str, y: str, height: int, **more: Any) -> dict[str, Any]:
+    """Layout of a figure with two named axes, `height` pixels high."""
     across, upright = ({"title": {"text": text}, **more.pop(name, {})} for text, name in ((x, "xaxis"), (y, "yaxis")))
     margin = {"l": 60, "r": 20, "t": 10, "b": 45}
     return layout_of(height, across, upright, **{"margin": margin, **more})
 
 
-def heatmap(heads: HeadTable, measure: str) -> dict[str, Any]:
-    """A measure of every head: layers down, heads across."""
-    layers = sorted({layer for layer, _ in heads.heads})
-    width = 1 + max(head for _, head in heads.heads)
+def head_map(heads: Sequence[Head], means: Sequence[float]) -> dict[str, Any]:
+    """A number of every head: layers down, heads across."""
+    layers = sorted({layer for layer, _ in heads})
+    width = 1 + max(head for _, head in heads)
     grid = np.full((len(layers), width), np.nan)
-    for (layer, head), value in zip(heads.heads, heads.mean(measure), strict=True):
+    for (layer, head), value in zip(heads, means, strict=True):
         grid[layers.index(layer), head] = value
     signed = bool(np.nanmin(grid) < -1e-3)
     top = float(np.nanmax(np.abs(grid))) or 1.0
@@ -96,7 +98,7 @@ def heatmap(heads: HeadTable, measure: str) -> dict[str, Any]:
         "colorscale": plotly_scale(SIGNED if signed else WEIGHTS), "zmin": -top if signed else 0, "zmax": top,
         "hovertemplate": "head %{y}.%{x}: %{z:.3f}<extra></extra>",
     }  # fmt: skip
-    return {"data": [trace], "layout": _layout("head", "layer", 140 + 22 * len(layers), plot_bgcolor=EMPTY,
+    return {"data": [trace], "layout": axes_layout("head", "layer", 140 + 22 * len(layers), plot_bgcolor=EMPTY,
                                                yaxis={"autorange": "reversed", "dtick": max(1, len(layers) // 12)},
                                                xaxis={"dtick": 1 if width <= 32 else 4})}  # fmt: skip
 
@@ -119,7 +121,7 @@ def map_figure(shown: Map) -> dict[str, Any]:
     axis = {"tickvals": list(range(size)), "ticktext": ticks, "tickfont": {"size": 9}} if size <= 80 else {}
     trace = {"type": "heatmap", "z": values, "colorscale": plotly_scale(WEIGHTS), "zmin": 0, "zmax": 1,
              "hovertemplate": "%{y} looks at %{x}: %{z:.2f}<extra></extra>"}  # fmt: skip
-    layout = _layout(
+    layout = axes_layout(
         "key",
         "query",
         660,
@@ -169,11 +171,17 @@ def heads_page(heads: HeadTable, top: int) -> Page:
     parts = [Part(note=f"{heads.episodes} episodes of {heads.task}; layers and heads are counted from 0.")]
     shown = [m for m in heads.measures if m.split(".")[0] in SHOWN]
     for measure in shown:
-        figures[f"heat-{measure}"] = heatmap(heads, measure)
+        figures[f"heat-{measure}"] = head_map(heads.heads, heads.mean(measure).tolist())
         place = {head: i for i, head in enumerate(heads.heads)}
         ranked = heads.ranked(measure)[:top]
         listed = ", ".join(f"{head_name(h)} ({heads.intervals[measure][place[h]]})" for h in ranked)
-        parts.append(Part(title=measure.replace("_", " "), note=f"Strongest: {listed}", figure=f"heat-{measure}"))
+        uniform = f" Uniform attention gives {heads.uniform[measure]:.3f}." if measure in heads.uniform else ""
+        parts.append(Part(title=measure.replace("_", " "), note=f"Strongest: {listed}.{uniform}",
+                          figure=f"heat-{measure}"))  # fmt: skip
+    called = heads.called(PLACES, top)
+    if called:
+        made = names_table(called)
+        parts.append(Part(title="What the strongest heads are called", table=titled(made, "", made.notes)))
     if heads.maps:
         note = (
             "Under each item and its label: what the position before the answer pays to them. In the map items are blue"
@@ -201,14 +209,16 @@ def knockout_page(found: Knockouts) -> Page:
             "error_x": {"type": "data", "array": high, "arrayminus": low, "color": "#2b2b2b"},
             "hovertemplate": "%{y}: %{x:.3f}<extra></extra>"}  # fmt: skip
     axes = {"yaxis": {"autorange": "reversed", "automargin": True}, "xaxis": {"range": [0, 1]}}
-    figure = {"data": [bars], "layout": _layout("accuracy", "", 120 + 30 * len(names), **axes)}
+    figure = {"data": [bars], "layout": axes_layout("accuracy", "", 120 + 30 * len(names), **axes)}
     note = (
         f"{found.episodes} episodes; 95 % intervals by paired bootstrap over them. A control is the mean over its draws"
         " of random heads of the same layers."
     )
-    (made,) = found.tables()
+    made, *others = found.tables()
     shown = titled(made, "", [f"{line}." for line in made.notes])
-    return Page([Part(note=note, figure="effects", table=shown)], {"effects": figure})
+    parts = [Part(note=note, figure="effects", table=shown)]
+    parts += [Part(title="What the top heads are called", table=titled(one, "", one.notes)) for one in others]
+    return Page(parts, {"effects": figure})
 
 
 def finetune_page(rows: Sequence[Mapping[str, Any]]) -> Page:
@@ -224,8 +234,11 @@ def finetune_page(rows: Sequence[Mapping[str, Any]]) -> Page:
     measures = list(rows[0]["strengths"])
     followed = [curve(m.replace("_", " "), [r["strengths"][m]["top_mean"] for r in rows]) for m in measures]
     figures = {
-        "answers": {"data": answered, "layout": _layout("step", "share of episodes", 340, yaxis={"range": [0, 1.02]})},
-        "strengths": {"data": followed, "layout": _layout("step", "mean strength of the top heads at step 0", 340)},
+        "answers": {
+            "data": answered,
+            "layout": axes_layout("step", "share of episodes", 340, yaxis={"range": [0, 1.02]}),
+        },
+        "strengths": {"data": followed, "layout": axes_layout("step", "mean strength of the top heads at step 0", 340)},
     }
     parts = [
         Part(title="Answers on held-out episodes", figure="answers"),

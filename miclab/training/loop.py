@@ -11,7 +11,7 @@ from pathlib import Path
 from miclab.config import memory, schema
 from miclab.config.request import Request
 from miclab.config.run import RunConfig
-from miclab.errors import RunError
+from miclab.errors import ConfigError, RunError
 from miclab.runs.find import create, find
 from miclab.runs.run import Run
 from miclab.training import numerics
@@ -58,6 +58,8 @@ def prepared(
         ConfigError: the configuration cannot work on this machine or with its data.
         TooLargeError: it needs more memory than the machine has.
     """
+    if config.parent.imported:
+        raise ConfigError("parent.imported", config.parent.imported, "empty where a run is trained")
     lineage = lineage or Lineage.resolve(config, root)
     memory.check_training(lineage.config)
     config, line = numerics.resolved(lineage.config, steps)
@@ -74,6 +76,9 @@ def prepared(
 
 def _check_same_bits(run: Run) -> None:
     """Raises RunError if this process would compute other bits than the one that began the run."""
+    if run.config.parent.imported:
+        how = "its optimiser and its sequences are not known. `miclab train multimodal --stage-one` can start from it"
+        raise RunError(f"{run.path} was imported and cannot be trained further: {how}.")
     before, now = run.environment, numerics.environment(run.config)
     changed = [k for k in ("mode", "threads", "device", "torch") if before and before[k] != now[k]]
     if changed:

@@ -15,6 +15,7 @@ from miclab.model.attention.mechanism import (
     Positions,
     attention,
     scaled,
+    unchanged,
 )
 from miclab.model.positions import Heads
 
@@ -28,7 +29,7 @@ class Softmax(Mechanism):
     points = ("queries", "keys", "values", "pattern", "heads")
     heeds = ("rotation", "score_bias", "centre_keys")
     facts = frozenset({"softmax"})
-    followed = ("everywhere", "project", "pattern", "shared")
+    followed = ("everywhere", "mix", "project", "pattern", "shared")
 
     def shapes(self, layer):
         square, options = (self.width, self.width), self.decoder
@@ -75,11 +76,26 @@ class Softmax(Mechanism):
     def everywhere(self, parameters, x, gain, *, layer, positions, roles, point: Point):
         queries, keys, values = self.project(parameters, x, gain, layer)
         queries, keys, values = point("queries", queries), point("keys", keys), point("values", values)
-        queries, keys = positions.queries(queries), self.shared(positions.keys(keys))
+        given = {"layer": layer, "positions": positions, "point": point}
+        return self.merge(parameters, point("heads", self.mix(parameters, queries, keys, values, **given)))
+
+    def mix(
+        self,
+        parameters: Parameters,
+        queries: Heads,
+        keys: Float[Tensor, "batch group key dimension"],
+        values: Float[Tensor, "batch group key dimension"],
+        *,
+        layer: int,
+        positions: Positions,
+        rows: slice = slice(None),
+        point: Point = unchanged,
+    ) -> Heads:
+        """Outputs of heads at the positions `rows`, from the queries there and from every key and value."""
+        queries, keys = positions.queries(queries, rows), self.shared(positions.keys(keys))
         scores = queries @ keys.transpose(-1, -2) / math.sqrt(self.width // self.heads)
-        scores = scores + self.score_bias(parameters, positions, layer)
-        pattern = point("pattern", self.pattern(parameters, scores))
-        return self.merge(parameters, point("heads", pattern @ self.shared(values)))
+        scores = scores + self.score_bias(parameters, positions, layer)[..., rows, :]
+        return point("pattern", self.pattern(parameters, scores)) @ self.shared(values)
 
     # -- the last position --------------------------------------------------------------------------------------
     def last(self, parameters, x, gain, *, layer, positions, roles):

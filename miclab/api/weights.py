@@ -1,0 +1,41 @@
+"""What the weights of heads say, as `miclab weights` does it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from miclab.api.analyses import AnyRun
+from miclab.api.runs import disks
+from miclab.config.request import SplitSizes
+
+if TYPE_CHECKING:
+    from miclab.circuits.weights import Weights
+
+
+def weights(
+    run: AnyRun,
+    step: int | None = None,
+    *,
+    sequences: int = 100,
+    novel_sets: int = 8,
+    evaluation_seed: int = -1,
+) -> Weights:
+    """Numbers of every head's weights, beside those of random weights: copying of labels, matching of items,
+    composition with heads of other layers, effective ranks. Also direct effects on the logits (see
+    `miclab.circuits.weights`).
+
+    Arguments:
+        run: a run, its path, name, or the start of a name or hash.
+        step: training step of the checkpoint; None: the last good one.
+        sequences: sequences for the direct effects, for each set of novel classes.
+        novel_sets: independent sets of novel classes.
+        evaluation_seed: seed of these sequences; -1: the run's `seed`.
+
+    Raises:
+        ConfigError: there is no such checkpoint.
+        RunError: the run has no decoder, or attention without square matrices.
+    """
+    from miclab.circuits.weights import weights
+
+    sizes = SplitSizes(sequences=sequences, novel_sets=novel_sets, evaluation_seed=evaluation_seed)
+    return weights(disks(run)[0], step=step, sizes=sizes)

@@ -1,0 +1,198 @@
+"""Effects of patching as shares of what a corruption changes, with intervals: what every such result has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from miclab.circuits.corruption import Corruption, find_corruption
+from miclab.circuits.existence import OnProgress
+from miclab.circuits.pairs import Traced
+from miclab.circuits.patching import METRICS, Direction, Metric
+from miclab.config.run import RunConfig
+from miclab.errors import ConfigError
+from miclab.measures.evaluate import check_seeds
+from miclab.measures.evaluations import at_steps
+from miclab.runs.run import Run
+from miclab.statistics.intervals import Interval, clustered_interval, ratio_interval
+from miclab.tables import Table, Tabled, table
+from miclab.worlds.world import World, world_from_tensors
+
+WORDS: dict[str, str] = {
+    "logit_difference": "logit difference",
+    "probability": "probability",
+    "accuracy": "accuracy",
+}
+DIRECTIONS: dict[str, str] = {
+    "restore": "clean activations put into the corrupted run (denoising)",
+    "corrupt": "corrupted activations put into the clean run (noising)",
+}
+NO_EFFECT = "the corruption does not change it, so no effect can be a share of the change"
+
+
+def _by_set(values: Sequence[NDArray[np.floating]]) -> NDArray[np.floating]:
+    """Sequences of one set, or means of several sets: sets may have kept different numbers of sequences."""
+    return values[0][None] if len(values) == 1 else np.array([one.mean() for one in values])
+
+
+@dataclass(frozen=True)
+class Shares(Tabled):
+    """Effects of patching on one or several runs, seeds of one experiment.
+
+    Arguments:
+        runs: names of the runs.
+        steps: the checkpoint of each.
+        split: whose sequences were corrupted.
+        corruption: name of the corruption.
+        words: its effect.
+        direction: `restore` or `corrupt`.
+        traced: of each run.
+        metric: shown in the tables and the drawing.
+    """
+
+    runs: tuple[str, ...]
+    steps: tuple[int, ...]
+    split: str
+    corruption: str
+    words: str
+    direction: Direction
+    traced: tuple[Traced, ...]
+    metric: Metric = "logit_difference"
+    _kept: dict[tuple[Any, str], Interval | None] = field(default_factory=dict, repr=False, compare=False)
+
+    def untouched(self, metric: Metric) -> tuple[Interval, Interval]:
+        """A metric on clean sequences and on corrupted ones."""
+        ends = (
+            [_by_set(one.clean[metric]) for one in self.traced],
+            [_by_set(one.corrupted[metric]) for one in self.traced],
+        )
+        return clustered_interval(ends[0]), clustered_interval(ends[1])
+
+    def change(self, metric: Metric) -> Interval:
+        """The metric on clean sequences minus that on corrupted ones."""
+        return clustered_interval([_by_set(one.clean[metric]) - _by_set(one.corrupted[metric]) for one in self.traced])
+
+    def effect(self, place: Any, metric: Metric | None = None) -> Interval | None:
+        """The normalised effect of a patch: the change from the run that is patched, over the whole change between
+        corrupted and clean. 0 is none, 1 is all of it.
+
+        Arguments:
+            place: what was patched, or a tuple of patches whose effects are added.
+            metric: None: the one that is shown.
+
+        Returns:
+            The interval, with the same resamples in numerator and denominator. None where the corruption does not
+            change the metric: its own interval contains 0.
+        """
+        chosen = metric or self.metric
+        key = (place, chosen)
+        if key not in self._kept:
+            self._kept[key] = self._effect(place if isinstance(place, tuple) else (place,), chosen)
+        return self._kept[key]
+
+    def _effect(self, places: tuple[Any, ...], metric: Metric) -> Interval | None:
+        whole = self.change(metric)
+        if whole.low <= 0 <= whole.high:
+            return None
+        above, below = [], []
+        for one in self.traced:
+            clean, corrupted = _by_set(one.clean[metric]), _by_set(one.corrupted[metric])
+            patched = sum(_by_set(one.patched[place][metric]) for place in places)
+            many = len(places)
+            above.append(patched - many * corrupted if self.direction == "restore" else many * clean - patched)
+            below.append(clean - corrupted)
+        return ratio_interval(above, below)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks: how many sequences were used, parts that are left out, metrics without an effect."""
+        kept, every = (sum(one.kept[i] for one in self.traced) for i in (0, 1))
+        lines = [f"{kept:,} of {every:,} sequences are used: those that the corruption changes and that can be judged."]
+        for part, reason in self.traced[0].left_out.items():
+            lines.append(f"{part} is left out: {reason}.")
+        for metric in METRICS:
+            change = self.change(metric)
+            if change.low <= 0 <= change.high:
+                lines.append(f"{WORDS[metric]} has no normalised effect: {NO_EFFECT} ({change}).")
+        return tuple(lines)
+
+    def change_table(self) -> Table:
+        """The effect of the corruption on every metric."""
+        rows = [(WORDS[metric], *self.untouched(metric), self.change(metric)) for metric in METRICS]
+        title = f"{at_steps(self.runs, self.steps)}, split {self.split}, {self.corruption}: {self.words}"
+        return table(title, ["of the clean answer", "clean", "corrupted", "change"], rows, self.notes)
+
+    def head_json(self) -> dict[str, Any]:
+        """What was corrupted, as plain data."""
+        return {
+            "runs": self.runs, "steps": self.steps, "split": self.split, "corruption": self.corruption,
+            "changes": self.words, "direction": self.direction, "notes": self.notes,
+            "untouched": {metric: self._untouched_json(metric) for metric in METRICS},
+        }  # fmt: skip
+
+    def effects_json(self, place: Any) -> dict[str, Any]:
+        """The effect of a patch on every metric, as plain data."""
+        found = {metric: self.effect(place, metric) for metric in METRICS}
+        return {metric: None if one is None else one.as_json() for metric, one in found.items()}
+
+    def _untouched_json(self, metric: Metric) -> dict[str, Any]:
+        clean, corrupted = self.untouched(metric)
+        shown = {"clean": clean, "corrupted": corrupted, "change": self.change(metric)}
+        return {name: interval.as_json() for name, interval in shown.items()}
+
+
+def check_choices(**given: str) -> None:
+    """Raises ConfigError for a direction or a metric that there is not."""
+    known = {"direction": tuple(DIRECTIONS), "metric": METRICS}
+    for name, value in given.items():
+        if value not in known[name]:
+            raise ConfigError(name, value, f"one of {', '.join(known[name])}")
+
+
+Trace = Callable[[RunConfig, World, dict[str, Tensor], Corruption, str, Callable[[int], None]], Traced]
+"""From a run's configuration, world and parameters, the corruption, its modality and a function to call with the number
+of sets done, to answers."""
+
+
+def trace_runs(
+    runs: Sequence[Run],
+    corruption: str,
+    trace: Trace,
+    *,
+    step: int | None,
+    sets: int,
+    on_progress: OnProgress | None,
+) -> tuple[tuple[Traced, ...], tuple[int, ...], str]:
+    """Answers of every run, the step of each checkpoint, and the effect of the corruption in words.
+
+    Arguments:
+        runs: seeds of one experiment.
+        corruption: NAME or NAME.MODALITY.
+        step: the checkpoint of each; None: its last good one.
+        sets: sets of novel classes of each run, for `on_progress`.
+        on_progress: called with the number of sets done over all runs, and the name of the run.
+
+    Raises:
+        RunError: the runs differ in more than the seed.
+        ConfigError: there is no such corruption, modality or checkpoint.
+    """
+    check_seeds(runs)
+    found, steps, words = [], [], ""
+    for done, run in enumerate(runs):
+        made, modality = find_corruption(corruption, run.config)
+        at, parameters = run.parameters(step)
+
+        def on_set(count: int, before: int = done * sets, name: str = run.path.name) -> None:
+            if on_progress:
+                on_progress(before + count, name)
+
+        world = world_from_tensors(run.config, run.world_tensors())
+        found.append(trace(run.config, world, parameters, made, modality, on_set))
+        steps.append(at)
+        words = made.words
+    return tuple(found), tuple(steps), words

@@ -1,0 +1,77 @@
+"""A forward pass in which every input reads its own residual stream, for gradients of edges and for circuits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from miclab.circuits.graph import INPUTS, Edge, Graph, Input, Receiver, Sender
+
+Inputs = Callable[[Sequence[Receiver], Mapping[Sender, Tensor]], Float[Tensor, "receiver row position width"]]
+"""From the receivers of one stage, and what every sender before them adds [row position width], to what each receiver
+reads. Parts of the last layer get and give the last position alone."""
+
+
+def wired_logits(graph: Graph, embedding: Float[Tensor, "row position width"], inputs: Inputs) -> Tensor:
+    """Logits [row label] of a forward pass whose inputs are given by `inputs`."""
+    sent = {graph.senders[0]: embedding}
+    for layer in range(graph.layers):
+        heads = graph.mix(layer, _read(graph, layer, inputs(graph.inputs_of(layer), sent)))
+        sent |= {
+            Sender("head", layer, head): value for head, value in enumerate(graph.contributions(layer, heads).unbind(1))
+        }
+        if layer == graph.layers - 1:
+            sent = {sender: value[:, -1:] for sender, value in sent.items()}
+        if graph.has_mlp:
+            x = inputs((Receiver("mlp", layer),), sent)[0]
+            sent[Sender("mlp", layer)] = graph.decoder.feed(graph.parameters, layer, x)
+    return graph.decoder.read(graph.parameters, inputs(graph.receivers[-1:], sent)[0, :, -1])
+
+
+def _read(graph: Graph, layer: int, x: Float[Tensor, "receiver row position width"]) -> dict[Input, Tensor]:
+    """Queries, keys and values of a layer, each from the stream of its own receiver."""
+    receivers = graph.inputs_of(layer)
+    read = graph.project(layer, x.flatten(0, 1))
+    found: dict[Input, list[Tensor]] = {part: [] for part in INPUTS}
+    for number, receiver in enumerate(receivers):
+        kind = cast("Input", receiver.kind)
+        place = graph.heads_of(receiver)[0] * graph.counts[layer][kind] // graph.heads
+        found[kind].append(read[kind].unflatten(0, x.shape[:2])[number, :, place])
+    return {kind: torch.stack(values, 1) for kind, values in found.items()}
+
+
+def circuit_logits(
+    graph: Graph,
+    embedding: Float[Tensor, "batch position width"],
+    instead: Mapping[Sender, Tensor],
+    kept: Bool[Tensor, "circuit edge"],
+) -> Float[Tensor, "circuit batch label"]:
+    """Logits of circuits: an edge of a circuit carries what its sender adds, any other what is given instead.
+
+    Arguments:
+        embedding: of the sequences.
+        instead: what each sender adds when it is ablated [batch position width], or without a batch axis of its own.
+        kept: the edges of each circuit, in the order of `Graph.edges`.
+    """
+    many, count = len(kept), len(embedding)
+    number = {edge: place for place, edge in enumerate(graph.edges())}
+    live = kept.to(embedding.dtype)
+
+    def inputs(receivers: Sequence[Receiver], sent: Mapping[Sender, Tensor]) -> Tensor:
+        senders = graph.before(receivers[0])
+        places = torch.tensor([[number[Edge(one, receiver)] for one in senders] for receiver in receivers])
+        length = sent[senders[0]].shape[1]
+        off = [instead[one][:, -length:] for one in senders]
+        base = torch.stack([value.expand(count, -1, -1) for value in off]).sum(0)
+        gone = torch.stack(
+            [sent[one].unflatten(0, (many, count)) - value for one, value in zip(senders, off, strict=True)]
+        )
+        # [circuit receiver sender] x [circuit sender everything]
+        carried = live[:, places] @ gone.transpose(0, 1).flatten(2)
+        return (base + carried.unflatten(-1, base.shape)).transpose(0, 1).flatten(1, 2)
+
+    return wired_logits(graph, embedding.repeat(many, 1, 1), inputs).unflatten(0, (many, count))

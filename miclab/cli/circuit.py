@@ -1,0 +1,74 @@
+"""`miclab circuit`: the smallest circuit that keeps an answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from miclab.cli.options import File, RunName, SizedOptions, find_runs, output_file
+from miclab.cli.paths import corruption_help
+from miclab.cli.progress import announce, forward
+from miclab.cli.terminal import bar, parse, print_result
+from miclab.config.request import Split
+from miclab.errors import MiclabError
+
+PASSES = 250
+"""Forward passes of a search with its checks, roughly, in a decoder of some twenty edges."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CircuitOptions(SizedOptions):
+    """The smallest set of edges between heads and MLPs that keeps a share of in-context learning. Edges are ranked by
+    EAP-IG, added until the circuit is faithful, and removed while it stays so; every step is checked by ablation. Half
+    the sets of novel classes are searched on. On the others the circuit is judged under resample, mean and zero
+    ablation. There it is compared with all edges but it, with itself without each edge, and with random circuits."""
+
+    run: RunName
+    """Path, name, or start of a name or hash."""
+    faithful: float = 0.9
+    """Share of the metric to keep, above 0 and at most 1: (circuit - no edge) / (every edge - no edge)."""
+    ablation: Literal["resample", "mean", "zero"] = "resample"
+    """What stands for the outputs of ablated edges: those on the corrupted sequence, their mean, or zeros."""
+    metric: Literal["accuracy", "logit_difference", "probability"] = "accuracy"
+    """What the circuit keeps."""
+    corruption: Annotated[str, tyro.conf.arg(metavar="NAME", help=corruption_help())] = "items_swapped"
+    interpolations: int = 5
+    """Gradients that EAP-IG averages."""
+    split: Split = "icl"
+    """Split whose sequences are used."""
+    sequences: int = 125
+    """Sequences of each split; of `icl`: for each set of novel classes."""
+    output: tuple[File, ...] = ()
+    """Files to write: NAME.json, NAME.graphml, NAME.svg, NAME.pdf or NAME.png."""
+    overwrite: bool = False
+    """Replace files that are there."""
+
+
+def run_circuit(arguments: list[str]) -> int:
+    """`miclab circuit RUN`."""
+    options = parse(CircuitOptions, "circuit", arguments)
+    (run,) = find_runs([options.run], options.runs)
+    files = [output_file(name) for name in options.output]
+    from miclab.circuits.circuit_drawing import check_kind
+    from miclab.circuits.found_circuit import find_circuit
+    from miclab.storage import explained, replace_bytes
+
+    for file in files:
+        check_kind(file.suffix[1:])
+        if file.exists() and not options.overwrite:
+            raise MiclabError(f"--output {file}: this file exists. Name another, or add --overwrite.")
+    sets, decoder = options.novel_sets if options.split == "icl" else 1, run.config.decoder
+    size = (decoder.layers * decoder.heads / 2) ** 1.5
+    announce("circuit", PASSES * size * options.sequences * sets * forward(run.config), options.runs)
+    with bar("circuit", 4) as on_progress:
+        found = find_circuit(
+            run, options.corruption, faithful=options.faithful, ablation=options.ablation, metric=options.metric,
+            interpolations=options.interpolations, step=options.checkpoint, sizes=options.sizes, split=options.split,
+            on_progress=on_progress,
+        )  # fmt: skip
+    for file in files:
+        with explained(file):
+            replace_bytes(file, found.file(file.suffix[1:]))
+    return print_result(found, [run], options.json)
