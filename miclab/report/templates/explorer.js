@@ -47,8 +47,9 @@ const explorer = (() => {
 
     function className(name, index) {
       const training = settings.training[name];
-      if (index >= training) return `novel ${index - training + 1}`;
-      return `training ${index + 1} (${settings.noun} ${settings.label_of[name][index]})`;
+      // The number comes first, since a narrow screen cuts the end.
+      if (index >= training) return `${index - training + 1}, novel`;
+      return `${index + 1}, training, ${settings.noun} ${settings.label_of[name][index]}`;
     }
 
     function choice(label, texts, chosen, attributes) {
