@@ -1,7 +1,7 @@
 """The explorer of a run's report: the decoder's weights, vectors of some classes, and sequences to start from.
 
-The page runs the decoder itself (`templates/decoder.js`). What only configures it, such as the angles of a rotary
-code, is computed here and embedded as tables, so that the script has one code path for many position codes.
+The page runs the decoder itself (`templates/decoder.js`). What is no weight, such as the angles of a rotary code, is
+embedded as a table. So the script has one code path for many position codes.
 """
 
 from __future__ import annotations
