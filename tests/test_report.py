@@ -7,6 +7,7 @@ from pathlib import Path
 
 import browser
 import pytest
+import torch
 
 from miclab.circuits.find import CircuitHeads
 from miclab.circuits.naming import PLACES, shown_name
@@ -17,6 +18,7 @@ from miclab.config.request import Request
 from miclab.config.run import RunConfig, two_modalities
 from miclab.errors import MiclabError, RunError
 from miclab.measures.evaluate import evaluate
+from miclab.model.decoder import Decoder
 from miclab.report import write_report
 from miclab.report.existing import check_replaceable
 from miclab.report.html import coded, identifiers, packed_plotly, shown, shown_mark
@@ -29,10 +31,11 @@ from miclab.runs.find import open_run
 from miclab.runs.run import Run
 from miclab.tables import Code, Mark, table
 from miclab.training.loop import train_config
+from miclab.worlds.sequences import Batch, config_roles
 
 EAGER = NumericsConfig(mode="eager")
 SMALL = OptimiserConfig(name="adamw", batch_size=16)
-PARTS = ("curves", "measures", "attention", "interventions", "signs", "settings")
+PARTS = ("curves", "measures", "attention", "explorer", "interventions", "signs", "settings")
 
 
 def _train(root: Path, config: RunConfig) -> Run:
@@ -189,7 +192,9 @@ def test_a_run_without_any_good_checkpoint_still_has_its_curves(tmp_path, unimod
     found = embedded(report)
     assert found["runs"][0]["attention"] is None
     assert found["figures"]["run0-accuracy"]["data"]
+    assert found["runs"][0]["explorer"] is None
     assert "No attention map could be made" in report.read_text()
+    assert "There is no explorer." in report.read_text()
 
 
 def test_no_run_and_no_place_are_refused(tmp_path, unimodal):
@@ -269,6 +274,54 @@ def test_it_works_in_a_browser(page):
         assert tab.evaluate(f"JSON.stringify({lines}[0].y)") != before
         tab.select_option("#run1 [data-choose=axis]", "linear")
         assert tab.evaluate(f"{lines}[0].x") == embedded(page)["runs"][1]["measure_steps"]
+
+
+def test_a_sequence_is_changed_in_the_browser(page, multimodal):
+    """The page's answer and maps are PyTorch's on the items that its controls make, after every kind of change."""
+    config, (_, parameters) = multimodal.config, multimodal.parameters()
+    decoder, prototypes = Decoder(config), multimodal.world_tensors()["prototypes.m2"]
+    with browser.opened(page, "run1") as tab:
+        tab.wait_for_selector("#run1 [data-kind=explorer] .heatmaplayer")
+
+        def check(edits: dict) -> dict:
+            state = tab.evaluate("explorers.get('1').state()")
+            items = {name: torch.tensor([rows]).float() for name, rows in state["items"].items()}
+            labels = torch.tensor([state["labels"]])
+            vectors = multimodal.world_tensors()["label_embeddings"][labels]
+            classes = {name: torch.tensor([rows]) for name, rows in state["classes"].items()}
+            batch = Batch(items, vectors, labels, labels[:, 0], classes, torch.zeros(1), config_roles(config))
+            wanted = decoder.trace(parameters, batch, capture=("blocks.1.attention.pattern",), edits=edits)
+            shown = tab.evaluate("document.querySelector('#run1 [data-kind=explorer]').data[3].z")
+            row = wanted.activations["blocks.1.attention.pattern"][0, 1, -1]
+            assert shown[-1] == pytest.approx(row.tolist(), abs=1e-4)
+            best = wanted.logits.softmax(-1).max()
+            stated = re.search(r"with probability ([0-9.]+)\. ", tab.inner_text("#run1 .answers p"))
+            assert stated
+            assert float(stated[1]) == pytest.approx(float(best), abs=6e-4)
+            return state
+
+        first = "#run1 .sequence tbody tr:first-child"
+        start = check({})
+        tab.locator("#run1 [data-choose=noise-m2]").fill("0")
+        tab.select_option(f"{first} [data-modality=m2]", "5")
+        tab.select_option(f"{first} [data-label]", "7")
+        changed = check({})
+        assert changed["labels"][0] == 7
+        assert changed["items"]["m2"][0] == pytest.approx(prototypes[5].tolist(), abs=1e-6)
+        tab.click(f"{first} [data-move=down]")
+        moved = check({})
+        assert moved["labels"][:2] == changed["labels"][1::-1]
+        assert moved["items"]["m1"][:2] == changed["items"]["m1"][1::-1]
+        tab.locator("#run1 [data-head='0.0']").uncheck()
+        check({"blocks.0.attention.heads": lambda heads: heads * torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)})
+        tab.click("#run1 [data-act=again]")
+        assert check({}) == start
+        # The page's normal numbers have mean 0 and variance 1/D.
+        tab.locator("#run1 [data-choose=noise-m1]").fill("100")
+        noise = torch.tensor(check({})["items"]["m1"]) * 4
+        assert abs(float(noise.mean())) < 0.4
+        assert 0.6 < float(noise.std()) < 1.4
+        assert noise.unique(dim=0).shape[0] == config.sequence.context + 1
 
 
 def test_every_line_chart_shows_its_numbers_under_the_mouse(page, multimodal):

@@ -181,8 +181,8 @@ class Weights(Tabled):
         scores: by head and name.
         compositions: by earlier head, later head and kind.
         paths: by earlier head and later head (see `path_matching`).
-        random: mean and standard deviation with random weights, by the names of scores and kinds; those of paths begin
-            with `path `.
+        random: mean and standard deviation with random weights, by the names of scores and kinds. A name of a path has
+            the word "path" before it.
         direct: direct effect on the target's logit minus the mean logit, by part; with intervals by set of classes.
     """
 

@@ -94,14 +94,16 @@ def embedded_json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=True).replace("<", "\\u003c")
 
 
-def render(template: str, title: str, data: dict[str, Any], script: str, subject: str = "", **context: Any) -> bytes:
+def render(
+    template: str, title: str, data: dict[str, Any], scripts: Sequence[str], subject: str = "", **context: Any
+) -> bytes:
     """A whole page: style, numbers, Plotly and scripts in one file, which needs no network.
 
     Arguments:
         template: name of the page's template among the resources.
         title: of the window.
         data: the scripts' data, as plain data.
-        script: name of the page's own script among the resources; shared scripts come before it.
+        scripts: names of the page's own scripts among the resources, in order; shared scripts come before them.
         subject: of the page; a page on the same subject may replace it.
         context: further variables of the template.
     """
@@ -114,6 +116,6 @@ def render(template: str, title: str, data: dict[str, Any], script: str, subject
         data=Markup(embedded_json({**data, "template": TEMPLATE})),
         plotly=Markup(packed_plotly()),
         unpack=Markup(_resource("unpack.js")),
-        script=Markup(_resource("common.js") + _resource(script)),
+        script=Markup("".join(map(_resource, ("common.js", *scripts)))),
     )
     return text.encode("utf-8")

@@ -73,7 +73,7 @@ def page_bytes(title: str, command: str, page: Page, problem: str = "") -> bytes
     entries = [(part["id"], part["title"]) for part in parts if part["id"]]
     shown = {"parts": parts, "entries": entries}
     data = {"figures": dict(page.figures)}
-    return render("models.html", title, data, "plain.js", command=command, page=shown, problem=problem)
+    return render("models.html", title, data, ["plain.js"], command=command, page=shown, problem=problem)
 
 
 def axes_layout(x: str, y: str, height: int, **more: Any) -> dict[str, Any]:

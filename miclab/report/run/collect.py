@@ -21,6 +21,7 @@ from miclab.measures.baselines import baselines
 from miclab.measures.evaluate import evaluate, head_intervals, score_split
 from miclab.measures.evaluations import heads_table
 from miclab.model.decoder import Decoder
+from miclab.report.run.explorer import MOST_BYTES, Explorer, explorer_of
 from miclab.report.run.trials import Tests, causal_tests, intervention_sizes
 from miclab.runs.run import Run
 from miclab.statistics.intervals import Interval, clustered_interval
@@ -100,6 +101,7 @@ class Collected:
             impossible.
         signs: signs of failure, or None if they cannot be sought.
         parameters: number of weights.
+        explorer: what the page needs to run the decoder itself.
         requested: requested measures, on the sequences of the interventions; None: none was requested.
         problems: messages on data that could not be read or computed, each once.
     """
@@ -113,6 +115,7 @@ class Collected:
     oracles: dict[str, float] | None
     signs: Diagnosis | None
     parameters: int
+    explorer: Explorer
     requested: Table | None = None
     problems: list[str] = field(default_factory=list)
 
@@ -226,12 +229,13 @@ def requested_measures(run: Run, names: Sequence[str], sizes: SplitSizes) -> Tab
     return heads_table("", head_intervals([scores]), left_out, baselines(run.config, scores.strengths))
 
 
-def collect(run: Run, measures: Sequence[str] = ()) -> Collected:
+def collect(run: Run, measures: Sequence[str] = (), room: int = MOST_BYTES) -> Collected:
     """Reads and computes a run's section of the report. Damage to rows, checkpoints or a parent run raises nothing and
     is named in `problems`.
 
     Arguments:
         measures: measures of every head to take of the last good checkpoint as well, by name.
+        room: most bytes of the explorer's numbers.
     """
     problems: list[str] = []
 
@@ -249,6 +253,11 @@ def collect(run: Run, measures: Sequence[str] = ()) -> Collected:
     oracles = attempt("Oracles could not be measured", measured_oracles)
     sizes = intervention_sizes(run.config)
     signs = attempt("Signs of failure were not looked for", lambda r: diagnose(r, sizes=sizes))
+    explorer = (
+        Explorer("No attention map could be made, and its frame holds the explorer's.")
+        if attention is None
+        else explorer_of(run, room)
+    )
     requested = None
     if measures:
         requested = attempt("Measures could not be taken", lambda r: requested_measures(r, measures, sizes))
@@ -265,6 +274,7 @@ def collect(run: Run, measures: Sequence[str] = ()) -> Collected:
         oracles,
         signs,
         Decoder(run.config).parameter_count(),
+        explorer,
         requested,
         [*run.warnings, *problems],
     )

@@ -125,6 +125,7 @@ def numbers_of(name: str, collected: Collected) -> dict[str, Any]:
         "measures": _measures(collected, few),
         "circuit": _circuit(collected),
         "attention": None,
+        "explorer": dict(collected.explorer.data) or None,
     }
     if attention is not None:
         numbers["attention"] = {

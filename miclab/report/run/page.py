@@ -14,10 +14,13 @@ from miclab.report.html import identifiers, render
 from miclab.report.plots import Figure
 from miclab.report.run.collect import Collected, collect, split_values
 from miclab.report.run.data import figures_of, numbers_of
+from miclab.report.run.explorer import MOST_BYTES
 from miclab.report.run.figures import overview_figure
 from miclab.report.run.names import short_names
 from miclab.report.run.sections import overview_table, run_view
 from miclab.runs.run import Run
+
+SCRIPTS = ("decoder.js", "explorer.js", "report.js")
 
 
 def subject_of(runs: Sequence[Run]) -> str:
@@ -66,10 +69,11 @@ def write_report(
     if not runs:
         raise RunError("There is no run to report on. `miclab runs` lists the runs.")
     chosen(measures)
-    names, collected = short_names(runs), []
+    names, collected, room = short_names(runs), [], MOST_BYTES
     for done, run in enumerate(runs):
         on_progress(done, names[done])
-        collected.append(collect(run, measures))
+        collected.append(collect(run, measures, room))
+        room -= collected[-1].explorer.size
     on_progress(len(runs), "")
     views, figures = [], {}
     for number, (name, own, one) in enumerate(zip(names, identifiers(names), collected, strict=True)):
@@ -91,6 +95,6 @@ def write_report(
         "runs": views,
     }
     title = "Multimodal in-context learning" if len(runs) > 1 else names[0]
-    page = render("runs.html", title, data, "report.js", subject or subject_of(runs), **context)
+    page = render("runs.html", title, data, SCRIPTS, subject or subject_of(runs), **context)
     storage.write_bytes(Path(path), page)
     return Path(path)

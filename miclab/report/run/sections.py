@@ -16,6 +16,7 @@ from miclab.measures.registry import FIRST, describe
 from miclab.report.html import shown_mark
 from miclab.report.run.collect import Collected, alignment_values, rows_for_measures
 from miclab.report.run.data import colour_top, formed
+from miclab.report.run.explorer import words_of
 from miclab.report.run.figures import ATTENTION_TOPS, attention_groups
 from miclab.report.run.interventions import interventions_view
 from miclab.runs.status import status_mark
@@ -25,6 +26,7 @@ PARTS = {
     "curves": "Accuracy and loss",
     "measures": "Strength of heads",
     "attention": "Attention",
+    "explorer": "Explorer",
     "interventions": "Interventions",
     "signs": "Signs of failure",
     "settings": "Configuration",
@@ -172,6 +174,13 @@ def _attention(collected: Collected) -> dict[str, Any] | None:
     }
 
 
+def _explorer(collected: Collected) -> dict[str, Any]:
+    """The explorer's words and choices. It is drawn in the frame of the attention maps."""
+    frame = _attention(collected) or {}
+    chosen = {key: frame[key] for key in ("layers", "layer", "tops") if key in frame}
+    return {**chosen, "top": "1.0", "modalities": collected.run.config.order, **words_of(collected.explorer)}
+
+
 def _timing(collected: Collected) -> str:
     timing = collected.run.timing
     if not timing:
@@ -213,6 +222,7 @@ def run_view(number: int, name: str, own: str, collected: Collected) -> dict[str
         "curves": _curves(collected),
         "requested": collected.requested,
         "attention": _attention(collected),
+        "explorer": _explorer(collected),
         "interventions": interventions_view(collected),
         "signs": titled(collected.signs.tables()[0], "") if collected.signs else None,
         "environment": _environment(collected),

@@ -168,7 +168,7 @@ def write_study_report(
         "figures": _figures(cells, over, analyses, threshold),
     }
     title = f"{study.name} ({study.profile})"
-    page = render("study.html", title, data, "study.js", subject_of(study), **context)
+    page = render("study.html", title, data, ["study.js"], subject_of(study), **context)
     storage.write_bytes(Path(path), page)
     on_progress(5, "")
     return Path(path)

@@ -99,6 +99,7 @@
   function figureOf(place) {
     const [kind, number] = [place.dataset.kind, place.dataset.run];
     if (kind === "attention") return attentionFigure(number);
+    if (kind === "explorer") return explorer.figure(number, () => redraw(number, "explorer"));
     const figure = kind === "measures" ? measureFigure(number) : copy(report.figures[place.dataset.figure]);
     return figure.layout.meta?.steps ? placeSteps(figure, logLike) : figure;
   }
@@ -127,7 +128,7 @@
     const shown = document.getElementById(tab.getAttribute("aria-controls"));
     drawAll(shown);
     // A figure that was drawn at another width of the window learns of the present one.
-    for (const place of shown.querySelectorAll(".js-plotly-plot:not([data-kind=attention])")) Plotly.Plots.resize(place);
+    for (const place of shown.querySelectorAll(".js-plotly-plot:not([data-kind=attention], [data-kind=explorer])")) Plotly.Plots.resize(place);
   }
 
   tabs.forEach((tab, index) => {
