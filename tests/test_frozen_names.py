@@ -202,11 +202,9 @@ def test_streams_of_data_and_of_production_models(tmp_path: Path, streams):
     ]
 
 
-WORDS = (
-    "adapters alignment batch classifier contact_sheet control corruption dropout edges encoder episode evaluation \
+WORDS = "adapters alignment batch classifier contact_sheet control corruption dropout edges encoder episode evaluation \
     explorer labels nearest nearest_exemplar novel parameters prototype_map prototypes shuffled_offsets shuffles \
     support token_noise trades training world"
-)
 
 
 def test_no_stream_escapes_this_file():
