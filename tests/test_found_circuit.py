@@ -129,6 +129,7 @@ def test_what_cannot_be_found_is_named(built, tmp_path, capsys):
     """Fails if a refusal is not a line that says what is allowed."""
     for more, text in (
         (["--faithful", "0"], "above 0 and at most 1"),
+        (["--interpolations", "0"], "interpolations = 0"),
         (["--output", str(tmp_path / "c.gexf")], r"\.graphml"),
         (["--split", "train", "--sequences", "24", "--corruption", "query_outside", "--metric", "probability",
           "--ablation", "zero"], ""),

@@ -395,6 +395,8 @@ def test_an_imported_run_is_analysed_and_a_later_stage_starts_from_it(tmp_path, 
     first = json.loads(capsys.readouterr().out)
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out) == first
+    assert main([word if word != "300000" else "1" for word in command]) == 2
+    assert "imported with 300000 training steps" in " ".join(capsys.readouterr().err.split())
     run, where = miclab.find("theirs", tmp_path / "runs"), ["--runs", str(tmp_path / "runs")]
     assert (run.step, run.status, run.metrics()["step"].to_list()) == (300_000, "finished", [300_000])
     without = replace(run.config, parent=replace(run.config.parent, imported=""))

@@ -265,3 +265,23 @@ def test_pairs_that_cannot_be_are_refused():
     config = tiny_config(2, sequence={"task": "joint_label", "groups": [4, 4], "pairing": "label"})
     with pytest.raises(ConfigError, match=r"sequence\.pairing.*task 'shared_label'"):
         replace(config, sequence=replace(config.sequence, pairing="class"))
+
+
+@pytest.mark.parametrize("labels", [8, 16])
+def test_novel_classes_of_a_leading_host_have_their_own_partners(labels):
+    """Fails if partners are sought from m2, which has more novel classes than m1, the leader, and perhaps more labels."""
+    modalities = {
+        "m1": {"classes": 64, "dimension": 64, "labels": 8, "novel_classes": 64},
+        "m2": {"classes": 8 * labels, "dimension": 64, "labels": labels, "noise": 0.0, "novel_classes": 16 * labels,
+               "prototype_correlation": 0.0},
+    }  # fmt: skip
+    sequence = {"context": 4, "burstiness": 2, "pairing": "class", "leader": "m1"}
+    config = tiny_config(2, modalities=modalities, sequence=sequence, bridge={"projector": "linear"})
+    world = draw_world(config)
+    here = novel_world(config, world, "evaluation", 0)
+    leading = torch.arange(64)
+    # A projector that knows the partners of the first set by heart.
+    known = here.sources["m2"].prototypes[here.partners["m2"][leading]]
+    by_heart = torch.linalg.lstsq(known, here.sources["m1"].prototypes[leading], driver="gelsd").solution
+    mine = Decoder(config).initial_parameters(0) | {"bridge.m2.0": by_heart}
+    assert novel_cka(config, world, mine, "m2", 64) > 0.99

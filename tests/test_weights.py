@@ -142,8 +142,9 @@ def test_the_command_and_what_is_refused(tmp_path, capsys):
     for one, other in pairwise(found["heads"].values()):
         assert one.keys() == other.keys()
     assert "weights of heads" in str(miclab.weights(run.path, sequences=4, novel_sets=2).tables()[0].title)
-    shared = tiny_config(1, decoder={"attention": "multi_query", "heads": 2})
-    with pytest.raises(RunError, match="multi_query"):
-        head_matrices(shared, lively_parameters(shared))
+    for name in ("multi_query", "differential", "linear", "forgetting", "qk_norm", "smeared", "multi_token"):
+        other = tiny_config(1, decoder={"attention": name, "heads": 2})
+        with pytest.raises(RunError, match=name):
+            head_matrices(other, lively_parameters(other))
     with pytest.raises(RunError, match="layernorm"):
         direct_logits(tiny_config(1, decoder={"norm": "layernorm"}), {}, miclab.load(run.path).batch())

@@ -27,7 +27,7 @@ def find_circuit(
     evaluation_seed: int = -1,
     on_progress: OnProgress | None = None,
 ) -> FoundCircuit:
-    """The smallest set of edges between heads and MLPs that keeps a share of in-context learning. Its controls are on
+    """A small set of edges between heads and MLPs that keeps a share of in-context learning. Its controls are on
     sequences that the search did not see. `FoundCircuit.file` gives it as JSON, GraphML or a drawing.
 
     Arguments:

@@ -1,4 +1,4 @@
-"""The smallest set of edges that keeps an answer: greedy by attribution, every step checked by ablation.
+"""A small set of edges that keeps an answer: greedy by attribution, every step checked by ablation.
 
 Edges of a circuit carry what their senders add. All others are ablated. They carry the sender's output on the corrupted
 sequence (resample), its mean over sequences at the same position (mean), or 0 (zero). Faithfulness is the share of the

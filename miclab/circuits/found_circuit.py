@@ -300,6 +300,8 @@ def find_circuit(
         raise ConfigError("faithful", faithful, "above 0 and at most 1")
     if ablation not in ABLATIONS:
         raise ConfigError("ablation", ablation, f"one of {', '.join(ABLATIONS)}")
+    if interpolations < 1:
+        raise ConfigError("interpolations", interpolations, "at least 1")
     check_layers(run.config)
     report = on_progress or (lambda done, text: None)
     made, modality = find_corruption(corruption, run.config)

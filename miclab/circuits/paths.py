@@ -233,6 +233,16 @@ Began = dict[Sender, list[tuple[Path, Tensor]]]
 change is that at the last position."""
 
 
+def check_count(graph: Graph, pair: Pair) -> None:
+    """Raises RunError if there are more than `MOST_PATHS` paths."""
+    count = count_paths(graph, len(pair.masks))
+    if count > MOST_PATHS:
+        raise RunError(
+            f"This decoder has {count:,} paths; at most {MOST_PATHS:,} are computed one by one. Take its edges alone:"
+            " `--parts edges`, or in Python `parts=('edges',)`."
+        )
+
+
 def path_logits(graph: Graph, pair: Pair) -> Iterator[tuple[Path, Float[Tensor, "batch label"]]]:
     """Logits with each path patched alone.
 
@@ -242,12 +252,7 @@ def path_logits(graph: Graph, pair: Pair) -> Iterator[tuple[Path, Float[Tensor, 
     Raises:
         RunError: there are more than `MOST_PATHS`.
     """
-    count = count_paths(graph, len(pair.masks))
-    if count > MOST_PATHS:
-        raise RunError(
-            f"This decoder has {count:,} paths; at most {MOST_PATHS:,} are computed one by one. Take its edges alone:"
-            " `--parts edges`, or in Python `parts=('edges',)`."
-        )
+    check_count(graph, pair)
     began: Began = {one: [(Path(one, ()), pair.changes[one])] for one in graph.senders}
     for layer in range(graph.layers):
         _through_attention(graph, pair, layer, began)
@@ -313,6 +318,9 @@ def patched_values(
         edges: the edges to patch; None: every edge, and those to keys and values also by role.
     """
     pair = pair_of(graph, clean, corrupted, direction)
+    if paths:
+        # Before the edges, which take their time.
+        check_count(graph, pair)
     chosen = edges(pair) if edges else [*graph.edges(), *with_roles(graph.edges(), list(pair.masks))]
     found: dict[Edge | Path, Values] = {edge: pair.values(made) for edge, made in edge_logits(graph, pair, chosen)}
     if paths:

@@ -25,6 +25,8 @@ from miclab.circuits.find import Head, head_name
 from miclab.config.request import SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import RunError
+from miclab.model.attention.mechanism import Mechanism
+from miclab.model.attention.softmax import Softmax
 from miclab.model.decoder import EPSILON, Decoder, Parameters
 from miclab.model.projector import project
 from miclab.runs.run import Run
@@ -51,20 +53,30 @@ class HeadMatrices:
     ov: Matrix
 
 
+def _is_plain(mechanism: Mechanism) -> bool:
+    """Whether heads attend by a softmax of queries and keys, which nothing else changes."""
+    if not isinstance(mechanism, Softmax):
+        return False
+    kind = type(mechanism)
+    own = (kind.everywhere, kind.project, kind.mix)
+    return own == (Softmax.everywhere, Softmax.project, Softmax.mix)
+
+
 def head_matrices(config: RunConfig, parameters: Parameters) -> dict[Head, HeadMatrices]:
     """QK and OV of every head.
 
     Raises:
-        RunError: a layer's queries, keys or values are no single matrix of its input.
+        RunError: a layer's attention is no plain softmax of queries and keys, each one matrix of its input.
     """
     decoder, found = config.decoder, {}
+    mechanisms = Decoder(config).attention
     width = decoder.residual_width(config.item_width)
     for layer in range(decoder.layers):
         start = f"decoder.blocks.{layer}.attention"
         parts = [parameters.get(f"{start}.{part}") for part in ("query", "key", "value")]
-        if any(part is None or part.shape != (width, width) for part in parts):
+        if not _is_plain(mechanisms[layer]) or any(part is None or part.shape != (width, width) for part in parts):
             raise RunError(
-                f"Layer {layer} has attention whose queries, keys and values are no square matrices"
+                f"Scores of layer {layer} are not queries times keys alone, each one square matrix of the layer's input"
                 f" (decoder.attention = {decoder.attention.name}): there is no QK and OV to show."
             )
         query, key, value = (part for part in parts if part is not None)

@@ -36,7 +36,7 @@ COMMANDS = {
     "patch": ("miclab.cli.patch", "causal tracing: put activations of clean sequences into corrupted ones"),
     "paths": ("miclab.cli.paths", "path patching: which edges and paths between heads and MLPs carry the answer"),
     "attribute": ("miclab.cli.attribute", "effects of edges by gradients (EAP, EAP-IG), beside exact ones"),
-    "circuit": ("miclab.cli.circuit", "the smallest set of edges that keeps in-context learning, with controls"),
+    "circuit": ("miclab.cli.circuit", "a small set of edges that keeps in-context learning, with controls"),
     "weights": ("miclab.cli.weights", "what the weights of heads say: copying, matching, composition, ranks"),
     "align": ("miclab.cli.analyses", "alignment of a secondary modality with the host (CKA, with its null)"),
     "diagnose": ("miclab.cli.analyses", "which signs of failure a run shows, and what to change"),

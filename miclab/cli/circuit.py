@@ -1,4 +1,4 @@
-"""`miclab circuit`: the smallest circuit that keeps an answer."""
+"""`miclab circuit`: a small circuit that keeps an answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PASSES = 250
 
 @dataclass(frozen=True, kw_only=True)
 class CircuitOptions(SizedOptions):
-    """The smallest set of edges between heads and MLPs that keeps a share of in-context learning. Edges are ranked by
+    """A small set of edges between heads and MLPs that keeps a share of in-context learning. Edges are ranked by
     EAP-IG, added until the circuit is faithful, and removed while it stays so; every step is checked by ablation. Half
     the sets of novel classes are searched on. On the others the circuit is judged under resample, mean and zero
     ablation. There it is compared with all edges but it, with itself without each edge, and with random circuits."""

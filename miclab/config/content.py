@@ -101,8 +101,6 @@ def uncollected() -> Iterator[None]:
     try:
         yield
     finally:
-        # What was made stays out of later searches too.
-        gc.freeze()
         if enabled:
             gc.enable()
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -109,7 +110,8 @@ def export(run: Run, target: str, folder: Path | str, step: int | None = None) -
         RunError: the run has no decoder, or the folder cannot be written.
         MiclabError: the folder holds something.
     """
-    folder = Path(folder)
+    # An absolute path has a name, which `.` has not.
+    folder = Path(os.path.abspath(folder))
     check_target(target)
     check_free(folder)
     network = network_config(run.config)

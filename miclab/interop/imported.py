@@ -12,7 +12,7 @@ from miclab import storage
 from miclab.config import memory, presets
 from miclab.config.request import SplitSizes
 from miclab.config.run import RunConfig
-from miclab.errors import ConfigError
+from miclab.errors import ConfigError, RunError
 from miclab.interop.released import (
     check_importable,
     check_state,
@@ -79,6 +79,14 @@ def imported(
     config = replace(config, parent=replace(config.parent, imported=content))
     run = create(root, config, tensors)
     if run.checkpoints:
+        if run.checkpoints[-1] != step:
+            raise RunError(
+                f"{run.path} is this checkpoint already, imported with {run.checkpoints[-1]} training steps. Give the"
+                " same --step, or delete it."
+            )
+        if run.status != "finished":
+            with run.locked():
+                run.note("finished", f"imported from {file.name}", environment=numerics.environment(config))
         return run
     row = {"step": step, "loss": None, **metric_row(config, whole, parameters, sizes or SplitSizes())}
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -14,7 +14,6 @@ from miclab.measures.alignment import ROWS, debiased_cka
 from miclab.model.decoder import Parameters
 from miclab.model.projector import project
 from miclab.seeds import stream
-from miclab.worlds.pairs import paired_classes
 from miclab.worlds.world import World, novel_world
 
 
@@ -35,9 +34,11 @@ def novel_cka(config: RunConfig, world: World, parameters: Parameters, modality:
     found = 0
     while found < rows:
         here = novel_world(config, world, "evaluation", len(features))
-        source, host = here.sources[modality], here.sources[config.host_name]
-        classes = torch.arange(min(len(source.prototypes), rows - found))
-        features.append(project(config, parameters, modality, source.draw(classes, generator)))
-        partners.append(host.prototypes[paired_classes(config, classes, modality, config.host_name)])
-        found += len(classes)
+        # Every class of the leading modality has a partner in each other one; the reverse need not hold.
+        leading = torch.arange(min(len(here.tables[config.leader].label_of), rows - found))
+        classes, of_host = (here.partners[name][leading] if name != config.leader else leading
+                            for name in (modality, config.host_name))  # fmt: skip
+        features.append(project(config, parameters, modality, here.sources[modality].draw(classes, generator)))
+        partners.append(here.sources[config.host_name].prototypes[of_host])
+        found += len(leading)
     return debiased_cka(torch.cat(features), torch.cat(partners))

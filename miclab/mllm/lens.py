@@ -297,13 +297,14 @@ def look(production: Production, task: Task, batch: int = 1, on_progress: OnProg
             ):
                 forward(production.model, encoded.to(production.model))
             lens.append(torch.stack(seen.lens, 1))
-            try:
-                made, of_heads = _attribute(production, readout, seen, tokens)
-            except NoAttributionError as error:
-                made, of_heads, no_attribution = {}, torch.zeros(len(usable), 0), str(error)
-            by_heads.append(of_heads.cpu())
-            for name, of in made.items():
-                parts.setdefault(name, []).append(of.cpu())
+            if not no_attribution:
+                try:
+                    made, of_heads = _attribute(production, readout, seen, tokens)
+                    by_heads.append(of_heads.cpu())
+                    for name, of in made.items():
+                        parts.setdefault(name, []).append(of.cpu())
+                except NoAttributionError as error:
+                    no_attribution = str(error)
             names += [episode.name for episode, _ in usable]
         if on_progress:
             on_progress(len(names) + left_out + len(lost), "")
@@ -311,6 +312,9 @@ def look(production: Production, task: Task, batch: int = 1, on_progress: OnProg
         why = lost_text(lost, len(task.episodes)) or "the answers of every episode begin with one token"
         raise TaskError(f"{task.name}: no episode can be used: {why}")
     values = torch.cat(lens).double().numpy()
+    if no_attribution:
+        # What an earlier batch gave does not stand for all.
+        parts, by_heads = {}, [torch.zeros(len(names), 0)]
     return Lens(
         production.name, task.name, tuple(layer.index for layer in production.layers),
         () if no_attribution else all_heads(production.layers),
