@@ -269,7 +269,7 @@ def test_pairs_that_cannot_be_are_refused():
 
 @pytest.mark.parametrize("labels", [8, 16])
 def test_novel_classes_of_a_leading_host_have_their_own_partners(labels):
-    """Fails if partners are sought from m2, which has more novel classes than the leader m1, and perhaps more labels."""
+    """Fails if partners are sought from m2, which has more novel classes than the leader m1, and other labels."""
     modalities = {
         "m1": {"classes": 64, "dimension": 64, "labels": 8, "novel_classes": 64},
         "m2": {"classes": 8 * labels, "dimension": 64, "labels": labels, "noise": 0.0, "novel_classes": 16 * labels,
