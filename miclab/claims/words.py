@@ -10,7 +10,7 @@ MOST_WORDS = 15
 """Words of conditions in a cell of the ledger."""
 MEANINGS: Mapping[Verdict, str] = {
     "holds": "A reader can build on the statement, in this preset.",
-    "holds in part": "A reader can build on the statement where its conditions hold; elsewhere the runs contradict it.",
+    "holds in part": "A reader can build on the statement where its conditions hold, and not elsewhere.",
     "fails": "A reader should not build on the statement: the runs contradict it.",
     "undecided": "A reader should take the statement as neither confirmed nor refuted.",
     "cannot be told by this measure": "A reader can draw nothing from this measure, whatever it shows.",
