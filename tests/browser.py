@@ -25,6 +25,10 @@ _POINT = """(place) => {
   return [box.left + xaxis._offset + xaxis.d2p(trace.x[at]), box.top + yaxis._offset + y];
 }"""
 
+# Names of the visible charts that are drawn.
+_DRAWN = """() => [...document.querySelectorAll(".js-plotly-plot")]
+  .filter((place) => place.checkVisibility()).map((place) => place.dataset.figure ?? place.dataset.kind)"""
+
 
 @contextmanager
 def opened(page: Path, part: str = "", **options: Any) -> Iterator[Any]:
@@ -58,18 +62,23 @@ def opened(page: Path, part: str = "", **options: Any) -> Iterator[Any]:
 
 
 def hover_lines(tab: Any) -> dict[str, list[str]]:
-    """What each visible line chart of a page shows under the mouse, line by line, by the chart's name."""
+    """What each visible line chart of a page shows under the mouse, line by line, by the chart's name.
+
+    A page draws a chart when it comes near the screen, so the charts are listed anew after each.
+    """
     found: dict[str, list[str]] = {}
-    charts = tab.locator(".js-plotly-plot")
-    for index in range(charts.count()):
-        chart = charts.nth(index)
-        if not chart.is_visible():
-            continue
+    visited: set[str] = set()
+    while left := [name for name in tab.evaluate(_DRAWN) if name not in visited]:
+        visited.add(name := left[0])
+        chart = (
+            tab.locator(f".js-plotly-plot[data-figure='{name}'], .js-plotly-plot[data-kind='{name}']")
+            .locator("visible=true")
+            .first
+        )
         chart.scroll_into_view_if_needed()
         point = chart.evaluate(_POINT)
         if point is None:
             continue
-        name = chart.get_attribute("data-figure") or chart.get_attribute("data-kind")
         # The middle of the screen: a tab bar that stays on top must not lie over the point.
         tab.evaluate("(by) => window.scrollBy(0, by)", point[1] - 450)
         x, y = chart.evaluate(_POINT)

@@ -490,6 +490,9 @@ def test_every_line_chart_shows_its_numbers_under_the_mouse(page, tmp_path):
         tab.wait_for_selector("[data-figure=probe-context] .point")
         tab.focus("tr[data-cell='0']")
         tab.keyboard.press("Enter")
+        for place in ("figure=training-1", "kind=scatter", "kind=cell"):
+            tab.locator(f"[data-{place}]").scroll_into_view_if_needed()
+            tab.wait_for_selector(f"[data-{place}] .main-svg")
         found = browser.hover_lines(tab)
     assert {"training-0", "training-1", "probe-context", "scatter", "cell"} <= set(found)
     for name, lines in found.items():
