@@ -15,7 +15,7 @@ import miclab
 from miclab.circuits.attribution import METHODS, agreement, attributed, chosen_edges
 from miclab.circuits.graph import Edge, Graph
 from miclab.circuits.paths import edge_logits, pair_of
-from miclab.circuits.wiring import circuit_logits
+from miclab.circuits.receiver_inputs import circuit_logits
 from miclab.config.request import Request
 from miclab.model.decoder import Decoder
 from miclab.training.loop import train_config

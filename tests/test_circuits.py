@@ -14,10 +14,10 @@ from miclab.circuits.controls import CONTROL_DRAWS, control
 from miclab.circuits.effects import Effect
 from miclab.circuits.existence import why_no_circuit
 from miclab.circuits.find import CircuitHeads, circuit_heads, measure_column, measure_of, read_name, stored_name
+from miclab.circuits.head_names import shown_name
+from miclab.circuits.head_strengths import circuits
 from miclab.circuits.interventions import knock_out_heads
 from miclab.circuits.knockout import Interventions, ablate, knock_out
-from miclab.circuits.measured import circuits
-from miclab.circuits.naming import shown_name
 from miclab.config.parts import ParentConfig
 from miclab.config.request import Request, SplitSizes
 from miclab.errors import RunError

@@ -13,8 +13,8 @@ from test_strengths import random_attention
 from tiny import lively_parameters, tiny_config
 
 from miclab.circuits.diagnose import diagnose
+from miclab.circuits.head_strengths import circuits
 from miclab.circuits.knockout import knock_out
-from miclab.circuits.measured import circuits
 from miclab.cli import main
 from miclab.config.extensions import load_plugin
 from miclab.config.request import Request, SplitSizes

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from tiny import lively_parameters, tiny_config
 
 import miclab
+from miclab.circuits.corrupted_pairs import Traced
 from miclab.circuits.corruption import Clean, Corruption, corrupt, find_corruption
-from miclab.circuits.pairs import Traced
-from miclab.circuits.patched import Patching
 from miclab.circuits.patching import METRICS, POINTS, Place, role_masks, trace_batch, trace_split
+from miclab.circuits.patching_result import Patching
 from miclab.cli import main
 from miclab.config.corruptions import CORRUPTIONS
 from miclab.config.extensions import load_plugin

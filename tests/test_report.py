@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from miclab.circuits.find import CircuitHeads
-from miclab.circuits.naming import PLACES, shown_name
+from miclab.circuits.head_names import PLACES, shown_name
 from miclab.cli import main
 from miclab.config.decoder import DecoderConfig
 from miclab.config.parts import ModalityConfig, NumericsConfig, OptimiserConfig

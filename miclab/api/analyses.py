@@ -16,7 +16,7 @@ from miclab.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from miclab.circuits.effects import Effects
-    from miclab.circuits.measured import Circuits
+    from miclab.circuits.head_strengths import Circuits
     from miclab.measures.alignments import Alignments
     from miclab.measures.evaluations import Evaluations
 
@@ -80,7 +80,7 @@ def circuits(
     Heads are LAYER.HEAD, both from 0. Arguments and errors are those of `evaluate`; `split` says whose sequences are
     evaluated.
     """
-    from miclab.circuits.measured import circuits
+    from miclab.circuits.head_strengths import circuits
 
     return circuits(
         disks(run),

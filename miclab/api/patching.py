@@ -10,9 +10,9 @@ from miclab.api.runs import disks
 from miclab.config.request import Split, SplitSizes
 
 if TYPE_CHECKING:
-    from miclab.circuits.attributions import Attribution
-    from miclab.circuits.patched import Patching
-    from miclab.circuits.path_patching import PathPatching
+    from miclab.circuits.attribution_result import Attribution
+    from miclab.circuits.patching_result import Patching
+    from miclab.circuits.path_result import PathPatching
 
 PARTS = ("residual", "attention", "mlp", "head", "query", "key", "value")
 
@@ -37,7 +37,7 @@ def patch(
     Arguments:
         run: a run, or several that are seeds of one experiment: runs, paths or names.
         corruption: the one thing in which corrupted sequences differ, NAME or NAME.MODALITY (see
-            `miclab.circuits.corruptions`).
+            `miclab.circuits.built_in_corruptions`).
         step: training step of the checkpoint; None: the last good one of each.
         parts: patched activations: `residual` after a layer, `attention` and `mlp` output, and of each head `head`
             output, `query`, `key` and `value`.
@@ -53,7 +53,7 @@ def patch(
         RunError: the runs differ in more than the seed, or the corruption changes no sequence that can be judged.
         ConfigError: there is no such corruption, modality, part, checkpoint or split.
     """
-    from miclab.circuits.patched import patch
+    from miclab.circuits.patching_result import patch
 
     sizes = SplitSizes(sequences=sequences, novel_sets=novel_sets, evaluation_seed=evaluation_seed)
     chosen = (parts,) if isinstance(parts, str) else tuple(parts)
@@ -83,7 +83,7 @@ def patch_paths(
     Arguments:
         run: a run, or several that are seeds of one experiment: runs, paths or names.
         corruption: the one thing in which corrupted sequences differ, NAME or NAME.MODALITY (see
-            `miclab.circuits.corruptions`).
+            `miclab.circuits.built_in_corruptions`).
         step: training step of the checkpoint; None: the last good one of each.
         parts: `edges` (everything after the receiver is computed again), `paths` (nothing off the path changes), or
             both.
@@ -100,7 +100,7 @@ def patch_paths(
             the decoder has one layer, too many paths, or other inputs than queries, keys and values.
         ConfigError: there is no such corruption, modality, part, checkpoint or split.
     """
-    from miclab.circuits.path_patching import patch_paths
+    from miclab.circuits.path_result import patch_paths
 
     sizes = SplitSizes(sequences=sequences, novel_sets=novel_sets, evaluation_seed=evaluation_seed)
     chosen = (parts,) if isinstance(parts, str) else tuple(parts)
@@ -147,7 +147,7 @@ def attribute(
             the decoder has one layer, or other inputs than queries, keys and values.
         ConfigError: there is no such corruption, modality, metric, checkpoint or split.
     """
-    from miclab.circuits.attributions import attribute
+    from miclab.circuits.attribution_result import attribute
 
     sizes = SplitSizes(sequences=sequences, novel_sets=novel_sets, evaluation_seed=evaluation_seed)
     return attribute(

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from miclab.circuits.corrupted_pairs import Values
 from miclab.circuits.graph import Edge, Graph, Receiver, Sender
-from miclab.circuits.pairs import Values
 from miclab.circuits.patching import Metric
 from miclab.circuits.paths import Pair
-from miclab.circuits.wiring import wired_logits
+from miclab.circuits.receiver_inputs import wired_logits
 from miclab.errors import ConfigError
 
 Method = Literal["eap", "eap_ig"]

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from miclab.circuits.attribution import attributed
+from miclab.circuits.corrupted_pairs import Pairs
 from miclab.circuits.graph import Edge, Graph, Sender
-from miclab.circuits.pairs import Pairs
 from miclab.circuits.patching import METRICS, Metric, answer_values
 from miclab.circuits.paths import Pair
-from miclab.circuits.wiring import circuit_logits
+from miclab.circuits.receiver_inputs import circuit_logits
 from miclab.worlds.sequences import Batch
 
 Ablation = Literal["resample", "mean", "zero"]

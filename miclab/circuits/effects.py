@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from miclab.circuits.existence import circuit_lines, circuits_json
 from miclab.circuits.find import CircuitHeads, Head, head_name
-from miclab.circuits.naming import PLACES, Named, names_table, shown_name
+from miclab.circuits.head_names import PLACES, Named, names_table, shown_name
 from miclab.measures.evaluations import at_steps
 from miclab.statistics.intervals import Interval, accuracy_interval, clustered_interval, ratio_interval
 from miclab.tables import Table, Tabled, table

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from miclab.circuits.find import NO_PATTERN, CircuitHeads, Head, head_name
-from miclab.circuits.naming import Named
+from miclab.circuits.head_names import Named
 from miclab.measures.evaluate import SplitScores
 from miclab.statistics.intervals import clustered_interval
 

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from miclab.circuits.attribution import INTERPOLATIONS
 from miclab.circuits.circuit_search import ABLATIONS, Ablation, Bench, bench_of, controls, halves, judge_of, search
+from miclab.circuits.corrupted_pairs import pairs_of_split, traced
 from miclab.circuits.corruption import find_corruption
+from miclab.circuits.effect_shares import WORDS, check_choices
 from miclab.circuits.existence import OnProgress
 from miclab.circuits.graph import Edge, Graph
-from miclab.circuits.pairs import pairs_of_split, traced
 from miclab.circuits.patching import METRICS, Metric
-from miclab.circuits.path_patching import CHUNK, PathPatching, check_layers
+from miclab.circuits.path_result import CHUNK, PathPatching, check_layers
 from miclab.circuits.paths import patched_values, with_roles
-from miclab.circuits.shares import WORDS, check_choices
 from miclab.config.request import SplitSizes
 from miclab.errors import ConfigError, RunError
 from miclab.model.decoder import Decoder
@@ -280,7 +280,7 @@ def find_circuit(
 
     Arguments:
         run: the run.
-        corruption: its name, NAME or NAME.MODALITY (see `miclab.circuits.corruptions`).
+        corruption: its name, NAME or NAME.MODALITY (see `miclab.circuits.built_in_corruptions`).
         faithful: share of the metric to keep, above 0 and at most 1.
         ablation: what stands for the outputs that other edges would carry.
         metric: what is kept.

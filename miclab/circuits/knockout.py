@@ -14,6 +14,7 @@ from miclab.circuits.controls import Control, control
 from miclab.circuits.effects import Effect, Effects, PooledEffect
 from miclab.circuits.existence import OnProgress, why_no_circuit
 from miclab.circuits.find import CUTS, NO_PATTERN, PATTERNS, CircuitHeads, Head, head_name, strongest_heads
+from miclab.circuits.head_names import Named, names_of
 from miclab.circuits.interventions import (
     Edit,
     knock_out_heads,
@@ -22,7 +23,6 @@ from miclab.circuits.interventions import (
     zero_labels,
     zero_modality_with_labels,
 )
-from miclab.circuits.naming import Named, names_of
 from miclab.circuits.patterns import WORDS, set_patterns
 from miclab.config.request import SplitSizes
 from miclab.errors import ConfigError, RunError, nearest

@@ -23,9 +23,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from miclab.circuits.corrupted_pairs import Patched, Traced, Values, pairs_of_split, traced
 from miclab.circuits.corruption import Corruption
 from miclab.circuits.find import Head, head_name
-from miclab.circuits.pairs import Patched, Traced, Values, pairs_of_split, traced
 from miclab.config.request import SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError

@@ -75,7 +75,7 @@ def run_circuits(arguments: list[str]) -> int:
     """`miclab circuits RUN...`."""
     options = parse(CircuitsOptions, "circuits", arguments)
     runs = find_runs(options.run, options.runs)
-    from miclab.circuits.measured import circuits
+    from miclab.circuits.head_strengths import circuits
 
     sizes = options.sizes
     more = options.split != "icl"

@@ -40,7 +40,7 @@ def run_attribute(arguments: list[str]) -> int:
     """`miclab attribute RUN...`."""
     options = parse(AttributeOptions, "attribute", arguments)
     runs = find_runs(options.run, options.runs)
-    from miclab.circuits.attributions import attribute
+    from miclab.circuits.attribution_result import attribute
     from miclab.circuits.corruption import find_corruption
 
     for run in runs:

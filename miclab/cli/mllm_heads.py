@@ -41,10 +41,10 @@ def heads(arguments: list[str]) -> int:
     production = options.production()
     task = options.load(production.view)
     from miclab.circuits.find import head_name
+    from miclab.mllm.head_names import PLACES, names_table
     from miclab.mllm.heads import measure_batch, measure_heads
     from miclab.mllm.keys import recording_keys
     from miclab.mllm.maps import plan_maps, save_maps
-    from miclab.mllm.naming import PLACES, names_table
     from miclab.report.models import heads_page
 
     file, planned = options.save_attention, None

@@ -44,7 +44,7 @@ def run_patch(arguments: list[str]) -> int:
     options = parse(PatchOptions, "patch", arguments)
     runs = find_runs(options.run, options.runs)
     from miclab.circuits.corruption import find_corruption
-    from miclab.circuits.patched import patch
+    from miclab.circuits.patching_result import patch
 
     for run in runs:
         find_corruption(options.corruption, run.config)

@@ -47,7 +47,7 @@ def run_paths(arguments: list[str]) -> int:
     options = parse(PathsOptions, "paths", arguments)
     runs = find_runs(options.run, options.runs)
     from miclab.circuits.corruption import find_corruption
-    from miclab.circuits.path_patching import patch_paths
+    from miclab.circuits.path_result import patch_paths
 
     for run in runs:
         find_corruption(options.corruption, run.config)

@@ -11,6 +11,6 @@ BUILT_IN = (
     "modality_replaced", "query_noise",
 )  # fmt: skip
 CORRUPTIONS: Registry[Any] = Registry(
-    "corruption", "corruption", dict.fromkeys(BUILT_IN, "miclab.circuits.corruptions")
+    "corruption", "corruption", dict.fromkeys(BUILT_IN, "miclab.circuits.built_in_corruptions")
 )
 """Corruptions (see `miclab.circuits.corruption.Corruption`)."""

@@ -39,7 +39,7 @@ class ModalityConfig:
     """Classes in one set of novel classes; 0: the paper's rule (see `miclab.worlds.world.novel_class_count`)."""
     prototype_correlation: float = 0.0
     """Correlation rho of prototypes with those of their partners in the primary modality, 0 to 1. Above 0 it needs
-    `sequence.pairing` `class` (see `miclab.worlds.pairs`)."""
+    `sequence.pairing` `class` (see `miclab.worlds.class_pairs`)."""
     source: str = ""
     """Real data set that the items come from, as NAME or NAME:ARGUMENT (`miclab data list`); empty: the Gaussian
     mixture."""
@@ -136,7 +136,7 @@ class SequenceConfig:
     one item and no context, and its class is predicted: how encoders are pretrained."""
     pairing: Literal["label", "concept", "class"] = "label"
     """`concept`: the items of an exemplar are of classes of the same name. Every modality needs a source for that.
-    `class`: every class of the leader has one fixed class of each other modality (see `miclab.worlds.pairs`). No
+    `class`: every class of the leader has one fixed class of each other modality (see `miclab.worlds.class_pairs`). No
     modality may have a source for that."""
     groups: tuple[int, ...] = ()
     """Joint-label task: number of groups of each modality, in the order of `order`; class k has group k mod G."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miclab.circuits.find import Head
-from miclab.circuits.naming import need_word
+from miclab.circuits.head_names import need_word
 from miclab.mllm.errors import OutOfMemoryError, TaskError
 from miclab.mllm.judging import Judge
 from miclab.mllm.loading import Production
@@ -76,7 +76,7 @@ class Effect:
 
     @property
     def need(self) -> str:
-        """Whether the patterns are needed, if they were set to uniform (see `miclab.circuits.naming`)."""
+        """Whether the patterns are needed, if they were set to uniform (see `miclab.circuits.head_names`)."""
         lost = episode_interval(self.before["correct"] - self.values["correct"])
         beyond = None if self.control is None else episode_interval(self.control["correct"] - self.values["correct"])
         return need_word(lost, beyond)

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from miclab import tables
 from miclab.circuits.find import Head
-from miclab.circuits.naming import Place
+from miclab.circuits.head_names import Place
 from miclab.errors import nearest
 from miclab.mllm.attention import measuring
 from miclab.mllm.errors import ModelError, OutOfMemoryError, TaskError, memory_guard
+from miclab.mllm.head_names import Named, named, uniform_strengths
 from miclab.mllm.layers import all_heads
 from miclab.mllm.loading import Production
-from miclab.mllm.naming import Named, named, uniform_strengths
 from miclab.mllm.prompt import Prompter
 from miclab.mllm.reading import Encoded, Reading
 from miclab.mllm.scoring import OnProgress, batches, forward, lost_text

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 
 from miclab.circuits.find import Head, head_name
-from miclab.circuits.naming import Place
+from miclab.circuits.head_names import Place
 from miclab.errors import ConfigError
 from miclab.mllm.ablation import MeanOutputs, Means, Where, every_position, knocked_out
 from miclab.mllm.attention import watchable
 from miclab.mllm.edits import patterns_set
 from miclab.mllm.effects import UNTOUCHED as UNCHANGED
 from miclab.mllm.effects import Effect, Intervention, answer_under
+from miclab.mllm.head_names import Named, names_table
 from miclab.mllm.heads import HeadTable
 from miclab.mllm.loading import Production
-from miclab.mllm.naming import Named, names_table
 from miclab.mllm.options import OUTPUTS, Baseline, KnockoutOptions
 from miclab.mllm.scoring import BENCHMARK, Answers, OnProgress, batches
 from miclab.mllm.task import Task

@@ -14,9 +14,9 @@ from markupsafe import escape
 
 from miclab.circuits.find import Head, head_name
 from miclab.data.pictures import open_picture
+from miclab.mllm.head_names import PLACES, names_table
 from miclab.mllm.heads import HeadTable, Map
 from miclab.mllm.knockout import Knockouts
-from miclab.mllm.naming import PLACES, names_table
 from miclab.report.html import identifiers, render
 from miclab.report.plots import BLUE, layout_of, plotly_scale
 from miclab.statistics.palette import SIGNED, WEIGHTS

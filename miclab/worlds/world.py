@@ -20,6 +20,13 @@ from miclab.config import memory
 from miclab.config.run import RunConfig
 from miclab.errors import RunError
 from miclab.seeds import stream
+from miclab.worlds.class_pairs import (
+    check_novel_partners,
+    class_partners,
+    correlated_modalities,
+    prototype_map,
+    with_partners,
+)
 from miclab.worlds.draws import Generator, draw_bits, normal_vectors, stream_of, uniform_double
 from miclab.worlds.exemplars import (
     ExemplarSource,
@@ -34,13 +41,6 @@ from miclab.worlds.exemplars import (
 )
 from miclab.worlds.mixtures import mixture_names, with_mixtures
 from miclab.worlds.noise import items_around, noise_scales
-from miclab.worlds.pairs import (
-    check_novel_partners,
-    class_partners,
-    correlated_modalities,
-    prototype_map,
-    with_partners,
-)
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class World:
         label_embeddings: one vector per label, in the space of the host.
         partners: where exemplars are paired by concept or class, for each follower its class for every class of the
             leader.
-        maps: P of each modality whose prototypes are correlated with the host's (see `miclab.worlds.pairs`).
+        maps: P of each modality whose prototypes are correlated with the host's (see `miclab.worlds.class_pairs`).
     """
 
     sources: Mapping[str, GaussianSource | ExemplarSource]

@@ -1,8 +1,8 @@
 """Alignment and in-context learning where pairs share more than the label: A3, with docs/findings/alignment.md.
 
 CKA decides neither A1 nor D5, since a perfect projector reaches 0.01 there. Here prototypes of M2 are correlated with
-those of their partners in M1 by rho (`miclab.worlds.pairs`), and it can be anything up to 1. ICL is of novel classes,
-and so is CKA: training classes a projector can align by heart.
+those of their partners in M1 by rho (`miclab.worlds.class_pairs`), and it can be anything up to 1. ICL is of novel
+classes, and so is CKA: training classes a projector can align by heart.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any
 
 from miclab.circuits.effects import Effect
 from miclab.circuits.find import CircuitHeads, head_name
-from miclab.circuits.naming import shown_name
+from miclab.circuits.head_names import shown_name
 from miclab.report.plots import BLACK, BLUE, GREEN, ORANGE, Figure, axis_of, layout_of, rounded
 from miclab.report.run.names import circuit_parts
 from miclab.statistics.intervals import Interval

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from miclab.circuits.diagnose import Diagnosis, diagnose
 from miclab.circuits.existence import why_no_circuit
 from miclab.circuits.find import CircuitHeads, circuit_heads
-from miclab.circuits.naming import true_words
+from miclab.circuits.head_names import true_words
 from miclab.config.request import SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import MiclabError, RunError
@@ -53,7 +53,7 @@ class Formed:
     Arguments:
         heads: the strongest heads of its two kinds; None for a decoder with a single head.
         no_circuit: why they are none; empty where they are one.
-        true_words: what they may be called by their patterns (see `miclab.circuits.naming.true_words`).
+        true_words: what they may be called by their patterns (see `miclab.circuits.head_names.true_words`).
     """
 
     heads: CircuitHeads | None

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from miclab.circuits.effects import Effect, effects_table
-from miclab.circuits.naming import names_table, shown_name
+from miclab.circuits.head_names import names_table, shown_name
 from miclab.report.run.collect import Collected
 from miclab.report.run.trials import Tests
 from miclab.tables import Table, table, titled

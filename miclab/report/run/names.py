@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from miclab.circuits.find import CircuitHeads, Head, head_name
-from miclab.circuits.naming import shown_name
+from miclab.circuits.head_names import shown_name
 from miclab.report.run.collect import Formed
 from miclab.runs.run import Run
 
@@ -24,7 +24,7 @@ def circuit_parts(heads: CircuitHeads | None, true: Collection[str]) -> dict[Hea
     """What the two strongest heads of a decoder are called; empty where it has a single head.
 
     Arguments:
-        true: what they may be called by their patterns (see `miclab.circuits.naming.true_words`).
+        true: what they may be called by their patterns (see `miclab.circuits.head_names.true_words`).
     """
     if heads is None:
         return {}

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from miclab.circuits.find import head_name
-from miclab.circuits.naming import looking, places_of, uniform_level
+from miclab.circuits.head_names import looking, places_of, uniform_level
 from miclab.config import schema
 from miclab.config.request import SPLITS
 from miclab.measures.baselines import uniform_levels

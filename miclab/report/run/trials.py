@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from miclab.circuits.effects import Effect
 from miclab.circuits.find import CircuitHeads
+from miclab.circuits.head_names import PLACES, Named
 from miclab.circuits.knockout import Interventions
-from miclab.circuits.naming import PLACES, Named
 from miclab.config.request import SplitSizes
 from miclab.config.run import RunConfig
 from miclab.runs.run import Run

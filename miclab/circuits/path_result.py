@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from miclab.circuits.corrupted_pairs import Traced, pairs_of_split, traced
+from miclab.circuits.effect_shares import WORDS, Shares, check_choices, trace_runs
 from miclab.circuits.existence import OnProgress
 from miclab.circuits.graph import Edge, Graph, Receiver
-from miclab.circuits.pairs import Traced, pairs_of_split, traced
 from miclab.circuits.patching import METRICS, Direction, Metric
 from miclab.circuits.paths import Path, patched_values
-from miclab.circuits.shares import WORDS, Shares, check_choices, trace_runs
 from miclab.config.request import SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError, RunError
@@ -204,7 +204,7 @@ def patch_paths(
 
     Arguments:
         runs: seeds of one experiment.
-        corruption: its name, NAME or NAME.MODALITY (see `miclab.circuits.corruptions`).
+        corruption: its name, NAME or NAME.MODALITY (see `miclab.circuits.built_in_corruptions`).
         parts: `edges`, `paths` or both.
         direction: `restore` (denoising) or `corrupt` (noising).
         metric: what tables and the drawing show.

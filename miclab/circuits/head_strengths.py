@@ -10,8 +10,8 @@ import numpy as np
 
 from miclab.circuits.existence import OnProgress, circuit_lines, circuits_json
 from miclab.circuits.find import CircuitHeads, Head
+from miclab.circuits.head_names import Named, names_table
 from miclab.circuits.knockout import Interventions
-from miclab.circuits.naming import Named, names_table
 from miclab.config.request import SplitSizes
 from miclab.measures.baselines import Baseline, baselines
 from miclab.measures.evaluate import check_seeds, head_intervals, score_split

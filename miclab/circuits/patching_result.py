@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from miclab.circuits.effect_shares import DIRECTIONS, WORDS, Shares, check_choices, trace_runs
 from miclab.circuits.existence import OnProgress
 from miclab.circuits.patching import METRICS, POINTS, Direction, Metric, Place, trace_split
-from miclab.circuits.shares import DIRECTIONS, WORDS, Shares, check_choices, trace_runs
 from miclab.config.request import SplitSizes
 from miclab.errors import ConfigError
 from miclab.runs.run import Run
@@ -118,7 +118,7 @@ def patch(
 
     Arguments:
         runs: seeds of one experiment.
-        corruption: its name, NAME or NAME.MODALITY (see `miclab.circuits.corruptions`).
+        corruption: its name, NAME or NAME.MODALITY (see `miclab.circuits.built_in_corruptions`).
         parts: of `POINTS`.
         direction: `restore` (denoising) or `corrupt` (noising).
         metric: what tables and the heat map show.

@@ -16,9 +16,9 @@ from miclab.errors import ConfigError
 from miclab.mllm.attention import watchable
 from miclab.mllm.edits import patterns_set
 from miclab.mllm.episodes import make_episodes
+from miclab.mllm.head_names import PLACES, uniform_strengths
 from miclab.mllm.heads import HeadTable, measure_heads
 from miclab.mllm.knockout import knock_out
-from miclab.mllm.naming import PLACES, uniform_strengths
 from miclab.mllm.options import EpisodeOptions, KnockoutOptions
 from miclab.mllm.scoring import forward
 from miclab.worlds.roles import LABEL

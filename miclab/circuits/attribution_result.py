@@ -19,13 +19,13 @@ from miclab.circuits.attribution import (
     check_metric,
     chosen_edges,
 )
+from miclab.circuits.corrupted_pairs import Traced, pairs_of_split, traced
+from miclab.circuits.effect_shares import WORDS, Shares, check_choices, trace_runs
 from miclab.circuits.existence import OnProgress
 from miclab.circuits.graph import Edge, Graph
-from miclab.circuits.pairs import Traced, pairs_of_split, traced
 from miclab.circuits.patching import Direction, Metric
-from miclab.circuits.path_patching import CHUNK, SHOWN, check_layers
+from miclab.circuits.path_result import CHUNK, SHOWN, check_layers
 from miclab.circuits.paths import pair_of, patched_values
-from miclab.circuits.shares import WORDS, Shares, check_choices, trace_runs
 from miclab.config.request import SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError
@@ -181,7 +181,7 @@ def attribute(
 
     Arguments:
         runs: seeds of one experiment.
-        corruption: its name, NAME or NAME.MODALITY (see `miclab.circuits.corruptions`).
+        corruption: its name, NAME or NAME.MODALITY (see `miclab.circuits.built_in_corruptions`).
         interpolations: gradients that EAP-IG averages.
         compared: edges that are also patched exactly: half those with the largest estimates, half others at random.
         direction: `restore` (denoising) or `corrupt` (noising).

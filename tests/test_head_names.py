@@ -12,7 +12,7 @@ from tiny import lively_parameters, tiny_config
 
 from miclab.circuits.effects import Effect
 from miclab.circuits.find import HALFWAY, PATTERNS, CircuitHeads
-from miclab.circuits.naming import AVERAGING, OTHER, Named, names_of, names_table, need_word, pattern_word
+from miclab.circuits.head_names import AVERAGING, OTHER, Named, names_of, names_table, need_word, pattern_word
 from miclab.circuits.patterns import pattern_point, set_patterns
 from miclab.config.options import ATTENTION
 from miclab.errors import ConfigError

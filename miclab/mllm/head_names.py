@@ -1,4 +1,4 @@
-"""What heads of a production model are called, by the definitions of `miclab.circuits.naming`.
+"""What heads of a production model are called, by the definitions of `miclab.circuits.head_names`.
 
 A pattern has its name from halfway on between uniform causal attention over the same positions and all attention. Need
 is said of groups of heads, whose patterns `knockout --baseline uniform` replaces.
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from miclab import tables
 from miclab.circuits.find import DIFFUSE, Head, head_name
-from miclab.circuits.naming import LOOKS, ROWS, Place, looking, pattern_word, uniform_level
+from miclab.circuits.head_names import LOOKS, ROWS, Place, looking, pattern_word, uniform_level
 from miclab.measures.attention import strengths
 from miclab.measures.baselines import uniform_pattern
 from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from miclab.circuits.corrupted_pairs import Traced
 from miclab.circuits.corruption import Corruption, find_corruption
 from miclab.circuits.existence import OnProgress
-from miclab.circuits.pairs import Traced
 from miclab.circuits.patching import METRICS, Direction, Metric
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError
