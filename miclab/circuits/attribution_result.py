@@ -204,7 +204,7 @@ def attribute(
     for run in runs:
         check_layers(run.config)
     counted = sizes or SplitSizes()
-    sets = counted.novel_sets if split == "icl" else 1
+    sets = counted.sets_of(split)
     chosen: list[Edge] = []
 
     def trace(config: RunConfig, world: Any, parameters: Any, found: Any, modality: str, on_set: Any) -> Traced:

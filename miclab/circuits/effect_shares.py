@@ -35,7 +35,7 @@ DIRECTIONS: dict[str, str] = {
 NO_EFFECT = "the corruption does not change it, so no effect can be a share of the change"
 
 
-def _by_set(values: Sequence[NDArray[np.floating]]) -> NDArray[np.floating]:
+def set_means(values: Sequence[NDArray[np.floating]]) -> NDArray[np.floating]:
     """Sequences of one set, or means of several sets: sets may have kept different numbers of sequences."""
     return values[0][None] if len(values) == 1 else np.array([one.mean() for one in values])
 
@@ -68,14 +68,16 @@ class Shares(Tabled):
     def untouched(self, metric: Metric) -> tuple[Interval, Interval]:
         """A metric on clean sequences and on corrupted ones."""
         ends = (
-            [_by_set(one.clean[metric]) for one in self.traced],
-            [_by_set(one.corrupted[metric]) for one in self.traced],
+            [set_means(one.clean[metric]) for one in self.traced],
+            [set_means(one.corrupted[metric]) for one in self.traced],
         )
         return clustered_interval(ends[0]), clustered_interval(ends[1])
 
     def change(self, metric: Metric) -> Interval:
         """The metric on clean sequences minus that on corrupted ones."""
-        return clustered_interval([_by_set(one.clean[metric]) - _by_set(one.corrupted[metric]) for one in self.traced])
+        return clustered_interval(
+            [set_means(one.clean[metric]) - set_means(one.corrupted[metric]) for one in self.traced]
+        )
 
     def effect(self, place: Any, metric: Metric | None = None) -> Interval | None:
         """The normalised effect of a patch: the change from the run that is patched, over the whole change between
@@ -101,8 +103,8 @@ class Shares(Tabled):
             return None
         above, below = [], []
         for one in self.traced:
-            clean, corrupted = _by_set(one.clean[metric]), _by_set(one.corrupted[metric])
-            patched = sum(_by_set(one.patched[place][metric]) for place in places)
+            clean, corrupted = set_means(one.clean[metric]), set_means(one.corrupted[metric])
+            patched = sum(set_means(one.patched[place][metric]) for place in places)
             many = len(places)
             above.append(patched - many * corrupted if self.direction == "restore" else many * clean - patched)
             below.append(clean - corrupted)

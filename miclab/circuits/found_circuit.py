@@ -13,7 +13,7 @@ from miclab.circuits.attribution import INTERPOLATIONS
 from miclab.circuits.circuit_search import ABLATIONS, Ablation, Bench, bench_of, controls, halves, judge_of, search
 from miclab.circuits.corrupted_pairs import pairs_of_split, traced
 from miclab.circuits.corruption import find_corruption
-from miclab.circuits.effect_shares import WORDS, check_choices
+from miclab.circuits.effect_shares import WORDS, check_choices, set_means
 from miclab.circuits.existence import OnProgress
 from miclab.circuits.graph import Edge, Graph
 from miclab.circuits.patching import METRICS, Metric
@@ -210,13 +210,8 @@ def _shares(values: BySet, ends: BySet) -> list[Interval | None]:
     found = []
     for place in range(len(values[0])):
         above = [one[place] - end[0] for one, end in zip(values, ends, strict=True)]
-        found.append(ratio_interval([_rows(above)], [_rows([end[1] - end[0] for end in ends])]))
+        found.append(ratio_interval([set_means(above)], [set_means([end[1] - end[0] for end in ends])]))
     return found
-
-
-def _rows(by_set: Sequence[NDArray[np.floating]]) -> NDArray[np.floating]:
-    """A number of each sequence of one set [1 sequence], or means of several sets [set]."""
-    return by_set[0][None] if len(by_set) == 1 else np.array([one.mean() for one in by_set])
 
 
 def _judged(
@@ -232,7 +227,7 @@ def _judged(
         names = ("circuit", "all but", *(("random", "without") if kind == ablation else ()))
         values = {name: bench.values(kind, masks[name]) for name in names}
         for one in METRICS:
-            none, whole = (clustered_interval([_rows([by_set[row] for by_set in ends[one]])]) for row in (0, 1))
+            none, whole = (clustered_interval([set_means([by_set[row] for by_set in ends[one]])]) for row in (0, 1))
             shares = {name: _shares(by_set[one], ends[one]) for name, by_set in values.items()}
             random = tuple(np.nan if share is None else share.mean for share in shares.get("random", ()))
             found[kind, one] = Judged((whole, none), shares["circuit"][0], shares["all but"][0], random)

@@ -134,13 +134,14 @@ def patch(
     check_choices(direction=direction, metric=metric)
     if not parts:
         raise ConfigError("parts", parts, f"some of {', '.join(POINTS)}")
-    given: dict[str, Any] = {"parts": parts, "direction": direction, "split": split, "sizes": sizes or SplitSizes()}
+    counted = sizes or SplitSizes()
     traced, steps, words = trace_runs(
         runs, corruption,
         lambda config, world, parameters, found, modality, on_set: trace_split(
-            config, world, parameters, found, modality, on_set=on_set, **given
+            config, world, parameters, found, modality,
+            parts=parts, direction=direction, split=split, sizes=counted, on_set=on_set,
         ),
-        step=step, sets=given["sizes"].novel_sets if split == "icl" else 1, on_progress=on_progress,
+        step=step, sets=counted.sets_of(split), on_progress=on_progress,
     )  # fmt: skip
     names = tuple(run.path.name for run in runs)
     return Patching(names, steps, split, corruption, words, direction, traced, metric)

@@ -238,7 +238,7 @@ def patch_paths(
             {}, on_set, CHUNK,
         )  # fmt: skip
 
-    sets = counted.novel_sets if split == "icl" else 1
+    sets = counted.sets_of(split)
     found, steps, words = trace_runs(runs, corruption, trace, step=step, sets=sets, on_progress=on_progress)
     names = tuple(run.path.name for run in runs)
     return PathPatching(names, steps, split, corruption, words, direction, found, metric)

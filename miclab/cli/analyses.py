@@ -141,11 +141,6 @@ class AblateOptions(SeveralRunsOptions):
     """Split whose accuracy is measured."""
 
 
-def _sequences(options: KnockoutOptions | AblateOptions) -> int:
-    """Sequences of the evaluated split."""
-    return options.sizes.sequences * (options.sizes.novel_sets if options.split == "icl" else 1)
-
-
 def run_knockout(arguments: list[str]) -> int:
     """`miclab knockout RUN...`."""
     options = parse(KnockoutOptions, "knockout", arguments)
@@ -156,15 +151,16 @@ def run_knockout(arguments: list[str]) -> int:
         decoder = runs[0].config.decoder
         known = list(product(range(decoder.layers), range(decoder.heads)))
         chosen = [head_named(name, known) for name in options.heads]
-        with looking("knockout", runs, options.runs, lambda config: 2 * _sequences(options)):
+        with looking("knockout", runs, options.runs, lambda config: 2 * options.sizes.sequences_of(options.split)):
             found = knock_out_together(runs, chosen, baseline=options.baseline, step=options.checkpoint,
                                        sizes=options.sizes, split=options.split)  # fmt: skip
         return print_result(found, runs, options.json)
     # Whether there is a circuit is always seen on novel classes.
-    novel, beside = options.sizes.sequences * options.sizes.novel_sets, options.split != "icl"
+    own, novel = options.sizes.sequences_of(options.split), options.sizes.sequences_of("icl")
+    beside = options.split != "icl"
     with looking(
         "knockout", runs, options.runs,
-        lambda config: knockouts_of(config) * _sequences(options) + (names_of(config) - 1 + beside) * novel,
+        lambda config: knockouts_of(config) * own + (names_of(config) - 1 + beside) * novel,
     ) as on_progress:  # fmt: skip
         found = knock_out(runs, baseline=options.baseline, step=options.checkpoint, sizes=options.sizes,
                           split=options.split, on_progress=on_progress)  # fmt: skip
@@ -178,7 +174,7 @@ def run_ablate(arguments: list[str]) -> int:
     from miclab.circuits.knockout import ablate
 
     with looking(
-        "ablate", runs, options.runs, lambda config: ablations_of(config) * _sequences(options)
+        "ablate", runs, options.runs, lambda config: ablations_of(config) * options.sizes.sequences_of(options.split)
     ) as on_progress:
         found = ablate(runs, step=options.checkpoint, sizes=options.sizes, split=options.split, on_progress=on_progress)
     return print_result(found, runs, options.json)

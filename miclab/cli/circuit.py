@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
-
-from miclab.cli.options import File, RunName, SizedOptions, find_runs, output_file
-from miclab.cli.paths import corruption_help
+from miclab.cli.corruption_options import CorruptionOptions
+from miclab.cli.options import File, RunName, find_runs, output_file
 from miclab.cli.progress import announce, forward
 from miclab.cli.terminal import bar, parse, print_result
-from miclab.config.request import Split
 from miclab.errors import MiclabError
 
 PASSES = 250
@@ -19,7 +16,7 @@ PASSES = 250
 
 
 @dataclass(frozen=True, kw_only=True)
-class CircuitOptions(SizedOptions):
+class CircuitOptions(CorruptionOptions):
     """A small set of edges between heads and MLPs that keeps a share of in-context learning. Edges are ranked by
     EAP-IG, added until the circuit is faithful, and removed while it stays so; every step is checked by ablation. Half
     the sets of novel classes are searched on. On the others the circuit is judged under resample, mean and zero
@@ -33,13 +30,8 @@ class CircuitOptions(SizedOptions):
     """What stands for the outputs of ablated edges: those on the corrupted sequence, their mean, or zeros."""
     metric: Literal["accuracy", "logit_difference", "probability"] = "accuracy"
     """What the circuit keeps."""
-    corruption: Annotated[str, tyro.conf.arg(metavar="NAME", help=corruption_help())] = "items_swapped"
     interpolations: int = 5
     """Gradients that EAP-IG averages."""
-    split: Split = "icl"
-    """Split whose sequences are used."""
-    sequences: int = 125
-    """Sequences of each split; of `icl`: for each set of novel classes."""
     output: tuple[File, ...] = ()
     """Files to write: NAME.json, NAME.graphml, NAME.svg, NAME.pdf or NAME.png."""
     overwrite: bool = False
@@ -59,14 +51,13 @@ def run_circuit(arguments: list[str]) -> int:
         check_kind(file.suffix[1:])
         if file.exists() and not options.overwrite:
             raise MiclabError(f"--output {file}: this file exists. Name another, or add --overwrite.")
-    sets, decoder = options.novel_sets if options.split == "icl" else 1, run.config.decoder
+    decoder = run.config.decoder
     size = (decoder.layers * decoder.heads / 2) ** 1.5
-    announce("circuit", PASSES * size * options.sequences * sets * forward(run.config), options.runs)
+    announce("circuit", PASSES * size * options.sizes.sequences_of(options.split) * forward(run.config), options.runs)
     with bar("circuit", 4) as on_progress:
         found = find_circuit(
             run, options.corruption, faithful=options.faithful, ablation=options.ablation, metric=options.metric,
-            interpolations=options.interpolations, step=options.checkpoint, sizes=options.sizes, split=options.split,
-            on_progress=on_progress,
+            interpolations=options.interpolations, on_progress=on_progress, **options.given,
         )  # fmt: skip
     for file in files:
         with explained(file):

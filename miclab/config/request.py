@@ -30,6 +30,14 @@ class SplitSizes:
         check_whole("", self, "evaluation_seed", -1, 2**63 - 1)
         check_whole("", self, "novel_sets", 1)
 
+    def sets_of(self, split: str) -> int:
+        """Independent sets of sequences of a split: `icl` has one for each set of novel classes, others have one."""
+        return self.novel_sets if split == "icl" else 1
+
+    def sequences_of(self, split: str) -> int:
+        """All sequences of a split."""
+        return self.sequences * self.sets_of(split)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:

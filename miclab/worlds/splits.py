@@ -72,7 +72,7 @@ def split_batches(config: RunConfig, world: World, split: str, sizes: SplitSizes
     if sizes.evaluation_seed >= 0:
         # Nothing but evaluation is drawn below; the world is given.
         config = replace(config, seed=sizes.evaluation_seed)
-    for index in range(sizes.novel_sets if split == "icl" else 1):
+    for index in range(sizes.sets_of(split)):
         here = novel_world(config, world, "evaluation", index) if split == "icl" else world.evaluated()
         generator = stream_of(config, config.seed, "evaluation", split, index)
         yield here, realise(config, here, _plan(config, here, split, sizes.sequences, generator), generator)
