@@ -116,9 +116,33 @@ def claims_pages(here: Path) -> dict[str, str]:
     return pages
 
 
+def paper_table(lines: Sequence[Line]) -> str:
+    """The claims of the paper that have rows: what it says, what we find, how sure that is, and the command."""
+    rows = []
+    for line in lines:
+        if line.entry.theme.own or line.entry.paper.startswith("none") or not line.runs:
+            continue
+        name, one, seeds = line.entry.id, line.deciding, line.findings.seeds
+        sure = f"{seeds} seed{'s' * (seeds > 1)}" if seeds else f"{line.runs} runs"
+        if one is not None:
+            sure += f"; {one.quantity}: {one.measured_text}"
+        rows.append([
+            Link(name, f"../claims/{name}.md"), f"{line.entry.statement} ({line.entry.paper})", line.verdict, sure,
+            f"miclab claims {name} --explain",
+        ])  # fmt: skip
+    intro = """# What the paper says, and what we find
+
+Every claim of the paper that has rows, judged in the preset `quick`. *How sure* has the number of seeds, and the
+quantity of the claim's conditions that lies nearest to its bound, with its 95 % interval. The words in parentheses are
+the paper's own figure or table. This table is written when the site is built."""
+    body = table("", ("claim", "the paper says", "we find", "how sure", "command"), rows).markdown()
+    return f"{intro}\n\n::::{{container}} ledger\n\n{body}\n\n::::\n"
+
+
 def write(docs: Path) -> None:
     """Writes all generated pages below `docs`; files whose text stays the same are not touched."""
     pages = {docs / "claims" / name: text for name, text in claims_pages(docs / "claims").items()}
+    pages[docs / "findings" / "claims-of-the-paper.md"] = paper_table(ledger(PRESETS[0]))
     pages[docs / "reference" / "cli.md"] = reference.command_line(command_output)
     pages[docs / "reference" / "config.md"] = reference.configuration(ROOT / "miclab")
     for old in set((docs / "claims").glob("*.md")) - set(pages):

@@ -211,6 +211,23 @@ def test_pages_of_claims_hold_what_the_rows_say(claims, monkeypatch):
             assert (ROOT / "docs" / figure.removeprefix("../")).resolve().is_file()
 
 
+def test_the_table_of_the_paper_has_its_claims_alone(claims, monkeypatch):
+    """Fails if a claim of the paper with rows is not in it with its verdict and command, or if one of ours is."""
+    pages = generator(monkeypatch)
+    made = pages.paper_table(pages.ledger("quick"))
+    rows = {row.split("](")[0].removeprefix("| ["): row for row in made.splitlines() if row.startswith("| [")}
+    own = {"L", "X", "D"}
+    expected = {
+        claim["id"]: claim
+        for claim in claims
+        if claim["profile"] == "quick" and claim["runs"] and claim["id"][0] not in own and claim["paper"][:4] != "none"
+    }
+    assert len(expected) > 18
+    assert set(rows) == set(expected)
+    for name, claim in expected.items():
+        assert all(text in rows[name] for text in (claim["paper"], claim["verdict_text"], f"miclab claims {name}"))
+
+
 def generator(monkeypatch) -> ModuleType:
     """docs/pages.py, which writes pages when the site is built."""
     monkeypatch.syspath_prepend(str(ROOT / "docs"))

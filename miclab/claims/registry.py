@@ -35,25 +35,27 @@ class Theme:
     Arguments:
         about: in words.
         over: what their intervals are over.
+        own: whether they are our own questions, not claims of the paper.
     """
 
     about: str = ""
     over: str = "seeds"
+    own: bool = False
 
 
 THEMES = {
     "U": Theme("one modality"),
-    "L": Theme("longer contexts, our own"),
+    "L": Theme("longer contexts, our own", own=True),
     "M": Theme("two modalities"),
     "J": Theme("the joint-label task"),
     "C": Theme("measures of the circuit", over="configurations"),
     "A": Theme("alignment and encoders"),
     "R": Theme("real data, a claim of the paper"),
-    "D": Theme("real data, our own"),
-    "X": Theme("controls, our own"),
+    "D": Theme("real data, our own", own=True),
+    "X": Theme("controls, our own", own=True),
 }
 """Themes by the first letter of a claim's id, in the order in which the ledger has them; claims of others follow."""
-THEME = Theme()
+THEME = Theme(own=True)
 """The theme of other letters."""
 LEDGER = "ledger"
 """The collection of claims that `miclab claims` lists."""

@@ -12,10 +12,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from miclab.claims.evidence import Evidence, EvidenceCells, column_values, grid
+from miclab.claims.plots.figures import curves_of
 from miclab.claims.registry import claim
 from miclab.claims.verdict import Finding
 from miclab.config.axes import field_of
-from miclab.statistics.grid import accuracy, column, mean
+from miclab.statistics.grid import Predicate, accuracy, column, mean
 
 GAP = 0.05
 """Of accuracy: the bound of U5, too."""
@@ -32,6 +33,12 @@ EXPLANATIONS: tuple[tuple[str, Decoder, Decoder], ...] = (
     ("the slip of the released rotary code", ("rope", 64, 0), ("rope_released", 64, 0)),
 )
 """What could make one-hot positions better than rotary ones, and the two decoders whose difference is that."""
+
+OPTIMISERS: dict[str, Predicate] = {
+    "SGD": lambda cell: cell.optimiser == "sgd",
+    "AdamW": lambda cell: cell.optimiser != "sgd",
+}
+"""Both optimisers of X2."""
 
 
 def side_by_side(**cells: EvidenceCells) -> EvidenceCells:
@@ -121,16 +128,11 @@ def at_matched_loss(rows: Evidence) -> EvidenceCells:
         "(B = 4). The losses at which the two stand are reported apart."
     ),
     studies="optimiser",
+    figure=curves_of(at_matched_loss, OPTIMISERS, x="K", scores="icl iwl"),
 )
 def x2(rows: Evidence) -> Iterator[Finding]:
     """ICL minus IWL of SGD and of AdamW at the same loss, by K."""
-
-    def sgd(cell: Any) -> bool:
-        return cell.optimiser == "sgd"
-
-    def others(cell: Any) -> bool:
-        return cell.optimiser != "sgd"
-
+    sgd, others = OPTIMISERS.values()
     lead = column("icl") - column("iwl")
     for classes, cells in at_matched_loss(rows).by("K"):
         yield cells.condition(
@@ -138,7 +140,7 @@ def x2(rows: Evidence) -> Iterator[Finding]:
             "(ICL - IWL) under SGD times (ICL - IWL) under AdamW",
             f"K is {classes}",
         )
-        for name, mine in (("SGD", sgd), ("AdamW", others)):
+        for name, mine in OPTIMISERS.items():
             for score in ("icl", "iwl", "loss"):
                 shown = mean(score, mine) if score == "loss" else accuracy(score, mine)
                 yield cells.comparison(shown, f"{score} of {name} at K = {classes}")

@@ -12,7 +12,7 @@ from miclab.claims import paper
 from miclab.claims.entries.multimodal import lead_of_k1
 from miclab.claims.evidence import Evidence, EvidenceCells, grid
 from miclab.claims.plots import panels
-from miclab.claims.plots.figures import accuracy_axis, need, new_figure
+from miclab.claims.plots.figures import accuracy_axis, curves_of, need, new_figure
 from miclab.claims.plots.panels import points
 from miclab.claims.registry import LEDGER, claim
 from miclab.claims.verdict import Finding
@@ -45,6 +45,15 @@ STRONG = 0.8
 """In-context accuracy on held-out concepts that counts as strong."""
 FEW = 0.9
 """Share of the accuracy with all classes that few classes have to reach."""
+CEILING = "probe.oracles.nearest_exemplar"
+"""Accuracy of the nearest exemplar in the context, by both modalities: the upper bound of ICL."""
+DECODERS: dict[str, Predicate] = {
+    "after stage 1": lambda cell: cell.stage1_steps > 0 and cell.encoder_step2 > 0 and cell.pairing == "label",
+    "from scratch": lambda cell: cell.stage1_steps == 0,
+    "untrained encoders": lambda cell: cell.encoder_step2 == 0,
+    "paired by concept": lambda cell: cell.pairing == "concept",
+}
+"""Decoders of the studies of two real sources."""
 SHAPES: dict[str, Predicate] = {
     "32 dimensions": lambda cell: cell.dimension2 == 32,
     "512 dimensions": lambda cell: (cell.dimension2, cell.projector, cell.encoder2) == (512, "small", "none"),
@@ -155,18 +164,15 @@ def r1(rows: Evidence) -> Iterator[Finding]:
             yield cells.comparison(alone, f"{source}: slope of ICL on log2 {name}")
 
 
+def _paired(rows: Evidence, study: str) -> EvidenceCells:
+    return grid(rows, study, "K2 stage1_steps encoder_step2 pairing", ("icl", CEILING))
+
+
 def pairing(rows: Evidence, study: str) -> Iterator[Finding]:
     """ICL on held-out concepts by number of secondary classes, stage 1, and pretraining of encoders."""
-    oracle = "probe.oracles.nearest_exemplar"
-    cells = grid(rows, study, "K2 stage1_steps encoder_step2 pairing", ("icl", oracle))
+    cells = _paired(rows, study)
     few, many = min(cells.axis("K2")), max(cells.axis("K2"))
-    kinds: dict[str, Predicate] = {
-        "as named": lambda cell: cell.stage1_steps > 0 and cell.encoder_step2 > 0 and cell.pairing == "label",
-        "from scratch": lambda cell: cell.stage1_steps == 0,
-        "untrained encoders": lambda cell: cell.encoder_step2 == 0,
-        "paired by concept": lambda cell: cell.pairing == "concept",
-    }
-    full, scratch, untrained, _ = kinds.values()
+    full, scratch, untrained, _ = DECODERS.values()
     whole, part = mean("icl", full, K2=many), mean("icl", full, K2=few)
     yield cells.condition(
         accuracy("icl", full, K2=many) > STRONG, f"ICL on held-out concepts at K2 = {many}", "all classes are there"
@@ -184,8 +190,8 @@ def pairing(rows: Evidence, study: str) -> Iterator[Finding]:
         "ICL with pretrained encoders minus with untrained ones",
         "the encoder is left untrained for comparison",
     )
-    yield cells.comparison(accuracy(oracle, full, K2=many), f"nearest exemplar (the ceiling) at K2 = {many}")
-    for name, keep in kinds.items():
+    yield cells.comparison(accuracy(CEILING, full, K2=many), f"nearest exemplar (the ceiling) at K2 = {many}")
+    for name, keep in DECODERS.items():
         for count in sorted(set(cells.axis("K2"))):
             if cells.chosen(keep, K2=count).any():
                 yield cells.comparison(accuracy("icl", keep, K2=count), f"ICL at K2 = {count}, {name}")
@@ -205,6 +211,7 @@ def _pairing_claim(
             "encoders (means over K2), above 0. Each with its whole 95 % interval."
         ),
         studies=study,
+        figure=curves_of(lambda rows: _paired(rows, study), DECODERS, x="K2"),
         collection=collection,
     )
     def judged(rows: Evidence) -> Iterator[Finding]:

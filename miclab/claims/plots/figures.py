@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from miclab import storage
-from miclab.claims.evidence import At, Evidence, grid
+from miclab.claims.evidence import At, Evidence, EvidenceCells, grid
 from miclab.claims.plots import panels
 from miclab.claims.plots.panels import points, scale
 from miclab.config.axes import axis_name
 from miclab.errors import MiclabError
+from miclab.statistics.grid import Predicate
 from miclab.statistics.style import DATES, STYLE, figure_bytes
 
 if TYPE_CHECKING:
@@ -101,6 +102,35 @@ def curves(studies: str, *, x: str, by: str = "", scores: str = "icl", at: At = 
             if by and place.lines:
                 place.legend(frameon=False, fontsize=7)
         need(drawn)
+        return figure
+
+    return draw
+
+
+def curves_of(
+    cells_of: Callable[[Evidence], EvidenceCells], kinds: Mapping[str, Predicate], *, x: str, scores: str = "icl"
+) -> Drawing:
+    """A panel for each score: curves over `x`, one for each kind of cell.
+
+    Arguments:
+        cells_of: the cells, with all scores.
+        kinds: the name of each curve and the cells that lie on it, at most one for each value of `x`.
+        x: short name of the axis from left to right.
+        scores: columns, separated by spaces.
+    """
+
+    def draw(rows: Evidence) -> Figure:
+        names, cells = scores.split(), cells_of(rows)
+        figure, axes = new_figure(len(names))
+        need(cells.values)
+        for place, score in zip(axes, names, strict=True):
+            for index, (label, kind) in enumerate(kinds.items()):
+                found = points(cells.where(kind), score)
+                if found:
+                    panels.curve(place, [p.key[cells.axes.index(x)] for p in found], found, label, index)
+            scale(place, x, list(cells.axis(x)))
+            accuracy_axis(place, xlabel=axis_name(x), ylabel=score.upper())
+            place.legend(frameon=False, fontsize=7)
         return figure
 
     return draw
