@@ -25,7 +25,7 @@ from miclab.config.parts import ParentConfig
 from miclab.training.loop import train_config
 
 def trained(config, steps):
-    request = Request(steps=steps, evaluate_every=500, checkpoint_every=500, sequences=100, novel_sets=1)
+    request = Request(steps=steps, evaluate_every=250, checkpoint_every=750, sequences=100, novel_sets=1)
     run, outcome = train_config(config, request, sys.argv[1])
     assert (outcome.status, outcome.step) == ("finished", steps), outcome
     return run
@@ -54,7 +54,7 @@ def show(run, sequences=250):
 def test_much_data_makes_the_decoder_read_its_context(run_python, tmp_path):
     """K = 4096, B = 4 with one-hot positions: fails if any part of the induction circuit (positions, attention,
     gradients, optimiser) or the labels of the `icl` and `swapped` splits are wrong."""
-    scores = run_python(COMMON + "show(trained(unimodal(4096, 4, 'onehot'), 1000), 1000)", tmp_path)
+    scores = run_python(COMMON + "show(trained(unimodal(4096, 4, 'onehot'), 750), 1000)", tmp_path)
     print(scores)
     assert scores["icl"] >= 0.95
     assert scores["swapped"] >= 0.95
@@ -74,11 +74,11 @@ def test_little_data_makes_the_decoder_memorise(run_python, tmp_path):
 def test_second_modality_is_read_in_context_after_the_first(run_python, tmp_path):
     """Stage 1 on K1 = 8192, then stage 2 with 32 times fewer classes of m2: fails if stage 2 loses the parent's
     decoder or world, if the projector is not trained, or if novel classes of m2 get wrong labels."""
-    first = run_python(COMMON + "show(trained(unimodal(8192, 4, 'rope'), 3000))", tmp_path)
+    first = run_python(COMMON + "show(trained(unimodal(8192, 4, 'rope'), 1500))", tmp_path)
     second = """
 config = run_config("multimodal", "quick")
 assert config.modalities["m2"].classes * 32 == config.modalities["m1"].classes == 8192
-show(trained(replace(config, parent=ParentConfig(run=sys.argv[2], step=3000)), 1000))
+show(trained(replace(config, parent=ParentConfig(run=sys.argv[2], step=1500)), 750))
 """
     scores = run_python(COMMON + second, tmp_path, first["hash"])
     print(first)
