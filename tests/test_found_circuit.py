@@ -131,12 +131,18 @@ def test_what_cannot_be_found_is_named(built, tmp_path, capsys):
         (["--faithful", "0"], "above 0 and at most 1"),
         (["--interpolations", "0"], "interpolations = 0"),
         (["--output", str(tmp_path / "c.gexf")], r"\.graphml"),
-        (["--split", "train", "--sequences", "24", "--corruption", "query_outside", "--metric", "probability",
-          "--ablation", "zero"], ""),
-    ):  # fmt: skip
-        status = main_status(["circuit", str(built.path), *more])
-        assert status == (2 if text else 0)
+    ):
+        assert main_status(["circuit", str(built.path), *more]) == 2
         assert re.search(text, capsys.readouterr().err)
+
+
+def test_a_circuit_is_found_under_other_choices(built, capsys):
+    """Fails if a split, corruption, metric or ablation breaks the search, or the answer does not say which it was."""
+    choices = {"split": "train", "corruption": "query_outside", "metric": "probability", "ablation": "zero"}
+    more = [text for name, value in choices.items() for text in (f"--{name}", value)]
+    assert main_status(["circuit", str(built.path), "--sequences", "24", "--json", *more]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {name: found[name] for name in choices} == choices
 
 
 def test_a_decoder_that_does_not_answer_has_no_circuit(built, monkeypatch, capsys):

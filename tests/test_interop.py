@@ -249,6 +249,13 @@ def test_nnsight_reads_and_edits(run, tmp_path, capsys):
     torch.testing.assert_close(logits, wanted, rtol=0, atol=1e-5)
 
 
+def test_an_export_goes_into_the_empty_directory_that_one_stands_in(run, tmp_path, monkeypatch):
+    """Fails if `.` is refused, or its files land beside it."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", str(run.path), "--to", "torch", "--output", "."]) == 0
+    assert any(path.suffix == ".safetensors" for path in tmp_path.iterdir())
+
+
 def test_what_cannot_be_exported_is_refused_by_name(run, tmp_path, capsys):
     """Fails if a part is dropped in silence, or a folder with files in it is written over."""
     full = tmp_path / "full"
