@@ -106,13 +106,18 @@ Click a heading to sort the table. Type into the field above it to filter the ro
 
 
 def claims_pages(here: Path) -> dict[str, str]:
-    """Every page under `claims/`, by file name, from the committed rows."""
+    """Every page that the ledger fills in, by its path below `docs`, from the committed rows.
+
+    Arguments:
+        here: the folder `docs`.
+    """
     by_preset = {preset: {line.entry.id: line for line in ledger(preset)} for preset in PRESETS}
     first = by_preset[PRESETS[0]]
-    pages = {"index.md": claims_index(list(first.values()))}
+    lines = list(first.values())
+    pages = {"claims/index.md": claims_index(lines), "findings/claims-of-the-paper.md": paper_table(lines)}
     for name, line in first.items():
         found = {preset: lines[name] for preset, lines in by_preset.items() if name in lines and lines[name].runs}
-        pages[f"{name}.md"] = claim_page(found or {PRESETS[0]: line}, here)
+        pages[f"claims/{name}.md"] = claim_page(found or {PRESETS[0]: line}, here / "claims")
     return pages
 
 
@@ -141,8 +146,7 @@ the paper's own figure or table. This table is written when the site is built.""
 
 def write(docs: Path) -> None:
     """Writes all generated pages below `docs`; files whose text stays the same are not touched."""
-    pages = {docs / "claims" / name: text for name, text in claims_pages(docs / "claims").items()}
-    pages[docs / "findings" / "claims-of-the-paper.md"] = paper_table(ledger(PRESETS[0]))
+    pages = {docs / name: text for name, text in claims_pages(docs).items()}
     pages[docs / "reference" / "cli.md"] = reference.command_line(command_output)
     pages[docs / "reference" / "config.md"] = reference.configuration(ROOT / "miclab")
     for old in set((docs / "claims").glob("*.md")) - set(pages):

@@ -122,29 +122,6 @@ def test_installed_extensions_are_loaded_with_the_first_name(run_python, tmp_pat
     assert miclab.load_plugin(tmp_path / "mine.py").name == "mine"
 
 
-def test_ten_lines_of_the_readme(tmp_path, monkeypatch):
-    """The lines that README shows, at a smaller size."""
-    monkeypatch.chdir(tmp_path)
-    run = miclab.train("unimodal", heads=2, classes=32, steps=4, batch_size=8, fields={"request.sequences": 4})
-    print(run.metrics().select("step", "train", "icl"))
-    attention = run.attention(head="1.0", sequence=0)
-    attention.plot().figure.savefig("attention.png")
-    print(miclab.evaluate(run, sequences=8, novel_sets=2).frame())
-    print(miclab.circuits(run, sequences=8, novel_sets=2).frame())
-    print(miclab.knock_out(run, heads=["0.0"], sequences=8, novel_sets=2).frame())
-    logits = run.model()(run.batch("icl", sequences=4))
-    second = miclab.train(
-        "multimodal", stage_one=run, steps=2, fields={"modalities.m2.classes": 16, "request.sequences": 4}
-    )
-    miclab.report([run, second], "report.html")
-    print(miclab.judge("U5").explanation)
-    assert (run.config.decoder.heads, run.config.modalities["m1"].classes) == (2, 32)
-    assert logits.shape == (4, run.config.label_count)
-    assert second.parent == run
-    assert Path("attention.png").stat().st_size > 1000
-    assert "<html" in Path("report.html").read_text()
-
-
 def test_a_run_is_that_of_the_command(root, run, second, capsys, tmp_path):
     """Fails if a function trains another configuration than the command of the same options, or stage 1 differs."""
     options = [f"--{name}={value}" for name, value in tiny_fields(decoder={"heads": 2}).items()]
