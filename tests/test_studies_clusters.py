@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
+import submitit
 from tiny_study import REQUEST, carry_out, contents, planned, tiny_study
 
 from miclab.cli import main
 from miclab.errors import MiclabError
 from miclab.studies import state
 from miclab.studies.launchers import slurm
+from miclab.studies.launchers.ray import RayLauncher
 from miclab.studies.launchers.slurm import SlurmLauncher
 
 LONG = {"quick": {"seeds": [0], "request": {**REQUEST, "steps": 120, "evaluate_every": 8, "checkpoint_every": 80}}}
@@ -206,9 +210,59 @@ def test_clusters_that_are_not_there_are_named(tmp_path, capsys, monkeypatch):
         (["--launcher", "slurm"], "There is no `sbatch` here"),
         (["--launcher", "slurm", "--slurm", "time"], "write KEY=VALUE"),
         (["--launcher", "slurm", "--array-limit", "0"], "--array-limit is 1 or more"),
+        (["--launcher", "slurm", "--gpus", "-1"], "--gpus are 0 or more"),
+        (["--gpus", "1"], "--gpus has no effect here: it is for --launcher ray and slurm"),
         (["--array-limit", "0"], "--array-limit has no effect here"),
     ):
         assert main([*common, *more]) == 2
         assert message in capsys.readouterr().err
     with pytest.raises(MiclabError, match="cannot have these parameters"):
         SlurmLauncher(tmp_path, parameters={"partitoin": "long"}, cluster="local")
+
+
+def test_jobs_have_their_gpus_and_too_many_are_refused_with_what_is_there(tmp_path, monkeypatch):
+    """`sinfo` is a script that prints what a site with three kinds of nodes prints."""
+    sinfo = tmp_path / "sinfo"
+    sinfo.write_text('#!/bin/sh\ncase "$*" in *cpus*) echo "(null)";; *) printf "(null)\\ngpu:2\\n'
+                     'gpu:a100:4(S:0-1),gpu:v100:2,shard:9\\n";; esac\n')  # fmt: skip
+    sinfo.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert slurm.gpus_of_nodes() == [0, 2, 6]
+    requested: list[dict] = []
+    update = submitit.AutoExecutor.update_parameters
+    monkeypatch.setattr(
+        submitit.AutoExecutor, "update_parameters", lambda own, **named: (requested.append(named), update(own, **named))
+    )
+    for gpus in (6, 0):
+        SlurmLauncher(tmp_path, cluster="local", gpus=gpus)
+    assert [named.get("slurm_gpus_per_node") for named in requested] == [6, None]
+    with pytest.raises(MiclabError, match="--gpus 7: every node has at most 6 GPUs"):
+        SlurmLauncher(tmp_path, cluster="local", gpus=7)
+    with pytest.raises(MiclabError, match="--gpus 1: no node of the partition cpus has a GPU"):
+        SlurmLauncher(tmp_path, parameters={"partition": "cpus"}, cluster="local", gpus=1)
+    # What `sinfo` cannot say is left to Slurm.
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert slurm.gpus_of_nodes() is None
+    assert SlurmLauncher(tmp_path, cluster="local", gpus=7)
+
+
+def test_ray_tasks_have_their_gpus_and_too_many_are_refused_with_what_is_there(monkeypatch):
+    """A stand-in for Ray's client: two living nodes of two GPUs, and a dead one of eight."""
+    requested, closed = [], []
+    nodes = [{"Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0}}] * 2
+    nodes.append({"Alive": False, "Resources": {"CPU": 8.0, "GPU": 8.0}})
+    fake = types.SimpleNamespace(
+        init=lambda **options: None,
+        shutdown=lambda: closed.append(1),
+        nodes=lambda: nodes,
+        cluster_resources=lambda: {"CPU": 16.0, "GPU": 4.0},
+        remote=lambda **options: requested.append(options) or (lambda function: function),
+    )
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    assert [RayLauncher(gpus=gpus).room() for gpus in (0, 1, 2)] == [16, 4, 2]
+    assert [options["num_gpus"] for options in requested] == [0, 1, 2]
+    assert RayLauncher(workers=3, gpus=1).room() == 3
+    assert not closed
+    with pytest.raises(MiclabError, match="--gpus 3: the Ray cluster has 4 GPUs on 2 nodes, at most 2 on one"):
+        RayLauncher(gpus=3)
+    assert closed

@@ -74,6 +74,8 @@ class RunOptions(_Seeded):
     """Where to train."""
     workers: int = 0
     """Processes at once, each of one thread; 0: one for each core (`local`, `ray`), or as many as Slurm lets."""
+    gpus: int = 0
+    """GPUs of each worker of `ray` or `slurm`, which sees no others; for studies with `numerics.device` `cuda`."""
     ray_address: str = "auto"
     """Ray cluster; `auto`: the one that this machine belongs to."""
     array_limit: int = 1000
@@ -163,6 +165,8 @@ def _run(arguments: list[str]) -> int:
     options = parse(RunOptions, "study run", arguments)
     if options.launcher != "ray":
         refuse_ignored(arguments, ("ray_address",), "it is for --launcher ray")
+    if options.launcher == "local":
+        refuse_ignored(arguments, ("gpus",), "it is for --launcher ray and slurm")
     if options.launcher != "slurm":
         refuse_ignored(arguments, ("array_limit", "slurm"), "it is for --launcher slurm")
     from miclab.studies.listing import counts_of, failures_of
@@ -246,12 +250,12 @@ def _of_seeds(studies: list[Study], plan: Plan, options: _Seeded, root: Path) ->
 
 
 def _launcher(options: RunOptions, root: Path) -> Launcher:
-    if options.workers < 0 or options.array_limit < 1:
-        raise MiclabError("--workers is 0 or more, --array-limit is 1 or more.")
+    if options.workers < 0 or options.array_limit < 1 or options.gpus < 0:
+        raise MiclabError("--workers and --gpus are 0 or more, --array-limit is 1 or more.")
     if options.launcher == "ray":
         from miclab.studies.launchers.ray import RayLauncher
 
-        return RayLauncher(options.ray_address, options.workers)
+        return RayLauncher(options.ray_address, options.workers, options.gpus)
     if options.launcher == "slurm":
         from miclab.studies.launchers.slurm import SlurmLauncher
         from miclab.studies.state import FOLDER
@@ -263,7 +267,7 @@ def _launcher(options: RunOptions, root: Path) -> Launcher:
                 raise MiclabError(f"--slurm {entry}: write KEY=VALUE, for example partition=long.")
             parameters[name] = int(value) if value.isdigit() else value
         folder = root.resolve() / FOLDER / "jobs"
-        return SlurmLauncher(folder, options.array_limit, options.workers, parameters)
+        return SlurmLauncher(folder, options.array_limit, options.workers, parameters, gpus=options.gpus)
     from miclab.studies.launchers.local import LocalLauncher
 
     return LocalLauncher(options.workers)

@@ -1,4 +1,5 @@
-"""A Ray cluster: one task for each core, on any node. The runs lie on a file system that all nodes share."""
+"""A Ray cluster: one task for each core, or for its GPUs, on any node. The runs lie on a file system that all nodes
+share."""
 
 from __future__ import annotations
 
@@ -17,18 +18,19 @@ class RayLauncher:
     Arguments:
         address: of the cluster; `auto`: the one that this machine belongs to; empty: a new one on this machine.
         workers: tasks at once; 0: one for each core of the cluster.
+        gpus: GPUs of each task; Ray shows a task only its own ones.
 
     Raises:
-        MiclabError: Ray is not installed, or there is no cluster at the address.
+        MiclabError: Ray is not installed, there is no cluster at the address, or none of its nodes has so many GPUs.
     """
 
-    def __init__(self, address: str = "auto", workers: int = 0):
+    def __init__(self, address: str = "auto", workers: int = 0, gpus: int = 0):
         try:
             import ray
         except ImportError as error:
             raise MiclabError("The launcher `ray` needs `pip install '.[ray]'` in the clone of miclab.") from error
         self._ray: Any = ray
-        self.workers = workers
+        self.workers, self.gpus = workers, gpus
         try:
             ray.init(
                 address=address or None,
@@ -42,14 +44,28 @@ class RayLauncher:
                 f"There is no Ray cluster at {address!r} ({error}). Start one with `ray start --head`, or name its "
             )
             raise MiclabError(f"{problem}address with --ray-address.") from error
+        try:
+            self._check_gpus()
+        except MiclabError:
+            ray.shutdown()
+            raise
         # The engine restarts a task that was lost with its node, since only it knows the progress.
-        self._perform: Any = ray.remote(num_cpus=1, max_retries=0)(perform)
+        self._perform: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(perform)
         self._tasks: dict[Any, str] = {}
 
+    def _check_gpus(self) -> None:
+        each = [int(node["Resources"].get("GPU", 0)) for node in self._ray.nodes() if node["Alive"]]
+        if self.gpus > max(each, default=0):
+            there = f"{sum(each)} GPUs on {len(each)} nodes, at most {max(each, default=0)} on one"
+            raise MiclabError(f"--gpus {self.gpus}: the Ray cluster has {there}. Ask for fewer, or add a node.")
+
     def room(self) -> int:
-        """Cores of the living nodes that have no task."""
-        cores = int(self._ray.cluster_resources().get("CPU", 0))
-        return max(0, (min(cores, self.workers) if self.workers else cores) - len(self._tasks))
+        """Tasks that the living nodes can take beside those that they have, by their cores and GPUs."""
+        there = self._ray.cluster_resources()
+        room = int(there.get("CPU", 0))
+        if self.gpus:
+            room = min(room, int(there.get("GPU", 0)) // self.gpus)
+        return max(0, (min(room, self.workers) if self.workers else room) - len(self._tasks))
 
     def submit(self, paths: list[str]) -> None:
         """Starts tasks."""

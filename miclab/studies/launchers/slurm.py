@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import secrets
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,32 @@ def work(path: str, plugins: Handed = ()) -> None:
     os.replace(temporary, file)
 
 
+def gpus_of_nodes(partition: str = "") -> list[int] | None:
+    """GPUs of each kind of node, by `sinfo`; None where that cannot be found out.
+
+    Arguments:
+        partition: only its nodes; empty: all nodes.
+    """
+    command = ["sinfo", "--noheader", "--format", "%G", *(["--partition", partition] if partition else [])]
+    try:
+        lines = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    # A line is `(null)`, `gpu:4`, or `gpu:a100:4(S:0-1),gpu:v100:2`.
+    return [sum(map(int, re.findall(r"\bgpu:(?:[^:,()]+:)?(\d+)", line))) for line in lines if line.strip()]
+
+
+def check_gpus(gpus: int, partition: str = "") -> None:
+    """Raises MiclabError if no node has so many GPUs. What Slurm does not say, it decides itself."""
+    there = gpus_of_nodes(partition) if gpus else None
+    if there is not None and gpus > max(there, default=0):
+        where = f"of the partition {partition} " if partition else ""
+        has = f"has at most {max(there)} GPUs" if any(there) else "has a GPU"
+        verb = "every node" if any(there) else "no node"
+        raise MiclabError(f"--gpus {gpus}: {verb} {where}{has}. `sinfo -o '%P %G'` lists them; choose a partition with "
+                          "--slurm partition=NAME.")  # fmt: skip
+
+
 class SlurmLauncher:
     """Jobs under Slurm.
 
@@ -55,9 +83,10 @@ class SlurmLauncher:
         workers: jobs of an array that run at once; 0: as many as Slurm lets.
         parameters: of the jobs, as submitit names them: `partition`, `time` (minutes), `mem`, `account`, ...
         cluster: `slurm`; `local` starts the same jobs as processes of this machine.
+        gpus: GPUs of each job; Slurm shows a job only its own ones.
 
     Raises:
-        MiclabError: there is no Slurm here, or a parameter is unknown.
+        MiclabError: there is no Slurm here, a parameter is unknown, or no node has so many GPUs.
     """
 
     def __init__(
@@ -67,6 +96,7 @@ class SlurmLauncher:
         workers: int = 0,
         parameters: dict[str, Any] | None = None,
         cluster: str = "slurm",
+        gpus: int = 0,
     ):
         if cluster == "slurm" and shutil.which("sbatch") is None:
             raise MiclabError("There is no `sbatch` here: start this on a login node of the cluster, or choose another "
@@ -76,9 +106,12 @@ class SlurmLauncher:
             from submitit.core.utils import FailedJobError
         except ImportError as error:
             raise MiclabError("The launcher `slurm` needs `pip install '.[slurm]'` in the clone of miclab.") from error
+        parameters = parameters or {}
+        check_gpus(gpus, str(parameters.get("partition", "")))
         self.array_limit = array_limit
         self._executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
-        requested = {"time": MINUTES, "cpus_per_task": 1, **(parameters or {})}
+        own = {"gpus_per_node": gpus} if gpus else {}
+        requested = {"time": MINUTES, "cpus_per_task": 1, **own, **parameters}
         requested["array_parallelism"] = workers or array_limit
         try:
             self._executor.update_parameters(
