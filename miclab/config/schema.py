@@ -143,16 +143,25 @@ def field_text(kind: type, name: str, value: Any) -> str:
 def _object_text(config: Any) -> str:
     """The fields that differ from their default; empty if none does, so that the whole part is left out."""
     kind, entries = type(config), []
-    for name in _sorted_names(kind):
-        text = field_text(kind, name, getattr(config, name))
+    for name, default in _sorted_defaults(kind):
+        value = getattr(config, name)
+        if value is default:
+            continue
+        text = field_text(kind, name, value)
         if text:
             entries.append(f'"{name}":{text}')
     return f"{{{','.join(entries)}}}" if entries else ""
 
 
 @functools.cache
-def _sorted_names(kind: type) -> tuple[str, ...]:
-    return tuple(sorted(_items(kind)))
+def _sorted_defaults(kind: type) -> tuple[tuple[str, Any], ...]:
+    """Fields in the order of their names, each with its default if that is a plain value. Another default cannot be
+    recognised by its identity: the text of a dataclass is that of its own fields."""
+    plain = (int, float, str, tuple, type(None))
+    items = sorted(_items(kind).items())
+    return tuple(
+        (name, item.default if isinstance(item.default, plain) else dataclasses.MISSING) for name, item in items
+    )
 
 
 @functools.lru_cache(maxsize=100_000, typed=True)
