@@ -16,6 +16,7 @@ import torch
 
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError
+from miclab.training import compiler_cache
 
 PAYS_FROM = 2500
 """Steps from which compiling pays where nothing was compiled before. It takes about a minute of one core, and an eager
@@ -30,6 +31,7 @@ def why_not_compiled() -> str:
     names = [os.environ.get("CXX", ""), "g++", "clang++", "c++"]
     if not any(shutil.which(name) for name in names if name):
         return "no C++ compiler was found"
+    compiler_cache.use_own_folder()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -15,7 +15,7 @@ import torch
 
 from miclab.config.run import RunConfig
 from miclab.config.schema import to_mapping
-from miclab.training import numerics, optimiser
+from miclab.training import compiler_cache, numerics, optimiser
 from miclab.training.flat_parameters import TrainedParameters, gradient_function
 from miclab.training.objective import Losses, Objective
 from miclab.worlds.sequences import RawBatch
@@ -96,6 +96,7 @@ def _compile(config: RunConfig, trained: TrainedParameters, active: tuple[str, .
         # The compiler counts versions by code object and gives up after a few, so each key gets its own code object.
         code = step.__code__.replace(co_name=f"step_{len(_compiled)}")
         own = types.FunctionType(code, step.__globals__, code.co_name, None, step.__closure__)
+        compiler_cache.use_own_folder()
         _compiled[key] = torch.compile(own, dynamic=False, fullgraph=True, options=numerics.COMPILER_OPTIONS)
     return _compiled[key]
 

@@ -1,0 +1,71 @@
+"""The folder of compiled steps: a second process finds there what a first one compiled.
+
+PyTorch keeps compiled graphs on disk. It unpickles them and loads their machine code, so whoever can write into the
+folder can run code as the user. Its usual folder has a name that others can guess, in the machine's folder for temporary
+files. So miclab uses a folder of the user's own:
+
+    ~/.cache/miclab/compiled        Linux, or under `XDG_CACHE_HOME`
+    ~/Library/Caches/miclab/...     macOS
+    %LOCALAPPDATA%/miclab/...       Windows
+
+Others can neither read nor write it. Nothing in it comes from another machine: miclab sends no part of it, and loads no
+part that was sent. A part fits only the same graph, PyTorch and options. The folder may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from pathlib import Path
+
+VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+"""PyTorch's own variable. A folder that the user names there is used as it is."""
+
+
+def usual_folder() -> Path:
+    """The user's folder for compiled steps.
+
+    Raises:
+        RuntimeError: the user has no home directory.
+    """
+    if sys.platform == "darwin":
+        base = Path.home() / "Library/Caches"
+    elif os.name == "nt":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local")
+    else:
+        named = Path(os.environ.get("XDG_CACHE_HOME") or "")
+        base = named if named.is_absolute() else Path.home() / ".cache"
+    return base / "miclab" / "compiled"
+
+
+def is_private(folder: Path) -> bool:
+    """Whether a folder, no link, belongs to this user and nobody else can write into it. On Windows the user's own
+    folders always do."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        return False
+    return os.name == "nt" or (found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+
+
+@functools.lru_cache(maxsize=1)
+def use_own_folder() -> str:
+    """Makes PyTorch keep compiled steps in the user's folder; returns its path. Where that cannot be had, they are kept
+    in a new private folder until this process ends."""
+    if os.environ.get(VARIABLE):
+        return os.environ[VARIABLE]
+    try:
+        folder = usual_folder()
+        for part in (folder.parent, folder):
+            part.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not is_private(folder) or not is_private(folder.parent) or not os.access(folder, os.W_OK | os.X_OK):
+            raise OSError(f"{folder} can be changed by others")
+    except (OSError, RuntimeError):
+        folder = Path(tempfile.mkdtemp(prefix="miclab-compiled-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ[VARIABLE] = str(folder)
+    return str(folder)

@@ -1,0 +1,77 @@
+"""The folder of compiled steps: the user's own, found by a second process, and never one that others can change."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from miclab.training import compiler_cache
+from miclab.training.numerics import why_not_compiled
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """The user's cache folder, and no folder named by the user."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    # What the function sets is taken back after the test.
+    monkeypatch.setenv(compiler_cache.VARIABLE, "")
+    monkeypatch.setattr(compiler_cache.sys, "platform", "linux")
+    compiler_cache.use_own_folder.cache_clear()
+    yield tmp_path / "miclab" / "compiled"
+    compiler_cache.use_own_folder.cache_clear()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX permissions")
+def test_the_folder_is_the_users_and_nobody_elses(cache):
+    assert compiler_cache.use_own_folder() == str(cache) == os.environ[compiler_cache.VARIABLE]
+    assert stat.S_IMODE(cache.stat().st_mode) == stat.S_IMODE(cache.parent.stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX permissions")
+@pytest.mark.parametrize("open_to", ["group", "all", "parent", "link", "file"])
+def test_what_others_can_change_is_never_loaded(cache, open_to, tmp_path):
+    """Its content is machine code and pickles. A new folder stands in for it."""
+    cache.parent.mkdir(mode=0o700)
+    if open_to == "link":
+        (tmp_path / "elsewhere").mkdir()
+        cache.symlink_to(tmp_path / "elsewhere")
+    elif open_to == "file":
+        cache.write_text("")
+    else:
+        cache.mkdir()
+        (cache.parent if open_to == "parent" else cache).chmod(0o770 if open_to == "group" else 0o777)
+    used = Path(compiler_cache.use_own_folder())
+    assert used != cache
+    assert compiler_cache.is_private(used)
+    assert os.environ[compiler_cache.VARIABLE] == str(used)
+    used.rmdir()
+
+
+def test_a_folder_that_the_user_names_is_used(cache, monkeypatch):
+    monkeypatch.setenv(compiler_cache.VARIABLE, "/somewhere")
+    assert compiler_cache.use_own_folder() == "/somewhere"
+    assert not cache.exists()
+
+
+COMPILE = """
+import json, os
+from miclab.training.numerics import why_not_compiled
+assert why_not_compiled() == ""
+from torch._dynamo.utils import counters
+found = {name: sum(count for key, count in part.items() if key.endswith("cache_" + name))
+         for name in ("hit", "miss") for part in [{**counters["inductor"], **counters["aot_autograd"]}]}
+print(json.dumps([found["hit"], found["miss"]]))
+"""
+
+
+@pytest.mark.slow
+def test_a_second_process_finds_what_the_first_compiled(cache, run_python):
+    if why_not_compiled():
+        pytest.skip(why_not_compiled())
+    first, second = run_python(COMPILE), run_python(COMPILE)
+    assert first[0] == 0 < first[1]
+    assert second[1] == 0 < second[0]
+    assert any(cache.iterdir())
