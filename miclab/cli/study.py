@@ -294,21 +294,23 @@ def _status(arguments: list[str]) -> int:
 
 
 def _plan(arguments: list[str]) -> int:
+    from miclab.config.content import uncollected
     from miclab.studies import state
     from miclab.studies.listing import counts_of, failures_of, kept_runs, plan_json, plan_table
 
     options = parse(PlanOptions, "study plan", arguments)
-    (study,), plan = _planned((options.file,), options)
-    root = Path(options.runs)
-    kept = kept_runs([study], plan, root)
-    plan = _of_seeds([study], plan, options, root)
-    states = state.survey(plan, root)
-    if options.json:
-        print_json(plan_json(study, plan, states, kept, root))
+    with uncollected():
+        (study,), plan = _planned((options.file,), options)
+        root = Path(options.runs)
+        kept = kept_runs([study], plan, root)
+        plan = _of_seeds([study], plan, options, root)
+        states = state.survey(plan, root)
+        if options.json:
+            print_json(plan_json(study, plan, states, kept, root))
+            return 0
+        plan_table(study, plan, states, kept, root).show()
+        _print_counts(counts_of(plan, states, set(), kept), failures_of(plan, states))
         return 0
-    plan_table(study, plan, states, kept, root).show()
-    _print_counts(counts_of(plan, states, set(), kept), failures_of(plan, states))
-    return 0
 
 
 def _rows(arguments: list[str]) -> int:

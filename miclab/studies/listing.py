@@ -23,10 +23,10 @@ LONGEST = 24
 
 def planned_axes(study: Study, plan: Plan) -> Iterator[tuple[PlannedRun, dict[str, Any]]]:
     """Every run with the values of the study's axes. A run that is needed first, such as stage 1, has no values."""
-    own = set(plan.members[study.name])
+    own, names = set(plan.members[study.name]), study.axes
     for identity, run in plan.runs.items():
         parent = plan.runs.get(run.parent)
-        yield run, {axis: axis_value(run, parent, axis) for axis in study.axes} if identity in own else {}
+        yield run, {axis: axis_value(run, parent, axis) for axis in names} if identity in own else {}
 
 
 def given_name(run: PlannedRun, found: State, root: Path) -> str:
@@ -83,9 +83,9 @@ def short_axes(axes: tuple[str, ...]) -> list[str]:
 def plan_table(study: Study, plan: Plan, states: Mapping[str, State], kept: frozenset[str], root: Path) -> Table:
     """The runs as a table, in the order in which they are trained; names have a column where there are any."""
     rows = plan_json(study, plan, states, kept, root)
-    named = any(row["name"] for row in rows)
+    named, axes = any(row["name"] for row in rows), study.axes
     cells = [
-        [row["run"], *([row["name"]] if named else []), *(axis_cell(row["axes"].get(axis)) for axis in study.axes),
+        [row["run"], *([row["name"]] if named else []), *(axis_cell(row["axes"].get(axis)) for axis in axes),
          row["seed"], row["steps"],
          status_mark("in rows" if row["in_committed_rows"] and row["status"] == "new" else row["status"]),
          row["step"] if row["step"] >= 0 else None, Code(row["parent"][:12])]

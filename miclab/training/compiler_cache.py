@@ -1,8 +1,8 @@
 """The folder of compiled steps: a second process finds there what a first one compiled.
 
 PyTorch keeps compiled graphs on disk. It unpickles them and loads their machine code, so whoever can write into the
-folder can run code as the user. Its usual folder has a name that others can guess, in the machine's folder for temporary
-files. So miclab uses a folder of the user's own:
+folder can run code as the user. Its usual folder has a name that others can guess, among the machine's temporary files.
+So miclab uses a folder of the user's own:
 
     ~/.cache/miclab/compiled        Linux, or under `XDG_CACHE_HOME`
     ~/Library/Caches/miclab/...     macOS
