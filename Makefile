@@ -53,6 +53,8 @@ lock: .venv/core
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.lanes --device cpu --lanes 1 8 --seconds 2 --output build/lanes-cpu.json
 	$(BIN)/python -m benchmarks.measures
 	$(BIN)/python -m benchmarks.start
 

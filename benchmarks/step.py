@@ -76,7 +76,7 @@ def bare_products(width: int, length: int, batch: int, labels: int, projected: b
     return run
 
 
-class _Run:
+class TrainingProcess:
     """A training process without a disk."""
 
     def __init__(self, config: RunConfig):
@@ -104,7 +104,7 @@ def timed(parts: dict[str, Callable[[int], object]], rounds: int = ROUNDS) -> di
     return times
 
 
-def kernels(run: _Run) -> dict[str, float]:
+def kernels(run: TrainingProcess) -> dict[str, float]:
     """Milliseconds of one step's kernels by kind."""
     config, state = run.config, run.state
     options = {**numerics.COMPILER_OPTIONS, "cpp.enable_kernel_profile": True}
@@ -134,7 +134,7 @@ def measure(positions: str) -> None:
     config, line = numerics.resolved(config)
     if line:
         print(line)
-    run = _Run(config)
+    run = TrainingProcess(config)
     start = time.perf_counter()
     run.step(1)
     seconds = time.perf_counter() - start
@@ -156,7 +156,7 @@ def measure(positions: str) -> None:
         times = kernels(run)
         for name, value in times.items():
             print(f"    {name:<24}{value:8.2f} ms   {value / sum(times.values()):5.0%} of all kernels")
-    eager = _Run(replace(config, numerics=replace(config.numerics, mode="eager")))
+    eager = TrainingProcess(replace(config, numerics=replace(config.numerics, mode="eager")))
     modes = timed({config.numerics.mode: run.step, "eager": eager.step}, rounds=3)
     print("  " + ", ".join(f"{mode} {min(values):.1f} ms" for mode, values in modes.items()) + " a step", flush=True)
 
