@@ -1,10 +1,14 @@
-"""What the ledger's trainings took, by study and by claim, from the records of the runs themselves.
+"""What the ledger's trainings take, by study and by claim: recorded where a run is there, estimated where it is not.
 
-    python -m benchmarks.ledger --runs runs              after `miclab reproduce --runs runs`
+    python -m benchmarks.ledger                           nothing has been trained: all of it is an estimate
+    python -m benchmarks.ledger --runs runs               after `miclab reproduce --runs runs`
 
 A run's record holds the seconds between its metric rows: training, evaluation, writing. A run that several studies
 share counts for the first of them in the ledger's order; `of its own` counts all that a study or claim needs, as if it
 ran alone. Seconds are of one core (a run has one thread), as they passed on the machine: other work makes them longer.
+
+A missing run is estimated as `miclab study run` does it: its multiply-adds at the speed of recent runs, or at an
+assumed speed where there are none. Compiling, analyses and encoders are in no estimate. Nothing is trained.
 """
 
 from __future__ import annotations
@@ -15,9 +19,10 @@ from pathlib import Path
 import tyro
 
 from miclab.claims.ledger import RUN_ORDER, chosen
+from miclab.cli.progress import speed, training
 from miclab.config.presets import Profile
 from miclab.runs.find import list_runs, open_run
-from miclab.studies.plan import Plan
+from miclab.studies.plan import Plan, PlannedRun
 from miclab.studies.study import load_study, presets_of
 
 
@@ -43,10 +48,16 @@ def recorded_seconds(root: Path) -> dict[str, list[tuple[int, float]]]:
     return found
 
 
+def estimated(run: PlannedRun, rate: float) -> float:
+    """Seconds of a run at a speed in multiply-adds per second; 0 where it pretrains an encoder."""
+    return 0.0 if run.point.is_classification else training(run.point, run.request) / rate
+
+
 def main() -> None:
     """Prints two tables."""
     options = tyro.cli(Options)
-    recorded = recorded_seconds(Path(options.runs))
+    recorded, here = recorded_seconds(Path(options.runs)), speed(options.runs)
+    print(f"What is missing is estimated by {here.basis}.\n")
     needs: dict[str, dict[str, float]] = {}
     missing: dict[str, int] = {}
     for name in RUN_ORDER:
@@ -56,11 +67,12 @@ def main() -> None:
         plan = Plan([load_study(file, options.profile)], "compiled")
         needs[name] = {
             run.hash: sum(seconds for step, seconds in recorded[run.name] if step <= run.request.steps)
-            for run in plan.runs.values() if run.name in recorded
+            if run.name in recorded else estimated(run, here.rate)
+            for run in plan.runs.values()
         }  # fmt: skip
-        missing[name] = len(plan.runs) - len(needs[name])
+        missing[name] = sum(run.name not in recorded for run in plan.runs.values())
     seen: set[str] = set()
-    print("| study | runs | missing | core-minutes of its own | new after the studies above |\n|---|---|---|---|---|")
+    print("| study | runs | estimated | core-minutes of its own | new after the studies above |\n|---|---|---|---|---|")
     for name, runs in needs.items():
         new = sum(seconds for run, seconds in runs.items() if run not in seen)
         seen |= set(runs)

@@ -36,9 +36,14 @@ KINDS = {
     "matrix products": ("mm_out",),
     "noise and tokens": ("rshift",),
     "update": ("lerp",),
+    "attention's softmax": ("softmax",),
+    "normalisation": ("rsqrt",),
+    "activation": ("silu", "sigmoid", "gelu", "relu"),
+    "rotation": ("flip",),
     "other generated kernels": ("cpp_fused",),
 }
-"""Kinds of kernels by a part of their name; the first that fits counts."""
+"""Kinds of kernels by a part of their name; the first that fits counts. The compiler fuses neighbours, so that a kernel
+of one kind does some work of others."""
 
 
 def bare_products(width: int, length: int, batch: int, labels: int, projected: bool) -> Callable[[], None]:

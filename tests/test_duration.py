@@ -81,6 +81,18 @@ def test_more_of_anything_takes_longer():
     assert all(training(config, other) > training(config, REQUEST) for other in longer)
 
 
+def test_large_items_that_a_bridge_maps_into_the_hosts_space_make_no_wider_decoder():
+    """Fails if the size of a picture counts as the width of the residual stream."""
+    config = tiny_config(2)
+
+    def with_items(name: str, size: int) -> float:
+        changed = {name: replace(config.modalities[name], dimension=size)}
+        return forward(replace(config, modalities=config.modalities | changed))
+
+    assert with_items("m2", 8) == with_items("m2", 3072)
+    assert with_items("m1", 64) > forward(config)
+
+
 def test_times_are_said_with_the_digits_that_mean_something():
     seconds = (3, 14, 88, 95, 400, 2000, 5500, 20_000, 400_000)
     words = ["10 seconds", "10 seconds", "90 seconds", "2 minutes", "7 minutes", "35 minutes", "1.5 hours",

@@ -50,7 +50,8 @@ SHORTEST, FEWEST = 5.0, 50
 def forward(config: RunConfig) -> float:
     """Multiply-adds of the decoder on one sequence, roughly; encoders are left out."""
     decoder, length = config.decoder, config.sequence_length
-    width = decoder.width or max(part.dimension for part in config.modalities.values())
+    # Items of the other modalities may be large pictures; the bridge maps them into the host's space.
+    width = decoder.residual_width(config.item_width)
     block = 4 * width**2 + 3 * width * (decoder.mlp_hidden or width) + 2 * length * width
     return float(length * (decoder.layers * block + width**2))
 
