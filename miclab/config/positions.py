@@ -89,7 +89,7 @@ def position_options(data: Any, where: str = "decoder.positions") -> PositionOpt
         ConfigError: an unknown code or option (naming the nearest one), or a value that cannot be.
     """
     if isinstance(data, str) and data in KNOWN:
-        # It has no options, and a plan asks for it at every point.
+        # It has no options, and a plan needs it at every point.
         return PositionOptions(name=data)
     if isinstance(data, str):
         name, found = named_fields(data, where)

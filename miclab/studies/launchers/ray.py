@@ -57,7 +57,7 @@ class RayLauncher:
         each = [int(node["Resources"].get("GPU", 0)) for node in self._ray.nodes() if node["Alive"]]
         if self.gpus > max(each, default=0):
             there = f"{sum(each)} GPUs on {len(each)} nodes, at most {max(each, default=0)} on one"
-            raise MiclabError(f"--gpus {self.gpus}: the Ray cluster has {there}. Ask for fewer, or add a node.")
+            raise MiclabError(f"--gpus {self.gpus}: the Ray cluster has {there}. Request fewer, or add a node.")
 
     def room(self) -> int:
         """Tasks that the living nodes can take beside those that they have, by their cores and GPUs."""
