@@ -20,7 +20,7 @@ from miclab.mllm.head_names import PLACES, uniform_strengths
 from miclab.mllm.heads import HeadTable, measure_heads
 from miclab.mllm.knockout import knock_out
 from miclab.mllm.options import EpisodeOptions, KnockoutOptions
-from miclab.mllm.scoring import forward
+from miclab.mllm.passes import forward
 from miclab.worlds.roles import LABEL
 
 

@@ -18,9 +18,9 @@ from miclab.mllm.heads import measure_heads
 from miclab.mllm.knockout import mean_outputs
 from miclab.mllm.loading import load_model
 from miclab.mllm.options import EpisodeOptions, VectorOptions
+from miclab.mllm.passes import forward
 from miclab.mllm.readout import readout_of
 from miclab.mllm.results import read_table
-from miclab.mllm.scoring import forward
 from miclab.mllm.task import load_task
 from miclab.mllm.vectors import add_vectors, function_vector, vector_added, without_examples
 

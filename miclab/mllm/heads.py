@@ -19,9 +19,10 @@ from miclab.mllm.errors import ModelError, OutOfMemoryError, TaskError, memory_g
 from miclab.mllm.head_names import Named, named, uniform_strengths
 from miclab.mllm.layers import all_heads
 from miclab.mllm.loading import Production
+from miclab.mllm.passes import forward
 from miclab.mllm.prompt import Prompter
 from miclab.mllm.reading import Encoded, Reading
-from miclab.mllm.scoring import OnProgress, batches, forward, lost_text
+from miclab.mllm.scoring import OnProgress, batches, lost_text
 from miclab.mllm.task import Episode, Task
 from miclab.statistics.intervals import Interval, episode_interval
 from miclab.tables import Number, Table, Tabled

@@ -23,10 +23,11 @@ from miclab.mllm.edges import role_names
 from miclab.mllm.errors import TaskError, memory_guard
 from miclab.mllm.layers import all_heads
 from miclab.mllm.loading import Production
+from miclab.mllm.passes import forward
 from miclab.mllm.prompt import Prompter
 from miclab.mllm.reading import Encoded, Reading
 from miclab.mllm.readout import NoAttributionError, Readout, by_head, check_sum, feed_forward_of, first_of, readout_of
-from miclab.mllm.scoring import OnProgress, batches, forward, lost_text
+from miclab.mllm.scoring import OnProgress, batches, lost_text
 from miclab.mllm.task import Episode, Task
 from miclab.statistics.intervals import Interval, episode_interval
 from miclab.tables import Number, Table, Tabled, table

@@ -23,8 +23,9 @@ from miclab.mllm.edges import role_names
 from miclab.mllm.errors import TaskError, memory_guard
 from miclab.mllm.layers import all_heads
 from miclab.mllm.loading import Production
+from miclab.mllm.passes import forward
 from miclab.mllm.reading import Encoded
-from miclab.mllm.scoring import batches, forward
+from miclab.mllm.scoring import batches
 from miclab.mllm.task import Task
 
 MIB = 2**20

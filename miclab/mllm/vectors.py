@@ -19,12 +19,13 @@ from torch import Tensor
 from miclab.circuits.find import Head, head_name
 from miclab.mllm.ablation import Means, heads_by_layer
 from miclab.mllm.edge_knockout import PROBABILITY, with_probability
-from miclab.mllm.effects import UNTOUCHED, Effect, Intervention, answer_under
+from miclab.mllm.effects import Effect, answer_under
 from miclab.mllm.errors import ModelError
 from miclab.mllm.heads import HeadTable
 from miclab.mllm.knockout import matched_draws, mean_outputs
 from miclab.mllm.loading import Production
 from miclab.mllm.options import VectorOptions
+from miclab.mllm.passes import UNTOUCHED, Intervention
 from miclab.mllm.reading import Encoded
 from miclab.mllm.readout import by_head, readout_of
 from miclab.mllm.scoring import Answers, OnProgress
