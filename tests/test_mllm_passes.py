@@ -41,7 +41,7 @@ def test_answers_with_a_shared_prompt_are_those_of_whole_passes(family: str, tmp
     }
     for size in (1, 3):
         read = _lengths(of.model)
-        passes = Passes(of, conditions.values())
+        passes = Passes(of, conditions.values(), least=0)
         for episodes, encoded in batches(of.prompter(chosen), size):
             for condition in conditions.values():
                 found = answers(of, episodes, encoded, None, passes, condition)
@@ -66,7 +66,7 @@ def test_prompts_of_several_lengths_share_what_all_have(tmp_path: Path):
     alone = replace(third, support=third.support[::2])
     of_all = replace(chosen, episodes=(longer, second, alone))
     assert len(alone.candidates) == 1
-    passes = Passes(of)
+    passes = Passes(of, least=0)
     for episodes, encoded in batches(of.prompter(of_all), 3):
         found = answers(of, episodes, encoded, None, passes)
         whole = answers(of, episodes, encoded)
@@ -91,12 +91,24 @@ def test_a_model_that_cannot_go_on_from_a_prefix_reads_whole_texts(broken: str, 
         self.keys, self.values = self.keys[indices] + 0.5, self.values[indices]
 
     monkeypatch.setattr(DynamicLayer, "batch_select_indices", select)
-    passes = Passes(of)
+    passes = Passes(of, least=0)
     for episodes, encoded in batches(of.prompter(chosen), 1):
         found, whole = answers(of, episodes, encoded, None, passes), answers(of, episodes, encoded)
         for name in MEASURES:
             assert found.values[name] == pytest.approx(whole.values[name], abs=1e-6)
     assert passes.shares is False
+
+
+@torch.no_grad()
+def test_a_prompt_is_shared_where_that_saves_enough(tmp_path: Path):
+    of = production("llama")
+    ((episodes, encoded), *_) = batches(of.prompter(task(tmp_path, "text")), 1)
+    assert len(episodes[0].candidates) == 2
+    weights, last = sum(parameter.numel() for parameter in of.model.parameters()), encoded.readings[0].last
+    for least, shares in ((weights * last, True), (weights * last + weights, None)):
+        passes = Passes(of, least=least)
+        answers(of, episodes, encoded, None, passes)
+        assert passes.shares is shares
 
 
 def test_an_intervention_on_places_is_never_read_in_parts():

@@ -30,6 +30,9 @@ CLOSE = {torch.float32: 1e-3, torch.float64: 1e-3}
 """Largest difference of logits between a shared and a whole pass, by the type of the weights."""
 COARSE = 0.25
 """The same for types of 16 bits and fewer, which round differently in a pass of another shape."""
+LEAST = 2**25
+"""Least product of weights and tokens that sharing a prompt has to save. A pass in two parts has two calls of every
+layer, which costs small models with short prompts more than it saves."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +132,8 @@ def _pictures(encoded: Encoded, groups: Sequence[Sequence[int]]) -> dict[str, Te
     return None if any(one is None for one in found.values()) else {n: t for n, t in found.items() if t is not None}
 
 
-def split(encoded: Encoded) -> _Split | None:
-    """A batch as prefixes and the rest; None if its candidates share too little, or a picture is in the rest."""
+def split(encoded: Encoded, saved: float = 0.0) -> _Split | None:
+    """A batch as prefixes and the rest; None if that saves fewer tokens than `saved`, or a picture is in the rest."""
     groups = [list(rows) for _, rows in groupby(range(len(encoded.readings)),
                                                 lambda row: encoded.readings[row].episode.name)]  # fmt: skip
     if len(groups) == len(encoded.readings):
@@ -140,7 +143,9 @@ def split(encoded: Encoded) -> _Split | None:
     for rows in groups:
         differ = (ids[rows] != ids[rows[0]]).any(0).nonzero()[:, 0].tolist()
         start = min(start, *differ[:1]) if differ else start
-    if start < 1 or any((reading.roles.kind[start:] >= 0).any() for reading in encoded.readings
+    if start < 1 or start * (len(ids) - len(groups)) < saved:
+        return None
+    if any((reading.roles.kind[start:] >= 0).any() for reading in encoded.readings
                         if reading.roles.modalities == ("image",)):  # fmt: skip
         return None
     pictures = _pictures(encoded, groups)
@@ -174,9 +179,13 @@ class Passes:
         production: the model.
         interventions: under which batches are read.
         shares: whether candidates may share their prompts.
+        least: least product of weights and tokens that sharing has to save in a batch.
     """
 
-    def __init__(self, production: Production, interventions: Iterable[Intervention] = (), shares: bool = True):
+    def __init__(
+        self, production: Production, interventions: Iterable[Intervention] = (), shares: bool = True,
+        least: int = LEAST,
+    ):  # fmt: skip
         known = tuple(interventions)
         firsts = {one.first for one in known if one.first is not None}
         self.production = production
@@ -185,6 +194,8 @@ class Passes:
         can = "past_key_values" in parameters and all(one.anywhere for one in known)
         self.shares: bool | None = None if shares and can else False
         """Whether prompts are shared; None: not known before the first batch."""
+        self.saved = least / sum(parameter.numel() for parameter in production.model.parameters())
+        """Least number of tokens that sharing has to save in a batch."""
         self.batch: Encoded | None = None
         self.split: _Split | None = None
         self.kept: list[Any] = []
@@ -201,7 +212,7 @@ class Passes:
             intervention: under which it is read.
         """
         if self.shares is not False and self.batch is not encoded:
-            self.batch, self.split, self.kept = encoded, split(encoded), []
+            self.batch, self.split, self.kept = encoded, split(encoded, self.saved), []
         if self.shares is False or self.split is None:
             return self._wholly(encoded, needed, intervention)
         if self.shares is None:
