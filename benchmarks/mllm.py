@@ -9,7 +9,7 @@ Memory is what the pass allocates beyond weights and inputs: on a GPU as its all
 profiler does, allocation by allocation.
 
 With `--answers`: episodes a second of processor time, one at a time, each answered untouched and with two heads knocked
-out at each of four depths. First every pass is whole, then passes share the layers before the change, then also the
+out in the first layer and in the middle one. First every pass is whole, then passes share the layers before the change, then also the
 prompt. `0.5B` has the shape of Qwen2.5-0.5B and random weights, and reads items in words.
 """
 
@@ -92,7 +92,7 @@ def answered(name: str, episodes: int) -> dict[str, Any]:
     """Episodes a second of one model, by what its passes share."""
     production = half_billion() if name == "0.5B" else load_model(name, LoadOptions(device="cpu"))
     indices = [layer.index for layer in production.layers]
-    depths = [indices[len(indices) * part // 4] for part in range(4)]
+    depths = [indices[0], indices[len(indices) // 2]]
     sets = [tuple((depth, head) for head in (part % 2, 2 + part % 2)) for part, depth in enumerate(depths)]
     conditions = [UNTOUCHED, *(
         Intervention(lambda _, heads=heads: knocked_out(production.layers, heads), heads[0][0], True) for heads in sets

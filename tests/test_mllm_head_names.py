@@ -12,6 +12,7 @@ from test_mllm_edges import by_hand
 from tiny_mllm import production, task
 
 from miclab.cli import main
+from miclab.cli.mllm_heads import head_rows, interval_of
 from miclab.errors import ConfigError
 from miclab.mllm.attention import watchable
 from miclab.mllm.edits import patterns_set
@@ -86,6 +87,28 @@ def test_heads_are_named_from_halfway_between_uniform_attention_and_all():
     assert found == {0: "previous-token head", 1: "other head", 2: "averaging head", 3: "other head"}
     assert [one.head[1] for one in table.called({"previous_token_1": "previous token"}, 2)] == [3, 2]
     assert HeadTable("m", "t", heads, values).called(PLACES, 4) == ()
+
+
+def test_kept_intervals_name_heads_as_their_episodes_do_and_a_lone_mean_names_none():
+    draws = np.random.default_rng(0)
+    values = {"label_to_item.image": np.stack([draws.normal(mean, 0.2, 12) for mean in (0.9, 0.62, 0.1)], 1),
+              "induction_total": np.stack([draws.normal(mean, 0.2, 12) for mean in (0.1, 0.62, 0.9)], 1),
+              "previous_token_1": np.tile([0.3, 0.2, 0.1], (12, 1)), "induction_all_positions": np.zeros((12, 3)),
+              "label_row_entropy": np.full((12, 3), 0.95), "entropy": np.full((12, 3), 0.2)}  # fmt: skip
+    heads, uniform = tuple((0, head) for head in range(3)), {"label_to_item.image": 0.2, "induction_total": 0.0}
+    table = HeadTable("m", "t", heads, values, uniform=uniform)
+    rows = {(row["measure"], row["head"]): row for row in head_rows(table)}
+    means = {name: of.mean(0, keepdims=True) for name, of in values.items()}
+    kept = {name: [interval_of(rows[name, head]) for head in range(3)] for name in values}
+    again = HeadTable("m", "t", heads, means, uniform=uniform, kept=kept).called(PLACES, 3)
+    assert again == table.called(PLACES, 3)
+    # The second head's mean is above halfway, but not its whole interval.
+    words = {(one.place, one.head[1]): one.pattern for one in again}
+    assert [words["previous token", head] for head in range(3)] == ["previous-token head", *["averaging head"] * 2]
+    assert [words["induction", head] for head in range(3)] == ["other head", "other head", "induction head"]
+    assert {one.pattern for one in HeadTable("m", "t", heads, means, uniform=uniform).called(PLACES, 3)} == {
+        "undecided"
+    }
 
 
 def test_the_knockout_of_patterns_says_what_is_needed(capsys, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from miclab.tables import Number
 
 if TYPE_CHECKING:
     from miclab.mllm.heads import HeadTable
+    from miclab.statistics.intervals import Interval
 
 
 def head_rows(table: HeadTable) -> list[dict[str, Any]]:
@@ -37,6 +39,10 @@ def heads(arguments: list[str]) -> int:
     from miclab.mllm.errors import require
 
     require()
+    if options.save_attention != Path():
+        from miclab.mllm.maps import check_file
+
+        check_file(options.save_attention)
     opened = options.results("heads")
     production = options.production()
     task = options.load(production.view)
@@ -114,6 +120,14 @@ def compare_models(arguments: list[str]) -> int:
     return 0
 
 
+def interval_of(row: Mapping[str, Any]) -> Interval:
+    """The interval of a row of `head_rows`."""
+    from miclab.statistics.intervals import Interval
+
+    low, high = (float("nan") if row[end] is None else row[end] for end in ("low", "high"))
+    return Interval(row["mean"], low, high, "sequence", row["episodes"])
+
+
 def ranking(options: RankedFlags, production: Any, task: Any) -> tuple[HeadTable, Any, Any]:
     """Strengths that rank the heads, episodes for mean outputs, and episodes to answer: none that ranked."""
     import numpy as np
@@ -125,12 +139,14 @@ def ranking(options: RankedFlags, production: Any, task: Any) -> tuple[HeadTable
     if options.heads != Path():
         rows = read_table(options.heads, "heads.parquet")
         heads = all_heads(production.layers)
-        values, uniform = {}, {}
+        values, uniform, kept = {}, {}, {}
         for (measure,), of in rows.group_by(["measure"], maintain_order=True):
             means = dict(zip(zip(of["layer"], of["head"], strict=True), of["mean"], strict=True))
             if set(means) != set(heads):
                 raise MiclabError(f"{options.heads} is of a model with other heads than {options.model_name}.")
             values[str(measure)] = np.array([[means[head] for head in heads]])
+            ends = {(row["layer"], row["head"]): row for row in of.iter_rows(named=True)}
+            kept[str(measure)] = [interval_of(ends[head]) for head in heads]
             # Results of earlier versions do not say what uniform attention gives.
             if "uniform" in of.columns:
                 uniform[str(measure)] = float(of["uniform"][0])
@@ -144,7 +160,7 @@ def ranking(options: RankedFlags, production: Any, task: Any) -> tuple[HeadTable
                 "left out. Take more --episodes, another --task, or --rank in the place of --heads."
             )
         rest = replace(task, episodes=left)
-        return HeadTable(options.model_name, task.name, heads, values, uniform=uniform), rest, rest
+        return HeadTable(options.model_name, task.name, heads, values, uniform=uniform, kept=kept), rest, rest
     if not 1 <= options.rank < len(task.episodes):
         raise MiclabError(
             f"rank = {options.rank} is not possible. Allowed: 1 to {len(task.episodes) - 1}, since the task has "

@@ -59,6 +59,7 @@ class HeadTable(Tabled):
         measured: the episodes that were measured, if known.
         lost: why an episode could not be read and was left out, by its name.
         uniform: the measures under uniform causal attention over the same positions; empty if not known.
+        kept: intervals of each measure and head, where `values` are means over episodes that are not here; else empty.
     """
 
     model: str
@@ -71,6 +72,7 @@ class HeadTable(Tabled):
     measured: tuple[Episode, ...] = field(default=(), repr=False)
     lost: dict[str, str] = field(default_factory=dict)
     uniform: Mapping[str, float] = field(default_factory=dict)
+    kept: Mapping[str, list[Interval]] = field(default_factory=dict, repr=False)
 
     @property
     def why_partial(self) -> str:
@@ -111,6 +113,8 @@ class HeadTable(Tabled):
     @cached_property
     def intervals(self) -> dict[str, list[Interval]]:
         """Interval of every measure and head, episodes resampled."""
+        if self.kept:
+            return dict(self.kept)
         return {name: [episode_interval(of[:, i]) for i in range(len(self.heads))] for name, of in self.values.items()}
 
     def ranked(self, measure: str) -> list[Head]:
@@ -150,7 +154,7 @@ class HeadTable(Tabled):
         found: list[Named] = []
         for measure, place in measures.items():
             columns = {head: self.heads.index(head) for head in self.ranked(measure)[:top]}
-            found += named(self.values, self.uniform, place, columns)
+            found += named(self.values, self.uniform, place, columns, self.kept or None)
         return tuple(found)
 
     def _notes(self) -> list[str]:

@@ -53,6 +53,11 @@ class Answers:
             return self.values[name]
         raise AttributeError(name)
 
+    def of(self, rows: Sequence[int]) -> Answers:
+        """The answers to some of the episodes, by their numbers."""
+        written = tuple(self.written[row] for row in rows) if self.written else ()
+        return Answers({name: of[list(rows)] for name, of in self.values.items()}, written)
+
     def named(self) -> dict[str, NDArray[np.floating]]:
         """The arrays by name."""
         return dict(self.values)
