@@ -7,7 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miclab.cli.mllm_options import CompareFlags, HeadsFlags, KnockoutFlags, RankedFlags, close, remark, save_page
+from miclab.cli.mllm_options import (
+    CompareFlags,
+    HeadsFlags,
+    KnockoutFlags,
+    RankedFlags,
+    close,
+    made_by,
+    remark,
+    save_page,
+)
 from miclab.cli.terminal import bar, parse, print_json, print_table, refuse_ignored, say
 from miclab.errors import MiclabError
 from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN, KnockoutOptions, chosen
@@ -51,7 +60,10 @@ def heads(arguments: list[str]) -> int:
     from miclab.mllm.heads import measure_batch, measure_heads
     from miclab.mllm.keys import recording_keys
     from miclab.mllm.maps import plan_maps, save_maps
+    from miclab.mllm.head_names import PLACES, names_table
+    from miclab.mllm.overlays import overlay, strongest_heads
     from miclab.report.models import heads_page
+    from miclab.report.overlays import overlays_page
 
     file, planned = options.save_attention, None
     usable = replace(task, episodes=tuple(episode for episode in task.episodes if episode.in_context))
@@ -69,6 +81,11 @@ def heads(arguments: list[str]) -> int:
         maps = measure_batch(production, table.measured[:1], task, keep)[1] if keep else []
         page = heads_page(replace(table, maps=tuple(maps)), options.top)
         save_page(results, arguments, f"Heads of {options.model_name} on {task.name}", page, table.why_partial)
+        if options.shown:
+            strongest = strongest_heads(table)
+            over = [overlay(production, task, one, strongest) for one in table.measured[: options.shown]]
+            title = f"Strongest heads of {options.model_name} on {task.name}"
+            results.file("attention.html", overlays_page(title, made_by(results, arguments), table, strongest, over))
         remark(results, production.remarks)
         if planned:
             save_maps(production, usable, planned, file)

@@ -132,7 +132,8 @@ def map_figure(shown: Map) -> dict[str, Any]:
     return {"data": [trace], "layout": layout | {"margin": {"l": 90, "r": 20, "t": 10, "b": 90}}}
 
 
-def _picture(path: Path) -> str:
+def picture(path: Path) -> str:
+    """A picture as the address of its small copy, inside the page."""
     small, _ = open_picture(path)
     side = max(small.size)
     if side > 112:
@@ -155,7 +156,7 @@ def strip(shown: Map) -> list[dict[str, Any]]:
         label = "" if number == len(episode.support) else f" · label {on_label:.2f}"
         cells.append(
             {
-                "images": [_picture(path) for path in item.images],
+                "images": [picture(path) for path in item.images],
                 "text": item.text,
                 "answer": answer,
                 "wanted": answer == episode.answer,
