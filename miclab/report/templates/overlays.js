@@ -47,7 +47,7 @@
     const wrong = of("label", (one) => !one.wanted);
     const on = of("item", () => true);
     const rest = Math.max(0, share(row, [...row.keys()]) - right - wrong - on);
-    return `Before the answer: ${right.toFixed(2)} on the right names, ${wrong.toFixed(2)} on others, ` +
+    return `Before the answer, in this episode: ${right.toFixed(2)} on the right names, ${wrong.toFixed(2)} on others, ` +
       `${on.toFixed(2)} on items, ${rest.toFixed(2)} on other text.`;
   }
 
