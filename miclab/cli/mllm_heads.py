@@ -58,6 +58,7 @@ def heads(arguments: list[str]) -> int:
     from miclab.circuits.find import head_name
     from miclab.mllm.head_names import PLACES, names_table
     from miclab.mllm.heads import measure_batch, measure_heads
+    from miclab.mllm.heads import measure_batch, measure_heads, with_random_weights
     from miclab.mllm.keys import recording_keys
     from miclab.mllm.maps import plan_maps, save_maps
     from miclab.mllm.head_names import PLACES, names_table
@@ -72,6 +73,12 @@ def heads(arguments: list[str]) -> int:
     with opened as results:
         with bar("heads", len(task.episodes)) as on_progress, recording_keys(production.layers) as keys:
             table = measure_heads(production, task, options.batch, on_progress)
+        if options.baseline == "random":
+            drawn = with_random_weights(production)
+            with bar("heads of random weights", table.episodes) as on_progress:
+                again = measure_heads(drawn, replace(task, episodes=table.measured), options.batch, on_progress)
+            table = replace(table, random=again)
+            results.table("random.parquet", head_rows(again))
         results.table("heads.parquet", head_rows(table))
         results.table("keys.parquet", keys.rows())
         names = {episode.name for episode in table.measured}
@@ -102,6 +109,7 @@ def heads(arguments: list[str]) -> int:
         print_json({"model": options.model_name, "task": task.name, "episodes": table.episodes,
                     "left_out": table.left_out, "top": ranked, "uniform": dict(table.uniform),
                     "called": [one.as_json() for one in called], "key_constant": keys.rows(),
+                    "random": {m: table.random.most(m).as_json() for m in table.measures} if table.random else None,
                     "folder": str(results.folder)})  # fmt: skip
     else:
         table.strongest(options.top).show()

@@ -144,6 +144,8 @@ class HeadsFlags(ModelFlags):
     """Heads listed of each measure."""
     maps: int = 2
     """Of the strongest previous-token and induction heads, how many are drawn over the tokens of one episode."""
+    baseline: Literal["uniform", "random"] = "uniform"
+    """What strengths stand beside: uniform attention; random: also the same architecture with random weights."""
     shown: int = 2
     """Episodes in attention.html: maps of the ten strongest heads laid over the pictures. 0: no such page."""
     save_attention: Path = Path()

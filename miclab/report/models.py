@@ -177,6 +177,8 @@ def heads_page(heads: HeadTable, top: int) -> Page:
         ranked = heads.ranked(measure)[:top]
         listed = ", ".join(f"{head_name(h)} ({heads.intervals[measure][place[h]]})" for h in ranked)
         uniform = f" Uniform attention gives {heads.uniform[measure]:.3f}." if measure in heads.uniform else ""
+        if heads.random:
+            uniform += f" With random weights the strongest head has {heads.random.most(measure)}."
         parts.append(Part(title=measure.replace("_", " "), note=f"Strongest: {listed}.{uniform}",
                           figure=f"heat-{measure}"))  # fmt: skip
     called = heads.called(PLACES, top)
