@@ -18,10 +18,8 @@ from miclab.mllm.attention import watchable
 from miclab.mllm.edits import patterns_set
 from miclab.mllm.episodes import make_episodes
 from miclab.mllm.head_names import PLACES, uniform_strengths
-from miclab.mllm.heads import HeadTable, measure_heads
-from miclab.mllm.knockout import knock_out
-from miclab.mllm.options import EpisodeOptions, KnockoutOptions
 from miclab.mllm.heads import HeadTable, measure_heads, with_random_weights
+from miclab.mllm.knockout import knock_out
 from miclab.mllm.loading import load_model
 from miclab.mllm.options import EpisodeOptions, KnockoutOptions, LoadOptions
 from miclab.mllm.passes import forward

@@ -57,11 +57,9 @@ def heads(arguments: list[str]) -> int:
     task = options.load(production.view)
     from miclab.circuits.find import head_name
     from miclab.mllm.head_names import PLACES, names_table
-    from miclab.mllm.heads import measure_batch, measure_heads
     from miclab.mllm.heads import measure_batch, measure_heads, with_random_weights
     from miclab.mllm.keys import recording_keys
     from miclab.mllm.maps import plan_maps, save_maps
-    from miclab.mllm.head_names import PLACES, names_table
     from miclab.mllm.overlays import overlay, strongest_heads
     from miclab.report.models import heads_page
     from miclab.report.overlays import overlays_page

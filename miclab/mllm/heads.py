@@ -17,7 +17,6 @@ from miclab.errors import nearest
 from miclab.mllm.attention import measuring
 from miclab.mllm.errors import ModelError, OutOfMemoryError, TaskError, memory_guard
 from miclab.mllm.head_names import Named, named, uniform_strengths
-from miclab.mllm.layers import all_heads
 from miclab.mllm.layers import all_heads, attention_layers
 from miclab.mllm.loading import Production
 from miclab.mllm.passes import forward

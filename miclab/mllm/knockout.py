@@ -16,8 +16,8 @@ from miclab.errors import ConfigError
 from miclab.mllm.ablation import MeanOutputs, Means, Where, every_position, knocked_out
 from miclab.mllm.attention import watchable
 from miclab.mllm.edits import patterns_set
-from miclab.mllm.head_names import Named, names_table
 from miclab.mllm.effects import Effect, answer_under
+from miclab.mllm.head_names import Named, names_table
 from miclab.mllm.heads import HeadTable
 from miclab.mllm.loading import Production
 from miclab.mllm.options import OUTPUTS, Baseline, KnockoutOptions

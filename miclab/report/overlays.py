@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from miclab.circuits.find import Head, head_name
+from miclab.mllm.head_names import PLACES
 from miclab.mllm.heads import HeadTable
-from miclab.mllm.naming import PLACES
 from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN
 from miclab.mllm.overlays import Overlay
 from miclab.report.html import render
