@@ -9,8 +9,8 @@ Memory is what the pass allocates beyond weights and inputs: on a GPU as its all
 profiler does, allocation by allocation.
 
 With `--answers`: episodes a second of processor time, one at a time, each answered untouched and with two heads knocked
-out in the first layer and in the middle one. First every pass is whole, then passes share the layers before the change, then also the
-prompt. `0.5B` has the shape of Qwen2.5-0.5B and random weights, and reads items in words.
+out in the first layer and in the middle one. First every pass is whole. Then passes share the layers before the change,
+then also the prompt. `0.5B` has the shape of Qwen2.5-0.5B and random weights, and reads items in words.
 """
 
 from __future__ import annotations
