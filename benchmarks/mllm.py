@@ -1,10 +1,16 @@
-"""Peak memory of measuring every head, beside a plain forward pass with eager attention, and the time of both:
+"""Costs of `miclab mllm`: memory of measuring heads, and episodes answered a second.
 
     python -m benchmarks.mllm [--tokens 1024] [--device cpu]
+    python -m benchmarks.mllm --answers tiny 0.5B [--episodes 8]
 
-One layer of Qwen2.5's class (the width and heads of its 3B model unless said otherwise) with random weights. Memory is
-what the pass allocates beyond weights and inputs: on a GPU as its allocator reports it, on a CPU as the profiler does,
-allocation by allocation.
+Without `--answers`: peak memory of measuring every head, beside a plain forward pass with eager attention, and the time
+of both. One layer of Qwen2.5's class (the width and heads of its 3B model unless said otherwise) with random weights.
+Memory is what the pass allocates beyond weights and inputs: on a GPU as its allocator reports it, on a CPU as the
+profiler does, allocation by allocation.
+
+With `--answers`: episodes a second of processor time, one at a time, each answered untouched and with two heads knocked
+out in the first layer and in the middle one. First every pass is whole. Then passes share the layers before the change,
+then also the prompt. `0.5B` has the shape of Qwen2.5-0.5B and random weights, and reads items in words.
 """
 
 from __future__ import annotations
@@ -13,16 +19,24 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from miclab.mllm.ablation import knocked_out
 from miclab.mllm.attention import measuring
+from miclab.mllm.episodes import make_episodes
 from miclab.mllm.layers import attention_layers
+from miclab.mllm.loading import Production, load_model
+from miclab.mllm.options import EpisodeOptions, LoadOptions
+from miclab.mllm.passes import UNTOUCHED, Intervention, Passes
 from miclab.mllm.reading import Reading
-from miclab.mllm.task import Episode, Example, Item
+from miclab.mllm.scoring import answers, batches
+from miclab.mllm.task import Episode, Example, Item, load_task
 from miclab.worlds.roles import LABEL, OTHER, Roles
 
 
@@ -62,6 +76,52 @@ def reading(tokens: int) -> Reading:
     return Reading(episode, "a", tokens - 1, (tokens,), (), roles, torch.tensor([0, 1, 0, 1]), 0)
 
 
+def half_billion() -> Production:
+    """A model of Qwen2.5-0.5B's shape with random weights, and the tiny model's tokenizer."""
+    config = Qwen2Config(
+        vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14,
+        num_key_value_heads=2, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    model: Any = Qwen2ForCausalLM(config).eval()
+    tokens = load_model("tiny", LoadOptions(device="cpu")).processor.tokenizer
+    tokens.chat_template = None
+    return Production("0.5B", model, tokens, attention_layers(model), LoadOptions(device="cpu"))
+
+
+def answered(name: str, episodes: int) -> dict[str, Any]:
+    """Episodes a second of one model, by what its passes share."""
+    production = half_billion() if name == "0.5B" else load_model(name, LoadOptions(device="cpu"))
+    indices = [layer.index for layer in production.layers]
+    depths = [indices[0], indices[len(indices) // 2]]
+    sets = [tuple((depth, head) for head in (part % 2, 2 + part % 2)) for part, depth in enumerate(depths)]
+    conditions = [UNTOUCHED, *(
+        Intervention(lambda _, heads=heads: knocked_out(production.layers, heads), heads[0][0], True) for heads in sets
+    )]  # fmt: skip
+    with TemporaryDirectory() as folder:
+        made = EpisodeOptions(data="concepts.pictures", episodes=episodes + 1, template="{item}{answer}\n")
+        task = load_task(make_episodes(Path(folder) / "task", made), shots=2, view=production.view)
+        lots = [lot for lot in batches(production.prompter(task), 1) if len(lot[0][0].candidates) > 1]
+        lengths = [encoded.readings[0].length for _, encoded in lots]
+        found: dict[str, Any] = {"model": name, "tokens": round(sum(lengths) / len(lengths))}
+        seen = []
+        for how in ("whole", "layers shared", "prompt shared"):
+            passes = None if how == "whole" else Passes(production, conditions, shares=how == "prompt shared", least=0)
+            values: list[Any] = []
+            spent = 0.0
+            for number, (some, encoded) in enumerate(lots):
+                # The first episode is a warm-up. It also shows whether the prompt can be shared.
+                started = time.process_time()
+                values += [answers(production, some, encoded, None, passes, one).named() for one in conditions]
+                spent += (time.process_time() - started) * (number > 0)
+            seen.append(values)
+            found[how] = round((len(lots) - 1) / spent, 3)
+        found["largest difference"] = max(
+            float(abs(mine[measure] - other[measure]).max())
+            for values in seen[1:] for mine, other in zip(values, seen[0], strict=True) for measure in mine
+        )  # fmt: skip
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, nargs="+", default=[512, 1024])
@@ -70,8 +130,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--answers", nargs="+", default=[], metavar="MODEL", help="tiny, 0.5B, or a folder")
+    parser.add_argument("--episodes", type=int, default=8, help="of --answers")
     options = parser.parse_args()
     torch.manual_seed(0)
+    for name in options.answers:
+        print(json.dumps(answered(name, options.episodes)))
+    if options.answers:
+        return
     width = options.heads * options.size
     config = Qwen2Config(
         vocab_size=64, hidden_size=width, intermediate_size=width, num_hidden_layers=1, bos_token_id=0, eos_token_id=0,

@@ -65,6 +65,19 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
+def check_place(path: Path) -> None:
+    """Checks that a file could be written, by an empty one that is removed again. No directory is made.
+
+    Raises:
+        RunError: it could not.
+    """
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    with explained(path):
+        temporary = temporary_beside(there / path.name)
+        temporary.touch(exist_ok=False)
+        temporary.unlink()
+
+
 def write_bytes(path: Path, content: bytes) -> str:
     """Writes a file atomically, with the directories that it needs, and returns its SHA-256. A reader or a crash sees
     all of it or nothing.

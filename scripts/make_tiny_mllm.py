@@ -1,10 +1,10 @@
 """Makes the tiny Qwen2.5-VL that comes with miclab, which has learnt open-ended minimal induction: to name a picture as
 its context names others of the same letter, for letters and names that it never saw.
 
-    python scripts/make_tiny_mllm.py [--output FOLDER] [--steps N]
+    python scripts/make_tiny_mllm.py [--output FOLDER] [--steps N] [--layers N] [--marks] [--examples N] [--shrink RATE]
 
 The class, the tokenizer and the processor are transformers' own. An example is a picture (28 x 28, one token), a name
-(two tokens) and a newline; its chat template writes no marks around pictures. How it is made:
+(two tokens) and a newline. Without `--marks` its chat template writes no marks around pictures. How it is made:
 
 1. A byte-level tokenizer is trained on invented syllables, so that a syllable is a token and a name is two.
 2. The vision tower stays as it was drawn, with filters of zero mean, so that blank paper gives nothing. Its merger
@@ -14,6 +14,8 @@ The class, the tokenizer and the processor are transformers' own. An example is 
    (after Trockman and Kolter, "Mimetic initialization of self-attention layers", 2023). Biases of queries and keys are
    Normal(0, 1), so that heads prefer different distances. No head is given a part; `--steps 0` writes this start.
 4. The decoder learns to write names in sequences of training letters and training names. Merger and tower stay.
+5. With `--shrink`, every step shortens each head's columns of the output projection by RATE times the learning rate
+   (a proximal step of the group lasso, alike for every head). Heads that help little end at zero.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +53,39 @@ CHAT = (
     "{% endfor %}{% endif %}{% endfor %}"
 )
 """A conversation as it stands, without roles and without Qwen's marks around pictures."""
-WIDTH, LAYERS, HEADS, PAIRS, SIDE = 128, 2, 8, 4, 28
+MARKED_CHAT = CHAT.replace("<|image_pad|>", "<|vision_start|><|image_pad|><|vision_end|>")
+"""The same with Qwen's marks around pictures."""
+WIDTH, HEADS, PAIRS, SIDE = 128, 8, 4, 28
 VISION_WIDTH = 64
 THETA = 100.0
 """Base of the rotary angles: sequences are short."""
 EMBEDDING, COPY, ALIKE, BIAS = 0.25, 0.5, 0.7, 1.0
 """Spread of embeddings; size of what a head writes and of queries and keys; spread of their biases."""
-EXAMPLES, WAYS, BATCH, BLOCK = 13, (2, 3, 4), 32, 4
-"""Examples of a training sequence, numbers of letters among them, sequences of a step; tokens of an example."""
+WAYS, BATCH = (2, 3, 4), 32
+"""Numbers of letters of a training sequence; sequences of a step."""
 RATE, WARM_UP, MERGER_STEPS = 2e-3, 200, 300
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
+@dataclass(frozen=True)
+class Recipe:
+    """What a model is made of.
+
+    Arguments:
+        steps: of the decoder's training.
+        layers: of the decoder.
+        marks: whether Qwen's marks stand around pictures.
+        examples: of a training sequence.
+        shrink: rate at which the norm of each head's output projection shrinks; 0: not at all.
+    """
+
+    steps: int
+    layers: int
+    marks: bool
+    examples: int
+    shrink: float
+
+
+def make_tokenizer(marks: bool) -> PreTrainedTokenizerFast:
     """Bytes, syllables, and Qwen's placeholders of pictures."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -78,18 +102,18 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
     for syllable in SYLLABLES:
         assert len(made.encode(syllable + "ba")) == 2, syllable
-    made.chat_template = CHAT
+    made.chat_template = MARKED_CHAT if marks else CHAT
     return made
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast) -> Any:
+def make_model(tokenizer: PreTrainedTokenizerFast, layers: int) -> Any:
     """The model with the weights that training starts from."""
     number: Any = tokenizer.convert_tokens_to_ids
     half = WIDTH // HEADS // 2
     sections = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]
     config = Qwen2_5_VLConfig(
         text_config={
-            "vocab_size": len(tokenizer), "hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": LAYERS,
+            "vocab_size": len(tokenizer), "hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": layers,
             "num_attention_heads": HEADS, "num_key_value_heads": PAIRS, "max_position_embeddings": 2048,
             "initializer_range": 0.1, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
             "rope_parameters": {"rope_type": "default", "mrope_section": sections, "rope_theta": THETA},
@@ -192,10 +216,14 @@ def train_merger(model: Any, features: Tensor, letters: Letters) -> Tensor:
 class Sequences:
     """Training sequences: examples of a few letters in random order, all of the same layout."""
 
-    def __init__(self, tokenizer: Any, letters: Letters):
-        self.letters = letters
-        ends = [tokenizer.convert_tokens_to_ids("<|image_pad|>"), *tokenizer.encode("\n")]
-        self.frame = torch.tensor([ends[0], 0, 0, ends[1]])
+    def __init__(self, tokenizer: Any, letters: Letters, recipe: Recipe):
+        self.letters, self.examples = letters, recipe.examples
+        number: Any = tokenizer.convert_tokens_to_ids
+        before, after = ([number("<|vision_start|>")], [number("<|vision_end|>")]) if recipe.marks else ([], [])
+        item = [*before, number("<|image_pad|>"), *after]
+        self.frame = torch.tensor([*item, 0, 0, *tokenizer.encode("\n")])
+        self.name = len(item)
+        """Place of the name among the tokens of an example."""
         self.syllables = torch.tensor([tokenizer.encode(syllable)[0] for syllable in SYLLABLES])
         self.allowed = torch.tensor([[not is_held_out(a + b) for b in SYLLABLES] for a in SYLLABLES])
 
@@ -214,19 +242,36 @@ class Sequences:
         """Tokens [sequence, position], drawings [sequence, example], names [sequence, example, 2], and which examples
         are of a letter that came before [sequence, example]."""
         generator = self.letters.generator
-        even = torch.arange(EXAMPLES - 1) % ways
-        which = even[torch.rand(BATCH, EXAMPLES - 1, generator=generator).argsort(1)]
+        even = torch.arange(self.examples - 1) % ways
+        which = even[torch.rand(BATCH, self.examples - 1, generator=generator).argsort(1)]
         which = torch.cat([which, torch.randint(ways, (BATCH, 1), generator=generator)], 1)
         drawings = self.letters.drawings(self.letters.random(BATCH, ways).gather(1, which))
         written = self.syllables[self.names(ways)[torch.arange(BATCH)[:, None], which]]
-        tokens = self.frame.repeat(BATCH, EXAMPLES, 1)
-        tokens[..., 1:3] = written
+        tokens = self.frame.repeat(BATCH, self.examples, 1)
+        tokens[..., self.name : self.name + 2] = written
         before = (which[:, :, None] == which[:, None]).tril(-1).any(-1)
         return tokens.flatten(1), drawings, written, before
 
 
-def train_decoder(model: Any, embeddings: Tensor, sequences: Sequences, steps: int) -> None:
+@torch.no_grad()
+def shrink_heads(decoder: Any, amount: float) -> list[int]:
+    """Takes `amount` from the norm of each head's columns of its output projection, down to zero.
+
+    Returns:
+        How many heads of each layer are left.
+    """
+    left = []
+    for layer in decoder.layers:
+        columns = layer.self_attn.o_proj.weight.view(WIDTH, HEADS, WIDTH // HEADS)
+        norm = columns.square().sum((0, 2), keepdim=True).sqrt()
+        columns.mul_((1 - amount / norm.clamp(min=1e-12)).clamp(min=0))
+        left.append(int((norm > amount).sum()))
+    return left
+
+
+def train_decoder(model: Any, embeddings: Tensor, sequences: Sequences, recipe: Recipe) -> None:
     """Cross-entropy of the names of letters that came before."""
+    steps, name = recipe.steps, sequences.name
     decoder, picture = model.model.language_model, model.config.image_token_id
     optimiser = torch.optim.AdamW(decoder.parameters(), lr=RATE, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
     started, right, every = time.monotonic(), torch.zeros(2), 100
@@ -240,18 +285,21 @@ def train_decoder(model: Any, embeddings: Tensor, sequences: Sequences, steps: i
         )
         positions = torch.arange(tokens.shape[1]).view(1, 1, -1).expand(3, len(tokens), -1)
         hidden = decoder(inputs_embeds=embedded, position_ids=positions, use_cache=False).last_hidden_state
-        logits = hidden.view(*drawings.shape, BLOCK, -1)[:, :, :2][before] @ decoder.embed_tokens.weight.T
+        by_example = hidden.view(*drawings.shape, len(sequences.frame), -1)
+        logits = by_example[:, :, name - 1 : name + 1][before] @ decoder.embed_tokens.weight.T
         wanted = written[before]
         loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten())
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimiser.step()
+        left = shrink_heads(decoder, recipe.shrink * optimiser.param_groups[0]["lr"]) if recipe.shrink else []
         right += (logits.argmax(-1) == wanted).float().mean(0) / every
         if (step + 1) % every == 0:
             shown = f"loss {loss.item():.3f}, first syllable {right[0]:.3f}, second {right[1]:.3f}"
             spent = f"{time.monotonic() - started:.0f} s, {time.process_time():.0f} s of CPU"
-            print(f"decoder {step + 1}: {shown}, {spent}", flush=True)
+            heads = f", heads left {left}" if left else ""
+            print(f"decoder {step + 1}: {shown}{heads}, {spent}", flush=True)
             right.zero_()
 
 
@@ -260,21 +308,30 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=FILES / "tiny-qwen2.5-vl")
     parser.add_argument("--steps", type=int, default=4000, help="of the decoder; 0 writes what it starts from")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--marks", action="store_true", help="Qwen's marks stand around pictures")
+    parser.add_argument("--examples", type=int, default=13, help="of a training sequence")
+    parser.add_argument("--shrink", type=float, default=0.0, help="rate at which output projections of heads shrink")
     options = parser.parse_args()
+    recipe = Recipe(options.steps, options.layers, options.marks, options.examples, options.shrink)
     quiet()
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)
     started = time.monotonic()
-    tokenizer = make_tokenizer()
-    model, letters = make_model(tokenizer), Letters(load("glyphs"), options.seed)
+    tokenizer = make_tokenizer(recipe.marks)
+    model, letters = make_model(tokenizer, recipe.layers), Letters(load("glyphs"), options.seed)
     embeddings = train_merger(model, tower_features(model, letters), letters)
-    train_decoder(model, embeddings, Sequences(tokenizer, letters), options.steps)
+    train_decoder(model, embeddings, Sequences(tokenizer, letters, recipe), recipe)
     options.output.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(options.output)
     images = Qwen2VLImageProcessorPil(min_pixels=SIDE**2, max_pixels=SIDE**2, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     images_only(Qwen2_5_VLProcessor)(images, tokenizer, None).save_pretrained(options.output)
     count = sum(p.numel() for p in model.parameters())
-    made = {"script": "scripts/make_tiny_mllm.py", "steps": options.steps, "seed": options.seed, "parameters": count}
+    # Of the recipe, only what differs from that of `tiny`.
+    usual = Recipe(options.steps, 2, False, 13, 0.0)
+    other = {key: value for key, value in vars(recipe).items() if value != vars(usual)[key]}
+    made = {"script": "scripts/make_tiny_mllm.py", "steps": options.steps, "seed": options.seed, **other,
+            "parameters": count}  # fmt: skip
     write_manifest(options.output, made)
     print(f"{count:,} parameters, {time.monotonic() - started:.0f} s, {time.process_time():.0f} s of CPU")
 

@@ -20,8 +20,9 @@ from miclab.mllm.heads import measure_batch, measure_heads
 from miclab.mllm.layers import attention_layers
 from miclab.mllm.loading import Production, load_model
 from miclab.mllm.options import EpisodeOptions
+from miclab.mllm.passes import forward
 from miclab.mllm.prompt import Prompter
-from miclab.mllm.scoring import answers, batches, forward
+from miclab.mllm.scoring import answers, batches
 from miclab.mllm.task import Style, Task, load_task
 from miclab.worlds.roles import LABEL
 

@@ -17,9 +17,9 @@ from miclab.mllm.edges import KINDS, cut_of, edges, kinds_named, random_edges
 from miclab.mllm.edits import edges_cut
 from miclab.mllm.episodes import make_episodes
 from miclab.mllm.options import EpisodeOptions
+from miclab.mllm.passes import forward
 from miclab.mllm.reading import Reading
 from miclab.mllm.results import read_table
-from miclab.mllm.scoring import forward
 from miclab.mllm.task import Episode, Example, Item
 from miclab.worlds.roles import LABEL, OTHER, Roles
 

@@ -12,15 +12,18 @@ from test_mllm_edges import by_hand
 from tiny_mllm import production, task
 
 from miclab.cli import main
+from miclab.cli.mllm_heads import head_rows, interval_of
 from miclab.errors import ConfigError
 from miclab.mllm.attention import watchable
 from miclab.mllm.edits import patterns_set
 from miclab.mllm.episodes import make_episodes
 from miclab.mllm.head_names import PLACES, uniform_strengths
-from miclab.mllm.heads import HeadTable, measure_heads
+from miclab.mllm.heads import HeadTable, measure_heads, with_random_weights
 from miclab.mllm.knockout import knock_out
-from miclab.mllm.options import EpisodeOptions, KnockoutOptions
-from miclab.mllm.scoring import forward
+from miclab.mllm.loading import load_model
+from miclab.mllm.options import EpisodeOptions, KnockoutOptions, LoadOptions
+from miclab.mllm.passes import forward
+from miclab.mllm.results import read_table
 from miclab.worlds.roles import LABEL
 
 
@@ -88,6 +91,28 @@ def test_heads_are_named_from_halfway_between_uniform_attention_and_all():
     assert HeadTable("m", "t", heads, values).called(PLACES, 4) == ()
 
 
+def test_kept_intervals_name_heads_as_their_episodes_do_and_a_lone_mean_names_none():
+    draws = np.random.default_rng(0)
+    values = {"label_to_item.image": np.stack([draws.normal(mean, 0.2, 12) for mean in (0.9, 0.62, 0.1)], 1),
+              "induction_total": np.stack([draws.normal(mean, 0.2, 12) for mean in (0.1, 0.52, 0.9)], 1),
+              "previous_token_1": np.tile([0.3, 0.2, 0.1], (12, 1)), "induction_all_positions": np.zeros((12, 3)),
+              "label_row_entropy": np.full((12, 3), 0.95), "entropy": np.full((12, 3), 0.2)}  # fmt: skip
+    heads, uniform = tuple((0, head) for head in range(3)), {"label_to_item.image": 0.2, "induction_total": 0.0}
+    table = HeadTable("m", "t", heads, values, uniform=uniform)
+    rows = {(row["measure"], row["head"]): row for row in head_rows(table)}
+    means = {name: of.mean(0, keepdims=True) for name, of in values.items()}
+    kept = {name: [interval_of(rows[name, head]) for head in range(3)] for name in values}
+    again = HeadTable("m", "t", heads, means, uniform=uniform, kept=kept).called(PLACES, 3)
+    assert [one.as_json() for one in again] == [one.as_json() for one in table.called(PLACES, 3)]
+    # The second head's mean is above halfway, but not its whole interval.
+    words = {(one.place, one.head[1]): one.pattern for one in again}
+    assert [words["previous token", head] for head in range(3)] == ["previous-token head", *["averaging head"] * 2]
+    assert [words["induction", head] for head in range(3)] == ["other head", "other head", "induction head"]
+    assert {one.pattern for one in HeadTable("m", "t", heads, means, uniform=uniform).called(PLACES, 3)} == {
+        "undecided"
+    }
+
+
 def test_the_knockout_of_patterns_says_what_is_needed(capsys, tmp_path: Path):
     folder = make_episodes(tmp_path / "letters", EpisodeOptions(episodes=20, seed=7, template="{item}{answer}\n"))
     common = ["--task", str(folder), "--batch", "18", "--json"]
@@ -131,3 +156,25 @@ def test_patterns_are_not_set_while_text_is_written(tmp_path: Path):
     table = measure_heads(of, chosen)
     with pytest.raises(ConfigError, match="judge"):
         knock_out(of, table, chosen, KnockoutOptions(top=1, baseline="own_item"), benchmark=True)
+
+
+def test_random_weights_are_the_same_architecture_untrained(capsys, tmp_path: Path):
+    folder = make_episodes(tmp_path / "letters", EpisodeOptions(episodes=6, seed=7, template="{item}{answer}\n"))
+    trained = load_model("tiny", LoadOptions(device="cpu"))
+    before = torch.random.get_rng_state()
+    first, again = with_random_weights(trained), with_random_weights(trained)
+    assert torch.equal(before, torch.random.get_rng_state())
+    shapes = {name: tuple(of.shape) for name, of in trained.model.named_parameters()}
+    assert {name: tuple(of.shape) for name, of in first.model.named_parameters()} == shapes
+    for name, of in first.model.named_parameters():
+        assert torch.equal(of, dict(again.model.named_parameters())[name])
+        # The tower of `tiny` was never trained, and norms and biases begin as constants.
+        if "language_model" in name and of.dim() > 1:
+            assert not torch.equal(of, dict(trained.model.named_parameters())[name])
+    assert main(["mllm", "heads", "tiny", "--task", str(folder), "--batch", "6", "--baseline", "random", "--json",
+                 "--shown", "0", "--maps", "0", "--output", str(tmp_path / "o")]) == 0  # fmt: skip
+    found = json.loads(capsys.readouterr().out)
+    assert not (tmp_path / "o" / "attention.html").exists()
+    rows = read_table(tmp_path / "o", "random.parquet").filter(measure="induction")
+    assert found["random"]["induction"]["mean"] == pytest.approx(rows["mean"].max())
+    assert found["top"]["induction"][0]["low"] > found["random"]["induction"]["high"]

@@ -25,7 +25,8 @@ from miclab.mllm.layers import attention_layers, left_out, width_in
 from miclab.mllm.loading import Production, load_model
 from miclab.mllm.memory import configuration
 from miclab.mllm.options import FinetuneOptions, LoadOptions
-from miclab.mllm.scoring import answers, batches, forward
+from miclab.mllm.passes import forward
+from miclab.mllm.scoring import answers, batches
 
 
 @pytest.mark.parametrize("family", list(OTHERS))

@@ -9,14 +9,26 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_mllm import production, task
+from tiny_mllm import production, task, tokenizer
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from miclab.cli import main
 from miclab.mllm.edges import role_names
 from miclab.mllm.episodes import make_episodes
-from miclab.mllm.errors import TaskError
+from miclab.mllm.errors import ModelError, TaskError
+from miclab.mllm.layers import attention_layers
 from miclab.mllm.lens import ROLES, first_tokens, look
-from miclab.mllm.options import EpisodeOptions
+from miclab.mllm.loading import Production
+from miclab.mllm.options import EpisodeOptions, LoadOptions
 from miclab.mllm.results import read_table
 
 NORMS = {"llama": "norm", "qwen2.5-vl": "norm", "gpt2": "ln_f", "gpt-neox": "final_layer_norm",
@@ -112,6 +124,61 @@ def test_a_heads_part_is_its_attention_times_values_through_the_readout(family: 
         written = projection.weight[:, head * size : (head + 1) * size] @ attended
         written = written - written.mean() if family == "opt" else written
         assert found.by_head[0, column] == pytest.approx(float(written @ towards), abs=1e-3, rel=1e-3)
+
+
+class Squared(LlamaForCausalLM):
+    """A model that makes its logits in a way of its own."""
+
+    def forward(self, *arguments: Any, **more: Any) -> Any:
+        made = super().forward(*arguments, **more)
+        made.logits = made.logits.square()
+        return made
+
+
+def of_readout(kind: str) -> Production:
+    """A text model whose logits are not those of its unembedding."""
+    torch.manual_seed(0)
+    tokens = tokenizer()
+    text = {"vocab_size": len(tokens), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.4, "bos_token_id": 0,
+            "eos_token_id": 0, "pad_token_id": 0, "max_position_embeddings": 512}  # fmt: skip
+    model: Any = {
+        "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**text, head_dim=8, final_logit_softcapping=2.0)),
+        "cohere": lambda: CohereForCausalLM(CohereConfig(**text, logit_scale=0.25)),
+        "granite": lambda: GraniteForCausalLM(GraniteConfig(**text, logits_scaling=6.0, residual_multiplier=0.5)),
+        "squared": lambda: Squared(LlamaConfig(**text)),
+    }[kind]()
+    model.eval()
+    return Production(kind, model, tokens, attention_layers(model), LoadOptions())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["gemma2", "cohere", "granite"])
+def test_the_last_lens_is_the_models_own_logits_also_with_a_factor_or_a_cap(kind: str, tmp_path: Path):
+    of = of_readout(kind)
+    chosen = task(tmp_path, "text", names=("perpo", "dax"))
+    found, prompter = look(of, chosen, 2), of.prompter(chosen)
+    for row, episode in enumerate(chosen.episodes):
+        encoded = prompter.encode([(episode, episode.answer)])
+        (reading,), (token,) = encoded.readings, first_tokens(prompter, [episode])
+        assert token is not None
+        own = of.model(**encoded.inputs, use_cache=False).logits[0, reading.last].double()
+        difference = float(own[token.right] - own[list(token.other)].mean())
+        assert abs(difference) > 1e-3
+        at = (row, -1, ROLES.index("last"))
+        assert found.lens["difference"][at] == pytest.approx(difference, abs=1e-4, rel=1e-4)
+        assert found.lens["probability"][at] == pytest.approx(float(torch.softmax(own, -1)[token.right]), rel=1e-4)
+        if kind == "cohere":
+            parts = sum(float(of_part[row]) for name, of_part in found.parts.items() if name != "sum")
+            assert parts + float(found.by_head[row].sum()) == pytest.approx(difference, abs=1e-4)
+    why = {"gemma2": "soft cap of 2", "cohere": "", "granite": "a norm or a factor stands between"}[kind]
+    assert why in found.no_attribution
+    assert bool(why) == bool(found.no_attribution)
+
+
+def test_logits_that_are_made_in_an_unknown_way_are_refused(tmp_path: Path):
+    with pytest.raises(ModelError, match=r"Squared makes its logits .* in an unknown way"):
+        look(of_readout("squared"), task(tmp_path, "text", names=("perpo", "dax")))
 
 
 def test_answers_that_begin_alike_are_left_out(tmp_path: Path):

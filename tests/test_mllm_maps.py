@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from tiny_mllm import production, task
 
+from miclab.cli import main
 from miclab.errors import ConfigError, RunError
 from miclab.mllm.errors import TaskError
 from miclab.mllm.maps import map_bytes, plan_maps, save_maps
@@ -61,3 +62,15 @@ def test_maps_that_are_too_large_are_refused_before_a_pass(tmp_path: Path, monke
         plan_maps(of, chosen, file, 1, 1)
     with pytest.raises(RunError):
         save_maps(production("llama"), chosen, plan_maps(of, chosen, tmp_path / "a", 1, 1), file / "below.safetensors")
+
+
+def test_the_place_of_maps_is_checked_before_the_work(capsys, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    requested = ["mllm", "heads", "tiny", "--task", str(tmp_path / "none"), "--output", str(tmp_path / "o")]
+    # The task is not there either, which is found later.
+    for place in (tmp_path / "file" / "maps", tmp_path / "file"):
+        assert main([*requested, "--save-attention", str(place)]) == 2
+        assert str(place) in capsys.readouterr().err
+    assert main([*requested, "--save-attention", str(tmp_path / "new" / "maps")]) == 2
+    assert str(tmp_path / "none") in capsys.readouterr().err
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]

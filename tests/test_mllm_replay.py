@@ -9,8 +9,8 @@ import torch
 from tiny_mllm import production, task
 
 from miclab.mllm.ablation import knocked_out
+from miclab.mllm.passes import forward
 from miclab.mllm.replay import Replay
-from miclab.mllm.scoring import forward
 
 
 @torch.no_grad()

@@ -18,10 +18,10 @@ from miclab.mllm.heads import measure_heads
 from miclab.mllm.knockout import mean_outputs
 from miclab.mllm.loading import load_model
 from miclab.mllm.options import EpisodeOptions, VectorOptions
+from miclab.mllm.passes import forward
 from miclab.mllm.readout import readout_of
 from miclab.mllm.results import read_table
-from miclab.mllm.scoring import forward
-from miclab.mllm.task import load_task
+from miclab.mllm.task import Item, load_task
 from miclab.mllm.vectors import add_vectors, function_vector, vector_added, without_examples
 
 
@@ -99,3 +99,22 @@ def test_the_vector_of_one_answer_raises_it_in_the_tiny_model(capsys, tmp_path: 
     assert said["layers"]["1"]["correct"]["mean"] == 0
     assert len(read_table(tmp_path / "o", "answers.parquet")) == 12 * (1 + 21)
     assert "function vector" in (tmp_path / "o" / "vectors.html").read_text()
+
+
+def test_all_rows_of_vectors_are_over_the_same_episodes(tmp_path: Path):
+    of = production("qwen2.5-vl")
+    chosen = task(tmp_path, names=("perpo", "dax"))
+    first, second, third = chosen.episodes
+    # An example of the second cannot be read, nor can the query of the first.
+    lost = [Item((tmp_path / f"{name}.png",)) for name in ("one", "two")]
+    second = replace(second, support=(replace(second.support[0], item=lost[0]), *second.support[1:]))
+    both = replace(chosen, episodes=(replace(first, query=lost[1]), second, third, replace(third, name="fourth")))
+    table = measure_heads(of, replace(chosen, episodes=(third,)))
+    options = VectorOptions(top=1, draws=20, layers=(1,))
+    found = add_vectors(of, table, both, replace(chosen, episodes=(third,)), options)
+    assert (found.episodes, found.unpaired) == (2, 1)
+    effect = found.effects[1]
+    for values in (found.few_shot.values, effect.values, effect.before, effect.control or {}):
+        assert {len(of_measure) for of_measure in values.values()} == {2}
+    assert {row["episode"] for row in found.rows} == {third.name, "fourth"}
+    assert "Left out: 1 episodes" in found.tables()[0].notes[-1]

@@ -137,6 +137,7 @@ def vectors(arguments: list[str]) -> int:
 
         print_json({
             "model": options.model_name, "task": task.name, "episodes": found.episodes,
+            "unpaired": found.unpaired,
             "heads": list(map(head_name, found.heads)), "norm": round(found.norm, 6), "note": found.note,
             "folder": str(results.folder), "few_shot": plain(found.few_shot), "zero_shot": plain(found.zero_shot),
             "layers": {str(layer): plain(effect) for layer, effect in found.effects.items()},

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miclab.cli.mllm_options import CompareFlags, HeadsFlags, KnockoutFlags, RankedFlags, close, remark, save_page
+from miclab.cli.mllm_options import (
+    CompareFlags,
+    HeadsFlags,
+    KnockoutFlags,
+    RankedFlags,
+    close,
+    made_by,
+    remark,
+    save_page,
+)
 from miclab.cli.terminal import bar, parse, print_json, print_table, refuse_ignored, say
 from miclab.errors import MiclabError
 from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN, KnockoutOptions, chosen
@@ -14,6 +24,7 @@ from miclab.tables import Number
 
 if TYPE_CHECKING:
     from miclab.mllm.heads import HeadTable
+    from miclab.statistics.intervals import Interval
 
 
 def head_rows(table: HeadTable) -> list[dict[str, Any]]:
@@ -37,15 +48,21 @@ def heads(arguments: list[str]) -> int:
     from miclab.mllm.errors import require
 
     require()
+    if options.save_attention != Path():
+        from miclab.mllm.maps import check_file
+
+        check_file(options.save_attention)
     opened = options.results("heads")
     production = options.production()
     task = options.load(production.view)
     from miclab.circuits.find import head_name
     from miclab.mllm.head_names import PLACES, names_table
-    from miclab.mllm.heads import measure_batch, measure_heads
+    from miclab.mllm.heads import measure_batch, measure_heads, with_random_weights
     from miclab.mllm.keys import recording_keys
     from miclab.mllm.maps import plan_maps, save_maps
+    from miclab.mllm.overlays import overlay, strongest_heads
     from miclab.report.models import heads_page
+    from miclab.report.overlays import overlays_page
 
     file, planned = options.save_attention, None
     usable = replace(task, episodes=tuple(episode for episode in task.episodes if episode.in_context))
@@ -54,6 +71,12 @@ def heads(arguments: list[str]) -> int:
     with opened as results:
         with bar("heads", len(task.episodes)) as on_progress, recording_keys(production.layers) as keys:
             table = measure_heads(production, task, options.batch, on_progress)
+        if options.baseline == "random":
+            drawn = with_random_weights(production)
+            with bar("heads of random weights", table.episodes) as on_progress:
+                again = measure_heads(drawn, replace(task, episodes=table.measured), options.batch, on_progress)
+            table = replace(table, random=again)
+            results.table("random.parquet", head_rows(again))
         results.table("heads.parquet", head_rows(table))
         results.table("keys.parquet", keys.rows())
         names = {episode.name for episode in table.measured}
@@ -63,6 +86,11 @@ def heads(arguments: list[str]) -> int:
         maps = measure_batch(production, table.measured[:1], task, keep)[1] if keep else []
         page = heads_page(replace(table, maps=tuple(maps)), options.top)
         save_page(results, arguments, f"Heads of {options.model_name} on {task.name}", page, table.why_partial)
+        if options.shown:
+            strongest = strongest_heads(table)
+            over = [overlay(production, task, one, strongest) for one in table.measured[: options.shown]]
+            title = f"Strongest heads of {options.model_name} on {task.name}"
+            results.file("attention.html", overlays_page(title, made_by(results, arguments), table, strongest, over))
         remark(results, production.remarks)
         if planned:
             save_maps(production, usable, planned, file)
@@ -79,6 +107,7 @@ def heads(arguments: list[str]) -> int:
         print_json({"model": options.model_name, "task": task.name, "episodes": table.episodes,
                     "left_out": table.left_out, "top": ranked, "uniform": dict(table.uniform),
                     "called": [one.as_json() for one in called], "key_constant": keys.rows(),
+                    "random": {m: table.random.most(m).as_json() for m in table.measures} if table.random else None,
                     "folder": str(results.folder)})  # fmt: skip
     else:
         table.strongest(options.top).show()
@@ -114,6 +143,14 @@ def compare_models(arguments: list[str]) -> int:
     return 0
 
 
+def interval_of(row: Mapping[str, Any]) -> Interval:
+    """The interval of a row of `head_rows`."""
+    from miclab.statistics.intervals import Interval
+
+    low, high = (float("nan") if row[end] is None else row[end] for end in ("low", "high"))
+    return Interval(row["mean"], low, high, "sequence", row["episodes"])
+
+
 def ranking(options: RankedFlags, production: Any, task: Any) -> tuple[HeadTable, Any, Any]:
     """Strengths that rank the heads, episodes for mean outputs, and episodes to answer: none that ranked."""
     import numpy as np
@@ -125,12 +162,14 @@ def ranking(options: RankedFlags, production: Any, task: Any) -> tuple[HeadTable
     if options.heads != Path():
         rows = read_table(options.heads, "heads.parquet")
         heads = all_heads(production.layers)
-        values, uniform = {}, {}
+        values, uniform, kept = {}, {}, {}
         for (measure,), of in rows.group_by(["measure"], maintain_order=True):
             means = dict(zip(zip(of["layer"], of["head"], strict=True), of["mean"], strict=True))
             if set(means) != set(heads):
                 raise MiclabError(f"{options.heads} is of a model with other heads than {options.model_name}.")
             values[str(measure)] = np.array([[means[head] for head in heads]])
+            ends = {(row["layer"], row["head"]): row for row in of.iter_rows(named=True)}
+            kept[str(measure)] = [interval_of(ends[head]) for head in heads]
             # Results of earlier versions do not say what uniform attention gives.
             if "uniform" in of.columns:
                 uniform[str(measure)] = float(of["uniform"][0])
@@ -144,7 +183,7 @@ def ranking(options: RankedFlags, production: Any, task: Any) -> tuple[HeadTable
                 "left out. Take more --episodes, another --task, or --rank in the place of --heads."
             )
         rest = replace(task, episodes=left)
-        return HeadTable(options.model_name, task.name, heads, values, uniform=uniform), rest, rest
+        return HeadTable(options.model_name, task.name, heads, values, uniform=uniform, kept=kept), rest, rest
     if not 1 <= options.rank < len(task.episodes):
         raise MiclabError(
             f"rank = {options.rank} is not possible. Allowed: 1 to {len(task.episodes) - 1}, since the task has "

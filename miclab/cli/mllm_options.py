@@ -137,13 +137,17 @@ class ModelFlags(LoadOptions, TaskFlags):
 
 @dataclass(frozen=True, kw_only=True)
 class HeadsFlags(ModelFlags):
-    """Strength of every head over the episodes of a task, with intervals over episodes; writes heads.parquet and
-    heads.html."""
+    """Strength of every head over the episodes of a task, with intervals over episodes. Writes heads.parquet,
+    heads.html and attention.html."""
 
     top: int = 5
     """Heads listed of each measure."""
     maps: int = 2
     """Of the strongest previous-token and induction heads, how many are drawn over the tokens of one episode."""
+    baseline: Literal["uniform", "random"] = "uniform"
+    """What strengths stand beside: uniform attention; random: also the same architecture with random weights."""
+    shown: int = 2
+    """Episodes in attention.html: maps of the ten strongest heads laid over the pictures. 0: no such page."""
     save_attention: Path = Path()
     """New file (safetensors) for the attention maps of all heads, with tokens and roles as metadata; default: none."""
     save_episodes: int = 1
@@ -153,7 +157,7 @@ class HeadsFlags(ModelFlags):
 
     def __post_init__(self) -> None:
         ModelFlags.__post_init__(self)
-        at_least(self, top=1, maps=0, save_episodes=1, save_limit=1)
+        at_least(self, top=1, maps=0, shown=0, save_episodes=1, save_limit=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,9 +305,12 @@ def save_page(
     """
     from miclab.report.models import page_bytes
 
-    command = results.body["command"]
-    made_by = shlex.join(["miclab", "mllm", command, *arguments])
-    results.file(f"{command}.html", page_bytes(title, made_by, page, problem))
+    results.file(f"{results.body['command']}.html", page_bytes(title, made_by(results, arguments), page, problem))
+
+
+def made_by(results: Results, arguments: Sequence[str]) -> str:
+    """The command that makes some results."""
+    return shlex.join(["miclab", "mllm", results.body["command"], *arguments])
 
 
 def remark(results: Results, remarks: Iterable[str]) -> None:

@@ -15,8 +15,8 @@ from miclab.circuits.find import Head, head_name
 from miclab.mllm.errors import ModelError, memory_guard
 from miclab.mllm.layers import AttentionLayer
 from miclab.mllm.loading import Production
+from miclab.mllm.passes import forward
 from miclab.mllm.reading import Encoded, Reading
-from miclab.mllm.scoring import forward
 
 Means = Mapping[int, Float[Tensor, "head size"]]
 """For each layer the mean output of its heads."""

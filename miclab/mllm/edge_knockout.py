@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from miclab.mllm.attention import watchable
 from miclab.mllm.edges import Kind, cut_of, edges, kinds_named, random_edges
 from miclab.mllm.edits import edges_cut
-from miclab.mllm.effects import UNTOUCHED, Effect, Intervention, answer_under
+from miclab.mllm.effects import Effect, answer_under
 from miclab.mllm.errors import TaskError
 from miclab.mllm.loading import Production
 from miclab.mllm.options import EdgeOptions
+from miclab.mllm.passes import UNTOUCHED, Intervention
 from miclab.mllm.reading import Encoded
 from miclab.mllm.scoring import Answers, OnProgress, batches
 from miclab.mllm.task import Task

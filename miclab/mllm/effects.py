@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -15,30 +14,12 @@ from miclab.circuits.head_names import need_word
 from miclab.mllm.errors import OutOfMemoryError, TaskError
 from miclab.mllm.judging import Judge
 from miclab.mllm.loading import Production
-from miclab.mllm.reading import Encoded
-from miclab.mllm.replay import Replay
+from miclab.mllm.passes import Intervention, Passes
 from miclab.mllm.scoring import Answers, OnProgress, answers, batches, joined, lost_text
 from miclab.mllm.task import Task
 from miclab.statistics.intervals import Interval, episode_interval
 
 Condition = TypeVar("Condition")
-
-
-@dataclass(frozen=True)
-class Intervention:
-    """A change to a model.
-
-    Arguments:
-        context: gives the context in which a batch is answered.
-        first: index of the lowest layer that it changes; None: it changes nothing.
-    """
-
-    context: Callable[[Encoded], AbstractContextManager[None]]
-    first: int | None
-
-
-UNTOUCHED = Intervention(lambda _: nullcontext(), None)
-"""No change."""
 
 
 @dataclass(frozen=True)
@@ -125,19 +106,16 @@ def answer_under(
     parts: dict[Condition, list[Answers]] = {condition: [] for condition in interventions}
     prompter = production.prompter(task)
     judge = Judge(prompter) if benchmark else None
-    firsts = {one.first for one in interventions.values() if one.first is not None}
-    replay = Replay(production, firsts)
+    passes = Passes(production, interventions.values())
     answered: list[str] = []
     lost: dict[str, str] = {}
     problem = ""
     try:
         for episodes, encoded in batches(prompter, batch, lost):
-            lot = {}
-            for condition, intervention in interventions.items():
-                # A text that is written is another sequence than the batch, so its passes are whole ones.
-                shared = nullcontext(encoded) if judge else replay.reading(encoded, intervention.first)
-                with shared as given, intervention.context(encoded):
-                    lot[condition] = answers(production, episodes, given, judge)
+            lot = {
+                condition: answers(production, episodes, encoded, judge, passes, intervention)
+                for condition, intervention in interventions.items()
+            }
             for condition, found in lot.items():
                 parts[condition].append(found)
             answered += [episode.name for episode in episodes]

@@ -26,8 +26,9 @@ from miclab.mllm.errors import DivergedError, ModelError, TaskError, memory_guar
 from miclab.mllm.heads import measure_heads
 from miclab.mllm.loading import Production
 from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN, FinetuneOptions
+from miclab.mllm.passes import Passes, forward
 from miclab.mllm.results import ADDED, differences
-from miclab.mllm.scoring import OnProgress, answers, batches, forward, joined, lost_text
+from miclab.mllm.scoring import OnProgress, answers, batches, joined, lost_text
 from miclab.mllm.task import Task
 from miclab.seeds import stream, stream_seed
 from miclab.statistics.intervals import episode_interval
@@ -183,8 +184,9 @@ class Finetuning:
         table = measure_heads(self.production, self.held_out, self.evaluation_batch).whole()
         if table.lost:
             raise TaskError(f"Pictures have changed since the fine-tuning began: {table.why_partial}")
+        passes = Passes(self.production)
         parts = [
-            answers(self.production, episodes, encoded)
+            answers(self.production, episodes, encoded, None, passes)
             for episodes, encoded in batches(self.production.prompter(self.held_out), self.evaluation_batch)
         ]
         named = joined(parts).named()

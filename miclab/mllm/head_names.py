@@ -6,8 +6,9 @@ is said of groups of heads, whose patterns `knockout --baseline uniform` replace
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from miclab.tables import Number, Table, table
 
 PLACES: Mapping[str, Place] = {PREVIOUS_TOKEN: "previous token", INDUCTION: "induction"}
 """The place in a circuit that each ranking measure is of."""
+UNDECIDED = "undecided"
+"""What a head is called of whose strength there is no interval over episodes."""
 
 
 def uniform_strengths(readings: Iterable[Reading]) -> dict[str, NDArray[np.floating]]:
@@ -66,23 +69,42 @@ class Named:
                 "looks": self.looks.as_json(), "uniform": round(self.uniform, 6)}  # fmt: skip
 
 
+def _kept(known: Mapping[str, Sequence[Interval]], place: Place, column: int) -> Interval:
+    """How far a head looks at the place, by kept intervals. Of several kinds of item the sum has none."""
+    names = ["induction_total"] if place == "induction" else [n for n in known if n.startswith("label_to_item.")]
+    parts = [known[name][column] for name in names]
+    if len(parts) == 1:
+        return parts[0]
+    return replace(parts[0], mean=sum(part.mean for part in parts), low=math.nan, high=math.nan)
+
+
 def named(
-    values: Mapping[str, NDArray[np.floating]], levels: Mapping[str, float], place: Place, heads: Mapping[Head, int]
+    values: Mapping[str, NDArray[np.floating]],
+    levels: Mapping[str, float],
+    place: Place,
+    heads: Mapping[Head, int],
+    known: Mapping[str, Sequence[Interval]] | None = None,
 ) -> tuple[Named, ...]:
-    """What heads are called.
+    """What heads are called. Without an interval over episodes a head is `undecided`.
 
     Arguments:
         values: measures by name [episode, head].
         levels: the same under uniform attention.
         place: in the circuit.
         heads: each head's column.
+        known: intervals of each measure and head over the episodes that `values` are the means of; None: `values` has
+            the episodes.
     """
     looks, uniform = looking(values, place), uniform_level(levels, place)
     found = []
     for head, column in heads.items():
-        interval, rows = episode_interval(looks[:, column]), values[ROWS[place]][:, column]
-        entropy = None if np.isnan(rows).any() else episode_interval(rows)
-        found.append(Named(place, head, pattern_word(place, interval, uniform, entropy), interval, uniform))
+        rows = values[ROWS[place]][:, column]
+        if known:
+            interval, of_rows = _kept(known, place, column), known[ROWS[place]][column]
+        else:
+            interval, of_rows = episode_interval(looks[:, column]), episode_interval(rows)
+        word = pattern_word(place, interval, uniform, None if np.isnan(rows).any() else of_rows)
+        found.append(Named(place, head, word if interval.known else UNDECIDED, interval, uniform))
     return tuple(found)
 
 

@@ -17,14 +17,18 @@ from miclab.errors import nearest
 from miclab.mllm.attention import measuring
 from miclab.mllm.errors import ModelError, OutOfMemoryError, TaskError, memory_guard
 from miclab.mllm.head_names import Named, named, uniform_strengths
-from miclab.mllm.layers import all_heads
+from miclab.mllm.layers import all_heads, attention_layers
 from miclab.mllm.loading import Production
+from miclab.mllm.passes import forward
 from miclab.mllm.prompt import Prompter
 from miclab.mllm.reading import Encoded, Reading
-from miclab.mllm.scoring import OnProgress, batches, forward, lost_text
+from miclab.mllm.scoring import OnProgress, batches, lost_text
 from miclab.mllm.task import Episode, Task
 from miclab.statistics.intervals import Interval, episode_interval
 from miclab.tables import Number, Table, Tabled
+
+RANDOM = "strongest with random weights"
+"""The column of a model with random weights."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class HeadTable(Tabled):
         measured: the episodes that were measured, if known.
         lost: why an episode could not be read and was left out, by its name.
         uniform: the measures under uniform causal attention over the same positions; empty if not known.
+        random: the same of the same architecture with random weights, on the same episodes; None: not measured.
+        kept: intervals of each measure and head, where `values` are means over episodes that are not here; else empty.
     """
 
     model: str
@@ -70,6 +76,8 @@ class HeadTable(Tabled):
     measured: tuple[Episode, ...] = field(default=(), repr=False)
     lost: dict[str, str] = field(default_factory=dict)
     uniform: Mapping[str, float] = field(default_factory=dict)
+    random: HeadTable | None = field(default=None, repr=False)
+    kept: Mapping[str, list[Interval]] = field(default_factory=dict, repr=False)
 
     @property
     def why_partial(self) -> str:
@@ -110,6 +118,8 @@ class HeadTable(Tabled):
     @cached_property
     def intervals(self) -> dict[str, list[Interval]]:
         """Interval of every measure and head, episodes resampled."""
+        if self.kept:
+            return dict(self.kept)
         return {name: [episode_interval(of[:, i]) for i in range(len(self.heads))] for name, of in self.values.items()}
 
     def ranked(self, measure: str) -> list[Head]:
@@ -133,9 +143,14 @@ class HeadTable(Tabled):
             means = dict(zip(self.heads, self.mean(name), strict=True))
             heads = ", ".join(f"{tables.HeadName(*head)} {means[head]:.3f}" for head in self.ranked(name)[:top])
             uniform = Number(self.uniform[name], 3) if name in self.uniform else None
-            rows.append([name.replace("_", " "), heads, uniform])
+            rows.append([name.replace("_", " "), heads, uniform, *([self.random.most(name)] if self.random else [])])
         title = f"{self.model} on {self.episodes} episodes of {self.task}: strongest heads (LAYER.HEAD from 0)"
-        return tables.table(title, ["measure", "heads", "uniform attention"], rows, self._notes())
+        return tables.table(title, ["measure", "heads", "uniform attention", *([RANDOM] if self.random else [])], rows,
+                            self._notes())  # fmt: skip
+
+    def most(self, measure: str) -> Interval:
+        """The strength of the strongest head. Of random weights it is what the best of as many heads has by chance."""
+        return self.intervals[measure][self.heads.index(self.ranked(measure)[0])]
 
     def called(self, measures: Mapping[str, Place], top: int) -> tuple[Named, ...]:
         """What the strongest heads are called by their patterns; nothing if uniform attention is not known.
@@ -149,12 +164,30 @@ class HeadTable(Tabled):
         found: list[Named] = []
         for measure, place in measures.items():
             columns = {head: self.heads.index(head) for head in self.ranked(measure)[:top]}
-            found += named(self.values, self.uniform, place, columns)
+            found += named(self.values, self.uniform, place, columns, self.kept or None)
         return tuple(found)
 
     def _notes(self) -> list[str]:
         lines = [f"{self.left_out} episodes whose answer is not in the context were left out."]
         return lines if self.left_out else []
+
+
+def with_random_weights(production: Production, seed: int = 0) -> Production:
+    """The same architecture and processor with weights as its class draws them before training.
+
+    Arguments:
+        seed: of the weights.
+
+    Raises:
+        ModelError: it is an adapter, or its weights are in 4 or 8 bits.
+    """
+    model = production.model
+    if hasattr(model, "get_base_model") or production.options.four_bit or production.options.eight_bit:
+        raise ModelError("--baseline random needs a whole model in full precision: no adapter, and not 4 or 8 bits.")
+    with memory_guard("making the model with random weights"), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made = type(model)(model.config).to(model.device, model.dtype).eval()
+    return replace(production, model=made, layers=attention_layers(made), remarks={})
 
 
 @torch.no_grad()

@@ -16,12 +16,13 @@ from miclab.errors import ConfigError
 from miclab.mllm.ablation import MeanOutputs, Means, Where, every_position, knocked_out
 from miclab.mllm.attention import watchable
 from miclab.mllm.edits import patterns_set
-from miclab.mllm.effects import UNTOUCHED as UNCHANGED
-from miclab.mllm.effects import Effect, Intervention, answer_under
+from miclab.mllm.effects import Effect, answer_under
 from miclab.mllm.head_names import Named, names_table
 from miclab.mllm.heads import HeadTable
 from miclab.mllm.loading import Production
 from miclab.mllm.options import OUTPUTS, Baseline, KnockoutOptions
+from miclab.mllm.passes import UNTOUCHED as UNCHANGED
+from miclab.mllm.passes import Intervention
 from miclab.mllm.scoring import BENCHMARK, Answers, OnProgress, batches
 from miclab.mllm.task import Task
 from miclab.seeds import stream_seed
@@ -246,7 +247,7 @@ def knock_out(
             return UNCHANGED
         first = min(layer for layer, _ in heads)
         if of_outputs:
-            return Intervention(lambda _: knocked_out(production.layers, heads, means), first)
+            return Intervention(lambda _: knocked_out(production.layers, heads, means), first, True)
         return Intervention(
             lambda encoded: patterns_set(production.model, production.layers, heads, options.baseline, encoded.readings,
                                          encoded.inputs["input_ids"].shape[1]),

@@ -23,10 +23,11 @@ from miclab.mllm.edges import role_names
 from miclab.mllm.errors import TaskError, memory_guard
 from miclab.mllm.layers import all_heads
 from miclab.mllm.loading import Production
+from miclab.mllm.passes import forward
 from miclab.mllm.prompt import Prompter
 from miclab.mllm.reading import Encoded, Reading
 from miclab.mllm.readout import NoAttributionError, Readout, by_head, check_sum, feed_forward_of, first_of, readout_of
-from miclab.mllm.scoring import OnProgress, batches, forward, lost_text
+from miclab.mllm.scoring import OnProgress, batches, lost_text
 from miclab.mllm.task import Episode, Task
 from miclab.statistics.intervals import Interval, episode_interval
 from miclab.tables import Number, Table, Tabled, table
@@ -274,7 +275,7 @@ def look(production: Production, task: Task, batch: int = 1, on_progress: OnProg
 
     Raises:
         TaskError: no episode can be used.
-        ModelError: the model's final norm or unembedding is not found.
+        ModelError: the model's final norm or unembedding is not found, or its logits are made in an unknown way.
         OutOfMemoryError: it does not fit.
     """
     readout, prompter = readout_of(production), production.prompter(task)
@@ -283,7 +284,7 @@ def look(production: Production, task: Task, batch: int = 1, on_progress: OnProg
     by_heads: list[Tensor] = []
     names: list[str] = []
     lost: dict[str, str] = {}
-    left_out, no_attribution = 0, ""
+    left_out, no_attribution, settled = 0, "", False
     for episodes, _ in batches(prompter, batch, lost, every=False):
         firsts = first_tokens(prompter, episodes)
         usable = [(episode, token) for episode, token in zip(episodes, firsts, strict=True) if token is not None]
@@ -291,6 +292,9 @@ def look(production: Production, task: Task, batch: int = 1, on_progress: OnProg
         if usable:
             tokens = [token for _, token in usable]
             encoded = prompter.encode([(episode, episode.answer) for episode, _ in usable])
+            if not settled:
+                with memory_guard(f"reading {encoded.inputs['input_ids'].shape[1]} tokens"):
+                    readout, settled = readout.settled(production, encoded), True
             with (
                 memory_guard(f"looking at {encoded.inputs['input_ids'].shape[1]} tokens"),
                 _seeing(production, readout, encoded, tokens) as seen,

@@ -23,8 +23,9 @@ from miclab.mllm.edges import role_names
 from miclab.mllm.errors import TaskError, memory_guard
 from miclab.mllm.layers import all_heads
 from miclab.mllm.loading import Production
+from miclab.mllm.passes import forward
 from miclab.mllm.reading import Encoded
-from miclab.mllm.scoring import batches, forward
+from miclab.mllm.scoring import batches
 from miclab.mllm.task import Task
 
 MIB = 2**20
@@ -49,6 +50,18 @@ def map_bytes(production: Production, lengths: Sequence[int]) -> int:
     return 4 * sum(layer.heads for layer in production.layers) * sum(length**2 for length in lengths)
 
 
+def check_file(file: Path) -> None:
+    """Checks the place of a file of maps before anything is done.
+
+    Raises:
+        ConfigError: the file is there already.
+        RunError: it cannot be written.
+    """
+    if file.exists() or file.is_symlink():
+        raise ConfigError("save_attention", str(file), "a file that is not there yet")
+    storage.check_place(file)
+
+
 def plan_maps(production: Production, task: Task, file: Path, episodes: int, limit: int) -> Planned:
     """The first episodes of a task that can be read, if their maps are not too large. No pass is made.
 
@@ -63,8 +76,7 @@ def plan_maps(production: Production, task: Task, file: Path, episodes: int, lim
         ConfigError: the file is there already.
         TaskError: the maps are larger than `limit`, or no episode can be read.
     """
-    if file.exists() or file.is_symlink():
-        raise ConfigError("save_attention", str(file), "a file that is not there yet")
+    check_file(file)
     found: list[Encoded] = []
     lost: dict[str, str] = {}
     for _, encoded in batches(production.prompter(task), 1, lost, every=False):

@@ -1,12 +1,15 @@
 """The end of a production model: its residual stream, the final norm, and the unembedding.
 
-The logit lens applies both to the stream of any layer. For direct logit attribution the norm is linearised: its scale
-is that of the last layer's stream. So the parts of the stream have logits that add up.
+The logit lens applies both to the stream of any layer. What a model does to the unembedding's logits belongs to it: a
+factor, or a soft cap. Both are checked against the model's own logits.
+
+For direct logit attribution the norm is linearised: its scale is that of the last layer's stream. So the parts of the
+stream have logits that add up.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,6 +19,8 @@ from torch import Tensor, nn
 from miclab.mllm.errors import ModelError
 from miclab.mllm.layers import AttentionLayer, decoder_of
 from miclab.mllm.loading import Production
+from miclab.mllm.passes import forward
+from miclab.mllm.reading import Encoded
 
 NORMS = ("norm", "final_layer_norm", "final_layernorm", "ln_f")
 """Names of the norm before the unembedding."""
@@ -24,6 +29,12 @@ FEED_FORWARD = ("mlp", "fc2", "feed_forward", "block_sparse_moe")
 EXACT = 1e-2
 """Largest relative difference between a norm and its linear form, or a stream and the sum of its parts. It has to allow
 for weights in bfloat16; another form of norm differs by far more."""
+
+
+OWN = {torch.float32: 1e-4, torch.float64: 1e-4}
+"""The same between logits of the lens and the model's own, by the type of the weights; of other types `EXACT`."""
+CAP = "final_logit_softcapping"
+"""The field of a configuration that holds the largest logit, to which a tangent bends the others."""
 
 
 class NoAttributionError(ModelError):
@@ -35,8 +46,8 @@ def first_of(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def _differ(a: Tensor, b: Tensor) -> bool:
-    return bool((a - b).norm() > EXACT * b.norm().clamp(min=1e-12))
+def _differ(a: Tensor, b: Tensor, most: float = EXACT) -> bool:
+    return not bool((a - b).norm() <= most * b.norm().clamp(min=1e-12))
 
 
 @dataclass(frozen=True)
@@ -47,15 +58,54 @@ class Readout:
         norm: the final norm.
         unembedding: from normed stream to logits.
         blocks: the block of each attention layer, by the layer's index.
+        factor: of the unembedding's logits.
+        cap: the largest logit that a soft cap allows; 0: there is none.
     """
 
     norm: nn.Module = field(repr=False)
     unembedding: nn.Module = field(repr=False)
     blocks: dict[int, nn.Module] = field(repr=False)
+    factor: float = 1.0
+    cap: float = 0.0
 
     def logits(self, stream: Float[Tensor, "position dimension"]) -> Float[Tensor, "position vocabulary"]:
         """The logit lens: logits of any layer's stream."""
-        return self.unembedding(self.norm(stream)).float()
+        found = self.unembedding(self.norm(stream)).float() * self.factor
+        return torch.tanh(found / self.cap) * self.cap if self.cap else found
+
+    def settled(self, production: Production, encoded: Encoded) -> Readout:
+        """The readout with the factor or the cap that the model applies to its logits, as a pass over a batch shows.
+
+        Raises:
+            ModelError: the model's own logits are neither.
+        """
+        streams: list[Tensor] = []
+        place = encoded.readings[0].last
+        handle = self.norm.register_forward_pre_hook(lambda _, arguments: streams.append(arguments[0]))
+        try:
+            logits = forward(production.model, encoded.to(production.model), torch.tensor([place]))
+        finally:
+            handle.remove()
+        own = logits[0, 0].float()
+        plain = replace(self, factor=1.0, cap=0.0).logits(streams[-1][:1, place])[0].to(own.device)
+        # Tokens that a model rules out have no logit to compare.
+        known = own.isfinite() & plain.isfinite()
+        own, plain = own[known].double(), plain[known].double()
+        factor = float(own @ plain / (plain @ plain).clamp(min=1e-30))
+        most = OWN.get(production.model.dtype, EXACT)
+        config = getattr(production.model.config, "text_config", None) or production.model.config
+        cap = float(getattr(config, CAP, None) or 0.0)
+        for one in [replace(self, factor=1.0, cap=cap)] * bool(cap) + [
+            replace(self, factor=1.0, cap=0.0), replace(self, factor=factor, cap=0.0)
+        ]:  # fmt: skip
+            made = plain * one.factor
+            if not _differ(torch.tanh(made / one.cap) * one.cap if one.cap else made, own, most):
+                return one
+        raise ModelError(
+            f"{type(production.model).__name__} makes its logits from those of its unembedding in an unknown way: "
+            f"neither as they are, nor times a factor, nor with a cap that its configuration names `{CAP}`. So there "
+            "is no logit lens."
+        )
 
     def direction(
         self, stream: Float[Tensor, "row dimension"], right: Int[Tensor, " row"], other: list[Int[Tensor, " other"]]
@@ -69,8 +119,13 @@ class Readout:
             other: tokens of other answers, over which the mean is taken.
 
         Raises:
-            NoAttributionError: the norm has another form than RMSNorm or LayerNorm.
+            NoAttributionError: the norm has another form than RMSNorm or LayerNorm, or the logits are capped.
         """
+        if self.cap:
+            raise NoAttributionError(
+                f"A soft cap of {self.cap:g} bends the final logits, so what heads add to them does not sum up. There "
+                "is no direct logit attribution."
+            )
         stream = stream.float()
         gain, bias, centred = self._form(stream)
         eps = float(getattr(self.norm, "variance_epsilon", getattr(self.norm, "eps", 0.0)) or 0.0)
@@ -84,7 +139,7 @@ class Readout:
         if own is not None:
             constant = constant + torch.stack([own[int(r)].float() - own[o].float().mean()
                                                for r, o in zip(right, other, strict=True)])  # fmt: skip
-        towards = rows * gain * scale
+        towards, constant = rows * gain * scale * self.factor, constant * self.factor
         # Centring is a projection, and its own transpose.
         return towards - towards.mean(-1, keepdim=True) if centred else towards, constant
 

@@ -95,6 +95,10 @@ class Replay:
         self.firsts = tuple(firsts) if len(self.blocks) == len(self.indices) else ()
         self.kept: _Kept | None = None
 
+    def skipped(self, first: int | None) -> int:
+        """Number of blocks that a later pass over the batch leaves out, if layer `first` is the lowest that changes."""
+        return self.indices.index(first) if self.kept is not None and first in self.kept.streams else 0
+
     @contextmanager
     def reading(self, encoded: Encoded, first: int | None) -> Iterator[Encoded]:
         """A context for one pass over a batch, which gives the batch to read.
@@ -120,7 +124,7 @@ class Replay:
                 calls = iter(outputs)
                 stack.enter_context(_instead(module, lambda *_, calls=calls, **__: copy(next(calls))))
             if first in kept.streams:
-                for block in self.blocks[: self.indices.index(first)]:
+                for block in self.blocks[: self.skipped(first)]:
                     stack.enter_context(_instead(block, lambda *_, **__: _copied(kept.streams[first])))
             yield given
 

@@ -20,7 +20,7 @@ IMMATERIAL = ("json", "output", "offline", "name", "save_attention", "save_episo
 """Options that affect no result; `model` has the information of `name`."""
 ADDED = {
     "background": "white", "eight_bit": False, "device_map": "none", "revision": "", "base": "", "ways": 0,
-    "judge": "exact",
+    "judge": "exact", "shown": 2, "baseline": "uniform",
 }  # fmt: skip
 """Options that results of earlier versions lack, with their values then."""
 REMEDY = "Run the command again that made it."

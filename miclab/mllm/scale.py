@@ -12,6 +12,7 @@ from miclab.errors import MiclabError
 from miclab.mllm.errors import ModelError, TaskError
 from miclab.mllm.judging import Judge
 from miclab.mllm.loading import LoadOptions, Production, load_model
+from miclab.mllm.passes import Passes
 from miclab.mllm.scoring import OnProgress, answers, batches, joined, lost_text
 from miclab.mllm.task import Task
 from miclab.statistics.intervals import Interval, episode_interval
@@ -74,9 +75,9 @@ def evaluate_model(
     """
     parts, names = [], []
     prompter, lost = production.prompter(task), {}
-    judge = Judge(prompter) if benchmark else None
+    judge, passes = Judge(prompter) if benchmark else None, Passes(production)
     for episodes, encoded in batches(prompter, batch, lost):
-        parts.append(answers(production, episodes, encoded, judge))
+        parts.append(answers(production, episodes, encoded, judge, passes))
         names += [episode.name for episode in episodes]
         if on_progress:
             on_progress(len(names) + len(lost), production.name)

@@ -7,10 +7,8 @@ nothing needs to be generated. An answer is judged to its end: `12` is not `1`.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from miclab.mllm.errors import TaskError, memory_guard
 from miclab.mllm.judging import Judge
 from miclab.mllm.loading import Production
+from miclab.mllm.passes import UNTOUCHED, Intervention, Passes
 from miclab.mllm.prompt import Prompter
 from miclab.mllm.reading import Encoded
 from miclab.mllm.task import Episode
@@ -53,6 +52,11 @@ class Answers:
         if name in self.__dict__.get("values", {}):
             return self.values[name]
         raise AttributeError(name)
+
+    def of(self, rows: Sequence[int]) -> Answers:
+        """The answers to some of the episodes, by their numbers."""
+        written = tuple(self.written[row] for row in rows) if self.written else ()
+        return Answers({name: of[list(rows)] for name, of in self.values.items()}, written)
 
     def named(self) -> dict[str, NDArray[np.floating]]:
         """The arrays by name."""
@@ -115,26 +119,16 @@ def lost_text(lost: Mapping[str, str], episodes: int) -> str:
     return f"{len(lost)} of {episodes} episodes could not be read and were left out: {shown}{more}"
 
 
-def forward(model: Any, inputs: dict[str, torch.Tensor], positions: torch.Tensor | None = None) -> torch.Tensor:
-    """Logits at some positions [batch, position, vocabulary]; None: at the last alone.
-
-    Where the model can, other positions' logits are not computed: with large vocabularies they are most of the memory.
-    """
-    keep: dict[str, Any] = {}
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if "logits_to_keep" in inspect.signature(base.forward).parameters:
-        keep["logits_to_keep"] = 1 if positions is None else positions
-    logits = model(**inputs, use_cache=False, **keep).logits
-    return logits if keep or positions is None else logits[:, positions]
-
-
 @torch.no_grad()
 def answers(
-    production: Production, episodes: Sequence[Episode], encoded: Encoded, judge: Judge | None = None
-) -> Answers:
+    production: Production, episodes: Sequence[Episode], encoded: Encoded, judge: Judge | None = None,
+    passes: Passes | None = None, intervention: Intervention = UNTOUCHED,
+) -> Answers:  # fmt: skip
     """Answers to a batch that `batches` made.
 
     Arguments:
+        passes: over all batches; None: this batch alone is read.
+        intervention: under which it is answered.
         judge: also judges them as the benchmark does, and returns the text; None: nothing is generated.
 
     Raises:
@@ -142,9 +136,9 @@ def answers(
     """
     needed = sorted({place - 1 for reading in encoded.readings for place in reading.written})
     column = {place: number for number, place in enumerate(needed)}
+    passes = passes or Passes(production, [intervention], shares=False)
     with memory_guard(f"answering {len(episodes)} episodes of {encoded.inputs['input_ids'].shape[1]} tokens"):
-        # The positions stay on the CPU, since with several GPUs logits and inputs are on different devices.
-        logits = forward(production.model, encoded.to(production.model), torch.tensor(needed))
+        logits = passes.logits(encoded, needed, intervention)
         scores = torch.log_softmax(logits.float(), -1).cpu()
     is_written, likely, length = [], [], []
     for row, reading in enumerate(encoded.readings):
@@ -169,7 +163,8 @@ def answers(
         found["log_probability_per_token"].append(per_token[right])
         if judge:
             # Without an end, the text may continue after the answer.
-            texts.append(mine[0] if mine and judge.prompter.ending else judge.written(production, episode))
+            with intervention.context(encoded):
+                texts.append(mine[0] if mine and judge.prompter.ending else judge.written(production, episode))
             found.setdefault(BENCHMARK, []).append(float(judge.is_right(texts[-1], episode.answer)))
         start += count
     return Answers({name: np.array(of) for name, of in found.items()}, tuple(texts))

@@ -19,12 +19,13 @@ from torch import Tensor
 from miclab.circuits.find import Head, head_name
 from miclab.mllm.ablation import Means, heads_by_layer
 from miclab.mllm.edge_knockout import PROBABILITY, with_probability
-from miclab.mllm.effects import UNTOUCHED, Effect, Intervention, answer_under
-from miclab.mllm.errors import ModelError
+from miclab.mllm.effects import Effect, answer_under
+from miclab.mllm.errors import ModelError, TaskError
 from miclab.mllm.heads import HeadTable
 from miclab.mllm.knockout import matched_draws, mean_outputs
 from miclab.mllm.loading import Production
 from miclab.mllm.options import VectorOptions
+from miclab.mllm.passes import UNTOUCHED, Intervention
 from miclab.mllm.reading import Encoded
 from miclab.mllm.readout import by_head, readout_of
 from miclab.mllm.scoring import Answers, OnProgress
@@ -62,6 +63,7 @@ class Vectors(Tabled):
         note: on the random heads; may be empty.
         rows: one for each vector and episode, for the table on disk.
         episodes: how many were answered.
+        unpaired: how many others were answered with examples or without, not both.
         problem: why some were not; empty if all were.
     """
 
@@ -72,6 +74,7 @@ class Vectors(Tabled):
     note: str
     rows: list[dict[str, Any]] = field(repr=False)
     episodes: int
+    unpaired: int = 0
     problem: str = ""
 
     @property
@@ -94,6 +97,8 @@ class Vectors(Tabled):
             ])  # fmt: skip
         title = f"function vector of {' '.join(map(head_name, self.heads))}; {self.episodes} episodes [95 % interval]"
         notes = [f"random heads: {self.note}"] if self.note else []
+        if self.unpaired:
+            notes.append(f"Left out: {self.unpaired} episodes answered only with examples, or only without.")
         return (table(title, columns, rows, notes),)
 
 
@@ -200,10 +205,17 @@ def add_vectors(
         production, without_examples(task), {one: adding(one) for one in conditions}, batch=batch,
         on_progress=on_progress and (lambda number, text: on_progress(done + number, text)),
     )  # fmt: skip
-    of_few = with_probability(few.found[Added()])
+    # Every row is over the same episodes: those that were answered with examples and without.
+    names = tuple(name for name in zero.episodes if name in set(few.episodes))
+    if not names:
+        raise TaskError(f"{task.name}: no episode was answered both with examples and without: {zero.problem}")
+    of_few = with_probability(few.found[Added()].of([few.episodes.index(name) for name in names]))
+    rows = [zero.episodes.index(name) for name in names]
+    found = {one: of.of(rows) for one, of in zero.found.items()}
+    unpaired = len(set(few.episodes) ^ set(zero.episodes))
     return Vectors(
-        top, Effect(WITH, of_few, of_few), _effects(zero.found, places, len(draws)), float(vectors[-1].norm()), note,
-        _rows(zero.found, conditions, zero.episodes), len(zero.episodes),
+        top, Effect(WITH, of_few, of_few), _effects(found, places, len(draws)), float(vectors[-1].norm()), note,
+        _rows(found, conditions, names), len(names), unpaired,
         "; ".join(dict.fromkeys(text for text in (few.problem, zero.problem) if text)),
     )  # fmt: skip
 

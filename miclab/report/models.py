@@ -132,7 +132,8 @@ def map_figure(shown: Map) -> dict[str, Any]:
     return {"data": [trace], "layout": layout | {"margin": {"l": 90, "r": 20, "t": 10, "b": 90}}}
 
 
-def _picture(path: Path) -> str:
+def picture(path: Path) -> str:
+    """A picture as the address of its small copy, inside the page."""
     small, _ = open_picture(path)
     side = max(small.size)
     if side > 112:
@@ -155,7 +156,7 @@ def strip(shown: Map) -> list[dict[str, Any]]:
         label = "" if number == len(episode.support) else f" · label {on_label:.2f}"
         cells.append(
             {
-                "images": [_picture(path) for path in item.images],
+                "images": [picture(path) for path in item.images],
                 "text": item.text,
                 "answer": answer,
                 "wanted": answer == episode.answer,
@@ -176,6 +177,8 @@ def heads_page(heads: HeadTable, top: int) -> Page:
         ranked = heads.ranked(measure)[:top]
         listed = ", ".join(f"{head_name(h)} ({heads.intervals[measure][place[h]]})" for h in ranked)
         uniform = f" Uniform attention gives {heads.uniform[measure]:.3f}." if measure in heads.uniform else ""
+        if heads.random:
+            uniform += f" With random weights the strongest head has {heads.random.most(measure)}."
         parts.append(Part(title=measure.replace("_", " "), note=f"Strongest: {listed}.{uniform}",
                           figure=f"heat-{measure}"))  # fmt: skip
     called = heads.called(PLACES, top)
