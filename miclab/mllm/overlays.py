@@ -78,8 +78,9 @@ def _square(encoded: Encoded, pictures: int, count: int) -> int:
     """Side of the grid of `count` tokens of a square picture; 0 if it has none."""
     pixels = encoded.inputs.get("pixel_values")
     side = math.isqrt(count)
-    whole = pixels is not None and pixels.dim() == 4 and len(pixels) == pictures
-    return side if whole and pixels.shape[-1] == pixels.shape[-2] and side * side == count else 0
+    if pixels is None or pixels.dim() != 4 or len(pixels) != pictures:
+        return 0
+    return side if pixels.shape[-1] == pixels.shape[-2] and side * side == count else 0
 
 
 def patches_of(production: Production, encoded: Encoded) -> tuple[tuple[Patches, ...], ...]:
