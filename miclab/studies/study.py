@@ -17,6 +17,8 @@ from miclab.studies.parameters import Values, filled
 Analysis = Literal["knockout", "mean_knockout", "uniform_knockout", "uniform_pattern", "ablation", "context", "oracles",
                    "entropy"]  # fmt: skip
 Fields = dict[str, Any]
+GROWN: tuple[presets.Stage, ...] = ("multimodal", "continued")
+"""Stages that start from a stage-1 run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,8 +275,8 @@ def _study(data: Fields, file: Path, profile: str) -> Study:
     if ladder is not None:
         grid = tuple(_with_rungs(block, ladder, f"{place}[{i}]") for i, block in enumerate(grid))
     stages = {block.stage or stage for block in grid}
-    if "multimodal" not in stages and ("parent" in data or "parent" in chosen):
-        raise ConfigError("parent", data.get("parent"), "only in a study whose stage is multimodal")
+    if not stages.intersection(GROWN) and ("parent" in data or "parent" in chosen):
+        raise ConfigError("parent", data.get("parent"), "only in a study whose stage is multimodal or continued")
     first, second = _parent(data.get("parent"), "parent"), _parent(chosen.get("parent"), f"{where}.parent")
     encoder = _parent(data.get("encoder"), "encoder")
     trained = _parent(chosen.get("encoder"), f"{where}.encoder")
