@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import math
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny import MODALITIES, lively_parameters, tiny_config
 from tiny_study import planned, tiny_study
 
 import miclab
+from miclab.circuits.descent import Descent
+from miclab.circuits.drift import drift, leading_angles, moved, overlap, relative_change
+from miclab.circuits.transplant import RECEIVERS, random_part, stored_part, transplant, transplanted
+from miclab.circuits.weights import head_matrices
+from miclab.cli import main
 from miclab.config import presets
-from miclab.config.request import Request
+from miclab.config.request import Request, SplitSizes
 from miclab.errors import ConfigError, RunError
+from miclab.measures.evaluate import score_split
 from miclab.model.decoder import Decoder
 from miclab.model.parts import HEADS, MLPS, READOUT, decoder_parts, size
 from miclab.training.loop import prepared, train_config, train_together
@@ -143,3 +155,145 @@ def test_parts_share_no_weight_and_a_head_is_the_sum_of_its_four():
     other = tiny_config(1, decoder={"attention": "linear"})
     with pytest.raises(RunError, match="linear"):
         decoder_parts(other, Decoder(other).shapes())
+
+
+# -- transplants ------------------------------------------------------------------------------------------------------
+SIZES = SplitSizes(sequences=20, novel_sets=2)
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory):
+    """A stage-1 run, a stage-2 run and a sibling, with heads large enough to matter."""
+    root = tmp_path_factory.mktemp("line")
+    decoder = {"heads": 2, "output_projection": "on", "initial_std": 0.4}
+    one = tiny_config(1, decoder=decoder, optimiser={"learning_rate": 0.02})
+    first, _ = train_config(one, REQUEST, root)
+    grown = {"run": first.hash, "step": 3}
+    second, _ = train_config(tiny_config(2, decoder=decoder, parent=grown), REQUEST, root)
+    further = {"parent": grown, "seeds": {"sequences": 99}}
+    sibling, _ = train_config(tiny_config(1, decoder=decoder, **further), REQUEST, root)
+    return first, second, sibling
+
+
+def test_identical_weights_lose_nothing_and_do_not_drift(line):
+    """Fails if a checkpoint differs from itself: the run's step 0 holds the weights that it started from."""
+    _, second, _ = line
+    found = transplant(second, step=0, sizes=SIZES)
+    for one in found.found:
+        assert np.array_equal(one.untouched, one.icl["transplanted"])
+        assert np.array_equal(one.untouched, one.icl["random"])
+    assert any(one.lost("fresh").mean != 0 for one in found.found)
+    for one in drift(second, step=0).found:
+        assert one.change == 0
+        assert (one.overlap, one.angle) == pytest.approx((1, 0), abs=1e-5)
+
+
+def test_a_transplant_is_what_is_done_by_hand(line):
+    """Fails if another part's weights are exchanged, in the wrong direction, or on the sequences of the other run."""
+    first, second, _ = line
+    before, after = first.parameters(3)[1], dict(second.parameters(3)[1])
+    found = transplant(second, sizes=SIZES)
+    name = "decoder.blocks.1.attention.query"
+    by_hand = {**after, name: torch.cat([after[name][:, :4], before[name][:, 4:]], 1)}
+    world = Descent.of(second).world(True)
+    wanted = score_split(second.config, world, by_hand, "icl", SIZES).correct.mean(1)
+    assert np.array_equal(found.of("head 1.1 query", "later").icl["transplanted"], wanted)
+    mlps = {n: after[n] if ".mlp." in n else value for n, value in before.items()}
+    world = Descent.of(second).world(False)
+    wanted = score_split(first.config, world, mlps, "icl", SIZES).correct.mean(1)
+    assert np.array_equal(found.of(MLPS, "earlier").icl["transplanted"], wanted)
+    assert {one.receiver for one in found.found} == set(RECEIVERS)
+    assert len(found.stored()) == 2 + 3 * len(found.found)
+
+
+def test_random_weights_are_as_many_and_the_donors(line):
+    """Fails if the control exchanges more or fewer weights than the part has, or weights of the projector."""
+    config = line[1].config
+    shapes = Decoder(config).shapes()
+    drawn = random_part(shapes, 100, torch.Generator().manual_seed(0))
+    assert size(drawn) == 100
+    assert not any(name.startswith("bridge") for name in drawn)
+    mine, donor = ({n: torch.full(s, value) for n, s in shapes.items()} for value in (0.0, 1.0))
+    made = transplanted(mine, donor, drawn)
+    assert sum(int(value.sum()) for value in made.values()) == 100
+    assert all(torch.equal(made[name].bool(), own) for name, own in drawn.items())
+
+
+# -- drift ------------------------------------------------------------------------------------------------------------
+@settings(max_examples=20)
+@given(st.integers(0, 10**6), st.floats(0, math.pi / 2))
+def test_angles_of_a_rotation_are_its_angle(seed, angle):
+    """Fails if angles are those of the other side, or are not the angle by which leading directions were turned."""
+    frame = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(seed)).double())[0]
+    turned = frame.clone()
+    # Both leading directions are turned, each towards a direction of its own that is not among them.
+    for one, other in ((0, 2), (1, 3)):
+        turned[:, one] = math.cos(angle) * frame[:, one] + math.sin(angle) * frame[:, other]
+    values = torch.diag(torch.tensor([3.0, 2.0]).double())
+    before, after = frame[:, :2] @ values @ frame[:, :2].T, turned[:, :2] @ values @ frame[:, :2].T
+    left, right = leading_angles(before, after, 2)
+    assert left.tolist() == pytest.approx([angle] * 2, abs=1e-6)
+    assert right.tolist() == pytest.approx([0, 0], abs=1e-6)
+    assert overlap(left, 6) == pytest.approx((math.cos(angle) ** 2 - 1 / 3) / (2 / 3), abs=1e-9)
+
+
+def test_change_and_overlap_of_known_matrices():
+    """Fails if a change is not relative to the matrix before, or random subspaces have an overlap beyond chance."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(64, 64, generator=generator) for _ in range(2))
+    assert relative_change(a, 3 * a) == pytest.approx(2, abs=1e-6)
+    assert relative_change(a, b) == pytest.approx(math.sqrt(2), abs=0.05)
+    chance = [moved("", torch.randn(64, 64, generator=generator), torch.randn(64, 64, generator=generator),
+                    ("read", "written")).overlap for _ in range(20)]  # fmt: skip
+    assert abs(np.mean(chance)) < 0.02
+    assert moved("", a, -a, ("read", "written")).overlap == pytest.approx(1, abs=1e-6)
+
+
+def test_products_do_not_depend_on_the_basis_inside_a_head(line):
+    """Fails if QK and OV move when queries and keys, or values and outputs, are turned together, which changes no
+    answer."""
+    _, second, _ = line
+    descent = Descent.of(second, 0)
+    turn = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(1)))[0]
+    weights = dict(descent.weights[1])
+    start = "decoder.blocks.0.attention."
+    for name in ("query", "key", "value"):
+        weights[start + name] = torch.cat([weights[start + name][:, :4] @ turn, weights[start + name][:, 4:]], 1)
+    weights[f"{start}output"] = torch.cat([turn.T @ weights[f"{start}output"][:4], weights[f"{start}output"][4:]])
+    old, new = head_matrices(second.config, descent.weights[1]), head_matrices(second.config, weights)
+    for head, one in old.items():
+        assert relative_change(one.qk, new[head].qk) < 1e-5
+        assert relative_change(one.ov, new[head].ov) < 1e-5
+    assert relative_change(descent.weights[1][f"{start}query"], weights[f"{start}query"]) > 0.1
+
+
+# -- commands ---------------------------------------------------------------------------------------------------------
+def test_the_commands_show_the_sibling_and_refuse_what_is_none(line, capsys):
+    """Fails if the sibling is not looked at at the same step, or a run of another descent is taken for one."""
+    first, second, sibling = line
+    few = ["--sequences", "4", "--novel-sets", "2", "--json"]
+    assert main(["transplant", str(second.path), "--sibling", str(sibling.path), *few]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["sibling_transplants"]) == len(found["transplants"])
+    assert found["steps"] == [3, 3]
+    assert found["runs"] == {"earlier": first.path.name, "later": second.path.name}
+    assert main(["drift", str(second.path), "--sibling", str(sibling.path)]) == 0
+    assert "sibling: overlap" in capsys.readouterr().out
+    alone = miclab.drift(second.path).tables()[0]
+    assert any("--sibling" in note for note in alone.notes)
+    by_name = {one.name: one for one in miclab.drift(second.path, sibling.path).found}
+    assert {"head 1.1 QK", "head 0.0 OV", "head 0.1 output", "mlp 1 gate", "readout"} <= set(by_name)
+    assert miclab.transplant(second.path, sequences=2, novel_sets=2).tables()[0].title.startswith("weights of")
+    for arguments, words in (
+        (["drift", str(first.path)], "started from random weights"),
+        (["drift", str(second.path), "--sibling", str(first.path)], "is no sibling"),
+        (["drift", str(sibling.path), "--sibling", str(second.path)], "has not the modalities"),
+    ):
+        assert main(arguments) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_names_in_rows_count_from_one():
+    assert [stored_part(name, "change") for name in ("head 1.0 query", "mlp 0", "mlp 0 gate", "readout")] == [
+        "head 2.1 query change", "mlp 1 change", "mlp 1 gate change", "readout change",
+    ]  # fmt: skip
