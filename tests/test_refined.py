@@ -16,7 +16,8 @@ from tiny_study import planned, tiny_study
 import miclab
 from miclab.circuits.descent import Descent
 from miclab.circuits.drift import drift, leading_angles, moved, overlap, relative_change
-from miclab.circuits.transplant import RECEIVERS, random_part, stored_part, transplant, transplanted
+from miclab.circuits.find import stored_part
+from miclab.circuits.transplant import RECEIVERS, random_part, transplant, transplanted
 from miclab.circuits.weights import head_matrices
 from miclab.cli import main
 from miclab.config import presets

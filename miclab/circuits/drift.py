@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from miclab.circuits.descent import Descent
-from miclab.circuits.transplant import stored_part
+from miclab.circuits.find import stored_part
 from miclab.circuits.weights import effective_rank, head_matrices
 from miclab.config.run import RunConfig
 from miclab.model.decoder import Decoder, Parameters

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from miclab.circuits.descent import Descent
 from miclab.circuits.existence import OnProgress
-from miclab.circuits.find import stored_name
+from miclab.circuits.find import stored_part
 from miclab.config.request import SplitSizes
 from miclab.measures.evaluate import score_split
 from miclab.model.decoder import Decoder, Parameters
@@ -164,14 +164,6 @@ class Transplants(Tabled):
             values[f"untouched {one.receiver}"] = one.untouched
             values |= {stored_part(one.part, f"{kind} into {one.receiver}"): one.icl[kind] for kind in KINDS}
         return values
-
-
-def stored_part(part: str, what: str) -> str:
-    """The name of a part's quantity in stored analyses and columns: `head 1.0 query` is `head 2.1 query` there, and
-    `mlp 0` is `mlp 1`."""
-    kind, _, layer = part.partition(" ")
-    known = f"mlp {int(layer.split()[0]) + 1}{layer[len(layer.split()[0]) :]}" if kind == "mlp" else stored_name(part)
-    return f"{known} {what}"
 
 
 def transplants_of(descent: Descent, sizes: SplitSizes, on_part: Callable[[str], None]) -> tuple[Transplant, ...]:

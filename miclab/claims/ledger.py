@@ -43,6 +43,8 @@ RUN_ORDER = (
     "anchors",
     "circuit_controls",
     "multimodal_patterns",
+    "refined",
+    "refined_parts",
     "early_fusion_swapped",
     "diversity_swapped",
     "transience",
