@@ -298,3 +298,17 @@ def test_names_in_rows_count_from_one():
     assert [stored_part(name, "change") for name in ("head 1.0 query", "mlp 0", "mlp 0 gate", "readout")] == [
         "head 2.1 query change", "mlp 1 change", "mlp 1 gate change", "readout change",
     ]  # fmt: skip
+
+
+def test_the_command_trains_a_sibling(tmp_path, capsys):
+    """Fails if `train unimodal --stage-one` starts from new weights, trains stage 1 again, or keeps stage 1's rate."""
+    first, _ = train_config(tiny_config(1), REQUEST, tmp_path)
+    sizes = ["--request.evaluate-every", "2", "--request.checkpoint-every", "2", "--request.sequences", "4"]
+    command = ["train", "unimodal", "--stage-one", first.path.name, "--runs", str(tmp_path), "--request.steps", "2"]
+    assert main([*command, *sizes, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    run = miclab.load(found["run"]).disk
+    assert found["stage_one"]["trained_steps"] == 0
+    assert (run.config.parent.run, run.config.parent.step) == (first.hash, 3)
+    assert run.config.optimiser == presets.run_config("multimodal", "quick").optimiser
+    assert run.config.seeds.sequences == presets.FURTHER
