@@ -23,8 +23,8 @@ def transplant(
     evaluation_seed: int = -1,
     on_progress: OnProgress | None = None,
 ) -> Transplants:
-    """In-context learning that is lost if the weights of one part of the decoder are exchanged between a run and the
-    run that it started from. Each part is put into either of them (see `miclab.circuits.transplant`).
+    """In-context learning that is lost if the weights of one part are exchanged between a run and the run that it
+    started from. Each part is put into either of them (see `miclab.circuits.transplant`).
 
     Arguments:
         run: a run of stage 2, its path, name, or the start of a name or hash.
@@ -47,8 +47,8 @@ def transplant(
 
 
 def drift(run: AnyRun, sibling: AnyRun | None = None, step: int | None = None) -> Drift:
-    """How far each matrix of a run's decoder moved since the run that it started from: relative change, principal
-    angles of leading directions, and their overlap beyond chance (see `miclab.circuits.drift`).
+    """How far each matrix of a run's decoder moved since the run that it started from. It gives relative change,
+    principal angles of leading directions, and their overlap beyond chance (see `miclab.circuits.drift`).
 
     Arguments:
         run: a run of stage 2, its path, name, or the start of a name or hash.

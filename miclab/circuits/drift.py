@@ -7,7 +7,7 @@ For a matrix before (A) and after (B), of which the r leading singular direction
     overlap   (mean cos^2 - r / n) / (1 - r / n)      1: the same subspace, 0: as random ones of n dimensions
 
 r is the effective rank of A, at most half of the dimensions. The products QK and OV of a head do not depend on the
-basis inside the head, and hold the gain of the norm before it (see `miclab.circuits.weights`).
+basis inside the head. They hold the gain of the norm before it (see `miclab.circuits.weights`).
 """
 
 from __future__ import annotations

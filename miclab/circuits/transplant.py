@@ -4,8 +4,8 @@
     into `earlier`   the stage-2 weights of the part replace those of stage 1; ICL on stage 1's sequences
 
 If training refined the part, it still fits, and little in-context learning is lost. If training built something new, as
-much is lost as with fresh random weights. Two controls stand beside each: as many weights from random places of the
-decoder, and the same transplant between stage 1 and a sibling (see `miclab.config.presets.Stage`).
+much is lost as with fresh random weights. Two controls stand beside each. One is as many weights from random places of
+the decoder. The other is the same transplant between stage 1 and a sibling (see `miclab.config.presets.Stage`).
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class Transplant:
         receiver: into which checkpoint.
         weights: number of weights of the part.
         untouched: ICL of the receiver.
-        icl: ICL of the receiver with the other checkpoint's part; with as many random weights of the other checkpoint
-            (mean over draws); with fresh random weights in the part.
+        icl: ICL of the receiver with the other checkpoint's part; with as many of its weights from random places (mean
+            over draws); with fresh random weights in the part.
     """
 
     part: str

@@ -57,7 +57,7 @@ class TrainOptions(LabelOptions):
     runs: Directory = "runs"
     """Directory of runs."""
     stage_one: Annotated[str, tyro.conf.arg(metavar="{RUN,RUN@STEP,auto,none}")] = "auto"
-    """RUN or RUN@STEP to start from. With `unimodal` the new run is a sibling of the stage-2 runs of RUN: it has their
+    """RUN or RUN@STEP to start from. With `unimodal` the new run is a sibling of the stage-2 runs of RUN. It has their
     optimiser and length, and further sequences of one modality. The others are for `multimodal`. `auto` is the stage-1
     run of the same decoder, primary modality, preset and seed, trained first if it does not exist. `none` is early
     fusion, from scratch."""

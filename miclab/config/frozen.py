@@ -1,7 +1,7 @@
 """The parts of a model that training can leave as they are: names that `frozen` may hold.
 
-Most are prefixes of parameters' names. A head of plain softmax attention is LAYER.HEAD, both from 0: its columns of the
-queries, keys and values, and its rows of the output projection.
+Most are prefixes of parameters' names. A head of plain softmax attention is LAYER.HEAD, both from 0. It is its columns
+of the queries, keys and values, and its rows of the output projection.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """W1 to W3: does multimodal training refine the circuit of stage 1, or make a new one? With docs/findings/refined.md.
 
 The paper calls the circuit refined, and rests on correlations (C2). Here weights are exchanged and compared. The
-control of W1 and W2 is a sibling: from the same checkpoint of stage 1 it goes on for as many steps, at stage 2's
-learning rate and warm-up, on further sequences of M1 alone. The criteria were committed on 2026-11-26, before any run.
+control of W1 and W2 is a sibling. From the same checkpoint of stage 1 it goes on with M1 alone, on further sequences,
+for as many steps, at stage 2's learning rate and warm-up. The criteria were committed on 2026-11-26, before any run.
 """
 
 from __future__ import annotations
