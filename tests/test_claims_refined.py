@@ -61,3 +61,19 @@ def test_the_parts_that_are_trained_are_those_of_the_study(tmp_path):
     assert found.verdict == "holds in part"
     assert "At K2 = 32 a mean ICL of 0.9 is reached by training: everything." in found.notes
     assert "At K2 = 256 a mean ICL of 0.9 is reached by training: everything, projector and MLPs." in found.notes
+
+
+def test_circuits_are_compared_beyond_chance(tmp_path):
+    """Fails if W4 takes the plain overlap, or passes over the sibling."""
+    for share, verdict in ((0.7, "holds"), (0.2, "fails")):
+        folder = tmp_path / verdict
+        folder.mkdir()
+        directory = studies_directory(folder)
+
+        def overlaps(config, step, share=share):
+            beyond = share if field_of(config, "K2") else 0.8
+            return {**dict.fromkeys(refined.OVERLAPS, 0.5), "probe.circuit_overlap.beyond chance": beyond, "icl": 0.9}
+
+        make_rows(directory, refined.CIRCUITS, overlaps, spread=1e-4)
+        found = find_claim("W4").judge(Evidence(directory, "quick"))
+        assert (found.verdict, len(found.conditions), found.seeds) == (verdict, 1, 3)

@@ -43,6 +43,7 @@ def everything(config, step):
     columns += [patterns.UNTOUCHED, *patterns.UNIFORM.values(), *patterns.CONTROLS.values()]
     columns += [f"probe.uniform_pattern.{name}" for name in ("untouched", "head 1.1 uniform")]
     exchanged = {name: value - 0.1 - 0.5 * (" fresh " in name) for name in refined.COLUMNS}
+    exchanged |= dict.fromkeys(refined.OVERLAPS, value)
     exchanged |= dict.fromkeys(map(refined.untouched_column, refined.INTO), value) | dict.fromkeys(
         refined.DRIFTS, value
     )

@@ -214,8 +214,8 @@ def test_streams_of_data_and_of_production_models(tmp_path: Path, streams):
 
 
 WORDS = "adapters alignment batch classifier contact_sheet control corruption dropout edges encoder episode evaluation \
-    explorer fresh_weights labels nearest nearest_exemplar novel parameters prototype_map prototypes shuffled_offsets \
-    shuffles support token_noise trades training transplant world"
+    explorer fresh_weights labels nearest nearest_exemplar novel order_of_edges parameters prototype_map prototypes \
+    shuffled_offsets shuffles support token_noise trades training transplant world"
 
 
 def test_no_stream_escapes_this_file():

@@ -1,19 +1,22 @@
-"""Siblings of stage-2 runs, frozen heads, transplants and drift: what tells a refined circuit from a new one."""
+"""Siblings of stage-2 runs, frozen heads, transplants, drift: what distinguishes a refined circuit from a new one."""
 
 from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_patching import hand_built
 from tiny import MODALITIES, lively_parameters, tiny_config
 from tiny_study import planned, tiny_study
 
 import miclab
+from miclab.circuits.circuit_overlap import Overlap, chance_overlap, overlap_of
 from miclab.circuits.descent import Descent
 from miclab.circuits.drift import drift, leading_angles, moved, overlap, relative_change
 from miclab.circuits.find import stored_part
@@ -266,6 +269,45 @@ def test_products_do_not_depend_on_the_basis_inside_a_head(line):
         assert relative_change(one.qk, new[head].qk) < 1e-5
         assert relative_change(one.ov, new[head].ov) < 1e-5
     assert relative_change(descent.weights[1][f"{start}query"], weights[f"{start}query"]) > 0.1
+
+
+# -- circuits ---------------------------------------------------------------------------------------------------------
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 10**6))
+def test_chance_is_the_mean_overlap_of_random_circuits(first, second, seed):
+    """Fails if the level of chance is not that of random sets of edges of the two sizes."""
+    generator = np.random.default_rng(seed)
+    found = []
+    for _ in range(2000):
+        one, other = (set(generator.choice(12, size, replace=False).tolist()) for size in (first, second))
+        found.append(len(one & other) / len(one | other))
+    assert chance_overlap(first, second, 12) == pytest.approx(np.mean(found), abs=0.03)
+
+
+def test_the_same_circuit_has_all_and_another_one_nothing():
+    """Fails if an overlap beyond chance is not 1 for the same edges, or not negative for none in common."""
+    edges = frozenset("abc")
+    assert Overlap(edges, edges, 100, (1, 1), edges).beyond_chance() == 1
+    apart = Overlap(edges, frozenset("def"), 100, (1, 1), edges)
+    assert apart.beyond_chance() < 0
+    assert apart.stored()["any faithful beyond chance"] == 1
+
+
+def test_the_circuit_built_by_hand_is_the_same_before_and_after(monkeypatch):
+    """Fails if a circuit is sought in the wrong checkpoint, or another one than the three edges is found: the later
+    decoder has the same circuit and one head that writes in vain."""
+    decoder, before, world = hand_built()
+    after = {**before, "decoder.blocks.0.attention.value": before["decoder.blocks.0.attention.value"] * 1.5}
+    run = SimpleNamespace(config=decoder.config, path="a run")
+    monkeypatch.setattr(Descent, "world", lambda self, is_later: world)
+    sizes = SplitSizes(sequences=24, novel_sets=1)
+    found = overlap_of(Descent(run, run, (0, 1), (before, after)), sizes, "train")
+    known = {"embedding -> value of 0.0", "head 0.0 -> key of 1.0", "head 1.0 -> logits"}
+    assert found.earlier == found.later == found.faithful == known
+    assert (found.beyond_chance(), found.faithfulness) == (pytest.approx(1), (1, 1))
+    nothing = {name: torch.zeros_like(value) for name, value in before.items()}
+    with pytest.raises(RunError, match="no circuit to find"):
+        overlap_of(Descent(run, run, (0, 1), (before, nothing)), sizes, "train")
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------

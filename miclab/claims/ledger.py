@@ -45,6 +45,7 @@ RUN_ORDER = (
     "multimodal_patterns",
     "refined",
     "refined_parts",
+    "refined_circuits",
     "early_fusion_swapped",
     "diversity_swapped",
     "transience",

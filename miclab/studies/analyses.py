@@ -55,7 +55,7 @@ class _Analyser:
             return _accuracies(self.interventions.ablations())
         if analysis == "entropy":
             return self._entropies()
-        if analysis in ("transplant", "drift"):
+        if analysis in ("transplant", "drift", "circuit_overlap"):
             return self._descent(analysis)
         from miclab.measures.evaluate import evaluate
 
@@ -67,8 +67,8 @@ class _Analyser:
         return {"": _accuracy(found.scores["icl"].correct)}
 
     def _descent(self, analysis: str) -> dict[str, Any]:
-        """What the run's parts are worth in the run that it started from and the other way round, or how far its
-        matrices moved.
+        """What the run's parts are worth in the run that it started from and the other way round, how far its matrices
+        moved, or how far its circuit is that run's.
 
         Raises:
             RunError: it started from random weights, or its attention is no plain softmax.
@@ -79,6 +79,11 @@ class _Analyser:
             return {
                 name: _stored(np.array([value])) for name, value in drift(self.disk, step=self.step).stored().items()
             }
+        if analysis == "circuit_overlap":
+            from miclab.circuits.circuit_overlap import circuit_overlap
+
+            shared = circuit_overlap(self.disk, step=self.step, sizes=self.sizes).stored()
+            return {name: _stored(np.array([value])) for name, value in shared.items()}
         from miclab.circuits.transplant import transplant
 
         found = transplant(self.disk, step=self.step, sizes=self.sizes)
