@@ -288,9 +288,9 @@ def test_the_same_circuit_has_all_and_another_one_nothing():
     """Fails if an overlap beyond chance is not 1 for the same edges, or not negative for none in common."""
     edges = frozenset("abc")
     assert Overlap(edges, edges, 100, (1, 1), edges).beyond_chance() == 1
-    apart = Overlap(edges, frozenset("def"), 100, (1, 1), edges)
-    assert apart.beyond_chance() < 0
-    assert apart.stored()["any faithful beyond chance"] == 1
+    other = Overlap(edges, frozenset("def"), 100, (1, 1), edges)
+    assert other.beyond_chance() < 0
+    assert other.stored()["any faithful beyond chance"] == 1
 
 
 def test_the_circuit_built_by_hand_is_the_same_before_and_after(monkeypatch):

@@ -1,7 +1,7 @@
 """Overlap of the circuits that are found in a run and in the run that it started from.
 
 Both are searched in the same way (see `miclab.circuits.circuit_search`), each on its own sequences. An edge is a sender
-with a receiver's input; roles of positions are left out, so that stage 1 and stage 2 have the same edges.
+with a receiver's input. Roles of positions are left out, so that stage 1 and stage 2 have the same edges.
 
     overlap        edges of both / edges of either
     chance         the same for random sets of edges of these sizes, on average (hypergeometric)
@@ -121,8 +121,8 @@ def circuit_overlap(run: Run, *, step: int | None = None, sizes: SplitSizes | No
         sizes: sequences of novel classes; half of the sets are searched on.
 
     Raises:
-        RunError: the run started from random weights, a decoder answers no better with all edges than without, or its
-            attention has other inputs than queries, keys and values.
+        RunError: the run started from random weights. Or a decoder answers no better with all edges than without, or
+            its attention has other inputs than queries, keys and values.
     """
     return overlap_of(Descent.of(run, step), sizes or SplitSizes())
 

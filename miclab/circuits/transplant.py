@@ -66,8 +66,8 @@ class Transplant:
         receiver: into which checkpoint.
         weights: number of weights of the part.
         untouched: ICL of the receiver.
-        icl: ICL of the receiver with the other checkpoint's part (`transplanted`). `random`: with as many of its weights
-            from random places, mean over draws. `fresh`: with fresh random weights in the part.
+        icl: ICL of the receiver with the other checkpoint's part (`transplanted`). `random`: with as many of its
+            weights from random places, mean over draws. `fresh`: with fresh random weights in the part.
     """
 
     part: str
