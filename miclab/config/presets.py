@@ -21,6 +21,8 @@ Profile = Literal["quick", "paper"]
 Stage = Literal["unimodal", "multimodal", "early_fusion", "continued"]
 """Stages of a study; stage 3 is `multimodal` with encoders. `continued`: stage 1 goes on from a checkpoint with the
 optimiser and length of stage 2, on further sequences of one modality. Such a run is the sibling of a stage-2 run."""
+GROWN: tuple[Stage, ...] = ("multimodal", "continued")
+"""Stages that start from a stage-1 run."""
 
 QUICK_OPTIMISER = OptimiserConfig(name="adamw", learning_rate=2e-3, warmup_steps=200)
 """With the warm-up, twice 1e-3 is stable and the circuit forms in half the steps (docs/guide/train.md)."""

@@ -16,7 +16,7 @@ from miclab.config.parts import ModalityConfig, NumericsConfig, ParentConfig
 from miclab.config.request import Request
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError, ContentError, nearest
-from miclab.studies.study import GROWN, Block, Fields, Study, laid_over, nested
+from miclab.studies.study import Block, Fields, Study, laid_over, nested
 from miclab.training.stages import pretraining, stage_one
 from miclab.worlds.source_facts import plugin_fingerprints, resolved_modality
 
@@ -102,7 +102,7 @@ def _check_axes(study: Study) -> None:
                 raise ConfigError(axis, "an axis", "no axis: the preset has `seeds`")
             if owner not in known:
                 raise ConfigError(axis, "an axis", f"a dotted field: {nearest(owner, known)}")
-            if owner == "parent" and (block.stage or study.stage) not in GROWN:
+            if owner == "parent" and (block.stage or study.stage) not in presets.GROWN:
                 raise ConfigError(axis, "an axis", "axes of stage 1 only where the stage is multimodal or continued")
             if any(other.startswith(f"{axis}.") for other in block.axes):
                 raise ConfigError(axis, "an axis", "one that is not part of another one")
@@ -195,7 +195,7 @@ class _BlockReader:
             raise ConfigError("modalities", list(config.modalities), f"as many as the stage {stage} has")
         request = self._cached("request", place, self._request) if "request" in self.groups else self.shared.request
         encoders = self._encoders(config)
-        if stage not in GROWN:
+        if stage not in presets.GROWN:
             return Point(config, request, encoders=encoders)
         if self._before(place).get("steps") == 0:
             return Point(config, request, encoders=encoders)

@@ -17,8 +17,6 @@ from miclab.studies.parameters import Values, filled
 Analysis = Literal["knockout", "mean_knockout", "uniform_knockout", "uniform_pattern", "ablation", "context", "oracles",
                    "entropy", "transplant", "drift", "circuit_overlap"]  # fmt: skip
 Fields = dict[str, Any]
-GROWN: tuple[presets.Stage, ...] = ("multimodal", "continued")
-"""Stages that start from a stage-1 run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +273,7 @@ def _study(data: Fields, file: Path, profile: str) -> Study:
     if ladder is not None:
         grid = tuple(_with_rungs(block, ladder, f"{place}[{i}]") for i, block in enumerate(grid))
     stages = {block.stage or stage for block in grid}
-    if not stages.intersection(GROWN) and ("parent" in data or "parent" in chosen):
+    if not stages.intersection(presets.GROWN) and ("parent" in data or "parent" in chosen):
         raise ConfigError("parent", data.get("parent"), "only in a study whose stage is multimodal or continued")
     first, second = _parent(data.get("parent"), "parent"), _parent(chosen.get("parent"), f"{where}.parent")
     encoder = _parent(data.get("encoder"), "encoder")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from miclab.claims.evidence import Evidence, EvidenceCells, grid
 from miclab.claims.plots import panels
 from miclab.claims.plots.figures import NoRowsError, new_figure, write
-from miclab.claims.plots.panels import ACCURACIES, Point, points, shown
+from miclab.claims.plots.panels import Point, is_accuracy, points, shown
 from miclab.config.axes import axis_name, distinguishing, field_named, field_of
 from miclab.errors import ConfigError, MiclabError, nearest
 from miclab.statistics.grid import Key
@@ -132,7 +132,7 @@ def study_drawing(rows: Evidence, study: str, view: View) -> Drawing:
 
 
 def _is_accuracy(value: str) -> bool:
-    return value.startswith(ACCURACIES)
+    return is_accuracy(value)
 
 
 def _heatmap(cells: EvidenceCells, x: str, y: str, value: str, alone: bool) -> Drawing:
