@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ACCURACIES = ("icl", "iwl", "swapped", "train", "cla.", "probe.")
-OTHERS = ("probe.drift.", "probe.circuit_overlap.")
 """Prefixes of columns whose values lie between 0 and 1."""
+OTHERS = ("probe.drift.", "probe.circuit_overlap.")
+"""Prefixes of exceptions."""
 SEEDS: dict[str, Any] = {"marker": ".", "ls": "none", "markersize": 3.5, "alpha": 0.6, "mec": "none", "zorder": 3}
 """How the seeds' values are drawn: dots without a line."""
 
