@@ -175,7 +175,7 @@ def test_streams_of_transplants(tmp_path: Path, streams):
     run, _ = train_config(tiny_config(2, parent={"run": first.hash, "step": 2}, seed=7), REQUEST, tmp_path)
     streams.clear()
     transplant(run, sizes=SIZES)
-    assert {(7, "transplant", "all heads", 0), (0, "transplant", "readout", 4)} <= set(streams)
+    assert {(7, "transplant", 64, 0), (0, "transplant", 64, 4)} <= set(streams)
     assert {seed for seed, word, *_ in streams if word == "fresh weights"} == {0, 7}
 
 

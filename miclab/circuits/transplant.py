@@ -23,13 +23,15 @@ from miclab.circuits.descent import Descent
 from miclab.circuits.existence import OnProgress
 from miclab.circuits.find import stored_part
 from miclab.config.request import SplitSizes
-from miclab.measures.evaluate import score_split
+from miclab.measures.evaluate import CHUNK
 from miclab.model.decoder import Decoder, Parameters
 from miclab.model.parts import Mask, Shapes, decoder_parts, size
 from miclab.runs.run import Run
 from miclab.seeds import stream, stream_seed
 from miclab.statistics.intervals import Interval, clustered_interval
 from miclab.tables import Number, Table, Tabled, table
+from miclab.worlds.sequences import Batch
+from miclab.worlds.splits import split_batches
 
 Receiver = Literal["later", "earlier"]
 Kind = Literal["transplanted", "random", "fresh"]
@@ -166,6 +168,47 @@ class Transplants(Tabled):
         return values
 
 
+class _Bench:
+    """One receiver with its sequences, drawn once."""
+
+    def __init__(self, descent: Descent, receiver: Receiver, sizes: SplitSizes):
+        is_later = receiver == "later"
+        run = descent.later if is_later else descent.earlier
+        self.name, self.decoder, self.seed = receiver, Decoder(run.config), run.config.seed
+        self.mine, self.donor = descent.weights[::-1] if is_later else descent.weights
+        self.shapes = self.decoder.shapes()
+        self.fresh = self.decoder.initial_parameters(stream_seed(self.seed, "fresh weights"))
+        self.sets = [batch for _, batch in split_batches(run.config, descent.world(is_later), "icl", sizes)]
+        self.untouched = self.icl(self.mine)
+        self._random: dict[int, BySet] = {}
+
+    @torch.no_grad()
+    def icl(self, parameters: Parameters) -> BySet:
+        """Accuracy of some parameters on novel classes [set]."""
+        return np.array([self._right(parameters, batch).mean() for batch in self.sets])
+
+    def _right(self, parameters: Parameters, batch: Batch) -> NDArray[np.floating]:
+        rows = [batch.rows(slice(start, start + CHUNK)) for start in range(0, len(batch), CHUNK)]
+        right = [self.decoder.logits(parameters, one).argmax(-1) == one.target for one in rows]
+        return torch.cat(right).double().numpy()
+
+    def random(self, count: int) -> BySet:
+        """ICL with so many weights of the donor in random places, mean over draws; parts of one size share them."""
+        if count not in self._random:
+            drawn = [random_part(self.shapes, count, stream(self.seed, "transplant", count, i)) for i in range(DRAWS)]
+            self._random[count] = np.mean([self.icl(transplanted(self.mine, self.donor, one)) for one in drawn], axis=0)
+        return self._random[count]
+
+    def transplant(self, part: str, mask: Mask) -> Transplant:
+        """One part's transplant with its controls."""
+        values: dict[Kind, BySet] = {
+            "transplanted": self.icl(transplanted(self.mine, self.donor, mask)),
+            "random": self.random(size(mask)),
+            "fresh": self.icl(transplanted(self.mine, self.fresh, mask)),
+        }
+        return Transplant(part, self.name, size(mask), self.untouched, values)
+
+
 def transplants_of(descent: Descent, sizes: SplitSizes, on_part: Callable[[str], None]) -> tuple[Transplant, ...]:
     """Every part's transplants between the two checkpoints of a descent.
 
@@ -173,31 +216,11 @@ def transplants_of(descent: Descent, sizes: SplitSizes, on_part: Callable[[str],
         on_part: called with a text after each.
     """
     found: list[Transplant] = []
-    for receiver in RECEIVERS:
-        is_later = receiver == "later"
-        run = descent.later if is_later else descent.earlier
-        config, world, seed = run.config, descent.world(is_later), run.config.seed
-        mine, donor = descent.weights[::-1] if is_later else descent.weights
-        decoder = Decoder(config)
-        shapes = decoder.shapes()
-        fresh = decoder.initial_parameters(stream_seed(seed, "fresh weights"))
-
-        def icl(parameters: Parameters, config=config, world=world) -> BySet:
-            return score_split(config, world, parameters, "icl", sizes).correct.mean(1)
-
-        untouched = icl(mine)
-        for part, mask in decoder_parts(config, shapes).items():
-            draws = []
-            for draw in range(DRAWS):
-                chosen = random_part(shapes, size(mask), stream(seed, "transplant", part, draw))
-                draws.append(icl(transplanted(mine, donor, chosen)))
-            values: dict[Kind, BySet] = {
-                "transplanted": icl(transplanted(mine, donor, mask)),
-                "random": np.mean(draws, axis=0),
-                "fresh": icl(transplanted(mine, fresh, mask)),
-            }
-            found.append(Transplant(part, receiver, size(mask), untouched, values))
-            on_part(f"{part} into {run.path.name}")
+    for name in RECEIVERS:
+        bench = _Bench(descent, name, sizes)
+        for part, mask in decoder_parts(bench.decoder.config, bench.shapes).items():
+            found.append(bench.transplant(part, mask))
+            on_part(f"{part} into the {name} decoder")
     return tuple(found)
 
 
