@@ -32,6 +32,7 @@ _NAMES = {
     "report": "report",
     "demo": "reproduce", "reproduce": "reproduce",
     "import_checkpoint": "interop", "weights": "weights",
+    "transplant": "refined", "drift": "refined",
     "check_data": "data", "embed": "data", "DataCheck": "data",
 }  # fmt: skip
 """Where each public name lives, in `miclab.api`."""
@@ -43,9 +44,10 @@ _ROOMS = ("circuits", "claims", "report")
 __all__ = [
     "Attention", "ConfigError", "DamagedError", "DataCheck", "Diagnosis", "FoundCircuit", "Judgement", "Ledger",
     "MiclabError", "Model", "Run", "RunError", "Runs", "Study", "StudyPlan", "ablate", "align", "attribute",
-    "check_data", "circuits", "claims", "demo", "diagnose", "embed", "evaluate", "find", "find_circuit",
+    "check_data", "circuits", "claims", "demo", "diagnose", "drift", "embed", "evaluate", "find", "find_circuit",
     "import_checkpoint", "judge", "knock_out", "list_runs", "load", "load_plugin", "patch", "patch_paths",
-    "report", "reproduce", "resume", "study", "train", "train_lanes", "weights",
+    "report", "reproduce", "resume", "study", "train", "train_lanes",
+    "transplant", "weights",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from miclab.api.lanes import train_lanes
     from miclab.api.module import Model
     from miclab.api.patching import attribute, patch, patch_paths
+    from miclab.api.refined import drift, transplant
     from miclab.api.report import report
     from miclab.api.reproduce import demo, reproduce
     from miclab.api.run import Run

@@ -426,7 +426,7 @@ def test_sizes_of_the_functions_are_those_of_the_commands():
 @pytest.mark.parametrize(
     ("stage", "more", "field"),
     [
-        ("unimodal", {"stage_one": "nonsense"}, "stage_one"),
+        ("unimodal", {"stage_one": "none", "stage_one_steps": 5}, "stage_one_steps"),
         ("encoder", {"stage_one": "nonsense"}, "stage_one"),
         ("unimodal", {"fields": {"modalities.m2.classes": 64}}, "modalities"),
         ("multimodal", {"stage_one_steps": 0}, "request.steps"),

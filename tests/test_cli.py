@@ -44,7 +44,20 @@ RESULTS = (
     "diagnose",
 )
 """Commands that print results, and print them as JSON on request."""
-ELSEWHERE = ("circuit", "study", "claims", "reproduce", "figure", "data", "export", "import", "weights", "mllm")
+ELSEWHERE = (
+    "circuit",
+    "study",
+    "claims",
+    "reproduce",
+    "figure",
+    "data",
+    "export",
+    "import",
+    "weights",
+    "mllm",
+    "transplant",
+    "drift",
+)
 """Commands whose results are tested with their packages."""
 GROUPS = {
     "train": ("unimodal", "multimodal"),

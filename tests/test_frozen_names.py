@@ -19,6 +19,7 @@ from miclab.circuits.controls import control
 from miclab.circuits.diagnose import diagnose
 from miclab.circuits.find import CircuitHeads
 from miclab.circuits.knockout import ablate, knock_out
+from miclab.circuits.transplant import transplant
 from miclab.config import schema
 from miclab.config.request import Request, SplitSizes
 from miclab.config.run import RunConfig
@@ -168,6 +169,16 @@ def test_streams_of_a_control(streams):
     assert streams == [(3, "control", "1.1", "2.1")]
 
 
+def test_streams_of_transplants(tmp_path: Path, streams):
+    """Fails if the random weights of a transplant's controls are drawn from other streams."""
+    first, _ = train_config(tiny_config(1), REQUEST, tmp_path)
+    run, _ = train_config(tiny_config(2, parent={"run": first.hash, "step": 2}, seed=7), REQUEST, tmp_path)
+    streams.clear()
+    transplant(run, sizes=SIZES)
+    assert {(7, "transplant", 64, 0), (0, "transplant", 64, 4)} <= set(streams)
+    assert {seed for seed, word, *_ in streams if word == "fresh weights"} == {0, 7}
+
+
 def test_streams_of_an_encoders_pretraining(tmp_path: Path, streams):
     """Fails if a stream of the pretraining is renamed, added or lost."""
     train_config(classifying({"classes": 16, "dimension": 6, "labels": 2, "encoder": "mlp"}), REQUEST, tmp_path)
@@ -203,8 +214,8 @@ def test_streams_of_data_and_of_production_models(tmp_path: Path, streams):
 
 
 WORDS = "adapters alignment batch classifier contact_sheet control corruption dropout edges encoder episode evaluation \
-    explorer labels nearest nearest_exemplar novel parameters prototype_map prototypes shuffled_offsets shuffles \
-    support token_noise trades training world"
+    explorer fresh_weights labels nearest nearest_exemplar novel order_of_edges parameters prototype_map prototypes \
+    shuffled_offsets shuffles support token_noise trades training transplant world"
 
 
 def test_no_stream_escapes_this_file():

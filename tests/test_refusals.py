@@ -24,7 +24,7 @@ IGNORED = {
     "tagged": (("runs", "--rename", "a", "b", "--tagged", "x"), "another label"),
     "step": (("align", "RUN", "--over-training", "--step", "5"), "--over-training"),
     "ray-address": (("study", "run", "s.yaml", "--ray_address", "x"), "--launcher ray"),
-    "stage-one": (("train", "unimodal", "--stage-one", "RUN"), "train multimodal"),
+    "stage-one": (("train", "unimodal", "--stage-one", "none"), "it names a run"),
     "slurm": (("study", "run", "s.yaml", "--slurm", "mem=4GB"), "--launcher slurm"),
     "array-limit": (("study", "run", "s.yaml", "--launcher", "ray", "--array-limit", "9"), "--launcher slurm"),
 }

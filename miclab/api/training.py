@@ -65,9 +65,9 @@ def train(
         preset: source of the other values: `quick` (minutes) or `paper` (hours).
         steps: training steps in all.
         seed: seed of the run, 0 or more.
-        stage_one: for `multimodal`, the run to start from: a run, its path, name or hash, with `@STEP` for an earlier
-            checkpoint. `auto` is the stage-1 run of the same decoder, trained first if it does not exist. `none` is
-            early fusion.
+        stage_one: the run to start from: a run, its path, name or hash, with `@STEP` for an earlier checkpoint. With
+            `unimodal` the new run is a sibling of its stage-2 runs. For `multimodal`, `auto` is the stage-1 run of the
+            same decoder, trained first if it does not exist, and `none` is early fusion.
         stage_one_steps: steps of stage 1 where that is `auto`.
         encoder: `[NAME=]RUN[@STEP],...`: runs of `train("encoder")` whose encoders modalities use.
         runs: directory of runs.
@@ -94,8 +94,8 @@ def train(
     dotted |= {} if steps is None else {"request.steps": steps}
     dotted |= {} if seed is None else {"seed": seed}
     before, first, kind = None, None, stage
-    if stage != "multimodal" and str(stage_one) != AUTO:
-        raise ConfigError("stage_one", str(stage_one), "given only with the stage 'multimodal'")
+    if stage == "encoder" and str(stage_one) != AUTO:
+        raise ConfigError("stage_one", str(stage_one), "given only with the stages 'unimodal' and 'multimodal'")
     if stage == "encoder":
         config, request = presets.lone_encoder_config(), presets.encoder_request(preset)
     else:
@@ -104,7 +104,7 @@ def train(
         if kind == "multimodal" and str(stage_one) == AUTO:
             first = presets.request("unimodal", preset)
             first = first if stage_one_steps is None else replace(first, steps=stage_one_steps)
-        elif kind == "multimodal":
+        elif kind in ("multimodal", "continued"):
             # Fields may adapt the secondary modality to the parent, so they are read before and after.
             config, _ = changed(config, request, short, dotted)
             config, before = grown_from(config, str(stage_one), runs)

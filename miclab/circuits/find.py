@@ -91,6 +91,16 @@ def _renamed(name: str, by: int) -> str:
     return f"head {head_name((int(found['layer']) + by, int(found['head']) + by))}{found['rest']}"
 
 
+def stored_part(part: str, what: str) -> str:
+    """The name of a quantity of a decoder's part in stored analyses and columns: `head 1.0 query` is `head 2.1 query`
+    there, and `mlp 0` is `mlp 1`."""
+    kind, _, rest = part.partition(" ")
+    if kind != "mlp":
+        return f"{stored_name(part)} {what}"
+    layer, _, matrix = rest.partition(" ")
+    return " ".join(filter(None, (kind, str(int(layer) + 1), matrix, what)))
+
+
 NO_PATTERN = "the decoder's attention gives no pattern, by which the heads of a circuit are found"
 
 

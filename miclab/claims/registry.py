@@ -52,6 +52,7 @@ THEMES = {
     "A": Theme("alignment and encoders"),
     "R": Theme("real data, a claim of the paper"),
     "D": Theme("real data, our own", own=True),
+    "W": Theme("refined or made anew, our own", own=True),
     "X": Theme("controls, our own", own=True),
 }
 """Themes by the first letter of a claim's id, in the order in which the ledger has them; claims of others follow."""

@@ -38,6 +38,8 @@ COMMANDS = {
     "attribute": ("miclab.cli.attribute", "effects of edges by gradients (EAP, EAP-IG), beside exact ones"),
     "circuit": ("miclab.cli.circuit", "a small set of edges that keeps in-context learning, with controls"),
     "weights": ("miclab.cli.weights", "what the weights of heads say: copying, matching, composition, ranks"),
+    "transplant": ("miclab.cli.refined", "put weights of stage 1 back into stage 2, and the other way round"),
+    "drift": ("miclab.cli.refined", "how far stage 2 moved each part's weights, beside a sibling"),
     "align": ("miclab.cli.analyses", "alignment of a secondary modality with the host (CKA, with its null)"),
     "diagnose": ("miclab.cli.analyses", "which signs of failure a run shows, and what to change"),
     "export": ("miclab.cli.interop", "a checkpoint for PyTorch, Hugging Face or TransformerLens"),

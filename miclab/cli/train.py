@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 USAGE = f"""usage: miclab train {{{",".join(STAGES)}}} [options]
 
-  unimodal     stage 1: a decoder on one modality
+  unimodal     stage 1: a decoder on one modality; with --stage-one RUN it goes on as stage 2 would, for comparison
   multimodal   stage 2: a second modality is wired in; with --encoder RUN stage 3, with --stage-one none early fusion
   encoder      pretrains the encoder of a modality as a classifier of its classes, for `train multimodal --encoder RUN`
 
@@ -57,8 +57,10 @@ class TrainOptions(LabelOptions):
     runs: Directory = "runs"
     """Directory of runs."""
     stage_one: Annotated[str, tyro.conf.arg(metavar="{RUN,RUN@STEP,auto,none}")] = "auto"
-    """Multimodal only. RUN or RUN@STEP to start from. `auto` is the stage-1 run of the same decoder, primary modality,
-    preset and seed, trained first if it does not exist. `none` is early fusion, from scratch."""
+    """RUN or RUN@STEP to start from. With `unimodal` the new run is a sibling of the stage-2 runs of RUN. It has their
+    optimiser and length, and further sequences of one modality. The others are for `multimodal`. `auto` is the stage-1
+    run of the same decoder, primary modality, preset and seed, trained first if it does not exist. `none` is early
+    fusion, from scratch."""
     encoder: Annotated[str, tyro.conf.arg(metavar="[NAME=]RUN[@STEP],...")] = ""
     """Runs of `miclab train encoder` whose encoders modalities use before their projectors, with their data and
     dimensions. NAME is the modality, by default the last one. Stage 3: `--stage-one` a stage-2 run, or `auto`.
@@ -177,16 +179,16 @@ def run_train(arguments: list[str]) -> int:
         raise ConfigError("preset", preset, nearest(preset, ("quick", "paper")))
     if stage == "encoder":
         return _run_encoder(rest, preset)
-    if stage == "unimodal":
-        refuse_ignored(rest, ("stage_one",), "it is for `miclab train multimodal`")
     stage_one = _early_option(rest, "--stage-one", "auto")
+    if stage == "unimodal" and stage_one in ("auto", "none"):
+        refuse_ignored(rest, ("stage_one",), "with `miclab train unimodal` it names a run")
     root = _early_option(rest, "--runs", "runs")
     kind = kind_of(stage, stage_one)
     config, request = presets.run_config(kind, preset), presets.request(kind, preset)
     first = presets.request("unimodal", preset)
     before = None
     path = _early_option(rest, "--config", "")
-    if kind == "multimodal" and stage_one != "auto":
+    if kind == "continued" or (kind == "multimodal" and stage_one != "auto"):
         # The file may adapt the secondary modality to the parent, so it is read before and after.
         if path:
             config, request = from_yaml(path, config, request)

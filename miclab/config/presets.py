@@ -15,10 +15,14 @@ from miclab.config.parts import (
 )
 from miclab.config.request import Request
 from miclab.config.run import RunConfig, one_modality, two_modalities
+from miclab.config.seeds import FOLLOWS, SeedsConfig
 
 Profile = Literal["quick", "paper"]
-Stage = Literal["unimodal", "multimodal", "early_fusion"]
-"""Stages of a study; stage 3 is `multimodal` with encoders."""
+Stage = Literal["unimodal", "multimodal", "early_fusion", "continued"]
+"""Stages of a study; stage 3 is `multimodal` with encoders. `continued`: stage 1 goes on from a checkpoint with the
+optimiser and length of stage 2, on further sequences of one modality. Such a run is the sibling of a stage-2 run."""
+GROWN: tuple[Stage, ...] = ("multimodal", "continued")
+"""Stages that start from a stage-1 run."""
 
 QUICK_OPTIMISER = OptimiserConfig(name="adamw", learning_rate=2e-3, warmup_steps=200)
 """With the warm-up, twice 1e-3 is stable and the circuit forms in half the steps (docs/guide/train.md)."""
@@ -26,16 +30,23 @@ ENCODER_OPTIMISER = OptimiserConfig(name="adam", learning_rate=1e-3)
 """The optimiser of encoders, in either preset (arXiv 2601.20796, section 3)."""
 ENCODER_STEPS = {"quick": 2000, "paper": 50_000}
 """Steps of their pretraining."""
+FURTHER = 1_000_000_007
+"""Seed of a sibling's training sequences, so that it does not see those of stage 1 again."""
 QUICK_DECODER = DecoderConfig(output_projection="on")
 """With the projection after attention AdamW needs a half to a third of the steps (docs/guide/train.md)."""
 
 
 def run_config(stage: Stage, profile: Profile) -> RunConfig:
     """The default configuration of a stage; options and YAML files change it."""
-    config = RunConfig(modalities=one_modality() if stage == "unimodal" else two_modalities())
+    is_alone = stage in ("unimodal", "continued")
+    config = RunConfig(modalities=one_modality() if is_alone else two_modalities())
+    if stage == "continued":
+        config = replace(config, seeds=SeedsConfig(sequences=FURTHER))
     if profile == "quick":
         # A decoder that already reads its context forgets less at half the rate.
-        optimiser = replace(QUICK_OPTIMISER, learning_rate=1e-3) if stage == "multimodal" else QUICK_OPTIMISER
+        optimiser = (
+            replace(QUICK_OPTIMISER, learning_rate=1e-3) if stage in ("multimodal", "continued") else QUICK_OPTIMISER
+        )
         config = replace(config, optimiser=optimiser, decoder=QUICK_DECODER)
     return config
 
@@ -43,9 +54,9 @@ def run_config(stage: Stage, profile: Profile) -> RunConfig:
 def request(stage: Stage, profile: Profile) -> Request:
     """The default request of a stage: its length and what is recorded."""
     if profile == "paper":
-        steps = {"unimodal": 300_000, "multimodal": 80_000, "early_fusion": 300_000}[stage]
+        steps = {"multimodal": 80_000, "continued": 80_000}.get(stage, 300_000)
         return Request(steps=steps)
-    steps = {"unimodal": 5000, "multimodal": 1500, "early_fusion": 5000}[stage]
+    steps = {"multimodal": 1500, "continued": 1500}.get(stage, 5000)
     return Request(steps=steps, evaluate_every=250, checkpoint_every=500, sequences=100)
 
 
@@ -94,6 +105,8 @@ def stage_one_config(config: RunConfig) -> RunConfig:
     """The stage-1 run that a multimodal configuration starts from: its host alone, with the same decoder and
     optimiser."""
     host = config.host_name
+    # The sequences of a sibling are its own.
+    seeds = replace(config.seeds, sequences=FOLLOWS) if len(config.modalities) == 1 else config.seeds
     sequence = replace(
         config.sequence,
         order=(),
@@ -112,6 +125,7 @@ def stage_one_config(config: RunConfig) -> RunConfig:
         bridge=BridgeConfig(),
         parent=ParentConfig(),
         frozen=(),
+        seeds=seeds,
     )
 
 

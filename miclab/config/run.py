@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 
 from miclab.config.checks import check_whole
 from miclab.config.decoder import DecoderConfig
+from miclab.config.frozen import check_frozen, parts_of
 from miclab.config.options import ATTENTION, LOSS_TERMS, SOFTMAX, LossOptions
 from miclab.config.pairing import check_pairing
 from miclab.config.parts import (
@@ -51,7 +52,8 @@ class RunConfig:
     numerics: NumericsConfig = field(default_factory=NumericsConfig)
     parent: ParentConfig = field(default_factory=ParentConfig)
     frozen: tuple[str, ...] = ()
-    """Parts of the model that are not trained: `decoder`, `decoder.blocks`, `decoder.readout`, `bridge.m2`, ..."""
+    """Parts of the model that are not trained: `decoder`, `decoder.blocks.0.mlp`, `decoder.readout`, `bridge.m2`, heads
+    as LAYER.HEAD, ..."""
     seed: int = 0
     """Every random stream of the run is named and derived from this number, or from one of `seeds`."""
     seeds: SeedsConfig = field(default_factory=SeedsConfig)
@@ -93,7 +95,7 @@ class RunConfig:
         self._check_labels()
         check_pairing(self)
         self._check_shapes()
-        self._check_frozen()
+        check_frozen(self)
 
     # -- seeds --------------------------------------------------------------------------------------------------
     @property
@@ -309,31 +311,9 @@ class RunConfig:
                 f" (positions without slots: rope, alibi, none)",
             )
 
-    def _check_frozen(self) -> None:
-        if not self.frozen:
-            return
-        parts = self.parts()
-        for part in self.frozen:
-            if part not in parts:
-                raise ConfigError("frozen", part, nearest(part, parts))
-        # Every parameter lies under one of the leaves.
-        leaves = [part for part in parts if part not in ("decoder", "decoder.blocks")]
-        if all(any(leaf == part or leaf.startswith(f"{part}.") for part in self.frozen) for leaf in leaves):
-            raise ConfigError("frozen", self.frozen, "at least one part that is trained")
-
     def parts(self) -> tuple[str, ...]:
-        """Names that `frozen` may hold: prefixes of parameter names."""
-        decoder = self.decoder
-        given = ("decoder.input",) * (decoder.input_map == "linear")
-        given += ("decoder.positions",) * decoder.position_facts.learnt
-        given += ("decoder.constant",) * bool(decoder.token_constant)
-        given += ("decoder.first_token",) * (self.sequence.first_token != "none")
-        blocks = tuple(f"decoder.blocks.{i}" for i in range(decoder.layers))
-        norm = ("decoder.norm",) * (decoder.norm != "none")
-        others = tuple(name for name in self.modalities if name != self.host_name)
-        bridges = tuple(f"bridge.{name}" for name in others)
-        encoders = tuple(f"encoder.{name}" for name in others if self.modalities[name].encoder != "none")
-        return ("decoder", *given, "decoder.blocks", *blocks, *norm, "decoder.readout", *bridges, *encoders)
+        """Names that `frozen` may hold (see `miclab.config.frozen`)."""
+        return parts_of(self)
 
 
 def with_context(config: RunConfig, context: int) -> RunConfig:

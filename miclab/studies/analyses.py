@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from miclab.circuits.find import stored_name
 from miclab.config.content import Content
 from miclab.config.request import SplitSizes
@@ -44,7 +46,7 @@ class _Analyser:
 
     def values(self, analysis: str) -> dict[str, Any]:
         """For each quantity of an analysis its mean on `icl`, and that of each set of novel classes. All are accuracies
-        but the entropies."""
+        but the entropies and drift."""
         if analysis in KNOCKOUTS:
             return _accuracies(self.interventions.knockouts(KNOCKOUTS[analysis]))
         if analysis == "uniform_pattern":
@@ -53,6 +55,8 @@ class _Analyser:
             return _accuracies(self.interventions.ablations())
         if analysis == "entropy":
             return self._entropies()
+        if analysis in ("transplant", "drift", "circuit_overlap"):
+            return self._descent(analysis)
         from miclab.measures.evaluate import evaluate
 
         if analysis == "oracles":
@@ -61,6 +65,29 @@ class _Analyser:
         context = int(analysis.removeprefix("context."))
         found = evaluate(self.disk, step=self.step, context=context, splits=("icl",), sizes=self.sizes, measures=False)
         return {"": _accuracy(found.scores["icl"].correct)}
+
+    def _descent(self, analysis: str) -> dict[str, Any]:
+        """What the run's parts are worth in the run that it started from and the other way round, how far its matrices
+        moved, or how far its circuit is that run's.
+
+        Raises:
+            RunError: it started from random weights, or its attention is no plain softmax.
+        """
+        if analysis == "drift":
+            from miclab.circuits.drift import drift
+
+            return {
+                name: _stored(np.array([value])) for name, value in drift(self.disk, step=self.step).stored().items()
+            }
+        if analysis == "circuit_overlap":
+            from miclab.circuits.circuit_overlap import circuit_overlap
+
+            shared = circuit_overlap(self.disk, step=self.step, sizes=self.sizes).stored()
+            return {name: _stored(np.array([value])) for name, value in shared.items()}
+        from miclab.circuits.transplant import transplant
+
+        found = transplant(self.disk, step=self.step, sizes=self.sizes)
+        return {name: _stored(sets) for name, sets in found.stored().items()}
 
     def _entropies(self) -> dict[str, Any]:
         """Entropy of the circuit's two heads at the query, as a share of that of uniform attention.

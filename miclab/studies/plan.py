@@ -163,7 +163,7 @@ class Plan:
         identity = schema.hash_of_texts(texts | own)
         old = self.runs.get(identity)
         if old is None:
-            stage = point.stage if not parent else "multimodal"
+            stage = "multimodal" if parent and len(point.modalities) > 1 else point.stage
             self.runs[identity] = PlannedRun(
                 hash=identity, name=directory_name(stage, point.variety, identity), seed=seed,
                 parent=parent, point=point, request=request, analyses=analyses, starts=starts, encoders=encoders or {},

@@ -102,8 +102,8 @@ def _check_axes(study: Study) -> None:
                 raise ConfigError(axis, "an axis", "no axis: the preset has `seeds`")
             if owner not in known:
                 raise ConfigError(axis, "an axis", f"a dotted field: {nearest(owner, known)}")
-            if owner == "parent" and (block.stage or study.stage) != "multimodal":
-                raise ConfigError(axis, "an axis", "axes of stage 1 only where the stage is multimodal")
+            if owner == "parent" and (block.stage or study.stage) not in presets.GROWN:
+                raise ConfigError(axis, "an axis", "axes of stage 1 only where the stage is multimodal or continued")
             if any(other.startswith(f"{axis}.") for other in block.axes):
                 raise ConfigError(axis, "an axis", "one that is not part of another one")
     for name in ("seed", "parent"):
@@ -191,11 +191,11 @@ class _BlockReader:
                 parts[name] = self._cached(name, place, self._part)
         config = self.shared.put_together(parts)
         stage = self.shared.stage
-        if (len(config.modalities) == 1) != (stage == "unimodal"):
+        if (len(config.modalities) == 1) != (stage in ("unimodal", "continued")):
             raise ConfigError("modalities", list(config.modalities), f"as many as the stage {stage} has")
         request = self._cached("request", place, self._request) if "request" in self.groups else self.shared.request
         encoders = self._encoders(config)
-        if stage != "multimodal":
+        if stage not in presets.GROWN:
             return Point(config, request, encoders=encoders)
         if self._before(place).get("steps") == 0:
             return Point(config, request, encoders=encoders)

@@ -15,7 +15,7 @@ from miclab.studies.ladder import Ladder, read_ladder
 from miclab.studies.parameters import Values, filled
 
 Analysis = Literal["knockout", "mean_knockout", "uniform_knockout", "uniform_pattern", "ablation", "context", "oracles",
-                   "entropy"]  # fmt: skip
+                   "entropy", "transplant", "drift", "circuit_overlap"]  # fmt: skip
 Fields = dict[str, Any]
 
 
@@ -273,8 +273,8 @@ def _study(data: Fields, file: Path, profile: str) -> Study:
     if ladder is not None:
         grid = tuple(_with_rungs(block, ladder, f"{place}[{i}]") for i, block in enumerate(grid))
     stages = {block.stage or stage for block in grid}
-    if "multimodal" not in stages and ("parent" in data or "parent" in chosen):
-        raise ConfigError("parent", data.get("parent"), "only in a study whose stage is multimodal")
+    if not stages.intersection(presets.GROWN) and ("parent" in data or "parent" in chosen):
+        raise ConfigError("parent", data.get("parent"), "only in a study whose stage is multimodal or continued")
     first, second = _parent(data.get("parent"), "parent"), _parent(chosen.get("parent"), f"{where}.parent")
     encoder = _parent(data.get("encoder"), "encoder")
     trained = _parent(chosen.get("encoder"), f"{where}.encoder")

@@ -10,12 +10,14 @@ import math
 from collections.abc import Callable, Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from miclab.config.frozen import frozen_heads
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError
 from miclab.model.classifier import model_of
+from miclab.model.parts import head_masks, joined
 from miclab.training.objective import Losses, Objective
 from miclab.worlds.sequences import Batch
 
@@ -26,6 +28,22 @@ def trained_names(config: RunConfig, names: list[str]) -> list[str]:
     """The parameters that no part in `config.frozen` covers; the vectors of jitter are never trained."""
     frozen = (*config.frozen, "decoder.jitter")
     return [n for n in names if not any(n == part or n.startswith(f"{part}.") for part in frozen)]
+
+
+def moving(config: RunConfig, shapes: Mapping[str, tuple[int, ...]]) -> Bool[Tensor, " weight"] | None:
+    """Which weights of the flat tensor are trained, where heads are frozen that share parameters with others; None: all
+    are.
+
+    Arguments:
+        shapes: of the parameters that lie in the flat tensor.
+    """
+    heads = frozen_heads(config)
+    if not heads:
+        return None
+    every = model_of(config).shapes()
+    still = joined(mask for head in heads for mask in head_masks(config, every, *head).values())
+    free = {name: torch.ones(shape, dtype=torch.bool) for name, shape in shapes.items()}
+    return torch.cat([(one & ~still[name] if name in still else one).flatten() for name, one in free.items()])
 
 
 def views(flat: Flat, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
@@ -48,7 +66,8 @@ class TrainedParameters:
     def __init__(self, config: RunConfig, parameters: Mapping[str, Tensor]):
         shapes = model_of(config).shapes()
         self.shapes = {name: shapes[name] for name in trained_names(config, list(shapes))}
-        if not self.shapes:
+        found = moving(config, self.shapes)
+        if not self.shapes or (found is not None and not found.any()):
             raise ConfigError("frozen", config.frozen, "parts that leave at least one to be trained")
         self.flat = torch.cat([parameters[name].flatten() for name in self.shapes])
         self.fixed = {name: parameters[name] for name in shapes if name not in self.shapes}

@@ -22,7 +22,7 @@ from torch import Tensor
 from miclab.config.run import RunConfig
 from miclab.errors import RunError
 from miclab.training import optimiser
-from miclab.training.flat_parameters import TrainedParameters, gradient_function
+from miclab.training.flat_parameters import TrainedParameters, gradient_function, moving
 from miclab.training.objective import Losses, Objective
 from miclab.training.step import graph_key
 from miclab.worlds.lane_sampler import LaneSampler, raw_tensors, serves
@@ -84,6 +84,7 @@ class Lanes:
         self.objective, self.template = Objective(self.config), trained[0]
         self.gradients: dict[tuple[str, ...], Gradient] = {}
         self.size = len(trained[0].flat)
+        self.free = _padded(moving(self.config, trained[0].shapes), self.size, trained[0].flat.device)
         self.flat = torch.zeros(self.width, -(-self.size // ALIGNED) * ALIGNED, device=trained[0].flat.device)
         for row, own in zip(self.flat, trained, strict=False):
             row[: self.size] = own.flat
@@ -126,7 +127,7 @@ class Lanes:
         for terms, some in by_terms.items():
             losses |= (self._together if self.together else self._one_by_one)(terms, some, slopes)
         columns = torch.stack(numbers, 1).to(self.flat.device)[..., None]
-        optimiser.move(self.config.optimiser, self.flat, slopes, self.mean, self.square, columns)
+        optimiser.move(self.config.optimiser, self.flat, slopes, self.mean, self.square, columns, self.free)
         return losses
 
     def _gradient(self, terms: tuple[str, ...], make: Callable[[Gradient], Gradient]) -> Gradient:
@@ -158,6 +159,13 @@ class Lanes:
         slopes[busy, : self.size] = slope[busy]
         values = {name: value.cpu() for name, value in found.items()}
         return {lane: {name: value[lane] for name, value in values.items()} for lane in updates}
+
+
+def _padded(free: Tensor | None, size: int, device: torch.device) -> Tensor | None:
+    """Which weights of a row are moved; what fills the row up may be moved."""
+    if free is None:
+        return None
+    return torch.cat([free, free.new_ones(-size % ALIGNED)]).to(device)
 
 
 def _stacked(parts: Sequence[Any]) -> Any:

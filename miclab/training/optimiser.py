@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from miclab.config.parts import OptimiserConfig
@@ -60,6 +60,7 @@ def move(
     mean: Float[Tensor, "*shape"] | None,
     square: Float[Tensor, "*shape"] | None,
     numbers: Float[Tensor, "3 ..."],
+    free: Bool[Tensor, " weight"] | None = None,
 ) -> None:
     """Changes `value`, `mean` and `square` in place by one step along `slope`. The result depends on the arguments
     alone.
@@ -67,7 +68,13 @@ def move(
     Arguments:
         mean, square: averages of the slopes and of their squares; None for sgd.
         numbers: what `coefficients` gives; with further axes where runs lie in one tensor.
+        free: which weights are moved; None: all.
     """
+    if free is not None:
+        before = value.clone()
+        move(config, value, slope, mean, square, numbers)
+        value.copy_(torch.where(free, value, before))
+        return
     kept, size, correction = numbers
     if config.name == "adamw":
         value.mul_(kept)

@@ -74,13 +74,16 @@ is called after every step with the step and a short text."""
 
 
 def kind_of(stage: str, stage_one: str) -> presets.Stage:
-    """The preset of a stage's configuration. Early fusion is the multimodal stage without a stage 1.
+    """The preset of a stage's configuration. Early fusion is the multimodal stage without a stage 1. One modality that
+    starts from a run goes on with stage 1.
 
     Arguments:
         stage: `unimodal` or `multimodal`.
         stage_one: the value given for the stage-1 run: a run, `auto` or `none`.
     """
-    return "unimodal" if stage == "unimodal" else "early_fusion" if stage_one == NONE else "multimodal"
+    if stage == "unimodal":
+        return "unimodal" if stage_one in (AUTO, NONE) else "continued"
+    return "early_fusion" if stage_one == NONE else "multimodal"
 
 
 # -- what is trained ----------------------------------------------------------------------------------------------
@@ -156,12 +159,13 @@ def check_modalities(stage: str, config: RunConfig) -> None:
     """Raises ConfigError where a configuration has too many modalities for a stage, or too few.
 
     Arguments:
-        stage: `unimodal`, `multimodal` or `early_fusion`.
+        stage: `unimodal`, `continued`, `multimodal` or `early_fusion`.
     """
     names = list(config.modalities)
-    if stage == "unimodal" and len(names) > 1:
+    is_alone = stage in ("unimodal", "continued")
+    if is_alone and len(names) > 1:
         raise ConfigError("modalities", names, "one, for the stage `unimodal`")
-    if stage != "unimodal" and len(names) < 2:
+    if not is_alone and len(names) < 2:
         raise ConfigError("modalities", names, "two or more, for the stage `multimodal`")
 
 
@@ -183,13 +187,14 @@ def grown_from(config: RunConfig, reference: str, root: Path | str) -> tuple[Run
     parent = ParentConfig(run=run.hash, step=int(step) if step else run.step)
     old = run.config
     host: dict[str, ModalityConfig] = {old.host_name: old.modalities[old.host_name]}
+    sequence = replace(SequenceConfig(), context=old.sequence.context, burstiness=old.sequence.burstiness)
     secondary = {n: m for n, m in config.modalities.items() if n not in host and n != config.host_name}
     grown = replace(
         config,
         modalities=host | secondary,
         decoder=old.decoder,
         numerics=old.numerics,
-        sequence=replace(SequenceConfig(), context=old.sequence.context, burstiness=old.sequence.burstiness),
+        sequence=sequence if secondary else old.sequence,
         seed=old.seed,
         parent=parent,
     )

@@ -16,7 +16,7 @@ import torch
 from miclab.config.run import RunConfig
 from miclab.config.schema import to_mapping
 from miclab.training import compiler_cache, numerics, optimiser
-from miclab.training.flat_parameters import TrainedParameters, gradient_function
+from miclab.training.flat_parameters import TrainedParameters, gradient_function, moving
 from miclab.training.objective import Losses, Objective
 from miclab.worlds.sequences import RawBatch
 
@@ -80,10 +80,12 @@ def step_function(config: RunConfig, trained: TrainedParameters, active: tuple[s
         active: the terms of the loss that count; None: those of the first step.
     """
     gradient = gradient_function(config, trained, active)
+    free = moving(config, trained.shapes)
+    free = None if free is None else free.to(trained.flat.device)
 
     def step(flat, mean, square, numbers, fixed, raw):
         losses, slope = gradient(flat, raw.batch(), fixed)
-        optimiser.move(config.optimiser, flat, slope, mean, square, numbers)
+        optimiser.move(config.optimiser, flat, slope, mean, square, numbers, free)
         return losses
 
     return step

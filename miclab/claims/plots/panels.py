@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ACCURACIES = ("icl", "iwl", "swapped", "train", "cla.", "probe.")
 """Prefixes of columns whose values lie between 0 and 1."""
+OTHERS = ("probe.drift.", "probe.circuit_overlap.")
+"""Prefixes of exceptions."""
 SEEDS: dict[str, Any] = {"marker": ".", "ls": "none", "markersize": 3.5, "alpha": 0.6, "mec": "none", "zorder": 3}
 """How the seeds' values are drawn: dots without a line."""
 
@@ -54,9 +56,14 @@ def points(cells: Cells, quantity: str) -> list[Point]:
     return found
 
 
+def is_accuracy(quantity: str) -> bool:
+    """Whether a column holds accuracies."""
+    return quantity.startswith(ACCURACIES) and not quantity.startswith(OTHERS)
+
+
 def shown_mean(quantity: str) -> Expression:
     """Mean of a quantity; of an accuracy with an interval that stays between 0 and 1."""
-    return accuracy(quantity) if quantity.startswith(ACCURACIES) else mean(quantity)
+    return accuracy(quantity) if is_accuracy(quantity) else mean(quantity)
 
 
 def shown(value: Any) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from miclab.claims.evidence import Evidence, EvidenceCells, grid
 from miclab.claims.plots import panels
 from miclab.claims.plots.figures import NoRowsError, new_figure, write
-from miclab.claims.plots.panels import ACCURACIES, Point, points, shown
+from miclab.claims.plots.panels import Point, is_accuracy, points, shown
 from miclab.config.axes import axis_name, distinguishing, field_named, field_of
 from miclab.errors import ConfigError, MiclabError, nearest
 from miclab.statistics.grid import Key
@@ -131,14 +131,10 @@ def study_drawing(rows: Evidence, study: str, view: View) -> Drawing:
     return _curves(cells, x, others, view.value, alone)
 
 
-def _is_accuracy(value: str) -> bool:
-    return value.startswith(ACCURACIES)
-
-
 def _heatmap(cells: EvidenceCells, x: str, y: str, value: str, alone: bool) -> Drawing:
     found = [Point((p.key[1], p.key[0]), p.mean, p.low, p.high) for p in points(cells, value)]
     means = [point.mean for point in found]
-    limits = (0.0, 1.0) if _is_accuracy(value) else (min(means), max(max(means), min(means) + 1e-9))
+    limits = (0.0, 1.0) if is_accuracy(value) else (min(means), max(max(means), min(means) + 1e-9))
 
     def draw(place: Axes) -> None:
         names = axis_name(x, alone=alone), axis_name(y, alone=alone)
@@ -165,7 +161,7 @@ def _curves(cells: EvidenceCells, x: str, others: Sequence[str], value: str, alo
         else:
             place.set_xticks(range(len(planned)), [shown(part) for part in planned])
         place.set(xlabel=axis_name(x, alone=alone), ylabel=value)
-        if _is_accuracy(value):
+        if is_accuracy(value):
             place.set_ylim(-0.02, 1.02)
         if others and place.containers:
             place.legend(frameon=False, fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))

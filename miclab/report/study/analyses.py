@@ -19,10 +19,13 @@ TITLES = {
     "mean_knockout": "Heads knocked out (output set to its mean)",
     "uniform_knockout": "Attention patterns set to uniform",
     "ablation": "Inputs zeroed",
+    "transplant": "Weights of a part from the other stage, from random places, or fresh",
     "context": "Other lengths of the context",
     "oracles": "What needs no network",
     "entropy": "How widely the circuit's heads look (1: at all positions alike)",
 }
+LEFT_OUT = ("drift", "circuit_overlap")
+"""Analyses without accuracies under interventions: claims show them."""
 MEASURED = {"entropy": "entropy of attention on icl"}
 """The quantity of an analysis, if it is not an accuracy."""
 UNTOUCHED = "untouched"
@@ -54,7 +57,7 @@ def analyses_of(cells: StudyCells) -> list[AnalysisOfStudy]:
     for run in cells.runs:
         for column, value in (run.last or {}).items():
             match = COLUMN.fullmatch(column)
-            if match and value is not None and not column.endswith(".sets"):
+            if match and match["analysis"] not in LEFT_OUT and value is not None and not column.endswith(".sets"):
                 known = names.setdefault(match["analysis"], [])
                 if match["name"] not in known:
                     known.append(match["name"])

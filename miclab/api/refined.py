@@ -1,0 +1,65 @@
+"""A run beside the run that it started from, as `miclab transplant` and `miclab drift` compare them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from miclab.api.analyses import AnyRun, OnProgress
+from miclab.api.runs import disks
+from miclab.config.request import SplitSizes
+
+if TYPE_CHECKING:
+    from miclab.circuits.drift import Drift
+    from miclab.circuits.transplant import Transplants
+
+
+def transplant(
+    run: AnyRun,
+    sibling: AnyRun | None = None,
+    step: int | None = None,
+    *,
+    sequences: int = 100,
+    novel_sets: int = 8,
+    evaluation_seed: int = -1,
+    on_progress: OnProgress | None = None,
+) -> Transplants:
+    """In-context learning that is lost if the weights of one part are exchanged between a run and the run that it
+    started from. Each part is put into either of them (see `miclab.circuits.transplant`).
+
+    Arguments:
+        run: a run of stage 2, its path, name, or the start of a name or hash.
+        sibling: a run that went on with stage 1 from the same checkpoint, looked at at the same step.
+        step: training step of the run's checkpoint; None: the last good one.
+        sequences: sequences for each set of novel classes.
+        novel_sets: independent sets of novel classes.
+        evaluation_seed: seed of these sequences; -1: the run's `seed`.
+        on_progress: called with the number of transplants done, and a text.
+
+    Raises:
+        RunError: the run started from random weights, the sibling is none, or attention is no plain softmax.
+        ConfigError: there is no such checkpoint.
+    """
+    from miclab.circuits.transplant import transplant
+
+    sizes = SplitSizes(sequences=sequences, novel_sets=novel_sets, evaluation_seed=evaluation_seed)
+    other = None if sibling is None else disks(sibling)[0]
+    return transplant(disks(run)[0], other, step=step, sizes=sizes, on_progress=on_progress)
+
+
+def drift(run: AnyRun, sibling: AnyRun | None = None, step: int | None = None) -> Drift:
+    """How far each matrix of a run's decoder moved since the run that it started from. It gives relative change,
+    principal angles of leading directions, and their overlap beyond chance (see `miclab.circuits.drift`).
+
+    Arguments:
+        run: a run of stage 2, its path, name, or the start of a name or hash.
+        sibling: a run that went on with stage 1 from the same checkpoint, looked at at the same step.
+        step: training step of the run's checkpoint; None: the last good one.
+
+    Raises:
+        RunError: the run started from random weights, the sibling is none, or attention is no plain softmax.
+        ConfigError: there is no such checkpoint.
+    """
+    from miclab.circuits.drift import drift
+
+    other = None if sibling is None else disks(sibling)[0]
+    return drift(disks(run)[0], other, step=step)
