@@ -97,12 +97,17 @@ class Chains:
 
     def faithfulness(self, metric: Metric) -> NDArray[np.floating]:
         """Share of the answer that the circuit keeps [set]."""
-        return (self.most[metric][-1] - self.none[metric]) / (self.whole[metric] - self.none[metric])
+        return _share(self.most[metric][-1] - self.none[metric], self.whole[metric] - self.none[metric])
 
     def shares(self, metric: Metric) -> NDArray[np.floating]:
         """Share of the circuit's effect on paths of 0, 1, ... heads [heads set]; the shares add up to 1."""
         steps = np.diff(self.most[metric], axis=0, prepend=self.none[metric][None])
-        return steps / (self.most[metric][-1] - self.none[metric])
+        return _share(steps, self.most[metric][-1] - self.none[metric])
+
+
+def _share(part: NDArray[np.floating], whole: NDArray[np.floating]) -> NDArray[np.floating]:
+    """A quotient; NaN where there is nothing to take a share of."""
+    return part / np.where(whole == 0, np.nan, whole)
 
 
 def circuit_chains(

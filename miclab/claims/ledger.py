@@ -50,6 +50,8 @@ RUN_ORDER = (
     "position_constant",
     "mechanisms",
     "real_constant",
+    "depth",
+    "depth_multimodal",
     "optimiser",
     "position_constant_sgd",
 )

@@ -53,6 +53,7 @@ THEMES = {
     "R": Theme("real data, a claim of the paper"),
     "D": Theme("real data, our own", own=True),
     "X": Theme("controls, our own", own=True),
+    "Z": Theme("depth, our own", own=True),
 }
 """Themes by the first letter of a claim's id, in the order in which the ledger has them; claims of others follow."""
 THEME = Theme(own=True)
