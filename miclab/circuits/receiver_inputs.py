@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from miclab.circuits.graph import INPUTS, Edge, Graph, Input, Receiver, Sender
+from miclab.model.attention.softmax import Softmax
 
 Inputs = Callable[[Sequence[Receiver], Mapping[Sender, Tensor]], Float[Tensor, "receiver row position width"]]
 """From the receivers of one stage, and what every sender before them adds [row position width], to what each receiver
@@ -35,6 +36,22 @@ def wired_logits(graph: Graph, embedding: Float[Tensor, "row position width"], i
 def _read(graph: Graph, layer: int, x: Float[Tensor, "receiver row position width"]) -> dict[Input, Tensor]:
     """Queries, keys and values of a layer, each from the stream of its own receiver."""
     receivers = graph.inputs_of(layer)
+    own = graph.decoder.attention_parameters(graph.parameters, layer)
+    if type(graph.decoder.attention[layer]).project is Softmax.project:
+        # Every receiver is projected by the weights of its own head alone.
+        size = own["query"].shape[1] // graph.heads
+        some = [slice(one.head * size, (one.head + 1) * size) for one in receivers if one.head is not None]
+        normed, gain = graph.decoder.norm(graph.parameters, f"blocks.{layer}.norm1", x.flatten(0, 1))
+        weights = torch.stack([own[one.kind][:, place] for one, place in zip(receivers, some, strict=True)])
+        made = normed.view(len(receivers), -1, x.shape[-1]) @ (weights if gain is None else gain[:, None] * weights)
+        projected = list(made.unflatten(1, x.shape[1:3]))
+        for number, (one, place) in enumerate(zip(receivers, some, strict=True)):
+            if f"{one.kind}_bias" in own:
+                projected[number] = projected[number] + own[f"{one.kind}_bias"][place]
+        return {
+            kind: torch.stack([value for one, value in zip(receivers, projected, strict=True) if one.kind == kind], 1)
+            for kind in INPUTS
+        }
     read = graph.project(layer, x.flatten(0, 1))
     found: dict[Input, list[Tensor]] = {part: [] for part in INPUTS}
     for number, receiver in enumerate(receivers):
