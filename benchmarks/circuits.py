@@ -18,12 +18,12 @@ from torch import Tensor
 
 from miclab.circuits.attribution import INTERPOLATIONS, attributed
 from miclab.circuits.circuit_search import Bench, bench_of, halves, judge_of, search
+from miclab.circuits.corrupted_pairs import pairs_of_split
 from miclab.circuits.corruption import find_corruption
 from miclab.circuits.graph import Edge, Graph
-from miclab.circuits.pairs import pairs_of_split
-from miclab.circuits.path_patching import CHUNK
+from miclab.circuits.path_result import CHUNK
 from miclab.circuits.paths import edge_logits, pair_of
-from miclab.circuits.wiring import circuit_logits
+from miclab.circuits.receiver_inputs import circuit_logits
 from miclab.config.presets import run_config
 from miclab.config.request import SplitSizes
 from miclab.model.decoder import Decoder

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from miclab.circuits.circuit_search import SEQUENCES, Ablation, Bench, bench_of, halves, judge_of, search
+from miclab.circuits.corrupted_pairs import pairs_of_split
 from miclab.circuits.corruption import find_corruption
 from miclab.circuits.graph import Edge, Graph, Receiver, Sender
-from miclab.circuits.pairs import pairs_of_split
 from miclab.circuits.patching import METRICS, Metric, answer_values
-from miclab.circuits.path_patching import check_layers
-from miclab.circuits.wiring import wired_logits
+from miclab.circuits.path_result import check_layers
+from miclab.circuits.receiver_inputs import wired_logits
 from miclab.config.request import SplitSizes
 from miclab.errors import RunError
 from miclab.model.decoder import Decoder
