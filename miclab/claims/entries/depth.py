@@ -51,7 +51,8 @@ def at_level(rows: Evidence, study: str, quantities: Sequence[str]) -> tuple[Evi
                 f"{len(short)} of {len(found)} runs of {cell.layers} layers with {WORDS[cell.code]} never reach an ICL"
                 f" of {LEVEL} and are left out: {named}."
             )
-    return replace(cells, planned=planned), notes
+    values = {key: {s: one for s, one in by.items() if s in planned[key]} for key, by in cells.values.items()}
+    return replace(cells, planned=planned, values=values), notes
 
 
 def codes(cells: EvidenceCells) -> Iterator[tuple[str, EvidenceCells]]:
