@@ -74,21 +74,28 @@ def circuit_logits(
         instead: what each sender adds when it is ablated [batch position width], or without a batch axis of its own.
         kept: the edges of each circuit, in the order of `Graph.edges`.
     """
-    many, count = len(kept), len(embedding)
+    many, (count, positions, width) = len(kept), embedding.shape
     number = {edge: place for place, edge in enumerate(graph.edges())}
     live = kept.to(embedding.dtype)
+    # What a sender adds beyond what is given instead, written once. Those before a receiver are the first of them.
+    gone = embedding.new_zeros(many, len(graph.senders), count, positions, width)
+    off = embedding.new_zeros(len(graph.senders), count, positions, width)
+    for place, one in enumerate(graph.senders):
+        off[place, :, -instead[one].shape[1] :] = instead[one]
+    written = 0
 
     def inputs(receivers: Sequence[Receiver], sent: Mapping[Sender, Tensor]) -> Tensor:
+        nonlocal written
         senders = graph.before(receivers[0])
-        places = torch.tensor([[number[Edge(one, receiver)] for one in senders] for receiver in receivers])
         length = sent[senders[0]].shape[1]
-        off = [instead[one][:, -length:] for one in senders]
-        base = torch.stack([value.expand(count, -1, -1) for value in off]).sum(0)
-        gone = torch.stack(
-            [sent[one].unflatten(0, (many, count)) - value for one, value in zip(senders, off, strict=True)]
-        )
+        for place in range(written, len(senders)):
+            value = sent[senders[place]].unflatten(0, (many, count))
+            gone[:, place, :, -length:] = value - off[place, :, -length:]
+        written = len(senders)
+        places = torch.tensor([[number[Edge(one, receiver)] for one in senders] for receiver in receivers])
         # [circuit receiver sender] x [circuit sender everything]
-        carried = live[:, places] @ gone.transpose(0, 1).flatten(2)
+        carried = live[:, places] @ gone[:, :written, :, -length:].flatten(2)
+        base = off[:written, :, -length:].sum(0)
         return (base + carried.unflatten(-1, base.shape)).transpose(0, 1).flatten(1, 2)
 
     return wired_logits(graph, embedding.repeat(many, 1, 1), inputs).unflatten(0, (many, count))
