@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from miclab.claims.evidence import Evidence, EvidenceCells, OverTraining, Quantity, grid, steps_to
+from miclab.claims.evidence import Evidence, EvidenceCells, OverTraining, Quantity, column_values, grid, steps_to
 from miclab.claims.registry import claim
 from miclab.claims.verdict import Finding
 from miclab.statistics.grid import column, mean
@@ -32,11 +32,23 @@ LAYER = {name: f"probe.joining.layer of {name}" for name in ("m1", "m2")}
 """Columns of the first checkpoint with ICL of 0.95."""
 
 
+def share(name: str) -> Quantity:
+    """A share by its column; 0 for paths of more heads than the decoder has layers."""
+
+    def of(row: Mapping[str, Any]) -> Any:
+        found = column_values(row, name)
+        return 0.0 if found is None and row.get(TWO) is not None else found
+
+    return of
+
+
 def _highest(rows: Sequence[Mapping[str, Any]]) -> float:
     return max(row["icl"] for row in rows)
 
 
-def at_level(rows: Evidence, study: str, quantities: Sequence[str]) -> tuple[EvidenceCells, list[str]]:
+def at_level(
+    rows: Evidence, study: str, quantities: Sequence[str] | Mapping[str, Quantity]
+) -> tuple[EvidenceCells, list[str]]:
     """Cells without the runs that never reach the level, and a note for each cell that has such runs."""
     cells = grid(rows, study, AXES, quantities)
     trained = grid(rows, study, AXES, {"icl": OverTraining(_highest)})
@@ -85,7 +97,7 @@ def steps(rows: Evidence, study: str) -> Iterator[Finding]:
 )
 def z1(rows: Evidence) -> Iterator[Finding]:
     """Share of a found circuit's effect on paths with two heads."""
-    found, notes = at_level(rows, STUDY, [*SHARES, FAITHFUL])
+    found, notes = at_level(rows, STUDY, {**{name: share(name) for name in SHARES}, FAITHFUL: FAITHFUL})
     yield from notes
     for words, here in codes(found):
         for layers, cells in here.where(lambda cell: cell.layers > SHALLOW).by("layers"):
