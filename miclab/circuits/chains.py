@@ -141,7 +141,7 @@ def circuit_chains(
     edges = graph.edges()
     kept = torch.zeros(len(edges), dtype=torch.bool)
     kept[circuit] = True
-    ends = {
+    ends: dict[Metric, NDArray[np.floating]] = {
         name: np.array([one.mean(1) for one in rows])
         for name, rows in checking.values(ablation, searching.ends()).items()
     }

@@ -36,22 +36,9 @@ def wired_logits(graph: Graph, embedding: Float[Tensor, "row position width"], i
 def _read(graph: Graph, layer: int, x: Float[Tensor, "receiver row position width"]) -> dict[Input, Tensor]:
     """Queries, keys and values of a layer, each from the stream of its own receiver."""
     receivers = graph.inputs_of(layer)
-    own = graph.decoder.attention_parameters(graph.parameters, layer)
-    if type(graph.decoder.attention[layer]).project is Softmax.project:
-        # Every receiver is projected by the weights of its own head alone.
-        size = own["query"].shape[1] // graph.heads
-        some = [slice(one.head * size, (one.head + 1) * size) for one in receivers if one.head is not None]
-        normed, gain = graph.decoder.norm(graph.parameters, f"blocks.{layer}.norm1", x.flatten(0, 1))
-        weights = torch.stack([own[one.kind][:, place] for one, place in zip(receivers, some, strict=True)])
-        made = normed.view(len(receivers), -1, x.shape[-1]) @ (weights if gain is None else gain[:, None] * weights)
-        projected = list(made.unflatten(1, x.shape[1:3]))
-        for number, (one, place) in enumerate(zip(receivers, some, strict=True)):
-            if f"{one.kind}_bias" in own:
-                projected[number] = projected[number] + own[f"{one.kind}_bias"][place]
-        return {
-            kind: torch.stack([value for one, value in zip(receivers, projected, strict=True) if one.kind == kind], 1)
-            for kind in INPUTS
-        }
+    mechanism = type(graph.softmax(layer))
+    if mechanism.project is Softmax.project and mechanism.linear is Softmax.linear:
+        return _read_by_head(graph, layer, x)
     read = graph.project(layer, x.flatten(0, 1))
     found: dict[Input, list[Tensor]] = {part: [] for part in INPUTS}
     for number, receiver in enumerate(receivers):
@@ -59,6 +46,22 @@ def _read(graph: Graph, layer: int, x: Float[Tensor, "receiver row position widt
         place = graph.heads_of(receiver)[0] * graph.counts[layer][kind] // graph.heads
         found[kind].append(read[kind].unflatten(0, x.shape[:2])[number, :, place])
     return {kind: torch.stack(values, 1) for kind, values in found.items()}
+
+
+def _read_by_head(graph: Graph, layer: int, x: Float[Tensor, "receiver row position width"]) -> dict[Input, Tensor]:
+    """`_read` of plain attention: every receiver is projected by the weights of its own head alone."""
+    receivers = graph.inputs_of(layer)
+    own = graph.decoder.attention_parameters(graph.parameters, layer)
+    size = own["query"].shape[1] // graph.heads
+    some = [slice(one.head * size, (one.head + 1) * size) for one in receivers if one.head is not None]
+    normed, gain = graph.decoder.norm(graph.parameters, f"blocks.{layer}.norm1", x.flatten(0, 1))
+    weights = torch.stack([own[one.kind][:, place] for one, place in zip(receivers, some, strict=True)])
+    made = normed.view(len(receivers), -1, x.shape[-1]) @ (weights if gain is None else gain[:, None] * weights)
+    found: dict[Input, list[Tensor]] = {part: [] for part in INPUTS}
+    for one, place, value in zip(receivers, some, made.unflatten(1, x.shape[1:3]), strict=True):
+        bias = own.get(f"{one.kind}_bias")
+        found[cast("Input", one.kind)].append(value if bias is None else value + bias[place])
+    return {part: torch.stack(values, 1) for part, values in found.items()}
 
 
 def circuit_logits(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from miclab.circuits.knockout import Interventions
+    from miclab.circuits.patching import Metric
 
 MOST_HEADS = 4
 """Heads on a path up to which each number is shown; longer paths are taken together."""
@@ -66,7 +67,8 @@ def _circuit(disk: Run, step: int, sizes: SplitSizes) -> dict[str, NDArray[np.fl
 
     chains = circuit_chains(disk, step, sizes)
     found = {"share of edges": np.array([len(chains.edges) / chains.count])}
-    for metric, words in (("logit_difference", "logits"), ("accuracy", "accuracy")):
+    shown: dict[Metric, str] = {"logit_difference": "logits", "accuracy": "accuracy"}
+    for metric, words in shown.items():
         found[f"faithfulness of {words}"] = chains.faithfulness(metric)
         shares = chains.shares(metric)
         for heads in range(min(MOST_HEADS, len(shares) - 1) + 1):
