@@ -9,7 +9,7 @@ import pytest
 from claims_rows import make_rows, studies_directory
 from matplotlib.figure import Figure
 
-from miclab.claims.entries import aligned_prototypes, mixtures, patterns, refined
+from miclab.claims.entries import aligned_prototypes, depth, mixtures, patterns, refined
 from miclab.claims.entries.controls_multimodal import CONTROLS, MEAN_UNTOUCHED, MEAN_WITHOUT
 from miclab.claims.entries.multimodal import INTACT, UNTOUCHED, WITHOUT, ZEROED
 from miclab.claims.entries.real_data import CKA, DISTANCE, NULL
@@ -41,6 +41,7 @@ def everything(config, step):
     columns += [CKA, DISTANCE, NULL, *(f"probe.oracles.{name}" for name in mixtures.CEILINGS.values())]
     columns += [*mixtures.ZEROED.values(), aligned_prototypes.NOVEL]
     columns += [patterns.UNTOUCHED, *patterns.UNIFORM.values(), *patterns.CONTROLS.values()]
+    columns += [*depth.SHARES, depth.FAITHFUL, depth.UNTOUCHED, depth.TOP, depth.RANDOM, *depth.LAYER.values()]
     columns += [f"probe.uniform_pattern.{name}" for name in ("untouched", "head 1.1 uniform")]
     exchanged = {name: value - 0.1 - 0.5 * (" fresh " in name) for name in refined.COLUMNS}
     exchanged |= dict.fromkeys(refined.OVERLAPS, value)
@@ -50,12 +51,18 @@ def everything(config, step):
     return {**exchanged, "icl": value, "iwl": 1 - value, "cla.icl": value, **measures, **dict.fromkeys(columns, value)}
 
 
+def arrived(config, step):
+    return everything(config, step) | {"icl": 0.97}
+
+
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     found = studies_directory(tmp_path_factory.mktemp("figures"))
     for study in dict.fromkeys((*RUN_ORDER, *(study for claim in all_claims() for study in claim.studies))):
         steps = (1, 750, 1500, 3000) if study == "transience" else (1, 750, 1500)
-        make_rows(found, study, everything, steps=steps, profile=presets_of(found / f"{study}.yaml")[0])
+        # Claims on depth compare decoders that have arrived.
+        formula = arrived if study.startswith("depth") else everything
+        make_rows(found, study, formula, steps=steps, profile=presets_of(found / f"{study}.yaml")[0])
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from dataclasses import replace
@@ -18,6 +19,7 @@ import miclab
 from miclab.circuits.circuit_drawing import GRAPHML
 from miclab.circuits.circuit_search import controls, search
 from miclab.config.request import Request
+from miclab.report.run.circuit import circuit_view, report_circuit
 from miclab.runs.run import Run
 from miclab.training.loop import train_config
 
@@ -123,6 +125,20 @@ def test_names_of_others_are_escaped(built):
     drawn = made.plot()
     assert drawn.get_title().startswith("<b>&")
     assert {text.get_text() for text in drawn.texts} >= {"embedding", "head 0.0", "head 1.0", "logits"}
+
+
+def test_the_report_shows_the_circuit_of_a_small_decoder(built, monkeypatch):
+    """Fails if the picture is not of the circuit, its faithfulness is missing, or large decoders are searched."""
+    view = circuit_view(miclab.find_circuit(built, split="train", sequences=24))
+    kind, _, picture = view["picture"].partition(",")
+    assert kind == "data:image/svg+xml;base64"
+    ElementTree.fromstring(base64.b64decode(picture))
+    assert view["words"].startswith("3 of ")
+    assert "did not see: 1.000" in view["words"]
+    assert [len(table.rows) for table in view["tables"]] == [3, 9]
+    assert circuit_view(None) is None
+    monkeypatch.setattr("miclab.report.run.circuit.MOST_LAYERS", 1)
+    assert report_circuit(built, 1) is None
 
 
 def test_what_cannot_be_found_is_named(built, tmp_path, capsys):

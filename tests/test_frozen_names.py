@@ -16,6 +16,7 @@ from tiny_mllm import production, task
 
 from miclab import seeds
 from miclab.circuits.controls import control
+from miclab.circuits.cuts import drawn_heads
 from miclab.circuits.diagnose import diagnose
 from miclab.circuits.find import CircuitHeads
 from miclab.circuits.knockout import ablate, knock_out
@@ -179,6 +180,12 @@ def test_streams_of_transplants(tmp_path: Path, streams):
     assert {seed for seed, word, *_ in streams if word == "fresh weights"} == {0, 7}
 
 
+def test_the_stream_of_cumulative_knockouts(streams):
+    """Fails if their random heads are drawn anew."""
+    drawn_heads([(layer, 0) for layer in range(7)], 2, 3)
+    assert streams == [(3, "cuts", 2)]
+
+
 def test_streams_of_an_encoders_pretraining(tmp_path: Path, streams):
     """Fails if a stream of the pretraining is renamed, added or lost."""
     train_config(classifying({"classes": 16, "dimension": 6, "labels": 2, "encoder": "mlp"}), REQUEST, tmp_path)
@@ -213,9 +220,9 @@ def test_streams_of_data_and_of_production_models(tmp_path: Path, streams):
     ]
 
 
-WORDS = "adapters alignment batch classifier contact_sheet control corruption dropout edges encoder episode evaluation \
-    explorer fresh_weights labels nearest nearest_exemplar novel order_of_edges parameters prototype_map prototypes \
-    shuffled_offsets shuffles support token_noise trades training transplant world"
+WORDS = "adapters alignment batch classifier contact_sheet control corruption cuts dropout edges encoder episode \
+    evaluation explorer fresh_weights labels nearest nearest_exemplar novel order_of_edges parameters prototype_map \
+    prototypes shuffled_offsets shuffles support token_noise trades training transplant world"
 
 
 def test_no_stream_escapes_this_file():

@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from pages_of_docs import ROOT, blocks
 from safetensors.torch import load_file, save_file
 from tiny import lively_parameters, tiny_config, tiny_mapping
 
@@ -229,6 +230,34 @@ def test_transformer_lens_caches_and_edits(run, tmp_path, capsys, monkeypatch):
     edits = {"blocks.1.attention.heads": lambda heads: heads * 0}
     wanted = miclab.load(run.path).activations("final", batch=batch, edits=edits)["logits"]
     torch.testing.assert_close(zeroed, wanted, rtol=0, atol=1e-5)
+
+
+def test_the_page_on_transformer_lens(run, tmp_path, capsys, monkeypatch):
+    """Fails if a block of the page does not run with the real package, or patches another head than miclab would."""
+    pytest.importorskip("transformer_lens", reason=EXTRA)
+    folder = exported(run, tmp_path / "decoder-lens", "transformer-lens", capsys)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    names: dict = {}
+    for block in blocks(ROOT / "docs/start/in-transformer-lens.md"):
+        if block.language == "python":
+            exec(block.text, names)
+    ours, example = miclab.load(run.path), names["example"]
+    batch = ours.batch(sequences=exporting.EXAMPLES)
+    traded = replace(batch, labels=names["traded"], label_vectors=ours.world().label_embeddings[names["traded"]])
+    torch.testing.assert_close(batch.labels, example["labels"])
+
+    def difference(sequences, edits=None):
+        return names["difference"](ours.activations((), batch=sequences, edits=edits)["logits"])
+
+    clean, broken = difference(batch), difference(traded)
+    assert names["restored"].keys() == {"0.0", "0.1", "1.0", "1.1"}
+    for found, share in names["restored"].items():
+        layer, head = found.split(".")
+        name = f"blocks.{layer}.attention.heads"
+        given, chosen = ours.activations(name, batch=batch)[name], torch.arange(2)[:, None, None] == int(head)
+        edit = {name: lambda old, given=given, chosen=chosen: torch.where(chosen, given, old)}
+        assert share * (clean - broken) == pytest.approx(difference(traded, edit) - broken, abs=1e-4)
 
 
 def test_nnsight_reads_and_edits(run, tmp_path, capsys):

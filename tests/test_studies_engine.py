@@ -16,6 +16,7 @@ from miclab.runs.find import find, glance, list_runs, open_run
 from miclab.studies import state, task
 from miclab.studies.engine import DEATHS
 from miclab.studies.lease import Owner, machine, reserve
+from miclab.studies.rows import study_rows
 from miclab.studies.task import perform, task_run, write_task
 from miclab.training import loop as training
 from miclab.training.loop import train_config
@@ -377,6 +378,22 @@ def test_a_run_that_ended_at_its_plateau_is_done(tmp_path):
     assert statuses(tally) == statuses_before(plan, tmp_path / "runs") == ["done"]
     assert next(iter(tally.states.values())).step == 4
     endless = tiny_study(tmp_path, profiles={"quick": {"seeds": [0], "request": {**request, "plateau_rows": 0}}})
+    assert statuses_before(planned(endless), tmp_path / "runs") == ["begun"]
+
+
+def test_a_run_that_has_enough_stops_and_is_done(tmp_path):
+    """Fails if it goes on, is begun again, or loses its rows in the table."""
+    request = {"steps": 400, "enough": 1e-9, "plateau_metric": "train", "sequences": 40}
+    study = tiny_study(tmp_path, profiles={"quick": {"seeds": [0], "request": request}})
+    plan = planned(study)
+    tally = carry_out(plan, tmp_path / "runs")
+    assert statuses(tally) == statuses_before(plan, tmp_path / "runs") == ["done"]
+    (found,) = tally.states.values()
+    assert found.step < 400
+    assert found.reason.startswith("enough: train is 0.")
+    last = study_rows(study, plan, tmp_path / "runs").row(-1, named=True)
+    assert (last["last"], last["step"], last["status"]) == (True, found.step, "finished")
+    endless = tiny_study(tmp_path, profiles={"quick": {"seeds": [0], "request": {**request, "enough": 0.0}}})
     assert statuses_before(planned(endless), tmp_path / "runs") == ["begun"]
 
 

@@ -150,7 +150,7 @@ def resume(
         raise RunError(f"Nothing was requested of {disk.path} yet: say how many steps.")
     request = schema.from_mapping(Request, disk.request) if disk.request else Request()
     if steps is not None:
-        request = replace(request, steps=steps, plateau_rows=0)
+        request = replace(request, steps=steps, plateau_rows=0, enough=0.0)
     return _finished(train_watched("resume", Prepared(disk), request, _watching(on_progress)))
 
 

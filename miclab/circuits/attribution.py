@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal
 
 import numpy as np
@@ -58,7 +59,8 @@ def gradients(graph: Graph, pair: Pair, metric: Metric, share: float) -> dict[Re
     leaves: dict[Receiver, Tensor] = {}
 
     def inputs(receivers: Sequence[Receiver], sent: Mapping[Sender, Tensor]) -> Tensor:
-        x = torch.stack([sent[one] for one in graph.before(receivers[0])]).sum(0)
+        # A sum of two at a time, since a stack would copy everything that was sent.
+        x = reduce(torch.add, [sent[one] for one in graph.before(receivers[0])])
         each = [torch.zeros_like(x, requires_grad=True) for _ in receivers]
         leaves.update(zip(receivers, each, strict=True))
         return x + torch.stack(each)
@@ -75,18 +77,36 @@ def attributed(
     """The metric of each sequence with each edge patched, as EAP and EAP-IG estimate it."""
     base = pair.values(pair.kept.logits)[metric]
     plain = gradients(graph, pair, metric, 0.0)
-    steps = [gradients(graph, pair, metric, number / interpolations) for number in range(1, interpolations + 1)]
-    mean = {receiver: torch.stack([step[receiver] for step in steps]).mean(0) for receiver in plain}
+    mean = {receiver: torch.zeros_like(gradient) for receiver, gradient in plain.items()}
+    for number in range(1, interpolations + 1):
+        for receiver, gradient in gradients(graph, pair, metric, number / interpolations).items():
+            mean[receiver] += gradient / interpolations
     found: dict[Estimate, Values] = {}
-    by_method: dict[Method, dict[Receiver, Tensor]] = {"eap": plain, "eap_ig": mean}
-    for method, by_receiver in by_method.items():
-        for receiver, gradient in by_receiver.items():
-            senders = graph.before(receiver)
-            changes = torch.stack([pair.changes[one][:, -gradient.shape[1] :] for one in senders])
-            moved = torch.einsum("sbpw,bpw->sb", changes, gradient)
-            for sender, change in zip(senders, moved, strict=True):
-                found[Estimate(Edge(sender, receiver), method)] = {metric: base + change}
-    return found
+    methods: list[Method] = ["eap", "eap_ig"]
+    for receivers in _stages(graph):
+        # All inputs of one stage read the same senders.
+        senders, length = graph.before(receivers[0]), plain[receivers[0]].shape[1]
+        changes = torch.stack([pair.changes[one][:, -length:].flatten(1) for one in senders], 1)
+        read = torch.stack([by[receiver].flatten(1) for by in (plain, mean) for receiver in receivers], 2)
+        # [batch sender (method receiver)]
+        moved = (changes @ read).unflatten(2, (len(methods), len(receivers)))
+        for place, method in enumerate(methods):
+            for number, receiver in enumerate(receivers):
+                for one, sender in enumerate(senders):
+                    value = base + moved[:, one, place, number]
+                    found[Estimate(Edge(sender, receiver), method)] = {metric: value}
+    return {one: found[one] for one in _in_order(graph, methods)}
+
+
+def _stages(graph: Graph) -> list[tuple[Receiver, ...]]:
+    """Receivers in groups: the inputs of one layer's attention, and each other one alone."""
+    stages = [graph.inputs_of(layer) for layer in range(graph.layers)]
+    return [*stages, *((one,) for one in graph.receivers if not one.is_attention)]
+
+
+def _in_order(graph: Graph, methods: Sequence[Method]) -> list[Estimate]:
+    """Every edge by method, in the order of the receivers."""
+    return [Estimate(edge, method) for method in methods for edge in graph.edges()]
 
 
 @dataclass(frozen=True)

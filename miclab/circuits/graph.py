@@ -207,20 +207,21 @@ class Graph:
         """Queries, keys and values [batch head position dimension] that a layer reads from the residual stream."""
         normed, gain = self.decoder.norm(self.parameters, f"blocks.{layer}.norm1", x)
         own = self.decoder.attention_parameters(self.parameters, layer)
-        return dict(zip(INPUTS, self._softmax(layer).project(own, normed, gain, layer), strict=True))
+        return dict(zip(INPUTS, self.softmax(layer).project(own, normed, gain, layer), strict=True))
 
     def mix(self, layer: int, inputs: Mapping[Input, Tensor]) -> Float[Tensor, "batch head position dimension"]:
         """Outputs of heads from their queries, keys and values; in the last layer at the last position alone."""
         rows, own = self.rows(layer), self.decoder.attention_parameters(self.parameters, layer)
         queries, given = inputs["query"][:, :, rows], {"layer": layer, "positions": self.positions, "rows": rows}
-        return self._softmax(layer).mix(own, queries, inputs["key"], inputs["value"], **given)
+        return self.softmax(layer).mix(own, queries, inputs["key"], inputs["value"], **given)
 
     def rows(self, layer: int) -> slice:
         """The positions that parts of a layer need to be computed at: the answer needs only the last of the last
         layer."""
         return slice(-1, None) if layer == self.layers - 1 else slice(None)
 
-    def _softmax(self, layer: int) -> Softmax:
+    def softmax(self, layer: int) -> Softmax:
+        """The attention of a layer."""
         found = self.decoder.attention[layer]
         assert isinstance(found, Softmax)
         return found

@@ -30,7 +30,7 @@ SIDES = {
     "restore": "the sender's clean output put into the corrupted run",
     "corrupt": "the sender's corrupted output put into the clean run",
 }
-CHUNK = 64
+CHUNK = 128
 """Sequences that are patched together: as many as the caches of a processor hold."""
 ONE_LAYER = (
     "This decoder has one layer, so no head feeds another and there are no paths to compare. `miclab patch` traces it"

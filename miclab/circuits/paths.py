@@ -27,7 +27,7 @@ from miclab.circuits.patching import Direction, answer_masks, answer_values
 from miclab.errors import RunError
 from miclab.worlds.sequences import Batch
 
-ROWS = 1024
+ROWS = 2048
 """Sequences in one forward pass, over all edges or paths of it."""
 MOST_PATHS = 5000
 """Paths that are computed one by one."""
@@ -134,9 +134,9 @@ def heads_after(
         read = graph.project(layer, (x + torch.stack(changes)).flatten(0, 1))
         wanted: list[tuple[int, Receiver, dict[Input, Tensor]]] = []
         for place, numbers in enumerate(alike[group]):
-            new: dict[Input, Tensor] = {
-                kind: value[place * count : (place + 1) * count] for kind, value in read.items()
-            }
+            here = slice(place * count, (place + 1) * count)
+            new: dict[Input, Tensor] = {kind: value[here] for kind, value in read.items()}
+            new["query"] = new["query"][:, :, graph.rows(layer)]
             wanted += [
                 (number, *one) for number in numbers for one in _replaced(graph, pair, layer, steps[number], new)
             ]
@@ -151,7 +151,9 @@ def _replaced(
     graph: Graph, pair: Pair, layer: int, step: Step, new: Mapping[Input, Tensor]
 ) -> Iterator[tuple[Receiver, dict[Input, Tensor]]]:
     """Queries, keys and values with those of a step's receiver replaced, for each of its roles."""
-    kind, old = cast("Input", step.receiver.kind), pair.kept.inputs[layer]
+    # Queries of the last layer are needed at the last position alone.
+    kind, old = cast("Input", step.receiver.kind), dict(pair.kept.inputs[layer])
+    old["query"] = old["query"][:, :, graph.rows(layer)]
     head = graph.heads_of(step.receiver)[0] * graph.counts[layer][kind] // graph.heads
     for role in step.roles:
         to = Receiver(kind, layer, step.receiver.head, role)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from miclab.circuits.graph import INPUTS, Edge, Graph, Input, Receiver, Sender
+from miclab.model.attention.softmax import Softmax
 
 Inputs = Callable[[Sequence[Receiver], Mapping[Sender, Tensor]], Float[Tensor, "receiver row position width"]]
 """From the receivers of one stage, and what every sender before them adds [row position width], to what each receiver
@@ -35,6 +36,9 @@ def wired_logits(graph: Graph, embedding: Float[Tensor, "row position width"], i
 def _read(graph: Graph, layer: int, x: Float[Tensor, "receiver row position width"]) -> dict[Input, Tensor]:
     """Queries, keys and values of a layer, each from the stream of its own receiver."""
     receivers = graph.inputs_of(layer)
+    mechanism = type(graph.softmax(layer))
+    if mechanism.project is Softmax.project and mechanism.linear is Softmax.linear:
+        return _read_by_head(graph, layer, x)
     read = graph.project(layer, x.flatten(0, 1))
     found: dict[Input, list[Tensor]] = {part: [] for part in INPUTS}
     for number, receiver in enumerate(receivers):
@@ -42,6 +46,22 @@ def _read(graph: Graph, layer: int, x: Float[Tensor, "receiver row position widt
         place = graph.heads_of(receiver)[0] * graph.counts[layer][kind] // graph.heads
         found[kind].append(read[kind].unflatten(0, x.shape[:2])[number, :, place])
     return {kind: torch.stack(values, 1) for kind, values in found.items()}
+
+
+def _read_by_head(graph: Graph, layer: int, x: Float[Tensor, "receiver row position width"]) -> dict[Input, Tensor]:
+    """`_read` of plain attention: every receiver is projected by the weights of its own head alone."""
+    receivers = graph.inputs_of(layer)
+    own = graph.decoder.attention_parameters(graph.parameters, layer)
+    size = own["query"].shape[1] // graph.heads
+    some = [slice(one.head * size, (one.head + 1) * size) for one in receivers if one.head is not None]
+    normed, gain = graph.decoder.norm(graph.parameters, f"blocks.{layer}.norm1", x.flatten(0, 1))
+    weights = torch.stack([own[one.kind][:, place] for one, place in zip(receivers, some, strict=True)])
+    made = normed.view(len(receivers), -1, x.shape[-1]) @ (weights if gain is None else gain[:, None] * weights)
+    found: dict[Input, list[Tensor]] = {part: [] for part in INPUTS}
+    for one, place, value in zip(receivers, some, made.unflatten(1, x.shape[1:3]), strict=True):
+        bias = own.get(f"{one.kind}_bias")
+        found[cast("Input", one.kind)].append(value if bias is None else value + bias[place])
+    return {part: torch.stack(values, 1) for part, values in found.items()}
 
 
 def circuit_logits(
@@ -57,21 +77,28 @@ def circuit_logits(
         instead: what each sender adds when it is ablated [batch position width], or without a batch axis of its own.
         kept: the edges of each circuit, in the order of `Graph.edges`.
     """
-    many, count = len(kept), len(embedding)
+    many, (count, positions, width) = len(kept), embedding.shape
     number = {edge: place for place, edge in enumerate(graph.edges())}
     live = kept.to(embedding.dtype)
+    # What a sender adds beyond what is given instead, written once. Those before a receiver are the first of them.
+    gone = embedding.new_zeros(many, len(graph.senders), count, positions, width)
+    off = embedding.new_zeros(len(graph.senders), count, positions, width)
+    for place, one in enumerate(graph.senders):
+        off[place, :, -instead[one].shape[1] :] = instead[one]
+    written = 0
 
     def inputs(receivers: Sequence[Receiver], sent: Mapping[Sender, Tensor]) -> Tensor:
+        nonlocal written
         senders = graph.before(receivers[0])
-        places = torch.tensor([[number[Edge(one, receiver)] for one in senders] for receiver in receivers])
         length = sent[senders[0]].shape[1]
-        off = [instead[one][:, -length:] for one in senders]
-        base = torch.stack([value.expand(count, -1, -1) for value in off]).sum(0)
-        gone = torch.stack(
-            [sent[one].unflatten(0, (many, count)) - value for one, value in zip(senders, off, strict=True)]
-        )
+        for place in range(written, len(senders)):
+            value = sent[senders[place]].unflatten(0, (many, count))
+            gone[:, place, :, -length:] = value - off[place, :, -length:]
+        written = len(senders)
+        places = torch.tensor([[number[Edge(one, receiver)] for one in senders] for receiver in receivers])
         # [circuit receiver sender] x [circuit sender everything]
-        carried = live[:, places] @ gone.transpose(0, 1).flatten(2)
+        carried = live[:, places] @ gone[:, :written, :, -length:].flatten(2)
+        base = off[:written, :, -length:].sum(0)
         return (base + carried.unflatten(-1, base.shape)).transpose(0, 1).flatten(1, 2)
 
     return wired_logits(graph, embedding.repeat(many, 1, 1), inputs).unflatten(0, (many, count))

@@ -53,6 +53,8 @@ RUN_ORDER = (
     "position_constant",
     "mechanisms",
     "real_constant",
+    "depth",
+    "depth_multimodal",
     "optimiser",
     "position_constant_sgd",
 )

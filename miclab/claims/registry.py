@@ -54,6 +54,7 @@ THEMES = {
     "D": Theme("real data, our own", own=True),
     "W": Theme("refined or made anew, our own", own=True),
     "X": Theme("controls, our own", own=True),
+    "Z": Theme("depth, our own", own=True),
 }
 """Themes by the first letter of a claim's id, in the order in which the ledger has them; claims of others follow."""
 THEME = Theme(own=True)

@@ -268,7 +268,7 @@ def run_resume(arguments: list[str]) -> int:
     request = from_mapping(Request, before) if before else usual
     if options.steps:
         # More steps continue a run, even one that stopped at a plateau.
-        request = replace(request, steps=options.steps, plateau_rows=0)
+        request = replace(request, steps=options.steps, plateau_rows=0, enough=0.0)
     from miclab.training.loop import Prepared
 
     return _report(train_watched("resume", Prepared(run), request, _watch), options.json)

@@ -65,6 +65,8 @@ class Request:
     """A rise smaller than this counts as none."""
     plateau_after: int = 0
     """No stop before this step: in-context learning often waits at one half before it rises."""
+    enough: float = 0.0
+    """Stop when `plateau_metric` is at least this, so that decoders can be compared at equal accuracy; 0: never."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "evaluate_every", "checkpoint_every", "sequences", "novel_sets"):
@@ -75,6 +77,7 @@ class Request:
         if any(type(step) is not int or step < 1 for step in self.checkpoint_at):
             raise ConfigError("request.checkpoint_at", self.checkpoint_at, "whole numbers of steps, 1 or more")
         check_number("request", self, "plateau_rise", 0.0)
+        check_number("request", self, "enough", 0.0)
         check_known("request", self, "plateau_metric", SPLITS)
         if self.checkpoint_every % self.evaluate_every:
             raise ConfigError(
@@ -100,9 +103,16 @@ class Request:
         scheduled = self._is_early(step) or step % self.checkpoint_every == 0 or step == self.steps
         return scheduled or step in self.checkpoint_at
 
+    @property
+    def may_end_early(self) -> bool:
+        """Whether training may stop before `steps`."""
+        return self.plateau_rows > 0 or self.enough > 0
+
     def plateau(self, rows: list[dict[str, Any]]) -> str:
         """Why training should stop, judged from its rows; empty if it should go on."""
         rows = [row for row in rows if row["step"] % self.evaluate_every == 0 and row["step"] > 0]
+        if rows and 0 < self.enough <= (last := rows[-1]["accuracy"][self.plateau_metric]):
+            return f"enough: {self.plateau_metric} is {last:.3f}, at least {self.enough:g}"
         if not self.plateau_rows or len(rows) <= self.plateau_rows or rows[-1]["step"] < self.plateau_after:
             return ""
         values = [row["accuracy"][self.plateau_metric] for row in rows]

@@ -1,5 +1,5 @@
 """Analyses of a study's last checkpoint, after training: knockouts, ablations, other context lengths, the entropy of
-the circuit's heads.
+the circuit's heads. Those of `miclab.studies.equal_icl` look at the first checkpoint with enough ICL.
 
 An analysis is stored beside the run, under its name and its number of sequences, and is computed once.
 """
@@ -18,7 +18,7 @@ from miclab.config.request import SplitSizes
 from miclab.errors import ConfigError, ContentError, RunError
 from miclab.runs.run import Run
 from miclab.studies.plan import PlannedAnalysis, PlannedRun
-from miclab.studies.state import analysis_step, missing_analyses
+from miclab.studies.state import AT_EQUAL_ICL, analysis_step, missing_analyses
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,6 +57,11 @@ class _Analyser:
             return self._entropies()
         if analysis in ("transplant", "drift", "circuit_overlap"):
             return self._descent(analysis)
+        if analysis in AT_EQUAL_ICL:
+            from miclab.studies.equal_icl import values
+
+            found = values(analysis, self.disk, self.step, self.sizes, lambda: self.interventions)
+            return {name: _stored(sets) for name, sets in found.items()}
         from miclab.measures.evaluate import evaluate
 
         if analysis == "oracles":

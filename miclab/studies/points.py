@@ -132,6 +132,8 @@ class _StudyReader:
         self.first = schema.from_mapping(Request, study.parent.request, "parent.request", first)
         if self.first.plateau_rows:
             raise ConfigError("parent.request.plateau_rows", self.first.plateau_rows, "0: children need a known step")
+        if self.first.enough:
+            raise ConfigError("parent.request.enough", self.first.enough, "0: children need a known step")
         self.checked: dict[tuple[str, ...], dict[str, set[int]]] = {}
         self.parents: dict[tuple[Any, ...], tuple[RunConfig, Request]] = {}
         self.encoders: dict[tuple[Any, ...], tuple[RunConfig, Request]] = {}

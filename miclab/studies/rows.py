@@ -151,7 +151,7 @@ class StudyTable:
             for identity, rows in list(self._kept.items()):
                 requested = self.plan.requested[self.study.name].get(identity)
                 if requested is None or (
-                    rows[-1]["step"] != requested.steps and not rows[-1]["reason"].startswith("plateau")
+                    rows[-1]["step"] != requested.steps and not rows[-1]["reason"].startswith(("plateau", "enough"))
                 ):
                     del self._kept[identity]
         return self._kept

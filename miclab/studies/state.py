@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from miclab import storage
 from miclab.errors import MiclabError, MistakenError, RunError
@@ -76,9 +76,26 @@ def failure_reason(root: Path, run: str) -> str:
         return "the mark of its failure cannot be read"
 
 
+EQUAL_ICL = 0.95
+"""In-context learning at whose first checkpoint runs of different decoders are compared."""
+AT_EQUAL_ICL = ("circuit", "cuts", "joining")
+"""Analyses of that checkpoint."""
+
+
 def analysis_step(analysis: PlannedAnalysis, disk: Run) -> int:
-    """Checkpoint of an analysis: the requested one, or the last where training ended earlier."""
-    return min(analysis.step, disk.step)
+    """Checkpoint of an analysis: the requested one, or the last where training ended earlier. Those of `AT_EQUAL_ICL`
+    have the first at which ICL is at least `EQUAL_ICL`, if there is one."""
+    last = min(analysis.step, disk.step)
+    if analysis.name in AT_EQUAL_ICL:
+        kept = set(disk.checkpoints)
+        reached = (row["step"] for row in disk.rows() if row["step"] in kept and reaches(row))
+        return min(next(reached, last), last)
+    return last
+
+
+def reaches(row: Mapping[str, Any]) -> bool:
+    """Whether ICL of a metric row is at least `EQUAL_ICL`."""
+    return row["accuracy"]["icl"] >= EQUAL_ICL
 
 
 def missing_analyses(run: PlannedRun, disk: Run) -> list[PlannedAnalysis]:
@@ -98,7 +115,7 @@ def is_trained(run: PlannedRun, disk: Run) -> bool:
     """Whether training is complete: all steps are done, or it ended at the request's plateau."""
     if disk.status == "diverged":
         return False
-    ended = run.request.plateau_rows > 0 and disk.status == "finished"
+    ended = run.request.may_end_early and disk.status == "finished"
     return disk.step >= run.request.steps or (ended and bool(run.request.plateau(disk.rows())))
 
 

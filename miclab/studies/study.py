@@ -15,7 +15,7 @@ from miclab.studies.ladder import Ladder, read_ladder
 from miclab.studies.parameters import Values, filled
 
 Analysis = Literal["knockout", "mean_knockout", "uniform_knockout", "uniform_pattern", "ablation", "context", "oracles",
-                   "entropy", "transplant", "drift", "circuit_overlap"]  # fmt: skip
+                   "entropy", "transplant", "drift", "circuit_overlap", "circuit", "cuts", "joining"]  # fmt: skip
 Fields = dict[str, Any]
 
 

@@ -270,7 +270,7 @@ def _remake_checkpoints(root: Path, run: PlannedRun, disk: Run, check: Callable[
 
     missing = state.missing_checkpoints(run, disk)
     former = schema.from_mapping(Request, disk.request)
-    request = replace(former, steps=missing[-1], checkpoint_at=tuple(missing), plateau_rows=0)
+    request = replace(former, steps=missing[-1], checkpoint_at=tuple(missing), plateau_rows=0, enough=0.0)
     beside = root / state.FOLDER / "again" / run.hash
     # The runs before it lie under `root`, and not beside what is made here.
     ready = prepared(run.config, beside, request.steps, Lineage.resolve(run.config, root))

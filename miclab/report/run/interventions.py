@@ -8,6 +8,7 @@ from typing import Any
 
 from miclab.circuits.effects import Effect, effects_table
 from miclab.circuits.head_names import names_table, shown_name
+from miclab.report.run.circuit import circuit_view
 from miclab.report.run.collect import Collected
 from miclab.report.run.trials import Tests
 from miclab.tables import Table, table, titled
@@ -63,4 +64,5 @@ def interventions_view(collected: Collected) -> dict[str, Any] | None:
         "heads": tests.heads is not None,
         "no_circuit": tests.no_circuit,
         "tables": [*tables, _oracle_table(collected.oracles or {})],
+        "found": circuit_view(tests.found),
     }

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from miclab.circuits.effects import Effect
 from miclab.circuits.find import CircuitHeads
+from miclab.circuits.found_circuit import FoundCircuit
 from miclab.circuits.head_names import PLACES, Named
 from miclab.circuits.knockout import Interventions
 from miclab.config.request import SplitSizes
 from miclab.config.run import RunConfig
+from miclab.report.run.circuit import report_circuit
 from miclab.runs.run import Run
 from miclab.statistics.intervals import Interval
 
@@ -42,6 +44,7 @@ class Tests:
         notes: remarks on controls, such as why there is none.
         named: what the circuit's heads are called by pattern and need; empty where there is no circuit.
         replaced: the patterns of the two strongest heads replaced in every way.
+        found: the circuit of edges, or None if there is none or it was not sought.
     """
 
     step: int
@@ -55,6 +58,7 @@ class Tests:
     notes: dict[str, str]
     named: tuple[Named, ...] = ()
     replaced: tuple[Effect, ...] = ()
+    found: FoundCircuit | None = None
 
     @property
     def true_words(self) -> frozenset[str]:
@@ -87,5 +91,5 @@ def causal_tests(run: Run) -> Tests:
     notes = {name: chosen.note for name, chosen in made.controls.items() if chosen.note}
     return Tests(
         made.step, sizes, untouched, knockouts, made.ablations(), made.strongest, made.no_circuit, made.measures, notes,
-        made.named, tuple(replaced),
+        made.named, tuple(replaced), report_circuit(run, made.step) if made.circuit else None,
     )  # fmt: skip

@@ -23,10 +23,13 @@ TITLES = {
     "context": "Other lengths of the context",
     "oracles": "What needs no network",
     "entropy": "How widely the circuit's heads look (1: at all positions alike)",
+    "circuit": "Found circuit: its edges, its faithfulness, and its effect by the number of heads on paths",
+    "cuts": "The top induction heads cut together, and as many random heads",
+    "joining": "Where each modality joins (layer, from 0), and its items hidden from a layer on",
 }
 LEFT_OUT = ("drift", "circuit_overlap")
 """Analyses without accuracies under interventions: claims show them."""
-MEASURED = {"entropy": "entropy of attention on icl"}
+MEASURED = {"entropy": "entropy of attention on icl", "circuit": "share", "joining": "accuracy on icl, or layer"}
 """The quantity of an analysis, if it is not an accuracy."""
 UNTOUCHED = "untouched"
 
