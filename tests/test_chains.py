@@ -49,7 +49,11 @@ def test_the_circuit_by_hand_has_two_heads_on_its_path(built, monkeypatch):
     """Fails if its effect is found on shorter paths, or the shares do not add up to the circuit's effect."""
     pairs_of_split = chains.pairs_of_split
     monkeypatch.setattr(chains, "world_from_tensors", built_world)
-    monkeypatch.setattr(chains, "pairs_of_split", lambda *a: pairs_of_split(*a[:4], "train", a[5]))
+
+    def of_training(config, world, corruption, modality, split, sizes):
+        return pairs_of_split(config, world, corruption, modality, "train", sizes)
+
+    monkeypatch.setattr(chains, "pairs_of_split", of_training)
     found = chains.circuit_chains(built, sizes=SplitSizes(sequences=24, novel_sets=1))
     assert len(found.edges) == 3
     for metric in ("accuracy", "logit_difference"):

@@ -174,7 +174,8 @@ class _Bench:
     def __init__(self, descent: Descent, receiver: Receiver, sizes: SplitSizes):
         is_later = receiver == "later"
         run = descent.later if is_later else descent.earlier
-        self.name, self.decoder, self.seed = receiver, Decoder(run.config), run.config.seed
+        self.name: Receiver = receiver
+        self.decoder, self.seed = Decoder(run.config), run.config.seed
         self.mine, self.donor = descent.weights[::-1] if is_later else descent.weights
         self.shapes = self.decoder.shapes()
         self.fresh = self.decoder.initial_parameters(stream_seed(self.seed, "fresh weights"))
