@@ -53,7 +53,9 @@ def measured(claims: Iterable[Mapping[str, Any]]) -> dict[str, Measured]:
         for place, part in enumerate([*claim["conditions"], *claim["apart"]]):
             if not (one := part["measured"]):
                 continue
-            mean, low, high = (float(one[name]) for name in ("mean", "low", "high"))
+            mean = float(one["mean"])
+            # One seed of one set has no interval.
+            low, high = (mean if one[end] is None else float(one[end]) for end in ("low", "high"))
             name = f"{'' if claim['profile'] == 'quick' else claim['profile'] + ':'}{claim['id']}.{place}"
             found[name], found[f"-{name}"] = (mean, low, high), (-mean, -high, -low)
     return found
