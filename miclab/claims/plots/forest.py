@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+COMPARED = 24
+"""Numbers shown for comparison, at most; the claim's page has all."""
+
 
 def known(interval: Interval | None) -> bool:
     """Whether there is a number to draw. The figure's intervals are over seeds, so a number of one seed is not
@@ -34,7 +37,9 @@ def forest(findings: Findings) -> Figure:
     from matplotlib.figure import Figure
 
     conditions = [c for c in findings.conditions if known(c.measured)]
-    compared = [a for a in findings.comparisons if known(a.measured)]
+    measured = [a for a in findings.comparisons if known(a.measured)]
+    compared = measured[:COMPARED]
+    more = f", the first {COMPARED} of {len(measured)}" if len(measured) > COMPARED else ""
     height = 0.9 + 0.34 * (len(conditions) + len(compared)) + 0.5 * bool(compared)
     figure = Figure(figsize=(7.0, height), layout="constrained")
     parts = [part for part in (conditions, compared) if part]
@@ -42,7 +47,7 @@ def forest(findings: Findings) -> Figure:
     for place, part in zip(places, parts, strict=True):
         _lines(place, part)
         place.set_xlabel("conditions: blue circle holds, orange cross fails, grey diamond is undecided"
-                         if part is conditions else "reported apart", fontsize=7)  # fmt: skip
+                         if part is conditions else f"reported apart{more}", fontsize=7)  # fmt: skip
     return figure
 
 
