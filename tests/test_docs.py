@@ -155,9 +155,9 @@ def claims() -> list[dict[str, Any]]:
 
 
 def intervals_of(claims: list[dict[str, Any]]) -> list[tuple[float, float, float]]:
-    """Every interval that a claim measures."""
+    """Every interval that a claim measures. One seed of one set has none."""
     parts = [part for claim in claims for part in (*claim["conditions"], *claim["apart"])]
-    return [(m["mean"], m["low"], m["high"]) for part in parts if (m := part["measured"])]
+    return [(m["mean"], m["low"], m["high"]) for part in parts if (m := part["measured"]) and m["low"] is not None]
 
 
 VERDICT = re.compile(r"\[(\w+)\]\(\.\./claims/\w+\.md\),?(?: our own,)?\s+(is undecided|holds in part|holds|fails)")
@@ -214,7 +214,7 @@ def test_pages_of_claims_hold_what_the_rows_say(claims, monkeypatch):
             assert (ROOT / "docs" / figure.removeprefix("../")).resolve().is_file()
     rows = {row.split("](")[0].removeprefix("| ["): row for row in table.splitlines() if row.startswith("| [")}
     of_paper = {
-        claim["id"]: claim for claim in with_rows if claim["id"][0] not in "LXD" and claim["paper"][:4] != "none"
+        claim["id"]: claim for claim in with_rows if claim["id"][0] not in "LXDWZ" and claim["paper"][:4] != "none"
     }
     assert len(of_paper) > 18
     assert set(rows) == set(of_paper)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 
@@ -33,7 +32,7 @@ def by_python():
 def swallowed() -> None:
     """A signal whose exception goes no further, as in a finaliser."""
     with contextlib.suppress(KeyboardInterrupt):
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         # The handler runs between two instructions.
         for _ in range(1000):
             pass
@@ -77,6 +76,6 @@ def test_a_process_that_is_to_ignore_it_does(capsys):
     """As one in the background of a script."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with interrupts.noted():
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         interrupts.heed()
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -209,7 +208,7 @@ def test_a_signal_that_comes_too_late_is_passed_on(tmp_path):
 
     def interrupt(progress) -> None:
         if progress.step == 12:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     run = prepared(CONFIG, tmp_path).run
     with pytest.raises(KeyboardInterrupt):
@@ -222,7 +221,7 @@ def test_a_signal_ends_training_with_a_checkpoint_at_the_step_in_hand(tmp_path):
 
     def interrupt(progress) -> None:
         if progress.step == 7:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
     run, outcome = train_config(CONFIG, REQUEST, tmp_path / "stopped", interrupt)

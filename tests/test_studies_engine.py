@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 from dataclasses import replace
@@ -243,7 +242,7 @@ def test_a_study_that_is_stopped_gives_nothing_more_and_marks_nothing(tmp_path):
 
         def wait(self, seconds: float) -> list[tuple[str, str | None]]:
             if not self.requested:
-                os.kill(os.getpid(), signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)
                 return []
             return [(path, None) for path in self.hand]
 

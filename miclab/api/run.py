@@ -314,7 +314,7 @@ class Run(Tabled):
             "checkpoints": self.checkpoints,
             "request": self.disk.request,
             "environment": self.disk.environment,
-            "seconds": round(sum(entry["seconds"] for entry in self.disk.timing), 1),
+            "seconds": round(sum(entry.get("seconds", 0.0) for entry in self.disk.timing), 1),
             "config": schema.to_mapping(self.config),
             "rows": self.disk.rows(),
         }

@@ -194,7 +194,7 @@ class Passes:
         can = "past_key_values" in parameters and all(one.anywhere for one in known)
         self.shares: bool | None = None if shares and can else False
         """Whether prompts are shared; None: not known before the first batch."""
-        self.saved = least / sum(parameter.numel() for parameter in production.model.parameters())
+        self.saved = least / max(1, sum(parameter.numel() for parameter in production.model.parameters()))
         """Least number of tokens that sharing has to save in a batch."""
         self.batch: Encoded | None = None
         self.split: _Split | None = None
