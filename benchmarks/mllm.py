@@ -36,7 +36,8 @@ from miclab.mllm.options import EpisodeOptions, LoadOptions
 from miclab.mllm.passes import UNTOUCHED, Intervention, Passes
 from miclab.mllm.reading import Reading
 from miclab.mllm.scoring import answers, batches
-from miclab.mllm.task import Episode, Example, Item, load_task
+from miclab.mllm.task import Episode, Example, Item
+from miclab.mllm.task_folder import load_task
 from miclab.worlds.roles import LABEL, OTHER, Roles
 
 

@@ -23,7 +23,7 @@ from miclab.errors import ContentError
 from miclab.mllm.adapters import base_of
 from miclab.mllm.results import read_manifest
 from miclab.mllm.results import read_table as read_results
-from miclab.mllm.task import load_task
+from miclab.mllm.task_folder import load_task
 
 CASES = 150
 

@@ -23,7 +23,8 @@ from miclab.mllm.options import EpisodeOptions
 from miclab.mllm.passes import forward
 from miclab.mllm.prompt import Prompter
 from miclab.mllm.scoring import answers, batches
-from miclab.mllm.task import Style, Task, load_task
+from miclab.mllm.task import Style, Task
+from miclab.mllm.task_folder import load_task
 from miclab.worlds.roles import LABEL
 
 FORMS = [(family, chat) for family in FAMILIES for chat in (False, True)]

@@ -20,7 +20,8 @@ from miclab.mllm.judging import Judge, cut, is_right
 from miclab.mllm.prompt import Prompter
 from miclab.mllm.results import read_manifest
 from miclab.mllm.scoring import answers, batches
-from miclab.mllm.task import Episode, Example, Item, Style, Task, load_task
+from miclab.mllm.task import Episode, Example, Item, Style, Task
+from miclab.mllm.task_folder import load_task
 
 
 class Bench:

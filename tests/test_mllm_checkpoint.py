@@ -21,7 +21,7 @@ from miclab.mllm.errors import ModelError, TaskError
 from miclab.mllm.loading import load_model
 from miclab.mllm.options import EpisodeOptions, LoadOptions
 from miclab.mllm.shipped import shipped
-from miclab.mllm.task import load_task
+from miclab.mllm.task_folder import load_task
 
 OFFLINE = LoadOptions(offline=True)
 INDEX = "model.safetensors.index.json"

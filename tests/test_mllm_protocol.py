@@ -24,7 +24,8 @@ from miclab.mllm.loading import load_model
 from miclab.mllm.memory import memory
 from miclab.mllm.options import EpisodeOptions, KnockoutOptions
 from miclab.mllm.results import Results, read_manifest, read_table
-from miclab.mllm.task import Style, Task, load_task
+from miclab.mllm.task import Style, Task
+from miclab.mllm.task_folder import load_task
 from miclab.mllm.words import distinct_words, is_held_out
 from miclab.report.html import packed_plotly
 from miclab.report.models import heads_page, knockout_page, page_bytes

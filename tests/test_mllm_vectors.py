@@ -21,7 +21,8 @@ from miclab.mllm.options import EpisodeOptions, VectorOptions
 from miclab.mllm.passes import forward
 from miclab.mllm.readout import readout_of
 from miclab.mllm.results import read_table
-from miclab.mllm.task import Item, load_task
+from miclab.mllm.task import Item
+from miclab.mllm.task_folder import load_task
 from miclab.mllm.vectors import add_vectors, function_vector, vector_added, without_examples
 
 

@@ -69,7 +69,7 @@ class TaskFlags:
     def load(self, view: Any) -> Task:
         """The task for a model that sees `view`."""
         from miclab.mllm.errors import ViewError
-        from miclab.mllm.task import load_task
+        from miclab.mllm.task_folder import load_task
 
         def load(view: Any) -> Task:
             return load_task(self.task, shots=self.shots, view=view, episodes=self.episodes, ways=self.ways,
