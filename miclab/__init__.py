@@ -32,7 +32,7 @@ _NAMES = {
     "report": "report",
     "demo": "reproduce", "reproduce": "reproduce",
     "import_checkpoint": "interop", "weights": "weights",
-    "transplant": "refined", "drift": "refined",
+    "transplant": "refined", "drift": "refined", "running_mean": "running_mean",
     "check_data": "data", "embed": "data", "DataCheck": "data",
 }  # fmt: skip
 """Where each public name lives, in `miclab.api`."""
@@ -46,7 +46,7 @@ __all__ = [
     "MiclabError", "Model", "Run", "RunError", "Runs", "Study", "StudyPlan", "ablate", "align", "attribute",
     "check_data", "circuits", "claims", "demo", "diagnose", "drift", "embed", "evaluate", "find", "find_circuit",
     "import_checkpoint", "judge", "knock_out", "list_runs", "load", "load_plugin", "patch", "patch_paths",
-    "report", "reproduce", "resume", "study", "train", "train_lanes",
+    "report", "reproduce", "resume", "running_mean", "study", "train", "train_lanes",
     "transplant", "weights",
 ]  # fmt: skip
 
@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from miclab.api.report import report
     from miclab.api.reproduce import demo, reproduce
     from miclab.api.run import Run
+    from miclab.api.running_mean import running_mean
     from miclab.api.runs import Runs, find, list_runs, load
     from miclab.api.study import Study, StudyPlan, study
     from miclab.api.training import resume, train

@@ -57,6 +57,7 @@ ELSEWHERE = (
     "mllm",
     "transplant",
     "drift",
+    "running-mean",
 )
 """Commands whose results are tested with their packages."""
 GROUPS = {

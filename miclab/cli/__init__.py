@@ -40,6 +40,7 @@ COMMANDS = {
     "weights": ("miclab.cli.weights", "what the weights of heads say: copying, matching, composition, ranks"),
     "transplant": ("miclab.cli.refined", "put weights of stage 1 back into stage 2, and the other way round"),
     "drift": ("miclab.cli.refined", "how far stage 2 moved each part's weights, beside a sibling"),
+    "running-mean": ("miclab.cli.running_mean", "replace a layer's attention by a running mean: what is still read"),
     "align": ("miclab.cli.analyses", "alignment of a secondary modality with the host (CKA, with its null)"),
     "diagnose": ("miclab.cli.analyses", "which signs of failure a run shows, and what to change"),
     "export": ("miclab.cli.interop", "a checkpoint for PyTorch, Hugging Face or TransformerLens"),
@@ -60,7 +61,7 @@ def usage() -> str:
         "",
         "commands:",
     ]
-    lines += [f"  {name:<10} {summary}" for name, (_, summary) in COMMANDS.items()]
+    lines += [f"  {name:<12} {summary}" for name, (_, summary) in COMMANDS.items()]
     lines += [
         "",
         "`miclab COMMAND --help` shows the options of a command with their defaults.",
@@ -148,7 +149,7 @@ def _run(arguments: list[str]) -> int:
             raise MiclabError(GONE)
         module = importlib.import_module(COMMANDS[name][0])
         interrupts.heed()
-        return int(getattr(module, f"run_{name}")(rest) or 0)
+        return int(getattr(module, f"run_{name.replace('-', '_')}")(rest) or 0)
     except MiclabError as error:
         print(f"miclab: {error}", file=sys.stderr)
         return 2

@@ -57,6 +57,11 @@ class _Analyser:
             return self._entropies()
         if analysis in ("transplant", "drift", "circuit_overlap"):
             return self._descent(analysis)
+        if analysis == "running_mean":
+            from miclab.circuits.running_mean import running_mean
+
+            averaged = running_mean(self.disk, step=self.step, sizes=self.sizes).stored()
+            return {name: _stored(sets) for name, sets in averaged.items()}
         if analysis in AT_EQUAL_ICL:
             from miclab.studies.equal_icl import values
 

@@ -15,7 +15,8 @@ from miclab.studies.ladder import Ladder, read_ladder
 from miclab.studies.parameters import Values, filled
 
 Analysis = Literal["knockout", "mean_knockout", "uniform_knockout", "uniform_pattern", "ablation", "context", "oracles",
-                   "entropy", "transplant", "drift", "circuit_overlap", "circuit", "cuts", "joining"]  # fmt: skip
+                   "entropy", "transplant", "drift", "circuit_overlap", "circuit", "cuts", "joining",
+                   "running_mean"]  # fmt: skip
 Fields = dict[str, Any]
 
 

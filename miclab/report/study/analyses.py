@@ -25,11 +25,15 @@ TITLES = {
     "entropy": "How widely the circuit's heads look (1: at all positions alike)",
     "circuit": "Found circuit: its edges, its faithfulness, and its effect by the number of heads on paths",
     "cuts": "The top induction heads cut together, and as many random heads",
+    "running_mean": "Layer 0 as a running mean, and where the query looks in layer 1",
     "joining": "Where each modality joins (layer, from 0), and its items hidden from a layer on",
 }
 LEFT_OUT = ("drift", "circuit_overlap")
 """Analyses without accuracies under interventions: claims show them."""
-MEASURED = {"entropy": "entropy of attention on icl", "circuit": "share", "joining": "accuracy on icl, or layer"}
+MEASURED = {
+    "entropy": "entropy of attention on icl", "circuit": "share", "joining": "accuracy on icl, or layer",
+    "running_mean": "accuracy on icl, or attention",
+}  # fmt: skip
 """The quantity of an analysis, if it is not an accuracy."""
 UNTOUCHED = "untouched"
 
