@@ -9,7 +9,7 @@ import pytest
 from claims_rows import make_rows, studies_directory
 from matplotlib.figure import Figure
 
-from miclab.claims.entries import aligned_prototypes, depth, mixtures, patterns, refined
+from miclab.claims.entries import aligned_prototypes, depth, mixtures, patterns, refined, running_mean
 from miclab.claims.entries.controls_multimodal import CONTROLS, MEAN_UNTOUCHED, MEAN_WITHOUT
 from miclab.claims.entries.multimodal import INTACT, UNTOUCHED, WITHOUT, ZEROED
 from miclab.claims.entries.real_data import CKA, DISTANCE, NULL
@@ -42,6 +42,7 @@ def everything(config, step):
     columns += [*mixtures.ZEROED.values(), aligned_prototypes.NOVEL]
     columns += [patterns.UNTOUCHED, *patterns.UNIFORM.values(), *patterns.CONTROLS.values()]
     columns += [*depth.SHARES, depth.FAITHFUL, depth.UNTOUCHED, depth.TOP, depth.RANDOM, *depth.LAYER.values()]
+    columns += running_mean.COLUMNS
     columns += [f"probe.uniform_pattern.{name}" for name in ("untouched", "head 1.1 uniform")]
     exchanged = {name: value - 0.1 - 0.5 * (" fresh " in name) for name in refined.COLUMNS}
     exchanged |= dict.fromkeys(refined.OVERLAPS, value)

@@ -35,7 +35,7 @@ def running_mean(
         on_progress: called with the number of sets done, of both kinds of contexts, and a text.
 
     Raises:
-        RunError: the attention of the layer or of the next has no softmax pattern, or the run has no decoder.
+        RunError: its attention has no pattern or values, or that of the next no keys, or the run has no decoder.
         ConfigError: no layer follows, or there is no such checkpoint.
     """
     from miclab.circuits.running_mean import running_mean

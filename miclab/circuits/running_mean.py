@@ -124,8 +124,13 @@ class RunningMean(Tabled):
         }  # fmt: skip
 
 
-class _Bench:
-    """A decoder whose one layer is intervened on."""
+class AveragingLayer:
+    """A layer of a decoder that is replaced by kinds of a running mean.
+
+    Raises:
+        ConfigError: no layer follows it.
+        RunError: its attention has no pattern or values, or that of the next has no keys or pattern.
+    """
 
     def __init__(self, decoder: Decoder, parameters: Parameters, layer: int):
         self.decoder, self.parameters, self.layer = decoder, parameters, layer
@@ -151,7 +156,8 @@ class _Bench:
     def edits(self, batch: Batch) -> dict[str, dict[str, Edit]]:
         """The edits of each condition on a batch."""
         labels = batch.roles.is_label[:, None]
-        falling, nothing = self.weighted("falling"), {self.heads: torch.zeros_like}
+        falling = self.weighted("falling")
+        nothing: dict[str, Edit] = {self.heads: torch.zeros_like}
         seen, unseen = (self._captured(batch, one, self.keys) for one in (falling, nothing))
         return {
             "untouched": {},
@@ -213,11 +219,11 @@ def running_mean(
         on_progress: called with the number of sets of novel classes done, of both kinds of contexts, and a text.
 
     Raises:
-        RunError: the attention of the layer or of the next has no softmax pattern, or the run has no decoder.
+        RunError: see `AveragingLayer`, or the run has no decoder.
         ConfigError: no layer follows, there is no such checkpoint, or N classes have too few labels.
     """
     at, parameters = run.parameters(step)
-    bench = _Bench(Decoder(run.config), parameters, layer)
+    averaging = AveragingLayer(Decoder(run.config), parameters, layer)
     world, looked = world_from_tensors(run.config, run.world_tensors()), sizes or SplitSizes()
     icl: dict[str, list[float]] = {}
     attention: list[BySet] = []
@@ -228,10 +234,10 @@ def running_mean(
             right: dict[str, list[Tensor]] = {}
             places = []
             for rows in _chunks(batch):
-                for name, one in bench.right(rows).items():
+                for name, one in averaging.right(rows).items():
                     right.setdefault(key + name, []).append(one)
                 if key:
-                    places.append(bench.looked(rows))
+                    places.append(averaging.looked(rows))
             for name, found in right.items():
                 icl.setdefault(name, []).append(float(torch.cat(found).double().mean()))
             if places:

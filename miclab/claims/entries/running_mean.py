@@ -31,8 +31,7 @@ def icl(name: str) -> str:
     return f"probe.running_mean.{name}"
 
 
-UNTOUCHED, FALLING, EQUAL, RISING = (icl(f"{name}") for name in ("untouched", *(f"{kind} weights" for kind in
-                                     ("falling", "equal", "rising"))))  # fmt: skip
+UNTOUCHED, FALLING = icl("untouched"), icl("falling weights")
 ITEMS, LABELS, BY_KEYS, BY_OTHERS = map(icl, ("items alone", "labels alone", "by keys alone", "by all but keys"))
 ONCE_UNTOUCHED, ONCE_FALLING, ONCE_EQUAL, ONCE_RISING = (
     icl(ONCE + name) for name in ("untouched", "falling weights", "equal weights", "rising weights")
@@ -40,7 +39,7 @@ ONCE_UNTOUCHED, ONCE_FALLING, ONCE_EQUAL, ONCE_RISING = (
 ATTENTION = {place: icl(f"attention at {place:+d}") for place in range(-7, 8)}
 """Columns of the query's attention by distance, in examples, of a label from that of the query's class."""
 COLUMNS = (
-    UNTOUCHED, FALLING, EQUAL, RISING, ITEMS, LABELS, BY_KEYS, BY_OTHERS,
+    UNTOUCHED, FALLING, ITEMS, LABELS, BY_KEYS, BY_OTHERS,
     ONCE_UNTOUCHED, ONCE_FALLING, ONCE_EQUAL, ONCE_RISING, *ATTENTION.values(),
 )  # fmt: skip
 
