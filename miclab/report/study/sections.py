@@ -41,7 +41,7 @@ def header(cells: StudyCells, source: str, at: str) -> dict[str, Any]:
     counts = ", ".join(f"{n} {status}" for status, n in cells.counts().items())
     planned = len(cells.runs)
     facts = {
-        "profile": study.profile,
+        "preset": study.profile,
         "stage": ", ".join(study.stages),
         "runs": f"{planned} planned: {counts}",
         "cells": f"{len(cells.keys)}, {len(study.seeds)} seed{'' if len(study.seeds) == 1 else 's'} each",
