@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import polars as pl
@@ -107,10 +108,11 @@ class StudyTable:
         study: the study.
         plan: a plan that has it.
         root: directory of runs.
+        given: rows of runs that are taken as they are, whatever is under `root`, by hash.
     """
 
-    def __init__(self, study: Study, plan: Plan, root: Path):
-        self.study, self.plan, self.root = study, plan, root
+    def __init__(self, study: Study, plan: Plan, root: Path, given: Mapping[str, pl.DataFrame] = MappingProxyType({})):
+        self.study, self.plan, self.root, self.given = study, plan, root, given
         self.warnings: list[str] = []
         self._read = _Packed()
         self._written, self._count, self._pause = 0.0, -1, EVERY
@@ -128,10 +130,12 @@ class StudyTable:
         def batches() -> Iterator[list[dict[str, Any]]]:
             rows: list[dict[str, Any]] = []
             for identity in self.plan.members[self.study.name]:
-                if states[identity].status in ("done", "failed"):
+                if identity in self.given:
+                    rows += self._with_axes(identity, self.given[identity].to_dicts())
+                elif states[identity].status in ("done", "failed"):
                     rows += self.run_rows(identity, states[identity])
                 else:
-                    rows += (elsewhere or {}).get(identity, [])
+                    rows += self._with_axes(identity, (elsewhere or {}).get(identity, []))
                 if len(rows) >= BATCH:
                     yield rows
                     rows = []
@@ -161,10 +165,14 @@ class StudyTable:
         run = self.plan.runs[identity]
         if identity not in self._read or found.status == "failed":
             self._read[identity] = self._run_rows(run, found)
-        # Values of axes may be more than JSON has, and the plan has them.
+        return self._with_axes(identity, self._read[identity])
+
+    def _with_axes(self, identity: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Rows with the plan's values of axes: these may be more than JSON and tables have."""
+        run = self.plan.runs[identity]
         parent = self.plan.runs.get(run.parent)
         axes = {axis: axis_value(run, parent, axis) for axis in self.study.axes}
-        return [{**row, **axes} for row in self._read[identity]]
+        return [{**row, **axes} for row in rows]
 
     def write(self, states: dict[str, State], now: bool = False) -> None:
         """Writes the table atomically, if runs ended since the last time and `EVERY` seconds are over, or `now`."""
