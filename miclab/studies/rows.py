@@ -131,11 +131,11 @@ class StudyTable:
             rows: list[dict[str, Any]] = []
             for identity in self.plan.members[self.study.name]:
                 if identity in self.given:
-                    rows += self._with_axes(identity, self.given[identity].to_dicts())
+                    rows += self._from_table(identity, self.given[identity].to_dicts())
                 elif states[identity].status in ("done", "failed"):
                     rows += self.run_rows(identity, states[identity])
                 else:
-                    rows += self._with_axes(identity, (elsewhere or {}).get(identity, []))
+                    rows += self._from_table(identity, (elsewhere or {}).get(identity, []))
                 if len(rows) >= BATCH:
                     yield rows
                     rows = []
@@ -165,14 +165,20 @@ class StudyTable:
         run = self.plan.runs[identity]
         if identity not in self._read or found.status == "failed":
             self._read[identity] = self._run_rows(run, found)
-        return self._with_axes(identity, self._read[identity])
+        # Values of axes may be more than JSON has, and the plan has them.
+        return [{**row, **self._axes(identity)} for row in self._read[identity]]
 
-    def _with_axes(self, identity: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Rows with the plan's values of axes: these may be more than JSON and tables have."""
+    def _axes(self, identity: str) -> dict[str, Any]:
+        """The values of a run's axes, by axis."""
         run = self.plan.runs[identity]
         parent = self.plan.runs.get(run.parent)
-        axes = {axis: axis_value(run, parent, axis) for axis in self.study.axes}
-        return [{**row, **axes} for row in rows]
+        return {axis: axis_value(run, parent, axis) for axis in self.study.axes}
+
+    def _from_table(self, identity: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """A run's rows from a table. A text of an axis there may be the JSON of a value, and the plan has the value."""
+        axes = self._axes(identity) if rows else {}
+        texts = {axis: value for axis, value in axes.items() if isinstance(rows[0].get(axis), (str, type(None)))}
+        return [{**row, **texts} for row in rows]
 
     def write(self, states: dict[str, State], now: bool = False) -> None:
         """Writes the table atomically, if runs ended since the last time and `EVERY` seconds are over, or `now`."""
