@@ -166,8 +166,8 @@ def _read_table(study: Study, plan: Plan, directory: Path) -> GivenTable:
         raise RunContentError(file, _foreign(study, plan, file, whole))
     check_rows(file, frame)
     # A column that has values in rows of unplanned runs alone is no column of the new table.
-    empty = [name for name in frame.columns if frame[name].null_count() == frame.height > whole[name].null_count()]
-    frame = frame.drop([name for name in empty if name not in (*LEADING, *NUMBERS)])
+    gone = [name for name in frame.columns if _is_empty(frame[name]) and not _is_empty(whole[name])]
+    frame = frame.drop([name for name in gone if name not in (*LEADING, *NUMBERS)])
     judge, rows, incomplete = _Judge(study, frame), dict[str, pl.DataFrame](), dict[str, str]()
     for identity, part in _by_run(file, frame):
         run = plan.runs[identity]
@@ -177,6 +177,10 @@ def _read_table(study: Study, plan: Plan, directory: Path) -> GivenTable:
         else:
             rows[identity] = part
     return GivenTable(file, rows, incomplete, unplanned)
+
+
+def _is_empty(column: pl.Series) -> bool:
+    return column.null_count() == len(column)
 
 
 def _check_columns(file: Path, frame: pl.DataFrame) -> None:
