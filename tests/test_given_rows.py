@@ -224,7 +224,7 @@ def test_a_run_that_is_taken_and_started_from_is_trained_as_far_as_its_checkpoin
     assert open_run(tmp_path / "new" / plan.runs[parent].name).step == 2
     for study in studies:
         assert sealed_table.read(table_file(study)).equals(frames[study.name])
-    # Without the table of the first study its run is trained whole.
+    # Every study of the command needs its table.
     (tmp_path / "given/quick/one.parquet").unlink()
     assert main(["study", "plan", str(second), *files[2:]]) == 0
     assert main(["study", "status", *files]) == 2
@@ -315,6 +315,7 @@ def test_the_rungs_of_a_threshold_follow_from_given_rows(tmp_path, monkeypatch):
         threshold, "run_state", lambda run, rows: "reads" if run.modalities["m1"].classes >= 24 else "memorises"
     )
     study, root = tiny_study(tmp_path, **ladder, profiles=of_seeds(0)), tmp_path / "runs"
+    plan = Plan([], "eager")
     for _, plan in rounds([study], "eager", root):
         carry_out(plan, root)
     StudyTable(study, plan, root).write(state.survey(plan, root), now=True)
