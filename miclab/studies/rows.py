@@ -121,7 +121,7 @@ class StudyTable:
     def frame(
         self, states: dict[str, State], elsewhere: Mapping[str, list[dict[str, Any]]] | None = None
     ) -> pl.DataFrame:
-        """The table of the runs that are done or failed, in grid order.
+        """The table of the runs that are given, done or failed, in grid order.
 
         Arguments:
             elsewhere: rows of runs that are not under `root`, by hash, used if a run is not done here.
@@ -130,9 +130,7 @@ class StudyTable:
         def batches() -> Iterator[list[dict[str, Any]]]:
             rows: list[dict[str, Any]] = []
             for identity in self.plan.members[self.study.name]:
-                if identity in self.given:
-                    rows += self._from_table(identity, self.given[identity].to_dicts())
-                elif states[identity].status in ("done", "failed"):
+                if identity in self.given or states[identity].status in ("done", "failed"):
                     rows += self.run_rows(identity, states[identity])
                 else:
                     rows += self._from_table(identity, (elsewhere or {}).get(identity, []))
@@ -161,7 +159,9 @@ class StudyTable:
         return self._kept
 
     def run_rows(self, identity: str, found: State) -> list[dict[str, Any]]:
-        """The rows of one run that is done or failed."""
+        """The rows of one run that is done or failed, or whose rows are given."""
+        if identity in self.given:
+            return self._from_table(identity, self.given[identity].to_dicts())
         run = self.plan.runs[identity]
         if identity not in self._read or found.status == "failed":
             self._read[identity] = self._run_rows(run, found)

@@ -28,9 +28,8 @@ class State:
     """The state of a run in one plan.
 
     Arguments:
-        status: `done` (all requested steps trained, all analyses stored), `failed`, `begun`, or `new`; where rows are
-            given (`miclab.studies.given_rows`) also `rows` (they are taken) and `unneeded` (no missing run starts from
-            it).
+        status: `done` (all requested steps trained, all analyses stored), `failed`, `begun`, or `new`. Where rows are
+            given there are two more (see `miclab.studies.given_rows`): `rows` and `unneeded`.
         reason: why it failed, or how it ended, in words.
         step: its last checkpoint; -1: none.
     """

@@ -127,14 +127,12 @@ def curves_of(study: Study, mode: Mode, rows: Rows) -> list[Curve]:
 def rows_under(study: Study, mode: Mode, root: Path, given: GivenRows = NO_ROWS) -> Rows:
     """The rows of runs that are given, that ended under a directory of runs, or that stand in the table beside the
     study."""
-    plan, of_study = Plan([study], mode), given.of(study)
-    table, states = StudyTable(study, plan, root), state.survey(plan, root)
+    plan = Plan([study], mode)
+    table, states = StudyTable(study, plan, root, given.of(study)), state.survey(plan, root)
     kept = table.kept()
 
     def rows(run: PlannedRun) -> Sequence[Mapping[str, Any]] | None:
-        if run.hash in of_study:
-            return of_study[run.hash].to_dicts()
-        if states[run.hash].status in ("done", "failed"):
+        if run.hash in table.given or states[run.hash].status in ("done", "failed"):
             return table.run_rows(run.hash, states[run.hash])
         return kept.get(run.hash)
 
