@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from tiny_study import REQUEST, Here, carry_out, planned, study_mapping, tiny_study, write_study
 
+import miclab
 from miclab.cli import main
 from miclab.errors import MiclabError
 from miclab.runs.find import list_runs, open_run
@@ -345,6 +346,22 @@ def test_a_run_of_two_studies_is_taken_where_both_have_its_rows(tmp_path):
     given = GivenRows.read(studies, "eager", tmp_path / "rows")
     assert [list(given.of(study)) for study in studies] == [list(plan.runs), []]
     assert given.left(plan, tmp_path / "new").runs.keys() == plan.runs.keys()
+
+
+def test_the_same_is_done_in_python(trained, tmp_path, monkeypatch):
+    """Fails if `run` or `plan` of a study in Python ignores given rows."""
+    launcher = Here()
+    monkeypatch.setattr("miclab.studies.launchers.local.LocalLauncher", lambda workers: launcher)
+    study = miclab.study(tiny_study(tmp_path, 2, **CHANGES, profiles=of_seeds(0, 1)).file)
+    root = tmp_path / "runs"
+    assert [row["status"] for row in study.plan(root).as_json()].count("new") == 6
+    found = study.run(root, rows=trained / "rows")
+    assert launcher.tasks == []
+    assert [row["status"] for row in found.as_json()] == [
+        row["status"] for row in study.plan(root, rows=trained / "rows").as_json()
+    ]
+    assert {row["status"] for row in found.as_json()} == {"rows", "unneeded"}
+    assert table_of(tmp_path).equals(table_of(trained))
 
 
 def test_a_directory_without_the_studys_table_is_named(tmp_path):
