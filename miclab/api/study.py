@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from miclab.studies import study as files
+    from miclab.studies.given_rows import GivenRows
     from miclab.studies.plan import Plan
     from miclab.studies.state import State
 
@@ -81,33 +82,37 @@ class Study(Tabled):
         """Dotted names of the fields that it varies."""
         return self.file.axes
 
-    def _plan(self, root: Path) -> Plan:
-        """Its runs, as far as they are known."""
+    def _plan(self, root: Path, rows: str | Path = "") -> tuple[Plan, GivenRows]:
+        """Its runs, as far as they are known, and the rows that are given."""
+        from miclab.studies.given_rows import GivenRows
         from miclab.studies.mode import long_mode
         from miclab.studies.threshold import planned
 
-        return planned([self.file], lambda: long_mode(root), root)[1]
+        given = GivenRows.read([self.file], lambda: long_mode(root), rows)
+        return planned([self.file], lambda: long_mode(root), root, given)[1], given
 
-    def plan(self, runs: str | Path = "runs") -> StudyPlan:
+    def plan(self, runs: str | Path = "runs", *, rows: str | Path = "") -> StudyPlan:
         """The runs of the study and their progress. Nothing is trained.
 
         Arguments:
             runs: directory of runs.
+            rows: directory of tables, as for `run`.
 
         Raises:
-            MiclabError: a point of the grid cannot work; the message names point and field.
+            MiclabError: a point of the grid cannot work; the message names point and field. Or a table of `rows` is
+                missing, damaged or of other runs.
         """
-        from miclab.studies import state
         from miclab.studies.listing import kept_runs
 
         root = root_directory(runs)
-        plan = self._plan(root)
-        return StudyPlan(self.file, plan, state.survey(plan, root), kept_runs([self.file], plan, root), root)
+        plan, given = self._plan(root, rows)
+        return StudyPlan(self.file, plan, given.survey(plan, root), kept_runs([self.file], plan, root), root)
 
     def run(
         self,
         runs: str | Path = "runs",
         *,
+        rows: str | Path = "",
         workers: int = 0,
         retry_failed: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
@@ -118,6 +123,8 @@ class Study(Tabled):
 
         Arguments:
             runs: directory of runs, made if it is new.
+            rows: directory of tables, PRESET/STUDY.parquet as in `studies/rows`. A run whose rows there are complete is
+                not trained, and they go into the study's table as they are. Empty: every run is trained.
             workers: processes at once, each of one thread; 0: one for each core.
             retry_failed: try failed runs again, except those that diverged.
             on_progress: called with the number of runs that ended and of all, whenever it changes.
@@ -126,9 +133,11 @@ class Study(Tabled):
             The plan with the state of every run; a run that failed is marked there with its reason.
 
         Raises:
-            MiclabError: a point of the grid cannot work.
+            MiclabError: a point of the grid cannot work; or a table of `rows` is missing, damaged or of other runs.
         """
+        from miclab.studies import state
         from miclab.studies.engine import Engine, carry_out, counted
+        from miclab.studies.given_rows import GivenRows
         from miclab.studies.launchers.local import LocalLauncher
         from miclab.studies.listing import kept_runs
         from miclab.studies.mode import long_mode
@@ -137,11 +146,15 @@ class Study(Tabled):
 
         root = root_directory(runs)
         root.mkdir(parents=True, exist_ok=True)
+        given = GivenRows.read([self.file], lambda: long_mode(root), rows)
         states, plan = {}, None
-        for _, plan in rounds([self.file], lambda: long_mode(root), root):
-            engine = Engine(plan, root, LocalLauncher(workers), retry_failed=retry_failed)
-            table = StudyTable(self.file, plan, root)
-            states = carry_out(engine, [table], counted(on_progress, len(plan.runs))).states
+        for _, plan in rounds([self.file], lambda: long_mode(root), root, given):
+            left, others = given.left(plan, root), state.survey(plan, root) if given.tables else {}
+            before = given.survey(plan, root) if given.tables else {}
+            engine = Engine(left, root, LocalLauncher(workers), retry_failed=retry_failed)
+            table = StudyTable(self.file, plan, root, given.of(self.file))
+            tally = carry_out(engine, [table], counted(on_progress, len(left.runs)), others)
+            states = before | tally.states
         assert plan is not None
         return StudyPlan(self.file, plan, states, kept_runs([self.file], plan, root), root)
 
@@ -158,7 +171,7 @@ class Study(Tabled):
         from miclab.studies.rows import current_rows
 
         root = root_directory(runs)
-        frame, lines = current_rows(self.file, self._plan(root), root, stored=stored)
+        frame, lines = current_rows(self.file, self._plan(root)[0], root, stored=stored)
         for line in lines:
             warnings.warn(line, stacklevel=2)
         return frame

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
-import tyro
-
-from miclab.cli.options import Directory, File, Parameters, output_file
+from miclab.cli.options import output_file
+from miclab.cli.study_options import PlanOptions, RowsOptions, RunOptions, SeededOptions, StatusOptions, StudyOptions
 from miclab.cli.terminal import parse, print_json, refuse_ignored, say
-from miclab.config.presets import Profile
 from miclab.errors import MiclabError, nearest, visible
 from miclab.runs.find import root_directory
 
@@ -19,8 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from miclab.studies.engine import Tally
+    from miclab.studies.given_rows import GivenRows
     from miclab.studies.launchers import Launcher
     from miclab.studies.plan import Plan
+    from miclab.studies.state import State
     from miclab.studies.study import Study
 
 USAGE = """usage: miclab study {run,status,plan,rows} FILE [options]
@@ -32,88 +32,6 @@ USAGE = """usage: miclab study {run,status,plan,rows} FILE [options]
 
 `miclab study run --help` shows the options of a command. The format of a study file:
 docs/reference/study-file.md."""
-
-Files = Annotated[
-    tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE ...", help_behavior_hint="(one or more)")
-]
-StudyFile = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyOptions:
-    """Options of every command."""
-
-    preset: Profile = "quick"
-    """Preset of the study."""
-    runs: Directory = "runs"
-    """Directory of runs."""
-    json: bool = False
-    """Print as JSON."""
-    parameter: Parameters = ()
-    """Value of a parameter that a study file has; the option is repeated for each. Give it to every command: it decides
-    which runs the study has."""
-    lanes: str = "off"
-    """Train runs of equal shapes as groups of so many lanes, each by one process; `auto`: 8. Such runs have hashes of
-    their own, so give it to every command of the study."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Seeded(StudyOptions):
-    seeds: tuple[int, ...] = ()
-    """Only these of the preset's seeds. Empty: all of them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions(_Seeded):
-    """Train the missing runs of studies. After a stop or a kill at any moment, the same command resumes. Tables keep
-    the rows of seeds other than --seeds."""
-
-    file: Files
-    """Study files."""
-    launcher: Literal["local", "ray", "slurm"] = "local"
-    """Where to train."""
-    workers: int = 0
-    """Processes at once, each of one thread; 0: one for each core (`local`, `ray`), or as many as Slurm lets."""
-    gpus: int = 0
-    """GPUs of each worker of `ray` or `slurm`, which sees no others; for studies with `numerics.device` `cuda`."""
-    ray_address: str = "auto"
-    """Ray cluster; `auto`: the one that this machine belongs to."""
-    array_limit: int = 1000
-    """Largest array of jobs that the Slurm site allows."""
-    slurm: tuple[str, ...] = ()
-    """Parameters of Slurm jobs as KEY=VALUE: partition=long time=600 (minutes) mem=4GB account=..."""
-    mirror: tuple[str, ...] = ()
-    """Trackers that are sent a copy of every finished run's rows: wandb, mlflow, tensorboard, trackio."""
-    retry_failed: bool = False
-    """Try failed runs again, except those that diverged."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StatusOptions(_Seeded):
-    """The numbers of finished, running, failed and remaining runs of studies."""
-
-    file: Files
-    """Study files."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlanOptions(_Seeded):
-    """List the runs of a study in their order, with their progress. No run is started."""
-
-    file: StudyFile
-    """A study file."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowsOptions(StudyOptions):
-    """The table of a study."""
-
-    file: StudyFile
-    """A study file."""
-    output: File = ""
-    """File to write, .csv or .parquet; empty: a summary on the screen (the last row of every run)."""
-    stored: bool = False
-    """Read the table beside the study, whether or not runs exist."""
 
 
 def run_study(arguments: list[str]) -> int:
@@ -140,17 +58,31 @@ def _loaded(files: tuple[str, ...], options: StudyOptions) -> tuple[list[Study],
     return studies, study_mode(root, options.lanes), root
 
 
-def _planned(files: tuple[str, ...], options: StudyOptions) -> tuple[list[Study], Plan]:
+def _given(options: SeededOptions, studies: list[Study], mode: Callable[[], str]) -> GivenRows:
+    """The tables of --rows, checked; what is taken of them is printed on standard error."""
+    from miclab.studies.given_rows import GivenRows
+
+    found = GivenRows.read(studies, mode, options.rows)
+    for line in found.lines():
+        say(line)
+    return found
+
+
+def _planned(files: tuple[str, ...], options: SeededOptions) -> tuple[list[Study], Plan, GivenRows]:
     from miclab.studies.threshold import planned
 
-    return planned(*_loaded(files, options))
+    studies, mode, root = _loaded(files, options)
+    given = _given(options, studies, mode)
+    return *planned(studies, mode, root, given), given
 
 
 def _print_counts(counts: dict[str, dict[str, int]], failures: list[dict[str, str]]) -> None:
-    from miclab.studies.listing import STAGE_ONE
+    from miclab.studies.listing import SAID, STAGE_ONE
 
     for name, group in counts.items():
-        words = {"in_committed_rows": "needed only by committed rows" if name == STAGE_ONE else "in committed rows"}
+        words = SAID | {
+            "in_committed_rows": "needed only by committed rows" if name == STAGE_ONE else "in committed rows"
+        }
         parts = ", ".join(
             f"{number} {words.get(status, status)}" for status, number in group.items() if status != "runs" and number
         )
@@ -173,18 +105,23 @@ def _run(arguments: list[str]) -> int:
     from miclab.studies.threshold import rounds
 
     found, mode, root = _loaded(options.file, options)
+    given = _given(options, found, mode)
     # In a study of kind `threshold` results decide which runs come next.
-    *_, (plan, tally) = (_carried_out(options, studies, whole) for studies, whole in rounds(found, mode, root))
-    counts, failures = counts_of(plan, tally.states, set()), failures_of(plan, tally.states)
+    *_, (plan, states) = (
+        _carried_out(options, studies, whole, given) for studies, whole in rounds(found, mode, root, given)
+    )
+    counts, failures = counts_of(plan, states, set()), failures_of(plan, states)
     if options.json:
         print_json({"studies": counts, "failures": failures})
     else:
         _print_counts(counts, failures)
-    return 0 if all(s.status == "done" for s in tally.states.values()) else 1
+    return 1 if any(s.status in ("new", "begun", "failed") for s in states.values()) else 0
 
 
-def _carried_out(options: RunOptions, studies: list[Study], plan: Plan) -> tuple[Plan, Tally]:
-    """Trains the missing runs of a plan. Returns the requested part of it and the outcomes of its runs."""
+def _carried_out(
+    options: RunOptions, studies: list[Study], plan: Plan, given: GivenRows
+) -> tuple[Plan, dict[str, State]]:
+    """Trains the missing runs of a plan. Returns the requested part of it and the states of its runs."""
     from miclab.cli.progress import Watch
     from miclab.studies.engine import Engine, carry_out
     from miclab.studies.mirrors import Mirrors
@@ -193,17 +130,18 @@ def _carried_out(options: RunOptions, studies: list[Study], plan: Plan) -> tuple
 
     root = Path(options.runs)
     root.mkdir(parents=True, exist_ok=True)
-    tables = [StudyTable(study, plan, root) for study in studies]
+    tables = [StudyTable(study, plan, root, given.of(study)) for study in studies]
     for table in tables:
         # A table that fails its checks is refused before anything is trained.
         table.kept()
-    # A table has the runs of all seeds, whichever are trained now.
-    others = survey(plan, root) if options.seeds else {}
+    # A table has the runs of all seeds, whichever are trained now, and those whose rows are given.
+    others = survey(plan, root) if options.seeds or given.tables else {}
     plan = _of_seeds(studies, plan, options, root)
+    left, before = given.left(plan, root), given.survey(plan, root) if given.tables else {}
     launcher = _launcher(options, root)
     if options.launcher == "local":
-        _announce(plan, root, getattr(launcher, "workers", 1))
-    with Mirrors(options.mirror, tables, plan, root) as mirrors, Watch(plan, root) as watch:
+        _announce(left, root, getattr(launcher, "workers", 1))
+    with Mirrors(options.mirror, tables, left, root) as mirrors, Watch(left, root) as watch:
         mirrored = -1
 
         def change(tally: Tally) -> None:
@@ -213,10 +151,10 @@ def _carried_out(options: RunOptions, studies: list[Study], plan: Plan) -> tuple
                 mirrors(others | tally.states)
             watch(tally)
 
-        engine = Engine(plan, root, launcher, retry_failed=options.retry_failed)
+        engine = Engine(left, root, launcher, retry_failed=options.retry_failed)
         tally = carry_out(engine, tables, change, others)
         mirrors(others | tally.states)
-    return plan, tally
+    return plan, before | tally.states
 
 
 def _announce(plan: Plan, root: Path, workers: int) -> None:
@@ -230,7 +168,7 @@ def _announce(plan: Plan, root: Path, workers: int) -> None:
     announce_study(left, root, min(workers, len(left)))
 
 
-def _of_seeds(studies: list[Study], plan: Plan, options: _Seeded, root: Path) -> Plan:
+def _of_seeds(studies: list[Study], plan: Plan, options: SeededOptions, root: Path) -> Plan:
     """The requested part of a plan."""
     from miclab.studies.mode import study_mode
     from miclab.studies.plan import Plan
@@ -278,11 +216,11 @@ def _status(arguments: list[str]) -> int:
     from miclab.studies.listing import counts_of, failures_of, kept_runs
 
     options = parse(StatusOptions, "study status", arguments)
-    studies, plan = _planned(options.file, options)
+    studies, plan, given = _planned(options.file, options)
     root = Path(options.runs)
     kept = kept_runs(studies, plan, root)
     plan = _of_seeds(studies, plan, options, root)
-    states, running = state.survey(plan, root), state.held(root)
+    states, running = given.survey(plan, root), state.held(root)
     counts = counts_of(plan, states, set(running), kept)
     failures = failures_of(plan, states)
     if options.json:
@@ -295,16 +233,15 @@ def _status(arguments: list[str]) -> int:
 
 def _plan(arguments: list[str]) -> int:
     from miclab.config.content import uncollected
-    from miclab.studies import state
     from miclab.studies.listing import counts_of, failures_of, kept_runs, plan_json, plan_table
 
     options = parse(PlanOptions, "study plan", arguments)
     with uncollected():
-        (study,), plan = _planned((options.file,), options)
+        (study,), plan, given = _planned((options.file,), options)
         root = Path(options.runs)
         kept = kept_runs([study], plan, root)
         plan = _of_seeds([study], plan, options, root)
-        states = state.survey(plan, root)
+        states = given.survey(plan, root)
         if options.json:
             print_json(plan_json(study, plan, states, kept, root))
             return 0
@@ -315,11 +252,12 @@ def _plan(arguments: list[str]) -> int:
 
 def _rows(arguments: list[str]) -> int:
     from miclab.studies.rows import current_rows, write_table
+    from miclab.studies.threshold import planned
 
     options = parse(RowsOptions, "study rows", arguments)
     if options.output:
         refuse_ignored(arguments, ("json",), "the rows go to a file (--output)")
-    (study,), plan = _planned((options.file,), options)
+    (study,), plan = planned(*_loaded((options.file,), options))
     frame, warnings = current_rows(study, plan, Path(options.runs), stored=options.stored)
     for line in warnings:
         say(f"warning: {line}")

@@ -17,6 +17,9 @@ from miclab.tables import Cell, Code, Number, Table, cell, table
 STAGE_ONE = "(stage 1)"
 """Name of the stage-1 runs that are not points of a study."""
 
+SAID = {"rows": "from rows", "unneeded": "not needed"}
+"""Words for statuses that are not words for a reader."""
+
 LONGEST = 24
 """Most characters of a value in the table; --json has all of it."""
 
@@ -47,6 +50,11 @@ def plan_json(
              "reason": state.reason, "in_committed_rows": run.hash in kept}
         )  # fmt: skip
     return found
+
+
+def said(status: str) -> str:
+    """A status in words."""
+    return SAID.get(status, status)
 
 
 def axis_cell(value: Any) -> Cell:
@@ -87,7 +95,7 @@ def plan_table(study: Study, plan: Plan, states: Mapping[str, State], kept: froz
     cells = [
         [row["run"], *([row["name"]] if named else []), *(axis_cell(row["axes"].get(axis)) for axis in axes),
          row["seed"], row["steps"],
-         status_mark("in rows" if row["in_committed_rows"] and row["status"] == "new" else row["status"]),
+         status_mark("in rows" if row["in_committed_rows"] and row["status"] == "new" else said(row["status"])),
          row["step"] if row["step"] >= 0 else None, Code(row["parent"][:12])]
         for row in rows
     ]  # fmt: skip

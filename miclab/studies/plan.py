@@ -174,6 +174,14 @@ class Plan:
             old.starts = tuple(dict.fromkeys((*old.starts, *starts)))
         return identity
 
+    def only(self, runs: Mapping[str, PlannedRun]) -> Plan:
+        """The same plan with some of its runs alone, by hash, perhaps with other requests."""
+        found = object.__new__(Plan)
+        found.runs = {identity: runs[identity] for identity in self.runs if identity in runs}
+        found.members = {name: [i for i in members if i in runs] for name, members in self.members.items()}
+        found.requested = self.requested
+        return found
+
     def children(self) -> dict[str, list[str]]:
         """For each run that others start from, these."""
         found: dict[str, list[str]] = {}

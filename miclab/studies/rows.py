@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import polars as pl
@@ -107,10 +108,11 @@ class StudyTable:
         study: the study.
         plan: a plan that has it.
         root: directory of runs.
+        given: rows of runs that are taken as they are, whatever is under `root`, by hash.
     """
 
-    def __init__(self, study: Study, plan: Plan, root: Path):
-        self.study, self.plan, self.root = study, plan, root
+    def __init__(self, study: Study, plan: Plan, root: Path, given: Mapping[str, pl.DataFrame] = MappingProxyType({})):
+        self.study, self.plan, self.root, self.given = study, plan, root, given
         self.warnings: list[str] = []
         self._read = _Packed()
         self._written, self._count, self._pause = 0.0, -1, EVERY
@@ -119,7 +121,7 @@ class StudyTable:
     def frame(
         self, states: dict[str, State], elsewhere: Mapping[str, list[dict[str, Any]]] | None = None
     ) -> pl.DataFrame:
-        """The table of the runs that are done or failed, in grid order.
+        """The table of the runs that are given, done or failed, in grid order.
 
         Arguments:
             elsewhere: rows of runs that are not under `root`, by hash, used if a run is not done here.
@@ -128,10 +130,10 @@ class StudyTable:
         def batches() -> Iterator[list[dict[str, Any]]]:
             rows: list[dict[str, Any]] = []
             for identity in self.plan.members[self.study.name]:
-                if states[identity].status in ("done", "failed"):
+                if identity in self.given or states[identity].status in ("done", "failed"):
                     rows += self.run_rows(identity, states[identity])
                 else:
-                    rows += (elsewhere or {}).get(identity, [])
+                    rows += self._from_table(identity, (elsewhere or {}).get(identity, []))
                 if len(rows) >= BATCH:
                     yield rows
                     rows = []
@@ -157,14 +159,26 @@ class StudyTable:
         return self._kept
 
     def run_rows(self, identity: str, found: State) -> list[dict[str, Any]]:
-        """The rows of one run that is done or failed."""
+        """The rows of one run that is done or failed, or whose rows are given."""
+        if identity in self.given:
+            return self._from_table(identity, self.given[identity].to_dicts())
         run = self.plan.runs[identity]
         if identity not in self._read or found.status == "failed":
             self._read[identity] = self._run_rows(run, found)
         # Values of axes may be more than JSON has, and the plan has them.
+        return [{**row, **self._axes(identity)} for row in self._read[identity]]
+
+    def _axes(self, identity: str) -> dict[str, Any]:
+        """The values of a run's axes, by axis."""
+        run = self.plan.runs[identity]
         parent = self.plan.runs.get(run.parent)
-        axes = {axis: axis_value(run, parent, axis) for axis in self.study.axes}
-        return [{**row, **axes} for row in self._read[identity]]
+        return {axis: axis_value(run, parent, axis) for axis in self.study.axes}
+
+    def _from_table(self, identity: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """A run's rows from a table. A text of an axis there may be the JSON of a value, and the plan has the value."""
+        axes = self._axes(identity) if rows else {}
+        texts = {axis: value for axis, value in axes.items() if isinstance(rows[0].get(axis), (str, type(None)))}
+        return [{**row, **texts} for row in rows]
 
     def write(self, states: dict[str, State], now: bool = False) -> None:
         """Writes the table atomically, if runs ended since the last time and `EVERY` seconds are over, or `now`."""

@@ -20,7 +20,7 @@ from miclab.studies.plan import Plan, PlannedAnalysis, PlannedRun
 FOLDER = ".studies"
 """Directory beside the runs for leases, marks of failure and running tasks of studies."""
 
-Status = Literal["done", "failed", "begun", "new"]
+Status = Literal["done", "failed", "begun", "new", "rows", "unneeded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,8 @@ class State:
     """The state of a run in one plan.
 
     Arguments:
-        status: `done` (all requested steps trained, all analyses stored), `failed`, `begun`, or `new`.
+        status: `done` (all requested steps trained, all analyses stored), `failed`, `begun`, or `new`. Where rows are
+            given there are two more (see `miclab.studies.given_rows`): `rows` and `unneeded`.
         reason: why it failed, or how it ended, in words.
         step: its last checkpoint; -1: none.
     """
@@ -191,8 +192,8 @@ def held(root: Path) -> dict[str, Owner]:
 
 
 def count(states: Iterable[State]) -> dict[str, int]:
-    """Number of runs by status."""
-    counts = {"done": 0, "failed": 0, "begun": 0, "new": 0}
+    """Number of runs by status; `rows` and `unneeded` only where there are such runs."""
+    counts: dict[str, int] = {"done": 0, "failed": 0, "begun": 0, "new": 0}
     for state in states:
-        counts[state.status] += 1
+        counts[state.status] = counts.get(state.status, 0) + 1
     return counts

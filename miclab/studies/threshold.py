@@ -15,6 +15,7 @@ from typing import Any
 from miclab.config.run import RunConfig
 from miclab.statistics.threshold import Outcomes, State, state_of, steps_to
 from miclab.studies import state
+from miclab.studies.given_rows import NO_ROWS, GivenRows
 from miclab.studies.ladder import Ended, climbed
 from miclab.studies.plan import Plan, PlannedRun, axis_value
 from miclab.studies.rows import StudyTable
@@ -123,25 +124,26 @@ def curves_of(study: Study, mode: Mode, rows: Rows) -> list[Curve]:
     return found
 
 
-def rows_under(study: Study, mode: Mode, root: Path) -> Rows:
-    """The rows of runs that ended under a directory of runs, or that stand in the table beside the study."""
+def rows_under(study: Study, mode: Mode, root: Path, given: GivenRows = NO_ROWS) -> Rows:
+    """The rows of runs that are given, that ended under a directory of runs, or that stand in the table beside the
+    study."""
     plan = Plan([study], mode)
-    table, states = StudyTable(study, plan, root), state.survey(plan, root)
+    table, states = StudyTable(study, plan, root, given.of(study)), state.survey(plan, root)
     kept = table.kept()
 
     def rows(run: PlannedRun) -> Sequence[Mapping[str, Any]] | None:
-        if states[run.hash].status in ("done", "failed"):
+        if run.hash in table.given or states[run.hash].status in ("done", "failed"):
             return table.run_rows(run.hash, states[run.hash])
         return kept.get(run.hash)
 
     return rows
 
 
-def narrowed(study: Study, mode: Mode, root: Path) -> Study:
+def narrowed(study: Study, mode: Mode, root: Path, given: GivenRows = NO_ROWS) -> Study:
     """A study of kind `threshold` with the rungs that have to be run, as far as is known; another study as it is."""
     if study.ladder is None:
         return study
-    known = curves_of(study, mode, rows_under(study, mode, root))
+    known = curves_of(study, mode, rows_under(study, mode, root, given))
     rungs = [
         {**block.product, study.ladder.axis: curve.rungs} for block, curve in zip(curves(study), known, strict=True)
     ]
@@ -149,22 +151,24 @@ def narrowed(study: Study, mode: Mode, root: Path) -> Study:
     return replace(study, grid=tuple(replace(block, product=own) for block, own in blocks))
 
 
-def planned(studies: Iterable[Study], mode: Mode, root: Path) -> tuple[list[Study], Plan]:
-    """Studies with what has to be run of them, and the plan of it."""
-    found = [narrowed(study, mode, root) for study in studies]
+def planned(studies: Iterable[Study], mode: Mode, root: Path, given: GivenRows = NO_ROWS) -> tuple[list[Study], Plan]:
+    """Studies with what has to be run of them, and the plan of it. Runs whose rows are given are in it."""
+    found = [narrowed(study, mode, root, given) for study in studies]
     return found, Plan(found, mode)
 
 
-def rounds(studies: Sequence[Study], mode: Mode, root: Path) -> Iterator[tuple[list[Study], Plan]]:
+def rounds(
+    studies: Sequence[Study], mode: Mode, root: Path, given: GivenRows = NO_ROWS
+) -> Iterator[tuple[list[Study], Plan]]:
     """What is to be run, one plan after another: the next one is requested when the runs of the last have ended. There
     is one plan alone where no study is of kind `threshold`; none follows a plan that was stopped."""
     seen: set[str] = set()
     while True:
-        found, plan = planned(studies, mode, root)
+        found, plan = planned(studies, mode, root, given)
         if seen and plan.runs.keys() <= seen:
             return
         yield found, plan
         seen |= plan.runs.keys()
-        is_open = any(one.status in ("new", "begun") for one in state.survey(plan, root).values())
+        is_open = any(one.status in ("new", "begun") for one in given.survey(plan, root).values())
         if all(study.ladder is None for study in studies) or is_open:
             return

@@ -1,0 +1,96 @@
+"""Options of `miclab study`: those of every command, and of `run`, `status`, `plan` and `rows`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from miclab.cli.options import Directory, File, Parameters
+from miclab.config.presets import Profile
+
+Files = Annotated[
+    tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE ...", help_behavior_hint="(one or more)")
+]
+StudyFile = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """Options of every command."""
+
+    preset: Profile = "quick"
+    """Preset of the study."""
+    runs: Directory = "runs"
+    """Directory of runs."""
+    json: bool = False
+    """Print as JSON."""
+    parameter: Parameters = ()
+    """Value of a parameter that a study file has; the option is repeated for each. Give it to every command: it decides
+    which runs the study has."""
+    lanes: str = "off"
+    """Train runs of equal shapes as groups of so many lanes, each by one process; `auto`: 8. Such runs have hashes of
+    their own, so give it to every command of the study."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeededOptions(StudyOptions):
+    seeds: tuple[int, ...] = ()
+    """Only these of the preset's seeds. Empty: all of them."""
+    rows: Directory = ""
+    """Directory of tables, PRESET/STUDY.parquet as in studies/rows. A run whose rows there are complete is not trained,
+    and they go into the study's table as they are. Empty: every run is trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(SeededOptions):
+    """Train the missing runs of studies. After a stop or a kill at any moment, the same command resumes. Tables keep
+    the rows of seeds other than --seeds."""
+
+    file: Files
+    """Study files."""
+    launcher: Literal["local", "ray", "slurm"] = "local"
+    """Where to train."""
+    workers: int = 0
+    """Processes at once, each of one thread; 0: one for each core (`local`, `ray`), or as many as Slurm lets."""
+    gpus: int = 0
+    """GPUs of each worker of `ray` or `slurm`, which sees no others; for studies with `numerics.device` `cuda`."""
+    ray_address: str = "auto"
+    """Ray cluster; `auto`: the one that this machine belongs to."""
+    array_limit: int = 1000
+    """Largest array of jobs that the Slurm site allows."""
+    slurm: tuple[str, ...] = ()
+    """Parameters of Slurm jobs as KEY=VALUE: partition=long time=600 (minutes) mem=4GB account=..."""
+    mirror: tuple[str, ...] = ()
+    """Trackers that are sent a copy of every finished run's rows: wandb, mlflow, tensorboard, trackio."""
+    retry_failed: bool = False
+    """Try failed runs again, except those that diverged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusOptions(SeededOptions):
+    """The numbers of finished, running, failed and remaining runs of studies."""
+
+    file: Files
+    """Study files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(SeededOptions):
+    """List the runs of a study in their order, with their progress. No run is started."""
+
+    file: StudyFile
+    """A study file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsOptions(StudyOptions):
+    """The table of a study."""
+
+    file: StudyFile
+    """A study file."""
+    output: File = ""
+    """File to write, .csv or .parquet; empty: a summary on the screen (the last row of every run)."""
+    stored: bool = False
+    """Read the table beside the study, whether or not runs exist."""
