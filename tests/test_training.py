@@ -78,7 +78,7 @@ def test_second_modality_is_read_in_context_after_the_first(run_python, tmp_path
     second = """
 config = run_config("multimodal", "quick")
 assert config.modalities["m2"].classes * 32 == config.modalities["m1"].classes == 8192
-show(trained(replace(config, parent=ParentConfig(run=sys.argv[2], step=1500)), 750))
+show(trained(replace(config, parent=ParentConfig(run=sys.argv[2], step=1500)), 500))
 """
     scores = run_python(COMMON + second, tmp_path, first["hash"])
     print(first)
