@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -74,6 +74,14 @@ def browser_path() -> str:
     return found or without_browser(
         f"no browser is on the PATH ({', '.join(BROWSERS)}): install one, on Debian with `apt-get install chromium`"
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_browser_is_left() -> Iterator[None]:
+    """Ends the browser that the tests of a file shared."""
+    yield
+    if "browser" in sys.modules:
+        sys.modules["browser"].end()
 
 
 @pytest.fixture
