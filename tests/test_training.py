@@ -77,7 +77,7 @@ def test_second_modality_is_read_in_context_after_the_first(run_python, tmp_path
 first = trained(unimodal(8192, 4, 'rope'), 1500)
 config = run_config("multimodal", "quick")
 assert config.modalities["m2"].classes * 32 == config.modalities["m1"].classes == 8192
-show(trained(replace(config, parent=ParentConfig(run=first.hash, step=1500)), 500))
+show(trained(replace(config, parent=ParentConfig(run=first.hash, step=1500)), 750))
 """
     scores = run_python(COMMON + stages, tmp_path)
     print(scores)
