@@ -59,10 +59,12 @@ def shell(text: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """A folder like the root of a clone: it holds the studies and the tests, and nothing else."""
+    """A folder like the root of a clone: it holds the studies and the tests, and nothing else. Studies are trained in
+    eager mode: compiling takes a minute, and the runs of the pages have some twenty steps."""
     for part in ("studies", "tests"):
         (tmp_path / part).symlink_to(ROOT / part)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("miclab.studies.mode.long_mode", lambda root: "eager")
     return tmp_path
 
 
