@@ -40,8 +40,7 @@ from miclab.studies.study import load_study
 root = Path(sys.argv[2])
 root.mkdir()
 memory = 80 * 2**20
-head = {"num_cpus": 1, "object_store_memory": memory, "include_dashboard": False}
-cluster = Cluster(initialize_head=True, head_node_args=head)
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": memory})
 second = cluster.add_node(num_cpus=1, object_store_memory=memory)
 cluster.wait_for_nodes()
 plan = Plan([load_study(sys.argv[1], "quick")], "eager")
