@@ -10,6 +10,9 @@ BACKEND := setuptools==84.2.1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 FAST := $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps
 
+# The installer leaves modules uncompiled. Where this is set, every process would compile all that it imports, again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint docs dist lock bench gpu resilience archive audit clean
 
 # What miclab itself needs.

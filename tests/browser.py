@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,33 +30,52 @@ _DRAWN = """() => [...document.querySelectorAll(".js-plotly-plot")]
   .filter((place) => place.checkVisibility()).map((place) => place.dataset.figure ?? place.dataset.kind)"""
 
 
-@contextmanager
-def opened(page: Path, part: str = "", **options: Any) -> Iterator[Any]:
-    """A tab that shows a page, or a part of it. At the end the page must have complained of nothing and requested
-    nothing.
+_BROWSER: list[Any] = []
+"""The browser that all tests of a file share: it takes seconds to start."""
+_TO_END = ExitStack()
 
-    Without a browser the test is skipped, or fails (see `conftest.browser_path`).
 
-    Arguments:
-        part: id of an element that the address names.
-        options: of Playwright's context: `viewport`, `is_mobile` and others.
-    """
+def _shared_browser() -> Any:
+    """The browser of this file of tests. Without one the test is skipped, or fails (see `conftest.browser_path`)."""
     path = browser_path()
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
         without_browser("Playwright is not installed: pip install -e '.[development]'")
+    if not _BROWSER:
+        tool = _TO_END.enter_context(sync_playwright())
+        found = tool.chromium.launch(executable_path=path, args=FLAGS, timeout=120_000)
+        _BROWSER.append(_TO_END.enter_context(found))
+    return _BROWSER[0]
+
+
+def end() -> None:
+    """Ends the browser, and Playwright, whose event loop would be in the way of tests that have their own."""
+    _BROWSER.clear()
+    _TO_END.close()
+
+
+@contextmanager
+def opened(page: Path, part: str = "", **options: Any) -> Iterator[Any]:
+    """A tab that shows a page, or a part of it, with cookies and storage of its own. At the end the page must have
+    complained of nothing and requested nothing.
+
+    Arguments:
+        part: id of an element that the address names.
+        options: of Playwright's context: `viewport`, `is_mobile` and others.
+    """
     complaints, requests = [], []
-    with sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=path, args=FLAGS, timeout=120_000)
-        tab = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options}).new_page()
+    context = _shared_browser().new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+    try:
+        tab = context.new_page()
         tab.set_default_timeout(120_000)
         tab.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning", "trace") else None)
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on("request", lambda request: requests.append(request.url))
         tab.goto(page.as_uri() + (f"#{part}" if part else ""), timeout=120_000)
         yield tab
-        browser.close()
+    finally:
+        context.close()
     assert complaints == []
     assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -44,6 +44,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: trains a decoder for up to some minutes")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with long tests come first. At the end two workers then have short tests to share, and none waits a minute
+    for the other's last one."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Names the tests that were skipped, and how to have them run, in the last lines."""
     skipped = terminalreporter.getreports("skipped")
@@ -67,6 +74,14 @@ def browser_path() -> str:
     return found or without_browser(
         f"no browser is on the PATH ({', '.join(BROWSERS)}): install one, on Debian with `apt-get install chromium`"
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_browser_is_left() -> Iterator[None]:
+    """Ends the browser that the tests of a file shared."""
+    yield
+    if "browser" in sys.modules:
+        sys.modules["browser"].end()
 
 
 @pytest.fixture

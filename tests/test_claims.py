@@ -388,13 +388,12 @@ def test_the_circuit_of_a_row_is_that_of_its_strongest_heads():
 def test_every_entry_can_be_judged_on_the_studies_that_it_names(tmp_path, profile):
     """Both presets' grids give every claim its cells: fails if a study is renamed or an axis leaves a grid."""
     evidence = Evidence(studies_directory(tmp_path), profile)
-    for entry in all_claims():
-        line = judged(evidence, [entry])[0]
-        assert line.findings.conditions, entry.id
+    lines = judged(evidence, all_claims())
+    assert [line.entry for line in lines] == all_claims()
+    for line in lines:
+        assert line.findings.conditions, line.entry.id
         assert line.missing > 0 or not line.planned
-    assert [one.entry.id for one in judged(evidence, all_claims()) if not one.planned] == (
-        ["X15"] if profile == "quick" else []
-    )
+    assert [line.entry.id for line in lines if not line.planned] == (["X15"] if profile == "quick" else [])
 
 
 @pytest.mark.parametrize("study", RUN_ORDER)

@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from miclab.training import compiler_cache
 
@@ -54,6 +55,12 @@ def test_a_folder_that_the_user_names_is_used(cache, monkeypatch):
     monkeypatch.setenv(compiler_cache.VARIABLE, "/somewhere")
     assert compiler_cache.use_own_folder() == "/somewhere"
     assert not cache.exists()
+
+
+def test_the_folder_that_pytorch_names_itself_is_not_the_users(cache, monkeypatch):
+    """Fails if a process that has trained in eager mode keeps compiled steps where PyTorch does."""
+    monkeypatch.setenv(compiler_cache.VARIABLE, os.path.abspath(default_cache_dir()))
+    assert compiler_cache.use_own_folder() == str(cache) == os.environ[compiler_cache.VARIABLE]
 
 
 COMPILE = """

@@ -20,6 +20,9 @@ from typing import Any
 import pytest
 from pages_of_docs import ROOT, Block, blocks, options, pages
 
+from miclab.claims.evidence import Evidence
+from miclab.claims.ledger import Line, judged
+from miclab.claims.registry import all_claims
 from miclab.cli import main
 from miclab.errors import ConfigError
 from scripts import fill_numbers
@@ -56,10 +59,12 @@ def shell(text: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """A folder like the root of a clone: it holds the studies and the tests, and nothing else."""
+    """A folder like the root of a clone: it holds the studies and the tests, and nothing else. Studies are trained in
+    eager mode: compiling takes a minute, and the runs of the pages have some twenty steps."""
     for part in ("studies", "tests"):
         (tmp_path / part).symlink_to(ROOT / part)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("miclab.studies.mode.long_mode", lambda root: "eager")
     return tmp_path
 
 
@@ -142,16 +147,15 @@ def test_scripts_exist():
 
 # -- what is said of the rows ---------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
-def claims() -> list[dict[str, Any]]:
-    """Every claim of both presets, as `miclab claims --json` gives it."""
-    found = []
-    for preset in ("quick", "paper"):
-        # Progress goes to standard error.
-        with contextlib.redirect_stdout(io.StringIO()) as output:
-            status = main(["claims", "--json", "--preset", preset, "--studies", str(ROOT / "studies")])
-        assert status == 0
-        found += json.loads(output.getvalue())
-    return found
+def ledgers() -> dict[str, list[Line]]:
+    """Every claim as the committed rows judge it, by preset. It takes seconds, so it is done once."""
+    return {preset: judged(Evidence(ROOT / "studies", preset), all_claims()) for preset in ("quick", "paper")}
+
+
+@pytest.fixture(scope="module")
+def claims(ledgers) -> list[dict[str, Any]]:
+    """Every claim of both presets, as `miclab claims --json` prints it."""
+    return json.loads(json.dumps([line.as_json() for lines in ledgers.values() for line in lines]))
 
 
 def intervals_of(claims: list[dict[str, Any]]) -> list[tuple[float, float, float]]:
@@ -194,10 +198,12 @@ def test_numbers_are_filled_in_where_they_are_off_by_more_than_one_unit(text, fi
     assert fill_numbers.filled(text, NUMBERS) == (filled or text)
 
 
-def test_pages_of_claims_hold_what_the_rows_say(claims, monkeypatch):
+def test_pages_of_claims_hold_what_the_rows_say(claims, ledgers, monkeypatch):
     """Fails if a claim with rows has no page, or a page whose verdict, criterion or figures are not the claim's; or if
     the table of what the paper says lacks one of its claims, or has one of ours."""
-    made = generator(monkeypatch).claims_pages(ROOT / "docs")
+    pages_at_build = generator(monkeypatch)
+    monkeypatch.setattr(pages_at_build, "judged", lambda evidence, entries: ledgers[evidence.profile])
+    made = pages_at_build.claims_pages(ROOT / "docs")
     quick = [claim for claim in claims if claim["profile"] == "quick"]
     with_rows = [claim for claim in quick if claim["runs"]]
     assert len(with_rows) > 30

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -160,12 +162,49 @@ SMALL = [
 ]  # fmt: skip
 
 
-def miclab(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own, which has loaded no plugin yet."""
-    return subprocess.run([sys.executable, "-m", "miclab", *words], cwd=folder, capture_output=True, text=True)
+FORKS = """
+import json, os, sys, traceback
+from miclab.cli import main
+import miclab.training.loop  # It takes seconds.
+for line in sys.stdin:
+    folder, words, output, errors = json.loads(line)
+    process = os.fork()
+    if not process:
+        os.chdir(folder)
+        for number, file in ((1, output), (2, errors)):
+            os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+        try:
+            status = main(words)
+        except SystemExit as ended:
+            status = ended.code
+        except BaseException:
+            traceback.print_exc()
+            status = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status or 0)
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+"""
 
 
-def test_a_run_names_its_plugins_and_is_refused_without_them(tmp_path):
+@pytest.fixture(scope="module")
+def miclab(tmp_path_factory) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """A command in a process of its own, which has loaded no plugin yet: a fork of a Python that has only imported."""
+    place, count = tmp_path_factory.mktemp("commands"), itertools.count()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", FORKS], cwd=Path(__file__).parents[1], **pipes) as forks:
+
+        def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+            output, errors = (place / f"{next(count)}.txt" for _ in "oe")
+            forks.stdin.write(json.dumps([str(folder), words, str(output), str(errors)]) + "\n")
+            forks.stdin.flush()
+            status = int(forks.stdout.readline())
+            return subprocess.CompletedProcess(words, status, output.read_text(), errors.read_text())
+
+        yield run
+
+
+def test_a_run_names_its_plugins_and_is_refused_without_them(miclab, tmp_path):
     """Fails if a plugin's content is not part of a run's identity, or if a run is opened, resumed or listed without
     the plugin that it was trained with in another way than by naming it."""
     mine = tmp_path / "t5_bias.py"
@@ -195,7 +234,7 @@ def test_a_run_names_its_plugins_and_is_refused_without_them(tmp_path):
     assert second["run"] != first["run"]
 
 
-def test_a_study_hands_its_plugins_to_its_workers(tmp_path):
+def test_a_study_hands_its_plugins_to_its_workers(miclab, tmp_path):
     """Fails if workers lack a plugin of their engine, if the plan names other runs than are trained, or if a study's
     folder loads code."""
     (tmp_path / "mine.yaml").write_text(
@@ -205,6 +244,7 @@ def test_a_study_hands_its_plugins_to_its_workers(tmp_path):
           modalities: {m1: {classes: 64}}
           sequence: {context: 4, burstiness: 2}
           decoder: {positions: t5_bias}
+          numerics: {mode: eager}  # Without it, four steps are compiled for a minute.
         profiles:
           quick: {seeds: [0], request: {steps: 4, evaluate_every: 2, checkpoint_every: 4, sequences: 10}}
         """

@@ -137,6 +137,15 @@ def test_whatever_stands_in_a_file_is_read_or_refused(tmp_path):
     assert 50 < refused < 200
 
 
+def test_a_text_that_is_read_twice_gives_two_values():
+    """Fails if a reader that changes its value changes what the next one reads."""
+    text = "a: &shared [1, {b: 2}]\nc: *shared\n"
+    first = parse_yaml(text)
+    first["a"][1]["b"] = 3
+    first["d"] = 4
+    assert parse_yaml(text) == {"a": [1, {"b": 2}], "c": [1, {"b": 2}]}
+
+
 def test_every_door_uses_it(tmp_path, capsys):
     """Configurations, studies and options of plugins."""
     twice = f"{yaml.safe_dump(tiny_mapping())}seed: 1\nseed: 2\n"

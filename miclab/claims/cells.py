@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -23,6 +24,16 @@ class EvidenceCells(Cells):
     """
 
     leaving: Mapping[Key, Mapping[int, Escape]] = field(default_factory=dict)
+
+    @cached_property
+    def _found(self) -> dict[Expression, tuple[float, ...]]:
+        return {}
+
+    def each_seed(self, expression: Expression) -> tuple[float, ...]:
+        """As `Cells.each_seed`, computed once: a condition needs it for its interval, its values and its p."""
+        if expression not in self._found:
+            self._found[expression] = super().each_seed(expression)
+        return self._found[expression]
 
     def condition(self, bound: Bound, quantity: str, text: str, short: str = "") -> Condition:
         """A condition on a statistic of the cells, by Student's t over seeds. If only some seeds of a cell have left

@@ -239,9 +239,7 @@ class Evidence:
         left = {} if whole or not len(frame) else self._escapes(every, frame)
         values: dict[Key, dict[int, dict[str, NDArray]]] = {}
         leaving: dict[Key, dict[int, Escape]] = {}
-        for run in frame.partition_by("run", maintain_order=True) if len(frame) else ():
-            # A run may be in the tables of several studies.
-            rows = (run.unique("step", keep="first").sort("step") if whole else run.head(1)).rows(named=True)
+        for rows in _rows_of_runs(frame, whole, _needed(quantities)):
             key = tuple(field_of(self.config(rows[-1]["config"]), field) for field in fields)
             found = {name: _value(rows, quantity) for name, quantity in quantities.items()}
             # A row without the columns of an analysis has no value yet.
@@ -299,6 +297,28 @@ def _at(frame: pl.DataFrame, at: At) -> tuple[pl.DataFrame, int]:
     step = int(steps["step"].max() or -1) if len(steps) else -1  # type: ignore[arg-type]
     # Runs without a step in common cannot be compared: none is left then.
     return frame.filter(pl.col("step") == step), step
+
+
+def _needed(quantities: Mapping[str, Quantity]) -> set[str] | None:
+    """Columns that quantities are made of; None: any, as functions look at all of a row."""
+    names = [quantity for quantity in quantities.values() if isinstance(quantity, str)]
+    if len(names) < len(quantities):
+        return None
+    return {"run", "seed", "step", "config", "icl_sets", *names, *(f"{name}.sets" for name in names)}
+
+
+def _rows_of_runs(frame: pl.DataFrame, whole: bool, needed: set[str] | None) -> Iterable[list[dict[str, Any]]]:
+    """Each run's rows in the order of their steps (`whole`), or its first one."""
+    if not len(frame):
+        return ()
+    if needed is not None:
+        frame = frame.select(name for name in frame.columns if name in needed)
+    # A run may be in the tables of several studies.
+    frame = frame.unique(["run", "step"] if whole else "run", keep="first", maintain_order=True)
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for row in frame.iter_rows(named=True):
+        runs.setdefault(row["run"], []).append(row)
+    return [sorted(rows, key=lambda row: row["step"]) for rows in runs.values()]
 
 
 def _value(rows: Sequence[Mapping[str, Any]], quantity: Quantity) -> Any:

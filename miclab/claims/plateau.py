@@ -69,19 +69,17 @@ def escapes(frame: pl.DataFrame, judged: Mapping[str, float], configs: Mapping[s
         judged: the step that is judged, by run.
         configs: configuration of each run.
     """
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for run, step, icl in frame.select("run", "step", "icl").drop_nulls().sort("step").iter_rows():
+        if step <= judged.get(run, -math.inf):
+            curves.setdefault(run, []).append((step, icl))
     found = {}
-    for run, rows in frame.select("run", "step", "icl").drop_nulls().sort("step").group_by("run"):
-        name = str(run[0])
-        if name not in judged:
-            continue
+    for name, curve in curves.items():
         last, level = judged[name], leaving_level(configs[name])
-        mine = rows.filter(pl.col("step") <= last)
-        if not len(mine):
-            continue
-        above = mine.filter(pl.col("icl") >= level)["step"]
-        final = float(mine["icl"][-1])
+        final = curve[-1][1]
         on = READS * copying(configs[name]) <= final < level
-        found[name] = Escape(final >= level, on, float(above[0]) if len(above) else last, last)
+        first = next((float(step) for step, icl in curve if icl >= level), last)
+        found[name] = Escape(final >= level, on, first, last)
     return found
 
 

@@ -18,14 +18,18 @@ SEMANTICS = 2
 """Raised when the same configuration gives another result than before."""
 
 T = TypeVar("T")
+_LEAVES = frozenset({str, int, float, bool, type(None)})
 
 
 def to_mapping(config: object) -> dict[str, Any]:
     """A configuration as nested dictionaries of plain values (tuples become lists)."""
 
     def plain(value: object) -> Any:
+        # Most values; the questions below take ten times as long.
+        if type(value) in _LEAVES:
+            return value
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+            return {name: plain(getattr(value, name)) for name in _items(type(value))}
         if isinstance(value, Mapping):
             return {str(k): plain(v) for k, v in value.items()}
         if isinstance(value, (tuple, list)):

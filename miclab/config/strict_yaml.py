@@ -7,6 +7,8 @@ date is text. Each refusal names the line.
 
 from __future__ import annotations
 
+import copy
+import functools
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,12 +204,14 @@ def parse_yaml(text: str, file: object = "YAML") -> Any:
         YamlError: it is no YAML, or is refused (see the module); the message names the line.
     """
     try:
-        return _parsed(text)
+        return copy.deepcopy(_parsed(text))
     except _Refusal as error:
         raise YamlError(file, error.problem, f"line {error.line + 1}") from error
 
 
+@functools.lru_cache(maxsize=128)
 def _parsed(text: str) -> Any:
+    """The value of a text. It is kept, since a study is read for its presets, and again for its plan."""
     if len(text.encode(errors="replace")) > MOST_BYTES:
         raise _Refusal(0, f"the text has more than {MOST_BYTES:,} bytes")
     builder = None

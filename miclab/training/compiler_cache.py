@@ -52,12 +52,20 @@ def is_private(folder: Path) -> bool:
     return os.name == "nt" or (found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
+def _named_by_user() -> str:
+    """The folder in the variable; empty if it is PyTorch's usual one. PyTorch puts that there itself, as soon as a
+    process has computed a gradient."""
+    named = os.environ.get(VARIABLE, "")
+    is_usual = Path(named).parent == Path(tempfile.gettempdir()) and Path(named).name.startswith("torchinductor_")
+    return "" if is_usual else named
+
+
 @functools.lru_cache(maxsize=1)
 def use_own_folder() -> str:
     """Makes PyTorch keep compiled steps in the user's folder; returns its path. Where that cannot be had, they are kept
     in a new private folder until this process ends."""
-    if os.environ.get(VARIABLE):
-        return os.environ[VARIABLE]
+    if named := _named_by_user():
+        return named
     try:
         folder = usual_folder()
         for part in (folder.parent, folder):

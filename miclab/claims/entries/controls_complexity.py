@@ -56,6 +56,15 @@ def _design(classes: NDArray, bursts: NDArray, b: float, terms: int) -> NDArray[
 
 
 @cache
+def _fitted(
+    classes: tuple[float, ...], bursts: tuple[float, ...], b: float, terms: int
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """The design, and the weights of a fit to all cells [cell, term]. Kept, as those of `_held_out`."""
+    design = _design(np.array(classes), np.array(bursts), b, terms)
+    return design, least_squares(design).T
+
+
+@cache
 def _held_out(
     classes: tuple[float, ...], bursts: tuple[float, ...], b: float, terms: int
 ) -> tuple[NDArray[np.floating], tuple[NDArray[np.floating], ...]]:
@@ -101,8 +110,8 @@ def best_exponent(classes: NDArray, bursts: NDArray, icl: NDArray, curve: Curve 
     """The b of `FINE_EXPONENTS` for which a curve over log2 K + b log2 B fits all cells best [...]."""
     residuals, wanted = [], curve.forward(icl)
     for b in FINE_EXPONENTS:
-        design = _design(classes, bursts, b, curve.terms)
-        fitted = weighted(weighted(wanted, least_squares(design).T), design.T)
+        design, weights = _fitted(tuple(classes), tuple(bursts), float(b), curve.terms)
+        fitted = weighted(weighted(wanted, weights), design.T)
         residuals.append(((fitted - wanted) ** 2).sum(-1))
     return FINE_EXPONENTS[np.argmin(residuals, axis=0)]
 
