@@ -7,6 +7,7 @@ from typing import Any
 
 from miclab.circuits.circuit_search import ABLATIONS
 from miclab.circuits.found_circuit import FoundCircuit, find_circuit
+from miclab.circuits.patching_request import CorruptionRequest
 from miclab.config.request import SplitSizes
 from miclab.errors import RunError
 from miclab.runs.run import Run
@@ -22,7 +23,7 @@ def report_circuit(run: Run, step: int) -> FoundCircuit | None:
     if options.layers > MOST_LAYERS or options.heads > MOST_HEADS:
         return None
     try:
-        return find_circuit(run, step=step, sizes=SIZES)
+        return find_circuit(run, CorruptionRequest(step=step, sizes=SIZES))
     except RunError:
         return None
 
