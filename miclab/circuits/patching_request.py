@@ -1,4 +1,4 @@
-"""What patching is asked for: the checkpoint, the corrupted sequences, the side that is patched, and the metric."""
+"""The request of a patching: the checkpoint, the corrupted sequences, the side that is patched, and the metric."""
 
 from __future__ import annotations
 
