@@ -90,7 +90,7 @@ Result = TypeVar("Result", bound="BesideSibling[Any]")
 
 @dataclass(frozen=True)
 class BesideSibling(Tabled, Generic[Part]):
-    """What sets a run apart from the run that it started from, beside the same of a sibling.
+    """How a run differs from the run that it started from, beside the same of a sibling.
 
     Arguments:
         runs: names of the earlier and the later run.

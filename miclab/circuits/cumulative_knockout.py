@@ -1,4 +1,4 @@
-"""Cumulative knockouts: the outputs of the top induction heads set to zero one after the other, beside as many random heads."""
+"""Cumulative knockouts: the top 1, 2, ... induction heads together, beside as many random heads."""
 
 from __future__ import annotations
 
