@@ -37,7 +37,7 @@ def circuit_view(found: FoundCircuit | None) -> dict[str, Any] | None:
     return {
         "picture": f"data:image/svg+xml;base64,{picture}",
         "words": f"{len(found.edges)} of {found.count} edges keep {found.wanted:g} of the accuracy; all others carry"
-        f" {ABLATIONS[found.ablation]}. Faithfulness on sequences that the search did not see: {kept}. The width of an"
-        " edge is the faithfulness that is lost without it.",
+        f" {ABLATIONS[found.ablation]}. Faithfulness on sequences that the search did not see: {kept or 'unknown'}. The"
+        " width of an edge is the faithfulness that is lost without it.",
         "tables": found.tables(),
     }
