@@ -85,7 +85,9 @@ def test_hidden_items_are_seen_by_their_own_modality_alone():
 def test_the_layer_of_joining_is_the_mean_of_what_layers_take_up():
     """Fails if layers are counted from 1, or if a modality that is not needed is given a layer."""
     icl = np.array([[0.1, 0.1], [0.1, 0.9], [0.9, 0.9], [0.9, 0.9]])
-    np.testing.assert_allclose(joining_layer(icl), [1, 0])
-    np.testing.assert_allclose(joining_layer(np.array([[0.1], [0.5], [0.9]])), [0.5])
+    for one, layers in ((icl, [1, 0]), (np.array([[0.1], [0.5], [0.9]]), [0.5])):
+        found = joining_layer(one)
+        assert found is not None
+        np.testing.assert_allclose(found, layers)
     assert joining_layer(np.array([[0.9], [0.95], [0.95]])) is None
     assert joining_layer(np.array([[0.1, 0.9], [0.5, 0.9], [0.9, 0.9]])) is None

@@ -58,9 +58,7 @@ class Interval:
 
     def decides(self, upper: bool = False) -> float:
         """The end that decides a comparison, the lower or the upper one; the estimate where there is no interval."""
-        if not self.known:
-            return self.mean
-        return self.high if upper else self.low
+        return self.mean if not self.known else self.high if upper else self.low
 
     def __str__(self) -> str:
         if not self.known:
