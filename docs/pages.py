@@ -18,7 +18,7 @@ import reference
 from miclab.claims import markdown
 from miclab.claims.evidence import Evidence
 from miclab.claims.ledger import Line, judged
-from miclab.claims.registry import all_claims
+from miclab.claims.registry import THEMES, all_claims
 from miclab.claims.tables import verdict_mark
 from miclab.tables import Link, table
 
@@ -94,11 +94,13 @@ def claims_index(lines: Sequence[Line]) -> str:
         for line in lines
     ]  # fmt: skip
     toctree = "\n".join(["```{toctree}", ":hidden:", "", *[line.entry.id for line in lines], "```"])
-    intro = """# Claims
+    *most, last = [letter for letter, theme in THEMES.items() if theme.own]
+    intro = f"""# Claims
 
 Each claim is judged from the rows that are committed under `studies/rows`, by a criterion with fixed numbers.
-{doc}`../concepts/verdicts-and-intervals` explains the verdicts. Names that begin with X, D or L are our own questions;
-the others are claims of the paper. This table and the pages behind it are written when the site is built.
+{{doc}}`../concepts/verdicts-and-intervals` explains the verdicts. Names that begin with {", ".join(most)} or {last} are
+our own questions; the others are claims of the paper. This table and the pages behind it are written when the site is
+built.
 
 Click a heading to sort the table. Type into the field above it to filter the rows."""
     body = table("", ("claim", "statement", "verdict", "about", "runs", "runs missing"), rows).markdown()

@@ -403,11 +403,12 @@ def test_a_study_answers_the_claims_that_need_it(tmp_path, study):
     answers = evidence.study(study).answers
     assert sorted(answers) == sorted(e.id for e in all_claims() if study in e.studies and e.id[0] != "C")
     stage = evidence.study(study).stage
-    # C1 to C3 rest on the studies of the paper's claims on sequences of synthetic items; the others came later. M9's
-    # study has the runs of `multimodal` and `circuit_controls`.
-    in_paper = any(answer[0] not in "XADRWZ" for answer in answers) and study != "multimodal_patterns"
-    assert (study in STUDIES["unimodal"]) == (stage == "unimodal" and in_paper)
-    assert (study in STUDIES["multimodal"]) == (stage == "multimodal" and in_paper)
+    # C1 to C3 rest on all studies of a theme or on none. M9's study has the runs of `multimodal` and
+    # `circuit_controls`.
+    themes = {evidence.study(one).answers[0][0] for some in STUDIES.values() for one in some}
+    is_correlated = answers[0][0] in themes and study != "multimodal_patterns"
+    assert (study in STUDIES["unimodal"]) == (stage == "unimodal" and is_correlated)
+    assert (study in STUDIES["multimodal"]) == (stage == "multimodal" and is_correlated)
 
 
 def test_unknown_claims_are_named_with_the_nearest(capsys):

@@ -8,9 +8,8 @@ import torch
 from tiny import lively_parameters, tiny_config
 from tiny_study import carry_out, planned, tiny_study
 
-from miclab.circuits.cuts import drawn_heads
-from miclab.circuits.joining import hidden_items, joining_layer
-from miclab.errors import RunError
+from miclab.circuits.cumulative_knockout import drawn_heads
+from miclab.circuits.joining_layer import hidden_items, joining_layer
 from miclab.model.decoder import Decoder
 from miclab.runs.find import open_run
 from miclab.seeds import stream
@@ -86,7 +85,9 @@ def test_hidden_items_are_seen_by_their_own_modality_alone():
 def test_the_layer_of_joining_is_the_mean_of_what_layers_take_up():
     """Fails if layers are counted from 1, or if a modality that is not needed is given a layer."""
     icl = np.array([[0.1, 0.1], [0.1, 0.9], [0.9, 0.9], [0.9, 0.9]])
-    np.testing.assert_allclose(joining_layer(icl), [1, 0])
-    np.testing.assert_allclose(joining_layer(np.array([[0.1], [0.5], [0.9]])), [0.5])
-    with pytest.raises(RunError, match="no layer"):
-        joining_layer(np.array([[0.9], [0.95], [0.95]]))
+    for one, layers in ((icl, [1, 0]), (np.array([[0.1], [0.5], [0.9]]), [0.5])):
+        found = joining_layer(one)
+        assert found is not None
+        np.testing.assert_allclose(found, layers)
+    assert joining_layer(np.array([[0.9], [0.95], [0.95]])) is None
+    assert joining_layer(np.array([[0.1, 0.9], [0.5, 0.9], [0.9, 0.9]])) is None

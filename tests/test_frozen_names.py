@@ -16,7 +16,7 @@ from tiny_mllm import production, task
 
 from miclab import seeds
 from miclab.circuits.controls import control
-from miclab.circuits.cuts import drawn_heads
+from miclab.circuits.cumulative_knockout import drawn_heads
 from miclab.circuits.diagnose import diagnose
 from miclab.circuits.find import CircuitHeads
 from miclab.circuits.knockout import ablate, knock_out

@@ -154,6 +154,25 @@ def imported_names(file: Path) -> set[str]:
     return found
 
 
+def items_of(example: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The items of an exported example, by modality."""
+    return {name[6:]: value for name, value in example.items() if name.startswith("items.")}
+
+
+def without_last_heads(run: Run) -> torch.Tensor:
+    """Logits of the example's sequences with the heads of layer 1 set to zero, as miclab edits them."""
+    ours = miclab.load(run.path)
+    edits = {"blocks.1.attention.heads": lambda heads: heads * 0}
+    return ours.activations("final", batch=ours.batch(sequences=exporting.EXAMPLES), edits=edits)["logits"]
+
+
+def lens_folder(run: Run, folder: Path, capsys, monkeypatch) -> Path:
+    """The folder for TransformerLens, whose module can then be imported; the test is skipped without the package."""
+    pytest.importorskip("transformer_lens", reason=EXTRA)
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    return exported(run, folder, "transformer-lens", capsys)
+
+
 def readme_block(folder: Path) -> str:
     """The lines of Python in the README of a folder."""
     return (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
@@ -194,7 +213,7 @@ def test_transformers_loads_the_folder_and_saves_it_again(run, tmp_path, capsys,
     with pytest.raises(ValueError, match="trust_remote_code"):
         transformers.AutoModel.from_pretrained(folder, trust_remote_code=False)
     example = load_file(folder / "example.safetensors")
-    items = {name[6:]: value for name, value in example.items() if name.startswith("items.")}
+    items = items_of(example)
     for place in (folder, tmp_path / "again"):
         model = transformers.AutoModel.from_pretrained(place, trust_remote_code=True)
         with torch.no_grad():
@@ -210,10 +229,8 @@ def test_transformers_loads_the_folder_and_saves_it_again(run, tmp_path, capsys,
 
 def test_transformer_lens_caches_and_edits(run, tmp_path, capsys, monkeypatch):
     """Fails if the real package finds no hook point, other activations, or an edit that does not reach the logits."""
-    pytest.importorskip("transformer_lens", reason=EXTRA)
-    folder = exported(run, tmp_path / "out", "transformer-lens", capsys)
+    folder = lens_folder(run, tmp_path / "out", capsys, monkeypatch)
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
     names: dict = {}
     with torch.no_grad():
         exec(readme_block(folder), names)
@@ -226,18 +243,13 @@ def test_transformer_lens_caches_and_edits(run, tmp_path, capsys, monkeypatch):
     points = {"hook_embed", "blocks.0.hook_resid_pre", "blocks.0.attn.hook_rot_q", "blocks.1.mlp.hook_post",
               "blocks.1.hook_resid_post", "ln_final.hook_normalized"}  # fmt: skip
     assert points <= set(cache)
-    batch = miclab.load(run.path).batch(sequences=exporting.EXAMPLES)
-    edits = {"blocks.1.attention.heads": lambda heads: heads * 0}
-    wanted = miclab.load(run.path).activations("final", batch=batch, edits=edits)["logits"]
-    torch.testing.assert_close(zeroed, wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(zeroed, without_last_heads(run), rtol=0, atol=1e-5)
 
 
 def test_the_page_on_transformer_lens(run, tmp_path, capsys, monkeypatch):
     """Fails if a block of the page does not run with the real package, or patches another head than miclab would."""
-    pytest.importorskip("transformer_lens", reason=EXTRA)
-    folder = exported(run, tmp_path / "decoder-lens", "transformer-lens", capsys)
+    lens_folder(run, tmp_path / "decoder-lens", capsys, monkeypatch)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
     names: dict = {}
     for block in blocks(ROOT / "docs/start/in-transformer-lens.md"):
         if block.language == "python":
@@ -265,17 +277,14 @@ def test_nnsight_reads_and_edits(run, tmp_path, capsys):
     nnsight = pytest.importorskip("nnsight", reason=EXTRA)
     folder = exported(run, tmp_path / "out", "torch", capsys)
     example = load_file(folder / "example.safetensors")
-    items = {name[6:]: value for name, value in example.items() if name.startswith("items.")}
+    items = items_of(example)
     traced = nnsight.NNsight(Exported.load(folder))
     with torch.no_grad(), traced.trace(items, example["labels"], example["placement"]):
         pattern = traced.blocks[1].attn.hook_pattern.output.save()
         traced.blocks[1].attn.hook_z.output[:] = 0
         logits = traced.output.save()
     torch.testing.assert_close(pattern, example["pattern.1"], rtol=0, atol=1e-6)
-    batch = miclab.load(run.path).batch(sequences=exporting.EXAMPLES)
-    edits = {"blocks.1.attention.heads": lambda heads: heads * 0}
-    wanted = miclab.load(run.path).activations("final", batch=batch, edits=edits)["logits"]
-    torch.testing.assert_close(logits, wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits, without_last_heads(run), rtol=0, atol=1e-5)
 
 
 def test_an_export_goes_into_the_empty_directory_that_one_stands_in(run, tmp_path, monkeypatch):

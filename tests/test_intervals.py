@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from scipy import stats
 
+from miclab.circuits.effects import Effect
+from miclab.circuits.weights import Weights
+from miclab.claims.plots.panels import point
+from miclab.claims.verdict import measured_text, outcome
+from miclab.cli.mllm_heads import interval_of
+from miclab.report.html import embedded_json
+from miclab.report.plots import band_of, error_bars
+from miclab.report.run.bars import ablation_figure
+from miclab.report.study.analyses import AnalysisOfStudy, bars_figure
+from miclab.report.study.threshold import _ratio
 from miclab.statistics.correlation import resampled
 from miclab.statistics.intervals import (
     Interval,
@@ -20,6 +33,7 @@ from miclab.statistics.intervals import (
     student_interval,
     student_p,
 )
+from miclab.statistics.threshold import Threshold
 from miclab.tables import table
 
 
@@ -165,3 +179,51 @@ def test_an_interval_as_plain_data():
     found = clustered_interval([np.array([[0.0, 1.0, 1.0]])]).as_json()
     assert found["mean"] == 0.666667
     assert (found["unit"], found["count"], found["level"]) == ("sequence", 3, 0.95)
+
+
+SHAPES = st.lists(st.tuples(st.integers(1, 2), st.integers(1, 2)), min_size=1, max_size=2)
+"""Sets and sequences of each seed."""
+
+
+def as_text(*values):
+    """Everything as text or strict JSON, in which no number is missing."""
+    text = " ".join(value if isinstance(value, str) else embedded_json(value) for value in values)
+    assert not {"nan", "None", "NaN", "inf"} & set(re.findall(r"[A-Za-z]+", text)), text
+    return text
+
+
+@given(st.lists(SHAPES, min_size=1, max_size=3), st.integers(0, 99))
+@example([[(1, 1)]], 0)
+@example([[(1, 1), (1, 1)], [(1, 1)]], 0)
+def test_whatever_shows_or_compares_an_interval_takes_one_without_ends(cells, seed):
+    """Fails if a reader raises, writes None or NaN, or draws an end where one set gives no interval."""
+    generator = np.random.default_rng(seed)
+    drawn = [[generator.integers(0, 2, shape).astype(float) for shape in shapes] for shapes in cells]
+    found = [clustered_interval(seeds) for seeds in drawn]
+    estimates = [(one.mean, one) for one in found]
+    as_text(*map(str, found), *map(measured_text, found), [one.as_json()["mean"] for one in found])
+    as_text(*(str(cell) for row in table("", ["a"], [[one] for one in found]).rows for cell in row))
+    for one in found:
+        row = {"mean": one.mean, "low": one.as_json(12)["low"], "high": one.as_json(12)["high"], "episodes": one.count}
+        assert interval_of(row).known == one.known
+        assert str(interval_of(row)).split(" (")[0] == str(one).split(" (")[0]
+        assert (one.decides(), one.decides(upper=True)) == ((one.low, one.high) if one.known else (one.mean,) * 2)
+        assert one.known or outcome(one, -9, 9) == "undecided"
+        shown = point((), one, one.mean)
+        assert (shown.low, shown.high) == (one.decides(), one.decides(upper=True))
+        as_text(str(Threshold(kind="found", log2=one)), _ratio(one))
+    arms = error_bars(estimates, "#000000")
+    as_text(arms)
+    for one, above, below in zip(found, arms["array"], arms["arrayminus"], strict=True):
+        assert one.known or above == below == 0
+    band = band_of(range(len(found)), found, "#000000")
+    as_text(band)
+    assert [len(line["x"]) for line in band] == [sum(one.known for one in found)] * 2 * any(one.known for one in found)
+    quantities = ("untouched", *map(str, range(1, len(found))))
+    named = dict(zip(quantities, estimates, strict=True))
+    as_text(bars_figure(AnalysisOfStudy(name="ablation", quantities=quantities, cells={0: named}), 0))
+    effects = [Effect(f"cut {place}", (), seeds[0], seeds[0], seeds[0]) for place, seeds in enumerate(drawn)]
+    as_text(ablation_figure(effects, effects[0].accuracy, None))
+    shown = Weights("a", 0, {}, {}, {}, {}, {str(place): one for place, one in enumerate(found)}).as_json()
+    embedded_json(shown)
+    assert [one["low"] is None for one in shown["direct"].values()] == [not one.known for one in found]

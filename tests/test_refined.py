@@ -16,8 +16,8 @@ from tiny import MODALITIES, lively_parameters, tiny_config
 from tiny_study import planned, tiny_study
 
 import miclab
+from miclab.circuits.checkpoint_pair import CheckpointPair
 from miclab.circuits.circuit_overlap import Overlap, chance_overlap, overlap_of
-from miclab.circuits.descent import Descent
 from miclab.circuits.drift import drift, leading_angles, moved, overlap, relative_change
 from miclab.circuits.find import stored_part
 from miclab.circuits.transplant import RECEIVERS, random_part, transplant, transplanted
@@ -199,11 +199,11 @@ def test_a_transplant_is_what_is_done_by_hand(line):
     found = transplant(second, sizes=SIZES)
     name = "decoder.blocks.1.attention.query"
     by_hand = {**after, name: torch.cat([after[name][:, :4], before[name][:, 4:]], 1)}
-    world = Descent.of(second).world(True)
+    world = CheckpointPair.of(second).world(True)
     wanted = score_split(second.config, world, by_hand, "icl", SIZES).correct.mean(1)
     assert np.array_equal(found.of("head 1.1 query", "later").icl["transplanted"], wanted)
     mlps = {n: after[n] if ".mlp." in n else value for n, value in before.items()}
-    world = Descent.of(second).world(False)
+    world = CheckpointPair.of(second).world(False)
     wanted = score_split(first.config, world, mlps, "icl", SIZES).correct.mean(1)
     assert np.array_equal(found.of(MLPS, "earlier").icl["transplanted"], wanted)
     assert {one.receiver for one in found.found} == set(RECEIVERS)
@@ -257,18 +257,18 @@ def test_products_do_not_depend_on_the_basis_inside_a_head(line):
     """Fails if QK and OV move when queries and keys, or values and outputs, are turned together, which changes no
     answer."""
     _, second, _ = line
-    descent = Descent.of(second, 0)
+    checkpoints = CheckpointPair.of(second, 0)
     turn = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(1)))[0]
-    weights = dict(descent.weights[1])
+    weights = dict(checkpoints.weights[1])
     start = "decoder.blocks.0.attention."
     for name in ("query", "key", "value"):
         weights[start + name] = torch.cat([weights[start + name][:, :4] @ turn, weights[start + name][:, 4:]], 1)
     weights[f"{start}output"] = torch.cat([turn.T @ weights[f"{start}output"][:4], weights[f"{start}output"][4:]])
-    old, new = head_matrices(second.config, descent.weights[1]), head_matrices(second.config, weights)
+    old, new = head_matrices(second.config, checkpoints.weights[1]), head_matrices(second.config, weights)
     for head, one in old.items():
         assert relative_change(one.qk, new[head].qk) < 1e-5
         assert relative_change(one.ov, new[head].ov) < 1e-5
-    assert relative_change(descent.weights[1][f"{start}query"], weights[f"{start}query"]) > 0.1
+    assert relative_change(checkpoints.weights[1][f"{start}query"], weights[f"{start}query"]) > 0.1
 
 
 # -- circuits ---------------------------------------------------------------------------------------------------------
@@ -299,20 +299,20 @@ def test_the_circuit_built_by_hand_is_the_same_before_and_after(monkeypatch):
     decoder, before, world = hand_built()
     after = {**before, "decoder.blocks.0.attention.value": before["decoder.blocks.0.attention.value"] * 1.5}
     run = SimpleNamespace(config=decoder.config, path="a run")
-    monkeypatch.setattr(Descent, "world", lambda self, is_later: world)
+    monkeypatch.setattr(CheckpointPair, "world", lambda self, is_later: world)
     sizes = SplitSizes(sequences=24, novel_sets=1)
-    found = overlap_of(Descent(run, run, (0, 1), (before, after)), sizes, "train")
+    found = overlap_of(CheckpointPair(run, run, (0, 1), (before, after)), sizes, "train")
     known = {"embedding -> value of 0.0", "head 0.0 -> key of 1.0", "head 1.0 -> logits"}
     assert found.earlier == found.later == found.faithful == known
     assert (found.beyond_chance(), found.faithfulness) == (pytest.approx(1), (1, 1))
     nothing = {name: torch.zeros_like(value) for name, value in before.items()}
     with pytest.raises(RunError, match="no circuit to find"):
-        overlap_of(Descent(run, run, (0, 1), (before, nothing)), sizes, "train")
+        overlap_of(CheckpointPair(run, run, (0, 1), (before, nothing)), sizes, "train")
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------
 def test_the_commands_show_the_sibling_and_refuse_what_is_none(line, capsys):
-    """Fails if the sibling is not looked at at the same step, or a run of another descent is taken for one."""
+    """Fails if the sibling is not looked at at the same step, or a run that started elsewhere is taken for one."""
     first, second, sibling = line
     few = ["--sequences", "4", "--novel-sets", "2", "--json"]
     assert main(["transplant", str(second.path), "--sibling", str(sibling.path), *few]) == 0

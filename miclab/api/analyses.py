@@ -25,7 +25,8 @@ OnProgress = Callable[[int, str], None]
 SEQUENCES, SETS = 1000, 8
 
 
-def _sizes(sequences: int, novel_sets: int, seed: int) -> SplitSizes:
+def split_sizes(sequences: int, novel_sets: int, seed: int) -> SplitSizes:
+    """The numbers of sequences that an analysis is given one by one."""
     return SplitSizes(sequences=sequences, novel_sets=novel_sets, evaluation_seed=seed)
 
 
@@ -59,7 +60,7 @@ def evaluate(
     from miclab.measures.evaluations import evaluate_runs
 
     return evaluate_runs(
-        disks(run), step=step, context=context, sizes=_sizes(sequences, novel_sets, evaluation_seed),
+        disks(run), step=step, context=context, sizes=split_sizes(sequences, novel_sets, evaluation_seed),
         measures=measures, on_progress=on_progress,
     )  # fmt: skip
 
@@ -86,7 +87,7 @@ def circuits(
         disks(run),
         step=step,
         split=split,
-        sizes=_sizes(sequences, novel_sets, evaluation_seed),
+        sizes=split_sizes(sequences, novel_sets, evaluation_seed),
         on_progress=on_progress,
     )
 
@@ -122,7 +123,7 @@ def knock_out(
 
     if baseline not in CUTS:
         raise ConfigError("baseline", baseline, nearest(str(baseline), CUTS))
-    runs, sizes = disks(run), _sizes(sequences, novel_sets, evaluation_seed)
+    runs, sizes = disks(run), split_sizes(sequences, novel_sets, evaluation_seed)
     if heads is None:
         return knockout.knock_out(runs, baseline=baseline, step=step, sizes=sizes, split=split, on_progress=on_progress)
     names = [heads] if isinstance(heads, str) else list(heads)
@@ -146,7 +147,7 @@ def ablate(
     `evaluate`; `split` says whose accuracy is measured."""
     from miclab.circuits.knockout import ablate
 
-    sizes = _sizes(sequences, novel_sets, evaluation_seed)
+    sizes = split_sizes(sequences, novel_sets, evaluation_seed)
     return ablate(disks(run), step=step, split=split, sizes=sizes, on_progress=on_progress)
 
 
@@ -183,4 +184,4 @@ def diagnose(
     evaluation_seed: int = -1,
 ) -> Diagnosis:
     """Looks for every known sign of failure in a checkpoint. Arguments and errors are those of `evaluate`."""
-    return signs.diagnose(opened(run).disk, step=step, sizes=_sizes(sequences, novel_sets, evaluation_seed))
+    return signs.diagnose(opened(run).disk, step=step, sizes=split_sizes(sequences, novel_sets, evaluation_seed))

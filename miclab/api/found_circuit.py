@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from miclab.api.analyses import AnyRun, OnProgress
+from miclab.api.analyses import AnyRun, OnProgress, split_sizes
 from miclab.api.runs import disks
 from miclab.circuits.found_circuit import FoundCircuit
-from miclab.config.request import Split, SplitSizes
+from miclab.circuits.patching_request import CorruptionRequest
+from miclab.config.request import Split
 
 __all__ = ["FoundCircuit", "find_circuit"]
 
@@ -50,10 +51,10 @@ def find_circuit(
         ConfigError: there is no such corruption, modality, ablation, metric, checkpoint or split, or `faithful` is not
             a share.
     """
-    from miclab.circuits.found_circuit import find_circuit
+    from miclab.circuits import found_circuit
 
-    sizes = SplitSizes(sequences=sequences, novel_sets=novel_sets, evaluation_seed=evaluation_seed)
-    return find_circuit(
-        disks(run)[0], corruption, faithful=faithful, ablation=ablation, metric=metric, interpolations=interpolations,
-        step=step, sizes=sizes, split=split, on_progress=on_progress,
+    sizes = split_sizes(sequences, novel_sets, evaluation_seed)
+    return found_circuit.find_circuit(
+        disks(run)[0], CorruptionRequest(corruption=corruption, step=step, split=split, sizes=sizes, metric=metric),
+        faithful=faithful, ablation=ablation, interpolations=interpolations, on_progress=on_progress,
     )  # fmt: skip

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from miclab.api.analyses import AnyRun, OnProgress
+from miclab.api.analyses import AnyRun, OnProgress, split_sizes
 from miclab.api.runs import disks
-from miclab.config.request import Split, SplitSizes
+from miclab.config.request import Split
 
 if TYPE_CHECKING:
     from miclab.circuits.attribution_result import Attribution
+    from miclab.circuits.patching import Direction, Metric
+    from miclab.circuits.patching_request import PatchingRequest
     from miclab.circuits.patching_result import Patching
     from miclab.circuits.path_result import PathPatching
+    from miclab.config.request import SplitSizes
 
 PARTS = ("residual", "attention", "mlp", "head", "query", "key", "value")
 
@@ -51,16 +54,13 @@ def patch(
 
     Raises:
         RunError: the runs differ in more than the seed, or the corruption changes no sequence that can be judged.
-        ConfigError: there is no such corruption, modality, part, checkpoint or split.
+        ConfigError: there is no such corruption, modality, part, direction, metric, checkpoint or split.
     """
-    from miclab.circuits.patching_result import patch
+    from miclab.circuits import patching_result
 
-    sizes = SplitSizes(sequences=sequences, novel_sets=novel_sets, evaluation_seed=evaluation_seed)
-    chosen = (parts,) if isinstance(parts, str) else tuple(parts)
-    return patch(
-        disks(run), corruption, parts=chosen, direction=direction, metric=metric, step=step, sizes=sizes, split=split,
-        on_progress=on_progress,
-    )  # fmt: skip
+    sizes = split_sizes(sequences, novel_sets, evaluation_seed)
+    request = _request(corruption, step, split, sizes, direction, metric)
+    return patching_result.patch(disks(run), request, _several(parts), on_progress)
 
 
 def patch_paths(
@@ -81,33 +81,19 @@ def patch_paths(
     It is a share of what a corruption changes.
 
     Arguments:
-        run: a run, or several that are seeds of one experiment: runs, paths or names.
-        corruption: the one thing in which corrupted sequences differ, NAME or NAME.MODALITY (see
-            `miclab.circuits.built_in_corruptions`).
-        step: training step of the checkpoint; None: the last good one of each.
         parts: `edges` (everything after the receiver is computed again), `paths` (nothing off the path changes), or
             both.
-        direction: `restore` puts clean outputs into the corrupted run (denoising), `corrupt` the other way round.
-        metric: shown by `tables()` and `plot()`; `frame()` has all three.
-        split: whose sequences are corrupted.
-        sequences: sequences of a split; of `icl`, for each set of novel classes.
-        novel_sets: independent sets of novel classes.
-        evaluation_seed: seed of all sequences that are evaluated; -1: the run's `seed`.
-        on_progress: called with the number of sets of novel classes done, and the name of the run.
+
+    The other arguments and the errors are those of `patch`.
 
     Raises:
-        RunError: the runs differ in more than the seed, or the corruption changes no sequence that can be judged. Or
-            the decoder has one layer, too many paths, or other inputs than queries, keys and values.
-        ConfigError: there is no such corruption, modality, part, checkpoint or split.
+        RunError: the decoder has one layer, too many paths, or other inputs than queries, keys and values.
     """
-    from miclab.circuits.path_result import patch_paths
+    from miclab.circuits import path_result
 
-    sizes = SplitSizes(sequences=sequences, novel_sets=novel_sets, evaluation_seed=evaluation_seed)
-    chosen = (parts,) if isinstance(parts, str) else tuple(parts)
-    return patch_paths(
-        disks(run), corruption, parts=chosen, direction=direction, metric=metric, step=step, sizes=sizes, split=split,
-        on_progress=on_progress,
-    )  # fmt: skip
+    sizes = split_sizes(sequences, novel_sets, evaluation_seed)
+    request = _request(corruption, step, split, sizes, direction, metric)
+    return path_result.patch_paths(disks(run), request, _several(parts), on_progress)
 
 
 def attribute(
@@ -129,28 +115,34 @@ def attribute(
     path patching.
 
     Arguments:
-        run: a run, or several that are seeds of one experiment: runs, paths or names.
-        corruption: the one thing in which corrupted sequences differ, NAME or NAME.MODALITY.
-        step: training step of the checkpoint; None: the last good one of each.
         interpolations: gradients that EAP-IG averages.
         compared: edges that are also patched exactly, at most.
-        direction: `restore` puts clean outputs into the corrupted run (denoising), `corrupt` the other way round.
         metric: what the effect is on.
-        split: whose sequences are corrupted.
-        sequences: sequences of a split; of `icl`, for each set of novel classes.
-        novel_sets: independent sets of novel classes.
-        evaluation_seed: seed of all sequences that are evaluated; -1: the run's `seed`.
         on_progress: called with the number of sets done, those of exact patching included, and the name of the run.
 
-    Raises:
-        RunError: the runs differ in more than the seed, or the corruption changes no sequence that can be judged. Or
-            the decoder has one layer, or other inputs than queries, keys and values.
-        ConfigError: there is no such corruption, modality, metric, checkpoint or split.
-    """
-    from miclab.circuits.attribution_result import attribute
+    The other arguments and the errors are those of `patch`.
 
-    sizes = SplitSizes(sequences=sequences, novel_sets=novel_sets, evaluation_seed=evaluation_seed)
-    return attribute(
-        disks(run), corruption, interpolations=interpolations, compared=compared, direction=direction, metric=metric,
-        step=step, sizes=sizes, split=split, on_progress=on_progress,
-    )  # fmt: skip
+    Raises:
+        RunError: the decoder has one layer, or other inputs than queries, keys and values.
+    """
+    from miclab.circuits import attribution_result
+
+    sizes = split_sizes(sequences, novel_sets, evaluation_seed)
+    request = _request(corruption, step, split, sizes, direction, metric)
+    return attribution_result.attribute(
+        disks(run), request, interpolations=interpolations, compared=compared, on_progress=on_progress
+    )
+
+
+def _request(
+    corruption: str, step: int | None, split: Split, sizes: SplitSizes, direction: Direction, metric: Metric
+) -> PatchingRequest:
+    from miclab.circuits.patching_request import PatchingRequest
+
+    return PatchingRequest(
+        corruption=corruption, step=step, split=split, sizes=sizes, direction=direction, metric=metric
+    )
+
+
+def _several(parts: str | Sequence[str]) -> tuple[str, ...]:
+    return (parts,) if isinstance(parts, str) else tuple(parts)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from miclab.api.analyses import AnyRun, OnProgress
+from miclab.api.analyses import AnyRun, OnProgress, split_sizes
 from miclab.api.runs import disks
-from miclab.config.request import SplitSizes
 
 if TYPE_CHECKING:
     from miclab.circuits.drift import Drift
@@ -41,7 +40,7 @@ def transplant(
     """
     from miclab.circuits.transplant import transplant
 
-    sizes = SplitSizes(sequences=sequences, novel_sets=novel_sets, evaluation_seed=evaluation_seed)
+    sizes = split_sizes(sequences, novel_sets, evaluation_seed)
     other = None if sibling is None else disks(sibling)[0]
     return transplant(disks(run)[0], other, step=step, sizes=sizes, on_progress=on_progress)
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from miclab.api.analyses import AnyRun
+from miclab.api.analyses import AnyRun, split_sizes
 from miclab.api.runs import disks
-from miclab.config.request import SplitSizes
 
 if TYPE_CHECKING:
     from miclab.circuits.weights import Weights
@@ -37,5 +36,5 @@ def weights(
     """
     from miclab.circuits.weights import weights
 
-    sizes = SplitSizes(sequences=sequences, novel_sets=novel_sets, evaluation_seed=evaluation_seed)
+    sizes = split_sizes(sequences, novel_sets, evaluation_seed)
     return weights(disks(run)[0], step=step, sizes=sizes)

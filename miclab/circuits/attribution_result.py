@@ -20,13 +20,12 @@ from miclab.circuits.attribution import (
     chosen_edges,
 )
 from miclab.circuits.corrupted_pairs import Traced, pairs_of_split, traced
-from miclab.circuits.effect_shares import WORDS, Shares, check_choices, trace_runs
+from miclab.circuits.effect_shares import WORDS, Shares, trace_runs
 from miclab.circuits.existence import OnProgress
 from miclab.circuits.graph import Edge, Graph
-from miclab.circuits.patching import Direction, Metric
+from miclab.circuits.patching_request import PatchingRequest
 from miclab.circuits.path_result import CHUNK, SHOWN, check_layers
 from miclab.circuits.paths import pair_of, patched_values
-from miclab.config.request import SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError
 from miclab.model.decoder import Decoder
@@ -166,66 +165,50 @@ def _shown(found: Agreement) -> tuple[str, str]:
 
 def attribute(
     runs: Sequence[Run],
-    corruption: str = "items_swapped",
+    request: PatchingRequest,
     *,
     interpolations: int = INTERPOLATIONS,
     compared: int = COMPARED,
-    direction: Direction = "restore",
-    metric: Metric = "logit_difference",
-    step: int | None = None,
-    sizes: SplitSizes | None = None,
-    split: str = "icl",
     on_progress: OnProgress | None = None,
 ) -> Attribution:
     """Effects of every edge by EAP and EAP-IG, compared with exact path patching.
 
     Arguments:
-        runs: seeds of one experiment.
-        corruption: its name, NAME or NAME.MODALITY (see `miclab.circuits.built_in_corruptions`).
         interpolations: gradients that EAP-IG averages.
         compared: edges that are also patched exactly: half those with the largest estimates, half others at random.
-        direction: `restore` (denoising) or `corrupt` (noising).
-        metric: `logit_difference` or `probability`.
-        step: the checkpoint of each; None: its last good one.
-        sizes: sequences looked at.
-        split: whose sequences are corrupted.
-        on_progress: called with the number of sets of novel classes done over all runs.
+
+    The other arguments and the errors are those of `miclab.circuits.patching_result.patch`. The metric is not
+    `accuracy`, which has no gradient.
 
     Raises:
-        RunError: the runs differ in more than the seed, or the corruption changes no sequence. Or the decoder has one
-            layer, or other inputs than queries, keys and values.
-        ConfigError: there is no such corruption, modality, direction, metric, checkpoint or split.
+        RunError: the decoder has one layer, or other inputs than queries, keys and values.
     """
-    check_choices(direction=direction, metric=metric)
-    check_metric(metric)
+    check_metric(request.metric)
     for name, value in (("interpolations", interpolations), ("compared", compared)):
         if value < 1:
             raise ConfigError(name, value, "at least 1")
     for run in runs:
         check_layers(run.config)
-    counted = sizes or SplitSizes()
-    sets = counted.sets_of(split)
+    direction, metric = request.direction, request.metric
     chosen: list[Edge] = []
 
     def trace(config: RunConfig, world: Any, parameters: Any, found: Any, modality: str, on_set: Any) -> Traced:
         graph = Graph(Decoder(config), parameters)
-        pairs = pairs_of_split(config, world, found, modality, split, counted)
+        pairs = pairs_of_split(config, world, found, modality, request.split, request.sizes)
 
         def estimated(clean: Any, made: Any) -> Any:
             pair = pair_of(graph, clean, made, direction)
             return *pair.ends, attributed(graph, pair, metric, interpolations)
 
         first = traced(pairs, estimated, {}, on_set, CHUNK)
-        one = Attribution(("",), (0,), split, corruption, "", direction, (first,), metric)
+        one = Attribution(("",), (0,), request.split, request.corruption, "", direction, (first,), metric)
         if not chosen:
             chosen.extend(chosen_edges(one.edges, [one.estimate(edge) for edge in one.edges], compared))
         exact = traced(
             pairs,
             lambda clean, made: patched_values(graph, clean, made, direction, paths=False, edges=lambda pair: chosen),
-            {}, lambda done: on_set(sets + done), CHUNK,
+            {}, lambda done: on_set(request.sets + done), CHUNK,
         )  # fmt: skip
         return replace(exact, patched={**first.patched, **exact.patched})
 
-    found, steps, words = trace_runs(runs, corruption, trace, step=step, sets=2 * sets, on_progress=on_progress)
-    names = tuple(run.path.name for run in runs)
-    return Attribution(names, steps, split, corruption, words, direction, found, metric)
+    return trace_runs(Attribution, runs, request, trace, on_progress, rounds=2)

@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Int
+from torch import Tensor
 
 from miclab.circuits.corruption import Clean, corruption
 from miclab.worlds.sequences import Batch, plan_independent
@@ -15,6 +17,14 @@ from miclab.worlds.sequences import Batch, plan_independent
 NOISE = 3.0
 """Standard deviation of the noise of `query_noise`, as a multiple of the item's root mean square. Causal tracing takes
 three standard deviations of the embeddings (arXiv 2202.05262, section 2.1)."""
+
+
+def _other_example(clean: Clean) -> tuple[Int[Tensor, " batch"], Bool[Tensor, " batch"], Int[Tensor, " batch"]]:
+    """An example of each context with another label than the query's, whether there is one, and its label; the query's
+    where there is none."""
+    place, there = clean.one_of(~clean.right)
+    label = clean.batch.labels.gather(1, place[:, None]).squeeze(1)
+    return place, there, torch.where(there, label, clean.batch.target)
 
 
 @corruption(
@@ -25,10 +35,8 @@ three standard deviations of the embeddings (arXiv 2202.05262, section 2.1)."""
 )
 def labels_swapped(clean: Clean) -> Batch:
     """The answer becomes the other label, since the items stay."""
-    batch = clean.batch
-    place, there = clean.one_of(~clean.right)
-    right = batch.target[:, None]
-    other = torch.where(there, batch.labels.gather(1, place[:, None]).squeeze(1), batch.target)[:, None]
+    batch, right = clean.batch, clean.batch.target[:, None]
+    other = _other_example(clean)[2][:, None]
     swapped = torch.where(batch.labels == right, other, torch.where(batch.labels == other, right, batch.labels))
     vectors = clean.world.label_embeddings[swapped]
     # A sequence without any example of the query's label has no answer to trade.
@@ -50,10 +58,9 @@ def labels_swapped(clean: Clean) -> Batch:
 )
 def items_swapped(clean: Clean) -> Batch:
     """The answer becomes the other label, since the labels stay. The items have new noise."""
-    batch = clean.batch
-    place, there = clean.one_of(~clean.right)
-    right = batch.target[:, None]
-    other = torch.where(there, batch.labels.gather(1, place[:, None]).squeeze(1), batch.target)[:, None]
+    batch, right = clean.batch, clean.batch.target[:, None]
+    place, there, label = _other_example(clean)
+    other = label[:, None]
     # A sequence without any example of the query's label has no answer to trade.
     kept = (clean.right.any(1) & there)[:, None]
     to_other, to_query = kept & (batch.labels == right), kept & (batch.labels == other)
@@ -63,17 +70,15 @@ def items_swapped(clean: Clean) -> Batch:
         context = torch.where(to_other, theirs, torch.where(to_query, query, old[:, :-1]))
         classes[name] = torch.cat([context, query], 1)
     where = F.pad(to_other | to_query, (0, 1))
-    return clean.with_items(clean.fresh_items(classes), where, classes=classes, target=other.squeeze(1))
+    return clean.with_items(clean.fresh_items(classes), where, classes=classes, target=label)
 
 
 @corruption("query_other", changes="query", words="the query is of another class of the context", new_answer=True)
 def query_other(clean: Clean) -> Batch:
     """The answer becomes that class's label."""
-    batch = clean.batch
-    place, there = clean.one_of(~clean.right)
-    chosen = {name: value.gather(1, place[:, None]).squeeze(1) for name, value in batch.classes.items()}
+    place, there, target = _other_example(clean)
+    chosen = {name: value.gather(1, place[:, None]).squeeze(1) for name, value in clean.batch.classes.items()}
     classes = clean.classes_with(clean.query_place, chosen)
-    target = batch.labels.gather(1, place[:, None]).squeeze(1)
     where = clean.at(clean.query_place, there)
     return clean.with_items(clean.fresh_items(classes), where, classes=classes, target=target)
 

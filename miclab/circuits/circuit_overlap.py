@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import hypergeom
 
+from miclab.circuits.checkpoint_pair import CheckpointPair
 from miclab.circuits.circuit_search import bench_of, controls, halves, judge_of, search
 from miclab.circuits.corrupted_pairs import pairs_of_split
 from miclab.circuits.corruption import find_corruption
-from miclab.circuits.descent import Descent
 from miclab.circuits.graph import Graph
 from miclab.config.request import SplitSizes
 from miclab.errors import RunError
@@ -89,13 +89,15 @@ class Overlap:
 
 
 def _searched(
-    descent: Descent, is_later: bool, sizes: SplitSizes, split: str
+    checkpoints: CheckpointPair, is_later: bool, sizes: SplitSizes, split: str
 ) -> tuple[frozenset[str], frozenset[str], float, int]:
     """The circuit of one checkpoint, one sought from a random order, the first one's faithfulness, and all edges."""
-    run, parameters = (descent.later, descent.weights[1]) if is_later else (descent.earlier, descent.weights[0])
+    run, parameters = (
+        (checkpoints.later, checkpoints.weights[1]) if is_later else (checkpoints.earlier, checkpoints.weights[0])
+    )
     made, modality = find_corruption(CORRUPTION, run.config)
     graph = Graph(Decoder(run.config), parameters)
-    pairs = pairs_of_split(run.config, descent.world(is_later), made, modality, split, sizes)
+    pairs = pairs_of_split(run.config, checkpoints.world(is_later), made, modality, split, sizes)
     searching = bench_of(graph, halves(pairs)[0])
     judge = judge_of(searching, "resample", "accuracy")
     edges = graph.edges()
@@ -124,11 +126,11 @@ def circuit_overlap(run: Run, *, step: int | None = None, sizes: SplitSizes | No
         RunError: the run started from random weights. Or a decoder answers no better with all edges than without, or
             its attention has other inputs than queries, keys and values.
     """
-    return overlap_of(Descent.of(run, step), sizes or SplitSizes())
+    return overlap_of(CheckpointPair.of(run, step), sizes or SplitSizes())
 
 
-def overlap_of(descent: Descent, sizes: SplitSizes, split: str = "icl") -> Overlap:
+def overlap_of(checkpoints: CheckpointPair, sizes: SplitSizes, split: str = "icl") -> Overlap:
     """The circuits of two checkpoints on a split; errors are those of `circuit_overlap`."""
-    first, _, before, count = _searched(descent, False, sizes, split)
-    second, others, after, _ = _searched(descent, True, sizes, split)
+    first, _, before, count = _searched(checkpoints, False, sizes, split)
+    second, others, after, _ = _searched(checkpoints, True, sizes, split)
     return Overlap(first, second, count, (before, after), others)

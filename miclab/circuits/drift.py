@@ -21,14 +21,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from miclab.circuits.descent import Descent
+from miclab.circuits.checkpoint_pair import BesideSibling, CheckpointPair
 from miclab.circuits.find import stored_part
 from miclab.circuits.weights import effective_rank, head_matrices
 from miclab.config.run import RunConfig
 from miclab.model.decoder import Decoder, Parameters
 from miclab.model.parts import decoder_parts
 from miclab.runs.run import Run
-from miclab.tables import Number, Table, Tabled, table
+from miclab.tables import Number, Table, table
 
 Matrix = Float[Tensor, "row column"]
 Angles = Float[Tensor, " direction"]
@@ -147,15 +147,15 @@ def matrices(config: RunConfig, parameters: Parameters) -> dict[str, Matrix]:
 
 
 @torch.no_grad()
-def drift_of(descent: Descent) -> tuple[Moved, ...]:
-    """How far every matrix of a descent moved."""
-    config = descent.later.config
-    before, after = (matrices(config, weights) for weights in descent.weights)
+def drift_of(checkpoints: CheckpointPair) -> tuple[Moved, ...]:
+    """How far every matrix moved between two checkpoints."""
+    config = checkpoints.later.config
+    before, after = (matrices(config, weights) for weights in checkpoints.weights)
     found = []
     for name, matrix in before.items():
         sides = ("", "written") if name.split()[-1] in WRITES else ("read", "")
         found.append(moved(name, matrix, after[name], sides))
-    old, new = (head_matrices(config, weights) for weights in descent.weights)
+    old, new = (head_matrices(config, weights) for weights in checkpoints.weights)
     for (layer, head), one in old.items():
         other = new[layer, head]
         found.append(moved(f"head {layer}.{head} QK", one.qk, other.qk, ("query", "key")))
@@ -164,22 +164,8 @@ def drift_of(descent: Descent) -> tuple[Moved, ...]:
 
 
 @dataclass(frozen=True)
-class Drift(Tabled):
-    """How far the decoder of a run moved from the one that it started from.
-
-    Arguments:
-        runs: names of the earlier and the later run.
-        steps: the checkpoint of each.
-        found: every matrix.
-        sibling: the same of the sibling; empty: none was given.
-        sibling_run: its name, or empty.
-    """
-
-    runs: tuple[str, str]
-    steps: tuple[int, int]
-    found: tuple[Moved, ...]
-    sibling: tuple[Moved, ...] = ()
-    sibling_run: str = ""
+class Drift(BesideSibling[Moved]):
+    """How far every matrix of a run's decoder moved; arguments: see `BesideSibling`."""
 
     def of(self, name: str) -> Moved:
         """One matrix."""
@@ -205,11 +191,7 @@ class Drift(Tabled):
 
     def as_json(self) -> dict[str, Any]:
         """Everything as plain data."""
-        return {
-            "runs": {"earlier": self.runs[0], "later": self.runs[1]}, "steps": self.steps,
-            "matrices": [one.as_json() for one in self.found],
-            "sibling": self.sibling_run or None, "sibling_matrices": [one.as_json() for one in self.sibling],
-        }  # fmt: skip
+        return self.json_of("matrices")
 
     def stored(self) -> dict[str, float]:
         """Numbers under the names of stored analyses, in which layers and heads count from 1."""
@@ -233,8 +215,4 @@ def drift(run: Run, sibling: Run | None = None, *, step: int | None = None) -> D
         RunError: the run started from random weights, the sibling is none, or attention is no plain softmax.
         ConfigError: there is no such checkpoint.
     """
-    descent = Descent.of(run, step)
-    other = descent.sibling(sibling) if sibling is not None else None
-    names = (descent.earlier.path.name, run.path.name)
-    beside = drift_of(other) if other is not None else ()
-    return Drift(names, descent.steps, drift_of(descent), beside, sibling.path.name if sibling is not None else "")
+    return Drift.compared(run, sibling, step, drift_of)

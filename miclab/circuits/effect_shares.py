@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,8 @@ from miclab.circuits.corrupted_pairs import Traced
 from miclab.circuits.corruption import Corruption, find_corruption
 from miclab.circuits.existence import OnProgress
 from miclab.circuits.patching import METRICS, Direction, Metric
+from miclab.circuits.patching_request import PatchingRequest
 from miclab.config.run import RunConfig
-from miclab.errors import ConfigError
 from miclab.measures.evaluate import check_seeds
 from miclab.measures.evaluations import at_steps
 from miclab.runs.run import Run
@@ -27,10 +27,6 @@ WORDS: dict[str, str] = {
     "logit_difference": "logit difference",
     "probability": "probability",
     "accuracy": "accuracy",
-}
-DIRECTIONS: dict[str, str] = {
-    "restore": "clean activations put into the corrupted run (denoising)",
-    "corrupt": "corrupted activations put into the clean run (noising)",
 }
 NO_EFFECT = "the corruption does not change it, so no effect can be a share of the change"
 
@@ -148,36 +144,30 @@ class Shares(Tabled):
         return {name: interval.as_json() for name, interval in shown.items()}
 
 
-def check_choices(**given: str) -> None:
-    """Raises ConfigError for a direction or a metric that there is not."""
-    known = {"direction": tuple(DIRECTIONS), "metric": METRICS}
-    for name, value in given.items():
-        if value not in known[name]:
-            raise ConfigError(name, value, f"one of {', '.join(known[name])}")
-
-
+Result = TypeVar("Result", bound=Shares)
 Trace = Callable[[RunConfig, World, dict[str, Tensor], Corruption, str, Callable[[int], None]], Traced]
 """From a run's configuration, world and parameters, the corruption, its modality and a function to call with the number
 of sets done, to answers."""
 
 
 def trace_runs(
+    result: type[Result],
     runs: Sequence[Run],
-    corruption: str,
+    request: PatchingRequest,
     trace: Trace,
-    *,
-    step: int | None,
-    sets: int,
     on_progress: OnProgress | None,
-) -> tuple[tuple[Traced, ...], tuple[int, ...], str]:
-    """Answers of every run, the step of each checkpoint, and the effect of the corruption in words.
+    *,
+    rounds: int = 1,
+) -> Result:
+    """Answers of every run, as a result.
 
     Arguments:
+        result: the class of the result.
         runs: seeds of one experiment.
-        corruption: NAME or NAME.MODALITY.
-        step: the checkpoint of each; None: its last good one.
-        sets: sets of novel classes of each run, for `on_progress`.
-        on_progress: called with the number of sets done over all runs, and the name of the run.
+        request: checkpoints, corruption and sequences.
+        trace: gives the answers of one run.
+        on_progress: called with the number of sets of novel classes done over all runs, and the name of the run.
+        rounds: times that `trace` goes through the sets.
 
     Raises:
         RunError: the runs differ in more than the seed.
@@ -186,10 +176,10 @@ def trace_runs(
     check_seeds(runs)
     found, steps, words = [], [], ""
     for done, run in enumerate(runs):
-        made, modality = find_corruption(corruption, run.config)
-        at, parameters = run.parameters(step)
+        made, modality = find_corruption(request.corruption, run.config)
+        at, parameters = run.parameters(request.step)
 
-        def on_set(count: int, before: int = done * sets, name: str = run.path.name) -> None:
+        def on_set(count: int, before: int = done * rounds * request.sets, name: str = run.path.name) -> None:
             if on_progress:
                 on_progress(before + count, name)
 
@@ -197,4 +187,7 @@ def trace_runs(
         found.append(trace(run.config, world, parameters, made, modality, on_set))
         steps.append(at)
         words = made.words
-    return tuple(found), tuple(steps), words
+    names = tuple(run.path.name for run in runs)
+    return result(
+        names, tuple(steps), request.split, request.corruption, words, request.direction, tuple(found), request.metric
+    )

@@ -19,7 +19,7 @@ def why_unformed(induction: Head, icl: SplitScores) -> str:
 
     There is a circuit if two conditions hold with their whole 95 % intervals, on the same sequences. Accuracy on novel
     classes exceeds that of answering with any label of the context. Attention to the right labels exceeds that to the
-    wrong ones.
+    wrong ones. Where there is no interval, as with one sequence, the estimate decides.
 
     Arguments:
         induction: the strongest head.
@@ -28,14 +28,13 @@ def why_unformed(induction: Head, icl: SplitScores) -> str:
     if "induction_total" in icl.left_out:
         return NO_PATTERN
     any_label = icl.oracles["random_context_label"]
-    if clustered_interval([icl.correct - any_label]).low <= 0:
+    if clustered_interval([icl.correct - any_label]).decides() <= 0:
         return (
             f"accuracy on novel classes is {icl.interval()}, not above that of answering with any label of the context,"
             f" {any_label.mean():.3f}"
         )
     strength = clustered_interval([icl.strengths["induction_total"][:, *induction]])
-    # One set of novel classes gives no interval, so the estimate decides.
-    if (strength.low if strength.known else strength.mean) <= 0:
+    if strength.decides() <= 0:
         return (
             f"the strongest induction head, {head_name(induction)}, looks no more at the right labels than at the wrong"
             f" ones (right minus wrong {strength})"

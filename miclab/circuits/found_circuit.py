@@ -13,13 +13,13 @@ from miclab.circuits.attribution import INTERPOLATIONS
 from miclab.circuits.circuit_search import ABLATIONS, Ablation, Bench, bench_of, controls, halves, judge_of, search
 from miclab.circuits.corrupted_pairs import pairs_of_split, traced
 from miclab.circuits.corruption import find_corruption
-from miclab.circuits.effect_shares import WORDS, check_choices, set_means
+from miclab.circuits.effect_shares import WORDS, set_means
 from miclab.circuits.existence import OnProgress
 from miclab.circuits.graph import Edge, Graph
 from miclab.circuits.patching import METRICS, Metric
+from miclab.circuits.patching_request import CorruptionRequest
 from miclab.circuits.path_result import CHUNK, PathPatching, check_layers
 from miclab.circuits.paths import patched_values, with_roles
-from miclab.config.request import SplitSizes
 from miclab.errors import ConfigError, RunError
 from miclab.model.decoder import Decoder
 from miclab.runs.run import Run
@@ -260,29 +260,21 @@ def _roles(graph: Graph, bench: Bench, edges: Sequence[Edge]) -> dict[Edge, str]
 
 def find_circuit(
     run: Run,
-    corruption: str = "items_swapped",
+    request: CorruptionRequest,
     *,
     faithful: float = 0.9,
     ablation: Ablation = "resample",
-    metric: Metric = "accuracy",
     interpolations: int = INTERPOLATIONS,
-    step: int | None = None,
-    sizes: SplitSizes | None = None,
-    split: str = "icl",
     on_progress: OnProgress | None = None,
 ) -> FoundCircuit:
     """The smallest circuit that the search finds. Half the sets of novel classes are searched on, half checked on.
 
     Arguments:
         run: the run.
-        corruption: its name, NAME or NAME.MODALITY (see `miclab.circuits.built_in_corruptions`).
+        request: the checkpoint, the corruption, the sequences, and the metric that is kept.
         faithful: share of the metric to keep, above 0 and at most 1.
         ablation: what stands for the outputs that other edges would carry.
-        metric: what is kept.
         interpolations: gradients that EAP-IG averages.
-        step: the checkpoint; None: its last good one.
-        sizes: sequences looked at.
-        split: whose sequences are used.
         on_progress: called with the number of steps done of 4, and a text.
 
     Raises:
@@ -290,7 +282,6 @@ def find_circuit(
             or all edges are no better than none.
         ConfigError: a value is not one of those named above.
     """
-    check_choices(metric=metric)
     if not 0 < faithful <= 1:
         raise ConfigError("faithful", faithful, "above 0 and at most 1")
     if ablation not in ABLATIONS:
@@ -299,11 +290,12 @@ def find_circuit(
         raise ConfigError("interpolations", interpolations, "at least 1")
     check_layers(run.config)
     report = on_progress or (lambda done, text: None)
-    made, modality = find_corruption(corruption, run.config)
-    at, parameters = run.parameters(step)
+    metric = request.metric
+    made, modality = find_corruption(request.corruption, run.config)
+    at, parameters = run.parameters(request.step)
     graph = Graph(Decoder(run.config), parameters)
     world = world_from_tensors(run.config, run.world_tensors())
-    pairs = pairs_of_split(run.config, world, made, modality, split, sizes or SplitSizes())
+    pairs = pairs_of_split(run.config, world, made, modality, request.split, request.sizes)
     if sum(len(clean) for clean, _ in pairs.sets) < 2:
         raise RunError(
             "Two sequences are needed at least, one to search on and one to check on. Give more --sequences."
@@ -332,7 +324,7 @@ def find_circuit(
     report(4, "done")
     first, second = (sum(len(clean) for clean, _ in bench.pairs.sets) for bench in (searching, checking))
     return FoundCircuit(
-        run.path.name, at, split, corruption, ablation, metric, faithful, searched, tuple(found),
+        run.path.name, at, request.split, request.corruption, ablation, metric, faithful, searched, tuple(found),
         len(edges), judged, (first, second), graph.layers, graph.heads, graph.has_mlp,
     )  # fmt: skip
 

@@ -62,11 +62,6 @@ def uniform_level(levels: Mapping[str, float], place: Place) -> float:
     return float(looking({name: np.array(level) for name, level in levels.items()}, place))
 
 
-def _end(interval: Interval, upper: bool = False) -> float:
-    """The end that decides; of one set of novel classes, which has no interval, the estimate."""
-    return interval.mean if not interval.known else interval.high if upper else interval.low
-
-
 def pattern_word(place: Place, looks: Interval, uniform: float, entropy: Interval | None) -> str:
     """What a head is called by where it looks.
 
@@ -76,9 +71,9 @@ def pattern_word(place: Place, looks: Interval, uniform: float, entropy: Interva
         uniform: the same under uniform attention.
         entropy: of its rows, as a share of uniform rows'; None: they have none.
     """
-    if _end(looks) >= uniform + HALFWAY * (1 - uniform):
+    if looks.decides() >= uniform + HALFWAY * (1 - uniform):
         return f"{place.replace(' ', '-')} head"
-    return AVERAGING if entropy is not None and _end(entropy) > DIFFUSE else OTHER
+    return AVERAGING if entropy is not None and entropy.decides() > DIFFUSE else OTHER
 
 
 def need_word(drop: Interval, beyond: Interval | None) -> str:
@@ -88,9 +83,9 @@ def need_word(drop: Interval, beyond: Interval | None) -> str:
         drop: accuracy that is lost when it is set to uniform.
         beyond: the same minus that of random other heads; None: there are none.
     """
-    if _end(drop) >= NEEDED_DROP and (beyond is None or _end(beyond) > 0):
+    if drop.decides() >= NEEDED_DROP and (beyond is None or beyond.decides() > 0):
         return "needed"
-    lost = _end(drop, upper=True) < NEEDED_DROP or (beyond is not None and _end(beyond, upper=True) <= 0)
+    lost = drop.decides(upper=True) < NEEDED_DROP or (beyond is not None and beyond.decides(upper=True) <= 0)
     return "redundant" if lost else "need undecided"
 
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from miclab.circuits.effect_shares import DIRECTIONS, WORDS, Shares, check_choices, trace_runs
+from miclab.circuits.effect_shares import WORDS, Shares, trace_runs
 from miclab.circuits.existence import OnProgress
-from miclab.circuits.patching import METRICS, POINTS, Direction, Metric, Place, trace_split
-from miclab.config.request import SplitSizes
+from miclab.circuits.patching import METRICS, POINTS, Metric, Place, trace_split
+from miclab.circuits.patching_request import DIRECTIONS, PatchingRequest
 from miclab.errors import ConfigError
 from miclab.runs.run import Run
 from miclab.statistics.intervals import Interval
@@ -104,44 +104,29 @@ class Patching(Shares):
 
 def patch(
     runs: Sequence[Run],
-    corruption: str = "labels_swapped",
-    *,
+    request: PatchingRequest,
     parts: Sequence[str] = tuple(POINTS),
-    direction: Direction = "restore",
-    metric: Metric = "logit_difference",
-    step: int | None = None,
-    sizes: SplitSizes | None = None,
-    split: str = "icl",
     on_progress: OnProgress | None = None,
 ) -> Patching:
     """Causal tracing of runs: every part at every layer and role, restored or corrupted.
 
     Arguments:
         runs: seeds of one experiment.
-        corruption: its name, NAME or NAME.MODALITY (see `miclab.circuits.built_in_corruptions`).
+        request: checkpoints, corruption and sequences.
         parts: of `POINTS`.
-        direction: `restore` (denoising) or `corrupt` (noising).
-        metric: what tables and the heat map show.
-        step: the checkpoint of each; None: its last good one.
-        sizes: sequences looked at.
-        split: whose sequences are corrupted.
         on_progress: called with the number of sets of novel classes done over all runs.
 
     Raises:
         RunError: the runs differ in more than the seed, or the corruption changes no sequence.
-        ConfigError: there is no such corruption, modality, part, direction, metric, checkpoint or split.
+        ConfigError: there is no such corruption, modality, part, checkpoint or split.
     """
-    check_choices(direction=direction, metric=metric)
     if not parts:
         raise ConfigError("parts", parts, f"some of {', '.join(POINTS)}")
-    counted = sizes or SplitSizes()
-    traced, steps, words = trace_runs(
-        runs, corruption,
+    return trace_runs(
+        Patching, runs, request,
         lambda config, world, parameters, found, modality, on_set: trace_split(
             config, world, parameters, found, modality,
-            parts=parts, direction=direction, split=split, sizes=counted, on_set=on_set,
+            parts=parts, direction=request.direction, split=request.split, sizes=request.sizes, on_set=on_set,
         ),
-        step=step, sets=counted.sets_of(split), on_progress=on_progress,
+        on_progress,
     )  # fmt: skip
-    names = tuple(run.path.name for run in runs)
-    return Patching(names, steps, split, corruption, words, direction, traced, metric)

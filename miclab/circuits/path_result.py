@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from miclab.circuits.corrupted_pairs import Traced, pairs_of_split, traced
-from miclab.circuits.effect_shares import WORDS, Shares, check_choices, trace_runs
+from miclab.circuits.effect_shares import WORDS, Shares, trace_runs
 from miclab.circuits.existence import OnProgress
 from miclab.circuits.graph import Edge, Graph, Receiver
-from miclab.circuits.patching import METRICS, Direction, Metric
+from miclab.circuits.patching import METRICS
+from miclab.circuits.patching_request import PatchingRequest
 from miclab.circuits.paths import Path, patched_values
-from miclab.config.request import SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError, RunError
 from miclab.model.decoder import Decoder
@@ -190,55 +190,36 @@ def check_layers(config: RunConfig) -> None:
 
 def patch_paths(
     runs: Sequence[Run],
-    corruption: str = "items_swapped",
-    *,
+    request: PatchingRequest,
     parts: Sequence[str] = PARTS,
-    direction: Direction = "restore",
-    metric: Metric = "logit_difference",
-    step: int | None = None,
-    sizes: SplitSizes | None = None,
-    split: str = "icl",
     on_progress: OnProgress | None = None,
 ) -> PathPatching:
     """Path patching of runs: every edge, and every path to the logits, restored or corrupted alone.
 
     Arguments:
-        runs: seeds of one experiment.
-        corruption: its name, NAME or NAME.MODALITY (see `miclab.circuits.built_in_corruptions`).
         parts: `edges`, `paths` or both.
-        direction: `restore` (denoising) or `corrupt` (noising).
-        metric: what tables and the drawing show.
-        step: the checkpoint of each; None: its last good one.
-        sizes: sequences looked at.
-        split: whose sequences are corrupted.
-        on_progress: called with the number of sets of novel classes done over all runs.
+
+    The other arguments and the errors are those of `miclab.circuits.patching_result.patch`.
 
     Raises:
-        RunError: the runs differ in more than the seed, or the corruption changes no sequence. Or the decoder has one
-            layer, too many paths, or other inputs than queries, keys and values.
-        ConfigError: there is no such corruption, modality, part, direction, metric, checkpoint or split.
+        RunError: the decoder has one layer, too many paths, or other inputs than queries, keys and values.
     """
-    check_choices(direction=direction, metric=metric)
-    for part in parts:
-        if part not in PARTS:
-            raise ConfigError("parts", part, f"some of {', '.join(PARTS)}")
-    if not parts:
-        raise ConfigError("parts", parts, f"some of {', '.join(PARTS)}")
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown or not parts:
+        raise ConfigError("parts", unknown[0] if unknown else parts, f"some of {', '.join(PARTS)}")
     for run in runs:
         check_layers(run.config)
-    counted = sizes or SplitSizes()
 
     def trace(config: RunConfig, world: Any, parameters: Any, found: Any, modality: str, on_set: Any) -> Traced:
         graph = Graph(Decoder(config), parameters)
-        pairs = pairs_of_split(config, world, found, modality, split, counted)
+        pairs = pairs_of_split(config, world, found, modality, request.split, request.sizes)
         chosen = None if "edges" in parts else lambda pair: ()
         return traced(
             pairs,
-            lambda clean, made: patched_values(graph, clean, made, direction, paths="paths" in parts, edges=chosen),
+            lambda clean, made: patched_values(
+                graph, clean, made, request.direction, paths="paths" in parts, edges=chosen
+            ),
             {}, on_set, CHUNK,
         )  # fmt: skip
 
-    sets = counted.sets_of(split)
-    found, steps, words = trace_runs(runs, corruption, trace, step=step, sets=sets, on_progress=on_progress)
-    names = tuple(run.path.name for run in runs)
-    return PathPatching(names, steps, split, corruption, words, direction, found, metric)
+    return trace_runs(PathPatching, runs, request, trace, on_progress)

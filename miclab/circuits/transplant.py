@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from miclab.circuits.descent import Descent
+from miclab.circuits.checkpoint_pair import BesideSibling, CheckpointPair
 from miclab.circuits.existence import OnProgress
 from miclab.circuits.find import stored_part
 from miclab.config.request import SplitSizes
@@ -29,7 +29,7 @@ from miclab.model.parts import Mask, Shapes, decoder_parts, size
 from miclab.runs.run import Run
 from miclab.seeds import stream, stream_seed
 from miclab.statistics.intervals import Interval, clustered_interval
-from miclab.tables import Number, Table, Tabled, table
+from miclab.tables import Number, Table, table
 from miclab.worlds.sequences import Batch
 from miclab.worlds.splits import split_batches
 
@@ -100,22 +100,8 @@ class Transplant:
 
 
 @dataclass(frozen=True)
-class Transplants(Tabled):
-    """All transplants between a run and the run that it started from.
-
-    Arguments:
-        runs: names of the earlier and the later run.
-        steps: the checkpoint of each.
-        found: of every part, into both receivers.
-        sibling: the same of the sibling; empty: none was given.
-        sibling_run: its name, or empty.
-    """
-
-    runs: tuple[str, str]
-    steps: tuple[int, int]
-    found: tuple[Transplant, ...]
-    sibling: tuple[Transplant, ...] = ()
-    sibling_run: str = ""
+class Transplants(BesideSibling[Transplant]):
+    """Transplants of every part into both receivers; arguments: see `BesideSibling`."""
 
     def of(self, part: str, receiver: Receiver) -> Transplant:
         """One of them."""
@@ -152,12 +138,7 @@ class Transplants(Tabled):
 
     def as_json(self) -> dict[str, Any]:
         """Everything as plain data."""
-        return {
-            "runs": {"earlier": self.runs[0], "later": self.runs[1]}, "steps": self.steps,
-            "transplants": [one.as_json() for one in self.found],
-            "sibling": self.sibling_run or None,
-            "sibling_transplants": [one.as_json() for one in self.sibling],
-        }  # fmt: skip
+        return self.json_of("transplants")
 
     def stored(self) -> dict[str, BySet]:
         """ICL by set under the names of stored analyses, in which layers and heads count from 1."""
@@ -171,15 +152,15 @@ class Transplants(Tabled):
 class _Bench:
     """One receiver with its sequences, drawn once."""
 
-    def __init__(self, descent: Descent, receiver: Receiver, sizes: SplitSizes):
+    def __init__(self, checkpoints: CheckpointPair, receiver: Receiver, sizes: SplitSizes):
         is_later = receiver == "later"
-        run = descent.later if is_later else descent.earlier
+        run = checkpoints.later if is_later else checkpoints.earlier
         self.name: Receiver = receiver
         self.decoder, self.seed = Decoder(run.config), run.config.seed
-        self.mine, self.donor = descent.weights[::-1] if is_later else descent.weights
+        self.mine, self.donor = checkpoints.weights[::-1] if is_later else checkpoints.weights
         self.shapes = self.decoder.shapes()
         self.fresh = self.decoder.initial_parameters(stream_seed(self.seed, "fresh weights"))
-        self.sets = [batch for _, batch in split_batches(run.config, descent.world(is_later), "icl", sizes)]
+        self.sets = [batch for _, batch in split_batches(run.config, checkpoints.world(is_later), "icl", sizes)]
         self.untouched = self.icl(self.mine)
         self._random: dict[int, BySet] = {}
 
@@ -210,15 +191,17 @@ class _Bench:
         return Transplant(part, self.name, size(mask), self.untouched, values)
 
 
-def transplants_of(descent: Descent, sizes: SplitSizes, on_part: Callable[[str], None]) -> tuple[Transplant, ...]:
-    """Every part's transplants between the two checkpoints of a descent.
+def transplants_of(
+    checkpoints: CheckpointPair, sizes: SplitSizes, on_part: Callable[[str], None]
+) -> tuple[Transplant, ...]:
+    """Every part's transplants between two checkpoints.
 
     Arguments:
         on_part: called with a text after each.
     """
     found: list[Transplant] = []
     for name in RECEIVERS:
-        bench = _Bench(descent, name, sizes)
+        bench = _Bench(checkpoints, name, sizes)
         for part, mask in decoder_parts(bench.decoder.config, bench.shapes).items():
             found.append(bench.transplant(part, mask))
             on_part(f"{part} into the {name} decoder")
@@ -226,7 +209,7 @@ def transplants_of(descent: Descent, sizes: SplitSizes, on_part: Callable[[str],
 
 
 def part_count(run: Run) -> int:
-    """Transplants of one descent, for a bar of progress."""
+    """Transplants between two checkpoints, for a bar of progress."""
     return len(RECEIVERS) * len(decoder_parts(run.config, Decoder(run.config).shapes()))
 
 
@@ -251,8 +234,6 @@ def transplant(
         RunError: the run started from random weights, the sibling is none, or attention is no plain softmax.
         ConfigError: there is no such checkpoint.
     """
-    descent = Descent.of(run, step)
-    other = descent.sibling(sibling) if sibling is not None else None
     done = 0
 
     def on_part(text: str) -> None:
@@ -262,7 +243,4 @@ def transplant(
             on_progress(done, text)
 
     looked = sizes or SplitSizes()
-    found = transplants_of(descent, looked, on_part)
-    beside = transplants_of(other, looked, on_part) if other is not None else ()
-    names = (descent.earlier.path.name, run.path.name)
-    return Transplants(names, descent.steps, found, beside, sibling.path.name if sibling is not None else "")
+    return Transplants.compared(run, sibling, step, lambda checkpoints: transplants_of(checkpoints, looked, on_part))

@@ -30,7 +30,7 @@ from miclab.model.attention.softmax import Softmax
 from miclab.model.decoder import EPSILON, Decoder, Parameters
 from miclab.model.projector import project
 from miclab.runs.run import Run
-from miclab.statistics.intervals import Interval, clustered_interval
+from miclab.statistics.intervals import DECIMALS, Interval, clustered_interval
 from miclab.tables import HeadName, Number, Table, Tabled, table
 from miclab.worlds.sequences import Batch
 from miclab.worlds.splits import split_batches
@@ -247,7 +247,8 @@ class Weights(Tabled):
             ],
             "random": {name: {"mean": mean, "sd": spread} for name, (mean, spread) in self.random.items()},
             "direct": {
-                name: {"low": value.low, "mean": value.mean, "high": value.high} for name, value in self.direct.items()
+                name: {end: value.as_json(DECIMALS)[end] for end in ("low", "mean", "high")}
+                for name, value in self.direct.items()
             },
         }
 

@@ -40,7 +40,7 @@ def run_attribute(arguments: list[str]) -> int:
     announce("attribute", work, options.runs)
     with bar("attribute", 2 * len(runs) * options.sizes.sets_of(options.split)) as on_progress:
         found = attribute(
-            runs, options.corruption, interpolations=options.interpolations, compared=options.compared,
-            on_progress=on_progress, **options.given,
+            runs, options.request, interpolations=options.interpolations, compared=options.compared,
+            on_progress=on_progress,
         )  # fmt: skip
     return print_result(found, runs, options.json)

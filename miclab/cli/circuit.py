@@ -45,6 +45,7 @@ def run_circuit(arguments: list[str]) -> int:
     files = [output_file(name) for name in options.output]
     from miclab.circuits.circuit_drawing import check_kind
     from miclab.circuits.found_circuit import find_circuit
+    from miclab.circuits.patching_request import CorruptionRequest
     from miclab.storage import explained, replace_bytes
 
     for file in files:
@@ -56,8 +57,8 @@ def run_circuit(arguments: list[str]) -> int:
     announce("circuit", PASSES * size * options.sizes.sequences_of(options.split) * forward(run.config), options.runs)
     with bar("circuit", 4) as on_progress:
         found = find_circuit(
-            run, options.corruption, faithful=options.faithful, ablation=options.ablation, metric=options.metric,
-            interpolations=options.interpolations, on_progress=on_progress, **options.given,
+            run, CorruptionRequest(**options.given, metric=options.metric), faithful=options.faithful,
+            ablation=options.ablation, interpolations=options.interpolations, on_progress=on_progress,
         )  # fmt: skip
     for file in files:
         with explained(file):

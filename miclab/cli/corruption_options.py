@@ -14,6 +14,7 @@ from miclab.config.request import Split
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from miclab.circuits.patching_request import PatchingRequest
     from miclab.runs.run import Run
 
 
@@ -44,8 +45,8 @@ class CorruptionOptions(SizedOptions):
 
     @property
     def given(self) -> dict[str, Any]:
-        """Arguments of the analysis."""
-        return {"step": self.checkpoint, "sizes": self.sizes, "split": self.split}
+        """Fields of the request."""
+        return {"corruption": self.corruption, "step": self.checkpoint, "sizes": self.sizes, "split": self.split}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,8 @@ class PatchingOptions(CorruptionOptions):
     """What the tables show; --json has all three."""
 
     @property
-    def given(self) -> dict[str, Any]:
-        """Arguments of the analysis."""
-        return super().given | {"direction": self.direction, "metric": self.metric}
+    def request(self) -> PatchingRequest:
+        """The request of these options."""
+        from miclab.circuits.patching_request import PatchingRequest
+
+        return PatchingRequest(**self.given, direction=self.direction, metric=self.metric)

@@ -147,8 +147,7 @@ def interval_of(row: Mapping[str, Any]) -> Interval:
     """The interval of a row of `head_rows`."""
     from miclab.statistics.intervals import Interval
 
-    low, high = (float("nan") if row[end] is None else row[end] for end in ("low", "high"))
-    return Interval(row["mean"], low, high, "sequence", row["episodes"])
+    return Interval.from_json(row, "sequence", row["episodes"])
 
 
 def ranking(options: RankedFlags, production: Any, task: Any) -> tuple[HeadTable, Any, Any]:
@@ -164,12 +163,11 @@ def ranking(options: RankedFlags, production: Any, task: Any) -> tuple[HeadTable
         heads = all_heads(production.layers)
         values, uniform, kept = {}, {}, {}
         for (measure,), of in rows.group_by(["measure"], maintain_order=True):
-            means = dict(zip(zip(of["layer"], of["head"], strict=True), of["mean"], strict=True))
-            if set(means) != set(heads):
+            found = {(row["layer"], row["head"]): interval_of(row) for row in of.iter_rows(named=True)}
+            if set(found) != set(heads):
                 raise MiclabError(f"{options.heads} is of a model with other heads than {options.model_name}.")
-            values[str(measure)] = np.array([[means[head] for head in heads]])
-            ends = {(row["layer"], row["head"]): row for row in of.iter_rows(named=True)}
-            kept[str(measure)] = [interval_of(ends[head]) for head in heads]
+            kept[str(measure)] = [found[head] for head in heads]
+            values[str(measure)] = np.array([[found[head].mean for head in heads]])
             # Results of earlier versions do not say what uniform attention gives.
             if "uniform" in of.columns:
                 uniform[str(measure)] = float(of["uniform"][0])

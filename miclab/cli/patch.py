@@ -45,5 +45,5 @@ def run_patch(arguments: list[str]) -> int:
     work = passes * options.sizes.sequences_of(options.split) * sum(forward(run.config) for run in runs)
     announce("patch", work, options.runs)
     with bar("patch", len(runs) * options.sizes.sets_of(options.split)) as on_progress:
-        found = patch(runs, options.corruption, parts=options.parts, on_progress=on_progress, **options.given)
+        found = patch(runs, options.request, options.parts, on_progress)
     return print_result(found, runs, options.json)

@@ -39,5 +39,5 @@ def run_paths(arguments: list[str]) -> int:
     work = passes * options.sizes.sequences_of(options.split) * sum(forward(run.config) for run in runs)
     announce("paths", work, options.runs)
     with bar("paths", len(runs) * options.sizes.sets_of(options.split)) as on_progress:
-        found = patch_paths(runs, options.corruption, parts=options.parts, on_progress=on_progress, **options.given)
+        found = patch_paths(runs, options.request, options.parts, on_progress)
     return print_result(found, runs, options.json)

@@ -5,12 +5,14 @@
 
 Later passes over the batch also share what an intervention does not change (`miclab.mllm.replay`). Whether a model's
 keys and values can be continued in this way is not known from its class. So on the first batch the logits are compared
-with those of a whole pass. Where they differ, and for interventions that depend on positions, passes are whole.
+with those of a whole pass. Where they differ, passes are whole and a warning says so. For interventions that depend
+on positions they are whole as well.
 """
 
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
@@ -254,16 +256,32 @@ class Passes:
         return parts.rest
 
     def _agrees(self, encoded: Encoded, needed: Sequence[int], parts: _Split) -> bool:
-        """Whether a shared pass over a batch gives the logits of a whole one."""
+        """Whether a shared pass over a batch gives the logits of a whole one. If not, a warning says why."""
         whole = forward(self.production.model, encoded.to(self.production.model), torch.tensor(needed)).float()
         try:
             found = self._shared(parts, needed, UNTOUCHED).float()
-        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError, NotImplementedError):
+        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
+            # The code of a model's class runs here. What it raises at keys and values that it did not expect is its own
+            # choice, and a fault of ours looks the same. So the error is shown, and the whole pass is used.
+            _warn(f"it raised {type(error).__name__}: {error}")
             return False
         most = CLOSE.get(self.production.model.dtype, COARSE)
-        return all(
-            bool((found[row, column] - whole[row, column]).abs().max() <= most)
+        differences = [
+            (found[row, column] - whole[row, column]).abs().max()
             for row, reading in enumerate(encoded.readings)
             for column, place in enumerate(needed)
             if reading.last <= place < reading.written[-1]
-        )
+        ]
+        # NaN where a logit is NaN, which is no agreement.
+        largest = float(torch.stack(differences).max()) if differences else 0.0
+        if not largest <= most:
+            _warn(f"its logits differ by up to {largest:.3g}, where at most {most:g} comes from rounding")
+            return False
+        return True
+
+
+def _warn(reason: str) -> None:
+    warnings.warn(
+        "The model cannot continue from a prompt that answers share, so every answer is read whole, which is slower:"
+        f" {reason}.", stacklevel=4,
+    )  # fmt: skip

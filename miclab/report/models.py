@@ -18,7 +18,7 @@ from miclab.mllm.head_names import PLACES, names_table
 from miclab.mllm.heads import HeadTable, Map
 from miclab.mllm.knockout import Knockouts
 from miclab.report.html import identifiers, render
-from miclab.report.plots import BLUE, layout_of, plotly_scale
+from miclab.report.plots import BLUE, arms_of, layout_of, plotly_scale
 from miclab.statistics.palette import SIGNED, WEIGHTS
 from miclab.tables import Table, titled
 
@@ -200,16 +200,11 @@ def heads_page(heads: HeadTable, top: int) -> Page:
 
 def knockout_page(found: Knockouts) -> Page:
     """The page of `miclab mllm knockout`."""
-    names, means, low, high = [], [], [], []
-    for effect in found.effects:
-        interval = effect.interval("correct")
-        names.append(effect.name)
-        means.append(interval.mean)
-        low.append(interval.mean - interval.low)
-        high.append(interval.high - interval.mean)
+    names, intervals = [effect.name for effect in found.effects], [one.interval("correct") for one in found.effects]
     colours = ["#9a9a9a" if "random" in n or n == "untouched" else BLUE for n in names]
+    means = [one.mean for one in intervals]
     bars = {"type": "bar", "orientation": "h", "x": means, "y": names, "marker": {"color": colours},
-            "error_x": {"type": "data", "array": high, "arrayminus": low, "color": "#2b2b2b"},
+            "error_x": {"type": "data", **arms_of(zip(means, intervals, strict=True)), "color": "#2b2b2b"},
             "hovertemplate": "%{y}: %{x:.3f}<extra></extra>"}  # fmt: skip
     axes = {"yaxis": {"autorange": "reversed", "automargin": True}, "xaxis": {"range": [0, 1]}}
     figure = {"data": [bars], "layout": axes_layout("accuracy", "", 120 + 30 * len(names), **axes)}

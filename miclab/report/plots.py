@@ -4,9 +4,11 @@ Colours are those of Okabe and Ito, which readers with any colour vision can dis
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from miclab.statistics import palette
+from miclab.statistics.intervals import Interval
 from miclab.statistics.palette import BLUE, GREEN, ORANGE, PURPLE, SERIES, SKY, VERMILLION
 from miclab.statistics.palette import DARK as BLACK
 
@@ -69,6 +71,38 @@ def faint(colour: str, share: float = 0.16) -> str:
 def rounded(value: float | None, digits: int = 4) -> float | None:
     """A number rounded to some decimals; None stays None."""
     return None if value is None else round(float(value), digits)
+
+
+def arms_of(found: Iterable[tuple[float, Interval | None]]) -> dict[str, list[float | None]]:
+    """The arms of error bars above and below estimates, of length 0 where there is no interval."""
+    arms = [(i.high - m, m - i.low) if i is not None and i.known else (0, 0) for m, i in found]
+    return {"array": [rounded(above) for above, _ in arms], "arrayminus": [rounded(below) for _, below in arms]}
+
+
+def error_bars(found: Iterable[tuple[float, Interval | None]], colour: str, **more: Any) -> dict[str, Any]:
+    """Error bars of estimates, each with its interval; `more` are Plotly's own settings."""
+    style = {"symmetric": False, "color": colour, "thickness": 1.2, "width": 3}
+    return {"type": "data", **style, **more, **arms_of(found)}
+
+
+def band_of(x: Sequence[float], intervals: Iterable[Interval | None], fill: str, **more: Any) -> list[Figure]:
+    """A band between the ends of intervals, as two lines without a width; places without an interval are left out.
+
+    Arguments:
+        x: the place of each interval.
+        intervals: None, or without ends, where there is none.
+        fill: colour of the band.
+        more: Plotly's own settings of both lines.
+    """
+    kept = [(at, i) for at, i in zip(x, intervals, strict=True) if i is not None and i.known]
+    if not kept:
+        return []
+    common = {"type": "scatter", "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False,
+              "x": [at for at, _ in kept], **more}  # fmt: skip
+    return [
+        {**common, "y": [rounded(i.low) for _, i in kept]},
+        {**common, "y": [rounded(i.high) for _, i in kept], "fill": "tonexty", "fillcolor": fill},
+    ]
 
 
 def axis_of(title: str, **more: Any) -> dict[str, Any]:

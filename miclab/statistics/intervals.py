@@ -56,15 +56,25 @@ class Interval:
         """Whether there is an interval: one set of novel classes, or one seed of one set, gives none."""
         return not math.isnan(self.low + self.high)
 
+    def decides(self, upper: bool = False) -> float:
+        """The end that decides a comparison, the lower or the upper one; the estimate where there is no interval."""
+        return self.mean if not self.known else self.high if upper else self.low
+
     def __str__(self) -> str:
         if not self.known:
             return f"{self.mean:.3f} (one {self.unit}: no interval)" if self.count == 1 else f"{self.mean:.3f}"
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
-    def as_json(self) -> dict[str, Any]:
-        """The interval as plain data, with six decimals; ends that are not there are null."""
-        found = {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(self).items()}
-        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in found.items()}
+    def as_json(self, decimals: int = 6) -> dict[str, Any]:
+        """The interval as plain data; ends that are not there, or are infinite, are null."""
+        found = {k: round(v, decimals) if isinstance(v, float) else v for k, v in asdict(self).items()}
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any], unit: str, count: int) -> Interval:
+        """The interval of plain data: `mean`, `low` and `high`, of which null ones are not there."""
+        mean, low, high = (math.nan if found[name] is None else found[name] for name in ("mean", "low", "high"))
+        return cls(mean, low, high, unit, count)
 
 
 def exact_mean(values: Iterable[float]) -> float:

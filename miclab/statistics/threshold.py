@@ -78,6 +78,8 @@ class Threshold:
 
     def __str__(self) -> str:
         if self.log2 is not None:
+            if not self.log2.known:
+                return f"{2**self.log2.mean:,.0f} (no interval)"
             return f"{2**self.log2.mean:,.0f} [{2**self.log2.low:,.0f}, {2**self.log2.high:,.0f}]"
         if self.kind in ("below", "above"):
             return f"{self.kind} {self.bound:,.0f}"

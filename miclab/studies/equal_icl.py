@@ -3,7 +3,6 @@ accuracy and not at equal steps."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -46,31 +45,31 @@ def values(
     if analysis == "circuit":
         return _circuit(disk, step, sizes)
     if analysis == "cuts":
-        from miclab.circuits.cuts import cumulative_cuts
+        from miclab.circuits.cumulative_knockout import cumulative_knockouts
 
-        return {effect.name: effect.correct.mean(1) for effect in cumulative_cuts(interventions())}
-    from miclab.circuits.joining import hidden_from, joining_layer
+        return {effect.name: effect.correct.mean(1) for effect in cumulative_knockouts(interventions())}
+    from miclab.circuits.joining_layer import hidden_from, joining_layer
 
     found: dict[str, NDArray[np.floating]] = {}
     for modality in disk.config.order:
         icl = hidden_from(interventions(), modality)
-        with contextlib.suppress(RunError):
-            # A modality that is not needed joins nowhere.
-            found[f"layer of {modality}"] = joining_layer(icl)
+        layer = joining_layer(icl)
+        if layer is not None:
+            found[f"layer of {modality}"] = layer
         found |= {f"{modality} hidden from {first}": icl[first] for first in range(len(icl) - 1)}
     return found
 
 
 def _circuit(disk: Run, step: int, sizes: SplitSizes) -> dict[str, NDArray[np.floating]]:
     """Faithfulness of a found circuit, and the shares of its effect by the number of heads on paths."""
-    from miclab.circuits.chains import circuit_chains
+    from miclab.circuits.path_lengths import circuit_path_lengths
 
-    chains = circuit_chains(disk, step, sizes)
-    found = {"share of edges": np.array([len(chains.edges) / chains.count])}
+    lengths = circuit_path_lengths(disk, step, sizes)
+    found = {"share of edges": np.array([len(lengths.edges) / lengths.count])}
     shown: dict[Metric, str] = {"logit_difference": "logits", "accuracy": "accuracy"}
     for metric, words in shown.items():
-        found[f"faithfulness of {words}"] = chains.faithfulness(metric)
-        shares = chains.shares(metric)
+        found[f"faithfulness of {words}"] = lengths.faithfulness(metric)
+        shares = lengths.shares(metric)
         for heads in range(min(MOST_HEADS, len(shares) - 1) + 1):
             found[f"{words} through {heads} heads"] = shares[heads]
         if len(shares) > MOST_HEADS + 1:

@@ -11,7 +11,7 @@ from miclab.claims.evidence import Evidence, EvidenceCells, Quantity, grid
 from miclab.claims.paper import figure as paper
 from miclab.claims.plots import panels
 from miclab.claims.plots.figures import accuracy_axis, curves, need, new_figure
-from miclab.claims.plots.panels import Point, points
+from miclab.claims.plots.panels import point, points
 from miclab.claims.registry import claim
 from miclab.claims.verdict import Finding
 from miclab.statistics.grid import Expression, Predicate, average, mean, slope
@@ -62,7 +62,7 @@ def _complexity(rows: Evidence) -> Figure:
             panels.curve(axes[0], [complexity(*p.key[1:]) for p in mine], mine, label, index, line=False)
     levels = sorted({complexity(*key[1:]) for key in cells.keys})
     measured = {level: cells.where(at_level(level)).over_seeds(gap(level)) for level in levels}
-    gaps = [Point((level,), i.mean, i.low, i.high) for level, i in measured.items() if i]
+    gaps = [point((level,), i, i.mean) for level, i in measured.items() if i]
     if gaps:
         panels.curve(axes[1], [p.key[0] for p in gaps], gaps, "APE minus rope", 2)
     axes[1].axhline(0.05, color="0.5", lw=0.8, ls=":")

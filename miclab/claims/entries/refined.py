@@ -18,6 +18,7 @@ from miclab.statistics.grid import Expression, accuracy, mean
 STUDY, PARTS, CIRCUITS = "refined", "refined_parts", "refined_circuits"
 K2, SIBLING = 256, None
 """Values of the axis K2: of stage 2, and of the sibling, which has no M2."""
+WHOSE = {"stage 2": K2, "sibling": SIBLING}
 KEPT = 0.5
 """Of what the sibling keeps, the share that stage 2 has to keep more than."""
 GROUPS = ("all heads", "all mlps")
@@ -94,6 +95,11 @@ def kept(part: str, receiver: str, classes: int | None) -> Expression:
     return (fresh - lost(part, "transplanted", receiver, classes)) / fresh
 
 
+def over_sibling(column: str) -> Expression:
+    """The mean of a column for stage 2 over that for the sibling."""
+    return mean(column, K2=K2) / mean(column, K2=SIBLING)
+
+
 def _cells(rows: Evidence, columns: tuple[str, ...]) -> EvidenceCells:
     return grid(rows, STUDY, "K2", list(columns))
 
@@ -131,7 +137,7 @@ def w1(rows: Evidence) -> Iterator[Finding]:
             )
     for into, words in INTO.items():
         for part in (*GROUPS, *SINGLE):
-            for classes, whose in ((K2, "stage 2"), (SIBLING, "sibling")):
+            for whose, classes in WHOSE.items():
                 yield cells.comparison(lost(part, "transplanted", into, classes), f"{whose}, {words}: {part}: ICL lost")
                 if part in BESIDE_RANDOM:
                     more = lost(part, "random", into, classes)
@@ -164,14 +170,13 @@ def w2(rows: Evidence) -> Iterator[Finding]:
     """How far QK and OV of each head moved."""
     cells = _cells(rows, DRIFTS)
     for matrix in PRODUCTS:
-        column = drift_column(matrix, "overlap")
         yield cells.condition(
-            mean(column, K2=K2) / mean(column, K2=SIBLING) > KEPT,
+            over_sibling(drift_column(matrix, "overlap")) > KEPT,
             "overlap with stage 1 after stage 2, over that after the sibling's training",
             f"leading directions of {matrix}",
         )
     for matrix in (*PRODUCTS, "readout"):
-        for classes, whose in ((K2, "stage 2"), (SIBLING, "sibling")):
+        for whose, classes in WHOSE.items():
             for number, words in (
                 ("overlap", "overlap"), ("change", "relative change"), ("angle", "mean angle in degrees"),
             ):  # fmt: skip
@@ -246,12 +251,11 @@ def _least(cells: EvidenceCells, count: int) -> Iterator[Finding]:
 def w4(rows: Evidence) -> Iterator[Finding]:
     """Overlap of found circuits before and after."""
     cells = grid(rows, CIRCUITS, "K2", list(OVERLAPS))
-    column = "probe.circuit_overlap.beyond chance"
     yield cells.condition(
-        mean(column, K2=K2) / mean(column, K2=SIBLING) > KEPT,
+        over_sibling("probe.circuit_overlap.beyond chance") > KEPT,
         "overlap beyond chance with stage 1's circuit after stage 2, over that after the sibling's training",
         "circuits of four layers of four heads",
     )
     for name in OVERLAPS:
-        for classes, whose in ((K2, "stage 2"), (SIBLING, "sibling")):
+        for whose, classes in WHOSE.items():
             yield cells.comparison(mean(name, K2=classes), f"{whose}: {name.removeprefix('probe.circuit_overlap.')}")

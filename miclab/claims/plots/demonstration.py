@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from miclab import storage
 from miclab.claims.demonstration import NAME, Demonstration
 from miclab.claims.evidence import Evidence, grid
+from miclab.claims.plots.panels import point
 from miclab.config.request import SplitSizes
 from miclab.model.decoder import Decoder
 from miclab.runs.run import Run
@@ -70,7 +71,8 @@ def _bars(axes: Axes, rows: Evidence) -> None:
     found = [cells.interval(mean(column)) for column in SHOWN_EFFECTS.values()]
     shown = [(name, one) for name, one in zip(SHOWN_EFFECTS, found, strict=True) if one is not None]
     means = [one.mean for _, one in shown]
-    errors = [[one.mean - one.low for _, one in shown], [one.high - one.mean for _, one in shown]]
+    ends = [point((), one, one.mean) for _, one in shown]
+    errors = [[one.mean - one.low for one in ends], [one.high - one.mean for one in ends]]
     axes.barh(range(len(shown)), means, xerr=errors, color=GREEN, alpha=0.85, error_kw={"lw": 0.8})
     axes.set_yticks(range(len(shown)), [name for name, _ in shown], fontsize=7)
     axes.invert_yaxis()

@@ -29,7 +29,7 @@ SEEDS: dict[str, Any] = {"marker": ".", "ls": "none", "markersize": 3.5, "alpha"
 
 @dataclass(frozen=True)
 class Point:
-    """One cell's mean with the ends of its interval. With one seed the ends are the mean.
+    """One cell's mean with the ends of its interval. Without an interval the ends are the mean.
 
     Arguments:
         seeds: the value of each seed.
@@ -42,6 +42,12 @@ class Point:
     seeds: tuple[float, ...] = ()
 
 
+def point(key: Key, interval: Interval | None, mean: float, seeds: tuple[float, ...] = ()) -> Point:
+    """The point of an estimate; its ends are the mean where there is no interval."""
+    low, high = (interval.low, interval.high) if interval is not None and interval.known else (mean, mean)
+    return Point(key, mean, low, high, seeds)
+
+
 def points(cells: Cells, quantity: str) -> list[Point]:
     """Every cell that has rows."""
     found = []
@@ -52,7 +58,7 @@ def points(cells: Cells, quantity: str) -> list[Point]:
         dots = tuple(float(values[quantity].mean()) for values in seeds.values())
         level = float(np.mean(dots))
         interval = cells.where(lambda cell, key=key: cell.key == key).over_seeds(shown_mean(quantity))
-        found.append(Point(key, level, *((interval.low, interval.high) if interval else (level, level)), dots))
+        found.append(point(key, interval, level, dots))
     return found
 
 

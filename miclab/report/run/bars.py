@@ -8,7 +8,7 @@ from typing import Any
 from miclab.circuits.effects import Effect
 from miclab.circuits.find import CircuitHeads, head_name
 from miclab.circuits.head_names import shown_name
-from miclab.report.plots import BLACK, BLUE, GREEN, ORANGE, Figure, axis_of, layout_of, rounded
+from miclab.report.plots import BLACK, BLUE, GREEN, ORANGE, Figure, axis_of, error_bars, layout_of, rounded
 from miclab.report.run.names import circuit_parts
 from miclab.statistics.intervals import Interval
 
@@ -23,23 +23,14 @@ MOST_BARS = 24
 
 
 def _bars(name: str, effects: list[Effect], labels: list[str], colour: str) -> Figure:
-    means = [e.accuracy.mean for e in effects]
     return {
         "type": "bar",
         "orientation": "h",
         "name": name,
         "y": labels,
-        "x": [rounded(m) for m in means],
+        "x": [rounded(e.accuracy.mean) for e in effects],
         "marker": {"color": colour},
-        "error_x": {
-            "type": "data",
-            "symmetric": False,
-            "array": [rounded(e.accuracy.high - m) for e, m in zip(effects, means, strict=True)],
-            "arrayminus": [rounded(m - e.accuracy.low) for e, m in zip(effects, means, strict=True)],
-            "color": "#333333",
-            "thickness": 1.2,
-            "width": 3,
-        },
+        "error_x": error_bars([(e.accuracy.mean, e.accuracy) for e in effects], "#333333"),
         "customdata": [f"{e.accuracy}, change {e.change}" for e in effects],
         "hovertemplate": "%{y}: %{customdata}<extra>" + name + "</extra>",
     }
@@ -50,18 +41,12 @@ def _bars_layout(
 ) -> dict[str, Any]:
     line = {"color": BLACK, "width": 1.5}
     vertical = {"yref": "paper", "y0": 0, "y1": 1}
-    shapes = [
-        {"type": "line", "x0": untouched.mean, "x1": untouched.mean, "line": line, **vertical},
-        {
-            "type": "rect",
-            "x0": untouched.low,
-            "x1": untouched.high,
-            "fillcolor": "rgba(0,0,0,0.08)",
-            "line": {"width": 0},
-            "layer": "below",
-            **vertical,
-        },
+    shapes: list[dict[str, Any]] = [
+        {"type": "line", "x0": untouched.mean, "x1": untouched.mean, "line": line, **vertical}
     ]
+    if untouched.known:
+        shapes.append({"type": "rect", "x0": untouched.low, "x1": untouched.high, "fillcolor": "rgba(0,0,0,0.08)",
+                       "line": {"width": 0}, "layer": "below", **vertical})  # fmt: skip
     if random_label is not None:
         dotted = {"color": "#8a8a8a", "width": 1, "dash": "dot"}
         shapes.append({"type": "line", "x0": random_label, "x1": random_label, "line": dotted, **vertical})

@@ -7,6 +7,7 @@ from typing import Any
 
 from miclab.circuits.circuit_search import ABLATIONS
 from miclab.circuits.found_circuit import FoundCircuit, find_circuit
+from miclab.circuits.patching_request import CorruptionRequest
 from miclab.config.request import SplitSizes
 from miclab.errors import RunError
 from miclab.runs.run import Run
@@ -22,7 +23,7 @@ def report_circuit(run: Run, step: int) -> FoundCircuit | None:
     if options.layers > MOST_LAYERS or options.heads > MOST_HEADS:
         return None
     try:
-        return find_circuit(run, step=step, sizes=SIZES)
+        return find_circuit(run, CorruptionRequest(step=step, sizes=SIZES))
     except RunError:
         return None
 
@@ -36,7 +37,7 @@ def circuit_view(found: FoundCircuit | None) -> dict[str, Any] | None:
     return {
         "picture": f"data:image/svg+xml;base64,{picture}",
         "words": f"{len(found.edges)} of {found.count} edges keep {found.wanted:g} of the accuracy; all others carry"
-        f" {ABLATIONS[found.ablation]}. Faithfulness on sequences that the search did not see: {kept}. The width of an"
-        " edge is the faithfulness that is lost without it.",
+        f" {ABLATIONS[found.ablation]}. Faithfulness on sequences that the search did not see: {kept or 'unknown'}. The"
+        " width of an edge is the faithfulness that is lost without it.",
         "tables": found.tables(),
     }

@@ -17,6 +17,7 @@ from miclab.report.plots import (
     SPLIT_WORDS,
     Figure,
     axis_of,
+    band_of,
     faint,
     layout_of,
     plotly_scale,
@@ -80,21 +81,6 @@ def _line(name: str, steps: list[int], values: list[float | None], colour: str, 
     }
 
 
-def _band(steps: list[int], intervals: Sequence[Interval | None], colour: str) -> list[Figure]:
-    kept = [(step, i) for step, i in zip(steps, intervals, strict=True) if i is not None]
-    common = {
-        "type": "scatter",
-        "mode": "lines",
-        "line": {"width": 0},
-        "hoverinfo": "skip",
-        "showlegend": False,
-    }
-    x = [step for step, _ in kept]
-    low = {**common, "x": x, "y": [rounded(i.low) for _, i in kept]}
-    high = {**common, "x": x, "y": [rounded(i.high) for _, i in kept], "fill": "tonexty", "fillcolor": colour}
-    return [low, high] if kept else []
-
-
 def accuracy_figure(
     steps: list[int],
     splits: Mapping[str, list[float | None]],
@@ -110,7 +96,7 @@ def accuracy_figure(
         chance: accuracy of a guess among all labels.
         random_label: measured accuracy on `icl` of answering with any label of the context, or None.
     """
-    data = _band(steps, intervals, faint(SPLITS["icl"]))
+    data = band_of(steps, intervals, faint(SPLITS["icl"]))
     for split, name in SPLIT_WORDS.items():
         if split in splits:
             values = [rounded(v) for v in splits[split]]
@@ -174,7 +160,7 @@ def overview_figure(
     data: list[Figure] = []
     for index, (name, steps, values, intervals) in enumerate(curves):
         colour, dash = LINES[index % len(LINES)], DASHES[index // len(LINES) % len(DASHES)]
-        data += _band(steps, intervals, faint(colour, 0.12))
+        data += band_of(steps, intervals, faint(colour, 0.12))
         line = _line(name, steps, [rounded(v) for v in values], colour, dash)
         data.append({**line, "hovertemplate": CLOSEST})
     y = axis_of("accuracy on novel classes (icl)", range=[-0.02, 1.04], dtick=0.2)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from miclab.circuits.find import read_name
-from miclab.report.plots import BLACK, BLUE, Figure, axis_of, faint, layout_of, rounded
+from miclab.report.plots import BLACK, BLUE, Figure, axis_of, error_bars, faint, layout_of, rounded
 from miclab.report.study.cells import StudyCells, estimates
 from miclab.report.study.phases import style
 from miclab.statistics.intervals import Interval
@@ -99,18 +99,14 @@ def bars_figure(analysis: AnalysisOfStudy, cell: int) -> Figure:
         "marker": {"color": BLUE}, "customdata": [cell] * len(shown),
         "hovertext": [f"{q}: {text(found[q])}" for q in shown], "hovertemplate": "%{hovertext}<extra></extra>",
         "text": [f"{found[q][0]:.2f}" for q in shown], "textposition": "none",
-        "error_x": {
-            "type": "data", "symmetric": False, "color": BLACK, "thickness": 1.2, "width": 3,
-            "array": [rounded(i.high - m) if i else 0 for m, i in (found[q] for q in shown)],
-            "arrayminus": [rounded(m - i.low) if i else 0 for m, i in (found[q] for q in shown)],
-        },
+        "error_x": error_bars([found[q] for q in shown], BLACK),
     }  # fmt: skip
     shapes, notes = [], []
     if UNTOUCHED in found:
         mean, interval = found[UNTOUCHED]
         upright = {"yref": "paper", "y0": 0, "y1": 1}
         shapes.append({"type": "line", "x0": mean, "x1": mean, "line": {"color": BLACK, "width": 1.5}, **upright})
-        if interval:
+        if interval is not None and interval.known:
             shapes.append({"type": "rect", "x0": interval.low, "x1": interval.high, "fillcolor": faint("#808080"),
                            "line": {"width": 0}, "layer": "below", **upright})  # fmt: skip
         side = "right" if mean > 0.5 else "left"
@@ -138,11 +134,7 @@ def context_figure(analysis: AnalysisOfStudy, cells: StudyCells) -> Figure:
                 "y": [rounded(found[q][0]) for q in shown], "customdata": [cell] * len(shown),
                 "line": {"color": colour, "width": 2, "dash": dash},
                 "marker": {"color": colour, "size": 8, "symbol": symbol},
-                "error_y": {
-                    "type": "data", "symmetric": False, "color": colour, "thickness": 1.2, "width": 3,
-                    "array": [rounded(i.high - m) if i else 0 for m, i in (found[q] for q in shown)],
-                    "arrayminus": [rounded(m - i.low) if i else 0 for m, i in (found[q] for q in shown)],
-                },
+                "error_y": error_bars([found[q] for q in shown], colour),
                 "hovertext": [f"{cells.label(cell)}<br>{q} examples: {text(found[q])}" for q in shown],
                 "hovertemplate": "%{hovertext}<extra></extra>",
             }

@@ -8,7 +8,19 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from miclab.report.plots import BLACK, DASHES, LINES, SPLIT_WORDS, Figure, axis_of, faint, layout_of, rounded
+from miclab.report.plots import (
+    BLACK,
+    DASHES,
+    LINES,
+    SPLIT_WORDS,
+    Figure,
+    axis_of,
+    band_of,
+    error_bars,
+    faint,
+    layout_of,
+    rounded,
+)
 from miclab.report.study.cells import Axis, StudyCells, Value, shown_value
 from miclab.statistics.palette import ACCURACY
 from miclab.tables import estimate
@@ -156,18 +168,9 @@ def curve_figure(cells: StudyCells, score: str, threshold: float) -> Figure:
         found = sorted((place, c) for place, c in found if score in cells.scores[c])
         means = [(place, *cells.scores[c][score]) for place, c in found]
         joined = x is not None and x.numeric and len(means) > 1
-        ends = [(p, i) for p, _, i in means if i is not None]
         if joined:
-            common = {"type": "scatter", "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip",
-                      "showlegend": False, "x": [p for p, _ in ends]}  # fmt: skip
-            fill = {"fill": "tonexty", "fillcolor": faint(colour)}
-            data.append({**common, "y": [rounded(i.low) for _, i in ends]})
-            data.append({**common, "y": [rounded(i.high) for _, i in ends], **fill})
-        errors = {
-            "type": "data", "symmetric": False, "thickness": 1.2, "width": 3, "color": colour, "visible": not joined,
-            "array": [rounded(i.high - m) if i else 0 for _, m, i in means],
-            "arrayminus": [rounded(m - i.low) if i else 0 for _, m, i in means],
-        }  # fmt: skip
+            data += band_of([p for p, _, _ in means], [i for _, _, i in means], faint(colour))
+        errors = error_bars([(m, i) for _, m, i in means], colour, visible=not joined)
         data.append(
             {
                 "type": "scatter", "mode": "lines+markers" if joined else "markers",

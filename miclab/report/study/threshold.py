@@ -82,6 +82,8 @@ def _ratio(found: Interval | None) -> str:
         if np.isinf(found.low) and np.isinf(found.high):
             return "unknown"
         return f"at least {2**found.low:.3g}" if np.isfinite(found.low) else f"at most {2**found.high:.3g}"
+    if not found.known:
+        return f"{2**found.mean:.3g} (no interval)"
     return f"{2**found.mean:.3g} [{2**found.low:.3g}, {2**found.high:.3g}]"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from miclab.report.plots import Figure, axis_of, faint, layout_of, rounded
+from miclab.report.plots import Figure, axis_of, band_of, faint, layout_of, rounded
 from miclab.report.study.cells import RunOfStudy, StudyCells, estimates, finite, shown_value
 from miclab.report.study.phases import SCORES, style
 from miclab.statistics.intervals import Interval
@@ -55,13 +55,7 @@ def training_figure(
             continue
         colour, dash, symbol = style(index)
         name = f"{cells.x.short} = {shown_value(cells.value(cell, cells.x))}" if cells.x else score
-        banded = {step: interval for step, (_, interval, _) in found.items() if interval is not None}
-        common = {"type": "scatter", "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False,
-                  "legendgroup": name, "x": list(banded)}  # fmt: skip
-        data.append({**common, "y": [rounded(i.low) for i in banded.values()]})
-        data.append(
-            {**common, "y": [rounded(i.high) for i in banded.values()], "fill": "tonexty", "fillcolor": faint(colour)}
-        )
+        data += band_of(list(found), [interval for _, interval, _ in found.values()], faint(colour), legendgroup=name)
         marks = {"size": 5, "symbol": symbol, "color": colour}
         data.append(
             {

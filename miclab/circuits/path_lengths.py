@@ -49,10 +49,7 @@ def limited_logits(
 ) -> Float[Tensor, "most batch label"]:
     """Logits of a circuit whose edges carry what came through at most 0, 1, ..., layers heads.
 
-    Arguments:
-        embedding: of the sequences.
-        instead: what each sender adds on the corrupted sequences.
-        kept: the edges of the circuit, in the order of `Graph.edges`.
+    The arguments are those of `miclab.circuits.receiver_inputs.circuit_logits`, of one circuit.
     """
     many, count = graph.layers + 1, len(embedding)
     live = dict(zip(graph.edges(), kept.tolist(), strict=True))
@@ -78,7 +75,7 @@ def limited_logits(
 
 
 @dataclass(frozen=True)
-class Chains:
+class PathLengths:
     """Effects of a circuit by the number of heads on their paths, on sequences that the search did not see.
 
     Arguments:
@@ -110,9 +107,9 @@ def _share(part: NDArray[np.floating], whole: NDArray[np.floating]) -> NDArray[n
     return part / np.where(whole == 0, np.nan, whole)
 
 
-def circuit_chains(
+def circuit_path_lengths(
     run: Run, step: int | None = None, sizes: SplitSizes | None = None, *, faithful: float = FAITHFUL
-) -> Chains:
+) -> PathLengths:
     """Finds a circuit that keeps the accuracy, and the effect of its paths by the number of heads on them.
 
     Arguments:
@@ -146,7 +143,7 @@ def circuit_chains(
         for name, rows in checking.values(ablation, searching.ends()).items()
     }
     most = _limited(checking, kept)
-    return Chains(
+    return PathLengths(
         tuple(edges[place] for place in circuit), len(edges),
         {name: values[:, 0] for name, values in ends.items()},
         {name: values[:, 1] for name, values in ends.items()}, most,

@@ -1,4 +1,4 @@
-"""Cumulative knockouts: the top induction heads cut one after the other, beside as many random heads."""
+"""Cumulative knockouts: the top 1, 2, ... induction heads together, beside as many random heads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from miclab.errors import RunError
 from miclab.seeds import stream_seed
 
 MOST = 6
-"""Heads that are cut together at most."""
+"""Heads that are knocked out together at most."""
 
 
 def ranked_heads(work: Interventions) -> list[Head]:
@@ -26,7 +26,7 @@ def ranked_heads(work: Interventions) -> list[Head]:
     """
     strength = work.measures.get("induction_total")
     if strength is None:
-        raise RunError(f"There are no induction heads to cut: {NO_PATTERN}.")
+        raise RunError(f"There are no induction heads to knock out: {NO_PATTERN}.")
     if strength.size < 2:
         raise RunError("The decoder has a single head, so there is no other to compare it with.")
     order = np.argsort(-strength, axis=None, kind="stable")
@@ -43,7 +43,7 @@ def drawn_heads(others: list[Head], count: int, seed: int) -> list[tuple[Head, .
     return sorted(drawn)
 
 
-def cumulative_cuts(work: Interventions, most: int = MOST) -> list[Effect]:
+def cumulative_knockouts(work: Interventions, most: int = MOST) -> list[Effect]:
     """The untouched decoder; then the outputs of the 1, 2, ... top induction heads set to zero. Beside each, as many
     of the other heads, the mean over several draws. One head is left at least.
 

@@ -63,20 +63,18 @@ def hidden_from(work: Interventions, modality: str) -> NDArray[np.floating]:
     return np.stack([*(one.mean(1) for one in found), work.untouched.correct.mean(1)])
 
 
-def joining_layer(icl: NDArray[np.floating]) -> NDArray[np.floating]:
+def joining_layer(icl: NDArray[np.floating]) -> NDArray[np.floating] | None:
     """The mean layer, weighted by what each takes up [set].
 
     Arguments:
         icl: see `hidden_from`.
 
-    Raises:
-        RunError: hiding the modality everywhere costs too little, so that no layer takes it up.
+    Returns:
+        None for a modality that is not needed. Hiding it everywhere costs less than `LEAST`, or nothing in some set, so
+        no layer takes it up.
     """
     gains = np.diff(icl, axis=0)
     whole = icl[-1] - icl[0]
     if whole.mean() < LEAST or whole.min() <= 0:
-        raise RunError(
-            f"Hiding the items in every layer costs {whole.mean():.3f} of accuracy, so no layer can be said to take"
-            f" them up (at least {LEAST} is needed, in every set)."
-        )
+        return None
     return (gains * np.arange(len(gains))[:, None]).sum(0) / whole

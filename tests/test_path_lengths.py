@@ -9,7 +9,7 @@ from test_found_circuit import built
 from test_paths import both
 from tiny import lively_parameters, tiny_config
 
-import miclab.circuits.chains as chains
+from miclab.circuits import path_lengths
 from miclab.circuits.graph import Graph
 from miclab.config.request import SplitSizes
 from miclab.errors import RunError
@@ -26,7 +26,7 @@ def test_the_numbers_of_heads_agree_with_a_recursion_by_hooks():
     with torch.no_grad():
         instead = graph.outputs(corrupted).sent
         embedding = graph.outputs(clean).sent[graph.senders[0]]
-        found = chains.limited_logits(graph, embedding, instead, torch.ones(len(graph.edges()), dtype=torch.bool))
+        found = path_lengths.limited_logits(graph, embedding, instead, torch.ones(len(graph.edges()), dtype=torch.bool))
         names = [f"blocks.{layer}.attention.heads" for layer in range(3)]
         given = decoder.trace(parameters, corrupted, capture=tuple(names)).activations
         for most in range(4):
@@ -40,21 +40,21 @@ def test_the_numbers_of_heads_agree_with_a_recursion_by_hooks():
             torch.testing.assert_close(found[most], expected, rtol=1e-4, atol=1e-5)
             given = computed
         torch.testing.assert_close(found[3], decoder.trace(parameters, clean).logits, rtol=1e-4, atol=1e-5)
-        none = chains.limited_logits(graph, embedding, instead, torch.zeros(len(graph.edges()), dtype=torch.bool))
+        none = path_lengths.limited_logits(graph, embedding, instead, torch.zeros(len(graph.edges()), dtype=torch.bool))
         there = decoder.trace(parameters, corrupted).logits
         torch.testing.assert_close(none, there.expand_as(none), rtol=1e-4, atol=1e-5)
 
 
 def test_the_circuit_by_hand_has_two_heads_on_its_path(built, monkeypatch):
     """Fails if its effect is found on shorter paths, or the shares do not add up to the circuit's effect."""
-    pairs_of_split = chains.pairs_of_split
-    monkeypatch.setattr(chains, "world_from_tensors", built_world)
+    pairs_of_split = path_lengths.pairs_of_split
+    monkeypatch.setattr(path_lengths, "world_from_tensors", built_world)
 
     def of_training(config, world, corruption, modality, split, sizes):
         return pairs_of_split(config, world, corruption, modality, "train", sizes)
 
-    monkeypatch.setattr(chains, "pairs_of_split", of_training)
-    found = chains.circuit_chains(built, sizes=SplitSizes(sequences=24, novel_sets=1))
+    monkeypatch.setattr(path_lengths, "pairs_of_split", of_training)
+    found = path_lengths.circuit_path_lengths(built, sizes=SplitSizes(sequences=24, novel_sets=1))
     assert len(found.edges) == 3
     for metric in ("accuracy", "logit_difference"):
         np.testing.assert_allclose(found.shares(metric)[:, 0], [0, 0, 1], atol=1e-4)
@@ -67,10 +67,10 @@ def built_world(config, tensors):
     return hand_built()[2]
 
 
-def test_a_decoder_that_does_not_answer_has_no_chains(built, monkeypatch):
+def test_a_decoder_that_does_not_answer_has_no_path_lengths(built, monkeypatch):
     """Fails if shares of nothing are given."""
     _, parameters = built.parameters()
     silent = {name: torch.zeros_like(value) for name, value in parameters.items()}
     monkeypatch.setattr(type(built), "parameters", lambda run, step=None: (1, silent))
     with pytest.raises(RunError, match="no circuit"):
-        chains.circuit_chains(built, sizes=SplitSizes(sequences=24, novel_sets=1))
+        path_lengths.circuit_path_lengths(built, sizes=SplitSizes(sequences=24, novel_sets=1))
