@@ -26,6 +26,8 @@ author = "The miclab developers"
 release = version = pages.version()
 
 extensions = ["myst_nb", "autoapi.extension", "sphinx.ext.napoleon"]
+# Commands stand in tables and titles too: `--explain` must not become a dash.
+smartquotes = False
 html_theme = "furo"
 html_title = "miclab"
 html_static_path = ["_static"]

@@ -40,7 +40,7 @@ from miclab.measures.evaluate import CHUNK
 from miclab.measures.layer import causal
 from miclab.model.decoder import Decoder, Parameters
 from miclab.runs.run import Run
-from miclab.statistics.intervals import clustered_interval
+from miclab.statistics.intervals import Interval, clustered_interval, student_interval
 from miclab.tables import Table, Tabled, table
 from miclab.worlds.sequences import Batch
 from miclab.worlds.splits import split_batches
@@ -89,6 +89,8 @@ class RunningMean(Tabled):
         icl: accuracy by stored name: a condition, after a context's key.
         attention: attention of the query in the next layer, mean over heads, by distance: on the label so many examples
             after the one of its class. The layer has falling weights, and each class is in the context once.
+        sequences: number of sequences of each set.
+        positions: length of a sequence; the query sees all of it.
     """
 
     run: str
@@ -96,19 +98,46 @@ class RunningMean(Tabled):
     layer: int
     icl: Mapping[str, BySet]
     attention: Mapping[int, BySet]
+    sequences: int
+    positions: int
+
+    def accuracy(self, name: str) -> Interval:
+        """Accuracy under a stored name, with its interval over sets."""
+        return student_interval(self.icl[name], scale="logit", trials=self.sequences, unit="set")
+
+    @property
+    def summary(self) -> str:
+        """What equal weights cost, in words."""
+        cost = clustered_interval([self.icl["once: falling weights"] - self.icl["once: equal weights"]])
+        sure = cost.known and cost.low > 0
+        reads = "The order is read from the falling weights" if sure else "It is open what shows the order"
+        return f"{reads}: with each class once, equal weights cost {cost} of ICL."
 
     def tables(self) -> tuple[Table, ...]:
         """Accuracy by condition, and attention by distance."""
-        rows = [
-            [words, *(clustered_interval([self.icl[context + name]]) for context in CONTEXTS)]
-            for name, words in CONDITIONS.items()
-        ]
+        rows = [[words, *(self.accuracy(context + name) for context in CONTEXTS)] for name, words in CONDITIONS.items()]
         title = f"{self.run}, step {self.step:,}: layer {self.layer} as a running mean [95 % interval over sets]"
         looked = [[f"{place:+d}" if place else "own", clustered_interval([by])] for place, by in self.attention.items()]
         where = f"attention of the query in layer {self.layer + 1} by label, if layer {self.layer} is uniform"
         return (
-            table(title, ["layer", *CONTEXTS.values()], rows, ["n is the place of the position that attends."]),
-            table(where, ["examples after its own", "attention"], looked, ["Each class is in the context once."]),
+            table(
+                title,
+                ["intervention", *CONTEXTS.values()],
+                rows,
+                [
+                    self.summary,
+                    "n is the place that attends. It sees all places so far, whatever its mask.",
+                ],
+            ),
+            table(
+                where,
+                ["examples after its own", "attention"],
+                looked,
+                [
+                    "Each class is in the context once.",
+                    f"A uniform query gives {1 / self.positions:.3f} to each label.",
+                ],
+            ),
         )
 
     def stored(self) -> dict[str, BySet]:
@@ -119,7 +148,7 @@ class RunningMean(Tabled):
         """Everything as plain data."""
         return {
             "run": self.run, "step": self.step, "layer": self.layer,
-            "icl": {name: clustered_interval([by]).as_json() for name, by in self.icl.items()},
+            "icl": {name: self.accuracy(name).as_json() for name in self.icl},
             "attention": {str(place): clustered_interval([by]).as_json() for place, by in self.attention.items()},
         }  # fmt: skip
 
@@ -251,4 +280,5 @@ def running_mean(
     return RunningMean(
         run.path.name, at, layer, {name: np.array(by) for name, by in icl.items()},
         {place: by for place, by in zip(range(-reach, reach + 1), by_distance.T, strict=True) if np.isfinite(by).all()},
+        looked.sequences, run.config.sequence_length,
     )  # fmt: skip

@@ -12,10 +12,11 @@ from miclab.runs.find import find
 
 @dataclass(frozen=True, kw_only=True)
 class RunningMeanOptions(SizedOptions):
-    """In-context learning (ICL) with the attention of one layer replaced by kinds of a running mean. They have other
-    weights, values of items or of labels alone, or are seen by the next layer's keys alone. Contexts are those of
-    training, and contexts in which each class stands once. Shown too: where the query looks in the next layer, by
-    distance from its own label."""
+    """Does a decoder read its context through a layer that averages? The attention pattern of the layer is replaced by
+    weights that depend on a position's place n alone. They are 1/n (uniform attention), equal, or grow with n. Shown is
+    the in-context learning (ICL) left. It is shown too if only items or only labels are averaged, and if only the next
+    layer's keys see the result. Contexts are those of training, and contexts in which each class stands once. The
+    second table shows where the query looks in the next layer."""
 
     run: RunName
     """Path, name, or start of a name or hash."""
