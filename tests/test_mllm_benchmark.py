@@ -15,11 +15,12 @@ from PIL import Image
 from tiny_mllm import production, task
 
 from miclab.cli import main
+from miclab.mllm.batches import batches
 from miclab.mllm.errors import TaskError, ViewError
 from miclab.mllm.judging import Judge, cut, is_right
 from miclab.mllm.prompt import Prompter
 from miclab.mllm.results import read_manifest
-from miclab.mllm.scoring import answers, batches
+from miclab.mllm.scoring import answers
 from miclab.mllm.task import Episode, Example, Item, Style, Task
 from miclab.mllm.task_folder import load_task
 

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Mlla
 from miclab.errors import ConfigError
 from miclab.measures.attention import strengths
 from miclab.mllm.ablation import knocked_out
+from miclab.mllm.batches import batches
 from miclab.mllm.errors import ModelError
 from miclab.mllm.finetune import ADAPTER, Finetuning
 from miclab.mllm.heads import measure_batch, measure_heads
@@ -26,7 +27,7 @@ from miclab.mllm.loading import Production, load_model
 from miclab.mllm.memory import configuration
 from miclab.mllm.options import FinetuneOptions, LoadOptions
 from miclab.mllm.passes import forward
-from miclab.mllm.scoring import answers, batches
+from miclab.mllm.scoring import answers
 
 
 @pytest.mark.parametrize("family", list(OTHERS))
