@@ -232,8 +232,9 @@ def measure_heads(
 ) -> HeadTable:
     """Strengths of every head over the episodes of a task whose answer is in the context.
 
-    Memory does not grow with layers or episodes; `batch` is that of `miclab.mllm.batches`. An episode that cannot be read is left out and recorded in `lost`. If
-    memory runs out, the table of the measured episodes is returned with `problem` set.
+    Memory does not grow with layers or episodes; `batch` is that of `miclab.mllm.batches`. An episode that cannot be
+    read is left out and recorded in `lost`. If memory runs out, the table of the measured episodes is returned with
+    `problem` set.
 
     Raises:
         TaskError: no episode has its answer in the context, or none can be read.
@@ -265,5 +266,6 @@ def measure_heads(
     left_out = len(task.episodes) - len(usable)
     return HeadTable(
         production.name, task.name, all_heads(production.layers), values, left_out, problem, lost=lost,
-        measured=tuple(measured[row] for row in order), uniform={name: float(np.concatenate([of[name] for of in levels]).mean()) for name in values},
+        measured=tuple(measured[row] for row in order),
+        uniform={name: float(np.concatenate([of[name] for of in levels]).mean()) for name in values},
     )  # fmt: skip
