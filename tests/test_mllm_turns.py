@@ -111,7 +111,8 @@ def test_of_several_named_templates_the_default_is_taken(tmp_path: Path):
 @pytest.mark.parametrize(
     ("template", "said"),
     [("{{ raise_exception('Roles must alternate!') }}", "Roles must alternate!"), ("{% for %}", "Expected"),
-     ("{{ messages.none.none }}", "none"), ("{{ messages[0].content + 3 }}", "refuses")],
+     ("{{ messages.none.none }}", "none"), ("{{ messages[0].content + 3 }}", "refuses"),
+     ("{{ 1 // 0 }}", "by zero"), ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion")],
 )  # fmt: skip
 def test_a_templates_own_error_is_shown(template: str, said: str, tmp_path: Path):
     of = chatting(template)

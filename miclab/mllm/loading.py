@@ -132,7 +132,11 @@ def _source(name: str, options: LoadOptions) -> tuple[str, str, str]:
     where, adapter = place(name), ""
     if is_adapter(where):
         adapter = where
-        where = place(base_of(where, options.base))
+        base = base_of(where, options.base)
+        try:
+            where = place(base)
+        except ModelError as error:
+            raise ModelError(f"The base of the adapter {name}: {error} Or name it with --base MODEL.") from error
     elif options.base:
         raise ModelError(f"{name} is no adapter, so it has no base. --base goes with a folder that holds {CONFIG}.")
     if revision and Path(where).is_dir():

@@ -16,13 +16,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from PIL import Image
 from torch import Tensor
 
 from miclab.data.pictures import PictureError, open_picture
 from miclab.errors import is_out_of_memory
-from miclab.mllm.chat import Message, Part, Span, Turn, chat, mark
+from miclab.mllm.chat import RAISED, Message, Part, Span, Turn, chat, mark
 from miclab.mllm.errors import ModelError, TaskContentError, TaskError
 from miclab.mllm.options import PromptForm
 from miclab.mllm.processors import chat_template, placeholder
@@ -137,8 +136,8 @@ class Prompter:
 
     @cached_property
     def merges(self) -> bool:
-        """Whether the model would take two pictures side by side for one, since nothing is written between them and it
-        finds their grids by unbroken rows of tokens. Then a line break stands there."""
+        """Whether the model would take two pictures side by side for one, as nothing is written between them. Models
+        that find grids of pictures by rows of tokens do. Then a line break stands there."""
         if not hasattr(getattr(self.processor, "image_processor", None), "merge_size"):
             return False
         if self.form == "plain":
@@ -190,8 +189,8 @@ class Prompter:
             text: Any = self.tokenizer.apply_chat_template(
                 messages, chat_template=self.template, add_generation_prompt=reply, tokenize=False
             )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
-            said = " ".join(str(error).split())[:200]
+        except RAISED as error:
+            said = " ".join(str(error).split())[:200].rstrip(".")
             raise ModelError(f"The chat template refuses the episode: {said}. Use --prompt plain.") from error
         return text
 
