@@ -2,6 +2,7 @@
 
     python -m benchmarks.mllm [--tokens 1024] [--device cpu]
     python -m benchmarks.mllm --answers tiny 0.5B [--episodes 8]
+    python -m benchmarks.mllm --together tiny 0.5B [--episodes 8]
 
 Without `--answers`: peak memory of measuring every head, beside a plain forward pass with eager attention, and the time
 of both. One layer of Qwen2.5's class (the width and heads of its 3B model unless said otherwise) with random weights.
@@ -11,6 +12,9 @@ profiler does, allocation by allocation.
 With `--answers`: episodes a second of processor time, one at a time, each answered untouched and with two heads knocked
 out in the first layer and in the middle one. First every pass is whole. Then passes share the layers before the change,
 then also the prompt. `0.5B` has the shape of Qwen2.5-0.5B and random weights, and reads items in words.
+
+With `--together`: the same interventions, and strengths of heads, one episode at a time and in batches of similar
+length, with the time for writing prompts. Rounds of both alternate; each ratio is of their sums.
 """
 
 from __future__ import annotations
@@ -29,14 +33,17 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from miclab.mllm.ablation import knocked_out
 from miclab.mllm.attention import measuring
+from miclab.mllm.batches import batches
+from miclab.mllm.effects import answer_under
 from miclab.mllm.episodes import make_episodes
+from miclab.mllm.heads import measure_heads
 from miclab.mllm.layers import attention_layers
 from miclab.mllm.loading import Production, load_model
 from miclab.mllm.options import EpisodeOptions, LoadOptions
 from miclab.mllm.passes import UNTOUCHED, Intervention, Passes
 from miclab.mllm.reading import Reading
-from miclab.mllm.scoring import answers, batches
-from miclab.mllm.task import Episode, Example, Item
+from miclab.mllm.scoring import answers
+from miclab.mllm.task import Episode, Example, Item, Task
 from miclab.mllm.task_folder import load_task
 from miclab.worlds.roles import LABEL, OTHER, Roles
 
@@ -89,18 +96,65 @@ def half_billion() -> Production:
     return Production("0.5B", model, tokens, attention_layers(model), LoadOptions(device="cpu"))
 
 
-def answered(name: str, episodes: int) -> dict[str, Any]:
-    """Episodes a second of one model, by what its passes share."""
-    production = half_billion() if name == "0.5B" else load_model(name, LoadOptions(device="cpu"))
+def model_named(name: str) -> Production:
+    """`0.5B`, `tiny` or the model in a folder."""
+    return half_billion() if name == "0.5B" else load_model(name, LoadOptions(device="cpu"))
+
+
+def interventions(production: Production) -> list[Intervention]:
+    """None, then two heads out of the first layer, and out of the middle one."""
     indices = [layer.index for layer in production.layers]
     depths = [indices[0], indices[len(indices) // 2]]
     sets = [tuple((depth, head) for head in (part % 2, 2 + part % 2)) for part, depth in enumerate(depths)]
-    conditions = [UNTOUCHED, *(
+    return [UNTOUCHED, *(
         Intervention(lambda _, heads=heads: knocked_out(production.layers, heads), heads[0][0], True) for heads in sets
     )]  # fmt: skip
+
+
+def words_or_pictures(production: Production, folder: str, episodes: int) -> Task:
+    """Episodes of concepts, 2-way 2-shot, as the model can see them."""
+    made = EpisodeOptions(data="concepts.pictures", episodes=episodes, template="{item}{answer}\n")
+    return load_task(make_episodes(Path(folder) / "task", made), shots=2, view=production.view)
+
+
+def together(name: str, episodes: int, rounds: int = 2) -> dict[str, Any]:
+    """Episodes a second of one model, one by one and in batches of similar length."""
+    production = model_named(name)
+    named = {str(number): one for number, one in enumerate(interventions(production))}
+    found: dict[str, Any] = {"model": name, "episodes": episodes}
     with TemporaryDirectory() as folder:
-        made = EpisodeOptions(data="concepts.pictures", episodes=episodes + 1, template="{item}{answer}\n")
-        task = load_task(make_episodes(Path(folder) / "task", made), shots=2, view=production.view)
+        task = words_or_pictures(production, folder, episodes)
+        found["batches"] = [len(some) for some, _ in batches(production.prompter(task), 0)]
+        run: dict[str, Callable[[Task, int], dict[str, Any]]] = {
+            "answers": lambda task, batch: {
+                f"{key} {measure}": values
+                for key, of in answer_under(production, task, named, batch=batch).found.items()
+                for measure, values in of.named().items()
+            },
+            "heads": lambda task, batch: measure_heads(production, task, batch).values,
+        }
+        for what, read in run.items():
+            read(task.part(0, 1), 1)
+            spent, values = {1: 0.0, 0: 0.0}, {}
+            for _ in range(rounds):
+                for batch in spent:
+                    started = time.process_time()
+                    values[batch] = read(task, batch)
+                    spent[batch] += time.process_time() - started
+            each = {batch: rounds * episodes / seconds for batch, seconds in spent.items()}
+            found[what] = {
+                "one by one": round(each[1], 3), "together": round(each[0], 3), "ratio": round(each[0] / each[1], 2),
+                "largest difference": max(float(abs(values[0][key] - of).max()) for key, of in values[1].items()),
+            }  # fmt: skip
+    return found
+
+
+def answered(name: str, episodes: int) -> dict[str, Any]:
+    """Episodes a second of one model, by what its passes share."""
+    production = model_named(name)
+    conditions = interventions(production)
+    with TemporaryDirectory() as folder:
+        task = words_or_pictures(production, folder, episodes + 1)
         lots = [lot for lot in batches(production.prompter(task), 1) if len(lot[0][0].candidates) > 1]
         lengths = [encoded.readings[0].length for _, encoded in lots]
         found: dict[str, Any] = {"model": name, "tokens": round(sum(lengths) / len(lengths))}
@@ -132,12 +186,15 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--answers", nargs="+", default=[], metavar="MODEL", help="tiny, 0.5B, or a folder")
-    parser.add_argument("--episodes", type=int, default=8, help="of --answers")
+    parser.add_argument("--together", nargs="+", default=[], metavar="MODEL", help="tiny, 0.5B, or a folder")
+    parser.add_argument("--episodes", type=int, default=8, help="of --answers and --together")
     options = parser.parse_args()
     torch.manual_seed(0)
     for name in options.answers:
         print(json.dumps(answered(name, options.episodes)))
-    if options.answers:
+    for name in options.together:
+        print(json.dumps(together(name, options.episodes)), flush=True)
+    if options.answers or options.together:
         return
     width = options.heads * options.size
     config = Qwen2Config(

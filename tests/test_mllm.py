@@ -14,6 +14,7 @@ from torch import nn
 from miclab.measures.attention import strengths
 from miclab.mllm.ablation import MeanOutputs, knocked_out
 from miclab.mllm.attention import measuring
+from miclab.mllm.batches import batches
 from miclab.mllm.episodes import make_episodes
 from miclab.mllm.errors import ModelError, TaskError
 from miclab.mllm.heads import measure_batch, measure_heads
@@ -22,7 +23,7 @@ from miclab.mllm.loading import Production, load_model
 from miclab.mllm.options import EpisodeOptions
 from miclab.mllm.passes import forward
 from miclab.mllm.prompt import Prompter
-from miclab.mllm.scoring import answers, batches
+from miclab.mllm.scoring import answers
 from miclab.mllm.task import Style, Task
 from miclab.mllm.task_folder import load_task
 from miclab.worlds.roles import LABEL

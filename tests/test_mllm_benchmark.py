@@ -15,11 +15,12 @@ from PIL import Image
 from tiny_mllm import production, task
 
 from miclab.cli import main
+from miclab.mllm.batches import batches
 from miclab.mllm.errors import TaskError, ViewError
 from miclab.mllm.judging import Judge, cut, is_right
 from miclab.mllm.prompt import Prompter
 from miclab.mllm.results import read_manifest
-from miclab.mllm.scoring import answers, batches
+from miclab.mllm.scoring import answers
 from miclab.mllm.task import Episode, Example, Item, Style, Task
 from miclab.mllm.task_folder import load_task
 
@@ -187,6 +188,21 @@ def test_episodes_that_were_built_before_are_read_as_they_stand(bench: Bench):
     (folder / "1-shot.json").write_text(json.dumps(built))
     (episode,) = load_task(folder, shots=1).episodes
     assert [one.answer for one in episode.support] == ["dax", "wug"]
+
+
+def test_paths_may_begin_at_the_folder_that_holds_the_benchmark(bench: Bench):
+    built = [{"query": bench.entry("open_mi", "wug"), "support": {"1-shot": [bench.entry("open_mi", "wug")]}}]
+    for one in (built[0]["query"], built[0]["support"]["1-shot"][0]):
+        one["image"] = [f"{bench.root.name}/{path}" for path in one["image"]]
+    folder = bench.write("open_mi", [])
+    (folder / "1-shot.json").write_text(json.dumps(built))
+    (episode,) = load_task(folder, shots=1).episodes
+    assert episode.query.images == (bench.root / "open_mi" / "images" / "0.png",)
+    (bench.root.parent / "secret.png").write_bytes(b"")
+    built[0]["query"]["image"] = ["secret.png"]
+    (folder / "1-shot.json").write_text(json.dumps(built))
+    with pytest.raises(TaskError, match="it lies outside"):
+        load_task(folder, shots=1)
 
 
 def test_a_path_out_of_the_benchmark_is_refused(bench: Bench):

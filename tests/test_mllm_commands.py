@@ -222,7 +222,6 @@ def test_a_damaged_model_is_refused(capsys, novel: Path, tmp_path: Path, monkeyp
         (["--view", "text"], "no `text`"),
         (["--shots", "3"], "take fewer --shots"),
         (["--template", "{answer}"], "the item once and before the answer"),
-        (["--batch", "0"], "batch = 0"),
         (["--batch", "-1"], "batch = -1"),
         (["--episodes", "-3"], "episodes = -3"),
         (["--maps", "-1"], "maps = -1"),

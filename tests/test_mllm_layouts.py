@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Mlla
 from miclab.errors import ConfigError
 from miclab.measures.attention import strengths
 from miclab.mllm.ablation import knocked_out
+from miclab.mllm.batches import batches
 from miclab.mllm.errors import ModelError
 from miclab.mllm.finetune import ADAPTER, Finetuning
 from miclab.mllm.heads import measure_batch, measure_heads
@@ -26,7 +27,7 @@ from miclab.mllm.loading import Production, load_model
 from miclab.mllm.memory import configuration
 from miclab.mllm.options import FinetuneOptions, LoadOptions
 from miclab.mllm.passes import forward
-from miclab.mllm.scoring import answers, batches
+from miclab.mllm.scoring import answers
 
 
 @pytest.mark.parametrize("family", list(OTHERS))
@@ -172,7 +173,7 @@ def changed(adapter: Path, folder: Path, **config: Any) -> Path:
 def test_an_adapters_base_is_found_or_given(tuned: tuple[Path, Path, Production], tmp_path: Path):
     base, adapter, _ = tuned
     moved = changed(adapter, tmp_path / "moved", base_model_name_or_path="./nowhere")
-    with pytest.raises(ModelError, match="is no folder"):
+    with pytest.raises(ModelError, match=r"base of the adapter .*moved: \./nowhere is no folder.*--base MODEL"):
         load_model(str(moved))
     assert load_model(str(moved), LoadOptions(base=str(base))).layers
     nameless = changed(adapter, tmp_path / "nameless", base_model_name_or_path=None)

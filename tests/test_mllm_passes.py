@@ -12,8 +12,9 @@ import torch
 from tiny_mllm import FAMILIES, OTHERS, production, task
 
 from miclab.mllm.ablation import knocked_out
+from miclab.mllm.batches import batches
 from miclab.mllm.passes import UNTOUCHED, Intervention, Passes
-from miclab.mllm.scoring import MEASURES, answers, batches
+from miclab.mllm.scoring import MEASURES, answers
 
 
 def _lengths(model: Any) -> list[tuple[int, int]]:

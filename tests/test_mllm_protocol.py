@@ -182,12 +182,12 @@ def test_memory_that_runs_out_keeps_what_was_done(tmp_path: Path, monkeypatch):
         return whole(*arguments, **more)
 
     monkeypatch.setattr(of.model, "forward", forward)
-    table = measure_heads(of, chosen)
+    table = measure_heads(of, chosen, batch=1)
     assert table.episodes == 2
     assert "1.50 GiB more were needed, 1.00 GiB were free" in table.problem
     assert "--batch 1" in table.problem
     with pytest.raises(OutOfMemoryError):
-        measure_heads(of, chosen)
+        measure_heads(of, chosen, batch=1)
     with pytest.raises(RuntimeError, match="shape"), memory_guard("testing"):
         raise RuntimeError("shape mismatch")
 

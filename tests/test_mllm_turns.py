@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_mllm import CHAT, production, task, tokenizer
+import torch
+from tiny_mllm import CHAT, OTHERS, VISUAL, production, task, tokenizer
 
 from miclab.mllm.errors import ModelError, TaskError
+from miclab.mllm.heads import measure_heads
 from miclab.mllm.loading import load_model
+from miclab.mllm.passes import forward
 from miclab.mllm.prompt import QUESTION, SYSTEM, Prompter
 from miclab.mllm.task import Episode, Example, Item, Style, Task
 
@@ -108,7 +111,8 @@ def test_of_several_named_templates_the_default_is_taken(tmp_path: Path):
 @pytest.mark.parametrize(
     ("template", "said"),
     [("{{ raise_exception('Roles must alternate!') }}", "Roles must alternate!"), ("{% for %}", "Expected"),
-     ("{{ messages.none.none }}", "none"), ("{{ messages[0].content + 3 }}", "refuses")],
+     ("{{ messages.none.none }}", "none"), ("{{ messages[0].content + 3 }}", "refuses"),
+     ("{{ 1 // 0 }}", "by zero"), ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion")],
 )  # fmt: skip
 def test_a_templates_own_error_is_shown(template: str, said: str, tmp_path: Path):
     of = chatting(template)
@@ -179,6 +183,40 @@ def test_two_pictures_an_example_belong_to_it(tmp_path: Path):
             ids = batch.inputs["input_ids"][row, : reading.length]
             for example in range(4):
                 assert int(((ids == number) & (reading.roles.exemplar == example)).sum()) == 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", VISUAL)
+@pytest.mark.parametrize("form", ["turns", "chat", "plain"])
+def test_pictures_side_by_side_are_read_as_several(family: str, form: Any, tmp_path: Path):
+    of, chosen = production(family, chat=True), task(tmp_path)
+    first = chosen.episodes[0]
+    support = tuple(Example(Item(one.item.images * 2), one.answer) for one in first.support)
+    episode = replace(first, query=Item(first.query.images * 2), support=support)
+    # Neither the template nor anything else marks a picture's borders.
+    prompter = Prompter(of.processor, chosen, form)
+    encoded = prompter.encode([(episode, answer) for answer in episode.candidates])
+    logits = forward(of.model, encoded.to(of.model))
+    assert torch.isfinite(logits).all()
+    assert prompter.merges is family.startswith("qwen")
+    assert prompter.write(episode, "a")[0].count(f"{prompter.image}\n{prompter.image}") == 5 * prompter.merges
+    # Marks, of the template or around each picture, are border enough.
+    if family.startswith("qwen"):
+        marked = Prompter(of.processor, chosen, "plain", ("<|vision_start|>", "<|vision_end|>"))
+        of.processor.chat_template = IM
+        assert not marked.merges
+        assert not Prompter(of.processor, chosen, "turns").merges
+
+
+@pytest.mark.parametrize("family", ["qwen2.5-vl", "llama", *OTHERS])
+def test_a_prompt_longer_than_the_learnt_positions_costs_its_episode(family: str, tmp_path: Path):
+    of = production(family)
+    chosen = task(tmp_path, of.view)
+    episodes = (chosen.episodes[0], replace(chosen.episodes[1], question="zq" * 100), chosen.episodes[2])
+    table = measure_heads(of, replace(chosen, episodes=episodes))
+    learnt = family in ("gpt2", "opt")
+    assert list(table.lost) == ([episodes[1].name] if learnt else [])
+    assert not learnt or "the model has learnt 512 positions" in table.why_partial
 
 
 def test_a_tokenizer_without_marks_of_turns_is_read(tmp_path: Path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from miclab.data.check import check, one_colour
 from miclab.data.dataset import DataSet
@@ -155,6 +155,16 @@ def test_what_cannot_be_shown_is_refused_with_its_reason(name: str, content: byt
     with pytest.raises(PictureError, match=message) as caught:
         open_picture(path)
     assert name in str(caught.value)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_a_damaged_picture_is_refused_whatever_its_decoder_raises(tmp_path: Path):
+    path = tmp_path / "a.avif"
+    Image.new("RGB", (30, 20)).save(path)
+    open_picture(path)
+    path.write_bytes(path.read_bytes().replace(b"pitm", b"xxxx"))
+    with pytest.raises(PictureError, match=r"a\.avif: it is no picture that can be read \(Failed to decode image"):
+        open_picture(path)
 
 
 def test_values_that_are_no_numbers_are_refused(tmp_path: Path):

@@ -32,8 +32,8 @@ def finetune(arguments: list[str]) -> int:
     from miclab.mllm.errors import DivergedError, require
 
     require()
+    from miclab.mllm.batches import lost_text
     from miclab.mllm.finetune import Finetuning
-    from miclab.mllm.scoring import lost_text
     from miclab.report.models import finetune_page
 
     requested = chosen(FinetuneOptions, options)
@@ -44,7 +44,9 @@ def finetune(arguments: list[str]) -> int:
         raise MiclabError(f"{task.name} has {len(task.episodes)} episodes; fine-tuning takes 4 and more.")
     cut = 3 * len(task.episodes) // 4
     title = f"Fine-tuning of {options.model_name} on {task.name}"
-    work = Finetuning(production, task.part(0, cut), task.part(cut), opened.folder / "run", requested, options.batch)
+    work = Finetuning(
+        production, task.part(0, cut), task.part(cut), opened.folder / "run", requested, options.batch or 1
+    )
     with opened as results:
         problem, status = "", 0
         with bar("finetune", requested.steps, work.step) as on_progress:

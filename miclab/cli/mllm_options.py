@@ -60,11 +60,11 @@ class TaskFlags:
     """How an example is written, with {item}, {question} and {answer}; empty: as task.json says."""
     judge: Judging = "exact"
     """exact: an answer is right if it is written to its end; benchmark: also by the rules of VL-ICL Bench."""
-    batch: int = 1
-    """Episodes at a time."""
+    batch: int = 0
+    """Episodes at a time; 0: as many of similar length as have 2,048 tokens together (finetune and P2: one)."""
 
     def __post_init__(self) -> None:
-        at_least(self, shots=0, ways=0, episodes=0, batch=1)
+        at_least(self, shots=0, ways=0, episodes=0, batch=0)
 
     def load(self, view: Any) -> Task:
         """The task for a model that sees `view`."""

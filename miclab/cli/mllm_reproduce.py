@@ -149,7 +149,9 @@ def _p2(options: ReproduceFlags, arguments: list[str], results: Results) -> int:
     cut = 3 * len(task.episodes) // 4
     requested = FinetuneOptions(steps=options.steps, every=options.every, learning_rate=options.learning_rate,
                                 top=options.top, seed=options.seed)  # fmt: skip
-    work = Finetuning(production, task.part(0, cut), task.part(cut), results.folder / "run", requested, options.batch)
+    work = Finetuning(
+        production, task.part(0, cut), task.part(cut), results.folder / "run", requested, options.batch or 1
+    )
     with results:
         problem = ""
         with bar("finetune", requested.steps, work.step) as on_progress:

@@ -13,7 +13,9 @@ refused                vector drawings (SVG), truncated files, more than 89,478,
 from __future__ import annotations
 
 import os
+import struct
 import warnings
+import zlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -33,6 +35,11 @@ MOST_ASPECT = 200
 """Largest ratio of longer to shorter side, that of Qwen's processor."""
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 """Modes of more than eight bits a channel."""
+DAMAGE = (
+    OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, AttributeError, EOFError, MemoryError,
+    ArithmeticError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+"""What Pillow and its decoders raise at a damaged file."""
 DRAWINGS = (b"<svg", b"<?xml", b"<!doctype svg", b"\x1f\x8b")
 """Beginnings of SVG files, also of compressed ones."""
 
@@ -107,8 +114,7 @@ def open_picture(path: Path, background: str = "white") -> tuple[Image.Image, tu
         raise
     except UnidentifiedImageError as error:
         raise PictureError(path, f"it is no picture that can be read ({_unknown(path)})") from error
-    except (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, MemoryError, OverflowError,
-            Image.DecompressionBombError) as error:  # fmt: skip
+    except DAMAGE as error:
         raise PictureError(path, f"it is no picture that can be read ({error})") from error
     return seen, remarks
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
+import jinja2
+
 from miclab.mllm.errors import ModelError
 
 Span = tuple[int, int]
@@ -21,6 +23,8 @@ Turn = tuple[str, Sequence[Part]]
 Message = dict[str, Any]
 """A turn in the form of transformers: `role`, and `content`, a list of texts and images."""
 Render = Callable[[list[Message]], str]
+RAISED = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What a template raises, by itself or by its expressions."""
 CUTS = ((False, False), (False, True), (True, True), (True, False))
 """Whether a template cuts the space before and behind each text."""
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miclab.mllm.attention import watchable
+from miclab.mllm.batches import batches
 from miclab.mllm.edges import Kind, cut_of, edges, kinds_named, random_edges
 from miclab.mllm.edits import edges_cut
 from miclab.mllm.effects import Effect, answer_under
@@ -19,7 +20,7 @@ from miclab.mllm.loading import Production
 from miclab.mllm.options import EdgeOptions
 from miclab.mllm.passes import UNTOUCHED, Intervention
 from miclab.mllm.reading import Encoded
-from miclab.mllm.scoring import Answers, OnProgress, batches
+from miclab.mllm.scoring import Answers, OnProgress
 from miclab.mllm.task import Task
 from miclab.tables import Number, Table, Tabled, table
 
@@ -188,7 +189,7 @@ def cut_edges(
     task: Task,
     options: EdgeOptions | None = None,
     *,
-    batch: int = 1,
+    batch: int = 0,
     on_progress: OnProgress | None = None,
 ) -> EdgeKnockouts:
     """Cuts edges of each kind in each window of layers, and random edges in their place; the model answers every
@@ -198,7 +199,7 @@ def cut_edges(
         production: the model.
         task: the episodes.
         options: which edges and layers.
-        batch: episodes at a time.
+        batch: episodes at a time; 0: as many of similar length as fit (`miclab.mllm.batches`).
         on_progress: called with the number of episodes answered under all cuts.
 
     Raises:

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from miclab.circuits.find import Head
 from miclab.circuits.head_names import need_word
+from miclab.mllm.batches import batches, in_order, lost_text
 from miclab.mllm.errors import OutOfMemoryError, TaskError
 from miclab.mllm.judging import Judge
 from miclab.mllm.loading import Production
 from miclab.mllm.passes import Intervention, Passes
-from miclab.mllm.scoring import Answers, OnProgress, answers, batches, joined, lost_text
+from miclab.mllm.scoring import Answers, OnProgress, answers, joined
 from miclab.mllm.task import Task
 from miclab.statistics.intervals import Interval, episode_interval
 
@@ -83,7 +84,7 @@ def answer_under(
     task: Task,
     interventions: Mapping[Condition, Intervention],
     *,
-    batch: int = 1,
+    batch: int = 0,
     benchmark: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Answered[Condition]:
@@ -93,7 +94,7 @@ def answer_under(
         production: the model.
         task: the episodes.
         interventions: by condition; one that changes nothing stands before the others.
-        batch: episodes at a time.
+        batch: episodes at a time; 0: as many of similar length as fit (`miclab.mllm.batches`).
         benchmark: also judge answers as VL-ICL Bench does, for which the model writes text.
         on_progress: called with the number of episodes answered under all interventions.
 
@@ -128,4 +129,6 @@ def answer_under(
     if not answered:
         raise TaskError(lost_text(lost, len(task.episodes)))
     problem = "; ".join(text for text in (problem, lost_text(lost, len(task.episodes))) if text)
-    return Answered(tuple(answered), {condition: joined(lots) for condition, lots in parts.items()}, problem)
+    order = in_order(answered, task)
+    found = {condition: joined(lots).of(order) for condition, lots in parts.items()}
+    return Answered(tuple(answered[row] for row in order), found, problem)

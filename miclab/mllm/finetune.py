@@ -22,13 +22,14 @@ from miclab import storage
 from miclab.circuits.find import head_name
 from miclab.errors import DamagedError
 from miclab.mllm.adapters import save_adapter
+from miclab.mllm.batches import batches, in_order, lost_text
 from miclab.mllm.errors import DivergedError, ModelError, TaskError, memory_guard
 from miclab.mllm.heads import measure_heads
 from miclab.mllm.loading import Production
 from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN, FinetuneOptions
 from miclab.mllm.passes import Passes, forward
 from miclab.mllm.results import ADDED, differences
-from miclab.mllm.scoring import OnProgress, answers, batches, joined, lost_text
+from miclab.mllm.scoring import Answers, OnProgress, answers, joined
 from miclab.mllm.task import Task
 from miclab.seeds import stream, stream_seed
 from miclab.statistics.intervals import episode_interval
@@ -185,11 +186,12 @@ class Finetuning:
         if table.lost:
             raise TaskError(f"Pictures have changed since the fine-tuning began: {table.why_partial}")
         passes = Passes(self.production)
-        parts = [
-            answers(self.production, episodes, encoded, None, passes)
-            for episodes, encoded in batches(self.production.prompter(self.held_out), self.evaluation_batch)
-        ]
-        named = joined(parts).named()
+        parts: list[Answers] = []
+        names: list[str] = []
+        for episodes, encoded in batches(self.production.prompter(self.held_out), self.evaluation_batch):
+            parts.append(answers(self.production, episodes, encoded, None, passes))
+            names += [episode.name for episode in episodes]
+        named = joined(parts).of(in_order(names, self.held_out)).named()
         if not np.isfinite(named["log_probability"]).all():
             raise self._diverged("An answer's log-probability", self.step)
         row: dict[str, Any] = {"step": self.step}

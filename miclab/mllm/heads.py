@@ -15,6 +15,7 @@ from miclab.circuits.find import Head
 from miclab.circuits.head_names import Place
 from miclab.errors import nearest
 from miclab.mllm.attention import measuring
+from miclab.mllm.batches import batches, in_order, lost_text
 from miclab.mllm.errors import ModelError, OutOfMemoryError, TaskError, memory_guard
 from miclab.mllm.head_names import Named, named, uniform_strengths
 from miclab.mllm.layers import all_heads, attention_layers
@@ -22,7 +23,7 @@ from miclab.mllm.loading import Production
 from miclab.mllm.passes import forward
 from miclab.mllm.prompt import Prompter
 from miclab.mllm.reading import Encoded, Reading
-from miclab.mllm.scoring import OnProgress, batches, lost_text
+from miclab.mllm.scoring import OnProgress
 from miclab.mllm.task import Episode, Task
 from miclab.statistics.intervals import Interval, episode_interval
 from miclab.tables import Number, Table, Tabled
@@ -227,12 +228,13 @@ def measure_batch(
 
 
 def measure_heads(
-    production: Production, task: Task, batch: int = 1, on_progress: OnProgress | None = None
+    production: Production, task: Task, batch: int = 0, on_progress: OnProgress | None = None
 ) -> HeadTable:
     """Strengths of every head over the episodes of a task whose answer is in the context.
 
-    Memory does not grow with layers or episodes. An episode that cannot be read is left out and recorded in `lost`. If
-    memory runs out, the table of the measured episodes is returned with `problem` set.
+    Memory does not grow with layers or episodes; `batch` is that of `miclab.mllm.batches`. An episode that cannot be
+    read is left out and recorded in `lost`. If memory runs out, the table of the measured episodes is returned with
+    `problem` set.
 
     Raises:
         TaskError: no episode has its answer in the context, or none can be read.
@@ -259,9 +261,11 @@ def measure_heads(
         problem = str(error)
     if not parts:
         raise TaskError(lost_text(lost, len(usable)))
-    values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    order = in_order([episode.name for episode in measured], task)
+    values = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
     left_out = len(task.episodes) - len(usable)
     return HeadTable(
-        production.name, task.name, all_heads(production.layers), values, left_out, problem, measured=tuple(measured),
-        lost=lost, uniform={name: float(np.concatenate([of[name] for of in levels]).mean()) for name in values},
+        production.name, task.name, all_heads(production.layers), values, left_out, problem, lost=lost,
+        measured=tuple(measured[row] for row in order),
+        uniform={name: float(np.concatenate([of[name] for of in levels]).mean()) for name in values},
     )  # fmt: skip

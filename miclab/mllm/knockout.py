@@ -15,6 +15,7 @@ from miclab.circuits.head_names import Place
 from miclab.errors import ConfigError
 from miclab.mllm.ablation import MeanOutputs, Means, Where, every_position, knocked_out
 from miclab.mllm.attention import watchable
+from miclab.mllm.batches import batches
 from miclab.mllm.edits import patterns_set
 from miclab.mllm.effects import Effect, answer_under
 from miclab.mllm.head_names import Named, names_table
@@ -23,7 +24,7 @@ from miclab.mllm.loading import Production
 from miclab.mllm.options import OUTPUTS, Baseline, KnockoutOptions
 from miclab.mllm.passes import UNTOUCHED as UNCHANGED
 from miclab.mllm.passes import Intervention
-from miclab.mllm.scoring import BENCHMARK, Answers, OnProgress, batches
+from miclab.mllm.scoring import BENCHMARK, Answers, OnProgress
 from miclab.mllm.task import Task
 from miclab.seeds import stream_seed
 from miclab.tables import Table, Tabled, table
@@ -210,7 +211,7 @@ def knock_out(
     options: KnockoutOptions | None = None,
     *,
     ranked_on: Task | None = None,
-    batch: int = 1,
+    batch: int = 0,
     benchmark: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Knockouts:
@@ -221,7 +222,7 @@ def knock_out(
         table: strengths that rank its heads.
         task: the episodes to answer. They must differ from those that ranked the heads, else the choice favours itself.
         ranked_on: episodes over whose prompts the mean outputs are taken; None: `task`.
-        batch: episodes at a time.
+        batch: episodes at a time; 0: as many of similar length as fit (`miclab.mllm.batches`).
         benchmark: also judge answers as VL-ICL Bench does, for which the model writes text.
         on_progress: called with the number of episodes answered under all interventions.
 

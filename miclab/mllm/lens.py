@@ -19,6 +19,7 @@ from torch import Tensor
 
 from miclab import tables
 from miclab.circuits.find import Head, head_name
+from miclab.mllm.batches import batches, in_order, lost_text
 from miclab.mllm.edges import role_names
 from miclab.mllm.errors import TaskError, memory_guard
 from miclab.mllm.layers import all_heads
@@ -27,7 +28,7 @@ from miclab.mllm.passes import forward
 from miclab.mllm.prompt import Prompter
 from miclab.mllm.reading import Encoded, Reading
 from miclab.mllm.readout import NoAttributionError, Readout, by_head, check_sum, feed_forward_of, first_of, readout_of
-from miclab.mllm.scoring import OnProgress, batches, lost_text
+from miclab.mllm.scoring import OnProgress
 from miclab.mllm.task import Episode, Task
 from miclab.statistics.intervals import Interval, episode_interval
 from miclab.tables import Number, Table, Tabled, table
@@ -270,7 +271,7 @@ def _attribute(
 
 
 @torch.no_grad()
-def look(production: Production, task: Task, batch: int = 1, on_progress: OnProgress | None = None) -> Lens:
+def look(production: Production, task: Task, batch: int = 0, on_progress: OnProgress | None = None) -> Lens:
     """Applies the logit lens and direct logit attribution to the episodes of a task.
 
     Raises:
@@ -282,9 +283,7 @@ def look(production: Production, task: Task, batch: int = 1, on_progress: OnProg
     lens: list[Tensor] = []
     parts: dict[str, list[Tensor]] = {}
     by_heads: list[Tensor] = []
-    names: list[str] = []
-    lost: dict[str, str] = {}
-    left_out, no_attribution, settled = 0, "", False
+    names, lost, left_out, no_attribution, settled = [], {}, 0, "", False
     for episodes, _ in batches(prompter, batch, lost, every=False):
         firsts = first_tokens(prompter, episodes)
         usable = [(episode, token) for episode, token in zip(episodes, firsts, strict=True) if token is not None]
@@ -315,7 +314,8 @@ def look(production: Production, task: Task, batch: int = 1, on_progress: OnProg
     if not names:
         why = lost_text(lost, len(task.episodes)) or "the answers of every episode begin with one token"
         raise TaskError(f"{task.name}: no episode can be used: {why}")
-    values = torch.cat(lens).double().numpy()
+    order = in_order(names, task)
+    values = torch.cat(lens)[order].double().numpy()
     if no_attribution:
         # What an earlier batch gave does not stand for all.
         parts, by_heads = {}, [torch.zeros(len(names), 0)]
@@ -323,8 +323,8 @@ def look(production: Production, task: Task, batch: int = 1, on_progress: OnProg
         production.name, task.name, tuple(layer.index for layer in production.layers),
         () if no_attribution else all_heads(production.layers),
         {name: values[..., number] for number, name in enumerate(LENSES)},
-        {name: torch.cat(of).double().numpy() for name, of in parts.items()},
-        torch.cat(by_heads).double().numpy(), tuple(names), left_out, no_attribution,
+        {name: torch.cat(of)[order].double().numpy() for name, of in parts.items()},
+        torch.cat(by_heads)[order].double().numpy(), tuple(names[row] for row in order), left_out, no_attribution,
         lost_text(lost, len(task.episodes)),
     )  # fmt: skip
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from miclab.data.checkpoint import CheckpointError, check_files, check_tensors
 from miclab.errors import missing_extra
 from miclab.mllm.adapters import CONFIG, base_of, is_adapter, with_adapter
 from miclab.mllm.errors import ModelContentError, ModelError, memory_guard, require
-from miclab.mllm.layers import AttentionLayer, attention_layers, left_out
+from miclab.mllm.layers import AttentionLayer, attention_layers, decoder_of, left_out
 from miclab.mllm.options import LoadOptions
 from miclab.mllm.prompt import Prompter
 from miclab.mllm.shipped import MODELS, shipped
@@ -51,8 +52,22 @@ class Production:
     def prompter(self, task: Task) -> Prompter:
         """Writes the task's episodes for this model."""
         return Prompter(
-            self.processor, task, self.options.prompt, self._around(), self.options.background, self.remarks
+            self.processor, task, self.options.prompt, self._around(), self.options.background, self.remarks,
+            self._learnt_positions(),
+        )  # fmt: skip
+
+    def _learnt_positions(self) -> int:
+        """The number of positions of a decoder that has an embedding for each, such as GPT-2; 0: it has none."""
+        config = getattr(self.model.config, "text_config", None) or self.model.config
+        most = getattr(config, "max_position_embeddings", None) or 0
+        words = self.model.get_input_embeddings()
+        decoder = decoder_of(self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model)
+        # OPT has two rows more, before the first position.
+        is_learnt = most and any(
+            isinstance(one, nn.Embedding) and one is not words and 0 <= one.num_embeddings - most <= 2
+            for one in decoder.modules()
         )
+        return most if is_learnt else 0
 
     def _around(self) -> tuple[str, str]:
         """Tokens that the configuration puts before and after every image, as text."""
@@ -117,7 +132,11 @@ def _source(name: str, options: LoadOptions) -> tuple[str, str, str]:
     where, adapter = place(name), ""
     if is_adapter(where):
         adapter = where
-        where = place(base_of(where, options.base))
+        base = base_of(where, options.base)
+        try:
+            where = place(base)
+        except ModelError as error:
+            raise ModelError(f"The base of the adapter {name}: {error} Or name it with --base MODEL.") from error
     elif options.base:
         raise ModelError(f"{name} is no adapter, so it has no base. --base goes with a folder that holds {CONFIG}.")
     if revision and Path(where).is_dir():

@@ -19,13 +19,13 @@ import torch
 from miclab import storage
 from miclab.errors import ConfigError
 from miclab.mllm.attention import measuring
+from miclab.mllm.batches import batches
 from miclab.mllm.edges import role_names
 from miclab.mllm.errors import TaskError, memory_guard
 from miclab.mllm.layers import all_heads
 from miclab.mllm.loading import Production
 from miclab.mllm.passes import forward
 from miclab.mllm.reading import Encoded
-from miclab.mllm.scoring import batches
 from miclab.mllm.task import Task
 
 MIB = 2**20

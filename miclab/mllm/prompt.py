@@ -16,13 +16,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from PIL import Image
 from torch import Tensor
 
 from miclab.data.pictures import PictureError, open_picture
 from miclab.errors import is_out_of_memory
-from miclab.mllm.chat import Message, Part, Span, Turn, chat, mark
+from miclab.mllm.chat import RAISED, Message, Part, Span, Turn, chat, mark
 from miclab.mllm.errors import ModelError, TaskContentError, TaskError
 from miclab.mllm.options import PromptForm
 from miclab.mllm.processors import chat_template, placeholder
@@ -46,6 +45,7 @@ class Prompter:
         around: texts before and after every image in the plain form, as (`<|vision_start|>`, `<|vision_end|>`).
         background: colour that transparent parts of pictures show.
         remarks: a collection that gets remarks on the prompts.
+        most: tokens that a text may have, since the model has learnt so many positions; 0: no limit.
 
     Raises:
         ModelError: the tokenizer gives no character offsets, there is no chat template, or it reads no images.
@@ -60,6 +60,7 @@ class Prompter:
         around: tuple[str, str] = ("", ""),
         background: str = "white",
         remarks: dict[str, None] | None = None,
+        most: int = 0,
     ):
         self.processor, self.task, self.around, self.background = processor, task, around, background
         self.remarks = {} if remarks is None else remarks
@@ -85,7 +86,7 @@ class Prompter:
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.convert_ids_to_tokens(0)
         self.marks = self._special_tokens()
-        self.shared = True
+        self.shared, self.most = True, most
         for field, text in (("instruction", task.style.instruction), ("template", task.style.template)):
             if self.image and self.image in text:
                 raise TaskError(f"{field} = {text!r} holds {self.image!r}, by which the model marks an image.")
@@ -126,10 +127,27 @@ class Prompter:
             if piece == "{item}" and self.task.view == "text":
                 parts.append(("item", item.text))
             elif piece == "{item}":
-                parts += [("image", str(path)) for path in item.images]
+                for number, path in enumerate(item.images):
+                    parts += [("text", "\n")] if number and self.merges else []
+                    parts.append(("image", str(path)))
             else:
                 parts.append(("question", question) if piece == "{question}" else ("text", piece))
         return [part for part in parts if part[1]]
+
+    @cached_property
+    def merges(self) -> bool:
+        """Whether the model would take two pictures side by side for one, as nothing is written between them. Models
+        that find grids of pictures by rows of tokens do. Then a line break stands there."""
+        if not hasattr(getattr(self.processor, "image_processor", None), "merge_size"):
+            return False
+        if self.form == "plain":
+            return not any(self.around)
+        two = {"role": "user", "content": [{"type": "image"}, {"type": "image"}]}
+        if self.image * 2 not in self._render([two]):
+            return False
+        self.remarks["A line break stands between pictures side by side, since the chat template writes nothing there "
+                     "and the model would take them for one."] = None  # fmt: skip
+        return True
 
     def _one_text(self, episode: Episode) -> list[Part]:
         """Everything before the answer as one text."""
@@ -171,8 +189,8 @@ class Prompter:
             text: Any = self.tokenizer.apply_chat_template(
                 messages, chat_template=self.template, add_generation_prompt=reply, tokenize=False
             )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
-            said = " ".join(str(error).split())[:200]
+        except RAISED as error:
+            said = " ".join(str(error).split())[:200].rstrip(".")
             raise ModelError(f"The chat template refuses the episode: {said}. Use --prompt plain.") from error
         return text
 
@@ -267,6 +285,9 @@ class Prompter:
             real = int(inputs["attention_mask"][row].sum())
             spans = [(kind, moved(span, replaced[row])) for kind, span in places[row]]
             own = [tuple(o) for o in offsets[row]][:real]
+            if self.most and real > self.most:
+                said = f"it has {real} tokens, and the model has learnt {self.most} positions. Take fewer --shots."
+                raise TaskError(f"{episode.name}: {said}")
             readings.append(locate(episode, answer, self.task.view, spans, own))
         encoded = Encoded(inputs, tuple(readings))
         self._compare(encoded)

@@ -66,7 +66,8 @@ class Reader:
     def __init__(self, folder: Path, view: View, ways: int = 2):
         self.view, self.ways = view, ways
         self.folder = folder.absolute()
-        self.roots = (self.folder, self.folder.parent)
+        # Some files name pictures from the folder that holds the benchmark: VL-ICL/open_mi/1.png.
+        self.roots = (self.folder, *self.folder.parents[:2])
         self.file, self.place = self.folder, ""
 
     def fail(self, problem: str, kind: type[TaskContentError] = TaskContentError) -> TaskContentError:

@@ -212,7 +212,7 @@ def strength_and_accuracy(
     ranked: int = 16,
     answered: int = 0,
     top: int = 5,
-    batch: int = 1,
+    batch: int = 0,
     on_progress: OnProgress | None = None,
 ) -> Points:
     """P3: every model's heads on the first episodes and its answers to the others, one model in memory at a time.
@@ -223,7 +223,7 @@ def strength_and_accuracy(
         options: how they are loaded.
         ranked, answered: episodes that rank heads, and others that are answered; 0: all of them.
         top: heads whose mean strength is taken.
-        batch: episodes at a time.
+        batch: episodes at a time; 0: as many of similar length as fit (`miclab.mllm.batches`).
         on_progress: called with the number of models done.
 
     Raises:

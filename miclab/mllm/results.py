@@ -16,8 +16,8 @@ from miclab.errors import MiclabError, RunError
 from miclab.mllm.errors import TaskContentError
 
 MANIFEST = "manifest.json"
-IMMATERIAL = ("json", "output", "offline", "name", "save_attention", "save_episodes", "save_limit")
-"""Options that affect no result; `model` has the information of `name`."""
+IMMATERIAL = ("batch", "json", "output", "offline", "name", "save_attention", "save_episodes", "save_limit")
+"""Options that affect no result, but for rounding; `model` has the information of `name`."""
 ADDED = {
     "background": "white", "eight_bit": False, "device_map": "none", "revision": "", "base": "", "ways": 0,
     "judge": "exact", "shown": 2, "baseline": "uniform",

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miclab.errors import MiclabError
+from miclab.mllm.batches import batches, in_order, lost_text
 from miclab.mllm.errors import ModelError, TaskError
 from miclab.mllm.judging import Judge
 from miclab.mllm.loading import LoadOptions, Production, load_model
 from miclab.mllm.passes import Passes
-from miclab.mllm.scoring import OnProgress, answers, batches, joined, lost_text
+from miclab.mllm.scoring import Answers, OnProgress, answers, joined
 from miclab.mllm.task import Task
 from miclab.statistics.intervals import Interval, episode_interval
 
@@ -63,7 +64,7 @@ class Size:
 
 
 def evaluate_model(
-    production: Production, task: Task, batch: int = 1, on_progress: OnProgress | None = None, benchmark: bool = False
+    production: Production, task: Task, batch: int = 0, on_progress: OnProgress | None = None, benchmark: bool = False
 ) -> Size:
     """One model's answers to every readable episode.
 
@@ -73,7 +74,8 @@ def evaluate_model(
     Raises:
         OutOfMemoryError, TaskError: it does not fit, or no episode can be read.
     """
-    parts, names = [], []
+    parts: list[Answers] = []
+    names: list[str] = []
     prompter, lost = production.prompter(task), {}
     judge, passes = Judge(prompter) if benchmark else None, Passes(production)
     for episodes, encoded in batches(prompter, batch, lost):
@@ -84,7 +86,8 @@ def evaluate_model(
     problem = lost_text(lost, len(task.episodes))
     if not parts:
         raise TaskError(problem)
-    found = joined(parts)
+    order = in_order(names, task)
+    found, names = joined(parts).of(order), [names[row] for row in order]
     size = sum(parameter.numel() for parameter in production.model.parameters())
     first = production.layers[0]
     return Size(production.name, size, len(production.layers), first.heads, found.named(), tuple(names),
@@ -100,7 +103,7 @@ def scale(
     models: Sequence[str],
     tasks: dict[str, Task],
     options: LoadOptions,
-    batch: int = 1,
+    batch: int = 0,
     on_progress: OnProgress | None = None,
     keep: Callable[[Size], None] | None = None,
     benchmark: bool = False,
@@ -111,7 +114,7 @@ def scale(
         models: names, the smallest first.
         tasks: the same episodes by view; each model gets those that it can see.
         options: how they are loaded.
-        batch: episodes at a time.
+        batch: episodes at a time; 0: as many of similar length as fit (`miclab.mllm.batches`).
         on_progress: called with the number of episodes answered, over all models.
         keep: called with each model's answers as soon as there are any.
         benchmark: answers are also judged as VL-ICL Bench does.

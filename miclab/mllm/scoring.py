@@ -7,18 +7,17 @@ nothing needs to be generated. An answer is judged to its end: `12` is not `1`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from miclab.mllm.errors import TaskError, memory_guard
+from miclab.mllm.errors import memory_guard
 from miclab.mllm.judging import Judge
 from miclab.mllm.loading import Production
 from miclab.mllm.passes import UNTOUCHED, Intervention, Passes
-from miclab.mllm.prompt import Prompter
 from miclab.mllm.reading import Encoded
 from miclab.mllm.task import Episode
 
@@ -67,56 +66,6 @@ def joined(parts: Sequence[Answers]) -> Answers:
     """Answers to several groups of episodes, concatenated."""
     values = {name: np.concatenate([part.values[name] for part in parts]) for name in parts[0].values}
     return Answers(values, tuple(text for part in parts for text in part.written))
-
-
-def batches(
-    prompter: Prompter, batch: int, lost: dict[str, str] | None = None, *, every: bool = True
-) -> Iterator[tuple[tuple[Episode, ...], Encoded]]:
-    """The task's episodes, `batch` at a time, each with every candidate answer.
-
-    Arguments:
-        lost: gets the reason for each episode that cannot be read and is left out, by its name. None: the first one
-            raises.
-        every: False: each episode with only the right answer.
-
-    Raises:
-        TaskError: an episode cannot be read, and `lost` is None.
-    """
-
-    def encoded(some: Sequence[Episode]) -> Encoded:
-        return prompter.encode([(e, answer) for e in some for answer in (e.candidates if every else (e.answer,))])
-
-    episodes = prompter.task.episodes
-    for start in range(0, len(episodes), batch):
-        some = episodes[start : start + batch]
-        try:
-            made = encoded(some)
-        except TaskError:
-            if lost is None:
-                raise
-            some = tuple(episode for episode in some if _is_read(encoded, episode, lost))
-            if not some:
-                continue
-            made = encoded(some)
-        yield some, made
-
-
-def _is_read(encoded: Callable[[Sequence[Episode]], Encoded], episode: Episode, lost: dict[str, str]) -> bool:
-    try:
-        encoded([episode])
-    except TaskError as error:
-        lost[episode.name] = str(error)
-        return False
-    return True
-
-
-def lost_text(lost: Mapping[str, str], episodes: int) -> str:
-    """The episodes of a task that could not be read, in words; empty if all could."""
-    if not lost:
-        return ""
-    shown = "; ".join(list(lost.values())[:3])
-    more = f"; and {len(lost) - 3} more" if len(lost) > 3 else ""
-    return f"{len(lost)} of {episodes} episodes could not be read and were left out: {shown}{more}"
 
 
 @torch.no_grad()

@@ -162,7 +162,7 @@ def add_vectors(
     ranked_on: Task,
     options: VectorOptions | None = None,
     *,
-    batch: int = 1,
+    batch: int = 0,
     on_progress: OnProgress | None = None,
 ) -> Vectors:
     """Adds the function vector of the top heads of a table, and those of random heads; the model answers every episode
@@ -174,7 +174,7 @@ def add_vectors(
         task: the episodes to answer, which should differ from those of `ranked_on`.
         ranked_on: episodes over which the mean outputs are taken.
         options: which heads and layers.
-        batch: episodes at a time.
+        batch: episodes at a time; 0: as many of similar length as fit (`miclab.mllm.batches`).
         on_progress: called with the number of episodes answered, with examples and without.
 
     Raises:
