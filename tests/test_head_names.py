@@ -139,7 +139,8 @@ def test_a_window_raises_the_level_of_its_own_layer_and_heads_are_named_by_it():
         assert (one.uniform, one.by_layer) == (None, (0.5, plain[name]))
         assert "layer 0: 0.500" in str(one.shown("uniform"))
         guides = " ".join(text for _, text in levels(name, config))
-        assert ", layer 0: 0.5" in guides and ", layer 1: " in guides
+        assert ", layer 0: 0.5" in guides
+        assert ", layer 1: " in guides
     assert found["entropy"].tolist() == [[1, 1]] * 2
     strengths = {"label_to_item.m1": np.full((4, 2, 2), 0.7)}
     words = words_of(strengths, found, "previous token", product(range(2), range(2)))
