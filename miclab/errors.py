@@ -39,6 +39,13 @@ class ConfigError(MiclabError, ValueError):
         self.field, self.value, self.allowed = field, value, allowed
         super().__init__(f"{field} = {value!r} is not possible. Allowed: {allowed}")
 
+    @classmethod
+    def worded(cls, field: str, value: object, message: str) -> Self:
+        """The error in words of its own, where what is allowed is no list of values."""
+        found = cls(field, value, message)
+        found.args = (message,)
+        return found
+
 
 class RunError(MiclabError):
     """A run directory that is missing, damaged, busy or unfit for what was requested."""
@@ -140,6 +147,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and ("allocate" in message or "out of memory" in message)
     )
+
+
+def article(noun: str) -> str:
+    """A noun after its indefinite article."""
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -355,6 +355,10 @@ def test_every_short_name_that_is_one_field_means_it():
             else:
                 with pytest.raises(ConfigError, match="of several"):
                     fields.resolve(name, known)
+        for wrong, words in (("clases", "'classes'"), ("K", "modalities.m1.classes"), ("zzz", "list all fields")):
+            with pytest.raises(ConfigError, match=f"There is no field '{wrong}'.*{words}") as refused:
+                fields.resolve(wrong, known)
+            assert len(str(refused.value)) < 250
 
 
 def test_fields_of_one_modality_leave_the_others():

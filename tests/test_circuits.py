@@ -12,7 +12,7 @@ from tiny import tiny_config
 
 from miclab.circuits.controls import CONTROL_DRAWS, control
 from miclab.circuits.effects import Effect
-from miclab.circuits.existence import why_no_circuit
+from miclab.circuits.existence import circuit_lines, why_no_circuit
 from miclab.circuits.find import CircuitHeads, circuit_heads, measure_column, measure_of, read_name, stored_name
 from miclab.circuits.head_names import shown_name
 from miclab.circuits.head_strengths import circuits
@@ -220,6 +220,11 @@ def test_heads_are_a_circuit_only_where_they_answer_from_the_context():
     assert "not above that of answering with any label" in why_no_circuit(two, novel(0.555, 0.55, 0.6))
     assert "0.550: there is nothing to explain" in why_no_circuit(two, novel(0.06, 0.55, 0.6))
     assert "head, 1.0, looks no more at the right labels" in why_no_circuit(two, novel(0.9, 0.55, 0.005))
+    for few in (novel(0.7, 0.5, 0.6, spread=0.3), novel(0.9, 0.55, 0.005)):
+        reason = why_no_circuit(two, few)
+        assert "3 sets of novel classes cannot decide it: give --novel-sets 8" in reason
+        assert "nothing to explain" not in reason
+        assert circuit_lines(["a"], [()], [reason])[0].startswith("a: circuit undecided: ")
     assert "single head" in why_no_circuit(None, novel(0.9, 0.55, 0.6))
     flat = replace(two, previous_token=(1, 1))
     assert "in the first layer" in why_no_circuit(flat, novel(0.9, 0.55, 0.6))

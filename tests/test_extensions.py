@@ -40,7 +40,7 @@ def plugin(tmp_path):
     return write
 
 
-def test_a_plugin_registers_and_is_recorded_by_its_content(plugin):
+def test_a_plugin_registers_and_is_recorded_by_its_content(plugin, monkeypatch):
     """Fails if what a file registers cannot be found, or two contents have the same record."""
     registry: Registry = Registry("number", "numbers.name")
     extensions.numbers = registry  # type: ignore[attr-defined]
@@ -61,9 +61,11 @@ def test_a_plugin_registers_and_is_recorded_by_its_content(plugin):
         assert extensions.fingerprints_of([(registry, "seven")]) == (loaded.fingerprint,)
         extensions.check_fingerprints([loaded.fingerprint])
         assert extensions.load_plugin(path) is loaded
-        with pytest.raises(ConfigError, match=r"plugins = 'mine'.*SHA-256"):
+        monkeypatch.chdir(path.parent)
+        assert extensions.as_options()[-2:] == ["--plugin", "mine.py"]
+        with pytest.raises(ConfigError, match=r"mine\.py has changed since .*SHA-256.* Restore .* train again"):
             extensions.check_fingerprints([loaded.fingerprint[:-1] + "x"])
-        with pytest.raises(ConfigError, match=r"--plugin other\.py"):
+        with pytest.raises(ConfigError, match=r"plugin 'other', which is not loaded.*--plugin other\.py"):
             extensions.check_fingerprints(["other:abc"])
         with pytest.raises(ConfigError, match=r"numbers\.name = 'sevn'.*'seven'.*--plugin"):
             registry.check("sevn")

@@ -12,12 +12,13 @@ from tiny import lively_parameters, tiny_config
 
 from miclab.circuits.effects import Effect
 from miclab.circuits.find import HALFWAY, PATTERNS, CircuitHeads
-from miclab.circuits.head_names import AVERAGING, OTHER, Named, names_of, names_table, need_word, pattern_word
+from miclab.circuits.head_names import AVERAGING, OTHER, Named, names_of, names_table, need_word, pattern_word, words_of
 from miclab.circuits.patterns import pattern_point, set_patterns
 from miclab.config.options import ATTENTION
 from miclab.errors import ConfigError
 from miclab.measures.attention import strengths
-from miclab.measures.baselines import uniform_levels
+from miclab.measures.baselines import baselines, levels, uniform_by_head, uniform_levels
+from miclab.measures.layer import causal
 from miclab.model.decoder import Decoder
 from miclab.statistics.intervals import Interval
 from miclab.worlds.roles import sequence_roles
@@ -58,7 +59,7 @@ class Stub:
     """Interventions with known answers: accuracy is lost by how many of the needed heads lose their pattern."""
 
     def __init__(self, own: dict, needed: set, cost: float):
-        self.config, self.needed, self.cost = tiny_config(1), needed, cost
+        self.config, self.needed, self.cost = tiny_config(1, decoder={"heads": 3, "width": 24}), needed, cost
         shape = (4, 2, 3)
         measures = {name: np.zeros(shape) for name in ("label_to_item.m1", "induction_total")}
         measures |= {name: np.ones(shape) for name in ("entropy", "label_row_entropy")}
@@ -115,6 +116,36 @@ def test_uniform_levels_are_sums_over_places(count):
         assert levels[f"label_to_item.{modality}"] == pytest.approx(np.mean([1 / (i + 1) for i in labels]), abs=1e-5)
     assert levels["total_label_attention"] == pytest.approx(4 / length, abs=1e-5)
     assert (levels["entropy"], levels["induction_total"]) == pytest.approx((1, 0), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(ATTENTION))
+def test_uniform_attention_of_a_layer_is_over_what_it_may_see(name):
+    """Fails if a mechanism that hides nothing has other levels than the causal mask gives."""
+    config = tiny_config(1, decoder={"attention": name, "heads": 2, "positions": "none"})
+    plain, found = uniform_levels(config), uniform_by_head(config)
+    assert {values.shape for values in found.values()} == {(2, 2)}
+    hidden = any(not torch.equal(Decoder(config).visible(i)[0], causal(config.sequence_length)) for i in range(2))
+    assert hidden == any((values != plain[label]).any() for label, values in found.items())
+
+
+def test_a_window_raises_the_level_of_its_own_layer_and_heads_are_named_by_it():
+    """Fails if the level in a window of two is not 1/2, if it leaks to the other layer, or names ignore it."""
+    config = tiny_config(1, decoder={"attention": "sliding_window:window=2,layers=[0]", "heads": 2})
+    plain, found = uniform_levels(config), uniform_by_head(config)
+    for name in ("previous_token_1", "label_to_item.m1"):
+        # Every position but the first sees itself and the one before, which is the item of a label.
+        assert found[name].tolist() == [[0.5] * 2, [plain[name]] * 2]
+        one = baselines(config, [name])[name]
+        assert (one.uniform, one.by_layer) == (None, (0.5, plain[name]))
+        assert "layer 0: 0.500" in str(one.shown("uniform"))
+        guides = " ".join(text for _, text in levels(name, config))
+        assert ", layer 0: 0.5" in guides
+        assert ", layer 1: " in guides
+    assert found["entropy"].tolist() == [[1, 1]] * 2
+    strengths = {"label_to_item.m1": np.full((4, 2, 2), 0.7)}
+    words = words_of(strengths, found, "previous token", product(range(2), range(2)))
+    # Halfway is 0.75 in the window, and 0.62 or less without it.
+    assert [words[head][0] for head in words] == [OTHER, OTHER, "previous-token head", "previous-token head"]
 
 
 # -- patterns ---------------------------------------------------------------------------------------------------------

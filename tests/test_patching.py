@@ -311,7 +311,9 @@ def test_effects_over_runs_are_shares_of_the_change(direction):
         assert found.effect(place, "accuracy") is None
     assert any("accuracy has no normalised effect" in note for note in found.notes)
     assert "32 of 40 sequences" in found.notes[0]
-    row = found.frame().filter(layer="0", role="own label").row(0, named=True)
+    with pytest.warns(UserWarning, match="accuracy has no normalised effect"):
+        frame = found.frame()
+    row = frame.filter(layer="0", role="own label").row(0, named=True)
     assert (row["logit difference"], row["probability.low"], row["accuracy"]) == (half, half, None)
     rows, roles, values = found.grid()
     assert (rows, roles) == (["residual input", "residual 0"], ["query", "own label"])

@@ -239,6 +239,7 @@ def begun(tmp_path_factory):
     ]
 
 
+@pytest.mark.filterwarnings("ignore:.*no normalised effect")
 def test_the_command_and_python_agree(begun, capsys):
     """Fails if the command prints other effects than Python gives, if routes miss a path from the embedding, or if a
     refusal is not a line."""

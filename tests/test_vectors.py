@@ -166,6 +166,12 @@ def changed(row: int | slice, value: float) -> np.ndarray:
     return values
 
 
+def cube_with_nan(label: int, exemplar: int) -> np.ndarray:
+    values = cube()
+    values[label, exemplar, 1] = np.nan
+    return values
+
+
 def save_rows(values: np.ndarray, labels: list | None = None) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
         np.savez(folder / "v.npz", vectors=values, labels=np.array(LABELS if labels is None else labels))
@@ -243,6 +249,7 @@ def unnamed_class(folder: Path) -> Path:
 
 REFUSED = {
     "NaN": (save_rows(changed(7, np.nan)), r"row 7 \(counted from 0\) has NaN"),
+    "NaN in a class": (lambda folder: npy_cube(folder, cube_with_nan(3, 2)), "class 3, exemplar 2 .* has NaN"),
     "infinity": (save_rows(changed(slice(3, None, 20), np.inf)), "rows 3, 23, 43, 63, 83 "),
     "too large for float32": (save_rows(changed(2, 1.0).astype(np.float64) * 1e39), "too large for float32"),
     "a norm too large": (save_rows(changed(4, 3e38)), "row 4 .* too large for float32"),
@@ -291,6 +298,8 @@ def test_what_cannot_be_used_is_refused_with_the_file_and_the_row(tmp_path: Path
 
 
 def test_what_is_not_there_is_named_with_what_is_near(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"did you mean vectors:mine\.npz\?"):
+        load("mine.npz")
     npy_cube(tmp_path, cube())
     with pytest.raises(MissingDataError, match=r"did you mean .*v\.npy\?"):
         load(f"vectors:{tmp_path / 'vv.npy'}")

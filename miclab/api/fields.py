@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from miclab.config import schema
+from miclab.config.axes import AXES
 from miclab.config.options import AttentionOptions, LossOptions
 from miclab.config.request import Request
 from miclab.config.run import RunConfig
-from miclab.errors import ConfigError, nearest
+from miclab.errors import ConfigError
 
 REQUEST = "request"
+LIST = "`miclab train unimodal --help` and `miclab train multimodal --help` list all fields."
 
 
 def paths(config: Any, owner: str = "") -> Iterator[str]:
@@ -38,7 +41,7 @@ def resolve(name: str, known: tuple[str, ...]) -> str:
         known: all dotted names.
 
     Raises:
-        ConfigError: there is no such field (the message names the nearest), or several end so.
+        ConfigError: there is no such field (the message names the nearest ones), or several end so.
     """
     if name in known:
         return name
@@ -49,7 +52,18 @@ def resolve(name: str, known: tuple[str, ...]) -> str:
         allowed = f"one of {', '.join(meant)}, in the argument `fields`: the short name is that of several"
         raise ConfigError(name, "a short name", allowed)
     short = {path.rpartition(".")[2] for path in known}
-    raise ConfigError(name, "a field", f"a known field: {nearest(name, short if '.' not in name else known)}")
+    raise ConfigError.worded(name, "a field", f"There is no field {name!r}{_meant(name, short, known)} {LIST}")
+
+
+def _meant(name: str, short: Iterable[str], known: tuple[str, ...]) -> str:
+    """What may have been meant by a name that no field has; empty: nothing is near."""
+    if name in AXES:
+        field = AXES[name].field
+        last = field.rpartition(".")[2]
+        own = f"{last}=" if sum(path.endswith(f".{last}") for path in known) == 1 else f"fields={{{field!r}: ...}}"
+        return f": in studies it is short for {field}; give {own} here."
+    close = difflib.get_close_matches(name, sorted(known if "." in name else short), n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
 
 
 def changed(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from miclab.api.run import Run
 from miclab.api.runs import disks
 from miclab.api.study import Study
+from miclab.config.extensions import as_options
 from miclab.errors import RunError
 from miclab.runs.find import list_runs
 
@@ -52,5 +54,6 @@ def _of_study(study: Study, file: Path, root: Path, threshold: float) -> Path:
     frame, plan = study.rows(root, stored=stored), study.plan(root).plan
     table = f"the table {table_file(study.file)}"
     source = table if stored else f"the runs under {root} and {table}"
-    command = f"miclab report --study {study.file.file} --preset {study.file.profile} --output {file}"
+    given = ["--study", study.file.file, "--preset", study.file.profile, "--output", file]
+    command = shlex.join(["miclab", "report", *map(str, given), *as_options()])
     return write_study_report(study.file, plan, frame, file, source=source, command=command, threshold=threshold)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -118,6 +119,12 @@ class Shares(Tabled):
             if change.low <= 0 <= change.high:
                 lines.append(f"{WORDS[metric]} has no normalised effect: {NO_EFFECT} ({change}).")
         return tuple(lines)
+
+    def warn_of_nulls(self) -> None:
+        """Warns of each metric of which there is no effect: a frame has nulls there."""
+        for line in self.notes:
+            if NO_EFFECT in line:
+                warnings.warn(line, stacklevel=3)
 
     def change_table(self) -> Table:
         """The effect of the corruption on every metric."""

@@ -8,8 +8,11 @@ from typing import Any
 from miclab.circuits.find import NO_PATTERN, CircuitHeads, Head, head_name
 from miclab.circuits.head_names import Named
 from miclab.measures.evaluate import SplitScores
-from miclab.statistics.intervals import clustered_interval
+from miclab.statistics.intervals import Interval, clustered_interval
 
+ENOUGH_SETS = 8
+"""Sets of novel classes by default; with fewer, intervals by set are wide."""
+UNDECIDED = " with its whole interval;"
 OnProgress = Callable[[int, str], None]
 """Called with the number of runs done and the name of the present step."""
 
@@ -28,18 +31,29 @@ def why_unformed(induction: Head, icl: SplitScores) -> str:
     if "induction_total" in icl.left_out:
         return NO_PATTERN
     any_label = icl.oracles["random_context_label"]
-    if clustered_interval([icl.correct - any_label]).decides() <= 0:
-        return (
+    above = clustered_interval([icl.correct - any_label])
+    if above.decides() <= 0:
+        words = (
             f"accuracy on novel classes is {icl.interval()}, not above that of answering with any label of the context,"
             f" {any_label.mean():.3f}"
         )
+        return words + _undecided(above)
     strength = clustered_interval([icl.strengths["induction_total"][:, *induction]])
     if strength.decides() <= 0:
-        return (
+        words = (
             f"the strongest induction head, {head_name(induction)}, looks no more at the right labels than at the wrong"
             f" ones (right minus wrong {strength})"
         )
+        return words + _undecided(strength)
     return ""
+
+
+def _undecided(difference: Interval) -> str:
+    """What to do if a difference is above 0 and its interval reaches 0 because of few sets of novel classes."""
+    few = difference.unit == "set" and difference.count < ENOUGH_SETS
+    if not few or difference.mean <= 0 or not difference.known:
+        return ""
+    return f"{UNDECIDED} {difference.count} sets of novel classes cannot decide it: give --novel-sets {ENOUGH_SETS}"
 
 
 def why_no_circuit(heads: CircuitHeads | None, icl: SplitScores) -> str:
@@ -59,13 +73,13 @@ def why_no_circuit(heads: CircuitHeads | None, icl: SplitScores) -> str:
             f"the strongest induction head, {head_name(heads.induction)}, is in the first layer, and the previous-token"
             " head of a circuit lies in a layer before it"
         )
-    return f"{unformed}: there is nothing to explain" if unformed else ""
+    return unformed if not unformed or UNDECIDED in unformed else f"{unformed}: there is nothing to explain"
 
 
 def circuit_lines(runs: Sequence[str], named: Sequence[Sequence[Named]], no_circuit: Sequence[str]) -> tuple[str, ...]:
     """A line for each run: what the heads of its circuit are called, or why it has none."""
     return tuple(
-        f"{run}: {f'no circuit: {reason}' if reason else ', '.join(one.line for one in names)}"
+        f"{run}: {f'{_verdict(reason)}: {reason}' if reason else ', '.join(one.line for one in names)}"
         for run, names, reason in zip(runs, named, no_circuit, strict=True)
     )
 
@@ -82,3 +96,7 @@ def circuits_json(
         "no_circuit": {run: reason for run, reason in zip(runs, no_circuit, strict=True) if reason},
         "called": {run: [one.as_json() for one in names] for run, names in zip(runs, named, strict=True)},
     }
+
+
+def _verdict(reason: str) -> str:
+    return "circuit undecided" if UNDECIDED in reason else "no circuit"

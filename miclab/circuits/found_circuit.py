@@ -150,8 +150,7 @@ class FoundCircuit(Tabled):
             f" {self.wanted:g} of {WORDS[self.metric]} ({self.ablation} ablation: {ABLATIONS[self.ablation]})"
         )
         rows = [
-            [str(one.edge.sender), str(one.edge.receiver), one.role, one.loss, f"{one.attribution:.3f}"]
-            for one in self.edges
+            [str(one.edge.sender), str(one.edge.receiver), one.role, one.loss, one.attribution] for one in self.edges
         ]
         columns = ["sender", "receiver", "strongest role", "faithfulness lost without it", "attribution"]
         shown = [

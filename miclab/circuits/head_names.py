@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from miclab.circuits.controls import control
 from miclab.circuits.find import DIFFUSE, HALFWAY, NEEDED_DROP, CircuitHeads, Head, head_name
-from miclab.measures.baselines import uniform_levels
+from miclab.measures.baselines import uniform_by_head
 from miclab.statistics.intervals import Interval, clustered_interval
 from miclab.tables import Interval as Estimate
 from miclab.tables import Table, table
@@ -51,14 +51,14 @@ DEFINITIONS = (
 
 
 def looking(strengths: Mapping[str, NDArray[np.floating]], place: Place) -> NDArray[np.floating]:
-    """How far heads look at the place [set, layer, head]: items of several modalities are added."""
+    """How far heads look at the place, by measure [..., layer, head]: items of several modalities are added."""
     if place == "induction":
         return strengths["induction_total"]
     return np.sum([values for name, values in strengths.items() if name.startswith("label_to_item.")], axis=0)
 
 
 def uniform_level(levels: Mapping[str, float], place: Place) -> float:
-    """The same under uniform attention, from `uniform_levels`."""
+    """The same under uniform attention, from numbers by measure."""
     return float(looking({name: np.array(level) for name, level in levels.items()}, place))
 
 
@@ -98,7 +98,7 @@ class Named:
         heads: layer and head of each, from 0.
         pattern: its pattern, in a word.
         looks: how far it looks at the place, the least of a group.
-        uniform: the same under uniform attention.
+        uniform: the same under uniform attention to what the layer may see; of a group that of its least head.
         drop: accuracy on novel classes that is lost with its pattern, or those of the group together, set to uniform.
         beyond: the same minus that of random other heads; None where the decoder has none.
     """
@@ -154,22 +154,25 @@ def names_table(runs: Sequence[str], named: Sequence[Sequence[Named]]) -> Table:
 
 
 def words_of(
-    strengths: Mapping[str, NDArray[np.floating]], levels: Mapping[str, float], place: Place, heads: Iterable[Head]
+    strengths: Mapping[str, NDArray[np.floating]],
+    levels: Mapping[str, NDArray[np.floating]],
+    place: Place,
+    heads: Iterable[Head],
 ) -> dict[Head, tuple[str, Interval]]:
     """What heads are called by where they look, and how far they look there.
 
     Arguments:
         strengths: measures on novel classes by name [set, layer, head].
-        levels: the same under uniform attention, from `uniform_levels`.
+        levels: the same under uniform attention [layer, head], from `uniform_by_head`.
         place: in the circuit.
     """
-    values, uniform, entropies = looking(strengths, place), uniform_level(levels, place), strengths.get(ROWS[place])
+    values, uniform, entropies = looking(strengths, place), looking(levels, place), strengths.get(ROWS[place])
     found = {}
     for head in heads:
         looks = clustered_interval([values[:, *head]])
         known = entropies is not None and not np.isnan(entropies[:, *head]).any()
         entropy = clustered_interval([entropies[:, *head]]) if entropies is not None and known else None
-        found[head] = pattern_word(place, looks, uniform, entropy), looks
+        found[head] = pattern_word(place, looks, float(uniform[head]), entropy), looks
     return found
 
 
@@ -182,7 +185,7 @@ def true_words(
     config: RunConfig, strengths: Mapping[str, NDArray[np.floating]], circuit: CircuitHeads
 ) -> frozenset[str]:
     """Which of `PLACES` the two heads of a circuit may be called, by their patterns."""
-    levels = uniform_levels(config)
+    levels = uniform_by_head(config)
     return frozenset(
         words_of(strengths, levels, place, [head])[head][0] for place, head in places_of(circuit).items()
     ) & frozenset(PLACES)
@@ -207,17 +210,17 @@ def names_of(work: Interventions, circuit: CircuitHeads) -> tuple[Named, ...]:
         work: interventions on novel classes.
         circuit: its two heads.
     """
-    levels, found = uniform_levels(work.config), []
+    levels, found = uniform_by_head(work.config), []
     for place, head in places_of(circuit).items():
-        uniform, own = uniform_level(levels, place), f"{place.replace(' ', '-')} head"
+        uniform, own = looking(levels, place), f"{place.replace(' ', '-')} head"
         words = words_of(work.untouched.strengths, levels, place, (*places_of(circuit).values(), *circuit.rest))
-        found.append(_named(work, circuit, place, (head,), *words[head], uniform))
+        found.append(_named(work, circuit, place, (head,), *words[head], float(uniform[head])))
         # A previous-token head feeds an induction head of a later layer.
         fits = [one for one in words if place == "induction" or one[0] < circuit.induction[0]]
         group = tuple(sorted(one for one in fits if words[one][0] == own))
         if len(group) > 1:
-            least = min((words[one][1] for one in group), key=lambda interval: interval.mean)
-            found.append(_named(work, circuit, place, group, own, least, uniform))
+            least = min(group, key=lambda one: words[one][1].mean)
+            found.append(_named(work, circuit, place, group, own, words[least][1], float(uniform[least])))
     return tuple(found)
 
 

@@ -54,7 +54,11 @@ class Patching(Shares):
         return table(self.words, columns, rows, self.notes)
 
     def frame(self) -> pl.DataFrame:
-        """A row for each place as a frame of polars; of each metric the effect and both ends of its interval."""
+        """A row for each place as a frame of polars; of each metric the effect and both ends of its interval.
+
+        A metric that the corruption does not change has nulls alone; a warning says why (see `notes`).
+        """
+        self.warn_of_nulls()
         return self.long_table().frame()
 
     def grid(self, metric: Metric | None = None) -> tuple[list[str], list[str], NDArray[np.floating]]:

@@ -134,7 +134,8 @@ class PathPatching(Shares):
 
     def frame(self):
         """A row for each edge and path as a frame of polars; of each metric the effect and both ends of its
-        interval."""
+        interval. A metric that the corruption does not change has nulls alone, and a warning says so."""
+        self.warn_of_nulls()
         return self.long_table().frame()
 
     def plot(self, axes: Axes | None = None) -> Axes:

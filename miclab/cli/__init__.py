@@ -67,7 +67,7 @@ def usage() -> str:
         "`miclab COMMAND --help` shows the options of a command with their defaults.",
         "--plugin FILE.py, with any command: loads a file of yours that adds attention, position codes, loss terms,",
         "measures, sources, claims or corruptions; it may be repeated.",
-        "A RUN is a path, a directory's name under --runs, or the start of a hash.",
+        "A RUN is a path, a name, or the start of a name or hash; a name is a directory's under --runs, or --name's.",
         "exit status: 0 done; 1 a run diverged, failed or was stopped, or a check found damage; 2 the command could",
         "not be carried out.",
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from miclab.cli.options import Directory, File, output_file
 from miclab.cli.terminal import bar, parse, print_json, say
+from miclab.config.extensions import as_options
 from miclab.errors import ConfigError, MiclabError, visible
 
 
@@ -64,7 +65,7 @@ def run_demo(arguments: list[str]) -> int:
     with Watch(found.plan, root) as watch:
         found.train(watch, options.workers)
     with bar("report", len(STAGES)) as on_progress:
-        write_results(found, output, picture, command=shlex.join(["miclab", "demo", *arguments]),
+        write_results(found, output, picture, command=shlex.join(["miclab", "demo", *arguments, *as_options()]),
                       on_progress=on_progress)  # fmt: skip
     seconds = time.monotonic() - start
     if options.json:

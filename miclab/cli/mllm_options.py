@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from miclab.config.extensions import as_options
 from miclab.errors import ConfigError, MiclabError, visible
 from miclab.mllm.options import (
     EdgeOptions,
@@ -310,7 +311,7 @@ def save_page(
 
 def made_by(results: Results, arguments: Sequence[str]) -> str:
     """The command that makes some results."""
-    return shlex.join(["miclab", "mllm", results.body["command"], *arguments])
+    return shlex.join(["miclab", "mllm", results.body["command"], *arguments, *as_options()])
 
 
 def remark(results: Results, remarks: Iterable[str]) -> None:

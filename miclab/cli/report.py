@@ -10,6 +10,7 @@ from typing import Literal
 from miclab.cli.options import Parameters, RunNames, find_runs, output_file
 from miclab.cli.progress import ablations_of, knockouts_of, looking
 from miclab.cli.terminal import bar, parse, refuse_ignored, say, warn
+from miclab.config.extensions import as_options
 from miclab.config.presets import Profile
 from miclab.config.run import RunConfig
 from miclab.errors import MiclabError, visible
@@ -47,7 +48,7 @@ def run_report(arguments: list[str]) -> int:
     options = parse(ReportOptions, "report", arguments)
     if not options.study:
         refuse_ignored(arguments, ("preset", "parameter", "threshold", "at"), "it is for a report on a study (--study)")
-    command = shlex.join(["miclab", "report", *arguments])
+    command = shlex.join(["miclab", "report", *arguments, *as_options()])
     output = output_file(options.output)
     if options.study:
         if options.run:

@@ -111,6 +111,9 @@ def default_of(field: str) -> Any:
         if name not in known and name in _options(kind):
             return None
         if name not in known:
+            same = [f"{short} ({one.field})" for short, one in AXES.items() if one.field.rpartition(".")[2] == field]
+            if same:
+                raise ConfigError("axis", field, f"the axis of that field: did you mean {' or '.join(same)}?")
             within = f"in {'.'.join(names[:place])}: " if place else ""
             raise ConfigError("axis", field, within + nearest(name, known if len(names) > 1 else {**known, **AXES}))
         item = known[name]

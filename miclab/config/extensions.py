@@ -140,6 +140,14 @@ def handed_on() -> Handed:
     return tuple((str(plugin.file), plugin.digest) for plugin in _loaded.values() if plugin.file not in _installed)
 
 
+def as_options() -> list[str]:
+    """The options that load the plugins of this process, for a command that is shown; relative where they can be."""
+    here = Path.cwd()
+    files = [Path(path) for path, _ in handed_on()]
+    shown = [file.relative_to(here) if file.is_relative_to(here) else file for file in files]
+    return [word for file in shown for word in ("--plugin", str(file))]
+
+
 def taken_up(handed: Handed) -> None:
     """Loads the plugins of the parent process, and the installed ones.
 
@@ -213,10 +221,16 @@ def check_fingerprints(fingerprints: Sequence[str]) -> None:
     for fingerprint in fingerprints:
         name, _, digest = fingerprint.partition(":")
         if name not in known:
-            hint = f"plugins that are loaded: {', '.join(known) or 'none is'}. Name its file with --plugin {name}.py"
-            raise ConfigError("plugins", name, hint)
-        if known[name].digest != digest:
-            found = known[name].digest[:12]
-            raise ConfigError(
-                "plugins", name, f"the file with SHA-256 {digest[:12]}...; {known[name].file} has {found}..."
+            others = f"; loaded are {', '.join(known)}" if known else ""
+            message = (
+                f"The configuration needs the plugin {name!r}, which is not loaded{others}. Name its file with"
+                f" --plugin {name}.py (in Python: miclab.load_plugin)."
             )
+            raise ConfigError.worded("plugins", name, message)
+        if known[name].digest != digest:
+            message = (
+                f"{known[name].file} has changed since the run was trained: it is another version of the plugin"
+                f" {name!r} (SHA-256 {known[name].digest[:12]}..., and not {digest[:12]}...). Restore that version of"
+                " the file, or train again with the one that is there."
+            )
+            raise ConfigError.worded("plugins", name, message)

@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
-from miclab.errors import ConfigError, MiclabError, nearest
+from miclab.errors import ConfigError, MiclabError, article, nearest
 
 T = TypeVar("T")
 NAME = re.compile(r"[a-z][a-z0-9_]*([.-][a-z0-9_]+)*|[A-Z][A-Za-z0-9]*")
@@ -67,7 +67,7 @@ class Registry(Generic[T], Mapping[str, T]):
             MiclabError: the name is not a plain word, or another file has registered it.
         """
         if not NAME.fullmatch(name):
-            raise MiclabError(f"{name!r} is no name for a {self.kind}: use lower-case letters, digits and _.")
+            raise MiclabError(f"{name!r} is no name for {article(self.kind)}: use lower-case letters, digits and _.")
 
         def add(thing: T) -> T:
             source = thing if origin is None else origin
@@ -75,7 +75,9 @@ class Registry(Generic[T], Mapping[str, T]):
             is_taken = name in self._known and self._files[name] != file
             if is_taken or self._built_in.get(name, module) != module:
                 taken = self.file(name)
-                raise MiclabError(f"There is a {self.kind} named {name!r} already (in {taken}): choose another name.")
+                raise MiclabError(
+                    f"There is {article(self.kind)} named {name!r} already (in {taken}): choose another name."
+                )
             self._known[name], self._files[name] = thing, file
             for files in _recordings:
                 files.append(file)
@@ -98,8 +100,7 @@ class Registry(Generic[T], Mapping[str, T]):
     def check(self, name: Any, field: str = "") -> None:
         """Raises ConfigError unless `name` is registered."""
         if not isinstance(name, str) or name not in self:
-            article = "an" if self.kind[0] in "aeiou" else "a"
-            hint = f"{nearest(str(name), tuple(self))}; {article} {self.kind} of your own needs --plugin FILE.py"
+            hint = f"{nearest(str(name), tuple(self))}; {article(self.kind)} of your own needs --plugin FILE.py"
             raise ConfigError(field or self.field or self.kind, name, hint)
 
     def file(self, name: str) -> str:

@@ -91,6 +91,15 @@ def _equal_notes(data: DataSet) -> list[str]:
     return notes
 
 
+def _label_note(training: int) -> str:
+    """How many labels a run may give its training classes: `classes` is a multiple of `labels`."""
+    whole = [str(count) for count in range(2, training + 1) if training % count == 0]
+    return (
+        f"Labels: 2 to {training}; `classes` is a multiple of `labels`. With all {training} training classes, `labels`"
+        f" can be {', '.join(whole)}."
+    )
+
+
 def _share_note(shares: dict[str, dict[str, float]]) -> str:
     """The common share in a sentence."""
 
@@ -126,9 +135,11 @@ def check(name: str, read: Callable[[], DataSet]) -> dict[str, Any]:
         least = LEAST_CLASSES[shipped.split(".")[0]]
         if name == shipped and len(data.class_names) < least:
             faults.append(f"There are {len(data.class_names)} classes, fewer than {least}.")
+    each = " to ".join(dict.fromkeys((str(int(counts.min())), str(int(counts.max())))))
     notes = [
         f"{len(data.class_names)} classes, {int(data.held_out_classes.sum())} of them held out; "
-        f"{len(data.items)} exemplars, {int(counts.min())} to {int(counts.max())} a class.",
+        f"{len(data.items)} exemplars, {each} a class.",
+        _label_note(int((~data.held_out_classes).sum())),
     ]
     training = torch.bincount(data.class_of[data.indices("training")], minlength=len(data.class_names))
     alone = int(((training < 2) & ~data.held_out_classes).sum())

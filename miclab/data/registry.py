@@ -29,6 +29,10 @@ class MissingDataError(DataContentError):
     """The argument of a source points to nothing."""
 
 
+ENDINGS = (".npy", ".npz", ".safetensors", ".parquet")
+"""Endings of files of embeddings."""
+
+
 def silent(done: int, total: int) -> None:
     """Progress that is not shown."""
 
@@ -93,6 +97,12 @@ def find(name: str) -> tuple[Source, str]:
     kind, _, argument = name.partition(":")
     found = SOURCES.get(kind)
     if found is None:
+        place = Path(name).expanduser()
+        if place.exists() or (not argument and place.suffix in ENDINGS):
+            raise DataError(
+                f"{name!r} is no data set: did you mean {'folder' if place.is_dir() else 'vectors'}:{name}?"
+                " `miclab data list` shows all sources."
+            )
         known = nearest(kind, (one.usage for one in SOURCES.values()))
         raise DataError(f"{name!r} is no data set: {known}. A source of your own needs --plugin FILE.py.")
     if bool(argument) != bool(found.argument):

@@ -40,7 +40,7 @@ def load_vectors(name: str, argument: str, progress: Progress = silent) -> DataS
     path = existing(name, argument, HOW)
     table = read_table(path)
     rows, labels = _rows(path, table)
-    items = _checked(path, rows)
+    items = _checked(path, rows, table.vectors.shape[1] if table.vectors.dim() == 3 else 0)
     names: dict[str, int] = {}
     class_of = torch.tensor([names.setdefault(label, len(names)) for label in labels])
     if len(names) < LEAST_CLASSES:
@@ -98,22 +98,30 @@ def _rows(path: Path, table: Table) -> tuple[Tensor, list[str]]:
     return table.vectors.flatten(0, 1), [label for label in labels for _ in range(shape[1])]
 
 
-def _checked(path: Path, vectors: Tensor) -> Float[Tensor, "row dimension"]:
-    """Vectors as float32, none of them zero, all finite."""
+def _checked(path: Path, vectors: Tensor, exemplars: int) -> Float[Tensor, "row dimension"]:
+    """Vectors as float32, none of them zero, all finite. `exemplars`: of each class; 0: rows are in no such order."""
     rows = vectors.to(torch.float32)
     norms = rows.norm(dim=1)
     # A row of finite numbers may have an infinite norm.
     bad = (~norms.isfinite()).nonzero()[:, 0].tolist()
     if bad:
-        raise DataContentError(path, f"{_named('row', bad)} NaN, infinity or numbers too large for float32. "
-                        "Take such rows away or mend them.")  # fmt: skip
+        raise DataContentError(path, f"{_vectors_named(bad, exemplars)} NaN, infinity or numbers too large for "
+                        "float32. Take such rows away or mend them.")  # fmt: skip
     # Below this norm `DataSet.floats` cannot give it length 1.
     zero = (norms < 1e-12).nonzero()[:, 0].tolist()
     if zero:
-        raise DataContentError(
-            path, f"{_named('row', zero)} length 0 (or below 1e-12), and so no direction. Take such rows away."
-        )
+        where = _vectors_named(zero, exemplars)
+        raise DataContentError(path, f"{where} length 0 (or below 1e-12), and so no direction. Take such rows away.")
     return rows.contiguous()
+
+
+def _vectors_named(rows: list[int], exemplars: int) -> str:
+    """Rows, or where there are exemplars of classes the first with its class and exemplar."""
+    if not exemplars:
+        return _named("row", rows)
+    first = f"class {rows[0] // exemplars}, exemplar {rows[0] % exemplars} (counted from 0)"
+    more = len(rows) - 1
+    return f"{first} has" if not more else f"{first} and {more} more vector{'s' if more > 1 else ''} have"
 
 
 def _named(what: str, numbers: list[int]) -> str:

@@ -124,20 +124,22 @@ def heads_table(
     if not measures:
         return table("", [], [], notes)
     known = baselines or {}
-    shown = [part for part in BASELINES if any(getattr(one, part) is not None for one in known.values())]
+    shown = [part for part in BASELINES if any(one.shown(part) is not None for one in known.values())]
     heads = sorted({head for row in measures.values() for head in row})
     rows = [
-        [name, *(getattr(known.get(name), part, None) for part in shown), *(row.get(head) for head in heads)]
+        [name, *(known.get(name, Baseline()).shown(part) for part in shown), *(row.get(head) for head in heads)]
         for name, row in measures.items()
     ]
     columns = ["measure", *(BASELINES[part] for part in shown), *(f"head {HeadName(*head)}" for head in heads)]
     return table(title, columns, rows, notes)
 
 
-def baselines_json(baselines: Mapping[str, Baseline]) -> dict[str, dict[str, float | None]]:
-    """Each measure without a circuit as plain data, by name."""
+def baselines_json(baselines: Mapping[str, Baseline]) -> dict[str, dict[str, float | list[float] | None]]:
+    """Each measure without a circuit as plain data, by name. Where layers differ, `uniform` is null, and
+    `uniform_by_layer` has a number for each."""
     return {
         name: {part: None if (value := getattr(one, part)) is None else round(value, 6) for part in BASELINES}
+        | ({"uniform_by_layer": list(one.by_layer)} if one.by_layer else {})
         for name, one in baselines.items()
     }
 

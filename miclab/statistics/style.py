@@ -97,7 +97,8 @@ def draw_intervals(
     axes.invert_yaxis()
     axes.set_title(title, fontsize="small", wrap=True)
     if len(columns) > 1:
-        axes.legend(fontsize="small")
+        # Below the axes: rows fill all of it.
+        axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=min(len(columns), 2))
     elif columns:
         axes.set_xlabel(next(iter(columns)))
     return axes

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from miclab import storage
+from miclab.config.extensions import as_options
 from miclab.errors import RunError
 from miclab.measures.registry import chosen
 from miclab.report.html import identifiers, render
@@ -89,7 +90,7 @@ def write_report(
     context: dict[str, Any] = {
         "noun": "run" if len(names) == 1 else f"{len(names)} runs",
         "names": names,
-        "command": command or shlex.join(["miclab", "report", *(str(run.path) for run in runs)]),
+        "command": command or shlex.join(["miclab", "report", *(str(run.path) for run in runs), *as_options()]),
         "entries": [*entries, *((view["id"], view["name"]) for view in views)],
         "overview": overview_table(collected, names) if len(runs) > 1 else None,
         "runs": views,

@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 
 from miclab.circuits.find import head_name
-from miclab.circuits.head_names import looking, places_of, uniform_level
+from miclab.circuits.head_names import looking, places_of
 from miclab.config import schema
 from miclab.config.request import SPLITS
-from miclab.measures.baselines import uniform_levels
+from miclab.measures.baselines import uniform_by_head
 from miclab.measures.registry import FIRST, describe
 from miclab.report.html import shown_mark
 from miclab.report.run.collect import Collected, alignment_values, rows_for_measures
@@ -127,9 +127,9 @@ def _circuit_words(collected: Collected) -> str:
         return ""
     if tests.heads is None:
         return f"There is no circuit of two heads: {tests.no_circuit}."
-    levels = uniform_levels(collected.run.config)
+    levels = uniform_by_head(collected.run.config)
     looks = {
-        place: f"{looking(tests.strengths, place)[head]:.2f}, uniform attention {uniform_level(levels, place):.2f}"
+        place: f"{looking(tests.strengths, place)[head]:.2f}, uniform attention {looking(levels, place)[head]:.2f}"
         for place, head in places_of(tests.heads).items()
     }
     called = f" By pattern and need: {', '.join(one.line for one in tests.named)}." if tests.named else ""
