@@ -92,7 +92,9 @@ def test_a_verdict_fits_its_cell_and_says_preset_seeds_and_interval(ledger):
         if line.runs:
             seeds = f"{line.findings.seeds} seeds" if line.findings.seeds else ""
             condition = f", if {line.deciding.text}: "
-            assert all(text in line.sentence for text in ("Preset quick", seeds, condition, "[", "reader")), line.sentence
+            assert all(text in line.sentence for text in ("Preset quick", seeds, condition, "[", "reader")), (
+                line.sentence
+            )
 
 
 def test_holm_stands_below_the_table_and_changes_no_verdict(ledger):
