@@ -89,18 +89,20 @@ def claims_index(lines: Sequence[Line]) -> str:
     """The table of all claims."""
     rows = [
         [Link(line.entry.id, f"{line.entry.id}.md"), line.entry.statement,
-         verdict_mark(line.findings.verdict) if line.runs else "no rows yet", line.entry.theme.about, line.runs,
+         verdict_mark(line.findings.verdict, "" if line.runs else line.verdict), line.entry.theme.about, line.runs,
          line.missing]
         for line in lines
     ]  # fmt: skip
     toctree = "\n".join(["```{toctree}", ":hidden:", "", *[line.entry.id for line in lines], "```"])
     *most, last = [letter for letter, theme in THEMES.items() if theme.own]
+    single = [line.entry.id for line in lines if line.entry.own and not line.entry.theme.own]
+    those = f", and so {'is' if len(single) == 1 else 'are'} {', '.join(single)}" if single else ""
     intro = f"""# Claims
 
 Each claim is judged from the rows that are committed under `studies/rows`, by a criterion with fixed numbers.
 {{doc}}`../concepts/verdicts-and-intervals` explains the verdicts. Names that begin with {", ".join(most)} or {last} are
-our own questions; the others are claims of the paper. This table and the pages behind it are written when the site is
-built.
+our own questions{those}. The others are claims of the paper. This table and the pages behind it are written when the
+site is built.
 
 Click a heading to sort the table. Type into the field above it to filter the rows."""
     body = table("", ("claim", "statement", "verdict", "about", "runs", "runs missing"), rows).markdown()
@@ -127,12 +129,12 @@ def paper_table(lines: Sequence[Line]) -> str:
     """The claims of the paper that have rows: what it says, what we find, how sure that is, and the command."""
     rows = []
     for line in lines:
-        if line.entry.theme.own or line.entry.paper.startswith("none") or not line.runs:
+        if line.entry.own or not line.runs:
             continue
-        name, one, seeds = line.entry.id, line.deciding, line.findings.seeds
+        name, seeds = line.entry.id, line.findings.seeds
         sure = f"{seeds} seed{'s' * (seeds > 1)}" if seeds else f"{line.runs} runs"
-        if one is not None:
-            sure += f"; {one.quantity}: {one.measured_text}"
+        if text := line.deciding_text:
+            sure += f"; {text}"
         rows.append([
             Link(name, f"../claims/{name}.md"), f"{line.entry.statement} ({line.entry.paper})", line.verdict, sure,
             f"miclab claims {name} --explain",
@@ -140,7 +142,7 @@ def paper_table(lines: Sequence[Line]) -> str:
     intro = """# What the paper says, and what we find
 
 Every claim of the paper that has rows, judged in the preset `quick`. *How sure* has the number of seeds, and the
-quantity of the claim's conditions that lies nearest to its bound, with its 95 % interval. The words in parentheses are
+condition of the claim that lies nearest to its bound, with its 95 % interval. The words in parentheses are
 the paper's own figure or table. This table is written when the site is built."""
     body = table("", ("claim", "the paper says", "we find", "how sure", "command"), rows).markdown()
     return f"{intro}\n\n::::{{container}} ledger\n\n{body}\n\n::::\n"

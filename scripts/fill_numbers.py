@@ -10,6 +10,7 @@ A reference is a comment right behind a mean, or behind a mean and its interval.
     0.983<!--M1.0-->                    its mean alone
     0.983<!--paper:M1.0-->              in the preset `paper`
     -0.983<!---M1.0-->                  with the sign turned: a lead of the one is a lag of the other
+    5<!--M1.runs-->                     how many runs its conditions use; also `missing`, `needed` and `planned`
 
 Conditions of a claim are counted from 0, those that do not bear on its verdict after the others, as
 `miclab claims ID --explain` prints them.
@@ -32,6 +33,11 @@ PRESETS = ("quick", "paper")
 NUMBER = r"[-+]?\d+\.\d+"
 INTERVAL = re.compile(rf"({NUMBER})(\s+)\[({NUMBER}),(\s+)({NUMBER})\](<!--(\S+?)-->)?")
 MEAN = re.compile(rf"({NUMBER})<!--(\S+?)-->")
+COUNTS = ("runs", "missing", "needed", "planned")
+COUNT = re.compile(rf"(?<![\d.])(\d+)<!--(\S+?\.(?:{'|'.join(COUNTS)}))-->")
+TOLERANCE, ROUNDING = 1.51, 0.51
+"""Units of the last digit by which a number may be off in a check, as sums differ between processors, and after it is
+filled in."""
 Measured = tuple[float, float, float]
 """Mean, lower and upper end."""
 
@@ -61,21 +67,36 @@ def measured(claims: Iterable[Mapping[str, Any]]) -> dict[str, Measured]:
     return found
 
 
-def is_near(text: str, value: float) -> bool:
-    """Whether a written number is a value, up to one unit of its last digit: sums differ between processors."""
-    return abs(float(text) - value) < 1.51 * 10.0 ** -len(text.partition(".")[2])
+def counted(claims: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """How many runs claims have, lack, need and plan, by reference.
+
+    Arguments:
+        claims: as `miclab claims --json` gives them, of both presets.
+    """
+    return {
+        f"{'' if claim['profile'] == 'quick' else claim['profile'] + ':'}{claim['id']}.{name}": claim[name]
+        for claim in claims for name in COUNTS
+    }  # fmt: skip
 
 
-def written(text: str, value: float) -> str:
+def is_near(text: str, value: float, tolerance: float = TOLERANCE) -> bool:
+    """Whether a written number is a value, up to `tolerance` units of its last digit."""
+    return abs(float(text) - value) < tolerance * 10.0 ** -len(text.partition(".")[2])
+
+
+def written(text: str, value: float, tolerance: float = TOLERANCE) -> str:
     """A value with the digits and the explicit sign of an old text; the text itself where that is near enough."""
-    if is_near(text, value):
+    if is_near(text, value, tolerance):
         return text
     new = f"{value:.{len(text.partition('.')[2])}f}"
     return f"+{new}" if text.startswith("+") and value > 0 else new
 
 
-def filled(text: str, numbers: Mapping[str, Measured]) -> str:
+def filled(text: str, numbers: Mapping[str, Measured], counts: Mapping[str, int], tolerance: float = TOLERANCE) -> str:
     """A page with the numbers of its references.
+
+    Arguments:
+        tolerance: units of the last digit by which a number may be off and stays. Counts are exact.
 
     Raises:
         KeyError: no claim measures what a reference names.
@@ -85,11 +106,13 @@ def filled(text: str, numbers: Mapping[str, Measured]) -> str:
         mean, space, low, gap, high, comment, name = match.groups()
         if not comment:
             return match[0]
-        mean, low, high = (written(old, value) for old, value in zip((mean, low, high), numbers[name], strict=True))
+        texts = zip((mean, low, high), numbers[name], strict=True)
+        mean, low, high = (written(old, value, tolerance) for old, value in texts)
         return f"{mean}{space}[{low},{gap}{high}]{comment}"
 
     text = INTERVAL.sub(interval, text)
-    return MEAN.sub(lambda match: f"{written(match[1], numbers[match[2]][0])}<!--{match[2]}-->", text)
+    text = COUNT.sub(lambda match: f"{counts[match[2]]}<!--{match[2]}-->", text)
+    return MEAN.sub(lambda match: f"{written(match[1], numbers[match[2]][0], tolerance)}<!--{match[2]}-->", text)
 
 
 def bare(text: str) -> Iterator[re.Match[str]]:
@@ -124,10 +147,12 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     entries = chosen(())
     lines = [line for preset in PRESETS for line in judged(Evidence(ROOT / "studies", preset), entries)]
-    numbers, status = measured(line.as_json() for line in lines), 0
+    claims, status = [line.as_json() for line in lines], 0
+    numbers, counts = measured(claims), counted(claims)
+    tolerance = TOLERANCE if options.check else ROUNDING
     for page in pages():
         text = page.read_text()
-        new = adopted(text, numbers) if options.adopt else filled(text, numbers)
+        new = adopted(text, numbers) if options.adopt else filled(text, numbers, counts, tolerance)
         for match in bare(new):
             print(f"{page.relative_to(ROOT)}: no reference: {' '.join(match[0].split())}")
             status = 1

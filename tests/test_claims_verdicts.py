@@ -91,7 +91,10 @@ def test_a_verdict_fits_its_cell_and_says_preset_seeds_and_interval(ledger):
             assert 0 < len(words) <= MOST_WORDS, line.verdict
         if line.runs:
             seeds = f"{line.findings.seeds} seeds" if line.findings.seeds else ""
-            assert all(text in line.sentence for text in ("Preset quick", seeds, "[", "reader")), line.sentence
+            condition = f", if {line.deciding.text}: "
+            assert all(text in line.sentence for text in ("Preset quick", seeds, condition, "[", "reader")), (
+                line.sentence
+            )
 
 
 def test_holm_stands_below_the_table_and_changes_no_verdict(ledger):
@@ -108,9 +111,11 @@ def test_holm_stands_below_the_table_and_changes_no_verdict(ledger):
 
 
 def test_conditions_that_differ_in_a_word_are_one():
-    assert merged(["K is 1", "B is 2", "K is 4"]) == ["K is 1, 4", "B is 2"]
+    assert merged(["K is 1", "B is 2", "K is 4"]) == {"K is 1, 4": 2, "B is 2": 1}
     assert in_part(["K is 1"], 2) == "holds in part, if K is 1 (1 of 2 conditions)"
-    assert in_part(["a " * 9 + "b", "c " * 9 + "d"], 3).endswith("b and 1 more (2 of 3 conditions)")
+    assert in_part(["a " * 9 + "b", "c " * 9 + "d"], 3).endswith("b and 1 other (2 of 3 conditions)")
+    long = [f"{'c ' * 9}{end}" for end in "de"]
+    assert in_part(["a " * 9 + "b", *long], 4).endswith("b and 2 others (3 of 4 conditions)"), "conditions, not texts"
 
 
 def test_a_criterion_that_is_faulty_stays_and_is_marked(ledger):

@@ -127,12 +127,20 @@ class Line:
         return max(decided or measured, key=lambda c: c.p if c.p is not None else -1.0, default=None)
 
     @property
+    def deciding_text(self) -> str:
+        """That condition with its interval and, where there are others, its own verdict; empty: nothing is measured."""
+        if (one := self.deciding) is None:
+            return ""
+        among = f" ({one.verdict}; 1 of {count} conditions)" if (count := len(self.findings.conditions)) > 1 else ""
+        return f"{one.quantity}, if {one.text}: {one.measured_text}{among}"
+
+    @property
     def sentence(self) -> str:
-        """The verdict with preset, seeds and the interval nearest to its bound, and what it means for a reader of the
+        """The verdict with preset, seeds, the condition nearest to its bound, and what it means for a reader of the
         paper."""
-        one, seeds = self.deciding, self.findings.seeds
+        seeds = self.findings.seeds
         many = f", {seeds} seed{'s' * (seeds > 1)}" if seeds else ""
-        shown = f"; {one.quantity}: {one.measured_text}" if one is not None else ""
+        shown = f"; nearest to its bound: {text}" if (text := self.deciding_text) else ""
         meaning = self.entry.meaning.get(self.findings.verdict) or MEANINGS[self.findings.verdict]
         reason = f" {self.findings.beyond}" if self.findings.beyond else ""
         return f"Preset {self.profile}{many}{shown}. {meaning}{reason}"

@@ -119,6 +119,19 @@ class CellEscape:
         return {"cell": self.cell, "left": self.left, "seeds": self.seeds, "low": share.low, "high": share.high}
 
 
+def together(cells: Sequence[CellEscape]) -> str:
+    """Cells in one line, those with equal numbers of seeds together."""
+    groups: dict[str, list[str]] = {}
+    for cell in cells:
+        name, _, seeds = str(cell).rpartition(": ")
+        groups.setdefault(seeds, []).append(name)
+    return "; ".join(f"{seeds}, in {_listed(names)}" for seeds, names in groups.items())
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)} cells ({' | '.join(names)})"
+
+
 def near(cells: Cells, leaving: Mapping[Key, Mapping[int, Escape]], keys: Sequence[Key]) -> tuple[CellEscape, ...]:
     """The cells in which a seed may or may not have left the plateau at the step that is judged.
 

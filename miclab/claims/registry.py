@@ -117,6 +117,11 @@ class Claim:
         return THEMES.get(self.id[0], THEME)
 
     @property
+    def own(self) -> bool:
+        """Whether it is our own question, by its theme or since the paper has no figure for it."""
+        return self.theme.own or self.paper.startswith("none")
+
+    @property
     def order(self) -> tuple[int, int]:
         """Its place in the ledger."""
         number = re.search(r"\d+", self.id)

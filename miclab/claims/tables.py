@@ -30,7 +30,7 @@ def summary(line: Line) -> str:
     """The measured values of a claim, in one cell."""
     conditions = line.findings.conditions
     if all(condition.measured is None for condition in conditions):
-        return "no rows yet" if not line.runs else "too few rows"
+        return "no rows" if not line.runs else "too few rows"
     if len(conditions) > SHOWN:
         held = sum(condition.verdict == HOLDS for condition in conditions)
         return f"{held} of {len(conditions)} conditions hold (--explain)"

@@ -18,13 +18,14 @@ MEANINGS: Mapping[Verdict, str] = {
 """What a verdict means for a reader of the paper, for claims without their own sentence."""
 
 
-def merged(texts: Sequence[str]) -> list[str]:
-    """Merges texts that differ in their last word alone: `K is 1024` and `K is 2048` give `K is 1024, 2048`."""
+def merged(texts: Sequence[str]) -> dict[str, int]:
+    """Merges texts that differ in their last word alone, and counts them: `K is 1024` and `K is 2048` give
+    `K is 1024, 2048`, of 2."""
     found: dict[str, list[str]] = {}
     for text in texts:
         start, _, end = text.rpartition(" ")
         found.setdefault(start, []).append(end)
-    return [f"{start} {', '.join(ends)}".strip() for start, ends in found.items()]
+    return {f"{start} {', '.join(ends)}".strip(): len(ends) for start, ends in found.items()}
 
 
 def in_part(holding: Sequence[str], conditions: int) -> str:
@@ -36,7 +37,7 @@ def in_part(holding: Sequence[str], conditions: int) -> str:
     """
     texts, parts = merged(holding), []
     for text in texts:
-        # If others follow, "and 3 more" must fit too.
+        # If others follow, "and 3 others" must fit too.
         room = MOST_WORDS - 3 * (len(parts) + 1 < len(texts))
         if len(" ".join([*parts, text]).split()) > room:
             break
@@ -44,5 +45,6 @@ def in_part(holding: Sequence[str], conditions: int) -> str:
     count = f"{len(holding)} of {conditions} conditions"
     if not parts:
         return f"holds in part: {count}"
-    more = f" and {len(texts) - len(parts)} more" if len(parts) < len(texts) else ""
+    others = len(holding) - sum(texts[part] for part in parts)
+    more = f" and {others} other{'s' * (others > 1)}" if others else ""
     return f"holds in part, if {'; '.join(parts)}{more} ({count})"

@@ -11,7 +11,7 @@ from typing import Literal
 
 from miclab.claims.evidence import Evidence
 from miclab.claims.ledger import Line, chosen, judged, studies_to_run
-from miclab.claims.plateau import WANTED_SEEDS
+from miclab.claims.plateau import WANTED_SEEDS, together
 from miclab.claims.registry import Claim
 from miclab.claims.tables import comparisons_table, conditions_table, ledger_table
 from miclab.claims.verdict import VERDICTS
@@ -63,8 +63,8 @@ def _explain(line: Line, directory: Path) -> None:
     print(f"verdict:    {line.verdict}")
     print(f"meaning:    {line.sentence}\n")
     conditions_table([line]).show()
-    for cell in line.wants_seeds:
-        print(f"\nwants {WANTED_SEEDS} seeds: {cell}")
+    if line.wants_seeds:
+        print(f"\nwants {WANTED_SEEDS} seeds: {together(line.wants_seeds)}")
     if findings.comparisons:
         print()
         comparisons_table(line).show()

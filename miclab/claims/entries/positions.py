@@ -100,6 +100,7 @@ def u5(rows: Evidence) -> Iterator[Finding]:
         gap(levels[-1]) - average([gap(level) for level in levels[:-1]]) < 0,
         "gap at the highest K sqrt(B) minus the mean gap at the others",
         "one asks whether the gap closes at high complexity",
+        "the closing of the gap is judged",
     )
     yield everything.where(K=4096, B=4).comparison(
         gap(complexity(4096, 4)),
