@@ -26,7 +26,7 @@ def explained() -> list[tuple[re.Pattern[str], str]]:
     for names, kind in LINE.findall((ROOT / "docs/reference/rows.md").read_text()):
         for name in re.findall(r"`([^`]+)`", names):
             parts = [re.escape(part) for part in re.split(r"[A-Z]{2,}", name)]
-            found.append((re.compile(r"[\w .-]+".join(parts)), kind))
+            found.append((re.compile(r"[\w .:+-]+".join(parts)), kind))
     return found
 
 
