@@ -173,7 +173,9 @@ def test_the_readme_and_the_findings_hold_what_the_rows_say(claims, page):
     text = page.read_text()
     assert [found[0] for found in fill_numbers.bare(text)] == []
     assert fill_numbers.filled(text, fill_numbers.measured(claims), fill_numbers.counted(claims)) == text
-    quick = {claim["id"]: claim["verdict"] for claim in claims if claim["profile"] == "quick"}
+    # A page speaks of `quick`, unless the studies of a claim have no such preset.
+    planned = sorted((claim for claim in claims if claim["planned"]), key=lambda claim: claim["profile"] == "quick")
+    quick = {claim["id"]: claim["verdict"] for claim in planned}
     said = dict(VERDICT.findall(text))
     assert {name: verdict.removeprefix("is ") for name, verdict in said.items()} == {name: quick[name] for name in said}
 

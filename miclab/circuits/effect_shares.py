@@ -20,7 +20,14 @@ from miclab.config.run import RunConfig
 from miclab.measures.evaluate import check_seeds
 from miclab.measures.evaluations import at_steps
 from miclab.runs.run import Run
-from miclab.statistics.intervals import Interval, clustered_interval, ratio_interval
+from miclab.statistics.intervals import (
+    Interval,
+    accuracy_interval,
+    clustered_interval,
+    exact_mean,
+    ratio_interval,
+    student_interval,
+)
 from miclab.tables import Table, Tabled, table
 from miclab.worlds.world import World, world_from_tensors
 
@@ -35,6 +42,25 @@ NO_EFFECT = "the corruption does not change it, so no effect can be a share of t
 def set_means(values: Sequence[NDArray[np.floating]]) -> NDArray[np.floating]:
     """Sequences of one set, or means of several sets: sets may have kept different numbers of sequences."""
     return values[0][None] if len(values) == 1 else np.array([one.mean() for one in values])
+
+
+BySets = Sequence[NDArray[np.floating]]
+"""A metric of each sequence, by set of novel classes: sets may have kept different numbers of sequences."""
+
+
+def _level(runs: Sequence[BySets]) -> Interval:
+    """A metric of runs, seeds of one experiment."""
+    return clustered_interval([set_means(sets) for sets in runs])
+
+
+def _accuracy_level(runs: Sequence[BySets]) -> Interval:
+    """An accuracy of runs, its interval between 0 and 1. Sets count as the one that kept the fewest sequences."""
+    if len(runs) == 1 and len(runs[0]) == 1:
+        return accuracy_interval([runs[0][0][None]])
+    if len(runs) == 1:
+        return student_interval(set_means(runs[0]), scale="logit", trials=min(map(len, runs[0])), unit="set")
+    means = [exact_mean([one.mean() for one in sets]) for sets in runs]
+    return student_interval(means, scale="logit", trials=min(sum(map(len, sets)) for sets in runs))
 
 
 @dataclass(frozen=True)
@@ -64,11 +90,9 @@ class Shares(Tabled):
 
     def untouched(self, metric: Metric) -> tuple[Interval, Interval]:
         """A metric on clean sequences and on corrupted ones."""
-        ends = (
-            [set_means(one.clean[metric]) for one in self.traced],
-            [set_means(one.corrupted[metric]) for one in self.traced],
-        )
-        return clustered_interval(ends[0]), clustered_interval(ends[1])
+        clean, corrupted = ([getattr(one, end)[metric] for one in self.traced] for end in ("clean", "corrupted"))
+        level = _accuracy_level if metric == "accuracy" else _level
+        return level(clean), level(corrupted)
 
     def change(self, metric: Metric) -> Interval:
         """The metric on clean sequences minus that on corrupted ones."""

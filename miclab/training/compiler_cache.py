@@ -4,19 +4,22 @@ PyTorch keeps compiled graphs on disk. It unpickles them and loads their machine
 folder can run code as the user. Its usual folder has a name that others can guess, among the machine's temporary files.
 So miclab uses a folder of the user's own:
 
-    ~/.cache/miclab/compiled        Linux, or under `XDG_CACHE_HOME`
+    ~/.cache/miclab/compiled/KIND   Linux, or under `XDG_CACHE_HOME`
     ~/Library/Caches/miclab/...     macOS
     %LOCALAPPDATA%/miclab/...       Windows
 
-Others can neither read nor write it. Nothing in it comes from another machine: miclab sends no part of it, and loads no
-part that was sent. A part fits only the same graph, PyTorch and options. The folder may be deleted at any time.
+KIND stands for PyTorch's version and the processor's instructions. Machines of a cluster share home directories. Code that
+was compiled for one processor gives wrong numbers on another, and PyTorch does not notice. Others can neither read nor
+write the folder. Nothing in it comes from another user: miclab sends no part of it, and loads no part that was sent. A part fits only the same graph, PyTorch and options. The folder may be deleted at any time.
 """
 
 from __future__ import annotations
 
 import atexit
 import functools
+import hashlib
 import os
+import platform
 import shutil
 import stat
 import sys
@@ -27,8 +30,27 @@ VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 """PyTorch's own variable. A folder that the user names there is used as it is."""
 
 
+def processor_flags() -> str:
+    """The instructions that the processor has, as Linux names them; elsewhere the processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    named = (line.partition(":") for line in lines)
+    return next((flags for name, _, flags in named if name.strip() in ("flags", "Features")), platform.processor())
+
+
+def machine_kind() -> str:
+    """A name for all machines, and settings of PyTorch, on which the same compiled code is right."""
+    import torch
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    known = (torch.__version__, sys.version, platform.machine(), capability, processor_flags())
+    return f"{capability.lower().replace(' ', '-')}-{hashlib.sha256(repr(known).encode()).hexdigest()[:16]}"
+
+
 def usual_folder() -> Path:
-    """The user's folder for compiled steps.
+    """The user's folder for compiled steps on this kind of machine.
 
     Raises:
         RuntimeError: the user has no home directory.
@@ -40,7 +62,7 @@ def usual_folder() -> Path:
     else:
         named = Path(os.environ.get("XDG_CACHE_HOME") or "")
         base = named if named.is_absolute() else Path.home() / ".cache"
-    return base / "miclab" / "compiled"
+    return base / "miclab" / "compiled" / machine_kind()
 
 
 def is_private(folder: Path) -> bool:
@@ -68,9 +90,10 @@ def use_own_folder() -> str:
         return named
     try:
         folder = usual_folder()
-        for part in (folder.parent, folder):
+        parts = (folder.parent.parent, folder.parent, folder)
+        for part in parts:
             part.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not is_private(folder) or not is_private(folder.parent) or not os.access(folder, os.W_OK | os.X_OK):
+        if not all(map(is_private, parts)) or not os.access(folder, os.W_OK | os.X_OK):
             raise OSError(f"{folder} can be changed by others")
     except (OSError, RuntimeError):
         folder = Path(tempfile.mkdtemp(prefix="miclab-compiled-"))
