@@ -8,9 +8,10 @@ So miclab uses a folder of the user's own:
     ~/Library/Caches/miclab/...     macOS
     %LOCALAPPDATA%/miclab/...       Windows
 
-KIND stands for PyTorch's version and the processor's instructions. Machines of a cluster share home directories. Code that
-was compiled for one processor gives wrong numbers on another, and PyTorch does not notice. Others can neither read nor
-write the folder. Nothing in it comes from another user: miclab sends no part of it, and loads no part that was sent. A part fits only the same graph, PyTorch and options. The folder may be deleted at any time.
+KIND stands for PyTorch's version and the processor's instructions. Machines of a cluster share home directories. Code
+that was compiled for one processor gives wrong numbers on another, and PyTorch does not notice. Others can neither read
+nor write the folder. Nothing in it comes from another user: miclab sends no part of it, and loads no part that was
+sent. A part fits only the same graph, PyTorch and options. The folder may be deleted at any time.
 """
 
 from __future__ import annotations
