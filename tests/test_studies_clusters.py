@@ -21,6 +21,8 @@ from miclab.studies.launchers.ray import RayLauncher
 from miclab.studies.launchers.slurm import SlurmLauncher
 
 LONG = {"quick": {"seeds": [0], "request": {**REQUEST, "steps": 120, "evaluate_every": 8, "checkpoint_every": 80}}}
+LONGER = {"quick": {"seeds": [0], "request": {**LONG["quick"]["request"], "steps": 640}}}
+"""Long enough on a fast machine for a job to be met twice."""
 
 RAY = """
 import json, os, sys, time
@@ -116,7 +118,7 @@ def local_jobs(monkeypatch):
 def test_a_slurm_job_that_meets_its_time_limit_or_dies_goes_on_in_another_with_the_same_bits(tmp_path, local_jobs):
     """The first warning of the end of time comes as SIGUSR2; the second job is killed."""
     make, arrays = local_jobs
-    study = tiny_study(tmp_path, profiles=LONG)
+    study = tiny_study(tmp_path, profiles=LONGER)
     (run,) = planned(study).runs.values()
     root = tmp_path / "runs"
     launcher = make(root)
