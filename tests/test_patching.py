@@ -16,6 +16,7 @@ from tiny import lively_parameters, tiny_config
 import miclab
 from miclab.circuits.corrupted_pairs import Traced
 from miclab.circuits.corruption import Clean, Corruption, corrupt, find_corruption
+from miclab.circuits.effect_shares import _accuracy_level
 from miclab.circuits.patching import METRICS, POINTS, Place, role_masks, trace_batch, trace_split
 from miclab.circuits.patching_result import Patching
 from miclab.cli import main
@@ -345,3 +346,15 @@ def test_a_corruption_of_ones_own_traces_a_run(begun, capsys):
     assert "query_between" in capsys.readouterr().err
     assert main(["patch", str(begun.path), "--corruption", "modality_replaced.m7"]) == 2
     assert "modality_replaced.m1, modality_replaced.m2" in capsys.readouterr().err
+
+
+def test_an_accuracy_of_patching_stays_between_0_and_1_and_its_mean_is_that_of_the_sets():
+    """Fails if an interval leaves 0 to 1, a set that kept few sequences counts less, or seeds are taken for sets."""
+    right, mixed, few = np.ones(20), np.repeat([1.0, 0.0], [15, 5]), np.array([1.0, 0.0])
+    for runs, mean, unit in (
+        ([[right, mixed]], 0.875, "set"), ([[right, few]], 0.75, "set"), ([[mixed]], 0.75, "sequence"),
+        ([[right, mixed], [right, few]], 0.8125, "seed"),
+    ):  # fmt: skip
+        found = _accuracy_level(runs)
+        assert (found.mean, found.unit) == (pytest.approx(mean), unit)
+        assert 0 <= found.low < found.mean < found.high <= 1

@@ -73,9 +73,6 @@ def hand_built(burstiness: int) -> tuple[Decoder, dict[str, torch.Tensor], Batch
     second["key"][s : s + CLASSES, :CLASSES] = torch.eye(CLASSES)
     second["key"][:CLASSES, :CLASSES] = -2 * torch.eye(CLASSES)
     second["value"][CLASSES:ITEM, logits : logits + LABELS] = 10 * torch.eye(LABELS)
-    for layer in (0, 1):
-        if (output := f"decoder.blocks.{layer}.attention.output") in parameters:
-            parameters[output].copy_(torch.eye(len(parameters[output])))
     parameters["decoder.readout"][logits : logits + LABELS] = torch.eye(LABELS)
     prototypes = torch.cat([torch.eye(CLASSES), torch.zeros(CLASSES, LABELS)], 1)
     labels = torch.cat([torch.zeros(LABELS, CLASSES), torch.eye(LABELS)], 1)
@@ -118,6 +115,11 @@ def test_the_command_the_function_and_what_is_refused(tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert set(found["icl"]) == {context + name for context in CONTEXTS for name in CONDITIONS}
     same = miclab.running_mean(run.path, sequences=40, novel_sets=2)
+    intervals = found["icl"].values()
+    assert all(0 <= one["low"] <= one["high"] <= 1 for one in intervals)
+    # Contexts of four classes are other contexts than those of two, with a random decoder too.
+    assert found["icl"]["once: untouched"] != found["icl"]["untouched"]
+    assert same.sequences == 40
     assert found["icl"]["untouched"]["mean"] == pytest.approx(float(same.icl["untouched"].mean()))
     assert main(["evaluate", str(run.path), *few, "--json"]) == 0
     whole = json.loads(capsys.readouterr().out)["splits"]["icl"]["accuracy"]["mean"]
