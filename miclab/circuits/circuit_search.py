@@ -19,7 +19,8 @@ from torch import Tensor
 
 from miclab.circuits.attribution import attributed
 from miclab.circuits.corrupted_pairs import Pairs
-from miclab.circuits.graph import Edge, Graph, Sender
+from miclab.circuits.edges import Edge, Sender
+from miclab.circuits.graph import Graph
 from miclab.circuits.patching import METRICS, Metric, answer_values
 from miclab.circuits.paths import Pair
 from miclab.circuits.receiver_inputs import circuit_logits

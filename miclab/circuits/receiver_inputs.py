@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from miclab.circuits.graph import INPUTS, Edge, Graph, Input, Receiver, Sender
+from miclab.circuits.edges import INPUTS, Edge, Input, Receiver, Sender
+from miclab.circuits.graph import Graph
 from miclab.model.attention.softmax import Softmax
 
 Inputs = Callable[[Sequence[Receiver], Mapping[Sender, Tensor]], Float[Tensor, "receiver row position width"]]
