@@ -21,7 +21,8 @@ from tiny_study import planned, tiny_study
 import miclab
 from miclab.circuits.checkpoint_pair import CheckpointPair
 from miclab.circuits.circuit_match import chance_overlap, matched_chance, matched_overlap
-from miclab.circuits.circuit_overlap import Circuit, Overlap, overlap_of
+from miclab.circuits.circuit_overlap import Circuit, Overlap, overlap_of, stored_overlap
+from miclab.circuits.corrupted_pairs import pairs_of_split
 from miclab.circuits.drift import drift, leading_angles, moved, overlap, relative_change
 from miclab.circuits.edges import Edge, plain_edges
 from miclab.circuits.find import stored_part
@@ -35,6 +36,7 @@ from miclab.errors import ConfigError, RunError
 from miclab.measures.evaluate import score_split
 from miclab.model.decoder import Decoder
 from miclab.model.parts import HEADS, MLPS, READOUT, decoder_parts, size
+from miclab.runs.run import Run
 from miclab.training.loop import prepared, train_config, train_together
 from miclab.worlds.sequences import raw_training_batch
 from miclab.worlds.world import world_from_tensors
@@ -352,6 +354,44 @@ def test_the_circuit_built_by_hand_is_the_same_before_and_after(monkeypatch):
     nothing = {name: torch.zeros_like(value) for name, value in before.items()}
     with pytest.raises(RunError, match="no circuit to find"):
         overlap_of(CheckpointPair(run, run, (0, 1), (before, nothing)), sizes, "train")
+
+
+def test_the_command_compares_circuits_and_refuses_what_has_none(tmp_path, monkeypatch, capsys):
+    """Fails if a run without stage 1 is compared with nothing, or one with other edges is taken, or the command and the
+    function differ, or a run from scratch does not store its own circuit for the rows."""
+    decoder, parameters, world = hand_built()
+    run, other = (
+        train_config(replace(decoder.config, decoder=replace(decoder.config.decoder, heads=heads)), REQUEST, tmp_path)[
+            0
+        ]
+        for heads in (1, 5)
+    )
+
+    def of_training(config, world, made, modality, split, sizes):
+        return pairs_of_split(config, world, made, modality, "train", sizes)
+
+    monkeypatch.setattr("miclab.circuits.circuit_overlap.pairs_of_split", of_training)
+    monkeypatch.setattr(Run, "parameters", lambda run, step=None: (3 if step is None else step, parameters))
+    monkeypatch.setattr(CheckpointPair, "world", lambda self, is_later: world)
+    monkeypatch.setattr("miclab.circuits.circuit_overlap.world_from_tensors", lambda config, tensors: world)
+    few = ["--sequences", "24", "--novel-sets", "1"]
+    assert main(["circuit-overlap", str(run.path), "--other", str(run.path), "--json", *few]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["earlier"] == found["later"]
+    assert found["numbers"]["beyond chance"] == 1
+    made = miclab.circuit_overlap(run.path, run.path, sequences=24, novel_sets=1)
+    assert json.loads(json.dumps(made.as_json())) == {k: v for k, v in found.items() if k in made.as_json()}
+    assert main(["circuit-overlap", str(run.path), "--other", str(run.path), *few]) == 0
+    assert "sought from a random order" in capsys.readouterr().out
+    stored = stored_overlap(run, 3, SplitSizes(sequences=24, novel_sets=1))
+    assert stored["circuit later"] == made.stored()["circuit later"]
+    assert "overlap" not in stored
+    for arguments, words in (
+        ([str(run.path)], "started from random weights"),
+        ([str(run.path), "--other", str(other.path)], "has other edges"),
+    ):
+        assert main(["circuit-overlap", *arguments]) == 2
+        assert words in capsys.readouterr().err
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------

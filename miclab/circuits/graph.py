@@ -19,6 +19,7 @@ from torch import Tensor
 
 from miclab.circuits.edges import INPUTS, Edge, Input, Receiver, Sender, edges_between, parts_of, senders_before
 from miclab.errors import RunError
+from miclab.model.attention.mechanism import Mechanism
 from miclab.model.attention.softmax import Softmax
 from miclab.model.decoder import Decoder, Parameters
 from miclab.worlds.sequences import Batch
@@ -115,14 +116,19 @@ class Graph:
                 sent[Sender("mlp", layer)] = values[f"blocks.{layer}.mlp.output"]
         return Outputs(sent, inputs, heads, found.logits)
 
+    def embedding(self, batch: Batch) -> Float[Tensor, "batch position width"]:
+        """What the embedding adds."""
+        return self.decoder.trace(self.parameters, batch, capture=("embedding",)).activations["embedding"]
+
     def contributions(
         self, layer: int, heads: Float[Tensor, "batch head position dimension"]
     ) -> Float[Tensor, "batch head position width"]:
         """What each head adds to the residual stream."""
-        own = self.decoder.attention_parameters(self.parameters, layer)
+        own, mechanism = self.decoder.attention_parameters(self.parameters, layer), self.decoder.attention[layer]
+        if type(mechanism).merge is Mechanism.merge and "output" in own:
+            return heads @ own["output"].unflatten(0, (self.heads, -1))
         alone = torch.eye(self.heads, dtype=heads.dtype)[None, :, :, None, None] * heads[:, None]
-        merged = self.decoder.attention[layer].merge(own, alone.flatten(0, 1))
-        return merged.unflatten(0, (len(heads), self.heads))
+        return mechanism.merge(own, alone.flatten(0, 1)).unflatten(0, (len(heads), self.heads))
 
     def added(self, layer: int, heads: Float[Tensor, "batch head position dimension"]) -> Tensor:
         """What all heads together add to the residual stream [batch position width]."""

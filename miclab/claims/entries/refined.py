@@ -300,22 +300,25 @@ def _grown(rows: Evidence, columns: Sequence[str], classes: int | None = -1) -> 
 
 
 def _from_scratch(rows: Evidence) -> Iterator[Finding]:
-    """Decoders trained on both modalities from the start, beside stage 1 of the same seed."""
+    """Decoders trained on both modalities from the start, beside stage 1 of the same seed, whose initial weights they
+    have, and of the next seed, whose initial weights are others."""
     columns = {"circuit": "probe.circuit_overlap.circuit later", "icl": "icl"}
     alone = grid(rows, CIRCUITS, "K2 stage1_steps", columns).where(stage1_steps=0)
     earlier = "probe.circuit_overlap.circuit earlier"
     stage_one = next(iter(_grown(rows, [earlier], K2).values.values()), {})
-    values = {
-        key: {
-            seed: {"icl": found["icl"], **_compared(stage_one[seed][earlier], found["circuit"])}
-            for seed, found in seeds.items() if seed in stage_one
-        }
-        for key, seeds in alone.values.items()
-    }  # fmt: skip
-    cells = replace(alone, values=values)
-    for name in ("edges", "overlap", "beyond chance", "matched", "matched chance", "matched beyond chance"):
-        yield cells.comparison(mean(name), f"from scratch, beside stage 1: {name}")
-    yield cells.comparison(accuracy("icl"), "from scratch: ICL")
+    seeds = sorted(stage_one)
+    following = dict(zip(seeds, (*seeds[1:], *seeds[:1]), strict=True))
+    for beside, words in ((dict(zip(seeds, seeds, strict=True)), "stage 1"), (following, "stage 1 of the next seed")):
+        cells = replace(alone, values={
+            key: {
+                seed: _compared(stage_one[beside[seed]][earlier], found["circuit"])
+                for seed, found in by_seed.items() if seed in beside
+            }
+            for key, by_seed in alone.values.items()
+        })  # fmt: skip
+        for name in ("edges", "overlap", "beyond chance", "matched", "matched chance", "matched beyond chance"):
+            yield cells.comparison(mean(name), f"from scratch, beside {words}: {name}")
+    yield alone.comparison(accuracy("icl"), "from scratch: ICL")
     for whose, classes in WHOSE.items():
         yield _grown(rows, ["icl"], classes).comparison(accuracy("icl"), f"{whose}: ICL")
 
