@@ -75,8 +75,8 @@ def circuit_overlap(
     evaluation_seed: int = -1,
     on_progress: OnProgress | None = None,
 ) -> Overlap:
-    """Edges that the found circuits of a run and of the run that it started from share, from chance, 0, to the same
-    circuit, 1 (see `miclab.circuits.circuit_overlap`).
+    """Edges that the found circuits of a run and of the run that it started from share. 0 is chance, 1 the same circuit
+    (see `miclab.circuits.circuit_overlap`).
 
     Arguments:
         run: a run of stage 2 or a sibling, its path, name, or the start of a name or hash; with `other`, any run.

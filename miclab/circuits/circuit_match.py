@@ -63,11 +63,10 @@ def matched_chance(first: int, second: int, edges: Sequence[Edge], layers: int, 
     `matched_overlap`."""
     if renumberings(layers, heads) > MOST:
         return None
-    generator = np.random.default_rng(0)
-    found = [
-        matched_overlap(*(_drawn(generator, edges, size) for size in (first, second)), layers, heads) or 0.0
-        for _ in range(DRAWS)
-    ]
+    generator, found = np.random.default_rng(0), list[float]()
+    for _ in range(DRAWS):
+        one, other = (_drawn(generator, edges, size) for size in (first, second))
+        found.append(matched_overlap(one, other, layers, heads) or 0.0)
     return float(np.mean(found))
 
 

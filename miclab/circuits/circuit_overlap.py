@@ -44,7 +44,7 @@ INTERPOLATIONS = 5
 SHARES = {"a third": 1 / 3, "two thirds": 2 / 3}
 """Shares of training after which circuits are sought too, at the nearest checkpoint."""
 STEPS = 4 + len(SHARES)
-"""Searches with what follows them, of which progress is told."""
+"""Searches with what follows them, which progress counts."""
 
 
 @dataclass(frozen=True)

@@ -42,9 +42,10 @@ class DriftOptions(CheckpointOptions):
 @dataclass(frozen=True, kw_only=True)
 class OverlapOptions(SizedOptions):
     """Is the circuit of stage 2 that of stage 1? Circuits that keep 0.9 of in-context learning are sought in a run and
-    in the run that it started from, as `miclab circuit` does (items_swapped, resample ablation). Shown are the edges of
-    both over those of either, from chance (0) to the same circuit (1). Circuits are sought over training too, and from
-    a random order of edges. The second table counts edges to keys and values by the position that carries most."""
+    in the run that it started from. The search is that of `miclab circuit` (items_swapped, resample ablation). Shown
+    are the edges of both over those of either, from chance (0) to the same circuit (1). Circuits are sought over
+    training too, and from a random order of edges. The second table counts edges to keys and values by the position
+    that carries most."""
 
     run: RunName
     """A run of stage 2 or a sibling: path, name, or start of a name or hash; with --other, any run."""

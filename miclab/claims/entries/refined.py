@@ -3,8 +3,8 @@
 The paper calls the circuit refined, and rests on correlations (C2). Here weights are exchanged and compared. The
 control of W1 and W2 is a sibling. From the same checkpoint of stage 1 it goes on with M1 alone, on further sequences.
 Steps, learning rate and warm-up are those of stage 2. The criteria were committed on 2026-11-26, before any run. On
-2026-11-27, before any run of its study, W4 got numbers that are reported only: the overlap with heads renumbered within
-layers, the overlap over training, edges by role, and decoders from scratch on both modalities.
+2026-11-27, before any run of its study, W4 got numbers that are reported only. They are the overlap with heads
+renumbered within layers, the overlap over training, edges by role, and decoders from scratch on both modalities.
 """
 
 from __future__ import annotations
