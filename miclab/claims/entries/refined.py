@@ -302,8 +302,8 @@ def _grown(rows: Evidence, columns: Sequence[str], classes: int | None = -1) -> 
 def _from_scratch(rows: Evidence) -> Iterator[Finding]:
     """Decoders trained on both modalities from the start, beside stage 1 of the same seed, whose initial weights they
     have, and of the next seed, whose initial weights are others."""
-    columns = {"circuit": "probe.circuit_overlap.circuit later", "icl": "icl"}
-    alone = grid(rows, CIRCUITS, "K2 stage1_steps", columns).where(stage1_steps=0)
+    later = "probe.circuit_overlap.circuit later"
+    alone, scores = (grid(rows, CIRCUITS, "K2 stage1_steps", [one]).where(stage1_steps=0) for one in (later, "icl"))
     earlier = "probe.circuit_overlap.circuit earlier"
     stage_one = next(iter(_grown(rows, [earlier], K2).values.values()), {})
     seeds = sorted(stage_one)
@@ -311,14 +311,14 @@ def _from_scratch(rows: Evidence) -> Iterator[Finding]:
     for beside, words in ((dict(zip(seeds, seeds, strict=True)), "stage 1"), (following, "stage 1 of the next seed")):
         cells = replace(alone, values={
             key: {
-                seed: _compared(stage_one[beside[seed]][earlier], found["circuit"])
+                seed: _compared(stage_one[beside[seed]][earlier], found[later])
                 for seed, found in by_seed.items() if seed in beside
             }
             for key, by_seed in alone.values.items()
         })  # fmt: skip
         for name in ("edges", "overlap", "beyond chance", "matched", "matched chance", "matched beyond chance"):
             yield cells.comparison(mean(name), f"from scratch, beside {words}: {name}")
-    yield alone.comparison(accuracy("icl"), "from scratch: ICL")
+    yield scores.comparison(accuracy("icl"), "from scratch: ICL")
     for whose, classes in WHOSE.items():
         yield _grown(rows, ["icl"], classes).comparison(accuracy("icl"), f"{whose}: ICL")
 
