@@ -20,7 +20,8 @@ from miclab.circuits.attribution import INTERPOLATIONS, attributed
 from miclab.circuits.circuit_search import Bench, bench_of, halves, judge_of, search
 from miclab.circuits.corrupted_pairs import pairs_of_split
 from miclab.circuits.corruption import find_corruption
-from miclab.circuits.graph import Edge, Graph
+from miclab.circuits.edges import Edge
+from miclab.circuits.graph import Graph
 from miclab.circuits.path_result import CHUNK
 from miclab.circuits.paths import edge_logits, pair_of
 from miclab.circuits.receiver_inputs import circuit_logits

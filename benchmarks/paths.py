@@ -15,7 +15,8 @@ from torch import Tensor
 
 from miclab.circuits.corrupted_pairs import Patched, Values, pairs_of_split, traced
 from miclab.circuits.corruption import find_corruption
-from miclab.circuits.graph import INPUTS, Edge, Graph, Sender
+from miclab.circuits.edges import INPUTS, Edge, Sender
+from miclab.circuits.graph import Graph
 from miclab.circuits.path_result import CHUNK
 from miclab.circuits.paths import Pair, Path, pair_of, patched_values
 from miclab.config.request import SplitSizes

@@ -32,7 +32,7 @@ _NAMES = {
     "report": "report",
     "demo": "reproduce", "reproduce": "reproduce",
     "import_checkpoint": "interop", "weights": "weights",
-    "transplant": "refined", "drift": "refined", "running_mean": "running_mean",
+    "transplant": "refined", "drift": "refined", "circuit_overlap": "refined", "running_mean": "running_mean",
     "check_data": "data", "embed": "data", "DataCheck": "data",
 }  # fmt: skip
 """Where each public name lives, in `miclab.api`."""
@@ -44,9 +44,9 @@ _ROOMS = ("circuits", "claims", "report")
 __all__ = [
     "Attention", "ConfigError", "DamagedError", "DataCheck", "Diagnosis", "FoundCircuit", "Judgement", "Ledger",
     "MiclabError", "Model", "Run", "RunError", "Runs", "Study", "StudyPlan", "ablate", "align", "attribute",
-    "check_data", "circuits", "claims", "demo", "diagnose", "drift", "embed", "evaluate", "find", "find_circuit",
-    "import_checkpoint", "judge", "knock_out", "list_runs", "load", "load_plugin", "patch", "patch_paths",
-    "report", "reproduce", "resume", "running_mean", "study", "train", "train_lanes",
+    "check_data", "circuit_overlap", "circuits", "claims", "demo", "diagnose", "drift", "embed", "evaluate",
+    "find", "find_circuit", "import_checkpoint", "judge", "knock_out", "list_runs", "load", "load_plugin", "patch",
+    "patch_paths", "report", "reproduce", "resume", "running_mean", "study", "train", "train_lanes",
     "transplant", "weights",
 ]  # fmt: skip
 
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from miclab.api.lanes import train_lanes
     from miclab.api.module import Model
     from miclab.api.patching import attribute, patch, patch_paths
-    from miclab.api.refined import drift, transplant
+    from miclab.api.refined import circuit_overlap, drift, transplant
     from miclab.api.report import report
     from miclab.api.reproduce import demo, reproduce
     from miclab.api.run import Run

@@ -71,9 +71,16 @@ def test_circuits_are_compared_beyond_chance(tmp_path):
         directory = studies_directory(folder)
 
         def overlaps(config, step, share=share):
-            beyond = share if field_of(config, "K2") else 0.8
-            return {**dict.fromkeys(refined.OVERLAPS, 0.5), "probe.circuit_overlap.beyond chance": beyond, "icl": 0.9}
+            if not field_of(config, "stage1_steps"):
+                return {"probe.circuit_overlap.circuit later": 1.0, "icl": 0.9}
+            beyond = {"probe.circuit_overlap.beyond chance": share if field_of(config, "K2") else 0.8}
+            edges = {"probe.circuit_overlap.circuit earlier": 1.0}
+            return {**edges, **dict.fromkeys(refined.OVERLAPS, 0.5), **beyond, "icl": 0.9}
 
         make_rows(directory, refined.CIRCUITS, overlaps, spread=1e-4)
         found = find_claim("W4").judge(Evidence(directory, "quick"))
         assert (found.verdict, len(found.conditions), found.seeds) == (verdict, 1, 3)
+        shown = {c.quantity: c.measured.mean for c in found.comparisons if c.measured is not None}
+        # One edge, the same as stage 1's: the numbers of all sets round to it.
+        assert shown["from scratch, beside stage 1: beyond chance"] == 1
+        assert shown["from scratch, beside stage 1: matched beyond chance"] == 1

@@ -57,6 +57,7 @@ ELSEWHERE = (
     "mllm",
     "transplant",
     "drift",
+    "circuit-overlap",
     "running-mean",
 )
 """Commands whose results are tested with their packages."""

@@ -14,6 +14,7 @@ from miclab.circuits.effects import Effect
 from miclab.circuits.find import HALFWAY, PATTERNS, CircuitHeads
 from miclab.circuits.head_names import AVERAGING, OTHER, Named, names_of, names_table, need_word, pattern_word, words_of
 from miclab.circuits.patterns import pattern_point, set_patterns
+from miclab.circuits.running_mean import AveragingLayer
 from miclab.config.options import ATTENTION
 from miclab.errors import ConfigError
 from miclab.measures.attention import strengths
@@ -157,7 +158,8 @@ def test_replaced_patterns_are_what_they_are_called():
         length
     )
     pattern = drawn / drawn.sum(-1, keepdim=True)
-    done = {kind: set_patterns([(0, 1)], kind, roles)[pattern_point(0)](pattern) for kind in PATTERNS}
+    past = causal(length)[None]
+    done = {kind: set_patterns([(0, 1)], kind, roles, lambda _: past)[pattern_point(0)](pattern) for kind in PATTERNS}
     for kind, found in done.items():
         assert torch.equal(found[:, 0], pattern[:, 0]), kind
         assert (found.triu(1) == 0).all(), kind
@@ -175,7 +177,35 @@ def test_replaced_patterns_are_what_they_are_called():
     own = strengths(done["own_item"], roles, torch.tensor([[0, 1]] * 3), torch.zeros(3, dtype=torch.long))
     assert own["label_to_item.m1"][:, 1].tolist() == pytest.approx([0.5] * 3)
     with pytest.raises(ConfigError, match="uniform"):
-        set_patterns([(0, 0)], "unifrom", roles)
+        set_patterns([(0, 0)], "unifrom", roles, lambda _: past)
+
+
+def test_patterns_stay_within_a_window():
+    """Fails if a replaced pattern of a windowed layer spreads over the whole past, or the other layer gets a window."""
+    config = tiny_config(1, decoder={"attention": "sliding_window:window=3,layers=[0]", "positions": "none"})
+    decoder, parameters = Decoder(config), lively_parameters(config)
+    batch, roles = training_batch(config, draw_world(config), 0), config_roles(config)
+    seen, points = decoder.visible(0)[0], [pattern_point(layer) for layer in range(2)]
+    plain = decoder.trace(parameters, batch, capture=tuple(points)).activations[points[0]]
+    done = {
+        kind: decoder.trace(
+            parameters, batch, capture=tuple(points), edits=set_patterns([(0, 0), (1, 0)], kind, roles, decoder.visible)
+        ).activations
+        for kind in ("uniform", "shuffled")
+    }
+    for one in done.values():
+        assert (one[points[0]][..., ~seen] == 0).all()
+        torch.testing.assert_close(one[points[0]].sum(-1), torch.ones(len(batch), 1, len(seen)))
+    assert done["uniform"][points[0]][0, 0, -1].tolist() == pytest.approx([0.0] * 6 + [1 / 3] * 3)
+    assert done["uniform"][points[1]][0, 0, -1].tolist() == pytest.approx([1 / 9] * 9)
+    assert torch.equal(done["shuffled"][points[0]].sort(-1).values, plain.sort(-1).values)
+    assert not torch.equal(done["shuffled"][points[0]], plain)
+    averaging = AveragingLayer(decoder, parameters, 0)
+    for kind in ("falling", "equal", "rising"):
+        weights = averaging.weighted(kind)[points[0]](plain)
+        assert (weights[..., ~seen] == 0).all()
+        torch.testing.assert_close(weights.sum((-2, -1)), torch.full((len(batch), 1), float(len(seen))))
+    torch.testing.assert_close(averaging.weighted("falling")[points[0]](plain), done["uniform"][points[0]])
 
 
 @pytest.mark.parametrize("name", sorted(ATTENTION))
@@ -189,11 +219,13 @@ def test_every_mechanism_with_a_pattern_can_have_it_replaced(name):
     roles = config_roles(config)
     plain = decoder.trace(parameters, batch, capture=(point,))
     for kind in PATTERNS:
-        found = decoder.trace(parameters, batch, capture=(point,), edits=set_patterns([(0, 1)], kind, roles))
+        edits = set_patterns([(0, 1)], kind, roles, decoder.visible)
+        found = decoder.trace(parameters, batch, capture=(point,), edits=edits)
         assert torch.equal(found.activations[point][:, 0], plain.activations[point][:, 0]), kind
-    uniform = decoder.trace(parameters, batch, capture=(point,), edits=set_patterns([(0, 1)], "uniform", roles))
+    edits = set_patterns([(0, 1)], "uniform", roles, decoder.visible)
+    uniform = decoder.trace(parameters, batch, capture=(point,), edits=edits)
     measured = strengths(uniform.activations[point], roles, batch.labels, batch.target)
-    level = uniform_levels(config)["label_to_item.m1"]
+    level = uniform_by_head(config)["label_to_item.m1"][0, 1]
     assert measured["label_to_item.m1"][:, 1].tolist() == pytest.approx([level] * 4, abs=1e-5)
     if name != "previous_token":
         assert not torch.equal(uniform.logits, plain.logits)

@@ -85,7 +85,7 @@ def test_a_uniform_pattern_averages_what_may_be_seen(laboratory, chosen):
     points = ("blocks.0.attention.*",)
     untouched = decoder.trace(parameters, batch, capture=points).activations
     edited = decoder.trace(
-        parameters, batch, capture=points, edits=set_patterns(chosen, "uniform", batch.roles)
+        parameters, batch, capture=points, edits=set_patterns(chosen, "uniform", batch.roles, decoder.visible)
     ).activations
     length = batch.roles.kind.shape[-1]
     rows = torch.arange(1, length + 1)

@@ -13,7 +13,8 @@ from tiny import lively_parameters, tiny_config
 import miclab
 from miclab.circuits.corrupted_pairs import pairs_of_split, traced
 from miclab.circuits.corruption import Clean, corrupt
-from miclab.circuits.graph import Edge, Graph, Receiver, Sender
+from miclab.circuits.edges import Edge, Receiver, Sender
+from miclab.circuits.graph import Graph
 from miclab.circuits.path_result import PathPatching
 from miclab.circuits.paths import Path, count_paths, pair_of, patched_values, path_logits
 from miclab.cli import main

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,9 +20,13 @@ from tiny_study import planned, tiny_study
 
 import miclab
 from miclab.circuits.checkpoint_pair import CheckpointPair
-from miclab.circuits.circuit_overlap import Overlap, chance_overlap, overlap_of
+from miclab.circuits.circuit_match import chance_overlap, matched_chance, matched_overlap
+from miclab.circuits.circuit_overlap import Circuit, Overlap, overlap_of, stored_overlap
+from miclab.circuits.corrupted_pairs import pairs_of_split
 from miclab.circuits.drift import drift, leading_angles, moved, overlap, relative_change
+from miclab.circuits.edges import Edge, plain_edges
 from miclab.circuits.find import stored_part
+from miclab.circuits.graph import Graph
 from miclab.circuits.transplant import RECEIVERS, random_part, transplant, transplanted
 from miclab.circuits.weights import head_matrices
 from miclab.cli import main
@@ -29,6 +36,7 @@ from miclab.errors import ConfigError, RunError
 from miclab.measures.evaluate import score_split
 from miclab.model.decoder import Decoder
 from miclab.model.parts import HEADS, MLPS, READOUT, decoder_parts, size
+from miclab.runs.run import Run
 from miclab.training.loop import prepared, train_config, train_together
 from miclab.worlds.sequences import raw_training_batch
 from miclab.worlds.world import world_from_tensors
@@ -286,11 +294,43 @@ def test_chance_is_the_mean_overlap_of_random_circuits(first, second, seed):
 
 def test_the_same_circuit_has_all_and_another_one_nothing():
     """Fails if an overlap beyond chance is not 1 for the same edges, or not negative for none in common."""
-    edges = frozenset("abc")
-    assert Overlap(edges, edges, 100, (1, 1), edges).beyond_chance() == 1
-    other = Overlap(edges, frozenset("def"), 100, (1, 1), edges)
+    every = plain_edges(2, 4)
+    one, two = (Circuit(frozenset(some), every) for some in (every[:3], every[3:6]))
+    assert Overlap(one, one, one.edges, layers=2, heads=4).beyond_chance() == 1
+    other = Overlap(one, two, one.edges, layers=2, heads=4)
     assert other.beyond_chance() < 0
     assert other.stored()["any faithful beyond chance"] == 1
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10**6))
+def test_heads_are_renumbered_in_every_way(seed):
+    """Fails if a circuit with other numbers of heads is not the same, or a better renumbering is missed, or heads of
+    different layers are exchanged."""
+    every, generator = plain_edges(3, 2), np.random.default_rng(seed)
+    one, other = ([every[i] for i in generator.choice(len(every), 12, replace=False)] for _ in range(2))
+
+    def renumbered(circuit, orders):
+        def end(part):
+            return part if part.head is None else replace(part, head=orders[part.layer][part.head])
+
+        return {Edge(end(edge.sender), end(edge.receiver)) for edge in circuit}
+
+    ways = [renumbered(other, orders) for orders in itertools.product([(0, 1), (1, 0)], repeat=3)]
+    assert matched_overlap(one, other, 3, 2) == max(len(set(one) & way) / len(set(one) | way) for way in ways)
+    assert matched_overlap(other, ways[5], 3, 2) == 1
+    assert matched_overlap(one, other, 12, 4) is None
+    chance = matched_chance(12, 12, every, 3, 2)
+    assert chance is not None
+    assert chance > chance_overlap(12, 12, len(every))
+
+
+def test_edges_without_weights_are_those_of_the_graph():
+    """Fails if numbers of edges in rows would stand for other edges."""
+    for mlp in ("released", "none"):
+        config = tiny_config(1, decoder={**TWO_HEADS, "layers": 3, "mlp": mlp})
+        graph = Graph(Decoder(config), lively_parameters(config))
+        assert graph.edges() == plain_edges(3, 2, mlp != "none")
 
 
 def test_the_circuit_built_by_hand_is_the_same_before_and_after(monkeypatch):
@@ -298,16 +338,62 @@ def test_the_circuit_built_by_hand_is_the_same_before_and_after(monkeypatch):
     decoder has the same circuit and one head that writes in vain."""
     decoder, before, world = hand_built()
     after = {**before, "decoder.blocks.0.attention.value": before["decoder.blocks.0.attention.value"] * 1.5}
-    run = SimpleNamespace(config=decoder.config, path="a run")
+    path = Path("a run")
+    run = SimpleNamespace(
+        config=decoder.config, path=path, checkpoints=[1, 2, 3], parameters=lambda step: (step, before)
+    )
     monkeypatch.setattr(CheckpointPair, "world", lambda self, is_later: world)
     sizes = SplitSizes(sequences=24, novel_sets=1)
-    found = overlap_of(CheckpointPair(run, run, (0, 1), (before, after)), sizes, "train")
+    found = overlap_of(CheckpointPair(run, run, (0, 3), (before, after)), sizes, "train")
     known = {"embedding -> value of 0.0", "head 0.0 -> key of 1.0", "head 1.0 -> logits"}
-    assert found.earlier == found.later == found.faithful == known
-    assert (found.beyond_chance(), found.faithfulness) == (pytest.approx(1), (1, 1))
+    assert found.earlier.names == found.later.names == set(map(str, found.faithful)) == known
+    assert (found.beyond_chance(), found.later.faithfulness) == (pytest.approx(1), 1)
+    assert {name: one.names for name, one in found.between.items()} == {"a third": known, "two thirds": known}
+    stored = found.stored()
+    kept = [sum(stored[f"{example} {what} kept"] for example in ("own", "rival")) for what in ("item", "label")]
+    assert (kept, stored["matched beyond chance"]) == ([1, 1], 1)
+    assert {str(found.later.every[int(place)]) for place in stored["circuit later"]} == known
     nothing = {name: torch.zeros_like(value) for name, value in before.items()}
     with pytest.raises(RunError, match="no circuit to find"):
         overlap_of(CheckpointPair(run, run, (0, 1), (before, nothing)), sizes, "train")
+
+
+def test_the_command_compares_circuits_and_refuses_what_has_none(tmp_path, monkeypatch, capsys):
+    """Fails if a run without stage 1 is compared with nothing, or one with other edges is taken, or the command and the
+    function differ, or a run from scratch does not store its own circuit for the rows."""
+    decoder, parameters, world = hand_built()
+    run, other = (
+        train_config(replace(decoder.config, decoder=replace(decoder.config.decoder, heads=heads)), REQUEST, tmp_path)[
+            0
+        ]
+        for heads in (1, 5)
+    )
+
+    def of_training(config, world, made, modality, split, sizes):
+        return pairs_of_split(config, world, made, modality, "train", sizes)
+
+    monkeypatch.setattr("miclab.circuits.circuit_overlap.pairs_of_split", of_training)
+    monkeypatch.setattr(Run, "parameters", lambda run, step=None: (3 if step is None else step, parameters))
+    monkeypatch.setattr(CheckpointPair, "world", lambda self, is_later: world)
+    monkeypatch.setattr("miclab.circuits.circuit_overlap.world_from_tensors", lambda config, tensors: world)
+    few = ["--sequences", "24", "--novel-sets", "1"]
+    assert main(["circuit-overlap", str(run.path), "--other", str(run.path), "--json", *few]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["earlier"] == found["later"]
+    assert found["numbers"]["beyond chance"] == 1
+    made = miclab.circuit_overlap(run.path, run.path, sequences=24, novel_sets=1)
+    assert json.loads(json.dumps(made.as_json())) == {k: v for k, v in found.items() if k in made.as_json()}
+    assert main(["circuit-overlap", str(run.path), "--other", str(run.path), *few]) == 0
+    assert "sought from a random order" in capsys.readouterr().out
+    stored = stored_overlap(run, 3, SplitSizes(sequences=24, novel_sets=1))
+    assert stored["circuit later"] == made.stored()["circuit later"]
+    assert "overlap" not in stored
+    for arguments, words in (
+        ([str(run.path)], "started from random weights"),
+        ([str(run.path), "--other", str(other.path)], "has other edges"),
+    ):
+        assert main(["circuit-overlap", *arguments]) == 2
+        assert words in capsys.readouterr().err
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from miclab.config.axes import field_of
 from miclab.config.request import Request
 from miclab.config.run import RunConfig
 from miclab.errors import RunError
+from miclab.measures.layer import causal
 from miclab.model.decoder import Decoder
 from miclab.runs.find import open_run
 from miclab.seeds import stream
@@ -39,7 +40,7 @@ ITEM = CLASSES + LABELS
 @given(st.integers(1, 40))
 def test_weights_have_equal_sums_and_depend_on_the_place_alone(length):
     """Fails if a kind weighs more in all than uniform attention, looks ahead, or distinguishes keys."""
-    falling, equal, rising = (row_weights(kind, length) for kind in ("falling", "equal", "rising"))
+    falling, equal, rising = (row_weights(kind, causal(length)[None])[0] for kind in ("falling", "equal", "rising"))
     for weights in (falling, equal, rising):
         assert weights.sum() == pytest.approx(length, rel=1e-4)
         assert torch.equal(weights, weights.tril())

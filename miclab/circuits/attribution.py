@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from miclab.circuits.corrupted_pairs import Values
-from miclab.circuits.graph import Edge, Graph, Receiver, Sender
+from miclab.circuits.edges import Edge, Receiver, Sender
+from miclab.circuits.graph import Graph
 from miclab.circuits.patching import Metric
 from miclab.circuits.paths import Pair
 from miclab.circuits.receiver_inputs import wired_logits

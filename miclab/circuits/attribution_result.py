@@ -20,9 +20,10 @@ from miclab.circuits.attribution import (
     chosen_edges,
 )
 from miclab.circuits.corrupted_pairs import Traced, pairs_of_split, traced
+from miclab.circuits.edges import Edge
 from miclab.circuits.effect_shares import WORDS, Shares, trace_runs
 from miclab.circuits.existence import OnProgress
-from miclab.circuits.graph import Edge, Graph
+from miclab.circuits.graph import Graph
 from miclab.circuits.patching_request import PatchingRequest
 from miclab.circuits.path_result import CHUNK, SHOWN, check_layers
 from miclab.circuits.paths import pair_of, patched_values

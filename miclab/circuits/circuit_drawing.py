@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from miclab.circuits.graph import Edge, Receiver, Sender
+from miclab.circuits.edges import Edge, Receiver, Sender
 from miclab.errors import ConfigError
 
 if TYPE_CHECKING:

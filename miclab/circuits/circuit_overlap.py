@@ -1,136 +1,308 @@
-"""Overlap of the circuits that are found in a run and in the run that it started from.
+"""Overlap of the circuits that are found in a run and in the run that it started from, or in another.
 
 Both are searched in the same way (see `miclab.circuits.circuit_search`), each on its own sequences. An edge is a sender
 with a receiver's input. Roles of positions are left out, so that stage 1 and stage 2 have the same edges.
 
     overlap        edges of both / edges of either
-    chance         the same for random sets of edges of these sizes, on average (hypergeometric)
-    any_faithful   the same with a circuit of the later run that is as faithful, sought from a random order of edges
+    chance         the same for random sets of edges of these sizes, on average
+    any faithful   the same with a circuit of the later run that is as faithful, sought from a random order of edges
+    matched        the same with heads renumbered within layers (see `miclab.circuits.circuit_match`)
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from scipy.stats import hypergeom
 
 from miclab.circuits.checkpoint_pair import CheckpointPair
-from miclab.circuits.circuit_search import bench_of, controls, halves, judge_of, search
-from miclab.circuits.corrupted_pairs import pairs_of_split
+from miclab.circuits.circuit_match import beyond, chance_overlap, matched_chance, matched_overlap, overlap
+from miclab.circuits.circuit_search import Bench, bench_of, controls, halves, judge_of, search
+from miclab.circuits.corrupted_pairs import Pairs, pairs_of_split
 from miclab.circuits.corruption import find_corruption
+from miclab.circuits.edges import Edge
+from miclab.circuits.existence import OnProgress
+from miclab.circuits.found_circuit import strongest_roles
 from miclab.circuits.graph import Graph
+from miclab.circuits.patching import answer_masks
+from miclab.circuits.path_result import check_layers
 from miclab.config.request import SplitSizes
 from miclab.errors import RunError
-from miclab.model.decoder import Decoder
+from miclab.model.decoder import Decoder, Parameters
 from miclab.runs.run import Run
 from miclab.seeds import stream_seed
+from miclab.tables import Number, Table, Tabled, table
+from miclab.worlds.world import World, world_from_tensors
 
 CORRUPTION = "items_swapped"
 FAITHFUL = 0.9
 INTERPOLATIONS = 5
 """Gradients that EAP-IG averages."""
-
-
-def overlap(one: frozenset[str], other: frozenset[str]) -> float:
-    """Edges of both circuits over edges of either; 0 where both are empty."""
-    return len(one & other) / len(one | other) if one | other else 0.0
-
-
-def chance_overlap(first: int, second: int, edges: int) -> float:
-    """Mean overlap of random sets of so many edges of all of them."""
-    common = np.arange(max(0, first + second - edges), min(first, second) + 1)
-    either = first + second - common
-    shares = np.divide(common, either, out=np.zeros(len(common)), where=either > 0)
-    return float((hypergeom.pmf(common, edges, first, second) * shares).sum())
+SHARES = {"a third": 1 / 3, "two thirds": 2 / 3}
+"""Shares of training after which circuits are sought too, at the nearest checkpoint."""
+STEPS = 4 + len(SHARES)
+"""Searches with what follows them, which progress counts."""
 
 
 @dataclass(frozen=True)
-class Overlap:
+class Circuit:
+    """A circuit found in one checkpoint.
+
+    Arguments:
+        edges: of the circuit.
+        every: all edges of the decoder, in the order of `Graph.edges`.
+        faithfulness: on the sequences of the search.
+        roles: for its edges to keys and values, the role of positions whose clean output alone restores most of the
+            logit difference; empty: of none. Unknown edges are left out.
+        known: names of the roles.
+    """
+
+    edges: frozenset[Edge]
+    every: tuple[Edge, ...]
+    faithfulness: float = 1.0
+    roles: Mapping[Edge, str] = field(default_factory=dict)
+    known: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Its edges by name."""
+        return frozenset(map(str, self.edges))
+
+    def by_role(self, among: frozenset[Edge] | None = None) -> dict[str, int]:
+        """Number of edges to keys and values by role.
+
+        Arguments:
+            among: the edges that count; None: all.
+        """
+        counts = Counter(role for edge, role in self.roles.items() if among is None or edge in among)
+        return {role: counts[role] for role in self.known}
+
+    def stored(self, when: str) -> dict[str, Any]:
+        """Numbers under the names of stored analyses; `circuit WHEN` has the number of each edge."""
+        numbers = [float(place) for place, edge in enumerate(self.every) if edge in self.edges]
+        found: dict[str, Any] = {f"edges {when}": len(self.edges), f"faithfulness {when}": self.faithfulness}
+        found |= {f"{role} {when}": count for role, count in self.by_role().items()}
+        return found | {f"circuit {when}": numbers}
+
+
+@dataclass(frozen=True)
+class Overlap(Tabled):
     """How far two found circuits are the same.
 
     Arguments:
-        earlier: edges of the circuit of the run that was started from.
+        earlier: circuit of the run that was started from, or of another.
         later: of the run.
-        edges: number of edges of the decoder.
-        faithfulness: of both, on the sequences of the search.
         faithful: edges of a circuit of the later run that was sought from a random order.
+        between: circuits of the later run by their share of training.
+        layers: of the decoders.
+        heads: of each layer.
+        runs: names of both.
+        steps: the checkpoint of each.
     """
 
-    earlier: frozenset[str]
-    later: frozenset[str]
-    edges: int
-    faithfulness: tuple[float, float]
-    faithful: frozenset[str]
+    earlier: Circuit
+    later: Circuit
+    faithful: frozenset[Edge]
+    between: Mapping[str, Circuit] = field(default_factory=dict)
+    layers: int = 1
+    heads: int = 1
+    runs: tuple[str, str] = ("", "")
+    steps: tuple[int, int] = (0, 0)
 
-    @property
-    def chance(self) -> float:
+    def chance(self, later: frozenset[Edge] | None = None) -> float:
         """Mean overlap of random circuits of equal sizes."""
-        return chance_overlap(len(self.earlier), len(self.later), self.edges)
+        other = self.later.edges if later is None else later
+        return chance_overlap(len(self.earlier.edges), len(other), len(self.earlier.every))
 
-    def beyond_chance(self, later: frozenset[str] | None = None) -> float:
+    def beyond_chance(self, later: frozenset[Edge] | None = None) -> float:
         """Overlap of the earlier circuit with the later one, or another: 0 by chance, 1 the same circuit."""
-        other = self.later if later is None else later
-        chance = chance_overlap(len(self.earlier), len(other), self.edges)
-        return (overlap(self.earlier, other) - chance) / (1 - chance) if chance < 1 else 0.0
+        other = self.later.edges if later is None else later
+        return beyond(overlap(self.earlier.edges, other), self.chance(other))
 
-    def stored(self) -> dict[str, float]:
+    def matched(self) -> tuple[float, float] | None:
+        """Overlap with heads renumbered within layers, and its chance; None if there are too many ways."""
+        found = matched_overlap(self.earlier.edges, self.later.edges, self.layers, self.heads)
+        sizes = len(self.earlier.edges), len(self.later.edges)
+        chance = matched_chance(*sizes, self.earlier.every, self.layers, self.heads)
+        return None if found is None or chance is None else (found, chance)
+
+    def stored(self) -> dict[str, Any]:
         """Numbers under the names of stored analyses."""
-        return {
-            "overlap": overlap(self.earlier, self.later),
-            "chance": self.chance,
+        kept = self.later.by_role(self.earlier.edges)
+        found = {
+            "overlap": overlap(self.earlier.edges, self.later.edges),
+            "chance": self.chance(),
             "beyond chance": self.beyond_chance(),
             "any faithful beyond chance": self.beyond_chance(self.faithful),
-            "edges earlier": len(self.earlier),
-            "edges later": len(self.later),
-            "faithfulness earlier": self.faithfulness[0],
-            "faithfulness later": self.faithfulness[1],
+            **self.earlier.stored("earlier"),
+            **self.later.stored("later"),
+            **{f"{role} kept": count for role, count in kept.items()},
         }
+        matched = self.matched()
+        if matched is not None:
+            found |= {"matched": matched[0], "matched chance": matched[1], "matched beyond chance": beyond(*matched)}
+        for share, one in self.between.items():
+            found[f"after {share}: edges"] = len(one.edges)
+            found[f"after {share}: beyond chance"] = self.beyond_chance(one.edges)
+        return found
+
+    def tables(self) -> tuple[Table, ...]:
+        """Every circuit beside the earlier one; then edges of the later one by role."""
+        circuits = {f"later, after {share} of training": (one.edges, one) for share, one in self.between.items()}
+        circuits |= {
+            "later": (self.later.edges, self.later), "later, sought from a random order": (self.faithful, None)
+        }  # fmt: skip
+        rows: list[list[Any]] = [["earlier", len(self.earlier.edges), Number(self.earlier.faithfulness, 3), "", "", ""]]
+        for name, (edges, one) in circuits.items():
+            numbers = (overlap(self.earlier.edges, edges), self.chance(edges), self.beyond_chance(edges))
+            faithfulness = "" if one is None else Number(one.faithfulness, 3)
+            rows.append([name, len(edges), faithfulness, *(Number(number, 3) for number in numbers)])
+        title = (
+            f"circuits of {self.runs[0]} at step {self.steps[0]:,} (earlier) and of {self.runs[1]} at step"
+            f" {self.steps[1]:,} (later), among {len(self.earlier.every):,} edges"
+        )
+        columns = ["circuit", "edges", "faithfulness", "overlap", "by chance", "beyond chance"]
+        first = table(title, columns, rows, self.notes)
+        kept, every = self.later.by_role(self.earlier.edges), self.later.by_role()
+        shares = [[role, every[role], kept[role]] for role in every if every[role]]
+        return first, table("later: edges to keys and values", ["strongest role", "edges", "of both circuits"], shares)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks: what the overlap is with heads renumbered, and what it has to be compared with."""
+        matched, lines = self.matched(), ["Overlap: edges of both over edges of either. Beyond chance: 1 is the same."]
+        if matched is not None:
+            lines.append(
+                f"With heads renumbered within layers: {matched[0]:.3f}, by chance {matched[1]:.3f}, beyond chance"
+                f" {beyond(*matched):.3f}."
+            )
+        lines.append("Training longer changes circuits too: compare with the overlap of a sibling.")
+        return tuple(lines)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as plain data."""
+        numbers = {name: value for name, value in self.stored().items() if not isinstance(value, list)}
+        return {
+            "runs": {"earlier": self.runs[0], "later": self.runs[1]}, "steps": self.steps,
+            "edge_count": len(self.earlier.every), "numbers": {n: round(float(v), 6) for n, v in numbers.items()},
+            "earlier": sorted(self.earlier.names), "later": sorted(self.later.names), "notes": self.notes,
+        }  # fmt: skip
 
 
-def _searched(
-    checkpoints: CheckpointPair, is_later: bool, sizes: SplitSizes, split: str
-) -> tuple[frozenset[str], frozenset[str], float, int]:
-    """The circuit of one checkpoint, one sought from a random order, the first one's faithfulness, and all edges."""
-    run, parameters = (
-        (checkpoints.later, checkpoints.weights[1]) if is_later else (checkpoints.earlier, checkpoints.weights[0])
-    )
-    made, modality = find_corruption(CORRUPTION, run.config)
-    graph = Graph(Decoder(run.config), parameters)
-    pairs = pairs_of_split(run.config, checkpoints.world(is_later), made, modality, split, sizes)
-    searching = bench_of(graph, halves(pairs)[0])
-    judge = judge_of(searching, "resample", "accuracy")
-    edges = graph.edges()
-    none, whole = np.mean([one.mean(1) for one in searching.values("resample", searching.ends())["accuracy"]], axis=0)
-    if whole <= none:
-        raise RunError(f"{run.path} answers no better with every edge than with none: there is no circuit to find.")
-    scores = list(searching.attributions("resample", INTERPOLATIONS).values())
-    circuit = search(judge, scores, FAITHFUL)
-    kept = float(judge(controls(circuit, len(edges), 0)["circuit"])[0])
-    others: frozenset[str] = frozenset()
-    if is_later:
-        drawn = np.random.default_rng(stream_seed(run.config.seed, "order of edges")).random(len(edges))
-        others = frozenset(str(edges[place]) for place in search(judge, drawn.tolist(), FAITHFUL))
-    return frozenset(str(edges[place]) for place in circuit), others, kept, len(edges)
-
-
-def circuit_overlap(run: Run, *, step: int | None = None, sizes: SplitSizes | None = None) -> Overlap:
-    """The circuits of a run and of the run that it started from, and how far they are the same.
-
-    Arguments:
-        run: a run of stage 2, or any that started from another run's weights.
-        step: the run's checkpoint; None: the last good one.
-        sizes: sequences of novel classes; half of the sets are searched on.
+def _benches(run: Run, parameters: Parameters, world: World, split: str, sizes: SplitSizes) -> tuple[Bench, Pairs]:
+    """Where circuits of a checkpoint are sought, and sequences that the search does not see.
 
     Raises:
-        RunError: the run started from random weights. Or a decoder answers no better with all edges than without, or
-            its attention has other inputs than queries, keys and values.
+        RunError: it answers no better with all edges than without.
     """
-    return overlap_of(CheckpointPair.of(run, step), sizes or SplitSizes())
+    made, modality = find_corruption(CORRUPTION, run.config)
+    searching, checking = halves(pairs_of_split(run.config, world, made, modality, split, sizes))
+    bench = bench_of(Graph(Decoder(run.config), parameters), searching)
+    none, whole = np.mean([one.mean(1) for one in bench.values("resample", bench.ends())["accuracy"]], axis=0)
+    if whole <= none:
+        raise RunError(f"{run.path} answers no better with every edge than with none: there is no circuit to find.")
+    return bench, checking
 
 
-def overlap_of(checkpoints: CheckpointPair, sizes: SplitSizes, split: str = "icl") -> Overlap:
+def _sought(bench: Bench, checking: Pairs | None = None) -> Circuit:
+    """The circuit that attribution and search find; with further sequences also the roles of its edges."""
+    every, judge = bench.graph.edges(), judge_of(bench, "resample", "accuracy")
+    found = search(judge, list(bench.attributions("resample", INTERPOLATIONS).values()), FAITHFUL)
+    kept = float(judge(controls(found, len(every), 0)["circuit"])[0])
+    edges = [every[place] for place in found]
+    if checking is None or not checking.sets:
+        return Circuit(frozenset(edges), every, kept)
+    some = [edge for edge in edges if edge.receiver.kind in ("key", "value")]
+    roles = strongest_roles(bench.graph, Bench(bench.graph, checking, bench.mean), some) if some else {}
+    known = tuple(answer_masks(*checking.sets[0]))
+    return Circuit(frozenset(edges), every, kept, {edge: roles.get(edge, "") for edge in some}, known)
+
+
+def _from_random_order(bench: Bench, seed: int) -> frozenset[Edge]:
+    """Edges of a circuit as faithful, sought from a random order."""
+    every = bench.graph.edges()
+    drawn = np.random.default_rng(stream_seed(seed, "order of edges")).random(len(every))
+    return frozenset(every[one] for one in search(judge_of(bench, "resample", "accuracy"), drawn.tolist(), FAITHFUL))
+
+
+def _between(run: Run, last: int) -> dict[str, int]:
+    """Kept checkpoints nearest to shares of training, each once; ends of training are none."""
+    kept = [step for step in run.checkpoints if 0 < step < last]
+    found: dict[str, int] = {}
+    for name, share in SHARES.items():
+        left = [step for step in kept if step not in found.values()]
+        if left:
+            found[name] = min(left, key=lambda step: abs(step - share * last))
+    return found
+
+
+def circuit_overlap(
+    run: Run,
+    other: Run | None = None,
+    *,
+    step: int | None = None,
+    sizes: SplitSizes | None = None,
+    on_progress: OnProgress | None = None,
+) -> Overlap:
+    """The circuits of a run and of the run that it started from, or of another, and how far they are the same.
+
+    Arguments:
+        run: a run of stage 2, or any that started from another run's weights; with `other`, any run.
+        other: a run to compare with instead, at its last good checkpoint.
+        step: the run's checkpoint; None: the last good one.
+        sizes: sequences of novel classes; half of the sets are searched on.
+        on_progress: called with the number of steps done of `STEPS`, and a text.
+
+    Raises:
+        RunError: the run started from random weights and no other is given, or the other has other edges. Or a decoder
+            answers no better with all edges than without, or its attention has other inputs than queries, keys and
+            values.
+        ConfigError: there is no such checkpoint.
+    """
+    if other is None:
+        checkpoints = CheckpointPair.of(run, step)
+    else:
+        (before, old), (at, weights) = other.parameters(None), run.parameters(step)
+        checkpoints = CheckpointPair(other, run, (before, at), (old, weights))
+    check_layers(run.config)
+    return overlap_of(checkpoints, sizes or SplitSizes(), on_progress=on_progress)
+
+
+def overlap_of(
+    checkpoints: CheckpointPair, sizes: SplitSizes, split: str = "icl", on_progress: OnProgress | None = None
+) -> Overlap:
     """The circuits of two checkpoints on a split; errors are those of `circuit_overlap`."""
-    first, _, before, count = _searched(checkpoints, False, sizes, split)
-    second, others, after, _ = _searched(checkpoints, True, sizes, split)
-    return Overlap(first, second, count, (before, after), others)
+    report = on_progress or (lambda done, text: None)
+    earlier, later, decoder = checkpoints.earlier, checkpoints.later, checkpoints.later.config.decoder
+    shape = (decoder.layers, decoder.heads)
+    if (earlier.config.decoder.layers, earlier.config.decoder.heads) != shape:
+        raise RunError(f"{earlier.path} has other edges than {later.path}: layers and heads have to be as many.")
+    first = _sought(_benches(earlier, checkpoints.weights[0], checkpoints.world(False), split, sizes)[0])
+    report(1, "circuit of the earlier run")
+    world = checkpoints.world(True)
+    bench, checking = _benches(later, checkpoints.weights[1], world, split, sizes)
+    second = _sought(bench, checking)
+    report(3, "circuit of the later run")
+    if first.every != second.every:
+        raise RunError(f"{earlier.path} has other edges than {later.path}: their attention or MLPs differ.")
+    faithful = _from_random_order(bench, later.config.seed)
+    report(4, "circuit from a random order")
+    between = {}
+    for share, step in _between(later, checkpoints.steps[1]).items():
+        between[share] = _sought(_benches(later, later.parameters(step)[1], world, split, sizes)[0])
+        report(4 + len(between), f"circuit after {share} of training")
+    names = (earlier.path.name, later.path.name)
+    return Overlap(first, second, faithful, between, *shape, names, checkpoints.steps)
+
+
+def stored_overlap(run: Run, step: int, sizes: SplitSizes) -> dict[str, Any]:
+    """Numbers of `circuit_overlap` under the names of stored analyses. A run from random weights has its own circuit
+    alone, so that it can be compared by the rows."""
+    if run.config.parent.run:
+        return circuit_overlap(run, step=step, sizes=sizes).stored()
+    world = world_from_tensors(run.config, run.world_tensors())
+    bench, checking = _benches(run, run.parameters(step)[1], world, "icl", sizes)
+    return _sought(bench, checking).stored("later")

@@ -7,8 +7,9 @@ answer that is kept, (circuit - no edge) / (every edge - no edge). See Hanna et 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -19,7 +20,8 @@ from torch import Tensor
 
 from miclab.circuits.attribution import attributed
 from miclab.circuits.corrupted_pairs import Pairs
-from miclab.circuits.graph import Edge, Graph, Sender
+from miclab.circuits.edges import Edge, Sender
+from miclab.circuits.graph import Graph
 from miclab.circuits.patching import METRICS, Metric, answer_values
 from miclab.circuits.paths import Pair
 from miclab.circuits.receiver_inputs import circuit_logits
@@ -33,11 +35,15 @@ ABLATIONS: dict[Ablation, str] = {
 }
 SEQUENCES = 64
 """Sequences in one forward pass of a circuit."""
-TOGETHER = 16
-"""Circuits in one forward pass."""
+TOGETHER = 4
+"""Circuits in one forward pass; more of them no longer fit into a processor's cache, and are slower."""
+KEPT_BYTES = 2**30
+"""Most memory for outputs of ablated senders that are kept between circuits; more are computed again each time."""
 SINGLE = 64
 """Edges of a circuit up to which each is removed alone before the next round; beyond it the order is attribution's."""
 Kept = Bool[Tensor, "circuit edge"]
+Part = tuple[Batch, Batch, Tensor, dict[Sender, Tensor]]
+"""Clean and corrupted sequences, the embedding of the clean ones, and what each sender adds when it is ablated."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +71,39 @@ class Bench:
         found: dict[Metric, list[NDArray[np.floating]]] = {metric: [] for metric in METRICS}
         with torch.no_grad():
             for index in range(len(self.pairs.sets)):
-                chunks = [self._chunk(ablation, kept, *both) for both in self.pairs.chunks(index, SEQUENCES)]
+                chunks = [self._chunk(kept, *part) for part in self._parts(index, ablation)]
                 for metric in METRICS:
                     joined = torch.cat([chunk[metric] for chunk in chunks], 1)
                     found[metric].append(joined.double().numpy())
         return found
 
-    def _chunk(self, ablation: Ablation, kept: Kept, clean: Batch, corrupted: Batch) -> dict[str, Tensor]:
-        instead = self.instead(ablation, corrupted)
-        embedding = self.graph.outputs(clean).sent[self.graph.senders[0]]
+    def _parts(self, index: int, ablation: Ablation) -> Iterator[Part]:
+        """The sequences of a set in pieces, with what does not depend on the circuit. It is kept if there is room."""
+        if (index, ablation) in self._known:
+            yield from self._known[index, ablation]
+            return
+        made = []
+        for clean, corrupted in self.pairs.chunks(index, SEQUENCES):
+            part = clean, corrupted, self.graph.embedding(clean), self.instead(ablation, corrupted)
+            yield part
+            if self._fits:
+                made.append(part)
+        if self._fits:
+            self._known[index, ablation] = made
+
+    @cached_property
+    def _fits(self) -> bool:
+        """Whether the outputs of all senders on all sequences may be kept."""
+        sequences = sum(len(clean) for clean, _ in self.pairs.sets)
+        return sequences * sum(value.nbytes for value in self.mean.values()) <= KEPT_BYTES
+
+    @cached_property
+    def _known(self) -> dict[tuple[int, Ablation], list[Part]]:
+        return {}
+
+    def _chunk(
+        self, kept: Kept, clean: Batch, corrupted: Batch, embedding: Tensor, instead: dict[Sender, Tensor]
+    ) -> dict[str, Tensor]:
         logits = torch.cat([circuit_logits(self.graph, embedding, instead, some) for some in kept.split(TOGETHER)])
         found = [answer_values(one, clean, corrupted) for one in logits]
         return {metric: torch.stack([one[metric] for one in found]) for metric in METRICS}

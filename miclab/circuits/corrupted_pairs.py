@@ -45,9 +45,7 @@ class Pairs:
     def chunks(self, index: int, size: int = CHUNK) -> Iterator[tuple[Batch, Batch]]:
         """One set in pieces of at most `size` sequences."""
         clean, corrupted = self.sets[index]
-        for start in range(0, len(clean), size):
-            some = slice(start, start + size)
-            yield clean.rows(some), corrupted.rows(some)
+        return zip(clean.chunks(size), corrupted.chunks(size), strict=True)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from miclab.circuits.attribution import INTERPOLATIONS
 from miclab.circuits.circuit_search import ABLATIONS, Ablation, Bench, bench_of, controls, halves, judge_of, search
 from miclab.circuits.corrupted_pairs import pairs_of_split, traced
 from miclab.circuits.corruption import find_corruption
+from miclab.circuits.edges import Edge
 from miclab.circuits.effect_shares import WORDS, set_means
 from miclab.circuits.existence import OnProgress
-from miclab.circuits.graph import Edge, Graph
+from miclab.circuits.graph import Graph
 from miclab.circuits.patching import METRICS, Metric
 from miclab.circuits.patching_request import CorruptionRequest
 from miclab.circuits.path_result import CHUNK, PathPatching, check_layers
@@ -237,7 +238,7 @@ def _judged(
     return found, lost
 
 
-def _roles(graph: Graph, bench: Bench, edges: Sequence[Edge]) -> dict[Edge, str]:
+def strongest_roles(graph: Graph, bench: Bench, edges: Sequence[Edge]) -> dict[Edge, str]:
     """For keys and values, the role of positions whose clean output alone restores most of the logit difference; none
     where that is less than `LEAST`."""
     found = traced(
@@ -316,7 +317,7 @@ def find_circuit(
     report(3, "checks")
     judged, lost = _judged(checking, circuit, ablation, metric)
     chosen = [edges[place] for place in circuit]
-    roles = _roles(graph, checking, chosen)
+    roles = strongest_roles(graph, checking, chosen)
     found = [FoundEdge(edge, loss, scores[edge], roles.get(edge, "")) for edge, loss in zip(chosen, lost, strict=True)]
     found.sort(key=lambda one: -(0 if one.loss is None else one.loss.mean))
     searched = float(judge(controls(circuit, len(edges), 0)["circuit"])[0])

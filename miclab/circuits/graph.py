@@ -12,73 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from miclab.circuits.find import head_name
+from miclab.circuits.edges import INPUTS, Edge, Input, Receiver, Sender, edges_between, parts_of, senders_before
 from miclab.errors import RunError
+from miclab.model.attention.mechanism import Mechanism
 from miclab.model.attention.softmax import Softmax
 from miclab.model.decoder import Decoder, Parameters
 from miclab.worlds.sequences import Batch
-
-Input = Literal["query", "key", "value"]
-INPUTS: dict[Input, str] = {"query": "queries", "key": "keys", "value": "values"}
-"""Inputs of a head, and the activation that each is read into."""
-
-
-@dataclass(frozen=True)
-class Sender:
-    """A part that adds to the residual stream: the embedding, a head, or an MLP; layers and heads count from 0."""
-
-    kind: Literal["embedding", "head", "mlp"]
-    layer: int = -1
-    head: int | None = None
-
-    def __str__(self) -> str:
-        if self.kind == "embedding":
-            return "embedding"
-        return f"mlp {self.layer}" if self.head is None else f"head {head_name((self.layer, self.head))}"
-
-
-@dataclass(frozen=True)
-class Receiver:
-    """An input that reads the residual stream. Heads that share a key or value have it under the first one's name.
-
-    Arguments:
-        role: of the positions that are meant; empty: all.
-    """
-
-    kind: Literal["query", "key", "value", "mlp", "logits"]
-    layer: int = -1
-    head: int | None = None
-    role: str = ""
-
-    @property
-    def is_attention(self) -> bool:
-        """Whether it is an input of a head."""
-        return self.head is not None
-
-    def __str__(self) -> str:
-        at = f" at {self.role}" if self.role else ""
-        if self.kind == "logits":
-            return "logits"
-        if self.head is None:
-            return f"mlp {self.layer}{at}"
-        return f"{self.kind} of {head_name((self.layer, self.head))}{at}"
-
-
-@dataclass(frozen=True)
-class Edge:
-    """What a sender adds to the input of a receiver."""
-
-    sender: Sender
-    receiver: Receiver
-
-    def __str__(self) -> str:
-        return f"{self.sender} -> {self.receiver}"
 
 
 @dataclass(frozen=True)
@@ -121,19 +65,7 @@ class Graph:
         if decoder.options.centre_keys != "off":
             raise RunError("The keys of this decoder are centred over a batch: decoder.centre_keys must be off here.")
         self.counts = [self._counts(layer) for layer in range(self.layers)]
-        self.senders, self.receivers = self._parts()
-
-    def _parts(self) -> tuple[tuple[Sender, ...], tuple[Receiver, ...]]:
-        senders, receivers = [Sender("embedding")], []
-        for layer, counts in enumerate(self.counts):
-            for part, count in counts.items():
-                share = self.heads // count
-                receivers += [Receiver(part, layer, number * share) for number in range(count)]
-            senders += [Sender("head", layer, head) for head in range(self.heads)]
-            if self.has_mlp:
-                receivers.append(Receiver("mlp", layer))
-                senders.append(Sender("mlp", layer))
-        return tuple(senders), (*receivers, Receiver("logits", self.layers))
+        self.senders, self.receivers = parts_of(self.counts, self.heads, self.has_mlp)
 
     def _counts(self, layer: int) -> dict[Input, int]:
         """Number of queries, keys and values of a layer; heads may share keys and values."""
@@ -151,16 +83,11 @@ class Graph:
     # -- what there is --------------------------------------------------------------------------------------------
     def before(self, receiver: Receiver) -> tuple[Sender, ...]:
         """The senders that a receiver reads, in the order of the forward pass."""
-        last = receiver.layer if receiver.kind == "mlp" else receiver.layer - 1
-        return tuple(
-            one
-            for one in self.senders
-            if one.layer <= last and not (one.kind == "mlp" and receiver.kind == "mlp" and one.layer == last)
-        )
+        return senders_before(self.senders, receiver)
 
     def edges(self) -> tuple[Edge, ...]:
         """Every edge, in the order of the receivers."""
-        return tuple(Edge(sender, receiver) for receiver in self.receivers for sender in self.before(receiver))
+        return edges_between(self.senders, self.receivers)
 
     def heads_of(self, receiver: Receiver) -> tuple[int, ...]:
         """The heads of its layer that an input of attention feeds."""
@@ -189,14 +116,19 @@ class Graph:
                 sent[Sender("mlp", layer)] = values[f"blocks.{layer}.mlp.output"]
         return Outputs(sent, inputs, heads, found.logits)
 
+    def embedding(self, batch: Batch) -> Float[Tensor, "batch position width"]:
+        """What the embedding adds."""
+        return self.decoder.trace(self.parameters, batch, capture=("embedding",)).activations["embedding"]
+
     def contributions(
         self, layer: int, heads: Float[Tensor, "batch head position dimension"]
     ) -> Float[Tensor, "batch head position width"]:
         """What each head adds to the residual stream."""
-        own = self.decoder.attention_parameters(self.parameters, layer)
+        own, mechanism = self.decoder.attention_parameters(self.parameters, layer), self.decoder.attention[layer]
+        if type(mechanism).merge is Mechanism.merge and "output" in own:
+            return heads @ own["output"].unflatten(0, (self.heads, -1))
         alone = torch.eye(self.heads, dtype=heads.dtype)[None, :, :, None, None] * heads[:, None]
-        merged = self.decoder.attention[layer].merge(own, alone.flatten(0, 1))
-        return merged.unflatten(0, (len(heads), self.heads))
+        return mechanism.merge(own, alone.flatten(0, 1)).unflatten(0, (len(heads), self.heads))
 
     def added(self, layer: int, heads: Float[Tensor, "batch head position dimension"]) -> Tensor:
         """What all heads together add to the residual stream [batch position width]."""

@@ -127,12 +127,13 @@ class Interventions:
             raise ConfigError("baseline", baseline, nearest(baseline, CUTS))
         if baseline not in PATTERNS:
             return knock_out_heads(heads, self._means_of(baseline))
-        if not Decoder(self.config).gives_patterns:
+        decoder = Decoder(self.config)
+        if not decoder.gives_patterns:
             raise RunError(f"No attention pattern can be set to {baseline}: the decoder's attention gives none. Use the"
                            " baseline zero or mean.")  # fmt: skip
         if baseline == "other_sequence" and self.sizes.sequences < 2:
             raise RunError("The pattern of another sequence needs two sequences of a set or more: raise --sequences.")
-        return set_patterns(heads, baseline, config_roles(self.config))
+        return set_patterns(heads, baseline, config_roles(self.config), decoder.visible)
 
     def _means_of(self, baseline: str) -> dict[str, Tensor] | None:
         """What takes the place of heads' outputs: None is zero."""

@@ -26,7 +26,8 @@ from torch import Tensor
 from miclab.circuits.circuit_search import SEQUENCES, Ablation, Bench, bench_of, halves, judge_of, search
 from miclab.circuits.corrupted_pairs import pairs_of_split
 from miclab.circuits.corruption import find_corruption
-from miclab.circuits.graph import Edge, Graph, Receiver, Sender
+from miclab.circuits.edges import Edge, Receiver, Sender
+from miclab.circuits.graph import Graph
 from miclab.circuits.patching import METRICS, Metric, answer_values
 from miclab.circuits.path_result import check_layers
 from miclab.circuits.receiver_inputs import wired_logits

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from miclab.circuits.corrupted_pairs import Traced, pairs_of_split, traced
+from miclab.circuits.edges import Edge, Receiver
 from miclab.circuits.effect_shares import WORDS, Shares, trace_runs
 from miclab.circuits.existence import OnProgress
-from miclab.circuits.graph import Edge, Graph, Receiver
+from miclab.circuits.graph import Graph
 from miclab.circuits.patching import METRICS
 from miclab.circuits.patching_request import PatchingRequest
 from miclab.circuits.paths import Path, patched_values

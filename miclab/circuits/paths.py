@@ -22,7 +22,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from miclab.circuits.corrupted_pairs import Patched, Values
-from miclab.circuits.graph import INPUTS, Edge, Graph, Input, Outputs, Receiver, Sender
+from miclab.circuits.edges import INPUTS, Edge, Input, Receiver, Sender
+from miclab.circuits.graph import Graph, Outputs
 from miclab.circuits.patching import Direction, answer_masks, answer_values
 from miclab.errors import RunError
 from miclab.worlds.sequences import Batch

@@ -9,9 +9,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from miclab.circuits.graph import INPUTS, Edge, Graph, Input, Receiver, Sender
+from miclab.circuits.edges import INPUTS, Edge, Input, Receiver, Sender
+from miclab.circuits.graph import Graph
 from miclab.model.attention.softmax import Softmax
 
+FEW = 2
+"""Senders are left out where so many times those with edges are fewer than all: choosing them copies what they add."""
 Inputs = Callable[[Sequence[Receiver], Mapping[Sender, Tensor]], Float[Tensor, "receiver row position width"]]
 """From the receivers of one stage, and what every sender before them adds [row position width], to what each receiver
 reads. Parts of the last layer get and give the last position alone."""
@@ -81,10 +84,11 @@ def circuit_logits(
     number = {edge: place for place, edge in enumerate(graph.edges())}
     live = kept.to(embedding.dtype)
     # What a sender adds beyond what is given instead, written once. Those before a receiver are the first of them.
-    gone = embedding.new_zeros(many, len(graph.senders), count, positions, width)
+    gone = embedding.new_empty(many, len(graph.senders), count, positions, width)
     off = embedding.new_zeros(len(graph.senders), count, positions, width)
     for place, one in enumerate(graph.senders):
         off[place, :, -instead[one].shape[1] :] = instead[one]
+    base = embedding.new_zeros(count, positions, width)
     written = 0
 
     def inputs(receivers: Sequence[Receiver], sent: Mapping[Sender, Tensor]) -> Tensor:
@@ -93,12 +97,20 @@ def circuit_logits(
         length = sent[senders[0]].shape[1]
         for place in range(written, len(senders)):
             value = sent[senders[place]].unflatten(0, (many, count))
-            gone[:, place, :, -length:] = value - off[place, :, -length:]
+            torch.sub(value, off[place, :, -length:], out=gone[:, place, :, -length:])
+            base.add_(off[place])
         written = len(senders)
         places = torch.tensor([[number[Edge(one, receiver)] for one in senders] for receiver in receivers])
+        carries = live[:, places]
+        # Senders of which no circuit keeps an edge to these receivers add what is given instead.
+        some = carries.any(1).any(0).nonzero().flatten().tolist()
+        if len(some) * FEW < len(senders):
+            changed, carries = gone[:, some, :, -length:], carries[:, :, some]
+        else:
+            changed = gone[:, :written, :, -length:]
         # [circuit receiver sender] x [circuit sender everything]
-        carried = live[:, places] @ gone[:, :written, :, -length:].flatten(2)
-        base = off[:written, :, -length:].sum(0)
-        return (base + carried.unflatten(-1, base.shape)).transpose(0, 1).flatten(1, 2)
+        carried = carries @ changed.flatten(2)
+        read = base[:, -length:]
+        return (read + carried.unflatten(-1, read.shape)).transpose(0, 1).flatten(1, 2)
 
     return wired_logits(graph, embedding.repeat(many, 1, 1), inputs).unflatten(0, (many, count))

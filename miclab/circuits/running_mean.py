@@ -21,13 +21,13 @@ interventions on the layer test this, each with the attention pattern of all its
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -37,7 +37,6 @@ from miclab.config.request import SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError, RunError
 from miclab.measures.evaluate import CHUNK
-from miclab.measures.layer import causal
 from miclab.model.decoder import Decoder, Parameters
 from miclab.runs.run import Run
 from miclab.statistics.intervals import Interval, clustered_interval, student_interval
@@ -64,18 +63,19 @@ BySet = NDArray[np.floating]
 """A quantity by set of novel classes [set]."""
 
 
-def row_weights(kind: str, length: int) -> Float[Tensor, "query key"]:
-    """Attention weights that depend on the query's place n = 1, 2, ... alone. Their sum over the whole pattern is
-    `length`, as under uniform attention; single rows do not add up to 1 unless they fall.
+def row_weights(kind: str, seen: Bool[Tensor, "head query key"]) -> Float[Tensor, "head query key"]:
+    """Attention weights that depend on n alone, the number of positions that the query may see: 1, 2, ... under a plain
+    causal mask. Their sum over the whole pattern is that of uniform attention, the number of positions. Single rows do
+    not add up to 1 unless they fall.
 
     Arguments:
         kind: `falling`, in proportion to 1/n; `equal`; `rising`, in proportion to n.
-        length: number of positions.
+        seen: whether a query's position may see a key's.
     """
-    places = torch.arange(1, length + 1, dtype=torch.float32)
-    by_row = {"falling": 1 / places, "equal": torch.ones(length), "rising": places}[kind]
-    weights = causal(length) * by_row[:, None]
-    return weights * (length / weights.sum())
+    places = seen.sum(-1, keepdim=True).float()
+    by_row = {"falling": 1 / places.clamp(min=1), "equal": torch.ones_like(places), "rising": places}[kind]
+    weights = seen * by_row
+    return weights * (seen.shape[-1] / weights.sum((-2, -1), keepdim=True))
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class RunningMean(Tabled):
         attention: attention of the query in the next layer, mean over heads, by distance: on the label so many examples
             after the one of its class. The layer has falling weights, and each class is in the context once.
         sequences: number of sequences of each set.
-        positions: length of a sequence; the query sees all of it.
+        positions: number of positions that the query sees in the next layer.
     """
 
     run: str
@@ -126,7 +126,7 @@ class RunningMean(Tabled):
                 rows,
                 [
                     self.summary,
-                    "n is the place that attends. It sees all places so far, whatever its mask.",
+                    "n counts the places that the attending one may see: without a window, all so far.",
                 ],
             ),
             table(
@@ -178,9 +178,15 @@ class AveragingLayer:
         if missing:
             raise RunError(f"The layer cannot be replaced by a running mean: its attention has no {missing[0]}.")
 
+    @property
+    def seen_next(self) -> int:
+        """Number of positions that the query sees in the next layer, the most of its heads."""
+        return int(self.decoder.visible(self.layer + 1)[:, -1].sum(-1).max())
+
     def weighted(self, kind: str) -> dict[str, Edit]:
         """The layer with a pattern of `row_weights`."""
-        return {self.pattern: lambda value: row_weights(kind, value.shape[-1]).to(value).expand_as(value)}
+        weights = row_weights(kind, self.decoder.visible(self.layer))
+        return {self.pattern: lambda value: weights.to(value).expand_as(value)}
 
     def edits(self, batch: Batch) -> dict[str, dict[str, Edit]]:
         """The edits of each condition on a batch."""
@@ -218,10 +224,6 @@ class AveragingLayer:
         found = torch.full((len(batch), 2 * count - 1), torch.nan)
         places = torch.arange(count) - own[:, None] + count - 1
         return found.scatter(1, places, on_labels)
-
-
-def _chunks(batch: Batch) -> Iterable[Batch]:
-    return (batch.rows(slice(start, start + CHUNK)) for start in range(0, len(batch), CHUNK))
 
 
 def _each_once(config: RunConfig) -> RunConfig:
@@ -262,7 +264,7 @@ def running_mean(
         for _, batch in split_batches(config, world, "icl", looked):
             right: dict[str, list[Tensor]] = {}
             places = []
-            for rows in _chunks(batch):
+            for rows in batch.chunks(CHUNK):
                 for name, one in averaging.right(rows).items():
                     right.setdefault(key + name, []).append(one)
                 if key:
@@ -280,5 +282,5 @@ def running_mean(
     return RunningMean(
         run.path.name, at, layer, {name: np.array(by) for name, by in icl.items()},
         {place: by for place, by in zip(range(-reach, reach + 1), by_distance.T, strict=True) if np.isfinite(by).all()},
-        looked.sequences, run.config.sequence_length,
+        looked.sequences, averaging.seen_next,
     )  # fmt: skip

@@ -170,8 +170,7 @@ class _Bench:
         return np.array([self._right(parameters, batch).mean() for batch in self.sets])
 
     def _right(self, parameters: Parameters, batch: Batch) -> NDArray[np.floating]:
-        rows = [batch.rows(slice(start, start + CHUNK)) for start in range(0, len(batch), CHUNK)]
-        right = [self.decoder.logits(parameters, one).argmax(-1) == one.target for one in rows]
+        right = [self.decoder.logits(parameters, one).argmax(-1) == one.target for one in batch.chunks(CHUNK)]
         return torch.cat(right).double().numpy()
 
     def random(self, count: int) -> BySet:

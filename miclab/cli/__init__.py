@@ -40,6 +40,7 @@ COMMANDS = {
     "weights": ("miclab.cli.weights", "what the weights of heads say: copying, matching, composition, ranks"),
     "transplant": ("miclab.cli.refined", "put weights of stage 1 back into stage 2, and the other way round"),
     "drift": ("miclab.cli.refined", "how far stage 2 moved each part's weights, beside a sibling"),
+    "circuit-overlap": ("miclab.cli.refined", "edges that the circuits of stage 1 and stage 2 share, beyond chance"),
     "running-mean": ("miclab.cli.running_mean", "replace a layer's attention by a running mean: what is still read"),
     "align": ("miclab.cli.analyses", "alignment of a secondary modality with the host (CKA, with its null)"),
     "diagnose": ("miclab.cli.analyses", "which signs of failure a run shows, and what to change"),
@@ -61,7 +62,7 @@ def usage() -> str:
         "",
         "commands:",
     ]
-    lines += [f"  {name:<12} {summary}" for name, (_, summary) in COMMANDS.items()]
+    lines += [f"  {name:<15} {summary}" for name, (_, summary) in COMMANDS.items()]
     lines += [
         "",
         "`miclab COMMAND --help` shows the options of a command with their defaults.",

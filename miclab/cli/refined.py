@@ -1,9 +1,10 @@
-"""`miclab transplant` and `miclab drift`: a run beside the run that it started from."""
+"""`miclab transplant`, `miclab drift` and `miclab circuit-overlap`: a run beside the run that it started from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from miclab.cli.circuit import PASSES
 from miclab.cli.options import CheckpointOptions, RunName, SizedOptions
 from miclab.cli.progress import announce, forward
 from miclab.cli.terminal import bar, parse, print_result
@@ -38,6 +39,22 @@ class DriftOptions(CheckpointOptions):
     the same step."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class OverlapOptions(SizedOptions):
+    """Is the circuit of stage 2 that of stage 1? Circuits that keep 0.9 of in-context learning are sought in a run and
+    in the run that it started from. The search is that of `miclab circuit` (items_swapped, resample ablation). Shown
+    are the edges of both over those of either, from chance (0) to the same circuit (1). Circuits are sought over
+    training too, and from a random order of edges. The second table counts edges to keys and values by the position
+    that carries most."""
+
+    run: RunName
+    """A run of stage 2 or a sibling: path, name, or start of a name or hash; with --other, any run."""
+    other: str = ""
+    """A run to compare with instead of the one that RUN started from, at its last good checkpoint."""
+    sequences: int = 100
+    """Sequences of novel classes, for each set of them. Half of the sets are searched on."""
+
+
 def run_transplant(arguments: list[str]) -> int:
     """`miclab transplant RUN [--sibling RUN]`."""
     options = parse(TransplantOptions, "transplant", arguments)
@@ -64,3 +81,19 @@ def run_drift(arguments: list[str]) -> int:
 
     found = drift(run, sibling, step=options.checkpoint)
     return print_result(found, [run] if sibling is None else [run, sibling], options.json)
+
+
+def run_circuit_overlap(arguments: list[str]) -> int:
+    """`miclab circuit-overlap RUN [--other RUN]`."""
+    options = parse(OverlapOptions, "circuit-overlap", arguments)
+    run = find(options.run, options.runs)
+    other = find(options.other, options.runs) if options.other else None
+    from miclab.circuits.circuit_overlap import STEPS, circuit_overlap
+
+    decoder = run.config.decoder
+    size = (decoder.layers * decoder.heads / 2) ** 1.5
+    sequences = options.sizes.sequences * options.sizes.novel_sets
+    announce("circuit-overlap", STEPS * PASSES * size * sequences * forward(run.config), options.runs)
+    with bar("circuit-overlap", STEPS) as on_progress:
+        found = circuit_overlap(run, other, step=options.checkpoint, sizes=options.sizes, on_progress=on_progress)
+    return print_result(found, [run] if other is None else [run, other], options.json)

@@ -52,10 +52,15 @@ class Baseline:
         return getattr(self, part)
 
 
+def uniform_over(seen: Bool[Tensor, "*head query key"]) -> Float[Tensor, "*head query key"]:
+    """Uniform attention: every position attends alike to all that it may see."""
+    visible = seen.float()
+    return visible / visible.sum(-1, keepdim=True).clamp(min=1)
+
+
 def uniform_pattern(length: int) -> Float[Tensor, "query key"]:
     """Uniform causal attention: every position attends alike to itself and to all before it."""
-    visible = causal(length).float()
-    return visible / visible.sum(-1, keepdim=True)
+    return uniform_over(causal(length))
 
 
 def uniform_levels(config: RunConfig, measures: bool | Iterable[str] = True) -> dict[str, float]:
@@ -100,8 +105,8 @@ def _levels(
     """Measures of uniform attention to what is seen, by name [head]."""
     roles = config_roles(config)
     labels = torch.arange(config.sequence.context)[None] // max(config.sequence.burstiness, 1)
-    pattern = seen.float() / seen.float().sum(-1, keepdim=True).clamp(min=1)
-    layer = Layer(roles, labels, labels[:, 0], len(seen), {"attention.pattern": pattern[None]}, visible=seen[None])
+    shown = {"attention.pattern": uniform_over(seen)[None]}
+    layer = Layer(roles, labels, labels[:, 0], len(seen), shown, visible=seen[None])
     return {name: value.double().mean(0).numpy().round(6) for name, value in take(measures, layer)[0].items()}
 
 

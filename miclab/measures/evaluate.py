@@ -152,8 +152,7 @@ def score_split(
     strength_rows: dict[str, list] = {}
     for _, batch in split_batches(config, world, split, sizes):
         logits, sums = [], {}
-        for start in range(0, len(batch), CHUNK):
-            chunk = batch.rows(slice(start, start + CHUNK))
+        for chunk in batch.chunks(CHUNK):
             if not requested and not edits:
                 logits.append(decoder.logits(parameters, chunk))
                 continue

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from miclab.circuits.find import Head
 from miclab.circuits.patterns import REPLACEMENTS
+from miclab.measures.layer import causal
 from miclab.mllm.ablation import heads_by_layer
 from miclab.mllm.attention import watching
 from miclab.mllm.layers import AttentionLayer
@@ -75,8 +76,8 @@ class Edits:
         """The attention with replaced patterns."""
         chosen = [head - first for head in self.heads[layer.index] if 0 <= head - first < attention.shape[1]]
         if chosen:
-            some = attention[:, chosen]
-            attention[:, chosen] = REPLACEMENTS[self.pattern](some, self.roles[row]).to(some).expand_as(some)
+            some, seen = attention[:, chosen], causal(attention.shape[-1], attention.device)[None]
+            attention[:, chosen] = REPLACEMENTS[self.pattern](some, self.roles[row], seen).to(some).expand_as(some)
         return attention
 
     def missing(self) -> list[AttentionLayer]:

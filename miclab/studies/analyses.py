@@ -90,10 +90,10 @@ class _Analyser:
                 name: _stored(np.array([value])) for name, value in drift(self.disk, step=self.step).stored().items()
             }
         if analysis == "circuit_overlap":
-            from miclab.circuits.circuit_overlap import circuit_overlap
+            from miclab.circuits.circuit_overlap import stored_overlap
 
-            shared = circuit_overlap(self.disk, step=self.step, sizes=self.sizes).stored()
-            return {name: _stored(np.array([value])) for name, value in shared.items()}
+            shared = stored_overlap(self.disk, self.step, self.sizes)
+            return {name: _stored(np.array(value, ndmin=1)) for name, value in shared.items()}
         from miclab.circuits.transplant import transplant
 
         found = transplant(self.disk, step=self.step, sizes=self.sizes)

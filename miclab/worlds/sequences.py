@@ -71,6 +71,10 @@ class Batch:
             None if self.token_noise is None else self.token_noise[part],
         )
 
+    def chunks(self, size: int) -> Iterator[Batch]:
+        """The sequences in pieces of at most `size`."""
+        return (self.rows(slice(start, start + size)) for start in range(0, len(self), size))
+
 
 @dataclass(frozen=True)
 class RawBatch:

@@ -2,13 +2,21 @@
 
 The paper calls the circuit refined, and rests on correlations (C2). Here weights are exchanged and compared. The
 control of W1 and W2 is a sibling. From the same checkpoint of stage 1 it goes on with M1 alone, on further sequences.
-Steps, learning rate and warm-up are those of stage 2. The criteria were committed on 2026-11-26, before any run.
+Steps, learning rate and warm-up are those of stage 2. The criteria were committed on 2026-11-26, before any run. On
+2026-11-27, before any run of its study, W4 got numbers that are reported only. They are the overlap with heads
+renumbered within layers, the overlap over training, edges by role, and decoders from scratch on both modalities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
+
+from miclab.circuits.circuit_match import beyond, chance_overlap, matched_chance, matched_overlap, overlap
+from miclab.circuits.edges import plain_edges
 from miclab.circuits.find import stored_part
 from miclab.claims.evidence import Evidence, EvidenceCells, grid
 from miclab.claims.registry import claim
@@ -78,6 +86,18 @@ OVERLAPS = tuple(
         "faithfulness earlier", "faithfulness later",
     )
 )  # fmt: skip
+MATCHED = tuple(
+    f"probe.circuit_overlap.{name}"
+    for name in (
+        "matched", "matched chance", "matched beyond chance", "after a third: edges", "after a third: beyond chance",
+        "after two thirds: edges", "after two thirds: beyond chance",
+    )
+)  # fmt: skip
+"""Reported only."""
+KINDS_OF_POSITION = ("item of m1", "item of m2", "label")
+"""Kinds of positions at which keys and values are counted, in decoders of two modalities."""
+DECODER = (4, 4)
+"""Layers and heads of W4's decoders."""
 DRIFTS = tuple(
     drift_column(matrix, number) for matrix in (*PRODUCTS, "readout") for number in ("change", "overlap", "angle")
 )
@@ -250,7 +270,7 @@ def _least(cells: EvidenceCells, count: int) -> Iterator[Finding]:
 )
 def w4(rows: Evidence) -> Iterator[Finding]:
     """Overlap of found circuits before and after."""
-    cells = grid(rows, CIRCUITS, "K2", list(OVERLAPS))
+    cells = _grown(rows, OVERLAPS)
     yield cells.condition(
         over_sibling("probe.circuit_overlap.beyond chance") > KEPT,
         "overlap beyond chance with stage 1's circuit after stage 2, over that after the sibling's training",
@@ -259,3 +279,59 @@ def w4(rows: Evidence) -> Iterator[Finding]:
     for name in OVERLAPS:
         for whose, classes in WHOSE.items():
             yield cells.comparison(mean(name, K2=classes), f"{whose}: {name.removeprefix('probe.circuit_overlap.')}")
+    more = _grown(rows, MATCHED)
+    for name in MATCHED:
+        for whose, classes in WHOSE.items():
+            yield more.comparison(mean(name, K2=classes), f"{whose}: {name.removeprefix('probe.circuit_overlap.')}")
+    for kind in KINDS_OF_POSITION:
+        for when, words in (("later", "edges"), ("kept", "edges that stage 1 has too")):
+            # Own and rival examples do the same: the corruption makes them trade places.
+            own, rival = (f"probe.circuit_overlap.{example} {kind} {when}" for example in ("own", "rival"))
+            yield _grown(rows, [own, rival], K2).comparison(
+                mean(own) + mean(rival), f"stage 2: keys and values of {kind} (own or rival): {words}"
+            )
+    yield from _from_scratch(rows)
+
+
+def _grown(rows: Evidence, columns: Sequence[str], classes: int | None = -1) -> EvidenceCells:
+    """Runs that started from stage 1; those of one K2 alone if it is given."""
+    cells = grid(rows, CIRCUITS, "K2 stage1_steps", columns)
+    return cells.where(lambda cell: cell.stage1_steps and classes in (-1, cell.K2))
+
+
+def _from_scratch(rows: Evidence) -> Iterator[Finding]:
+    """Decoders trained on both modalities from the start, beside stage 1 of the same seed, whose initial weights they
+    have, and of the next seed, whose initial weights are others."""
+    later = "probe.circuit_overlap.circuit later"
+    alone, scores = (grid(rows, CIRCUITS, "K2 stage1_steps", [one]).where(stage1_steps=0) for one in (later, "icl"))
+    earlier = "probe.circuit_overlap.circuit earlier"
+    stage_one = next(iter(_grown(rows, [earlier], K2).values.values()), {})
+    seeds = sorted(stage_one)
+    following = dict(zip(seeds, (*seeds[1:], *seeds[:1]), strict=True))
+    for beside, words in ((dict(zip(seeds, seeds, strict=True)), "stage 1"), (following, "stage 1 of the next seed")):
+        cells = replace(alone, values={
+            key: {
+                seed: _compared(stage_one[beside[seed]][earlier], found[later])
+                for seed, found in by_seed.items() if seed in beside
+            }
+            for key, by_seed in alone.values.items()
+        })  # fmt: skip
+        for name in ("edges", "overlap", "beyond chance", "matched", "matched chance", "matched beyond chance"):
+            yield cells.comparison(mean(name), f"from scratch, beside {words}: {name}")
+    yield scores.comparison(accuracy("icl"), "from scratch: ICL")
+    for whose, classes in WHOSE.items():
+        yield _grown(rows, ["icl"], classes).comparison(accuracy("icl"), f"{whose}: ICL")
+
+
+def _compared(before: NDArray[np.floating], after: NDArray[np.floating]) -> dict[str, NDArray[np.floating]]:
+    """Overlap of two circuits, given by the numbers of their edges, as they are and with heads renumbered."""
+    every = plain_edges(*DECODER)
+    one, other = (frozenset(every[round(place)] for place in numbers.tolist()) for numbers in (before, after))
+    shared, matched = overlap(one, other), matched_overlap(one, other, *DECODER) or 0.0
+    chance = chance_overlap(len(one), len(other), len(every))
+    best = matched_chance(len(one), len(other), every, *DECODER) or 0.0
+    found = {
+        "edges": len(other), "overlap": shared, "beyond chance": beyond(shared, chance), "matched": matched,
+        "matched chance": best, "matched beyond chance": beyond(matched, best),
+    }  # fmt: skip
+    return {name: np.array([value], dtype=float) for name, value in found.items()}
