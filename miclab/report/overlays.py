@@ -16,6 +16,8 @@ from miclab.worlds.roles import LABEL
 
 PARTS = 1000
 """Attention is in thousandths, so that a page stays small."""
+RANKED_BY = {PREVIOUS_TOKEN: "attention to the previous token", INDUCTION: "induction at all positions"}
+"""The measures that rank heads, in words."""
 
 
 def _sources(one: Overlay) -> list[tuple[str, int]]:
@@ -50,7 +52,7 @@ def _episode(one: Overlay) -> dict[str, Any]:
         for head, attention in one.maps.items()
     }
     return {"name": episode.name, "answer": episode.answer, "items": items, "sources": [words for words, _ in sources],
-            "attention": rows}  # fmt: skip
+            "tokens": [name.strip() or "a space" for name in one.names], "attention": rows}  # fmt: skip
 
 
 def _words(table: HeadTable, heads: Sequence[Head]) -> list[dict[str, Any]]:
@@ -65,7 +67,7 @@ def _words(table: HeadTable, heads: Sequence[Head]) -> list[dict[str, Any]]:
         strength = table.intervals[measure][total[head]]
         found.append({
             "head": head_name(head), "called": one.pattern if one else "",
-            "words": f"number {ranks[measure]} of {len(total)} by {measure.replace('_', ' ')}: {strength}",
+            "words": f"number {ranks[measure]} of {len(total)} by {RANKED_BY[measure]}: {strength}",
         })  # fmt: skip
     return found
 
