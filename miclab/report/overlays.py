@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from miclab.circuits.find import Head, head_name
+from miclab.measures.registry import describe
 from miclab.mllm.head_names import PLACES
 from miclab.mllm.heads import HeadTable
 from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN
@@ -16,8 +17,6 @@ from miclab.worlds.roles import LABEL
 
 PARTS = 1000
 """Attention is in thousandths, so that a page stays small."""
-RANKED_BY = {PREVIOUS_TOKEN: "attention to the previous token", INDUCTION: "induction at all positions"}
-"""The measures that rank heads, in words."""
 
 
 def _sources(one: Overlay) -> list[tuple[str, int]]:
@@ -67,7 +66,7 @@ def _words(table: HeadTable, heads: Sequence[Head]) -> list[dict[str, Any]]:
         strength = table.intervals[measure][total[head]]
         found.append({
             "head": head_name(head), "called": one.pattern if one else "",
-            "words": f"number {ranks[measure]} of {len(total)} by {RANKED_BY[measure]}: {strength}",
+            "words": f"number {ranks[measure]} of {len(total)} by {describe(measure)[0].lower()}: {strength}",
         })  # fmt: skip
     return found
 
