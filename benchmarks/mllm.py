@@ -1,8 +1,8 @@
 """Costs of `miclab mllm`: memory of measuring heads, and episodes answered a second.
 
     python -m benchmarks.mllm [--tokens 1024] [--device cpu]
-    python -m benchmarks.mllm --answers tiny 0.5B [--episodes 8]
-    python -m benchmarks.mllm --together tiny 0.5B [--episodes 8]
+    python -m benchmarks.mllm --answers tiny 0.5B 0.5B-VL [--episodes 8]
+    python -m benchmarks.mllm --together tiny 0.5B 0.5B-VL [--episodes 8]
 
 Without `--answers`: peak memory of measuring every head, beside a plain forward pass with eager attention, and the time
 of both. One layer of Qwen2.5's class (the width and heads of its 3B model unless said otherwise) with random weights.
@@ -11,7 +11,8 @@ profiler does, allocation by allocation.
 
 With `--answers`: episodes a second of processor time, one at a time, each answered untouched and with two heads knocked
 out in the first layer and in the middle one. First every pass is whole. Then passes share the layers before the change,
-then also the prompt. `0.5B` has the shape of Qwen2.5-0.5B and random weights, and reads items in words.
+then also the prompt. `0.5B` has the shape of Qwen2.5-0.5B and random weights, and reads items in words. `0.5B-VL` is a
+Qwen2.5-VL whose decoder has that shape. It reads pictures of 112 x 112 pixels, 16 tokens each, through a small tower.
 
 With `--together`: the same interventions, and strengths of heads, one episode at a time and in batches of similar
 length, with the time for writing prompts. Rounds of both alternate; each ratio is of their sums.
@@ -29,7 +30,14 @@ from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from miclab.mllm.ablation import knocked_out
 from miclab.mllm.attention import measuring
@@ -41,6 +49,7 @@ from miclab.mllm.layers import attention_layers
 from miclab.mllm.loading import Production, load_model
 from miclab.mllm.options import EpisodeOptions, LoadOptions
 from miclab.mllm.passes import UNTOUCHED, Intervention, Passes
+from miclab.mllm.processors import images_only
 from miclab.mllm.reading import Reading
 from miclab.mllm.scoring import answers
 from miclab.mllm.task import Episode, Example, Item, Task
@@ -84,21 +93,50 @@ def reading(tokens: int) -> Reading:
     return Reading(episode, "a", tokens - 1, (tokens,), (), roles, torch.tensor([0, 1, 0, 1]), 0)
 
 
+SHAPE: dict[str, Any] = {
+    "vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
+    "num_attention_heads": 14, "num_key_value_heads": 2, "bos_token_id": 0, "eos_token_id": 0,
+}  # fmt: skip
+"""Decoder of Qwen2.5-0.5B."""
+TOWER = {"depth": 8, "hidden_size": 512, "intermediate_size": 1368, "num_heads": 8, "out_hidden_size": 896,
+         "fullatt_block_indexes": [3, 7]}  # fmt: skip
+"""A vision tower of Qwen2.5-VL's kind, so small that the whole model has half a billion parameters."""
+SIDE = 112
+"""Pixels of a side of its pictures."""
+
+
 def half_billion() -> Production:
     """A model of Qwen2.5-0.5B's shape with random weights, and the tiny model's tokenizer."""
-    config = Qwen2Config(
-        vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14,
-        num_key_value_heads=2, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
-    model: Any = Qwen2ForCausalLM(config).eval()
+    model: Any = Qwen2ForCausalLM(Qwen2Config(**SHAPE, tie_word_embeddings=True)).eval()
     tokens = load_model("tiny", LoadOptions(device="cpu")).processor.tokenizer
     tokens.chat_template = None
     return Production("0.5B", model, tokens, attention_layers(model), LoadOptions(device="cpu"))
 
 
+def half_billion_with_pictures() -> Production:
+    """A Qwen2.5-VL with a decoder of Qwen2.5-0.5B's shape, random weights, and the tiny model's tokenizer."""
+    tokens = load_model("tiny", LoadOptions(device="cpu")).processor.tokenizer
+    tokens.chat_template = None
+    marks = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>",
+             "vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}  # fmt: skip
+    rope = {"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 1e6}
+    config = Qwen2_5_VLConfig(
+        text_config={**SHAPE, "rope_parameters": rope}, vision_config=TOWER, tie_word_embeddings=True,
+        **{name: tokens.convert_tokens_to_ids(mark) for name, mark in marks.items()},
+    )  # fmt: skip
+    model: Any = Qwen2_5_VLForConditionalGeneration(config).eval()
+    images = Qwen2VLImageProcessorPil(min_pixels=SIDE**2, max_pixels=SIDE**2)
+    processor = images_only(Qwen2_5_VLProcessor)(images, tokens, None)
+    return Production("0.5B-VL", model, processor, attention_layers(model), LoadOptions(device="cpu"))
+
+
+MADE: dict[str, Callable[[], Production]] = {"0.5B": half_billion, "0.5B-VL": half_billion_with_pictures}
+"""Models with random weights by name."""
+
+
 def model_named(name: str) -> Production:
-    """`0.5B`, `tiny` or the model in a folder."""
-    return half_billion() if name == "0.5B" else load_model(name, LoadOptions(device="cpu"))
+    """`0.5B`, `0.5B-VL`, `tiny` or the model in a folder."""
+    return MADE[name]() if name in MADE else load_model(name, LoadOptions(device="cpu"))
 
 
 def interventions(production: Production) -> list[Intervention]:
@@ -157,7 +195,10 @@ def answered(name: str, episodes: int) -> dict[str, Any]:
         task = words_or_pictures(production, folder, episodes + 1)
         lots = [lot for lot in batches(production.prompter(task), 1) if len(lot[0][0].candidates) > 1]
         lengths = [encoded.readings[0].length for _, encoded in lots]
-        found: dict[str, Any] = {"model": name, "tokens": round(sum(lengths) / len(lengths))}
+        found: dict[str, Any] = {
+            "model": name, "parameters": sum(p.numel() for p in production.model.parameters()),
+            "tokens": round(sum(lengths) / len(lengths)),
+        }  # fmt: skip
         seen = []
         for how in ("whole", "layers shared", "prompt shared"):
             passes = None if how == "whole" else Passes(production, conditions, shares=how == "prompt shared", least=0)
@@ -185,13 +226,13 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--answers", nargs="+", default=[], metavar="MODEL", help="tiny, 0.5B, or a folder")
-    parser.add_argument("--together", nargs="+", default=[], metavar="MODEL", help="tiny, 0.5B, or a folder")
+    parser.add_argument("--answers", nargs="+", default=[], metavar="MODEL", help="tiny, 0.5B, 0.5B-VL, or a folder")
+    parser.add_argument("--together", nargs="+", default=[], metavar="MODEL", help="tiny, 0.5B, 0.5B-VL, or a folder")
     parser.add_argument("--episodes", type=int, default=8, help="of --answers and --together")
     options = parser.parse_args()
     torch.manual_seed(0)
     for name in options.answers:
-        print(json.dumps(answered(name, options.episodes)))
+        print(json.dumps(answered(name, options.episodes)), flush=True)
     for name in options.together:
         print(json.dumps(together(name, options.episodes)), flush=True)
     if options.answers or options.together:

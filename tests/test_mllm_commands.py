@@ -60,6 +60,7 @@ def test_heads_compare_and_scale(capsys, novel: Path, tmp_path: Path):
     page = (tmp_path / "heads" / "heads.html").read_text()
     assert "image q" in page
     assert "data:image/png" in page
+    assert "Mean attention of each position on the one before it. Strongest:" in page
     # The same heads, each one place higher than it was, and the highest the last.
     first, second = str(tmp_path / "heads"), str(tmp_path / "turned")
     rows = read_table(tmp_path / "heads", "heads.parquet").filter(measure="previous_token_1").sort("rank").to_dicts()

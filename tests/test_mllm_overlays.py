@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import browser
+import numpy as np
 import pytest
 import torch
 from tiny_mllm import production, task
@@ -17,6 +18,7 @@ from miclab.mllm.heads import measure_heads
 from miclab.mllm.overlays import overlay, patches_of, strongest_heads
 from miclab.mllm.task import Item
 from miclab.report.overlays import overlays_page
+from miclab.worlds.roles import OTHER
 
 WIDE = {"qwen2.5-vl": (84, 28), "qwen2-vl": (84, 56), "qwen3-vl": (28, 84)}
 
@@ -107,6 +109,10 @@ def test_the_page_lays_each_heads_attention_over_the_patches(tmp_path: Path):
             texts = [*tab.locator("[data-items] small").all_text_contents(), tab.locator("[data-sum]").text_content()]
             total = sum(float(number) for text in texts for number in re.findall(r"\d\.\d\d", text))
             assert total == pytest.approx(1, abs=0.06)
+            # Of the text that is neither, the token with most attention is named.
+            inside = over[1].reading.roles.kind[: len(attention)].numpy() != OTHER
+            named = over[1].names[int(np.where(inside, -1, np.round(attention * 1000)).argmax())].strip() or "a space"
+            assert f"most of it on “{named}”" in tab.locator("[data-sum]").text_content()
             before = tab.locator(".field").first.evaluate("(one) => getComputedStyle(one).backgroundColor")
             tab.locator('[data-choose="opacity"]').fill("0")
             after = tab.locator(".field").first.evaluate("(one) => getComputedStyle(one).backgroundColor")

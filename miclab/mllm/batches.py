@@ -71,9 +71,16 @@ def batches(
         window.append(_One(number, episode, encoded))
         held += window[-1].rows * window[-1].length
         if batch == 1 or (held >= WINDOW and len(window) % max(batch, 1) == 0):
-            yield from _cut(prompter, window, batch)
+            yield from _joined(prompter, window, batch)
             window, held = [], 0
-    yield from _cut(prompter, window, batch)
+    yield from _joined(prompter, window, batch)
+
+
+def joined(prompter: Prompter, encoded: Sequence[Encoded]) -> Iterator[tuple[tuple[int, ...], Encoded]]:
+    """Batches of one episode each as batches of similar length, each with the numbers of its episodes."""
+    window = [_One(number, one.readings[0].episode, one) for number, one in enumerate(encoded)]
+    for lot in _cut(window, 0):
+        yield tuple(one.number for one in lot), _together(prompter, lot)
 
 
 def in_order(names: Sequence[str], task: Task) -> list[int]:
@@ -103,8 +110,14 @@ def _fits(one: _One, lot: Sequence[_One], batch: int) -> bool:
     return rows * lot[0].length <= TOKENS and one.length >= SIMILAR * lot[0].length
 
 
-def _cut(prompter: Prompter, window: Sequence[_One], batch: int) -> Iterator[tuple[tuple[Episode, ...], Encoded]]:
+def _joined(prompter: Prompter, window: Sequence[_One], batch: int) -> Iterator[tuple[tuple[Episode, ...], Encoded]]:
     """The batches of a window."""
+    for lot in _cut(window, batch):
+        yield tuple(one.episode for one in lot), _together(prompter, lot)
+
+
+def _cut(window: Sequence[_One], batch: int) -> list[list[_One]]:
+    """The episodes of each batch of a window."""
     lots: list[list[_One]] = []
     for one in sorted(window, key=lambda one: -one.length):
         if lots and _fits(one, lots[-1], batch):
@@ -112,8 +125,7 @@ def _cut(prompter: Prompter, window: Sequence[_One], batch: int) -> Iterator[tup
         else:
             lots.append([one])
     ordered = [sorted(lot, key=lambda one: one.number) for lot in lots]
-    for lot in sorted(ordered, key=lambda lot: lot[0].number):
-        yield tuple(one.episode for one in lot), _together(prompter, lot)
+    return sorted(ordered, key=lambda lot: lot[0].number)
 
 
 def _together(prompter: Prompter, lot: Sequence[_One]) -> Encoded:

@@ -19,7 +19,7 @@ import torch
 from miclab import storage
 from miclab.errors import ConfigError
 from miclab.mllm.attention import measuring
-from miclab.mllm.batches import batches
+from miclab.mllm.batches import batches, joined
 from miclab.mllm.edges import role_names
 from miclab.mllm.errors import TaskError, memory_guard
 from miclab.mllm.layers import all_heads
@@ -108,17 +108,20 @@ def save_maps(production: Production, task: Task, planned: Planned, file: Path) 
 
     heads, prompter = all_heads(production.layers), production.prompter(task)
     tensors: dict[str, torch.Tensor] = {}
-    listed = []
-    for number, encoded in enumerate(planned.episodes):
-        (reading,) = encoded.readings
+    for numbers, encoded in joined(prompter, planned.episodes):
+        longest = max(reading.length for reading in encoded.readings)
         with (
-            memory_guard(f"keeping the maps of {reading.length} tokens"),
+            memory_guard(f"keeping the maps of {len(numbers)} x {longest} tokens"),
             measuring(production.model, production.layers, encoded.readings, heads) as recorder,
         ):
             forward(production.model, encoded.to(production.model))
-        for layer in production.layers:
-            maps = [recorder.maps[0, (layer.index, head)] for head in range(layer.heads)]
-            tensors[f"attention.{number}.{layer.index}"] = torch.stack(maps)
+        for row, number in enumerate(numbers):
+            for layer in production.layers:
+                maps = [recorder.maps[row, (layer.index, head)] for head in range(layer.heads)]
+                tensors[f"attention.{number}.{layer.index}"] = torch.stack(maps)
+    listed = []
+    for encoded in planned.episodes:
+        (reading,) = encoded.readings
         episode = reading.episode
         listed.append({
             "name": episode.name, "question": episode.question, "answer": episode.answer,

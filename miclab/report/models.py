@@ -14,6 +14,7 @@ from markupsafe import escape
 
 from miclab.circuits.find import Head, head_name
 from miclab.data.pictures import open_picture
+from miclab.measures.registry import describe
 from miclab.mllm.head_names import PLACES, names_table
 from miclab.mllm.heads import HeadTable, Map
 from miclab.mllm.knockout import Knockouts
@@ -179,7 +180,8 @@ def heads_page(heads: HeadTable, top: int) -> Page:
         uniform = f" Uniform attention gives {heads.uniform[measure]:.3f}." if measure in heads.uniform else ""
         if heads.random:
             uniform += f" With random weights the strongest head has {heads.random.most(measure)}."
-        parts.append(Part(title=measure.replace("_", " "), note=f"Strongest: {listed}.{uniform}",
+        name, words = describe(measure)
+        parts.append(Part(title=name, note=f"{words[:1].upper()}{words[1:]}. Strongest: {listed}.{uniform}",
                           figure=f"heat-{measure}"))  # fmt: skip
     called = heads.called(PLACES, top)
     if called:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from miclab.circuits.find import Head, head_name
+from miclab.measures.registry import describe
 from miclab.mllm.head_names import PLACES
 from miclab.mllm.heads import HeadTable
 from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN
@@ -50,7 +51,7 @@ def _episode(one: Overlay) -> dict[str, Any]:
         for head, attention in one.maps.items()
     }
     return {"name": episode.name, "answer": episode.answer, "items": items, "sources": [words for words, _ in sources],
-            "attention": rows}  # fmt: skip
+            "tokens": [name.strip() or "a space" for name in one.names], "attention": rows}  # fmt: skip
 
 
 def _words(table: HeadTable, heads: Sequence[Head]) -> list[dict[str, Any]]:
@@ -65,7 +66,7 @@ def _words(table: HeadTable, heads: Sequence[Head]) -> list[dict[str, Any]]:
         strength = table.intervals[measure][total[head]]
         found.append({
             "head": head_name(head), "called": one.pattern if one else "",
-            "words": f"number {ranks[measure]} of {len(total)} by {measure.replace('_', ' ')}: {strength}",
+            "words": f"number {ranks[measure]} of {len(total)} by {describe(measure)[0].lower()}: {strength}",
         })  # fmt: skip
     return found
 

@@ -61,7 +61,11 @@
     head.setAttribute("aria-valuetext", text);
     const inside = shown.items.flatMap((one) => [...one.item, ...one.label]);
     const rest = Math.max(0, share(row, [...row.keys()]) - share(row, inside));
-    document.querySelector("[data-sum]").textContent = `On all other text: ${rest.toFixed(2)}.`;
+    // The token of that text which gets most.
+    const outside = [...row.keys()].filter((place) => !inside.includes(place));
+    const most = outside.reduce((best, place) => (best < 0 || row[place] > row[best] ? place : best), -1);
+    const where = rest >= 0.005 && most >= 0 ? `, most of it on “${shown.tokens[most]}”` : "";
+    document.querySelector("[data-sum]").textContent = `On all other text: ${rest.toFixed(2)}${where}.`;
     for (const place of document.querySelectorAll("[data-says]")) place.textContent = says(shown, place.dataset.says);
     for (const button of document.querySelectorAll("[data-head]")) {
       button.setAttribute("aria-pressed", String(button.dataset.head === head.value));
