@@ -92,7 +92,8 @@ def parsed(kind: type[T], command: str, arguments: Sequence[str], description: s
                 several = "+" if isinstance(default, tuple) else None
                 parser.add_argument(option, type=type(one), nargs=several, default=default, help=f"default: {default}")
         found: dict[str, Any] = vars(parser.parse_args(arguments))
-        return kind(**found | {name: tuple(value) for name, value in found.items() if isinstance(value, list)})
+        found |= {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
+        return kind(**found)
     return tyro.cli(kind, prog=command, args=arguments, description=description)
 
 

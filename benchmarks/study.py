@@ -27,6 +27,7 @@ from benchmarks import program
 from benchmarks.program import FailedError, Line, Lines
 from miclab import storage
 from miclab.runs.find import list_runs, open_run
+from miclab.runs.manifest import WHOLE
 from miclab.studies.plan import Plan
 from miclab.studies.study import load_study
 
@@ -62,8 +63,9 @@ def fake_done(root: Path, plan: Plan, count: int) -> None:
     for run in list(plan.runs.values())[:count]:
         (root / run.name).mkdir(parents=True)
         steps = range(0, run.request.steps + 1, run.request.evaluate_every)
-        files = {f"{kind}/{s:09d}.{end}": "0" * 64 for s in steps
-                 for kind, end in (("checkpoints", "safetensors"), ("rows", "jsonl"))}  # fmt: skip
+        files = dict.fromkeys(WHOLE, "0" * 64)
+        files |= {f"{kind}/{s:09d}.{end}": "0" * 64 for s in steps
+                  for kind, end in (("checkpoints", "safetensors"), ("rows", "jsonl"))}  # fmt: skip
         timing = [{"step": s, "seconds": 1.0, "time": "2026-01-01T00:00:00+00:00"} for s in steps]
         manifest = {"format": 1, "hash": run.hash, "status": "finished", "reason": "all steps done", "request": {},
                     "environment": {}, "timing": timing, "files": files}  # fmt: skip
