@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ class Clock:
     """Seconds of the processor that parts of a training take, by name, and those of every step."""
 
     def __init__(self):
-        self.parts, self.steps = Counter[str](), list[float]()
+        self.parts, self.steps = defaultdict[str, float](float), list[float]()
 
     def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function whose calls are counted under a part."""
