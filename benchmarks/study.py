@@ -26,6 +26,7 @@ import yaml
 from benchmarks import program
 from benchmarks.program import FailedError, Line, Lines
 from miclab import storage
+from miclab.errors import ConfigError
 from miclab.runs.find import list_runs, open_run
 from miclab.runs.manifest import WHOLE
 from miclab.studies.plan import Plan
@@ -42,6 +43,10 @@ seconds = time.process_time() - start
 megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps([status, seconds, megabytes, screen.getvalue().count("\\n"), screen.getvalue()[-200:]]))
 """
+
+
+ACROSS = 100
+"""Values of an axis of the planned study."""
 
 
 def write_study(folder: Path, name: str, axes: dict[str, list], seeds: int, request: dict[str, int], mode: str) -> Path:
@@ -75,11 +80,10 @@ def fake_done(root: Path, plan: Plan, count: int) -> None:
 def measure_plan(folder: Path, points: int = 20_000, seeds: int = 5, done: int = 1000) -> dict[str, Any]:
     """`study plan`, once with points that differ in one part, as grids mostly do, and once with every run a point."""
     found = {}
-    across = 100
     for name, count, per_point in (("points with seeds", points, seeds), ("every run a point", points * seeds, 1)):
         axes = {
-            "modalities.m1.classes": [32 * (i + 1) for i in range(across)],
-            "modalities.m1.noise": [i / count for i in range(count // across)],
+            "modalities.m1.classes": [32 * (i + 1) for i in range(ACROSS)],
+            "modalities.m1.noise": [i / count for i in range(count // ACROSS)],
         }
         file = write_study(folder, name.replace(" ", "-"), axes, per_point, {"steps": 5000}, "eager")
         root = folder / name.replace(" ", "-")
@@ -117,7 +121,9 @@ class Options(program.Options):
     what: tyro.conf.Positional[Literal["plan", "throughput", "overhead"]] = "plan"
     """What is measured."""
     points: int = 20_000
-    """`plan`: points, of 5 seeds each."""
+    """`plan`: points, of 5 seeds each; at least 100."""
+    done: int = 1000
+    """`plan`: runs that are finished already."""
     runs: int = 8
     """`throughput`, `overhead`: runs of the study."""
     steps: int = 12_000
@@ -134,7 +140,9 @@ def measure(options: Options) -> Lines:
 
 
 def _plan(folder: Path, options: Options) -> Lines:
-    for kind, row in measure_plan(folder, options.points).items():
+    if options.points < ACROSS:
+        raise ConfigError("--points", options.points, f"{ACROSS} or more: that is how many values an axis has")
+    for kind, row in measure_plan(folder, options.points, done=options.done).items():
         text = f"{kind:<20} {row['runs']} runs listed in {row['seconds']:.1f} s of the processor (aim: under 10),"
         yield Line(f"{text} {row['megabytes']:.0f} MiB (aim: under 1,024)", {"plan": kind, **row})
 

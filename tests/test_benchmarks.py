@@ -118,3 +118,22 @@ sys.exit(main(["--device", "cpu", "--lanes", "1", "--seconds", "0.01", "--output
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("end_to_end", ["--steps", "4", "--mode", "eager"]), ("study", ["plan", "--points", "100"])]
+)
+def test_what_is_timed_happens(name: str, arguments: list[str], tmp_path, monkeypatch, capsys):
+    """Fails if a benchmark no longer fits the program that it times: runs that are not found, parts that are lost."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    assert started(name, *arguments, *([] if name == "end_to_end" else ["--done", "3"]), "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    if name == "study":
+        assert [row["runs"] for row in found] == [500, 500]
+        return
+    (row,) = found
+    assert sum(row["parts, s"].values()) == pytest.approx(row["seconds"])
+    assert row["ratio"] > row["ratio without metric rows"] > 1
+    assert all(row["parts, s"][part] > 0 for part in ("start", "steps", "metric rows", "checkpoints"))

@@ -11,7 +11,9 @@ from test_lanes import FOUR
 from test_studies_lanes import Counting
 from tiny_study import carry_out, contents, tiny_study
 
+import miclab
 from miclab.config.run import RunConfig
+from miclab.errors import ConfigError
 from miclab.model.classifier import model_of
 from miclab.model.encoders import encode
 from miclab.runs.find import find
@@ -121,3 +123,29 @@ def test_encoders_stage_one_and_stage_three_of_a_study_are_groups(frozen: tuple[
         else:
             first = disk.parameters(0)[1]
             assert torch.equal(first["encoder.m2.0.weight"], weights["encoder.m2.0.weight"])
+
+
+def test_encoders_are_lanes_in_python(tmp_path):
+    """Fails if the function pretrains no encoders, or gives a lane the encoder of another."""
+    sizes = {
+        "request.evaluate_every": 2,
+        "request.checkpoint_every": 2,
+        "request.sequences": 2,
+        "optimiser.batch_size": 4,
+    }
+    small = {"modalities.m2.classes": 16, "modalities.m2.dimension": 20, "modalities.m2.features": 6}
+    seeds = [{"seed": 1}, {"seed": 2}]
+    fields = {**sizes, **small, "modalities.m2.labels": 16}
+    pretrained = miclab.train_lanes(seeds, "encoder", steps=2, width=3, runs=tmp_path, fields=fields)
+    assert [(run.config.stage, run.config.seed, run.step) for run in pretrained] == [
+        ("encoder", 1, 2),
+        ("encoder", 2, 2),
+    ]
+    fields = {**sizes, "modalities.m1.classes": 32, "modalities.m2.labels": 4, "request.novel_sets": 1}
+    named = [f"m2={run.hash}@2" for run in pretrained]
+    joined = miclab.train_lanes(seeds, "multimodal", steps=2, encoders=named, runs=tmp_path, fields=fields)
+    for run, encoder in zip(joined, pretrained, strict=True):
+        name = "encoder.m2.0.weight"
+        assert torch.equal(run.disk.parameters(0)[1][name], encoder.disk.parameters(2)[1][name])
+    with pytest.raises(ConfigError, match=r"encoders.*one text for each lane"):
+        miclab.train_lanes(seeds, "multimodal", encoders=named[:1], runs=tmp_path)
