@@ -60,6 +60,7 @@ bench: .venv/installed
 	$(BIN)/python -m benchmarks.lanes --device cpu --lanes 1 8 --seconds 2 --output build/lanes-cpu.json
 	$(BIN)/python -m benchmarks.measures
 	$(BIN)/python -m benchmarks.start
+	$(BIN)/python -m benchmarks.end_to_end
 
 # Lanes on the best device here. It uses the Python that holds torch, installs nothing, and ends after nine minutes; what
 # it has measured is in build/lanes.json, from which a second call goes on.

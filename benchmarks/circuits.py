@@ -1,6 +1,6 @@
 """Time of EAP-IG and of the search for a circuit, beside plain loops: an edge or a circuit at a time.
 
-python -m benchmarks.circuits                       12 layers of 4 heads with random weights, in seconds of CPU time
+    python -m benchmarks.circuits                   12 layers of 4 heads with random weights, in seconds of CPU time
 
 Weights do not matter for the time of EAP-IG. A search takes as long as its circuit is large: with random weights no few
 edges carry the answer, so the time is that of a large circuit.
@@ -8,14 +8,16 @@ edges carry the answer, so the time is that of a large circuit.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import tyro
 from torch import Tensor
 
+from benchmarks import program
+from benchmarks.program import Line, Lines
 from miclab.circuits.attribution import INTERPOLATIONS, attributed
 from miclab.circuits.circuit_search import Bench, bench_of, halves, judge_of, search
 from miclab.circuits.corrupted_pairs import pairs_of_split
@@ -31,8 +33,8 @@ from miclab.model.decoder import Decoder
 from miclab.worlds.world import draw_world
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(program.Options):
     """Sizes of the benchmark."""
 
     layers: int = 12
@@ -45,8 +47,8 @@ class Options:
     """The plain loop takes one edge in so many, and its time is scaled up."""
 
 
-def main(options: Options) -> None:
-    """Prints the times and their ratios."""
+def measure(options: Options) -> Lines:
+    """The times and their ratios."""
     torch.set_num_threads(1)
     config = run_config("unimodal", "quick")
     config = replace(
@@ -59,7 +61,10 @@ def main(options: Options) -> None:
     pairs = pairs_of_split(config, world, corruption, modality, "icl", sizes)
     graph = Graph(decoder, parameters)
     edges = graph.edges()
-    print(f"{options.layers} layers of {options.heads} heads: {len(edges):,} edges, {pairs.kept[0]:,} sequences")
+    yield Line(
+        f"{options.layers} layers of {options.heads} heads: {len(edges):,} edges, {pairs.kept[0]:,} sequences",
+        {"layers": options.layers, "heads": options.heads, "edges": len(edges), "sequences": pairs.kept[0]},
+    )
 
     start = time.process_time()
     with torch.no_grad():
@@ -74,7 +79,10 @@ def main(options: Options) -> None:
                 for _, logits in edge_logits(graph, pair, [edge]):
                     pair.values(logits)
     slow = (time.process_time() - start) * len(edges) / len(edges[:: options.every])
-    print(f"EAP-IG {quick:.1f} s, an exact pass for each edge {slow:.0f} s, ratio {slow / quick:.0f}")
+    yield Line(
+        f"EAP-IG {quick:.1f} s, an exact pass for each edge {slow:.0f} s, ratio {slow / quick:.0f}",
+        {"EAP-IG, s": quick, "a pass for each edge, s": slow},
+    )
 
     bench = bench_of(graph, halves(pairs)[0])
     start = time.process_time()
@@ -88,9 +96,10 @@ def main(options: Options) -> None:
     circuit = search(counted, scores, 0.9)
     quick = time.process_time() - start
     slow = _each(bench, edges) * sum(counts)
-    print(
+    yield Line(
         f"search {quick:.1f} s for a circuit of {len(circuit)} edges ({sum(counts)} circuits judged), a pass for each"
-        f" circuit of all its edges {slow:.0f} s, ratio {slow / quick:.1f}"
+        f" circuit of all its edges {slow:.0f} s, ratio {slow / quick:.1f}",
+        {"search, s": quick, "edges": len(circuit), "judged": sum(counts), "a pass for each circuit, s": slow},
     )
 
 
@@ -105,5 +114,7 @@ def _each(bench: Bench, edges: Sequence[Edge]) -> float:
     return (time.process_time() - start) * bench.pairs.kept[0] / 2
 
 
+main = program.program("circuits", Options, measure, __doc__)
+
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    sys.exit(main(None))

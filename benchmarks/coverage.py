@@ -9,14 +9,16 @@ seed has left the plateau of copying any label with chance 0.8, or has not.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from benchmarks import program
+from benchmarks.program import Line, Lines
 from miclab.claims.cells import EvidenceCells
 from miclab.claims.plateau import Escape
 from miclab.claims.verdict import outcome
@@ -191,11 +193,13 @@ def plateau(seeds: int, repeats: int, generator: np.random.Generator) -> dict[st
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """How often intervals cover the truth."""
+class Options(program.Options):
+    """How exact the tables are."""
 
     repeats: int = 4000
-    """Experiments for each number; a tenth of them for correlations."""
+    """Experiments for each number; a tenth of them for correlations, a quarter for the percentile bootstrap."""
+    seed: int = 0
+    """Seed of the experiments."""
 
 
 def shown(rate: float, wanted: float = 0.93) -> str:
@@ -203,31 +207,45 @@ def shown(rate: float, wanted: float = 0.93) -> str:
     return f"{rate:.3f}" + ("" if rate >= wanted else " *")
 
 
-def main() -> None:
-    """Prints the tables."""
-    repeats, generator = tyro.cli(Options).repeats, np.random.default_rng(0)
-    print(f"| statistic over seeds | seeds | {' | '.join(f'n = {n}' for n in SEEDS)} |\n|---|---|{'---|' * len(SEEDS)}")
+def row(name: str, rates: Mapping[int, float], shape: str = "") -> Line:
+    """A row of a table, of coverages by number of seeds or configurations."""
+    first = f"| {name} | {shape} |" if shape else f"| {name} |"
+    return Line(f"{first} {' | '.join(map(shown, rates.values()))} |", {"of": name, "shape": shape, "coverage": rates})
+
+
+def measure(options: Options) -> Lines:
+    """The tables."""
+    repeats, draws = options.repeats, np.random.default_rng(options.seed)
+    tenth, quarter = max(1, repeats // 10), max(1, repeats // 4)
+    heads = " | ".join(f"n = {n}" for n in SEEDS)
+    yield Line(f"| statistic over seeds | seeds | {heads} |\n|---|---|{'---|' * len(SEEDS)}")
     for name in STATISTICS:
         for shape in SHAPES:
-            rates = [shown(coverage(name, shape, n, repeats, generator)) for n in SEEDS]
-            print(f"| {name} | {shape} | {' | '.join(rates)} |", flush=True)
+            yield row(name, {n: coverage(name, shape, n, repeats, draws) for n in SEEDS}, shape)
     for level in (0.9, 0.985):
         for shape in ("normal", "skewed"):
-            rates = [shown(accuracy_coverage(shape, level, n, repeats, generator)) for n in SEEDS]
-            print(f"| accuracy near {level:g}, logit | {shape} | {' | '.join(rates)} |", flush=True)
+            rates = {n: accuracy_coverage(shape, level, n, repeats, draws) for n in SEEDS}
+            yield row(f"accuracy near {level:g}, logit", rates, shape)
     for shape in SHAPES:
-        rates = [shown(old_coverage(shape, n, repeats // 4, generator)) for n in SEEDS]
-        print(f"| mean, percentile bootstrap (before) | {shape} | {' | '.join(rates)} |", flush=True)
+        yield row("mean, percentile bootstrap (before)", {n: old_coverage(shape, n, quarter, draws) for n in SEEDS},
+                  shape)  # fmt: skip
     heads = " | ".join(f"{n} configurations" for n in CONFIGURATIONS)
-    print(f"\n| correlation over configurations (BCa) | {heads} |\n|---|{'---|' * len(CONFIGURATIONS)}")
+    yield Line(f"\n| correlation over configurations (BCa) | {heads} |\n|---|{'---|' * len(CONFIGURATIONS)}")
     for shape in SHAPES:
-        rates = [shown(correlation_coverage(shape, n, repeats // 10, generator)) for n in CONFIGURATIONS]
-        print(f"| {shape} | {' | '.join(rates)} |", flush=True)
-    print("\n| plateau cell, rates | " + " | ".join(f"n = {n}" for n in (*SEEDS, 10)) + " |\n|---|" + "---|" * 5)
-    found = [plateau(n, repeats, generator) for n in (*SEEDS, 10)]
+        rates = {n: correlation_coverage(shape, n, tenth, draws) for n in CONFIGURATIONS}
+        yield Line(row(shape, rates).text, {"of": "correlation", "shape": shape, "coverage": rates})
+    counts = (*SEEDS, 10)
+    heads = " | ".join(f"n = {n}" for n in counts)
+    yield Line(f"\n| plateau cell, rates | {heads} |\n|---|{'---|' * len(counts)}")
+    found = {n: plateau(n, repeats, draws) for n in counts}
     for name, words in RATES.items():
-        print(f"| {words} | {' | '.join(f'{one[name]:.3f}' for one in found)} |")
+        rates = {n: one[name] for n, one in found.items()}
+        yield Line(
+            f"| {words} | {' | '.join(f'{rate:.3f}' for rate in rates.values())} |", {"of": words, "rate": rates}
+        )
 
+
+main = program.program("coverage", Options, measure, __doc__)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(None))

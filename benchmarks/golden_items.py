@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from benchmarks.golden_runs import RUNS, STEPS, Training
+from miclab.errors import MiclabError
 
 ROOT = Path(__file__).parents[1]
 PROFILES = ("quick", "paper")
@@ -34,7 +35,7 @@ Files = dict[str, str]
 """Content of files by name."""
 
 
-class GoldenError(Exception):
+class GoldenError(MiclabError):
     """A golden that cannot be made, or a directory that cannot be used."""
 
 

@@ -18,7 +18,6 @@ Only the command line is used (see `benchmarks.golden_items`), so that modules m
 
 from __future__ import annotations
 
-import argparse
 import fnmatch
 import importlib.metadata
 import json
@@ -31,10 +30,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import tyro
+
+from benchmarks import program
 from benchmarks.golden_items import Files, GoldenError, Job, as_text, close_server, jobs, owns
+from benchmarks.program import Line, Lines, say
 
 TOLERANCES = {"claims": 1e-9, "figures": 0.01}
 SHOWN = 20
@@ -130,14 +134,14 @@ def made(chosen: dict[str, Job], failed: dict[str, str]) -> Iterator[tuple[str, 
                 failed[name] = f"{type(error).__name__}: {error}"
         now = time.perf_counter()
         word = "failed" if name in failed else f"{len(files)} file{'s' * (len(files) != 1)}"
-        print(f"[{number}/{len(chosen)}] {name}: {word}, {now - since:.1f} s ({now - begin:.0f} s)", flush=True)
+        say(f"[{number}/{len(chosen)}] {name}: {word}, {now - since:.1f} s ({now - begin:.0f} s)")
         yield name, files
     close_server()
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    print(f"{used.ru_utime + used.ru_stime:.0f} s of processor time", flush=True)
+    say(f"{used.ru_utime + used.ru_stime:.0f} s of processor time")
 
 
-def write(directory: Path, chosen: dict[str, Job]) -> int:
+def write(directory: Path, chosen: dict[str, Job]) -> Lines:
     """Writes goldens into a new directory."""
     if directory.exists() and any(directory.iterdir()):
         raise GoldenError(f"{directory} is not empty. Name a new directory, or delete it first.")
@@ -150,18 +154,17 @@ def write(directory: Path, chosen: dict[str, Job]) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
     for name, reason in failed.items():
-        print(f"{name} failed: {reason}")
-    return 1 if failed else 0
+        yield Line(f"{name} failed: {reason}", {"golden": name, "failed": reason}, failed=True)
 
 
-def compare(directory: Path, chosen: dict[str, Job], allowed: list[str]) -> int:
+def compare(directory: Path, chosen: dict[str, Job], allowed: tuple[str, ...]) -> Lines:
     """Makes goldens again and prints how they differ from those of a directory."""
     if not (directory / "machine.json").is_file():
         raise GoldenError(f"{directory} holds no goldens. `python -m benchmarks.goldens write {directory}` makes them.")
     before = json.loads((directory / "machine.json").read_text())
     for name, value in machine().items():
         if before.get(name) != value:
-            print(f"note: {name} was {before.get(name)!r}, is {value!r}: bits of runs may differ")
+            say(f"note: {name} was {before.get(name)!r}, is {value!r}: bits of runs may differ")
     old = {str(p.relative_to(directory)): p for p in directory.rglob("*") if p.is_file() and p.name != "machine.json"}
     failed: dict[str, str] = {}
     found: list[tuple[str, str, str]] = []
@@ -180,45 +183,46 @@ def compare(directory: Path, chosen: dict[str, Job], allowed: list[str]) -> int:
     bad = [one for one in found if not any(fnmatch.fnmatch(n, p) for p in allowed for n in (one[0], ":".join(one[:2])))]
     for file in dict.fromkeys(name for name, *_ in bad):
         own = [one for one in bad if one[0] == file]
-        for _, where, words in own[:SHOWN]:
-            print(f"{file}{':' * bool(where)}{where} {words}")
+        for number, (_, where, words) in enumerate(own):
+            text = f"{file}{':' * bool(where)}{where} {words}" if number < SHOWN else ""
+            yield Line(text, {"file": file, "where": where, "difference": words}, failed=True)
         if len(own) > SHOWN:
-            print(f"{file}: and {len(own) - SHOWN} more differences")
+            yield Line(f"{file}: and {len(own) - SHOWN} more differences")
     count = len({file for file, *_ in bad})
-    print(f"{len(bad)} differences in {count} files; {len(found) - len(bad)} more are allowed")
-    return 1 if bad else 0
+    yield Line(f"{len(bad)} differences in {count} files; {len(found) - len(bad)} more are allowed")
 
 
-def main() -> int:
-    """The command; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Writes goldens of every command, or compares with them.")
-    parser.add_argument("action", choices=("write", "compare"))
-    parser.add_argument("directory", type=Path)
-    parser.add_argument(
-        "--only", action="append", metavar="PATTERN", help="goldens to make, such as 'runs/*'; may be repeated"
-    )
-    parser.add_argument(
-        "--allow",
-        action="append",
-        default=[],
-        metavar="PATTERN",
-        help="differences that are no fault: a pattern of FILE or FILE:PATH, such as 'help/*' or"
-        " 'plans/*:*.in_committed_rows'; may be repeated",
-    )
-    options = parser.parse_args()
+Patterns = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="PATTERN")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(program.Options):
+    """What is done, where, and with which goldens."""
+
+    action: tyro.conf.Positional[Literal["write", "compare"]]
+    """Make goldens, or make them again and compare."""
+    directory: tyro.conf.Positional[Path]
+    """Directory of the goldens; a new one for `write`."""
+    only: Patterns = ()
+    """Goldens to make, such as 'runs/*'; the option is repeated for each. Empty: all."""
+    allow: Patterns = ()
+    """Differences that are no fault, as FILE or FILE:PATH, such as 'help/*' or 'plans/*:*.in_committed_rows'; the
+    option is repeated for each."""
+
+
+def measure(options: Options) -> Lines:
+    """The differences, or what could not be made."""
     every = jobs()
-    only = options.only or ["*"]
+    only = options.only or ("*",)
     chosen = {name: job for name, job in every.items() if any(fnmatch.fnmatch(name, pattern) for pattern in only)}
-    try:
-        if not chosen:
-            raise GoldenError(f"--only {' '.join(only)} names no golden: {', '.join(every)}")
-        if options.action == "write":
-            return write(options.directory, chosen)
-        return compare(options.directory, chosen, options.allow)
-    except GoldenError as error:
-        print(f"goldens: {error}", file=sys.stderr)
-        return 2
+    if not chosen:
+        raise GoldenError(f"--only {' '.join(only)} names no golden: {', '.join(every)}")
+    if options.action == "write":
+        return write(options.directory, chosen)
+    return compare(options.directory, chosen, options.allow)
 
+
+main = program.program("goldens", Options, measure, __doc__)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(None))

@@ -5,16 +5,14 @@
     python -m benchmarks.growth --json
 
 One size changes at a time; the others are those of the paper's decoder with `rope`. `step` is all that training does
-for a step: drawing, forward, backward, update. `plain` is a loop as one writes it with PyTorch alone. It has the same
-decoder and sequences, computes every position of every layer, calls `loss.backward()` and `torch.optim.AdamW`, and is
-never compiled. Both have one thread and take turns. Milliseconds are of the processor, the least of all rounds. The
-exponent is the slope of log milliseconds on log size over the upper half of the sizes. `--mode compiled` compiles
-every size first, which takes half a minute each. The figure is `build/growth.svg`.
+for a step: drawing, forward, backward, update. `plain` is a loop as one writes it with PyTorch alone (see
+`benchmarks.plain_loop`). Both have one thread and take turns. Milliseconds are of the processor, the least of all
+rounds. The exponent is the slope of log milliseconds on log size over the upper half of the sizes. `--mode compiled`
+compiles every size first, which takes half a minute each. The figure is `build/growth.svg`.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -24,19 +22,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 
+from benchmarks import program
+from benchmarks.plain_loop import PlainLoop
+from benchmarks.program import Line, Lines
 from benchmarks.step import TrainingProcess
 from miclab.config.presets import run_config
 from miclab.config.run import RunConfig
-from miclab.model.decoder import Decoder
 from miclab.statistics.palette import series
 from miclab.statistics.style import figure_bytes, marker, new_axes
 from miclab.training import numerics
-from miclab.worlds.sequences import training_batch
-from miclab.worlds.world import draw_world
 
-SIZES: dict[str, tuple[int, ...]] = {
+Kind = Literal["layers", "context N", "classes K", "width"]
+SIZES: dict[Kind, tuple[int, ...]] = {
     "layers": (1, 2, 4, 8),
     "context N": (8, 16, 32, 64),
     "classes K": (64, 4096, 65_536, 1_000_000),
@@ -45,7 +43,7 @@ SIZES: dict[str, tuple[int, ...]] = {
 LABELS = 32
 
 
-def sized(kind: str, size: int, mode: Literal["eager", "compiled"] = "eager") -> RunConfig:
+def sized(kind: Kind, size: int, mode: Literal["eager", "compiled"] = "eager") -> RunConfig:
     """The configuration in which one of `SIZES` has a value."""
     config = run_config("unimodal", "quick")
     config = replace(config, numerics=replace(config.numerics, mode=mode))
@@ -57,30 +55,6 @@ def sized(kind: str, size: int, mode: Literal["eager", "compiled"] = "eager") ->
         return replace(config, decoder=replace(config.decoder, width=size))
     modalities = {"m1": replace(config.modalities["m1"], classes=size, labels=LABELS)}
     return replace(config, modalities=modalities)
-
-
-class PlainLoop:
-    """Training as a script with PyTorch alone does it."""
-
-    def __init__(self, config: RunConfig):
-        self.config, self.world, self.decoder = config, draw_world(config), Decoder(config)
-        start = self.decoder.initial_parameters(config.weights_seed)
-        self.parameters = {name: value.clone().requires_grad_() for name, value in start.items()}
-        own = config.optimiser
-        self.optimiser = torch.optim.AdamW(
-            self.parameters.values(), lr=1e-3, betas=(own.beta1, own.beta2), weight_decay=own.weight_decay
-        )
-
-    def step(self, steps: int) -> float:
-        """Trains; returns the loss before the last update."""
-        loss = torch.zeros(())
-        for number in range(steps):
-            batch = training_batch(self.config, self.world, number)
-            loss = torch.nn.functional.cross_entropy(self.decoder.trace(self.parameters, batch).logits, batch.target)
-            self.optimiser.zero_grad()
-            loss.backward()
-            self.optimiser.step()
-        return float(loss.detach())
 
 
 def least(parts: dict[str, Callable[[int], Any]], steps: int, rounds: int) -> dict[str, float]:
@@ -102,19 +76,16 @@ def exponent(sizes: tuple[int, ...], milliseconds: list[float]) -> float:
     return math.log(milliseconds[-1] / milliseconds[middle]) / math.log(sizes[-1] / sizes[middle])
 
 
-def measured(kind: str, steps: int, rounds: int, mode: Literal["eager", "compiled"]) -> list[dict[str, Any]]:
-    """Milliseconds of a step at every size of a kind."""
-    rows = []
-    for size in SIZES[kind]:
-        config = sized(kind, size, mode)
-        # The backward pass is this thread's, so its time counts.
-        with torch.autograd.set_multithreading_enabled(False):
-            found = least({"step": TrainingProcess(config).step, "plain": PlainLoop(config).step}, steps, rounds)
-        rows.append({"size": size, **found})
-    return rows
+def measured(kind: Kind, size: int, steps: int, rounds: int, mode: Literal["eager", "compiled"]) -> dict[str, Any]:
+    """Milliseconds of a step at a size of a kind."""
+    config = sized(kind, size, mode)
+    # The backward pass is this thread's, so its time counts.
+    with torch.autograd.set_multithreading_enabled(False):
+        found = least({"step": TrainingProcess(config).step, "plain": PlainLoop(config).step}, steps, rounds)
+    return {"size": size, **found}
 
 
-def draw(found: dict[str, list[dict[str, Any]]], file: Path) -> None:
+def draw(found: dict[Kind, list[dict[str, Any]]], file: Path) -> None:
     """Cost against size over the first size, both on a logarithmic scale."""
     axes = new_axes()
     for number, (kind, rows) in enumerate(found.items()):
@@ -127,50 +98,46 @@ def draw(found: dict[str, list[dict[str, Any]]], file: Path) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """How the cost of a training step grows with layers, context, classes and width."""
+class Options(program.Options):
+    """What grows, and how it is timed."""
 
     steps: int = 4
-    """Steps of a block."""
+    """Training steps of a block."""
     rounds: int = 3
     """Blocks of each loop, in turn."""
-    kinds: tuple[str, ...] = tuple(SIZES)
+    kinds: tuple[Kind, ...] = tuple(SIZES)
     """What grows."""
     mode: Literal["eager", "compiled"] = "eager"
     """Numeric mode of `step`."""
     output: Path = Path("build/growth.svg")
     """File of the figure."""
-    json: bool = False
-    """Print the table as JSON."""
 
 
-def main() -> int:
-    """Prints a table and draws the figure; returns the exit status."""
-    options = tyro.cli(Options)
-    if unknown := set(options.kinds) - set(SIZES):
-        print(f"growth: --kinds {' '.join(sorted(unknown))}: known are {', '.join(SIZES)}", file=sys.stderr)
-        return 2
+def measure(options: Options) -> Lines:
+    """A line for each size, the exponent of each kind, and the figure."""
     torch.set_num_threads(1)
     numerics.keep_freed_memory()
     blocks = sum(len(SIZES[kind]) for kind in options.kinds) * options.rounds * options.steps
-    print(f"{blocks} steps of each of two loops: about {1 + blocks // 200} min on an idle core", file=sys.stderr)
-    found: dict[str, list[dict[str, Any]]] = {}
+    program.say(f"{blocks} steps of each of two loops: about {1 + blocks // 200} min on an idle core")
+    found: dict[Kind, list[dict[str, Any]]] = {}
     for kind in options.kinds:
-        found[kind] = measured(kind, options.steps, options.rounds, options.mode)
-        slope = exponent(SIZES[kind], [row["step"] for row in found[kind]])
-        for row in () if options.json else found[kind]:
+        found[kind] = []
+        for size in SIZES[kind]:
+            row = measured(kind, size, options.steps, options.rounds, options.mode)
+            found[kind].append(row)
             ratio = row["plain"] / row["step"]
-            print(f"{kind:<10}{row['size']:>9,}  step {row['step']:8.1f} ms  plain {row['plain']:8.1f} ms"
-                  f"  plain / step {ratio:.2f}")  # fmt: skip
-        if not options.json:
-            print(f"{kind:<10}exponent {slope:.2f}", flush=True)
+            yield Line(
+                f"{kind:<10}{size:>9,}  step {row['step']:8.1f} ms  plain {row['plain']:8.1f} ms"
+                f"  plain / step {ratio:.2f}",
+                {"kind": kind, "size": size, "step, ms": row["step"], "plain, ms": row["plain"]},
+            )
+        slope = exponent(SIZES[kind], [row["step"] for row in found[kind]])
+        yield Line(f"{kind:<10}exponent {slope:.2f}", {"kind": kind, "exponent": slope})
     draw(found, options.output)
-    if options.json:
-        print(json.dumps(found, indent=1))
-    else:
-        print(options.output)
-    return 0
+    yield Line(str(options.output))
 
+
+main = program.program("growth", Options, measure, __doc__)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(None))

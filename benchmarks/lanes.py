@@ -5,27 +5,27 @@
 
 For each decoder and number of lanes it measures the step alone and with the drawing of batches, on batches of the
 paper's size. What is measured is written after every cell, and a second call goes on where the first one ended. It ends
-by itself after `--limit` seconds. It needs nothing but the Python that holds torch.
+by itself after `--limit` seconds. It needs a Python that holds torch and NumPy, nothing else.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks import program
+from benchmarks.program import Line, Lines
 from miclab.config import memory, presets
 from miclab.config.parts import NumericsConfig
 from miclab.config.run import RunConfig
-from miclab.errors import MiclabError
 from miclab.model.classifier import model_of
 from miclab.training import numerics, optimiser
 from miclab.training.flat_parameters import TrainedParameters
@@ -83,52 +83,53 @@ def measured(decoder: str, lanes: int, device: str, seconds: float) -> dict[str,
     return {"decoder": decoder, "lanes": lanes, "run-steps per second": step, "draws per second": draw, "bytes": held}
 
 
-def main() -> int:
-    """The command; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Measures run-steps a second against the number of lanes.")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto (default)")
-    parser.add_argument("--lanes", type=int, nargs="+", default=list(LANES), help="numbers of lanes")
-    parser.add_argument("--seconds", type=float, default=3.0, help="seconds for each cell (3)")
-    parser.add_argument("--limit", type=float, default=540.0, help="seconds after which no cell is begun (540)")
-    parser.add_argument("--output", type=Path, default=Path("build/lanes.json"), help="file of what is measured")
-    options = parser.parse_args()
+@dataclass(frozen=True, kw_only=True)
+class Options(program.Options):
+    """Where lanes are measured, and for how long."""
+
+    device: str = "auto"
+    """Device: cpu, cuda, cuda:1, mps or auto."""
+    lanes: tuple[int, ...] = LANES
+    """Numbers of lanes."""
+    seconds: float = 3.0
+    """Seconds for each cell."""
+    limit: float = 540.0
+    """Seconds after which no cell is begun."""
+    output: Path = Path("build/lanes.json")
+    """File of what is measured; a second call goes on there."""
+
+
+def measure(options: Options) -> Lines:
+    """A line for each new cell."""
     start, torch_version = time.monotonic(), torch.__version__
-    try:
-        device = numerics.device_here(options.device)
-        name = torch.cuda.get_device_name(device) if "cuda" in device else platform.processor() or platform.machine()
-        machine = {"device": device, "name": name, "torch": torch_version}
-        cells: list[dict[str, Any]] = []
-        if options.output.is_file():
-            before = json.loads(options.output.read_text())
-            cells = before["cells"] if before.get("machine") == machine else []
-        numerics.prepare(lane_config("rope", 1, device))
-        for decoder in DECODERS:
-            for lanes in options.lanes:
-                if any((cell["decoder"], cell["lanes"]) == (decoder, lanes) for cell in cells):
-                    continue
-                if time.monotonic() - start > options.limit:
-                    print("the time is up; a second call goes on here")
-                    return 0
-                cells.append(measured(decoder, lanes, device, options.seconds))
-                options.output.parent.mkdir(parents=True, exist_ok=True)
-                options.output.write_text(json.dumps({"machine": machine, "cells": cells}, indent=1) + "\n")
-                show(cells[-1:])
-    except MiclabError as error:
-        print(f"lanes: {error}", file=sys.stderr)
-        return 2
-    print(f"{options.output}: {len(cells)} cells on {name}")
-    return 0
+    device = numerics.device_here(options.device)
+    name = torch.cuda.get_device_name(device) if "cuda" in device else platform.processor() or platform.machine()
+    machine = {"device": device, "name": name, "torch": torch_version}
+    cells: list[dict[str, Any]] = []
+    if options.output.is_file():
+        before = json.loads(options.output.read_text())
+        cells = before["cells"] if before.get("machine") == machine else []
+    numerics.prepare(lane_config("rope", 1, device))
+    for decoder in DECODERS:
+        for lanes in options.lanes:
+            if any((cell["decoder"], cell["lanes"]) == (decoder, lanes) for cell in cells):
+                continue
+            if time.monotonic() - start > options.limit:
+                yield Line("the time is up; a second call goes on here")
+                return
+            cell = measured(decoder, lanes, device, options.seconds)
+            cells.append(cell)
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            options.output.write_text(json.dumps({"machine": machine, "cells": cells}, indent=1) + "\n")
+            yield Line(
+                f"{decoder:8} {lanes:4} lanes  {cell['run-steps per second']:10,.0f} run-steps/s"
+                f"  (drawing alone {cell['draws per second']:,.0f}/s)  {memory.in_words(cell['bytes'])}",
+                cell,
+            )
+    yield Line(f"{options.output}: {len(cells)} cells on {name}")
 
 
-def show(cells: list[dict[str, Any]]) -> None:
-    """A line for each cell."""
-    for cell in cells:
-        print(
-            f"{cell['decoder']:8} {cell['lanes']:4} lanes  {cell['run-steps per second']:10,.0f} run-steps/s"
-            f"  (drawing alone {cell['draws per second']:,.0f}/s)  {memory.in_words(cell['bytes'])}",
-            flush=True,
-        )
-
+main = program.program("lanes", Options, measure, __doc__)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(None))

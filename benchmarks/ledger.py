@@ -13,11 +13,13 @@ assumed speed where there are none. Compiling, analyses and encoders are in no e
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
+from benchmarks import program
+from benchmarks.program import Line, Lines
 from miclab.claims.ledger import RUN_ORDER, chosen
 from miclab.cli.progress import speed, training
 from miclab.config.presets import Profile
@@ -27,15 +29,17 @@ from miclab.studies.study import load_study, presets_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What the ledger's trainings took, by study and by claim."""
+class Options(program.Options):
+    """Which trainings, and where their records are."""
 
     runs: str = "runs"
     """Directory of runs."""
     studies: str = "studies"
     """Directory of study files."""
-    profile: Profile = "quick"
+    preset: Profile = "quick"
     """Whose runs."""
+    ids: tuple[str, ...] = ()
+    """Only the studies of these claims, for example U1 M7; empty: of all."""
     workers: int = 2
     """Processes at once that the totals are divided by."""
 
@@ -53,39 +57,58 @@ def estimated(run: PlannedRun, rate: float) -> float:
     return 0.0 if run.point.is_classification else training(run.point, run.request) / rate
 
 
-def main() -> None:
-    """Prints two tables."""
-    options = tyro.cli(Options)
-    recorded, here = recorded_seconds(Path(options.runs)), speed(options.runs)
-    print(f"What is missing is estimated by {here.basis}.\n")
-    needs: dict[str, dict[str, float]] = {}
-    missing: dict[str, int] = {}
-    for name in RUN_ORDER:
+def planned(options: Options, names: Sequence[str]) -> dict[str, Plan]:
+    """The plans of the named studies that have the preset, in the ledger's order."""
+    found = {}
+    for name in (known for known in RUN_ORDER if known in names):
         file = Path(options.studies) / f"{name}.yaml"
-        if options.profile not in presets_of(file):
-            continue
-        plan = Plan([load_study(file, options.profile)], "compiled")
-        needs[name] = {
+        if options.preset in presets_of(file):
+            found[name] = Plan([load_study(file, options.preset)], "compiled")
+    return found
+
+
+def measure(options: Options) -> Lines:
+    """A table by study and one by claim."""
+    recorded, here = recorded_seconds(Path(options.runs)), speed(options.runs)
+    claims = chosen(options.ids)
+    yield Line(f"What is missing is estimated by {here.basis}.\n")
+    needs: dict[str, dict[str, float]] = {}
+    seen: set[str] = set()
+    missing: set[str] = set()
+    yield Line(
+        "| study | runs | estimated | core-minutes of its own | new after the studies above |\n|---|---|---|---|---|"
+    )
+    for name, plan in planned(options, [study for claim in claims for study in claim.studies]).items():
+        runs = needs[name] = {
             run.hash: sum(seconds for step, seconds in recorded[run.name] if step <= run.request.steps)
             if run.name in recorded else estimated(run, here.rate)
             for run in plan.runs.values()
         }  # fmt: skip
-        missing[name] = sum(run.name not in recorded for run in plan.runs.values())
-    seen: set[str] = set()
-    print("| study | runs | estimated | core-minutes of its own | new after the studies above |\n|---|---|---|---|---|")
-    for name, runs in needs.items():
-        new = sum(seconds for run, seconds in runs.items() if run not in seen)
-        seen |= set(runs)
-        print(f"| `{name}` | {len(runs)} | {missing[name]} | {sum(runs.values()) / 60:.1f} | {new / 60:.1f} |")
+        absent = {run.hash for run in plan.runs.values() if run.name not in recorded}
+        own, new = sum(runs.values()) / 60, sum(seconds for run, seconds in runs.items() if run not in seen) / 60
+        seen, missing = seen | set(runs), missing | absent
+        yield Line(
+            f"| `{name}` | {len(runs)} | {len(absent)} | {own:.1f} | {new:.1f} |",
+            {"study": name, "runs": len(runs), "estimated": len(absent), "core-minutes": own, "new core-minutes": new},
+        )
     every = {run: seconds for runs in needs.values() for run, seconds in runs.items()}
     total = sum(every.values()) / 60
     shared = f"{total:.0f}, by {options.workers} workers {total / options.workers:.0f} minutes"
-    print(f"| all | {len(every)} | | | {shared} |\n")
-    print("| claim | runs | core-minutes of its own |\n|---|---|---|")
-    for entry in chosen(()):
-        mine = {run: seconds for name in entry.studies for run, seconds in needs.get(name, {}).items()}
-        print(f"| {entry.id} | {len(mine)} | {sum(mine.values()) / 60:.1f} |")
+    yield Line(
+        f"| all | {len(every)} | {len(missing)} | | {shared} |\n",
+        {"study": "all", "runs": len(every), "estimated": len(missing), "core-minutes": total},
+    )
+    yield Line("| claim | runs | core-minutes of its own |\n|---|---|---|")
+    for claim in claims:
+        mine = {run: seconds for name in claim.studies for run, seconds in needs.get(name, {}).items()}
+        minutes = sum(mine.values()) / 60
+        yield Line(
+            f"| {claim.id} | {len(mine)} | {minutes:.1f} |",
+            {"claim": claim.id, "runs": len(mine), "core-minutes": minutes},
+        )
 
+
+main = program.program("ledger", Options, measure, __doc__)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(None))

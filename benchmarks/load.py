@@ -23,13 +23,16 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 import yaml
 
+from benchmarks import program
+from benchmarks.program import FailedError, Line, Lines
 from miclab import storage
 from miclab.config import schema
+from miclab.errors import ConfigError
 from miclab.studies.engine import Engine
 from miclab.studies.plan import Plan
 from miclab.studies.study import load_study
@@ -122,7 +125,7 @@ def measure_study(folder: Path, runs: int, workers: int = 2) -> dict[str, Any]:
             used |= {one: spent for one in (process.pid, *workers_now) if (spent := processor(one))}
             costs.append((done, sum(used.values())))
     if process.returncode:
-        raise RuntimeError((folder / "screen").read_text()[-2000:])
+        raise FailedError((folder / "screen").read_text()[-2000:])
     times = ends(log)
     tenth, warm = runs // 10, min(WARM, runs // 10)
     first, last = times[warm + tenth] - times[warm], times[-1] - times[-1 - tenth]
@@ -238,7 +241,7 @@ def timed(*words: str, repeats: int = 3) -> tuple[list[float], str]:
         used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         seconds.append((time.perf_counter() - start, used))
         if done.returncode:
-            raise RuntimeError(done.stderr[-2000:])
+            raise FailedError(done.stderr[-2000:])
         text = done.stdout
     return [round(statistics.median(column), 2) for column in zip(*seconds, strict=True)], text
 
@@ -251,18 +254,18 @@ def measure_listing(folder: Path, runs: int) -> dict[str, Any]:
     table, _ = timed("runs", "--runs", str(root), repeats=1)
     status, counts = timed("study", "status", str(file), "--runs", str(root))
     if len(json.loads(text)) != runs or f"{runs} done" not in counts:
-        raise RuntimeError("not every run was listed")
+        raise FailedError("Not every run was listed.")
     return {"runs": runs, "runs --json": listing, "runs as a table": table, "study status": status}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """Many runs and many processes."""
+class Options(program.Options):
+    """What is measured, and its size."""
 
-    what: tyro.conf.Positional[str] = "all"
-    """`study`, `race`, `listing` or `all`."""
+    what: tyro.conf.Positional[Literal["study", "race", "listing", "all"]] = "all"
+    """What is measured."""
     runs: int = 10_000
-    """`study`: runs."""
+    """`study`: runs, at least 10."""
     racing: int = 200
     """`race`: runs."""
     processes: int = 50
@@ -271,20 +274,25 @@ class Options:
     """`listing`: runs."""
 
 
-def main() -> None:
-    """Prints what was measured, and what it should be."""
-    options = tyro.cli(Options)
+def measure(options: Options) -> Lines:
+    """What was measured, and what it should be."""
+    if options.runs < 10:
+        raise ConfigError("--runs", options.runs, "10 or more: tenths of them are compared")
+    parts = {
+        "study": ("ratio at most 1.2, memory flat", lambda folder: measure_study(folder, options.runs)),
+        "race": ("each run once", lambda folder: measure_race(folder, options.racing, options.processes)),
+        "listing": ("under 5 s", lambda folder: measure_listing(folder, options.listed)),
+    }
     with tempfile.TemporaryDirectory() as name:
-        for what in ("study", "race", "listing") if options.what == "all" else (options.what,):
-            folder = Path(name) / what
-            folder.mkdir()
-            if what == "study":
-                print("study (ratio at most 1.2, memory flat):", measure_study(folder, options.runs))
-            elif what == "race":
-                print("race (each run once):", measure_race(folder, options.racing, options.processes))
-            else:
-                print("listing (under 5 s):", measure_listing(folder, options.listed))
+        for what, (aim, part) in parts.items():
+            if options.what in (what, "all"):
+                folder = Path(name) / what
+                folder.mkdir()
+                found = part(folder)
+                yield Line(f"{what} ({aim}): {found}", {"what": what, "aim": aim, **found})
 
+
+main = program.program("load", Options, measure, __doc__)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(None))

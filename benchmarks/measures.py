@@ -1,21 +1,26 @@
-"""All measures on 1,000 sequences against a plain loop over sequences, in alternation, one thread."""
+"""All measures of heads on many sequences against a plain loop over sequences, in alternation, one thread.
+
+python -m benchmarks.measures             half a minute on an idle core
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
+import sys
 import time
+from dataclasses import dataclass
 
 import torch
 
+from benchmarks import program
+from benchmarks.program import FailedError, Line, Lines
 from miclab.config.parts import OptimiserConfig
 from miclab.config.run import RunConfig, two_modalities
 from miclab.measures.attention import strengths
 from miclab.model.decoder import Decoder
 from miclab.worlds.sequences import Batch, training_batch
 from miclab.worlds.world import draw_world
-
-SEQUENCES, ROUNDS = 1000, 5
 
 
 def looped(attention: torch.Tensor, batch: Batch) -> dict[str, list[float]]:
@@ -57,31 +62,48 @@ def looped(attention: torch.Tensor, batch: Batch) -> dict[str, list[float]]:
     return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options(program.Options):
+    """Sizes of the benchmark."""
+
+    sequences: int = 1000
+    """Sequences that are measured."""
+    rounds: int = 5
+    """Times that each way is timed, in turn."""
+
+
 @torch.no_grad()
-def main() -> None:
-    """Prints both times and their ratio, and checks that both give the same numbers."""
+def measure(options: Options) -> Lines:
+    """Both times and their ratio; fails if they do not give the same numbers."""
     torch.set_num_threads(1)
-    config = RunConfig(modalities=two_modalities(), optimiser=OptimiserConfig(batch_size=SEQUENCES))
+    config = RunConfig(modalities=two_modalities(), optimiser=OptimiserConfig(batch_size=options.sequences))
     batch = training_batch(config, draw_world(config), 0)
     decoder = Decoder(config)
     trace = decoder.trace(decoder.initial_parameters(0), batch, capture=("blocks.1.attention.pattern",))
     attention = trace.activations["blocks.1.attention.pattern"]
     times: dict[str, list[float]] = {"vectorised": [], "loop": []}
     fast, slow = {}, {}
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
+    for _ in range(options.rounds):
+        start = time.process_time()
         fast = strengths(attention, batch.roles, batch.labels, batch.target)
-        times["vectorised"].append(time.perf_counter() - start)
-        start = time.perf_counter()
+        times["vectorised"].append(time.process_time() - start)
+        start = time.process_time()
         slow = looped(attention, batch)
-        times["loop"].append(time.perf_counter() - start)
-    assert set(fast) == set(slow), set(fast) ^ set(slow)
+        times["loop"].append(time.process_time() - start)
+    if set(fast) != set(slow):
+        raise FailedError(f"Only one of both ways has {', '.join(sorted(set(fast) ^ set(slow)))}.")
     worst = max(float((fast[n][:, 0] - torch.tensor(slow[n])).abs().max()) for n in fast)
     quick, plain = (statistics.median(times[n]) * 1e3 for n in ("vectorised", "loop"))
-    print(f"{len(fast)} measures on {SEQUENCES} sequences of {config.sequence_length} positions, one layer, one head:")
-    print(f"vectorised {quick:.2f} ms, plain loop {plain:.0f} ms, ratio {plain / quick:.0f} (aim: at least 100); "
-          f"largest difference {worst:.1e}")  # fmt: skip
+    yield Line(
+        f"{len(fast)} measures on {options.sequences:,} sequences of {config.sequence_length} positions, one layer, one"
+        f" head:\nvectorised {quick:.2f} ms of the processor, plain loop {plain:.0f} ms, ratio {plain / quick:.0f}"
+        f" (aim: at least 100); largest difference {worst:.1e}",
+        {"measures": len(fast), "sequences": options.sequences, "vectorised, ms": quick, "plain loop, ms": plain,
+         "largest difference": worst},
+    )  # fmt: skip
 
+
+main = program.program("measures", Options, measure, __doc__)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(None))

@@ -1,8 +1,8 @@
 """Costs of `miclab mllm`: memory of measuring heads, and episodes answered a second.
 
-    python -m benchmarks.mllm [--tokens 1024] [--device cpu]
-    python -m benchmarks.mllm --answers tiny 0.5B 0.5B-VL [--episodes 8]
-    python -m benchmarks.mllm --together tiny 0.5B 0.5B-VL [--episodes 8]
+    python -m benchmarks.mllm --tokens 1024
+    python -m benchmarks.mllm --answers tiny 0.5B 0.5B-VL
+    python -m benchmarks.mllm --together tiny 0.5B 0.5B-VL
 
 Without `--answers`: peak memory of measuring every head, beside a plain forward pass with eager attention, and the time
 of both. One layer of Qwen2.5's class (the width and heads of its 3B model unless said otherwise) with random weights.
@@ -20,13 +20,14 @@ length, with the time for writing prompts. Rounds of both alternate; each ratio 
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -39,6 +40,9 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from benchmarks import program
+from benchmarks.program import Line, Lines
+from miclab.errors import ConfigError
 from miclab.mllm.ablation import knocked_out
 from miclab.mllm.attention import measuring
 from miclab.mllm.batches import batches
@@ -218,23 +222,46 @@ def answered(name: str, episodes: int) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, nargs="+", default=[512, 1024])
-    parser.add_argument("--heads", type=int, default=16)
-    parser.add_argument("--pairs", type=int, default=2)
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--answers", nargs="+", default=[], metavar="MODEL", help="tiny, 0.5B, 0.5B-VL, or a folder")
-    parser.add_argument("--together", nargs="+", default=[], metavar="MODEL", help="tiny, 0.5B, 0.5B-VL, or a folder")
-    parser.add_argument("--episodes", type=int, default=8, help="of --answers and --together")
-    options = parser.parse_args()
+@dataclass(frozen=True, kw_only=True)
+class Options(program.Options):
+    """What is measured, and its size."""
+
+    tokens: tuple[int, ...] = (512, 1024)
+    """Positions of the sequence; one measurement for each."""
+    heads: int = 16
+    """Heads of the layer."""
+    pairs: int = 2
+    """Heads of keys and values, which divide the heads."""
+    size: int = 128
+    """Width of a head."""
+    device: str = "cpu"
+    """Device of the layer, as PyTorch names it."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Numbers of the layer."""
+    answers: tuple[str, ...] = ()
+    """Models that answer: tiny, 0.5B, 0.5B-VL, or folders."""
+    together: tuple[str, ...] = ()
+    """Models that answer one by one and in batches: tiny, 0.5B, 0.5B-VL, or folders."""
+    episodes: int = 8
+    """Episodes of --answers and --together."""
+
+
+def as_line(values: dict[str, Any]) -> Line:
+    """What was measured as a line of JSON."""
+    return Line(json.dumps(values), values)
+
+
+def measure(options: Options) -> Lines:
+    """A line for each model, or for each number of positions."""
+    if options.heads % options.pairs:
+        raise ConfigError("--pairs", options.pairs, f"a divisor of --heads {options.heads}")
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError("--device", options.device, "cpu; this machine has no GPU that PyTorch can use")
     torch.manual_seed(0)
     for name in options.answers:
-        print(json.dumps(answered(name, options.episodes)), flush=True)
+        yield as_line(answered(name, options.episodes))
     for name in options.together:
-        print(json.dumps(together(name, options.episodes)), flush=True)
+        yield as_line(together(name, options.episodes))
     if options.answers or options.together:
         return
     width = options.heads * options.size
@@ -242,31 +269,38 @@ def main() -> None:
         vocab_size=64, hidden_size=width, intermediate_size=width, num_hidden_layers=1, bos_token_id=0, eos_token_id=0,
         num_attention_heads=options.heads, num_key_value_heads=options.pairs, max_position_embeddings=1 << 16,
     )  # fmt: skip
-    model: Any = Qwen2ForCausalLM(config).eval().to(options.device, getattr(torch, options.dtype))
-    layers = attention_layers(model)
+    model: Any = Qwen2ForCausalLM(config).eval()
+    model.to(device=options.device, dtype=getattr(torch, options.dtype))
     for tokens in options.tokens:
-        ids, one = torch.randint(64, (1, tokens), device=options.device), reading(tokens)
+        yield as_line({"tokens": tokens, "heads": options.heads, **of_length(model, tokens, options.device)})
 
-        @torch.no_grad()
-        def plain(ids: torch.Tensor = ids) -> None:
+
+def of_length(model: Any, tokens: int, device: str) -> dict[str, Any]:
+    """Peak memory and seconds of a plain pass and of one that measures every head, and the ratio of memory."""
+    layers = attention_layers(model)
+    ids, one = torch.randint(64, (1, tokens), device=device), reading(tokens)
+
+    @torch.no_grad()
+    def plain() -> None:
+        model(ids, use_cache=False, logits_to_keep=1)
+
+    @torch.no_grad()
+    def measured() -> None:
+        with measuring(model, layers, (one,)):
             model(ids, use_cache=False, logits_to_keep=1)
 
-        @torch.no_grad()
-        def measured(ids: torch.Tensor = ids, one: Reading = one) -> None:
-            with measuring(model, layers, (one,)):
-                model(ids, use_cache=False, logits_to_keep=1)
+    model.set_attn_implementation("eager")
+    rows: dict[str, Any] = {}
+    for name, run in (("plain", plain), ("measured", measured)):
+        run()
+        started = time.perf_counter()
+        run()
+        spent = time.perf_counter() - started
+        rows[name] = {"peak_mib": peak_of(run, device) / 2**20, "seconds": spent}
+    return {**rows, "peak_ratio": round(rows["measured"]["peak_mib"] / rows["plain"]["peak_mib"], 3)}
 
-        model.set_attn_implementation("eager")
-        rows = {}
-        for name, run in (("plain", plain), ("measured", measured)):
-            run()
-            started = time.perf_counter()
-            run()
-            spent = time.perf_counter() - started
-            rows[name] = {"peak_mib": peak_of(run, options.device) / 2**20, "seconds": spent}
-        ratio = rows["measured"]["peak_mib"] / rows["plain"]["peak_mib"]
-        print(json.dumps({"tokens": tokens, "heads": options.heads, **rows, "peak_ratio": round(ratio, 3)}))
 
+main = program.program("mllm", Options, measure, __doc__)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(None))

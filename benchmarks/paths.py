@@ -1,10 +1,11 @@
 """Time of exact path patching of a run, beside a plain loop with one forward pass for each step of each path.
 
-python -m benchmarks.paths RUN                      1,000 sequences on one thread, in seconds of CPU time
+python -m benchmarks.paths RUN                  1,000 sequences on one thread, in seconds of CPU time
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import torch
 import tyro
 from torch import Tensor
 
+from benchmarks import program
+from benchmarks.program import Line, Lines
 from miclab.circuits.corrupted_pairs import Patched, Values, pairs_of_split, traced
 from miclab.circuits.corruption import find_corruption
 from miclab.circuits.edges import INPUTS, Edge, Sender
@@ -26,8 +29,8 @@ from miclab.worlds.sequences import Batch
 from miclab.worlds.world import world_from_tensors
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(program.Options):
     """Sizes of the benchmark."""
 
     run: tyro.conf.Positional[str]
@@ -73,8 +76,8 @@ def _with(old: Tensor, new: Tensor, head: int | None) -> Tensor:
     return made
 
 
-def main(options: Options) -> None:
-    """Prints both times and their ratio, and the largest difference of an effect."""
+def measure(options: Options) -> Lines:
+    """Both times and their ratio, and the largest difference of an effect."""
     torch.set_num_threads(1)
     run = find(options.run, options.runs)
     world = world_from_tensors(run.config, run.world_tensors())
@@ -100,11 +103,16 @@ def main(options: Options) -> None:
         for one in some
     )
     edges = sum(isinstance(one, Edge) for one in batched.patched)
-    print(f"{pairs.kept[0]:,} sequences, {edges} edges (by role too), {len(batched.patched) - edges} paths")
-    print(
-        f"batched {seconds:.1f} s, plain loop {slow:.1f} s, ratio {slow / seconds:.1f}, largest difference {error:.1e}"
-    )
+    paths = len(batched.patched) - edges
+    yield Line(
+        f"{pairs.kept[0]:,} sequences, {edges} edges (by role too), {paths} paths\n"
+        f"batched {seconds:.1f} s, plain loop {slow:.1f} s, ratio {slow / seconds:.1f}, largest difference {error:.1e}",
+        {"sequences": pairs.kept[0], "edges": edges, "paths": paths, "batched, s": seconds, "plain loop, s": slow,
+         "largest difference": error},
+    )  # fmt: skip
 
+
+main = program.program("paths", Options, measure, __doc__)
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    sys.exit(main(None))

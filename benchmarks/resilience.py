@@ -1,6 +1,6 @@
 """Kills, signals and flipped bytes: does a run always end with the bits of one that nothing happened to?
 
-    python -m benchmarks.resilience [--kills 24] [--seed 0]
+    python -m benchmarks.resilience
 
 Training processes are forks of this one, so that a kill costs no start of Python; the reference comes from a fresh
 interpreter. What a process must know to kill itself in the middle of a write is patched into the fork alone: nothing in
@@ -9,7 +9,6 @@ interpreter. What a process must know to kill itself in the middle of a write is
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import mmap
 import os
@@ -22,6 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ import yaml
 # Forks of a process that has touched a GPU cannot use autograd.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+from benchmarks import program
+from benchmarks.program import Line, Lines
 from miclab.cli import main as miclab
 from miclab.config import schema
 from miclab.config.decoder import DecoderConfig
@@ -313,20 +315,32 @@ def survey(directory: Path, kills: int, seed: int, request: Request = REQUEST) -
     return {"kills": dict(killed), "signals": dict(stopped), "flips": dict(flipped), "wrong": wrong + more + most}
 
 
-def main() -> int:
-    """Prints the counts; 1 if anything was not as it should be."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.resilience")
-    parser.add_argument("--kills", type=int, default=24, help="how many kills (default 24)")
-    parser.add_argument("--seed", type=int, default=0, help="where and when they strike (default 0)")
-    options = parser.parse_args()
+@dataclass(frozen=True, kw_only=True)
+class Options(program.Options):
+    """How many kills, and where they strike."""
+
+    kills: int = 24
+    """Kills."""
+    seed: int = 0
+    """Decides where and when they strike, and which bytes are flipped."""
+
+
+def measure(options: Options) -> Lines:
+    """The counts, then what was not as it should be."""
     with tempfile.TemporaryDirectory() as directory:
         found = survey(Path(directory), options.kills, options.seed)
     for trial in ("kills", "signals", "flips"):
-        print(f"{trial:<8} {sum(found[trial].values()) if trial != 'kills' else found[trial]['kills']:>4}   ", end="")
-        print(", ".join(f"{count} {name}" for name, count in found[trial].items()))
-    print("\n".join(found["wrong"]) if found["wrong"] else "all equal to the bit; every flipped byte noticed and named")
-    return 1 if found["wrong"] else 0
+        counts = found[trial]
+        total = counts["kills"] if trial == "kills" else sum(counts.values())
+        text = ", ".join(f"{count} {name}" for name, count in counts.items())
+        yield Line(f"{trial:<8} {total:>4}   {text}", {"trial": trial, **counts})
+    for text in found["wrong"]:
+        yield Line(text, {"wrong": text}, failed=True)
+    if not found["wrong"]:
+        yield Line("all equal to the bit; every flipped byte noticed and named")
 
+
+main = program.program("resilience", Options, measure, __doc__)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(None))

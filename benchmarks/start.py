@@ -2,6 +2,8 @@
 
 The first step is timed cold, with an empty folder of compiled steps, and warm, after another process has filled it (see
 `miclab.training.compiler_cache`). `processor` counts the C++ compiler too, and hardly depends on other work.
+
+    python -m benchmarks.start                two minutes on an idle core
 """
 
 from __future__ import annotations
@@ -13,7 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 
+from benchmarks import program
+from benchmarks.program import Line, Lines
 from miclab.training.compiler_cache import VARIABLE
 
 COMMANDS = {
@@ -56,22 +61,35 @@ def first_step(folder: str) -> tuple[float, float]:
     return clock, processor
 
 
-def main() -> None:
-    """Prints the median of seven starts of each."""
+@dataclass(frozen=True, kw_only=True)
+class Options(program.Options):
+    """How often a process is started."""
+
+    starts: int = 7
+    """Processes of each command; the median of their times counts. The first step is timed once."""
+
+
+def measure(options: Options) -> Lines:
+    """The median of the starts of each command, then the first step."""
     for name, arguments in COMMANDS.items():
         times = []
-        for _ in range(7):
+        for _ in range(options.starts):
             start = time.perf_counter()
-            subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+            subprocess.run([sys.executable, *arguments], check=True, capture_output=True, text=True)
             times.append(time.perf_counter() - start)
-        print(f"{name:<30} {statistics.median(times):.2f} s (aim for --help: under 0.5)", flush=True)
+        middle = statistics.median(times)
+        yield Line(f"{name:<30} {middle:.2f} s (aim for --help: under 0.5)", {"start of": name, "seconds": middle})
     with tempfile.TemporaryDirectory() as folder:
         for state in ("cold", "warm"):
             clock, processor = first_step(folder)
-            print(
-                f"{f'first compiled step, {state}':<30} {clock:.1f} s, {processor:.1f} s of the processor", flush=True
+            name = f"first compiled step, {state}"
+            yield Line(
+                f"{name:<30} {clock:.1f} s, {processor:.1f} s of the processor",
+                {"start of": name, "seconds": clock, "seconds of the processor": processor},
             )
 
 
+main = program.program("start", Options, measure, __doc__)
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main(None))

@@ -1,13 +1,17 @@
 """One training step against the bare matrix products of the same step, in alternation, one thread; and where the
 rest goes.
 
+    python -m benchmarks.step                            `rope` and one-hot positions: two minutes on an idle core
+    python -m benchmarks.step rope --rounds 5 --json
+
 `bare` are the products of the plain formulation, each a call of PyTorch on matrices of the step's shapes: every
 projection, score and mixture, forward and backward, with only the query's position in the last block's queries,
 mixture and MLP. The step's own products differ: it joins some and needs fewer (see `Softmax.last`).
 
 `step` is all that training does for a step: `drawing`, the `graph` (noise, tokens, forward, backward, update) and
-reading the loss. Each is timed over a block of steps, blocks of all parts in turn, by the time of the processor. The
-profile is taken from the same graph compiled with a timer around every kernel.
+reading the loss. `plain` is a loop as one writes it with PyTorch alone (see `benchmarks.plain_loop`). Each is timed
+over a block of steps, blocks of all parts in turn, by the time of the processor. The profile is taken from the same
+graph compiled with a timer around every kernel.
 """
 
 from __future__ import annotations
@@ -17,11 +21,15 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
+import tyro
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks import program
+from benchmarks.plain_loop import PlainLoop
+from benchmarks.program import Line, Lines
 from miclab.config.presets import run_config
 from miclab.config.run import RunConfig
 from miclab.model.decoder import Decoder
@@ -31,7 +39,6 @@ from miclab.training.step import step_function, training_step
 from miclab.worlds.sequences import raw_training_batch, raw_training_batches
 from miclab.worlds.world import draw_world
 
-ROUNDS, STEPS = 15, 40
 KINDS = {
     "matrix products": ("mm_out",),
     "noise and tokens": ("rshift",),
@@ -98,18 +105,18 @@ class TrainingProcess:
             float(self.one(raw, 1e-3, 0)["loss"])
 
 
-def timed(parts: dict[str, Callable[[int], object]], rounds: int = ROUNDS) -> dict[str, list[float]]:
+def timed(parts: dict[str, Callable[[int], object]], rounds: int, steps: int) -> dict[str, list[float]]:
     """Milliseconds of the processor for one step of each part, for each round."""
     times: dict[str, list[float]] = {name: [] for name in parts}
     for _ in range(rounds):
         for name, part in parts.items():
             start = time.thread_time()
-            part(STEPS)
-            times[name].append((time.thread_time() - start) / STEPS * 1e3)
+            part(steps)
+            times[name].append((time.thread_time() - start) / steps * 1e3)
     return times
 
 
-def kernels(run: TrainingProcess) -> dict[str, float]:
+def kernels(run: TrainingProcess, steps: int) -> dict[str, float]:
     """Milliseconds of one step's kernels by kind."""
     config, state = run.config, run.state
     options = {**numerics.COMPILER_OPTIONS, "cpp.enable_kernel_profile": True}
@@ -123,22 +130,33 @@ def kernels(run: TrainingProcess) -> dict[str, float]:
 
     call(1)
     with profile(activities=[ProfilerActivity.CPU]) as found:
-        call(STEPS)
+        call(steps)
     times = dict.fromkeys(KINDS, 0.0)
     for event in found.key_averages():
         kind = next((k for k, parts in KINDS.items() if any(part in event.key for part in parts)), None)
         if kind:
-            times[kind] += event.self_cpu_time_total / STEPS / 1e3
+            times[kind] += event.self_cpu_time_total / steps / 1e3
     return times
 
 
-def measure(positions: str) -> None:
-    """Prints ratios and profile of one position code."""
+@dataclass(frozen=True, kw_only=True)
+class Options(program.Options):
+    """What is timed, and how often."""
+
+    positions: tyro.conf.Positional[tuple[str, ...]] = ("rope", "onehot")
+    """Position codes of the decoder."""
+    rounds: int = 15
+    """Blocks of each part, in turn."""
+    steps: int = 40
+    """Training steps of a block."""
+
+
+def of_positions(positions: str, options: Options) -> Lines:
+    """Ratios and profile of one position code."""
     config = run_config("unimodal", "quick")
     config = replace(config, decoder=replace(config.decoder, positions=positions, output_projection="off"))
     config, line = numerics.resolved(config)
-    if line:
-        print(line)
+    yield Line(line)
     run = TrainingProcess(config)
     start = time.perf_counter()
     run.step(1)
@@ -150,30 +168,49 @@ def measure(positions: str) -> None:
     def repeated(part: Callable[[], object]) -> Callable[[int], object]:
         return lambda steps: collections.deque((part() for _ in range(steps)), maxlen=0)
 
-    parts = {"bare": repeated(bare), "step": run.step, "drawing": run.drawing}
-    found = timed(parts | {"graph": repeated(lambda: float(run.one(drawn, 1e-3, 0)["loss"]))})
-    ratios = [step / products for step, products in zip(found["step"], found["bare"], strict=True)]
+    parts: dict[str, Callable[[int], object]] = {"bare": repeated(bare), "step": run.step, "drawing": run.drawing}
+    parts["graph"] = repeated(lambda: float(run.one(drawn, 1e-3, 0)["loss"]))
+    # The backward pass of the plain loop is this thread's, so that its time counts.
+    with torch.autograd.set_multithreading_enabled(False):
+        found = timed(parts | {"plain": PlainLoop(config).step}, options.rounds, options.steps)
+    ratio = statistics.median(step / products for step, products in zip(found["step"], found["bare"], strict=True))
     low = min(found["step"]) / min(found["bare"])
-    print(f"{positions}: first step {seconds:.1f} s; step / bare {statistics.median(ratios):.2f} (of minima {low:.2f})")
+    mode = config.numerics.mode
+    yield Line(
+        f"{positions}, {mode}: first step {seconds:.1f} s; step / bare {ratio:.2f} (of minima {low:.2f})",
+        {"positions": positions, "mode": mode, "first step, s": seconds, "step / bare": ratio, "of minima": low},
+    )
     for name, values in found.items():
-        print(f"  {name:<26}{min(values):8.2f} ms   (median {statistics.median(values):.2f})")
-    if config.numerics.mode == "compiled":
-        times = kernels(run)
+        least, middle = min(values), statistics.median(values)
+        yield Line(
+            f"  {name:<26}{least:8.2f} ms   (median {middle:.2f})",
+            {"positions": positions, "part": name, "least ms": least, "median ms": middle},
+        )
+    if mode == "compiled":
+        times = kernels(run, options.steps)
         for name, value in times.items():
-            print(f"    {name:<24}{value:8.2f} ms   {value / sum(times.values()):5.0%} of all kernels")
+            share = value / sum(times.values())
+            yield Line(
+                f"    {name:<24}{value:8.2f} ms   {share:5.0%} of all kernels",
+                {"positions": positions, "kernel": name, "ms": value, "share": share},
+            )
     eager = TrainingProcess(replace(config, numerics=replace(config.numerics, mode="eager")))
-    modes = timed({config.numerics.mode: run.step, "eager": eager.step}, rounds=3)
-    print("  " + ", ".join(f"{mode} {min(values):.1f} ms" for mode, values in modes.items()) + " a step", flush=True)
+    modes = timed({mode: run.step, "eager": eager.step}, min(3, options.rounds), options.steps)
+    found = {name: min(values) for name, values in modes.items()}
+    text = ", ".join(f"{name} {value:.1f} ms" for name, value in found.items())
+    yield Line(f"  {text} a step", {"positions": positions, "least ms by mode": found})
 
 
-def main() -> None:
-    """Reports `rope` and of one-hot positions (APE)."""
+def measure(options: Options) -> Lines:
+    """Each position code."""
     torch.set_num_threads(1)
     numerics.keep_freed_memory()
-    print("One training step, one thread; lowest and median of blocks in turn (aim: step / bare at most 1.5)")
-    for positions in sys.argv[1:] or ("rope", "onehot"):
-        measure(positions)
+    program.say("one training step, one thread; lowest and median of blocks in turn (aim: step / bare at most 1.35)")
+    for positions in options.positions:
+        yield from of_positions(positions, options)
 
+
+main = program.program("step", Options, measure, __doc__)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(None))

@@ -11,6 +11,8 @@ from claims_rows import make_rows, studies_directory
 from miclab.claims.evidence import Evidence
 from miclab.claims.ledger import RUN_ORDER, chosen, judged, studies_to_run
 from miclab.cli import main
+from miclab.cli.study_options import RunOptions
+from miclab.cli.terminal import parse
 
 TINY = """
 title: two small runs
@@ -48,6 +50,20 @@ def test_complete_claims_start_no_training(tmp_path, capsys, monkeypatch):
     assert "no run is missing" in capsys.readouterr().err
     assert main(["reproduce", "U3", "--studies", str(directory), "--again"]) == 0
     assert started[0][:2] == ["run", str(directory / "zipf.yaml")]
+
+
+def test_the_launcher_is_that_of_studies(tmp_path, capsys, monkeypatch):
+    """Fails if an option of the launcher is lost on the way to the studies, or one without effect is accepted."""
+    directory, started = studies_directory(tmp_path), []
+    monkeypatch.setattr("miclab.cli.study.run_study", lambda arguments: started.append(arguments) or 0)
+    slurm = ["--launcher", "slurm", "--gpus", "2", "--workers", "3", "--slurm", "partition=gpu", "time=600"]
+    assert main(["reproduce", "U3", "--studies", str(directory), *slurm]) == 0
+    given = parse(RunOptions, "study run", started[0][1:])
+    assert (given.launcher, given.gpus, given.workers) == ("slurm", 2, 3)
+    assert (given.slurm, given.array_limit) == (("partition=gpu", "time=600"), 1000)
+    assert main(["reproduce", "U3", "--studies", str(directory), "--gpus", "1"]) == 2
+    assert "--gpus has no effect here: it is for --launcher ray and slurm" in capsys.readouterr().err
+    assert len(started) == 1
 
 
 def test_what_stopped_the_studies_is_the_exit_status_and_the_ledger_is_printed(tmp_path, capsys, monkeypatch):

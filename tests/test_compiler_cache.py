@@ -66,9 +66,18 @@ def test_machines_of_another_kind_have_a_folder_of_their_own(cache, monkeypatch)
     assert Path(compiler_cache.use_own_folder()).name == compiler_cache.machine_kind()
 
 
-def test_a_folder_that_the_user_names_is_used(cache, monkeypatch):
-    monkeypatch.setenv(compiler_cache.VARIABLE, "/somewhere")
-    assert compiler_cache.use_own_folder() == "/somewhere"
+def test_a_folder_that_the_user_names_is_used_by_kind_of_machine(cache, monkeypatch, tmp_path):
+    """Fails if machines of two kinds share code there, or a process and those it starts use other folders."""
+    used = []
+    for capability in ("AVX2", "AVX512"):
+        monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda name=capability: name)
+        monkeypatch.setenv(compiler_cache.VARIABLE, str(tmp_path / "somewhere"))
+        for _ in ("this process", "one that it starts"):
+            compiler_cache.use_own_folder.cache_clear()
+            used.append(compiler_cache.use_own_folder())
+            assert used[-1] == os.environ[compiler_cache.VARIABLE]
+    assert used[0] == used[1] != used[2] == used[3]
+    assert {Path(folder).parent for folder in used} == {tmp_path / "somewhere"}
     assert not cache.exists()
 
 

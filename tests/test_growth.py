@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.growth import SIZES, PlainLoop, exponent, sized
+from benchmarks.growth import SIZES, exponent, sized
+from benchmarks.plain_loop import PlainLoop
 from benchmarks.step import TrainingProcess
 from miclab.worlds.sequences import raw_training_batch
 

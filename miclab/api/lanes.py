@@ -12,9 +12,9 @@ from miclab.config import presets
 from miclab.config.presets import Profile
 from miclab.errors import ConfigError, RunError, nearest
 from miclab.runs.find import open_run
-from miclab.training.stages import check_modalities, check_same, grown_from, kind_of
+from miclab.training.stages import check_modalities, check_same, grown_from, kind_of, with_encoders
 
-STAGES = ("unimodal", "multimodal")
+STAGES = ("unimodal", "multimodal", "encoder")
 
 
 def train_lanes(
@@ -25,6 +25,7 @@ def train_lanes(
     preset: Profile = "quick",
     steps: int | None = None,
     stage_one: Sequence[str | Path | Run] = (),
+    encoders: Sequence[str] = (),
     runs: str | Path = "runs",
     on_progress: Callable[[int, int, int], None] | None = None,
     fields: Mapping[str, Any] | None = None,
@@ -36,11 +37,12 @@ def train_lanes(
     Arguments:
         lanes: what is particular to each run: values by dotted name (`modalities.m1.classes`), or `seed`. Shapes, the
             optimiser and the number of labels have to be the same.
-        stage: `unimodal` or `multimodal`.
+        stage: `unimodal`, `multimodal` or `encoder`.
         width: lanes of the group, at least as many as runs; it is in the hash of the runs. None: as many as runs.
         preset: where the other values come from: `quick` (minutes) or `paper` (hours).
         steps: training steps in all.
         stage_one: of `multimodal`, the run that each lane starts from; empty: early fusion.
+        encoders: of `multimodal`, `[NAME=]RUN[@STEP],...` for each lane, as `encoder` of `miclab.train`; empty: none.
         runs: directory of runs.
         on_progress: called after every step of a run with its place in `lanes`, its steps done, and its steps in all.
         fields: values that all lanes have, by dotted name of the configuration or the request.
@@ -61,21 +63,29 @@ def train_lanes(
         raise ConfigError("lanes", lanes, "at least one mapping of fields, such as [{'seed': 0}, {'seed': 1}]")
     if stage_one and (stage != "multimodal" or len(stage_one) != len(lanes)):
         raise ConfigError("stage_one", list(map(str, stage_one)), "one run for each lane, with the stage 'multimodal'")
+    if encoders and (stage != "multimodal" or len(encoders) != len(lanes)):
+        raise ConfigError("encoders", list(encoders), "one text for each lane, with the stage 'multimodal'")
     ready: list[Prepared] = []
     requests, hears = [], []
     shared = dict(fields or {}) | ({} if steps is None else {"request.steps": steps})
     shared |= {"numerics.mode": "lanes", "numerics.lanes": len(lanes) if width is None else width}
     for place, own in enumerate(lanes):
         before = str(getattr(stage_one[place], "path", stage_one[place])) if stage_one else "none"
-        kind = kind_of(stage, before)
-        config, request = presets.run_config(kind, preset), presets.request(kind, preset)
+        if stage == "encoder":
+            config, request = presets.lone_encoder_config(), presets.encoder_request(preset)
+        else:
+            kind = kind_of(stage, before)
+            config, request = presets.run_config(kind, preset), presets.request(kind, preset)
         parent = None
         if stage_one:
             # Fields may say what the secondary modality must be to suit the parent: they are read before and after.
             config, _ = changed(config, request, {}, shared | dict(own))
             config, parent = grown_from(config, before, runs)
+        if encoders:
+            config = with_encoders(config, encoders[place], runs)
         config, request = changed(config, request, {}, shared | dict(own))
-        check_modalities(kind, config)
+        if stage != "encoder":
+            check_modalities(kind_of(stage, before), config)
         if parent is not None:
             check_same(config, parent)
 

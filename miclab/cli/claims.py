@@ -16,6 +16,7 @@ from miclab.claims.registry import Claim
 from miclab.claims.tables import comparisons_table, conditions_table, ledger_table
 from miclab.claims.verdict import VERDICTS
 from miclab.cli.options import Claims, ClaimsOrStudies, Directory, Parameters, output_folder
+from miclab.cli.study_options import LauncherOptions
 from miclab.cli.terminal import bar, parse, print_json, refuse_ignored, say
 from miclab.config.presets import Profile
 from miclab.errors import ConfigError, MiclabError, visible
@@ -145,7 +146,7 @@ def run_claims(arguments: list[str]) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReproduceOptions:
+class ReproduceOptions(LauncherOptions):
     """Train the missing runs of claims, then print the ledger. After a stop or a kill at any moment, the same command
     resumes."""
 
@@ -158,10 +159,6 @@ class ReproduceOptions:
     package, a copy of its files in `studies`."""
     runs: Directory = "runs"
     """Directory of runs; a finished run there is not trained again."""
-    launcher: Literal["local", "ray", "slurm"] = "local"
-    """Where to train."""
-    workers: int = 0
-    """Processes at once; 0: one for each core (`local`)."""
     parameter: Parameters = ()
     """Value of a parameter that a study file has; the option is repeated for each."""
     again: bool = False
@@ -173,6 +170,7 @@ class ReproduceOptions:
 def run_reproduce(arguments: list[str]) -> int:
     """`miclab reproduce [ID ...]`."""
     options = parse(ReproduceOptions, "reproduce", arguments)
+    options.check(arguments)
     studies = writable_studies(options.studies)
     given = assignments(options.parameter)
     evidence = Evidence(studies, options.preset, given)
@@ -187,8 +185,7 @@ def run_reproduce(arguments: list[str]) -> int:
         # Output of the study command is no part of the ledger.
         with contextlib.redirect_stdout(sys.stderr):
             status = run_study(
-                ["run", *files, "--preset", options.preset, "--runs", options.runs,
-                 "--launcher", options.launcher, "--workers", str(options.workers),
+                ["run", *files, "--preset", options.preset, "--runs", options.runs, *options.words,
                  *(f"--parameter={text}" for text in options.parameter)]
             )  # fmt: skip
     else:

@@ -95,12 +95,7 @@ def _print_counts(counts: dict[str, dict[str, int]], failures: list[dict[str, st
 
 def _run(arguments: list[str]) -> int:
     options = parse(RunOptions, "study run", arguments)
-    if options.launcher != "ray":
-        refuse_ignored(arguments, ("ray_address",), "it is for --launcher ray")
-    if options.launcher == "local":
-        refuse_ignored(arguments, ("gpus",), "it is for --launcher ray and slurm")
-    if options.launcher != "slurm":
-        refuse_ignored(arguments, ("array_limit", "slurm"), "it is for --launcher slurm")
+    options.check(arguments)
     from miclab.studies.listing import counts_of, failures_of
     from miclab.studies.threshold import rounds
 
@@ -188,8 +183,6 @@ def _of_seeds(studies: list[Study], plan: Plan, options: SeededOptions, root: Pa
 
 
 def _launcher(options: RunOptions, root: Path) -> Launcher:
-    if options.workers < 0 or options.array_limit < 1 or options.gpus < 0:
-        raise MiclabError("--workers and --gpus are 0 or more, --array-limit is 1 or more.")
     if options.launcher == "ray":
         from miclab.studies.launchers.ray import RayLauncher
 

@@ -1,14 +1,17 @@
-"""Options of `miclab study`: those of every command, and of `run`, `status`, `plan` and `rows`."""
+"""Options of `miclab study`: those of every command, and of `run`, `status`, `plan` and `rows`; and of launchers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 import tyro
 
 from miclab.cli.options import Directory, File, Parameters
+from miclab.cli.terminal import refuse_ignored
 from miclab.config.presets import Profile
+from miclab.errors import MiclabError
 
 Files = Annotated[
     tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE ...", help_behavior_hint="(one or more)")
@@ -44,12 +47,9 @@ class SeededOptions(StudyOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(SeededOptions):
-    """Train the missing runs of studies. After a stop or a kill at any moment, the same command resumes. Tables keep
-    the rows of seeds other than --seeds."""
+class LauncherOptions:
+    """Where runs are trained, for every command that trains the runs of studies."""
 
-    file: Files
-    """Study files."""
     launcher: Literal["local", "ray", "slurm"] = "local"
     """Where to train."""
     workers: int = 0
@@ -62,6 +62,43 @@ class RunOptions(SeededOptions):
     """Largest array of jobs that the Slurm site allows."""
     slurm: tuple[str, ...] = ()
     """Parameters of Slurm jobs as KEY=VALUE: partition=long time=600 (minutes) mem=4GB account=..."""
+
+    def check(self, arguments: Sequence[str]) -> None:
+        """Checks the options before anything is computed.
+
+        Arguments:
+            arguments: of the command.
+
+        Raises:
+            MiclabError: a number is not possible, or an option has no effect with this launcher.
+        """
+        if self.launcher != "ray":
+            refuse_ignored(arguments, ("ray_address",), "it is for --launcher ray")
+        if self.launcher == "local":
+            refuse_ignored(arguments, ("gpus",), "it is for --launcher ray and slurm")
+        if self.launcher != "slurm":
+            refuse_ignored(arguments, ("array_limit", "slurm"), "it is for --launcher slurm")
+        if self.workers < 0 or self.array_limit < 1 or self.gpus < 0:
+            raise MiclabError("--workers and --gpus are 0 or more, --array-limit is 1 or more.")
+
+    @property
+    def words(self) -> list[str]:
+        """These options as arguments of another command, without those at their defaults."""
+        found: list[str] = []
+        for field in fields(LauncherOptions):
+            name, value = f"--{field.name.replace('_', '-')}", getattr(self, field.name)
+            if value != field.default:
+                found += [name, *map(str, value)] if isinstance(value, tuple) else [f"{name}={value}"]
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(SeededOptions, LauncherOptions):
+    """Train the missing runs of studies. After a stop or a kill at any moment, the same command resumes. Tables keep
+    the rows of seeds other than --seeds."""
+
+    file: Files
+    """Study files."""
     mirror: tuple[str, ...] = ()
     """Trackers that are sent a copy of every finished run's rows: wandb, mlflow, tensorboard, trackio."""
     retry_failed: bool = False

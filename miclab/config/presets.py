@@ -63,7 +63,8 @@ def request(stage: Stage, profile: Profile) -> Request:
 def encoder_config(config: RunConfig, name: str) -> RunConfig:
     """The run that pretrains the encoder of a modality as a classifier of its classes. Real items have no noise there,
     since a run that keeps features adds noise to the features. The modality's name is the same in every role. The mode
-    is eager, since each number of classes would need another compilation."""
+    is never compiled, since each number of classes would need another compilation: it is eager, or lanes as in the
+    run."""
     modality = replace(
         config.modalities[name],
         labels=config.modalities[name].classes,
@@ -80,7 +81,7 @@ def encoder_config(config: RunConfig, name: str) -> RunConfig:
         modalities={name: modality},
         sequence=SequenceConfig(task="classification"),
         optimiser=ENCODER_OPTIMISER,
-        numerics=replace(config.numerics, mode="eager"),
+        numerics=config.numerics if config.numerics.lanes else replace(config.numerics, mode="eager"),
         seed=config.seed,
     )
 

@@ -1,4 +1,7 @@
-"""Pictures in folders, one folder per class: Omniglot, mini-ImageNet, and any other set of this layout."""
+"""Pictures in folders, one folder per class: Omniglot, mini-ImageNet, and any other set of this layout.
+
+Pillow is imported where a picture is read: training on Gaussian classes needs none.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from miclab.data.dataset import DataContentError, DataSet, reject_same_names, too_few
-from miclab.data.pictures import PictureError, open_picture
 from miclab.data.registry import MissingDataError, Progress, silent, source
 from miclab.data.split import held_out_count, held_out_names, last_exemplars
 
@@ -47,6 +48,10 @@ def read_picture(path: Path, grey: bool, size: int | None) -> np.ndarray:
     Raises:
         PictureError: it cannot be read as a picture.
     """
+    from PIL import Image
+
+    from miclab.data.pictures import open_picture
+
     plain = open_picture(path)[0]
     if grey:
         plain = plain.convert("L")
@@ -67,6 +72,8 @@ def read_classes(
         DataContentError: a class has fewer than two pictures, two classes have one name, a picture is corrupt, or sizes
             differ. The first faults are named.
     """
+    from miclab.data.pictures import PictureError
+
     reject_same_names(name, list(classes))
     few = [class_name for class_name, files in classes.items() if len(files) < 2]
     if few:

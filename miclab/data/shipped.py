@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from miclab.data.dataset import DataError, DataSet
@@ -58,6 +57,9 @@ class Folder:
 
     def cells(self, name: str, count: int) -> np.ndarray:
         """The first `count` cells of a sheet, row by row: [count, cell, cell] or [count, cell, cell, 3]."""
+        # Imported where it is needed: training on Gaussian classes needs no Pillow.
+        from PIL import Image
+
         with Image.open(io.BytesIO(self.read(name))) as image:
             grid = np.asarray(image.convert("L") if image.mode == "1" else image)
         cell, columns = self.manifest["cell"], self.manifest["columns"]

@@ -7,6 +7,7 @@ one layer that `needs` lists, and the entries of `CONTEXT`. A user's file adds a
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -97,6 +98,7 @@ class Measure:
 MEASURES: Registry[Measure] = Registry("measure")
 
 
+@functools.cache
 def _arguments(function: Callable[..., Any]) -> tuple[str, ...]:
     parameters = inspect.signature(function).parameters.values()
     return tuple(one.name for one in parameters if one.default is one.empty)

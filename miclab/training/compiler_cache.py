@@ -12,6 +12,8 @@ KIND stands for PyTorch's version and the processor's instructions. Machines of 
 that was compiled for one processor gives wrong numbers on another, and PyTorch does not notice. Others can neither read
 nor write the folder. Nothing in it comes from another user: miclab sends no part of it, and loads no part that was
 sent. A part fits only the same graph, PyTorch and options. The folder may be deleted at any time.
+
+A user who names another folder in `TORCHINDUCTOR_CACHE_DIR` gets `KIND` inside it.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ import tempfile
 from pathlib import Path
 
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
-"""PyTorch's own variable. A folder that the user names there is used as it is."""
+"""PyTorch's own variable. In a folder that the user names there, each kind of machine has its own subfolder."""
 
 
 def processor_flags() -> str:
@@ -87,13 +89,17 @@ def _named_by_user() -> str:
 def use_own_folder() -> str:
     """Makes PyTorch keep compiled steps in the user's folder; returns its path. Where that cannot be had, they are kept
     in a new private folder until this process ends."""
-    if named := _named_by_user():
-        return named
     try:
-        folder = usual_folder()
-        parts = (folder.parent.parent, folder.parent, folder)
-        for part in parts:
-            part.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if named := _named_by_user():
+            # Who may write into it is the user's choice. A process that this one starts is given the subfolder.
+            folder = Path(named) if Path(named).name == machine_kind() else Path(named).absolute() / machine_kind()
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            parts = ()
+        else:
+            folder = usual_folder()
+            parts = (folder.parent.parent, folder.parent, folder)
+            for part in parts:
+                part.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not all(map(is_private, parts)) or not os.access(folder, os.W_OK | os.X_OK):
             raise OSError(f"{folder} can be changed by others")
     except (OSError, RuntimeError):
