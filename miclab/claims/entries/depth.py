@@ -174,7 +174,7 @@ def z3(rows: Evidence) -> Iterator[Finding]:
             )
         for layers, cells in here.by("layers"):
             yield cells.comparison(mean(LAYER["m2"]), f"layer at which M2 joins, of {layers}, {words}")
-        # Added on 2026-11-27, when four of five decoders of two layers had not reached the level: what needs none of them.
+        # Added on 2026-11-27, when four of five decoders of two layers had not reached the level: it needs none
         deep, middle = (mean(LAYER["m2"], layers=layers) for layers in (8, 4))
         yield here.where(lambda cell: cell.layers in (4, 8)).comparison(
             deep - middle, f"layer at which M2 joins at depth 8 minus that at depth 4, {words}"
