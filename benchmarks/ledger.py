@@ -60,7 +60,7 @@ def estimated(run: PlannedRun, rate: float) -> float:
 def planned(options: Options, names: Sequence[str]) -> dict[str, Plan]:
     """The plans of the named studies that have the preset, in the ledger's order."""
     found = {}
-    for name in (known for known in RUN_ORDER if known in names):
+    for name in dict.fromkeys([*(known for known in RUN_ORDER if known in names), *names]):
         file = Path(options.studies) / f"{name}.yaml"
         if options.preset in presets_of(file):
             found[name] = Plan([load_study(file, options.preset)], "compiled")
