@@ -116,7 +116,8 @@ sys.modules.update(dict.fromkeys(["tyro", "yaml", "PIL", "polars", "rich", "scip
 from benchmarks.lanes import main
 sys.exit(main(["--device", "cpu", "--lanes", "1", "--seconds", "0.01", "--output", "lanes.json"]))
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
 
 
