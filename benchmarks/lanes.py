@@ -26,7 +26,9 @@ from benchmarks.program import Line, Lines
 from miclab.config import memory, presets
 from miclab.config.parts import NumericsConfig
 from miclab.config.run import RunConfig
+from miclab.errors import ConfigError
 from miclab.model.classifier import model_of
+from miclab.storage import read_file, replace_bytes
 from miclab.training import numerics, optimiser
 from miclab.training.flat_parameters import TrainedParameters
 from miclab.training.lanes import Lanes, Update
@@ -64,6 +66,8 @@ def per_second(step: Callable[[], object], seconds: float, device: str) -> float
 
 def measured(decoder: str, lanes: int, device: str, seconds: float) -> dict[str, Any]:
     """One cell: run-steps a second of the step alone, and of drawing batches alone."""
+    if "cuda" in device:
+        torch.cuda.reset_peak_memory_stats(device)
     base = lane_config(decoder, lanes, device)
     memory.check_lanes(base, torch.cuda.get_device_properties(device).total_memory if "cuda" in device else 0)
     configs = [replace(base, seed=seed) for seed in range(lanes)]
@@ -81,6 +85,21 @@ def measured(decoder: str, lanes: int, device: str, seconds: float) -> dict[str,
     draw = per_second(lambda: raw_training_batch(base, world, 0), seconds / 2, "cpu")
     held = torch.cuda.max_memory_allocated(device) if "cuda" in device else lanes * memory.lane_size(base)
     return {"decoder": decoder, "lanes": lanes, "run-steps per second": step, "draws per second": draw, "bytes": held}
+
+
+def cells_before(file: Path, machine: dict[str, str]) -> list[dict[str, Any]]:
+    """Cells that an earlier call measured on the same machine.
+
+    Raises:
+        ConfigError: the file is damaged, or not one of these.
+    """
+    try:
+        before = json.loads(read_file(file))
+        cells = list(before["cells"])
+        return cells if before["machine"] == machine else []
+    except (ValueError, KeyError, TypeError) as error:
+        allowed = "a file of this benchmark, or a new one: this one is damaged, or something else"
+        raise ConfigError("--output", str(file), allowed) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +126,7 @@ def measure(options: Options) -> Lines:
     machine = {"device": device, "name": name, "torch": torch_version}
     cells: list[dict[str, Any]] = []
     if options.output.is_file():
-        before = json.loads(options.output.read_text())
-        cells = before["cells"] if before.get("machine") == machine else []
+        cells = cells_before(options.output, machine)
     numerics.prepare(lane_config("rope", 1, device))
     for decoder in DECODERS:
         for lanes in options.lanes:
@@ -120,7 +138,8 @@ def measure(options: Options) -> Lines:
             cell = measured(decoder, lanes, device, options.seconds)
             cells.append(cell)
             options.output.parent.mkdir(parents=True, exist_ok=True)
-            options.output.write_text(json.dumps({"machine": machine, "cells": cells}, indent=1) + "\n")
+            made = json.dumps({"machine": machine, "cells": cells}, indent=1) + "\n"
+            replace_bytes(options.output, made.encode())
             yield Line(
                 f"{decoder:8} {lanes:4} lanes  {cell['run-steps per second']:10,.0f} run-steps/s"
                 f"  (drawing alone {cell['draws per second']:,.0f}/s)  {memory.in_words(cell['bytes'])}",

@@ -76,7 +76,7 @@ def check_numbers(options: Options) -> None:
 def parsed(kind: type[T], command: str, arguments: Sequence[str], description: str | None) -> T:
     """Options that were given; prints help on request, or an error, and exits.
 
-    Without tyro, as on a machine that was lent with PyTorch alone, help has no explanations. Options must then have
+    Without tyro, as on a machine that has PyTorch alone, help has no explanations. Options must then have
     defaults, whose types are those of the values.
     """
     try:

@@ -93,7 +93,8 @@ def measure_plan(folder: Path, points: int = 20_000, seeds: int = 5, done: int =
         status, seconds, megabytes, lines, end = json.loads(message)
         if status or f"{done} done" not in end:
             raise FailedError(f"`study plan` did not find what is done: {end}")
-        found[name] = {"runs": count * per_point, "lines": lines, "seconds": seconds, "megabytes": megabytes}
+        runs = count // ACROSS * ACROSS * per_point
+        found[name] = {"runs": runs, "lines": lines, "seconds": seconds, "megabytes": megabytes}
     return found
 
 

@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -108,7 +109,7 @@ def test_lines_json_and_exit_status(capsys):
     assert json.loads(capsys.readouterr().out) == [{"v": 1}]
 
 
-def test_the_measurement_for_a_lent_gpu_needs_torch_and_numpy_alone(tmp_path):
+def test_the_measurement_for_a_gpu_needs_torch_and_numpy_alone(tmp_path):
     """Fails if `make gpu` needs a package that a machine with PyTorch may lack."""
     code = """
 import sys
@@ -117,13 +118,20 @@ from benchmarks.lanes import main
 sys.exit(main(["--device", "cpu", "--lanes", "1", "--seconds", "0.01", "--output", "lanes.json"]))
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
+    assert len(json.loads((tmp_path / "lanes.json").read_text())["cells"]) == 2
+    # A second call finds the cells, and what is no such file is refused before anything is measured.
+    assert started("lanes", "--device", "cpu", "--lanes", "1", "--output", str(tmp_path / "lanes.json")) == 0
+    for damaged in ('{"machine": {"dev', "[]", "{}", '{"machine": {}, "cells": 3}'):
+        (tmp_path / "lanes.json").write_text(damaged)
+        assert started("lanes", "--device", "cpu", "--lanes", "1", "--output", str(tmp_path / "lanes.json")) == 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "arguments"), [("end_to_end", ["--steps", "4", "--mode", "eager"]), ("study", ["plan", "--points", "100"])]
+    ("name", "arguments"), [("end_to_end", ["--steps", "4", "--mode", "eager"]), ("study", ["plan", "--points", "150"])]
 )
 def test_what_is_timed_happens(name: str, arguments: list[str], tmp_path, monkeypatch, capsys):
     """Fails if a benchmark no longer fits the program that it times: runs that are not found, parts that are lost."""
@@ -132,7 +140,7 @@ def test_what_is_timed_happens(name: str, arguments: list[str], tmp_path, monkey
     assert started(name, *arguments, *([] if name == "end_to_end" else ["--done", "3"]), "--json") == 0
     found = json.loads(capsys.readouterr().out)
     if name == "study":
-        assert [row["runs"] for row in found] == [500, 500]
+        assert [row["runs"] for row in found] == [500, 700]
         return
     (row,) = found
     assert sum(row["parts, s"].values()) == pytest.approx(row["seconds"])

@@ -84,3 +84,16 @@ def test_circuits_are_compared_beyond_chance(tmp_path):
         # One edge, the same as stage 1's: the numbers of all sets round to it.
         assert shown["from scratch, beside stage 1: beyond chance"] == 1
         assert shown["from scratch, beside stage 1: matched beyond chance"] == 1
+        assert shown["from scratch, beside stage 1 of the next seed: beyond chance"] == 1
+
+
+def test_a_single_seed_has_no_next_one(tmp_path):
+    """Fails if a decoder from scratch is compared with stage 1 of its own seed under the name of another's."""
+    directory = studies_directory(tmp_path)
+    circuits = {"probe.circuit_overlap.circuit later": 1.0, "probe.circuit_overlap.circuit earlier": 1.0}
+    made = circuits | dict.fromkeys(refined.OVERLAPS, 0.5) | {"icl": 0.9}
+    make_rows(directory, refined.CIRCUITS, lambda config, step: made, keep=lambda config, seed: seed == 0)
+    found = find_claim("W4").judge(Evidence(directory, "quick"))
+    shown = {c.quantity for c in found.comparisons if c.measured is not None}
+    assert "from scratch, beside stage 1: beyond chance" in shown
+    assert not [quantity for quantity in shown if "next seed" in quantity]

@@ -31,6 +31,7 @@ from miclab.worlds.roles import LABEL
 @pytest.mark.parametrize("pattern", ["uniform", "previous_token", "own_item"])
 @pytest.mark.parametrize("family", ["qwen2.5-vl", "opt", "gpt-oss"])
 def test_a_head_with_a_replaced_pattern_writes_its_values_by_it(family: str, pattern: str, tmp_path: Path):
+    """Fails if a head reads other values than its new pattern says, or uniform attention leaves a layer's window."""
     of = production(family)
     chosen, heads = task(tmp_path, of.view), [(0, 1), (0, 2)]
     encoded = of.prompter(chosen).encode([(e, answer) for e in chosen.episodes for answer in e.candidates])
@@ -44,7 +45,7 @@ def test_a_head_with_a_replaced_pattern_writes_its_values_by_it(family: str, pat
         found, values = seen["outputs"], seen["values"]
     of.model.set_attn_implementation("eager")
     maps = of.model(**encoded.to(of.model), use_cache=False, output_attentions=True).attentions[0]
-    changed = 0.0
+    changed, window = 0.0, of.model.config.sliding_window if family == "gpt-oss" else 1000
     for row, reading in enumerate(encoded.readings):
         real = int(encoded.inputs["attention_mask"][row].sum())
         kind, exemplar = reading.roles.kind, reading.roles.exemplar
@@ -55,8 +56,8 @@ def test_a_head_with_a_replaced_pattern_writes_its_values_by_it(family: str, pat
             expected = maps[row, head, :real, :real].clone()
             before = expected.clone()
             if head in (1, 2) and pattern == "uniform":
-                seen_by = torch.arange(1, real + 1)[:, None]
-                expected = (torch.arange(real) < seen_by) / seen_by
+                expected = torch.ones(real, real).tril().triu(1 - window)
+                expected /= expected.sum(-1, keepdim=True)
             elif head in (1, 2) and pattern == "previous_token":
                 expected = torch.eye(real)[[0, *range(real - 1)]]
             elif head in (1, 2):

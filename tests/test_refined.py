@@ -8,6 +8,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from miclab.circuits.transplant import RECEIVERS, random_part, transplant, trans
 from miclab.circuits.weights import head_matrices
 from miclab.cli import main
 from miclab.config import presets
+from miclab.config.parts import ParentConfig
 from miclab.config.request import Request, SplitSizes
 from miclab.errors import ConfigError, RunError
 from miclab.measures.evaluate import score_split
@@ -354,8 +356,24 @@ def test_the_circuit_built_by_hand_is_the_same_before_and_after(monkeypatch):
     assert (kept, stored["matched beyond chance"]) == ([1, 1], 1)
     assert {str(found.later.every[int(place)]) for place in stored["circuit later"]} == known
     nothing = {name: torch.zeros_like(value) for name, value in before.items()}
-    with pytest.raises(RunError, match="no circuit to find"):
+    with pytest.raises(RunError, match=r"at step 1 answers .* no circuit to find"):
         overlap_of(CheckpointPair(run, run, (0, 1), (before, nothing)), sizes, "train")
+    # Early on there may be no circuit yet, and checkpoints of powers of two are no thirds of training.
+    run.parameters = lambda step: (step, nothing if step == 1 else before)
+    assert list(overlap_of(CheckpointPair(run, run, (0, 3), (before, after)), sizes, "train").between) == ["two thirds"]
+    run.checkpoints = [2**power for power in range(9)]
+    assert not overlap_of(CheckpointPair(run, run, (0, 1500), (before, after)), sizes, "train").between
+
+
+def test_heads_that_share_keys_are_not_renumbered():
+    """Fails if a shared key is moved with one of its heads, so that the same circuit looks like another."""
+    config = tiny_config(1, decoder={"layers": 2, "heads": 4, "attention": "grouped_query:groups=2"})
+    every = Graph(Decoder(config), lively_parameters(config)).edges()
+    circuit = Circuit(frozenset(every[:9]), every)
+    made = Overlap(circuit, circuit, frozenset(), layers=2, heads=4)
+    assert made.matched() is None
+    assert "matched" not in made.stored()
+    assert any("not renumbered" in note for note in made.notes)
 
 
 def test_the_command_compares_circuits_and_refuses_what_has_none(tmp_path, monkeypatch, capsys):
@@ -388,6 +406,16 @@ def test_the_command_compares_circuits_and_refuses_what_has_none(tmp_path, monke
     stored = stored_overlap(run, 3, SplitSizes(sequences=24, novel_sets=1))
     assert stored["circuit later"] == made.stored()["circuit later"]
     assert "overlap" not in stored
+    with monkeypatch.context() as patched:
+        pair = CheckpointPair(run, run, (0, 3), (parameters, parameters))
+        patched.setattr(CheckpointPair, "of", lambda run, step: pair)
+        assert main(["circuit-overlap", str(run.path), "--json", *few]) == 0
+        assert json.loads(capsys.readouterr().out)["numbers"] == found["numbers"]
+        grown = Run(run.path, replace(run.config, parent=ParentConfig(run=run.path.name)), {})
+        assert stored_overlap(grown, 3, SplitSizes(sequences=24, novel_sets=1)).keys() == made.stored().keys()
+    flat = SimpleNamespace(config=tiny_config(1, decoder={"layers": 1}), path=run.path)
+    with pytest.raises(RunError, match="layer"):
+        stored_overlap(cast("Run", flat), 3, SplitSizes(sequences=24, novel_sets=1))
     for arguments, words in (
         ([str(run.path)], "started from random weights"),
         ([str(run.path), "--other", str(other.path)], "has other edges"),

@@ -231,7 +231,7 @@ def opt(tokens: Any) -> tuple[Any, Any]:
 
 def gpt_oss(tokens: Any) -> tuple[Any, Any]:
     """gpt-oss: a sink beside the scores of each head, and a window in one layer of two."""
-    text = _text(GptOssConfig, tokens, head_dim=8, num_local_experts=2, num_experts_per_tok=1, sliding_window=16,
+    text = _text(GptOssConfig, tokens, head_dim=8, num_local_experts=2, num_experts_per_tok=1, sliding_window=6,
                  layer_types=["sliding_attention", "full_attention"])  # fmt: skip
     model = GptOssForCausalLM(text)
     for layer in model.model.layers:

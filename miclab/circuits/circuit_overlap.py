@@ -23,7 +23,7 @@ from miclab.circuits.circuit_match import beyond, chance_overlap, matched_chance
 from miclab.circuits.circuit_search import Bench, bench_of, controls, halves, judge_of, search
 from miclab.circuits.corrupted_pairs import Pairs, pairs_of_split
 from miclab.circuits.corruption import find_corruption
-from miclab.circuits.edges import Edge
+from miclab.circuits.edges import Edge, plain_edges
 from miclab.circuits.existence import OnProgress
 from miclab.circuits.found_circuit import strongest_roles
 from miclab.circuits.graph import Graph
@@ -43,6 +43,8 @@ INTERPOLATIONS = 5
 """Gradients that EAP-IG averages."""
 SHARES = {"a third": 1 / 3, "two thirds": 2 / 3}
 """Shares of training after which circuits are sought too, at the nearest checkpoint."""
+NEARBY = 1 / 12
+"""How far a checkpoint may be from one of `SHARES`, as a share of training."""
 STEPS = 4 + len(SHARES)
 """Searches with what follows them, which progress counts."""
 
@@ -123,7 +125,10 @@ class Overlap(Tabled):
         return beyond(overlap(self.earlier.edges, other), self.chance(other))
 
     def matched(self) -> tuple[float, float] | None:
-        """Overlap with heads renumbered within layers, and its chance; None if there are too many ways."""
+        """Overlap with heads renumbered within layers, and its chance; None if there are too many ways, or if heads
+        share keys or values."""
+        if self.earlier.every not in (plain_edges(self.layers, self.heads, mlp) for mlp in (True, False)):
+            return None
         found = matched_overlap(self.earlier.edges, self.later.edges, self.layers, self.heads)
         sizes = len(self.earlier.edges), len(self.later.edges)
         chance = matched_chance(*sizes, self.earlier.every, self.layers, self.heads)
@@ -174,7 +179,9 @@ class Overlap(Tabled):
     def notes(self) -> tuple[str, ...]:
         """Remarks: what the overlap is with heads renumbered, and what it has to be compared with."""
         matched, lines = self.matched(), ["Overlap: edges of both over edges of either. Beyond chance: 1 is the same."]
-        if matched is not None:
+        if matched is None:
+            lines.append("Heads were not renumbered: they share keys or values, or there are too many ways.")
+        else:
             lines.append(
                 f"With heads renumbered within layers: {matched[0]:.3f}, by chance {matched[1]:.3f}, beyond chance"
                 f" {beyond(*matched):.3f}."
@@ -193,18 +200,23 @@ class Overlap(Tabled):
 
 
 def _benches(run: Run, parameters: Parameters, world: World, split: str, sizes: SplitSizes) -> tuple[Bench, Pairs]:
-    """Where circuits of a checkpoint are sought, and sequences that the search does not see.
-
-    Raises:
-        RunError: it answers no better with all edges than without.
-    """
+    """Where circuits of a checkpoint are sought, and sequences that the search does not see."""
     made, modality = find_corruption(CORRUPTION, run.config)
     searching, checking = halves(pairs_of_split(run.config, world, made, modality, split, sizes))
-    bench = bench_of(Graph(Decoder(run.config), parameters), searching)
+    return bench_of(Graph(Decoder(run.config), parameters), searching), checking
+
+
+def _has_circuit(bench: Bench) -> bool:
+    """Whether the checkpoint answers better with all edges than without."""
     none, whole = np.mean([one.mean(1) for one in bench.values("resample", bench.ends())["accuracy"]], axis=0)
-    if whole <= none:
-        raise RunError(f"{run.path} answers no better with every edge than with none: there is no circuit to find.")
-    return bench, checking
+    return bool(whole > none)
+
+
+def _check_circuit(bench: Bench, run: Run, step: int) -> None:
+    """Raises RunError if there is no circuit to find."""
+    if not _has_circuit(bench):
+        at = f"{run.path} at step {step:,}"
+        raise RunError(f"{at} answers no better with every edge than with none: there is no circuit to find.")
 
 
 def _sought(bench: Bench, checking: Pairs | None = None) -> Circuit:
@@ -229,13 +241,13 @@ def _from_random_order(bench: Bench, seed: int) -> frozenset[Edge]:
 
 
 def _between(run: Run, last: int) -> dict[str, int]:
-    """Kept checkpoints nearest to shares of training, each once; ends of training are none."""
+    """Kept checkpoints nearest to shares of training; a share without one nearby is left out."""
     kept = [step for step in run.checkpoints if 0 < step < last]
     found: dict[str, int] = {}
     for name, share in SHARES.items():
-        left = [step for step in kept if step not in found.values()]
-        if left:
-            found[name] = min(left, key=lambda step: abs(step - share * last))
+        step = min(kept, key=lambda step: abs(step - share * last), default=0)
+        if abs(step - share * last) < NEARBY * last:
+            found[name] = step
     return found
 
 
@@ -258,8 +270,8 @@ def circuit_overlap(
 
     Raises:
         RunError: the run started from random weights and no other is given, or the other has other edges. Or a decoder
-            answers no better with all edges than without, or its attention has other inputs than queries, keys and
-            values.
+            has one layer, answers no better with all edges than without, or its attention has other inputs than
+            queries, keys and values.
         ConfigError: there is no such checkpoint.
     """
     if other is None:
@@ -280,10 +292,13 @@ def overlap_of(
     shape = (decoder.layers, decoder.heads)
     if (earlier.config.decoder.layers, earlier.config.decoder.heads) != shape:
         raise RunError(f"{earlier.path} has other edges than {later.path}: layers and heads have to be as many.")
-    first = _sought(_benches(earlier, checkpoints.weights[0], checkpoints.world(False), split, sizes)[0])
+    bench, _ = _benches(earlier, checkpoints.weights[0], checkpoints.world(False), split, sizes)
+    _check_circuit(bench, earlier, checkpoints.steps[0])
+    first = _sought(bench)
     report(1, "circuit of the earlier run")
     world = checkpoints.world(True)
     bench, checking = _benches(later, checkpoints.weights[1], world, split, sizes)
+    _check_circuit(bench, later, checkpoints.steps[1])
     second = _sought(bench, checking)
     report(3, "circuit of the later run")
     if first.every != second.every:
@@ -291,9 +306,12 @@ def overlap_of(
     faithful = _from_random_order(bench, later.config.seed)
     report(4, "circuit from a random order")
     between = {}
-    for share, step in _between(later, checkpoints.steps[1]).items():
-        between[share] = _sought(_benches(later, later.parameters(step)[1], world, split, sizes)[0])
-        report(4 + len(between), f"circuit after {share} of training")
+    for done, (share, step) in enumerate(_between(later, checkpoints.steps[1]).items(), start=5):
+        bench, _ = _benches(later, later.parameters(step)[1], world, split, sizes)
+        # Early in training a decoder may have no circuit yet.
+        if _has_circuit(bench):
+            between[share] = _sought(bench)
+        report(done, f"circuit after {share} of training")
     names = (earlier.path.name, later.path.name)
     return Overlap(first, second, faithful, between, *shape, names, checkpoints.steps)
 
@@ -301,8 +319,10 @@ def overlap_of(
 def stored_overlap(run: Run, step: int, sizes: SplitSizes) -> dict[str, Any]:
     """Numbers of `circuit_overlap` under the names of stored analyses. A run from random weights has its own circuit
     alone, so that it can be compared by the rows."""
+    check_layers(run.config)
     if run.config.parent.run:
         return circuit_overlap(run, step=step, sizes=sizes).stored()
     world = world_from_tensors(run.config, run.world_tensors())
     bench, checking = _benches(run, run.parameters(step)[1], world, "icl", sizes)
+    _check_circuit(bench, run, step)
     return _sought(bench, checking).stored("later")

@@ -35,6 +35,11 @@ SMALL = 2**18
 """Numbers of attention that may always be held at once, since loops over heads would be slow on short texts."""
 
 
+def visible(mask: Tensor) -> Tensor:
+    """Whether a query may see a key, of a mask that is added to scores: a hidden one is far below 0."""
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+
+
 @runtime_checkable
 class Watcher(Protocol):
     """What sees or changes attention while a model reads a batch."""
@@ -109,11 +114,8 @@ class Recorder:
         roles, device = reading.roles, part.device
         moved = type(roles)(roles.modalities, roles.context, roles.kind.to(device), roles.exemplar.to(device))
         labels, target = reading.labels[None].to(device), torch.tensor([reading.target], device=device)
-        visible = None
-        if mask is not None:
-            # A mask is added to scores; a key is visible unless the mask is far below 0.
-            visible = mask[..., : reading.length, : reading.length] > torch.finfo(mask.dtype).min / 2
-        reduced = {name: value[0].cpu() for name, value in strengths(part, moved, labels, target, visible).items()}
+        seen = None if mask is None else visible(mask[..., : reading.length, : reading.length])
+        reduced = {name: value[0].cpu() for name, value in strengths(part, moved, labels, target, seen).items()}
         rows = self.found.setdefault(layer.index, [[] for _ in self.readings])
         rows[row].append(reduced)
         for head in range(part.shape[1]):

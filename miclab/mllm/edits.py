@@ -19,7 +19,7 @@ from miclab.circuits.find import Head
 from miclab.circuits.patterns import REPLACEMENTS
 from miclab.measures.layer import causal
 from miclab.mllm.ablation import heads_by_layer
-from miclab.mllm.attention import watching
+from miclab.mllm.attention import visible, watching
 from miclab.mllm.layers import AttentionLayer
 from miclab.mllm.reading import Reading
 from miclab.worlds.roles import OTHER, Roles
@@ -73,10 +73,16 @@ class Edits:
         attention: Float[Tensor, "1 head query key"],
         mask: Float[Tensor, "1 masks query key"] | None,
     ) -> Float[Tensor, "1 head query key"]:
-        """The attention with replaced patterns."""
+        """The attention with replaced patterns, within what the layer's mask lets each head see."""
         chosen = [head - first for head in self.heads[layer.index] if 0 <= head - first < attention.shape[1]]
         if chosen:
-            some, seen = attention[:, chosen], causal(attention.shape[-1], attention.device)[None]
+            some, seen = attention[:, chosen], causal(attention.shape[-1], attention.device)
+            if mask is not None:
+                own = visible(mask)[0]
+                # Padding may see nothing. It sees itself here, so that its attention has a sum.
+                seen = (own[chosen] if len(own) > 1 else own) & seen | torch.eye(len(seen), device=seen.device).bool()
+            else:
+                seen = seen[None]
             attention[:, chosen] = REPLACEMENTS[self.pattern](some, self.roles[row], seen).to(some).expand_as(some)
         return attention
 

@@ -9,7 +9,6 @@ Sums are exact (`math.fsum`) and functions are taken one number at a time, so th
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,20 +17,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from miclab.statistics.distributions import (
+    beta_quantile,
+    normal_probability,
+    normal_quantile,
+    student_probability,
+    student_quantile,
+)
+
 RESAMPLES = 2000
 DECIMALS = 12
 """Of an interval's numbers: what lies beyond is what rounding leaves of a sum."""
 Scale = Literal["linear", "log", "logit"]
 """On which an interval is symmetric: `log` for ratios, `logit` for accuracies."""
-
-
-@functools.cache
-def _special() -> Any:
-    """SciPy's special functions. They are imported where the first interval is computed: training computes none, and
-    the import costs a tenth of a second."""
-    import scipy.special
-
-    return scipy.special
 
 
 @dataclass(frozen=True)
@@ -152,9 +150,7 @@ def student_interval(
     if count < 2 or math.isnan(plain):
         return Interval(plain, math.nan, math.nan, unit, count, level)
     centre, error, chance = _student(numbers, scale, trials)
-    half = max(
-        float(_special().stdtrit(count - 1, (1 + level) / 2)) * error, float(_special().ndtri((1 + level) / 2)) * chance
-    )
+    half = max(student_quantile(count - 1, (1 + level) / 2) * error, normal_quantile((1 + level) / 2) * chance)
     low, high = (from_scale(end, scale) for end in (centre - half, centre + half))
     return Interval(from_scale(centre, "log") if scale == "log" else plain, low, high, unit, count, level)
 
@@ -182,8 +178,8 @@ def student_p(
     for bound in (low, high):
         if math.isfinite(bound):
             away = abs(centre - to_scale(bound, scale))
-            found.append(2 * float(_special().stdtr(len(numbers) - 1, -away / error)) if error else float(away == 0))
-            found.append(2 * float(_special().ndtr(-away / chance)) if chance else 0.0)
+            found.append(2 * student_probability(len(numbers) - 1, -away / error) if error else float(away == 0))
+            found.append(2 * normal_probability(-away / chance) if chance else 0.0)
     return max(found, default=None)
 
 
@@ -283,8 +279,8 @@ def share_interval(successes: int, count: int, level: float = 0.95, unit: str = 
         level: coverage, or more.
     """
     tail = (1 - level) / 2
-    low = float(_special().betaincinv(successes, count - successes + 1, tail)) if successes else 0.0
-    high = float(_special().betaincinv(successes + 1, count - successes, 1 - tail)) if successes < count else 1.0
+    low = beta_quantile(successes, count - successes + 1, tail) if successes else 0.0
+    high = beta_quantile(successes + 1, count - successes, 1 - tail) if successes < count else 1.0
     return Interval(successes / count, low, high, unit, count, level)
 
 
@@ -308,7 +304,7 @@ class Resampled:
         """Draws in order, bias, and acceleration."""
         known = sorted(float(draw) for draw in self.draws if math.isfinite(draw))
         below = sum((draw < self.estimate) + (draw == self.estimate) / 2 for draw in known)
-        bias = float(_special().ndtri((below + 0.5) / (len(known) + 1)))
+        bias = normal_quantile((below + 0.5) / (len(known) + 1))
         left = [float(value) for value in self.without if math.isfinite(value)]
         away = [exact_mean(left) - value for value in left]
         squares = math.fsum(a * a for a in away)
@@ -327,8 +323,8 @@ class Resampled:
         known, bias, acceleration = self._shape()
         ends, units = [], len(self.without)
         for tail in ((1 - level) / 2, (1 + level) / 2):
-            z = bias + math.sqrt(units / (units - 1)) * float(_special().stdtrit(units - 1, tail))
-            ends.append(float(np.quantile(known, float(_special().ndtr(bias + z / max(1 - acceleration * z, 1e-9))))))
+            z = bias + math.sqrt(units / (units - 1)) * student_quantile(units - 1, tail)
+            ends.append(float(np.quantile(known, normal_probability(bias + z / max(1 - acceleration * z, 1e-9)))))
         return Interval(self.estimate, ends[0], ends[1], unit, count, level)
 
     def p(self, low: float, high: float) -> float | None:
@@ -340,9 +336,9 @@ class Resampled:
         for bound in (low, high):
             if math.isfinite(bound):
                 below = sum((draw < bound) + (draw == bound) / 2 for draw in known)
-                z = float(_special().ndtri((below + 0.5) / (len(known) + 1))) - bias
+                z = normal_quantile((below + 0.5) / (len(known) + 1)) - bias
                 t = (z / (1 + acceleration * z) - bias) * math.sqrt((units - 1) / units)
-                tail = float(_special().stdtr(units - 1, t))
+                tail = student_probability(units - 1, t)
                 found.append(2 * min(tail, 1 - tail))
         return max(found, default=None)
 

@@ -287,27 +287,27 @@ def w4(rows: Evidence) -> Iterator[Finding]:
         for when, words in (("later", "edges"), ("kept", "edges that stage 1 has too")):
             # Own and rival examples do the same: the corruption makes them trade places.
             own, rival = (f"probe.circuit_overlap.{example} {kind} {when}" for example in ("own", "rival"))
-            yield _grown(rows, [own, rival], K2).comparison(
+            cells = _grown(rows, [own, rival]).where(K2=K2)
+            yield cells.comparison(
                 mean(own) + mean(rival), f"stage 2: keys and values of {kind} (own or rival): {words}"
             )
     yield from _from_scratch(rows)
 
 
-def _grown(rows: Evidence, columns: Sequence[str], classes: int | None = -1) -> EvidenceCells:
-    """Runs that started from stage 1; those of one K2 alone if it is given."""
-    cells = grid(rows, CIRCUITS, "K2 stage1_steps", columns)
-    return cells.where(lambda cell: cell.stage1_steps and classes in (-1, cell.K2))
+def _grown(rows: Evidence, columns: Sequence[str]) -> EvidenceCells:
+    """Runs that started from stage 1: those of stage 2, and the siblings, whose K2 is None."""
+    return grid(rows, CIRCUITS, "K2 stage1_steps", columns).where(lambda cell: bool(cell.stage1_steps))
 
 
 def _from_scratch(rows: Evidence) -> Iterator[Finding]:
     """Decoders trained on both modalities from the start, beside stage 1 of the same seed, whose initial weights they
-    have, and of the next seed, whose initial weights are others."""
+    have, and of the next seed, whose initial weights are others. A single seed has no next one."""
     later = "probe.circuit_overlap.circuit later"
     alone, scores = (grid(rows, CIRCUITS, "K2 stage1_steps", [one]).where(stage1_steps=0) for one in (later, "icl"))
     earlier = "probe.circuit_overlap.circuit earlier"
-    stage_one = next(iter(_grown(rows, [earlier], K2).values.values()), {})
+    stage_one = next(iter(_grown(rows, [earlier]).where(K2=K2).values.values()), {})
     seeds = sorted(stage_one)
-    following = dict(zip(seeds, (*seeds[1:], *seeds[:1]), strict=True))
+    following = dict(zip(seeds, (*seeds[1:], *seeds[:1]), strict=True)) if len(seeds) > 1 else {}
     for beside, words in ((dict(zip(seeds, seeds, strict=True)), "stage 1"), (following, "stage 1 of the next seed")):
         cells = replace(alone, values={
             key: {
@@ -320,7 +320,7 @@ def _from_scratch(rows: Evidence) -> Iterator[Finding]:
             yield cells.comparison(mean(name), f"from scratch, beside {words}: {name}")
     yield scores.comparison(accuracy("icl"), "from scratch: ICL")
     for whose, classes in WHOSE.items():
-        yield _grown(rows, ["icl"], classes).comparison(accuracy("icl"), f"{whose}: ICL")
+        yield _grown(rows, ["icl"]).where(K2=classes).comparison(accuracy("icl"), f"{whose}: ICL")
 
 
 def _compared(before: NDArray[np.floating], after: NDArray[np.floating]) -> dict[str, NDArray[np.floating]]:
