@@ -12,19 +12,20 @@ from hypothesis import strategies as st
 from tiny import lively_parameters, tiny_config
 
 import miclab
+from miclab.circuits.logit_lens import direct_logits, lens_values
 from miclab.circuits.weights import (
     HeadMatrices,
     basis,
     composition,
     copied_logits,
     copying_score,
-    direct_logits,
     effective_rank,
     head_matrices,
     head_scores,
     matching_score,
     path_matching,
     positive_share,
+    spectra,
 )
 from miclab.cli import main
 from miclab.config.request import Request
@@ -77,6 +78,48 @@ def test_the_parts_add_up_to_the_logits(options):
     torch.testing.assert_close(sum(parts.values()), wanted, rtol=1e-4, atol=1e-4)
     heads = config.decoder.layers * config.decoder.heads
     assert len(parts) == 1 + heads + config.decoder.layers * (config.decoder.mlp != "none")
+
+
+def test_the_lens_ends_at_the_logits_and_begins_at_what_each_position_holds():
+    """Fails if the lens reads another layer, another position, or another label than the query's."""
+    config = tiny_config(2, decoder={"initial_std": 0.3})
+    parameters, world, generator = lively_parameters(config), draw_world(config), stream(1, "sequences of a test")
+    batch = realise(config, world, plan_bursty(config, world, 6, generator), generator)
+    found = lens_values(config, parameters, batch)
+    own = batch.labels == batch.target[:, None]
+    kept = own.any(1) & ~own.all(1)
+    logits = Decoder(config).logits(parameters, batch)[kept]
+    wanted = [
+        row[answer] - row[labels[labels != answer]].mean()
+        for row, labels, answer in zip(logits, batch.labels[kept], batch.target[kept], strict=True)
+    ]
+    last = config.decoder.layers - 1
+    torch.testing.assert_close(found[str(last), "query of m2"], torch.stack(wanted), rtol=1e-4, atol=1e-4)
+    roles = {role for _, role in found}
+    assert roles == {*(f"{g} {k}" for g in ("own", "other") for k in ("item of m1", "item of m2", "label")),
+                     "query of m1", "query of m2"}  # fmt: skip
+    assert {place for place, _ in found} == {"input", *map(str, range(last + 1))}
+    # Readout rows that read labels: the embedding of an own label says the answer, that of another label does not.
+    labels = world.label_embeddings
+    reading = {**parameters, "decoder.norm.gain": torch.ones_like(parameters["decoder.norm.gain"])}
+    reading["decoder.readout"] = torch.zeros_like(parameters["decoder.readout"])
+    reading["decoder.readout"][: labels.shape[1]] = labels.T
+    first = lens_values(config, reading, batch)
+    assert (first["input", "own label"] > 0).all()
+    assert (first["input", "other label"] < 0).all()
+
+
+def test_spectra_belong_to_their_head():
+    """Fails if QK and OV are exchanged, a head has another's values, or values are not shares."""
+    config = tiny_config(1, decoder={"heads": 2})
+    matrices = head_matrices(config, lively_parameters(config))
+    found = spectra(matrices)
+    assert set(found) == {(head, name) for head in matrices for name in ("QK", "OV")}
+    for (head, name), values in found.items():
+        own = torch.linalg.svdvals(matrices[head].qk if name == "QK" else matrices[head].ov)
+        assert len(values) == len(own) // 2
+        assert values[0] / values[1] == pytest.approx(float(own[0] / own[1]), rel=1e-3)
+        assert sum(value * value for value in values) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("heads", [1, 2])
@@ -139,9 +182,17 @@ def test_the_command_and_what_is_refused(tmp_path, capsys):
     assert len(found["composition"]) == 3 * len(found["paths"]) == 3 * 12
     assert set(found["random"]) >= {"Q", "K", "V", "path matching m2", *found["heads"]["0.0"]}
     assert list(found["direct"])[:2] == ["embedding", "head 0.0"]
+    assert len(found["spectra"]) == 2 * 6
+    assert found["random_spectra"].keys() == {"QK", "OV"}
+    assert {one["role"] for one in found["lens"]} == found["random_lens"].keys()
+    assert all(one["low"] <= one["mean"] <= one["high"] for one in found["lens"])
     for one, other in pairwise(found["heads"].values()):
         assert one.keys() == other.keys()
-    assert "weights of heads" in str(miclab.weights(run.path, sequences=4, novel_sets=2).tables()[0].title)
+    titles = [str(one.title) for one in miclab.weights(run.path, sequences=4, novel_sets=2).tables()]
+    assert "weights of heads" in titles[0]
+    assert [title.partition(":")[0] for title in titles[-3:]] == [
+        "singular spectra", "direct effect on the target's logit minus the mean logit", "logit lens"
+    ]  # fmt: skip
     for name in ("multi_query", "differential", "linear", "forgetting", "qk_norm", "smeared", "multi_token"):
         other = tiny_config(1, decoder={"attention": name, "heads": 2})
         with pytest.raises(RunError, match=name):

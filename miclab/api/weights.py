@@ -19,14 +19,14 @@ def weights(
     novel_sets: int = 8,
     evaluation_seed: int = -1,
 ) -> Weights:
-    """Numbers of every head's weights, beside those of random weights: copying of labels, matching of items,
-    composition with heads of other layers, effective ranks. Also direct effects on the logits (see
-    `miclab.circuits.weights`).
+    """Numbers of every head's weights, beside those of random weights. They are copying of labels, matching of items,
+    composition with heads of other layers, effective ranks and singular spectra. Also direct effects on the logits, and
+    the logit lens by layer and role (see `miclab.circuits.weights` and `miclab.circuits.logit_lens`).
 
     Arguments:
         run: a run, its path, name, or the start of a name or hash.
         step: training step of the checkpoint; None: the last good one.
-        sequences: sequences for the direct effects, for each set of novel classes.
+        sequences: sequences for direct effects and the logit lens, for each set of novel classes.
         novel_sets: independent sets of novel classes.
         evaluation_seed: seed of these sequences; -1: the run's `seed`.
 

@@ -14,31 +14,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from miclab.circuits.find import Head, head_name
+from miclab.circuits.find import Head
+from miclab.circuits.logit_lens import direct_logits, lens_intervals, lens_values
+from miclab.circuits.weights_result import KINDS, LEADING, PRODUCTS, Kind, Product, Weights, leading_share
 from miclab.config.request import SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import RunError
 from miclab.model.attention.mechanism import Mechanism
 from miclab.model.attention.softmax import Softmax
-from miclab.model.decoder import EPSILON, Decoder, Parameters
+from miclab.model.decoder import Decoder, Parameters
 from miclab.model.projector import project
 from miclab.runs.run import Run
-from miclab.statistics.intervals import DECIMALS, Interval, clustered_interval
-from miclab.tables import HeadName, Number, Table, Tabled, table
-from miclab.worlds.sequences import Batch
+from miclab.statistics.intervals import clustered_interval
 from miclab.worlds.splits import split_batches
 from miclab.worlds.world import World, world_from_tensors
 
 Matrix = Float[Tensor, "row column"]
-Kind = Literal["Q", "K", "V"]
-KINDS: tuple[Kind, ...] = ("Q", "K", "V")
 CLASSES = 256
 """Classes of each modality that stand for its items, at most: the most frequent ones."""
 DRAWS = 8
@@ -115,6 +112,21 @@ def effective_rank(matrix: Matrix) -> float:
     return float(squares.sum().square() / squares.square().sum().clamp(min=1e-300))
 
 
+def spectrum(matrix: Matrix) -> tuple[float, ...]:
+    """Singular values, the largest first, as shares of the square root of their sum of squares."""
+    values = torch.linalg.svdvals(matrix.double())
+    return tuple((values / values.square().sum().sqrt().clamp(min=1e-300)).tolist())
+
+
+def spectra(matrices: Mapping[Head, HeadMatrices]) -> dict[tuple[Head, Product], tuple[float, ...]]:
+    """`spectrum` of QK and of OV of every head; as many values as a head has dimensions."""
+    found = {}
+    for head, own in matrices.items():
+        size = len(own.qk) // (1 + max(number for _, number in matrices))
+        found |= {(head, name): spectrum(m)[:size] for name, m in (("QK", own.qk), ("OV", own.ov))}
+    return found
+
+
 def composition(earlier: HeadMatrices, later: HeadMatrices, kind: Kind) -> float:
     """Frobenius norm of the product over the product of the norms. The earlier head writes into the queries (Q), keys
     (K) or values (V) of the later one."""
@@ -149,110 +161,7 @@ def copied_logits(config: RunConfig, parameters: Parameters, labels: Tensor, ov:
     return labels @ ov @ (readout if gain is None else gain[:, None] * readout)
 
 
-# -- direct logit attribution -------------------------------------------------------------------------------------
-@torch.no_grad()
-def direct_logits(config: RunConfig, parameters: Parameters, batch: Batch) -> dict[str, Float[Tensor, "batch label"]]:
-    """What each part of the decoder writes at the query directly into the logits: `embedding`, `head LAYER.HEAD`,
-    `mlp LAYER`. The scale of the last norm is that of the sequence, so that the parts add up to the logits.
-
-    Raises:
-        RunError: the last norm subtracts a mean and adds a bias.
-    """
-    if config.decoder.norm == "layernorm":
-        raise RunError("Direct logits are given for rmsnorm and for no norm: layernorm adds a bias of its own.")
-    decoder = Decoder(config)
-    layers = range(config.decoder.layers)
-    names = ["embedding", *(f"blocks.{i}.attention.heads" for i in layers), f"blocks.{layers[-1]}.residual"]
-    if config.decoder.mlp != "none":
-        names += [f"blocks.{i}.mlp.output" for i in layers]
-    kept = decoder.trace(parameters, batch, capture=tuple(names)).activations
-    written = {"embedding": kept["embedding"][:, -1]}
-    for i in layers:
-        heads = kept[f"blocks.{i}.attention.heads"][:, :, -1]
-        output = parameters.get(f"decoder.blocks.{i}.attention.output", torch.eye(decoder.width))
-        for j, own in enumerate(output.split(heads.shape[-1])):
-            written[f"head {head_name((i, j))}"] = heads[:, j] @ own
-        if config.decoder.mlp != "none":
-            written[f"mlp {i}"] = kept[f"blocks.{i}.mlp.output"][:, -1]
-    last = kept[f"blocks.{layers[-1]}.residual"][:, -1]
-    readout = parameters["decoder.readout"]
-    if config.decoder.norm == "rmsnorm":
-        scale = torch.rsqrt(last.square().mean(-1, keepdim=True) + EPSILON)
-        return {name: x * scale * parameters["decoder.norm.gain"] @ readout for name, x in written.items()}
-    return {name: x @ readout for name, x in written.items()}
-
-
 # -- of a run -----------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Weights(Tabled):
-    """Numbers of every head's weights.
-
-    Arguments:
-        run: name of the run.
-        step: training step of the checkpoint.
-        scores: by head and name.
-        compositions: by earlier head, later head and kind.
-        paths: by earlier head and later head (see `path_matching`).
-        random: mean and standard deviation with random weights, by the names of scores and kinds. A name of a path has
-            the word "path" before it.
-        direct: direct effect on the target's logit minus the mean logit, by part; with intervals by set of classes.
-    """
-
-    run: str
-    step: int
-    scores: dict[Head, dict[str, float]]
-    compositions: dict[tuple[Head, Head, Kind], float]
-    paths: dict[tuple[Head, Head], dict[str, float]]
-    random: dict[str, tuple[float, float]]
-    direct: dict[str, Interval]
-
-    def tables(self) -> tuple[Table, ...]:
-        """Heads, compositions, and direct effects on the logits."""
-        names = list(next(iter(self.scores.values())))
-        rows = [[HeadName(*head), *(Number(scores[name], 3) for name in names)] for head, scores in self.scores.items()]
-        rows.append(["random weights", *(Number(self.random[name][0], 3) for name in names)])
-        pairs = []
-        for pair in self.paths:
-            kinds = (self._beside(self.compositions[*pair, kind], kind) for kind in KINDS)
-            pairs.append([*map(_named, pair), *kinds, *self._path(pair)])
-        direct = [[name, value] for name, value in self.direct.items()]
-        title = f"{self.run} at step {self.step:,}"
-        found = [table(f"{title}: weights of heads", ["head", *names], rows)]
-        if pairs:
-            columns = ["earlier", "later", *KINDS, *next(iter(self.paths.values()))]
-            found.append(table("composition, and matching by both heads [random weights]", columns, pairs))
-        if direct:
-            found.append(table("direct effect on the target's logit minus the mean logit", ["part", "icl"], direct))
-        return tuple(found)
-
-    def _path(self, pair: tuple[Head, Head]) -> list[str]:
-        return [f"{value:.2f} [{self.random[f'path {name}'][0]:.2f}]" for name, value in self.paths[pair].items()]
-
-    def _beside(self, value: float, kind: Kind) -> str:
-        return f"{value:.3f} [{self.random[kind][0]:.3f}]"
-
-    def as_json(self) -> dict[str, Any]:
-        """Everything as plain data."""
-        return {
-            "run": self.run,
-            "step": self.step,
-            "heads": {head_name(head): scores for head, scores in self.scores.items()},
-            "composition": [
-                {"earlier": head_name(one), "later": head_name(other), "kind": kind, "score": value}
-                for (one, other, kind), value in self.compositions.items()
-            ],
-            "paths": [
-                {"earlier": head_name(one), "later": head_name(other), **scores}
-                for (one, other), scores in self.paths.items()
-            ],
-            "random": {name: {"mean": mean, "sd": spread} for name, (mean, spread) in self.random.items()},
-            "direct": {
-                name: {end: value.as_json(DECIMALS)[end] for end in ("low", "mean", "high")}
-                for name, value in self.direct.items()
-            },
-        }
-
-
 def head_scores(config: RunConfig, parameters: Parameters, world: World) -> dict[Head, dict[str, float]]:
     """Copying of labels, matching of items, and effective ranks of every head."""
     vectors = basis(config, parameters, world)
@@ -303,32 +212,43 @@ def weights(run: Run, *, step: int | None = None, sizes: SplitSizes | None = Non
     decoder = Decoder(config)
     found, parameters = run.parameters(step)
     world = world_from_tensors(config, run.world_tensors())
-    scores, pairs = head_scores(config, parameters, world), compositions(head_matrices(config, parameters))
+    matrices = head_matrices(config, parameters)
     seen: dict[str, list[float]] = {}
+    shares: dict[Product, list[list[float]]] = {name: [] for name in PRODUCTS}
     for draw in range(DRAWS):
         fresh = decoder.initial_parameters(draw)
+        drawn = head_matrices(config, fresh)
         for one in head_scores(config, fresh, world).values():
             for name, value in one.items():
                 seen.setdefault(name, []).append(value)
         for one in path_matching(config, fresh, world).values():
             for name, value in one.items():
                 seen.setdefault(f"path {name}", []).append(value)
-        for (_, _, kind), value in compositions(head_matrices(config, fresh)).items():
+        for (_, _, kind), value in compositions(drawn).items():
             seen.setdefault(kind, []).append(value)
+        for (_, name), values in spectra(drawn).items():
+            shares[name].append([leading_share(values, count) for count in LEADING])
     random = {name: _mean_and_spread(values) for name, values in seen.items()}
-    direct: dict[str, Interval] = {}
-    if config.decoder.norm != "layernorm":
-        sets: dict[str, list[Tensor]] = {}
-        for _, batch in split_batches(config, world, "icl", sizes or SplitSizes(sequences=100)):
-            for name, logits in direct_logits(config, parameters, batch).items():
-                effect = logits.gather(1, batch.target[:, None])[:, 0] - logits.mean(1)
-                sets.setdefault(name, []).append(effect)
-        direct = {name: clustered_interval([torch.stack(effects).numpy()]) for name, effects in sets.items()}
-    return Weights(run.path.name, found, scores, pairs, path_matching(config, parameters, world), random, direct)
-
-
-def _named(head: Head) -> HeadName:
-    return HeadName(*head)
+    random_spectra: dict[Product, tuple[float, ...]] = {
+        name: tuple(torch.tensor(some).mean(0).tolist()) for name, some in shares.items()
+    }
+    batches = [batch for _, batch in split_batches(config, world, "icl", sizes or SplitSizes(sequences=100))]
+    sets: dict[str, list[Tensor]] = {}
+    for batch in batches if config.decoder.norm != "layernorm" else ():
+        for name, logits in direct_logits(config, parameters, batch).items():
+            effect = logits.gather(1, batch.target[:, None])[:, 0] - logits.mean(1)
+            sets.setdefault(name, []).append(effect)
+    direct = {name: clustered_interval([torch.stack(effects).numpy()]) for name, effects in sets.items()}
+    lens, fresh_lens = (
+        lens_intervals([lens_values(config, which, batch) for batch in batches])
+        for which in (parameters, decoder.initial_parameters(0))
+    )
+    last = str(config.decoder.layers - 1)
+    return Weights(
+        run.path.name, found, head_scores(config, parameters, world), compositions(matrices),
+        path_matching(config, parameters, world), random, direct, spectra(matrices), lens, random_spectra,
+        {role: one.mean for (place, role), one in fresh_lens.items() if place == last},
+    )  # fmt: skip
 
 
 def _mean_and_spread(values: list[float]) -> tuple[float, float]:

@@ -13,13 +13,13 @@ from miclab.runs.find import find
 @dataclass(frozen=True, kw_only=True)
 class WeightsOptions(SizedOptions):
     """What the weights of heads say, beside random weights. A head copies if the eigenvalues of OV between labels and
-    logits are positive. Further: which items match, Q-, K- and V-composition, and effective ranks of QK and OV. Last is
-    the direct effect of each part on the logits."""
+    logits are positive. Further: which items match, Q-, K- and V-composition, and effective ranks and singular spectra
+    of QK and OV. Last are the direct effect of each part on the logits, and the logit lens by layer and role."""
 
     run: RunName
     """Path, name, or start of a name or hash."""
     sequences: int = 100
-    """Sequences for the direct effects, for each set of novel classes."""
+    """Sequences for direct effects and the logit lens, for each set of novel classes."""
 
 
 def run_weights(arguments: list[str]) -> int:
