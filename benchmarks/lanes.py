@@ -4,8 +4,9 @@
     make gpu
 
 For each decoder and number of lanes it measures the step alone and with the drawing of batches, on batches of the
-paper's size. What is measured is written after every cell, and a second call goes on where the first one ended. It ends
-by itself after `--limit` seconds. It needs a Python that holds torch and NumPy, nothing else.
+paper's size. On a GPU the group draws its batches there; on a CPU each run draws its own. What is measured is written
+after every cell, and a second call goes on where the first one ended. It ends by itself after `--limit` seconds. It
+needs a Python that holds torch and NumPy, nothing else.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from miclab.storage import read_file, replace_bytes
 from miclab.training import numerics, optimiser
 from miclab.training.flat_parameters import TrainedParameters
 from miclab.training.lanes import Lanes, Update
-from miclab.worlds.sequences import raw_training_batch
+from miclab.worlds.sequences import RawBatch, raw_training_batch
 from miclab.worlds.world import draw_world
 
 DECODERS = ("rope", "onehot")
@@ -65,11 +66,12 @@ def per_second(step: Callable[[], object], seconds: float, device: str) -> float
 
 
 def measured(decoder: str, lanes: int, device: str, seconds: float) -> dict[str, Any]:
-    """One cell: run-steps a second of the step alone, and of drawing batches alone."""
-    if "cuda" in device:
-        torch.cuda.reset_peak_memory_stats(device)
+    """One cell: run-steps a second of the step alone, and with the drawing of each batch."""
     base = lane_config(decoder, lanes, device)
     memory.check_lanes(base, torch.cuda.get_device_properties(device).total_memory if "cuda" in device else 0)
+    if "cuda" in device:
+        # Otherwise the bytes of a smaller cell would be those of the largest one before it.
+        torch.cuda.reset_peak_memory_stats(device)
     configs = [replace(base, seed=seed) for seed in range(lanes)]
     world = draw_world(base)
     trained = []
@@ -77,14 +79,31 @@ def measured(decoder: str, lanes: int, device: str, seconds: float) -> dict[str,
         parameters = model_of(config).initial_parameters(config.weights_seed)
         trained.append(TrainedParameters(config, {name: value.to(device) for name, value in parameters.items()}))
     states = [optimiser.initial_state(base.optimiser, {"trained": own.flat}) for own in trained]
-    group = Lanes(configs, trained, states)
-    updates = {
-        lane: Update(raw_training_batch(config, world, 0).to(device), 1e-3, 0) for lane, config in enumerate(configs)
-    }
-    step = per_second(lambda: group.step(updates), seconds, device) * lanes
-    draw = per_second(lambda: raw_training_batch(base, world, 0), seconds / 2, "cpu")
+    group = Lanes(configs, trained, states, worlds=[world] * lanes)
+    given = [raw_training_batch(config, world, 0).to(device) for config in configs]
+
+    def step(raws: Sequence[RawBatch | None]) -> None:
+        group.step({lane: Update(raw, 1e-3, 0) for lane, raw in enumerate(raws)})
+
+    def draws_and_steps() -> None:
+        if group.sampler:
+            step([None] * lanes)
+        else:
+            step([raw_training_batch(config, world, 0).to(device) for config in configs])
+
+    drawn = per_second(draws_and_steps, seconds, device) * lanes
+    # From here on the group is given its batches.
+    group.sampler = None
+    alone = per_second(lambda: step(given), seconds, device) * lanes
     held = torch.cuda.max_memory_allocated(device) if "cuda" in device else lanes * memory.lane_size(base)
-    return {"decoder": decoder, "lanes": lanes, "run-steps per second": step, "draws per second": draw, "bytes": held}
+    return {
+        "decoder": decoder,
+        "lanes": lanes,
+        "lanes at once": group.at_once,
+        "run-steps per second": alone,
+        "with drawing": drawn,
+        "bytes": held,
+    }
 
 
 def cells_before(file: Path, machine: dict[str, str]) -> list[dict[str, Any]]:
@@ -142,7 +161,7 @@ def measure(options: Options) -> Lines:
             replace_bytes(options.output, made.encode())
             yield Line(
                 f"{decoder:8} {lanes:4} lanes  {cell['run-steps per second']:10,.0f} run-steps/s"
-                f"  (drawing alone {cell['draws per second']:,.0f}/s)  {memory.in_words(cell['bytes'])}",
+                f"  ({cell['with drawing']:,.0f}/s with drawing)  {memory.in_words(cell['bytes'])}",
                 cell,
             )
     yield Line(f"{options.output}: {len(cells)} cells on {name}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,11 +19,10 @@ from miclab.config.request import Request
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError, RunError
 from miclab.runs.find import open_run
-from miclab.training import optimiser
+from miclab.training import loop, optimiser
 from miclab.training.flat_parameters import TrainedParameters, gradient_function
 from miclab.training.lanes import Lanes, Update
 from miclab.training.loop import prepared, train_config, train_together
-from miclab.training.step import training_step
 from miclab.worlds.sequences import RawBatch, raw_training_batch
 from miclab.worlds.world import draw_world
 
@@ -105,27 +106,30 @@ def group(configs: list[RunConfig], as_one: bool, worlds=()) -> tuple[Lanes, lis
     return Lanes(configs, trained, states, as_one, worlds), trained
 
 
-def test_lanes_and_single_runs_have_the_same_curves():
-    """Fails if a lane trains otherwise than a run of its own would: eight seeds over fifty steps, as one program,
-    against single runs of the first and the last."""
+def test_lanes_and_single_runs_have_the_same_curves(tmp_path, monkeypatch):
+    """Fails if a lane trains otherwise than a run of its own would: eight seeds, as one program and one by one, by
+    whole trainings. Their losses over fifty steps are compared row by row, and their accuracies at the end."""
+    request = replace(REQUEST, steps=50, evaluate_every=25, checkpoint_every=50, sequences=50)
     eager = NumericsConfig(mode="eager", sampler="device")
-    single = replace(tiny_config(decoder={"layers": 1}, optimiser={"name": "adam"}), numerics=eager)
-    configs = [replace(single, numerics=replace(FOUR, lanes=8), seed=seed) for seed in range(8)]
-    worlds = [draw_world(config) for config in configs]
-    program, _ = group(configs, True)
-    curves = torch.zeros(8, 2, 50)
-    for step in range(50):
-        raws = [raw_training_batch(config, world, step) for config, world in zip(configs, worlds, strict=True)]
-        losses = program.step({lane: Update(raw, 0.003, step) for lane, raw in enumerate(raws)})
-        curves[:, 0, step] = torch.stack([losses[lane]["loss"] for lane in range(8)])
-    for seed in (0, 7):
-        config = replace(single, seed=seed)
-        trained = TrainedParameters(config, lively_parameters(config, seed))
-        alone = training_step(config, trained, optimiser.initial_state(config.optimiser, {"trained": trained.flat}))
-        for step in range(50):
-            curves[seed, 1, step] = alone(raw_training_batch(config, worlds[seed], step), 0.003, step)["loss"]
-        torch.testing.assert_close(curves[seed, 0], curves[seed, 1], rtol=1e-3, atol=1e-3)
-    assert (curves[:, 0, -10:].mean(1) < curves[:, 0, :10].mean(1) - 0.1).all()
+    optimiser = {"name": "adam", "learning_rate": 0.003}
+    single = replace(tiny_config(decoder={"layers": 1}, optimiser=optimiser), numerics=eager)
+    singles = [replace(single, seed=seed) for seed in range(8)]
+    lanes = [replace(config, numerics=replace(FOUR, lanes=8)) for config in singles]
+    monkeypatch.setattr(loop, "Lanes", partial(Lanes, together=True))
+    assert together(lanes, tmp_path, [request] * 8) == ["finished"] * 8
+    for config in singles:
+        train_config(config, request, tmp_path)
+    pairs = [[prepared(config, tmp_path).run for config in pair] for pair in zip(lanes, singles, strict=True)]
+    curves = torch.tensor([[[row["loss"] for row in run.rows()[1:]] for run in pair] for pair in pairs])
+    assert curves.shape[:2] == (8, 2)
+    torch.testing.assert_close(curves[:, 0], curves[:, 1], rtol=1e-3, atol=1e-3)
+    # Other seeds are not as near, so that a comparison of a run with itself or with its neighbour would be seen.
+    assert ((curves[:, 0] - curves[:, 1].roll(1, 0)).abs().amax(1) > 0.01).all()
+    assert (curves[:, 0, -1] < curves[:, 0, 0]).all()
+    for one, other in ([run.rows()[-1]["accuracy"] for run in pair] for pair in pairs):
+        for name, value in one.items():
+            noise = math.sqrt(max(value * (1 - value), 1 / 50) / 50)
+            assert abs(value - other[name]) <= 3 * noise, name
 
 
 VARIANTS = {
@@ -246,6 +250,64 @@ def test_what_cannot_be_one_group_is_refused(tmp_path):
     for numerics in ({"mode": "lanes"}, {"mode": "eager", "lanes": 2}):
         with pytest.raises(ConfigError, match=r"numerics\.lanes.*with numerics.mode = 'lanes', and 0 without"):
             tiny_config(numerics=numerics)
+
+
+def test_out_of_memory_halves_the_lanes_at_once(tmp_path, monkeypatch):
+    """Fails if a group ends where half of it would fit, trains other weights then, or does not say so; or if it ends
+    without words where not even one lane fits. Memory ends where a stand-in for vmap says so."""
+    numerics = replace(FOUR, lanes=8)
+    configs = [replace(tiny_config(decoder={"layers": 1}), numerics=numerics, seed=seed) for seed in range(4)]
+    vmap, most = torch.func.vmap, 8
+
+    def small(function):
+        def gradient(flat, *others):
+            if len(flat) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return vmap(function)(flat, *others)
+
+        return gradient
+
+    monkeypatch.setattr(loop, "Lanes", partial(Lanes, together=True))
+    assert together(configs, tmp_path / "large") == ["finished"] * 4
+    monkeypatch.setattr(torch.func, "vmap", small)
+    # The group draws by vmap too, and is not what is to be halved.
+    monkeypatch.setattr("miclab.training.lanes.serves", lambda configs: False)
+    most = 2
+    with pytest.warns(UserWarning, match="cpu ran out of memory: of 8 lanes, [42] are computed at once") as said:
+        assert together(configs, tmp_path / "small") == ["finished"] * 4
+    assert len(said) == 2
+    for config in configs:
+        large, low = (prepared(config, tmp_path / name).run for name in ("large", "small"))
+        assert (low.environment["lanes at once"], "lanes at once" in large.environment) == (2, False)
+        weights = [run.parameters(REQUEST.steps)[1] for run in (large, low)]
+        torch.testing.assert_close(weights[1], weights[0], rtol=1e-3, atol=1e-5)
+    most = 0
+    with (
+        pytest.warns(UserWarning, match="of 8 lanes, [421] are"),
+        pytest.raises(memory.TooLargeError, match=r"ran out of memory with 8 lanes.*Lower numerics\.lanes"),
+    ):
+        together(configs, tmp_path / "none")
+    assert {prepared(config, tmp_path / "none").run.status for config in configs} == {"stopped"}
+
+
+def test_a_group_is_compared_with_the_memory_of_its_device_before_a_run_is_made(tmp_path, monkeypatch):
+    """Fails if a GPU's group is measured by the machine's memory, or directories are made for one that cannot fit."""
+    config = replace(tiny_config(), numerics=FOUR)
+    monkeypatch.setattr(loop.numerics, "memory_of", lambda device: 4 * memory.lane_size(config) - 1)
+    with pytest.raises(memory.TooLargeError, match=r"At most 3 lanes fit"):
+        prepared(config, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_was_begun_on_another_device_is_not_resumed(tmp_path):
+    """Fails if a run of a GPU goes on with a CPU's bits, or if a GPU that is not here has to say its memory."""
+    config = tiny_config(numerics={"mode": "eager"})
+    run, _ = train_config(config, replace(REQUEST, steps=2), tmp_path)
+    run.note("stopped", "a test", environment={**run.environment, "device": "cuda"})
+    with pytest.raises(RunError, match=r"device cuda \(now cpu\); resuming would not give the same bits"):
+        train_config(config, REQUEST, tmp_path)
+    assert run.step == 2
+    assert [loop.numerics.memory_of(device) for device in ("cuda:99", "cpu", "mps")] == [0, 0, 0]
 
 
 def test_a_group_that_cannot_fit_is_refused_with_what_fits():

@@ -52,21 +52,24 @@ def train_lanes(
 
     Raises:
         ConfigError: an unknown field (the message names the nearest), or a value that is not possible.
-        RunError: the runs cannot be one group, an earlier run is missing, or a signal stopped the training.
+        RunError: the runs cannot be one group (nothing was made then), an earlier run is missing, or a signal stopped
+            the training.
     """
-    from miclab.training.loop import Prepared, prepared, train_together
+    from miclab.training.lanes import check_group
+    from miclab.training.loop import prepared, train_together
     from miclab.training.trajectory import Progress
 
     if stage not in STAGES:
         raise ConfigError("stage", stage, nearest(stage, STAGES))
-    if not lanes:
-        raise ConfigError("lanes", lanes, "at least one mapping of fields, such as [{'seed': 0}, {'seed': 1}]")
+    if not lanes or isinstance(lanes, str | Mapping) or not all(isinstance(own, Mapping) for own in lanes):
+        raise ConfigError(
+            "lanes", lanes, "a list of at least one mapping of fields, such as [{'seed': 0}, {'seed': 1}]"
+        )
     if stage_one and (stage != "multimodal" or len(stage_one) != len(lanes)):
         raise ConfigError("stage_one", list(map(str, stage_one)), "one run for each lane, with the stage 'multimodal'")
     if encoders and (stage != "multimodal" or len(encoders) != len(lanes)):
         raise ConfigError("encoders", list(encoders), "one text for each lane, with the stage 'multimodal'")
-    ready: list[Prepared] = []
-    requests, hears = [], []
+    configs, requests, hears = [], [], []
     shared = dict(fields or {}) | ({} if steps is None else {"request.steps": steps})
     shared |= {"numerics.mode": "lanes", "numerics.lanes": len(lanes) if width is None else width}
     for place, own in enumerate(lanes):
@@ -93,9 +96,12 @@ def train_lanes(
             if on_progress:
                 on_progress(place, progress.step, progress.steps)
 
-        ready.append(prepared(config, runs, request.steps))
+        configs.append(config)
         requests.append(request)
         hears.append(hear)
+    # Before the first directory is made.
+    check_group(configs)
+    ready = [prepared(config, runs, request.steps) for config, request in zip(configs, requests, strict=True)]
     outcomes = train_together(ready, requests, hears)
     if any(outcome.status == "stopped" for outcome in outcomes):
         raise RunError(f"{outcomes[0].reason.capitalize()}. The same call goes on.")

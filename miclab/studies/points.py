@@ -46,7 +46,7 @@ class Point:
 
 
 class Mode:
-    """Replaces `auto` by the numeric mode found on a machine.
+    """Replaces `auto` by the numeric mode, and by the device, found on a machine.
 
     Arguments:
         mode: `compiled`, `eager`, or `lanes:N` for groups of N runs; or a function that finds it out. It is called
@@ -55,9 +55,17 @@ class Mode:
 
     def __init__(self, mode: str | Callable[[], str]):
         self._mode = mode
+        self._device = ""
 
     def resolved(self, numerics: NumericsConfig) -> NumericsConfig:
-        """The same numerics with a mode that is not `auto`."""
+        """The same numerics with a mode and a device that are not `auto`. A run's hash holds their names."""
+        if numerics.device == "auto":
+            if not self._device:
+                # Only here: finding devices imports torch, which most plans do without.
+                from miclab.training.numerics import device_here
+
+                self._device = device_here("auto")
+            numerics = replace(numerics, device=self._device)
         if numerics.mode != "auto":
             return numerics
         if callable(self._mode):

@@ -66,6 +66,7 @@ class Lanes:
         states: their optimisers' states, which become views too.
         together: whether all lanes are one program; None: on every device but a CPU.
         worlds: what the runs draw from. Where all lanes are one program, their batches may be drawn by it too.
+        on_halved: called with the lanes computed at once, where the device's memory was too small for more.
 
     Raises:
         RunError: there are more runs than lanes, or their steps differ.
@@ -78,6 +79,7 @@ class Lanes:
         states: Sequence[optimiser.State],
         together: bool | None = None,
         worlds: Sequence[World] = (),
+        on_halved: Callable[[int], None] | None = None,
     ):
         check_group(configs)
         self.config, self.width, self.states = configs[0], configs[0].numerics.lanes, states
@@ -90,6 +92,7 @@ class Lanes:
             row[: self.size] = own.flat
             own.lie_in(row[: self.size])
         self.mean, self.square = self._averages("mean.trained"), self._averages("square.trained")
+        self.at_once, self.on_halved = self.width, on_halved or (lambda lanes: None)
         self.together = self.flat.device.type != "cpu" if together is None else together
         self.sampler: LaneSampler | None = None
         if self.together and worlds and serves(configs):
@@ -154,11 +157,47 @@ class Lanes:
             raw = _stacked([raw_tensors(update.own_raw) for update in every])
         else:
             raw = self.sampler.draw([update.finished for update in every])
-        found, slope = self._gradient(terms, make)(self.flat[:, : self.size], self.all_fixed, raw)
+        found, slope = self._in_parts(self._gradient(terms, make), (self.flat[:, : self.size], self.all_fixed, raw))
         busy = list(updates)
         slopes[busy, : self.size] = slope[busy]
         values = {name: value.cpu() for name, value in found.items()}
         return {lane: {name: value[lane] for name, value in values.items()} for lane in updates}
+
+    def _in_parts(self, gradient: Gradient, inputs: tuple[Any, ...]) -> Any:
+        """Losses and gradients of all lanes. Where the device's memory is too small, half as many at once. No lane
+        has been moved by then, and all parts have one size, so that a lane's place still does not matter."""
+        while True:
+            try:
+                starts = range(0, self.width, self.at_once)
+                parts = [gradient(*_some(inputs, slice(start, start + self.at_once))) for start in starts]
+                return parts[0] if len(parts) == 1 else _joined(parts)
+            except torch.OutOfMemoryError:
+                if self.at_once == 1:
+                    raise
+            # Beyond the handler: until its end the error holds the tensors of the step that failed.
+            half = self.at_once // 2
+            self.at_once = max(number for number in range(1, half + 1) if self.width % number == 0)
+            torch.cuda.empty_cache()
+            self.on_halved(self.at_once)
+
+
+def _some(inputs: Any, lanes: slice) -> Any:
+    """Some lanes of tensors with the lanes as their first axis, or of nested mappings and tuples of them."""
+    if isinstance(inputs, Tensor):
+        return inputs[lanes]
+    if isinstance(inputs, Mapping):
+        return {name: _some(part, lanes) for name, part in inputs.items()}
+    return tuple(_some(part, lanes) for part in inputs)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """The lanes of all parts in one; the inverse of `_some`."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(parts))
+    if isinstance(first, Mapping):
+        return {name: _joined([part[name] for part in parts]) for name in first}
+    return tuple(_joined(column) for column in zip(*parts, strict=True))
 
 
 def _padded(free: Tensor | None, size: int, device: torch.device) -> Tensor | None:
@@ -180,7 +219,7 @@ def check_group(configs: Sequence[RunConfig]) -> None:
     """Makes sure that runs can be lanes of one group.
 
     Raises:
-        RunError: there are more runs than lanes, or their steps differ.
+        RunError: there are more runs than lanes, one is there twice, or their steps differ.
     """
     # A run of another mode is alone.
     width = configs[0].numerics.lanes or 1
@@ -189,6 +228,12 @@ def check_group(configs: Sequence[RunConfig]) -> None:
         raise RunError(f"Runs of one group have the same numerics.lanes; these have {widths}.")
     if len(configs) > width:
         raise RunError(f"{len(configs)} runs do not fit into a group of {width} lanes. Give them in several groups.")
+    for place, config in enumerate(configs):
+        if config in configs[:place]:
+            raise RunError(
+                f"Lanes {configs.index(config)} and {place} are the same run, so it would be trained twice at once."
+                " Give each run once, or another seed."
+            )
     if any(graph_key(config) != graph_key(configs[0]) for config in configs):
         raise RunError(
             "Runs of one group have the same shapes, optimiser and number of labels; these have not. They may differ in"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
+
+import torch
 
 from miclab.config import memory, schema
 from miclab.config.request import Request
@@ -63,6 +66,7 @@ def prepared(
     lineage = lineage or Lineage.resolve(config, root)
     memory.check_training(lineage.config)
     config, line = numerics.resolved(lineage.config, steps)
+    _check_lanes(config)
     # Errors that only the model can find are raised before a directory is made.
     Objective(config)
     world = draw_world(config, lineage.kept_tensors())
@@ -183,6 +187,7 @@ def train_together(
         ConfigError, TooLargeError: as `train`.
     """
     check_group([one.run.config for one in prepared])
+    _check_lanes(prepared[0].run.config)
     with contextlib.ExitStack() as stack:
         signals, found = stack.enter_context(Signals()), list[Trajectory | Outcome]()
         for one, request, hear in zip_longest(prepared, requests, on_progress):
@@ -197,16 +202,36 @@ def train_together(
         return [one if isinstance(one, Outcome) else one.ended for one in found]
 
 
+def _check_lanes(config: RunConfig) -> None:
+    """Makes sure that the group of a run in mode `lanes` fits into its device. Raises TooLargeError."""
+    if config.numerics.mode == "lanes":
+        memory.check_lanes(config, numerics.memory_of(config.numerics.device))
+
+
 def _drive(runs: Sequence[Trajectory]) -> None:
     """Trains runs as the lanes of one group."""
-    memory.check_lanes(runs[0].config)
     configs, trained, states = ([getattr(run, part) for run in runs] for part in ("config", "trained", "optimiser"))
-    lanes = Lanes(configs, trained, states, worlds=[run.world for run in runs])
-    for run in runs:
-        run.draws = lanes.sampler is None
-    while updates := {lane: run.update for lane, run in enumerate(runs) if run.update is not None}:
-        for lane, losses in lanes.step(updates).items():
-            runs[lane].take(losses)
+    width, device = configs[0].numerics.lanes, configs[0].numerics.device
+
+    def halved(at_once: int) -> None:
+        text = f"{device} ran out of memory: of {width} lanes, {at_once} are computed at once from here on"
+        for run in runs:
+            if run.outcome is None:
+                run.run.note("running", text, environment={**run.run.environment, "lanes at once": at_once})
+        warnings.warn(f"{text}. Last bits may differ from those of a group that fits.", stacklevel=2)
+
+    try:
+        lanes = Lanes(configs, trained, states, worlds=[run.world for run in runs], on_halved=halved)
+        for run in runs:
+            run.draws = lanes.sampler is None
+        while updates := {lane: run.update for lane, run in enumerate(runs) if run.update is not None}:
+            for lane, losses in lanes.step(updates).items():
+                runs[lane].take(losses)
+    except torch.OutOfMemoryError as error:
+        raise memory.TooLargeError(
+            f"{device} ran out of memory with {width} lanes, also with one at a time. Every run keeps its last"
+            " checkpoint. Lower numerics.lanes (or --lanes), or free the device of other programs."
+        ) from error
 
 
 def train_config(

@@ -64,6 +64,13 @@ def device_here(wanted: str) -> str:
     return wanted
 
 
+def memory_of(device: str) -> int:
+    """Bytes of a GPU's own memory; 0 where the device uses the machine's, or is not here."""
+    if not device.startswith("cuda") or (f"{device}:0" if device == "cuda" else device) not in devices():
+        return 0
+    return torch.cuda.get_device_properties(device).total_memory
+
+
 def resolved(config: RunConfig, steps: int = PAYS_FROM) -> tuple[RunConfig, str]:
     """The configuration with the device and the mode in effect for this many steps, and a warning if no compiler was
     found.
