@@ -17,7 +17,17 @@ import miclab
 from miclab.circuits.corrupted_pairs import Traced
 from miclab.circuits.corruption import Clean, Corruption, corrupt, find_corruption
 from miclab.circuits.effect_shares import _accuracy_level
-from miclab.circuits.patching import METRICS, POINTS, Place, role_masks, trace_batch, trace_split
+from miclab.circuits.patching import (
+    METRICS,
+    POINTS,
+    Place,
+    answer_masks,
+    answer_values,
+    patched_in,
+    role_masks,
+    trace_batch,
+    trace_split,
+)
 from miclab.circuits.patching_result import Patching
 from miclab.cli import main
 from miclab.config.corruptions import CORRUPTIONS
@@ -271,6 +281,25 @@ def test_all_positions_together_are_the_other_run():
     torch.testing.assert_close(one[2][last[0]]["logit_difference"], one[0]["logit_difference"])
     assert {place.part for place in one[2]} == {"residual", "value"}
     assert set(POINTS) > {place.part for place in one[2]}
+
+
+@pytest.mark.parametrize("direction", ["restore", "corrupt"])
+def test_a_patch_is_a_whole_run_with_one_edit(direction):
+    """Fails if the layers before a place are left out wrongly: the same bits as by running all of them."""
+    clean = sequences(2, 5)
+    config = replace(clean.config, decoder=replace(clean.config.decoder, layers=3, heads=2))
+    decoder, parameters = Decoder(config), lively_parameters(config)
+    made, _ = corrupt(CORRUPTIONS["query_other"], clean)
+    masks, found = (
+        answer_masks(clean.batch, made),
+        trace_batch(decoder, parameters, clean.batch, made, [*POINTS], direction),
+    )
+    source, base = (clean.batch, made) if direction == "restore" else (made, clean.batch)
+    for place, values in found[2].items():
+        given = decoder.trace(parameters, source, capture=(place.activation,)).activations[place.activation]
+        edits = {place.activation: patched_in(given, masks[place.role], place.head)}
+        expected = answer_values(decoder.trace(parameters, base, edits=edits).logits, clean.batch, made)
+        assert all(torch.equal(values[metric], expected[metric]) for metric in METRICS), place
 
 
 def test_a_corruption_without_effect_is_named():

@@ -179,14 +179,20 @@ def trace_batch(
     masks = answer_masks(clean, corrupted)
     chosen, left_out = places(decoder, parts, masks)
     names = tuple(dict.fromkeys(place.activation for place in chosen))
+    streams = ("embedding", *(f"blocks.{layer}.residual" for layer in range(decoder.options.layers)))
     source, base = (clean, corrupted) if direction == "restore" else (corrupted, clean)
     with torch.no_grad():
         given = decoder.trace(parameters, source, capture=names)
-        kept = decoder.trace(parameters, base)
+        kept = decoder.trace(parameters, base, capture=streams)
         patched: dict[Place, dict[str, Tensor]] = {}
         for place in chosen:
             edit = patched_in(given.activations[place.activation], masks[place.role], place.head)
-            logits = decoder.trace(parameters, base, edits={place.activation: edit}).logits
+            # Layers before a place are as without the patch, so the run starts at its own layer.
+            if place.part == "residual":
+                start, edits = (place.layer + 1, edit(kept.activations[place.activation])), None
+            else:
+                start, edits = (place.layer, kept.activations[streams[place.layer]]), {place.activation: edit}
+            logits = decoder.trace(parameters, base, edits=edits, start=start).logits
             patched[place] = answer_values(logits, clean, corrupted)
     both = {id(source): given.logits, id(base): kept.logits}
     ends = [answer_values(both[id(batch)], clean, corrupted) for batch in (clean, corrupted)]

@@ -32,6 +32,8 @@ from miclab.worlds.sequences import Batch, config_roles
 
 Parameters = Mapping[str, Tensor]
 Edits = Mapping[str, Callable[[Tensor], Tensor]]
+Stream = tuple[int, Float[Tensor, "batch position width"]]
+"""A layer, and the residual stream that it reads."""
 EPSILON = 1e-5
 """Added to the mean square inside RMSNorm and to the variance inside LayerNorm."""
 
@@ -242,12 +244,14 @@ class Decoder:
         *,
         capture: tuple[str, ...] = (),
         edits: Edits | None = None,
+        start: Stream | None = None,
     ) -> Trace:
         """Logits at the query with every position computed.
 
         Arguments:
             capture: names of activations to return, after their edit; a name may end in `*`.
             edits: for a name, a function from the activation to its replacement.
+            start: where to start; earlier activations are neither edited nor captured. None: with the embedding.
 
         Raises:
             RunError: there is no activation of such a name.
@@ -263,7 +267,7 @@ class Decoder:
                 kept[name] = value
             return value
 
-        return Trace(self._run(parameters, batch, point, query_only=False), kept)
+        return Trace(self._run(parameters, batch, point, query_only=False, start=start), kept)
 
     def named(self, names: Iterable[str]) -> list[str]:
         """The activations of names; a name may end in `*`.
@@ -279,10 +283,12 @@ class Decoder:
             found += fits
         return found
 
-    def _run(self, parameters: Parameters, batch: Batch, point: Point, query_only: bool) -> Tensor:
+    def _run(
+        self, parameters: Parameters, batch: Batch, point: Point, query_only: bool, start: Stream | None = None
+    ) -> Tensor:
         positions = self.positions_of(parameters)
-        x = point("embedding", self._embed(parameters, batch, positions, point))
-        for i, mechanism in enumerate(self.attention):
+        first, x = start or (0, point("embedding", self._embed(parameters, batch, positions, point)))
+        for i, mechanism in enumerate(self.attention[first:], first):
             name = f"blocks.{i}"
             if query_only and i == self.options.layers - 1:
                 normed, gain = self.norm(parameters, f"{name}.norm1", x)
