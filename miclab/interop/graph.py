@@ -97,12 +97,21 @@ def graph_bytes(network: Mapping[str, Any], tensors: Mapping[str, Tensor], examp
             program.save(written)
     # PyTorch's exporter raises errors of many kinds, for whatever it cannot translate.
     except Exception as error:
-        raise RunError(f"--to onnx: PyTorch cannot write this decoder as ONNX: {error}. Give --to torch.") from error
+        raise RunError(
+            f"--to onnx: PyTorch cannot write this decoder as ONNX ({_cause(error)}). Give --to torch."
+        ) from error
     finally:
         log.setLevel(level)
     content = written.getvalue()
     check_graph(content, network, example)
     return content
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what an error comes from. The exporter's own text is a page with colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
 def check_graph(content: bytes, network: Mapping[str, Any], example: Mapping[str, Tensor]) -> None:
