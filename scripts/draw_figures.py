@@ -1,6 +1,6 @@
-"""Draws the figures of every claim that has rows into studies/figures.
+"""Draws the figures of every claim that has rows into studies/figures, or those of some.
 
-    python -m scripts.draw_figures
+    python -m scripts.draw_figures [CLAIM ...]
 
 Run it after new rows are committed. The pages of claims, which are written when the site is built (docs/pages.py), show
 these figures.
@@ -21,12 +21,12 @@ PRESETS = ("quick", "paper")
 
 def main() -> None:
     """Draws them; claims whose rows are too few have none."""
-    argparse.ArgumentParser(
-        prog="python -m scripts.draw_figures", description=(__doc__ or "").split("\n")[0]
-    ).parse_args()
+    parser = argparse.ArgumentParser(prog="python -m scripts.draw_figures", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("claims", nargs="*", metavar="CLAIM", help="ids of claims, such as M6; none: all")
+    wanted = chosen(tuple(parser.parse_args().claims))
     for preset in PRESETS:
         evidence = Evidence(ROOT / "studies", preset)
-        for entry in chosen(()):
+        for entry in wanted:
             try:
                 draw(evidence, entry, ROOT / "studies/figures" / preset)
             except NoRowsError:
