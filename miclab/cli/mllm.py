@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from miclab.cli.mllm_circuit import cut_edges, lens, vectors
+from miclab.cli.mllm_circuit import cut_edges, lens, patch, vectors
 from miclab.cli.mllm_heads import compare_models, heads, knockout
 from miclab.cli.mllm_options import (
     EpisodesFlags,
@@ -133,6 +133,7 @@ USAGE = """
   knockout       answers of MODEL without its top heads, against random heads and whole layers
   edges          answers of MODEL without attention between kinds of position, by layers
   lens           logits by layer and kind of position, and of each head
+  patch          causal tracing: activations put into a corrupted prompt, by part, layer and kind of position
   vectors        answers without examples, with the mean output of induction heads added
   finetune       LoRA on a task, with strengths, accuracy and CLA at a schedule; resumes
   compare        top heads that two results of `heads` share, against chance: `mllm compare A B`
@@ -182,9 +183,9 @@ def _memory(arguments: list[str]) -> int:
 
 
 SUBCOMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "heads": heads, "knockout": knockout, "edges": cut_edges, "lens": lens, "vectors": vectors, "finetune": finetune,
-    "compare": compare_models, "scale": scale_up, "reproduce": reproduce, "make-episodes": _make_episodes,
-    "memory": _memory,
+    "heads": heads, "knockout": knockout, "edges": cut_edges, "lens": lens, "patch": patch, "vectors": vectors,
+    "finetune": finetune, "compare": compare_models, "scale": scale_up, "reproduce": reproduce,
+    "make-episodes": _make_episodes, "memory": _memory,
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""`miclab mllm edges`, `lens` and `vectors`: the circuit of a production model, by what flows through it."""
+"""`miclab mllm edges`, `lens`, `patch` and `vectors`: the circuit of a production model, by what flows through it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miclab.cli.mllm_heads import ranking
-from miclab.cli.mllm_options import EdgesFlags, LensFlags, VectorsFlags, close, remark, save_page
+from miclab.cli.mllm_options import EdgesFlags, LensFlags, PatchFlags, VectorsFlags, close, remark, save_page
 from miclab.cli.terminal import bar, parse, print_json
 from miclab.errors import ConfigError
-from miclab.mllm.options import EdgeOptions, VectorOptions, chosen
+from miclab.mllm.options import EdgeOptions, PatchOptions, VectorOptions, chosen
 
 if TYPE_CHECKING:
     from miclab.mllm.effects import Effect
@@ -92,6 +92,40 @@ def lens(arguments: list[str]) -> int:
         })  # fmt: skip
     else:
         for made in (*found.tables(), *found.strongest(options.top)):
+            made.show()
+    return close(results, found.problem)
+
+
+def patch(arguments: list[str]) -> int:
+    """`miclab mllm patch`."""
+    options = parse(PatchFlags, "mllm patch", arguments)
+    from miclab.mllm.errors import require
+
+    require()
+    from miclab.mllm.episode_pairs import corruption_named
+    from miclab.mllm.patching import parts_named, plan, trace
+    from miclab.mllm.patching_result import patch_rows
+    from miclab.report.model_patching import patch_page
+
+    corruption_named(options.corruption)
+    parts_named(options.parts)
+    requested = chosen(PatchOptions, options)
+    opened = options.results("patch")
+    production = options.production()
+    patches = plan(production, requested).patches
+    task = options.load(production.view)
+    with opened as results:
+        with bar("patches", len(task.episodes) * patches) as on_progress:
+            found = trace(production, task, requested, batch=options.batch, on_progress=on_progress)
+        results.table("patches.parquet", patch_rows(found))
+        results.note(left_out=list(found.remarks))
+        title = f"Causal tracing of {options.model_name} on {task.name}"
+        save_page(results, arguments, title, patch_page(found, options.top), found.problem)
+        remark(results, production.remarks)
+    if options.json:
+        print_json(found.as_json() | {"model": options.model_name, "folder": str(results.folder)})
+    else:
+        for made in found.listed(options.top):
             made.show()
     return close(results, found.problem)
 

@@ -20,6 +20,7 @@ from miclab.mllm.options import (
     Judging,
     KnockoutOptions,
     LoadOptions,
+    PatchOptions,
     VectorOptions,
     at_least,
     chosen,
@@ -216,6 +217,22 @@ class LensFlags(ModelFlags):
     def __post_init__(self) -> None:
         ModelFlags.__post_init__(self)
         at_least(self, top=1)
+        if self.judge != "exact":
+            raise ConfigError("judge", self.judge, "exact: logits are judged, and nothing is written")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchFlags(PatchOptions, ModelFlags):
+    """Causal tracing: activations of a clean prompt put into a corrupted one, or the other way round. By part, layer
+    and kind of position it gives the share of the corruption's effect. Writes patches.parquet, patch.html."""
+
+    top: int = 10
+    """Heads listed of each part by head; 0: all."""
+
+    def __post_init__(self) -> None:
+        ModelFlags.__post_init__(self)
+        PatchOptions.__post_init__(self)
+        at_least(self, top=0)
         if self.judge != "exact":
             raise ConfigError("judge", self.judge, "exact: logits are judged, and nothing is written")
 

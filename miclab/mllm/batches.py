@@ -76,10 +76,14 @@ def batches(
     yield from _joined(prompter, window, batch)
 
 
-def joined(prompter: Prompter, encoded: Sequence[Encoded]) -> Iterator[tuple[tuple[int, ...], Encoded]]:
-    """Batches of one episode each as batches of similar length, each with the numbers of its episodes."""
+def joined(prompter: Prompter, encoded: Sequence[Encoded], batch: int = 0) -> Iterator[tuple[tuple[int, ...], Encoded]]:
+    """Batches of one episode each as batches of similar length, each with the numbers of its episodes.
+
+    Arguments:
+        batch: episodes of a batch; 0: as many of similar length as have `TOKENS` tokens together.
+    """
     window = [_One(number, one.readings[0].episode, one) for number, one in enumerate(encoded)]
-    for lot in _cut(window, 0):
+    for lot in _cut(window, batch):
         yield tuple(one.number for one in lot), _together(prompter, lot)
 
 

@@ -161,7 +161,7 @@ def first_tokens(prompter: Prompter, episodes: Sequence[Episode]) -> list[Tokens
     return found
 
 
-def _role_masks(reading: Reading) -> Float[Tensor, "role position"]:
+def role_masks(reading: Reading) -> Float[Tensor, "role position"]:
     """1 at the positions of each of `ROLES`."""
     names, last = role_names(reading), torch.zeros(reading.length, dtype=torch.bool)
     last[-1] = True
@@ -197,7 +197,7 @@ def _look(readout: Readout, stream: Tensor, encoded: Encoded, tokens: Sequence[T
     """The lens on one stage [row, role, lens]."""
     rows = []
     for row, (reading, token) in enumerate(zip(encoded.readings, tokens, strict=True)):
-        masks, values = _role_masks(reading), []
+        masks, values = role_masks(reading), []
         for part in stream[row, : reading.length].split(POSITIONS):
             logits = readout.logits(part)
             own = logits[:, token.right]

@@ -164,6 +164,26 @@ class EdgeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PatchOptions:
+    """What is patched, and between which prompts."""
+
+    corruption: str = "labels_swapped"
+    """The one thing in which corrupted prompts differ: labels_swapped, items_swapped or query_other."""
+    direction: Literal["restore", "corrupt"] = "restore"
+    """restore puts clean activations into the corrupted prompt (denoising), corrupt the other way round (noising)."""
+    parts: tuple[str, ...] = ()
+    """Parts of a layer: residual, attention, mlp, and of each head head, query, key, value; default: the first
+    three."""
+    layers: tuple[int, ...] = ()
+    """Layers that are patched; default: all."""
+    window: int = 0
+    """Adjacent layers whose attention or mlp is patched together; 0: as few as give at most 8 windows."""
+
+    def __post_init__(self) -> None:
+        at_least(self, window=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class VectorOptions:
     """The function vector to add."""
 

@@ -181,14 +181,19 @@ def readout_of(production: Production) -> Readout:
             f"{type(model).__name__} has no final norm and unembedding of a known form. Looked for a module "
             f"{', '.join(NORMS)} of the decoder, followed by the output embeddings alone."
         )
+    return Readout(norm, unembedding, blocks_of(production))
+
+
+def blocks_of(production: Production) -> dict[int, nn.Module]:
+    """The block around each attention layer, by the layer's index. A layer without a block is missing."""
+    model = production.model.get_base_model() if hasattr(production.model, "get_base_model") else production.model
     attention = {id(layer.module): layer.index for layer in production.layers}
-    blocks = {
+    return {
         attention[id(child)]: module
-        for module in decoder.modules()
+        for module in decoder_of(model).modules()
         for child in module.children()
         if id(child) in attention
     }
-    return Readout(norm, unembedding, blocks)
 
 
 def feed_forward_of(block: nn.Module) -> nn.Module | None:

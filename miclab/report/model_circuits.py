@@ -22,12 +22,12 @@ def edge_map(found: EdgeKnockouts, measure: str) -> dict[str, Any]:
     control = [[found.of(kind, w).effect.beyond_control(measure) for w in found.windows] for kind in found.kinds]
     beyond = [["no control" if one is None else f"{one}" for one in row] for row in control]
     top = float(np.abs(grid).max()) or 1.0
-    return _map(grid, [w.name for w in found.windows], [kind.name for kind in found.kinds], (-top, top),
+    return role_map(grid, [w.name for w in found.windows], [kind.name for kind in found.kinds], (-top, top),
                 customdata=beyond,
                 hovertemplate="%{y}, %{x}: %{z:.3f}; beyond random edges %{customdata}<extra></extra>")  # fmt: skip
 
 
-def _map(
+def role_map(
     grid: Sequence[Sequence[float]], across: Sequence[str], down: Sequence[str], ends: tuple[float, float], **more: Any
 ) -> dict[str, Any]:
     """A heat map of named columns and rows; its colours are signed if the lower end is below 0."""
@@ -65,7 +65,7 @@ def lens_page(found: Lens, top: int) -> Page:
     for name, words in LENSES.items():
         grid = [[found.at(name, stage, role).mean for role in found.roles] for stage in range(len(found.stages))]
         ends = (0.0, 1.0) if name == "probability" else (-float(np.abs(grid).max()), float(np.abs(grid).max()))
-        figures[f"lens-{name}"] = _map(grid, found.roles, found.stages, ends)
+        figures[f"lens-{name}"] = role_map(grid, found.roles, found.stages, ends)
         note = "The final norm and the unembedding are applied to the stream before the first layer and after each."
         parts.append(Part(title=f"Logit lens: {words}", note=note, figure=f"lens-{name}"))
     if found.no_attribution:
