@@ -28,6 +28,8 @@ from miclab.mllm.patching_result import Patching, Place
 from miclab.mllm.results import read_table
 from miclab.mllm.task import Task
 
+ROUNDING, MOVED = 2e-5, 2e-4
+"""Differences of logits that are rounding at most, and that are an effect at least."""
 OTHERS = {
     "phi3": lambda text: Phi3ForCausalLM(Phi3Config(**text, num_key_value_heads=2, pad_token_id=0)),
     "falcon": lambda text: FalconForCausalLM(FalconConfig(**text, multi_query=True, new_decoder_architecture=False)),
@@ -59,7 +61,7 @@ def differences(
     """The pairs of a task as one batch, and logit differences of whole passes: clean and corrupted [episode]."""
     (lot,) = pairs(of, chosen, corruption, 0, {}, {})
     clean, corrupted = (lot.difference(answer_logits(of, one)).double().numpy() for one in (lot.clean, lot.corrupted))
-    assert np.abs(clean - corrupted).min() > 1e-3
+    assert np.abs(clean - corrupted).min() > MOVED
     return lot, clean, corrupted
 
 
@@ -74,16 +76,18 @@ def at(found: Patching, part: str, where: str, role: str) -> np.ndarray:
 FAMILIES = ["llama", "qwen2.5-vl", "gemma3", "gpt2", "gpt-neox", "opt", "gpt-oss"]
 
 
-@pytest.mark.parametrize("direction", ["restore", "corrupt"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_whole_stream_has_the_whole_effect(family: str, direction: str, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("family", "direction", "batch"),
+    [*((family, "restore", 0) for family in FAMILIES), ("llama", "corrupt", 2), ("qwen2.5-vl", "restore", 2)],
+)
+def test_the_whole_stream_has_the_whole_effect(family: str, direction: Any, batch: int, tmp_path: Path):
     """Fails if a patch is at another position, row, layer or in another direction than it says."""
     of, chosen = of_family(family, tmp_path)
     _, clean, corrupted = differences(of, chosen)
     source, base = (clean, corrupted) if direction == "restore" else (corrupted, clean)
-    options = PatchOptions(direction=direction, parts=("residual", "attention", "mlp"))  # pyright: ignore[reportArgumentType]
+    options = PatchOptions(direction=direction, parts=("residual", "attention", "mlp"))
     done: list[int] = []
-    found = trace(of, chosen, options, batch=2, on_progress=lambda number, _: done.append(number))
+    found = trace(of, chosen, options, batch=batch, on_progress=lambda number, _: done.append(number))
     assert found.names == tuple(episode.name for episode in chosen.episodes)
     assert found.clean == pytest.approx(clean, abs=1e-4)
     assert found.corrupted == pytest.approx(corrupted, abs=1e-4)
@@ -114,10 +118,10 @@ def test_other_corruptions_enter_at_items(family: str, view: Any, corruption: st
     chosen = task(tmp_path, view, names=("perpo", "blicket"))
     _, clean, corrupted = differences(of, chosen, corruption)
     found = trace(of, chosen, PatchOptions(corruption=corruption, parts=("residual",)))
-    assert at(found, "residual", "input", EVERY) == pytest.approx(clean, abs=1e-4)
+    assert at(found, "residual", "input", EVERY) == pytest.approx(clean, abs=ROUNDING)
     items = ["query"] if corruption == "query_other" else ["right item", "wrong item"]
     for role in ("right label", "right item", "wrong item", "query"):
-        changed = np.abs(at(found, "residual", "input", role) - corrupted).max() > 1e-4
+        changed = np.abs(at(found, "residual", "input", role) - corrupted).max() > 2 * ROUNDING
         assert changed == (role in items)
 
 
@@ -164,7 +168,7 @@ def test_slices_of_heads_are_those_inside_attention(family: str, tmp_path: Path)
     """Fails if a slice is that of another head, or of another part of a fused projection."""
     of, chosen = of_family(family, tmp_path)
     parts = ("head", "query", "key", "value")
-    found = trace(of, chosen, PatchOptions(parts=parts, layers=(0,)), batch=2)
+    found = trace(of, chosen, PatchOptions(parts=parts, layers=(0,)))
     lot, _, corrupted = differences(of, chosen)
     layer, length = of.layers[0], lot.clean.inputs["input_ids"].shape[1]
     swaps = Swaps(of)
@@ -180,9 +184,9 @@ def test_slices_of_heads_are_those_inside_attention(family: str, tmp_path: Path)
             for head in range(heads):
                 swaps.swap = (part, 0, head, mask)
                 expected = lot.difference(answer_logits(of, lot.corrupted)).double().numpy()
-                assert at(found, part, f"0.{head}", role) == pytest.approx(expected, abs=1e-4), (part, head, role)
+                assert at(found, part, f"0.{head}", role) == pytest.approx(expected, abs=ROUNDING), (part, head, role)
                 moved = max(moved, float(np.abs(expected - corrupted).max()))
-            assert moved > 1e-3
+            assert moved > MOVED
 
 
 @torch.no_grad()
@@ -206,7 +210,7 @@ def test_all_heads_at_once_are_the_output_of_attention(family: str, tmp_path: Pa
 
 def test_projections_in_an_unknown_order_are_refused_by_name(tmp_path: Path):
     of, chosen = of_family("falcon", tmp_path)
-    with pytest.raises(ModelError, match=r"key of transformer.h.0.self_attention cannot be patched: FalconAttention"):
+    with pytest.raises(ModelError, match=r"key of h.0.self_attention cannot be patched: FalconAttention fuses"):
         trace(of, chosen, PatchOptions(parts=("residual", "key")))
     _, clean, _ = differences(of, chosen)
     found = trace(of, chosen, PatchOptions(parts=("residual", "head"), layers=(1,)))
