@@ -11,6 +11,7 @@ from miclab.api.claims import Judgement, Ledger
 from miclab.config.presets import Profile
 from miclab.errors import RunError
 from miclab.runs.find import root_directory
+from miclab.studies.numerics import Sampler, StudyNumerics, check_devices, replaced_rows
 
 if TYPE_CHECKING:
     from miclab.claims.demonstration import Demonstration
@@ -104,6 +105,9 @@ def reproduce(
     workers: int = 0,
     again: bool = False,
     parameters: Mapping[str, str] | None = None,
+    lanes: str | int = "off",
+    device: str = "study",
+    sampler: Sampler = "study",
     on_progress: OnRuns | None = None,
 ) -> Ledger:
     """Trains the missing runs of claims on this machine and judges the claims, as `miclab reproduce` does.
@@ -119,6 +123,9 @@ def reproduce(
         workers: processes at once, each of one thread; 0: one for each core.
         again: also run the studies of claims whose rows are complete.
         parameters: values of the studies' parameters, by name, as texts.
+        lanes: train runs of equal shapes as groups of so many lanes; `auto`: 8; `off`: as in the studies.
+        device: `numerics.device` of every run; `study`: as in the studies.
+        sampler: `numerics.sampler` of every run; `study`: as in the studies.
         on_progress: called with the number of runs that ended and of all.
 
     Returns:
@@ -129,13 +136,15 @@ def reproduce(
     """
     from miclab.claims.evidence import Evidence
     from miclab.claims.ledger import chosen, judged, studies_to_run
+    from miclab.studies import state
     from miclab.studies.engine import Engine, carry_out, counted
     from miclab.studies.launchers.local import LocalLauncher
-    from miclab.studies.mode import long_mode
     from miclab.studies.rows import StudyTable
     from miclab.studies.shipped import writable_studies
     from miclab.studies.threshold import rounds
 
+    numerics = StudyNumerics(str(lanes), device, sampler)
+    numerics.check()
     directory, entries = writable_studies(str(studies)), chosen(ids)
     given = dict(parameters or {})
     before = Evidence(directory, preset, given)
@@ -144,9 +153,12 @@ def reproduce(
     if names:
         root = root_directory(runs)
         root.mkdir(parents=True, exist_ok=True)
-        files = [before.study(name) for name in names]
-        for narrow, plan in rounds(files, lambda: long_mode(root), root):
+        files = [numerics.of(before.study(name)) for name in names]
+        for narrow, plan in rounds(files, numerics.mode(root), root):
+            check_devices(plan, state.survey(plan, root))
             tables = [StudyTable(file, plan, root) for file in narrow]
+            for line in (*numerics.warnings(plan), *(text for file in narrow for text in replaced_rows(file, plan))):
+                warnings.warn(line, stacklevel=2)
             engine = Engine(plan, root, LocalLauncher(workers))
             tally = carry_out(engine, tables, counted(on_progress, len(plan.runs)))
             for identity, found in tally.states.items():

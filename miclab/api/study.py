@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from miclab.config.presets import Profile
 from miclab.runs.find import root_directory
+from miclab.studies.numerics import Sampler, StudyNumerics
 from miclab.tables import Table, Tabled, table
 
 if TYPE_CHECKING:
@@ -67,10 +68,12 @@ class Study(Tabled):
 
     Arguments:
         file: the study, as it was read.
+        numerics: how its runs are computed.
     """
 
-    def __init__(self, file: files.Study):
-        self.file = file
+    def __init__(self, file: files.Study, numerics: StudyNumerics | None = None):
+        self.numerics = numerics or StudyNumerics()
+        self.file = self.numerics.of(file)
 
     @property
     def name(self) -> str:
@@ -85,11 +88,11 @@ class Study(Tabled):
     def _plan(self, root: Path, rows: str | Path = "") -> tuple[Plan, GivenRows]:
         """Its runs, as far as they are known, and the rows that are given."""
         from miclab.studies.given_rows import GivenRows
-        from miclab.studies.mode import long_mode
         from miclab.studies.threshold import planned
 
-        given = GivenRows.read([self.file], lambda: long_mode(root), rows)
-        return planned([self.file], lambda: long_mode(root), root, given)[1], given
+        mode = self.numerics.mode(root)
+        given = GivenRows.read([self.file], mode, rows)
+        return planned([self.file], mode, root, given)[1], given
 
     def plan(self, runs: str | Path = "runs", *, rows: str | Path = "") -> StudyPlan:
         """The runs of the study and their progress. Nothing is trained.
@@ -133,26 +136,31 @@ class Study(Tabled):
             The plan with the state of every run; a run that failed is marked there with its reason.
 
         Raises:
-            MiclabError: a point of the grid cannot work; or a table of `rows` is missing, damaged or of other runs.
+            MiclabError: a point of the grid cannot work; a device is not here; or a table of `rows` is missing, damaged
+                or of other runs.
         """
         from miclab.studies import state
         from miclab.studies.engine import Engine, carry_out, counted
         from miclab.studies.given_rows import GivenRows
         from miclab.studies.launchers.local import LocalLauncher
         from miclab.studies.listing import kept_runs
-        from miclab.studies.mode import long_mode
+        from miclab.studies.numerics import check_devices, replaced_rows
         from miclab.studies.rows import StudyTable
         from miclab.studies.threshold import rounds
 
         root = root_directory(runs)
         root.mkdir(parents=True, exist_ok=True)
-        given = GivenRows.read([self.file], lambda: long_mode(root), rows)
+        mode = self.numerics.mode(root)
+        given = GivenRows.read([self.file], mode, rows)
         states, plan = {}, None
-        for _, plan in rounds([self.file], lambda: long_mode(root), root, given):
+        for _, plan in rounds([self.file], mode, root, given):
             left, others = given.left(plan, root), state.survey(plan, root) if given.tables else {}
             before = given.survey(plan, root) if given.tables else {}
-            engine = Engine(left, root, LocalLauncher(workers), retry_failed=retry_failed)
+            check_devices(left, state.survey(left, root))
             table = StudyTable(self.file, plan, root, given.of(self.file))
+            for line in (*self.numerics.warnings(plan), *replaced_rows(self.file, plan)):
+                warnings.warn(line, stacklevel=2)
+            engine = Engine(left, root, LocalLauncher(workers), retry_failed=retry_failed)
             tally = carry_out(engine, [table], counted(on_progress, len(left.runs)), others)
             states = before | tally.states
         assert plan is not None
@@ -221,12 +229,26 @@ class Study(Tabled):
         return f"Study({self.name!r}, {self.file.profile})"
 
 
-def study(path: str | Path, preset: Profile = "quick", parameters: Mapping[str, str] | None = None) -> Study:
+def study(
+    path: str | Path,
+    preset: Profile = "quick",
+    parameters: Mapping[str, str] | None = None,
+    *,
+    lanes: str | int = "off",
+    device: str = "study",
+    sampler: Sampler = "study",
+) -> Study:
     """A study file with one of its presets.
+
+    `lanes`, `device` and `sampler` are in the hashes of the runs. So a study that is opened with others finds other
+    runs.
 
     Arguments:
         path: the file; or the name of a study that comes with miclab, for example `complexity`.
         parameters: values of the file's parameters, by name, as texts.
+        lanes: train runs of equal shapes as groups of so many lanes; `auto`: 8; `off`: as in the file.
+        device: `numerics.device` of every run; `study`: as in the file.
+        sampler: `numerics.sampler` of every run; `study`: as in the file.
 
     Raises:
         MiclabError: the file cannot be read, or something in it is unknown; the message names the nearest.
@@ -238,4 +260,4 @@ def study(path: str | Path, preset: Profile = "quick", parameters: Mapping[str, 
     if not file.exists() and file.suffix == "" and len(file.parts) == 1:
         shipped = studies_directory() / f"{file}.yaml"
         file = shipped if shipped.exists() else file
-    return Study(load_study(file, preset, parameters))
+    return Study(load_study(file, preset, parameters), StudyNumerics(str(lanes), device, sampler))

@@ -16,7 +16,7 @@ from miclab.claims.registry import Claim
 from miclab.claims.tables import comparisons_table, conditions_table, ledger_table
 from miclab.claims.verdict import VERDICTS
 from miclab.cli.options import Claims, ClaimsOrStudies, Directory, Parameters, output_folder
-from miclab.cli.study_options import LauncherOptions
+from miclab.cli.study_options import LauncherOptions, NumericsOptions
 from miclab.cli.terminal import bar, parse, print_json, refuse_ignored, say
 from miclab.config.presets import Profile
 from miclab.errors import ConfigError, MiclabError, visible
@@ -146,7 +146,7 @@ def run_claims(arguments: list[str]) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReproduceOptions(LauncherOptions):
+class ReproduceOptions(LauncherOptions, NumericsOptions):
     """Train the missing runs of claims, then print the ledger. After a stop or a kill at any moment, the same command
     resumes."""
 
@@ -171,6 +171,7 @@ def run_reproduce(arguments: list[str]) -> int:
     """`miclab reproduce [ID ...]`."""
     options = parse(ReproduceOptions, "reproduce", arguments)
     options.check(arguments)
+    options.numerics.check()
     studies = writable_studies(options.studies)
     given = assignments(options.parameter)
     evidence = Evidence(studies, options.preset, given)
@@ -186,7 +187,7 @@ def run_reproduce(arguments: list[str]) -> int:
         with contextlib.redirect_stdout(sys.stderr):
             status = run_study(
                 ["run", *files, "--preset", options.preset, "--runs", options.runs, *options.words,
-                 *(f"--parameter={text}" for text in options.parameter)]
+                 *options.numerics_words, *(f"--parameter={text}" for text in options.parameter)]
             )  # fmt: skip
     else:
         say("no run is missing; --again trains what the committed rows have")

@@ -48,14 +48,13 @@ def run_study(arguments: list[str]) -> int:
 def _loaded(files: tuple[str, ...], options: StudyOptions) -> tuple[list[Study], Callable[[], str], Path]:
     """The studies, the numeric mode of this machine, and the directory of runs."""
     from miclab.studies.files import load_studies
-    from miclab.studies.mode import study_mode
     from miclab.studies.parameters import assignments
 
     if not files:
         raise MiclabError("Name at least one study file.")
-    root = root_directory(options.runs)
+    numerics, root = options.numerics, root_directory(options.runs)
     studies = load_studies(files, options.preset, assignments(options.parameter))
-    return studies, study_mode(root, options.lanes), root
+    return [numerics.of(study) for study in studies], numerics.mode(root), root
 
 
 def _given(options: SeededOptions, studies: list[Study], mode: Callable[[], str]) -> GivenRows:
@@ -120,6 +119,7 @@ def _carried_out(
     from miclab.cli.progress import Watch
     from miclab.studies.engine import Engine, carry_out
     from miclab.studies.mirrors import Mirrors
+    from miclab.studies.numerics import check_devices, replaced_rows
     from miclab.studies.rows import StudyTable
     from miclab.studies.state import survey
 
@@ -133,6 +133,10 @@ def _carried_out(
     others = survey(plan, root) if options.seeds or given.tables else {}
     plan = _of_seeds(studies, plan, options, root)
     left, before = given.left(plan, root), given.survey(plan, root) if given.tables else {}
+    if options.launcher == "local":
+        check_devices(left, survey(left, root))
+    for line in (*options.numerics.warnings(plan), *(text for study in studies for text in replaced_rows(study, plan))):
+        say(f"warning: {line}")
     launcher = _launcher(options, root)
     if options.launcher == "local":
         _announce(left, root, getattr(launcher, "workers", 1))
@@ -165,7 +169,6 @@ def _announce(plan: Plan, root: Path, workers: int) -> None:
 
 def _of_seeds(studies: list[Study], plan: Plan, options: SeededOptions, root: Path) -> Plan:
     """The requested part of a plan."""
-    from miclab.studies.mode import study_mode
     from miclab.studies.plan import Plan
 
     seeds = options.seeds
@@ -179,7 +182,7 @@ def _of_seeds(studies: list[Study], plan: Plan, options: SeededOptions, root: Pa
                 f" {', '.join(map(str, study.seeds))}."
             )
         chosen.append(replace(study, seeds=tuple(seed for seed in study.seeds if seed in seeds)))
-    return Plan(chosen, study_mode(root, options.lanes))
+    return Plan(chosen, options.numerics.mode(root))
 
 
 def _launcher(options: RunOptions, root: Path) -> Launcher:
@@ -234,6 +237,8 @@ def _plan(arguments: list[str]) -> int:
         root = Path(options.runs)
         kept = kept_runs([study], plan, root)
         plan = _of_seeds([study], plan, options, root)
+        for line in options.numerics.warnings(plan):
+            say(f"warning: {line}")
         states = given.survey(plan, root)
         if options.json:
             print_json(plan_json(study, plan, states, kept, root))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -13,14 +13,53 @@ from miclab.cli.terminal import refuse_ignored
 from miclab.config.presets import Profile
 from miclab.errors import MiclabError
 
+if TYPE_CHECKING:
+    from miclab.studies.numerics import StudyNumerics
+
 Files = Annotated[
     tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE ...", help_behavior_hint="(one or more)")
 ]
 StudyFile = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
 
 
+def _words(kind: type[Any], options: Any) -> list[str]:
+    """The fields of one dataclass of options as arguments of a command, without those at their defaults."""
+    found: list[str] = []
+    for field in fields(kind):
+        name, value = f"--{field.name.replace('_', '-')}", getattr(options, field.name)
+        if value != field.default:
+            found += [name, *map(str, value)] if isinstance(value, tuple) else [f"{name}={value}"]
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
-class StudyOptions:
+class NumericsOptions:
+    """How runs are computed, for every command that plans the runs of studies. All of it is in the runs' hashes."""
+
+    lanes: str = "off"
+    """Train runs of equal shapes as groups of so many lanes, each by one process; `auto`: 8. Runs with other --lanes,
+    --device or --sampler have other hashes. So give all three to every command of the study."""
+    device: str = "study"
+    """Device of every run: cpu, cuda, cuda:1, mps or auto (the best one here); `study`: as in the study's file."""
+    sampler: Literal["study", "host", "device"] = "study"
+    """Where every run draws its sequences. `device` draws those of all lanes at once, where the step runs; `study`: as
+    in the study's file."""
+
+    @property
+    def numerics(self) -> StudyNumerics:
+        """These options for the planner of studies."""
+        from miclab.studies.numerics import StudyNumerics
+
+        return StudyNumerics(self.lanes, self.device, self.sampler)
+
+    @property
+    def numerics_words(self) -> list[str]:
+        """These options as arguments of another command, without those at their defaults."""
+        return _words(NumericsOptions, self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions(NumericsOptions):
     """Options of every command."""
 
     preset: Profile = "quick"
@@ -32,9 +71,6 @@ class StudyOptions:
     parameter: Parameters = ()
     """Value of a parameter that a study file has; the option is repeated for each. Give it to every command: it decides
     which runs the study has."""
-    lanes: str = "off"
-    """Train runs of equal shapes as groups of so many lanes, each by one process; `auto`: 8. Such runs have hashes of
-    their own, so give it to every command of the study."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +91,7 @@ class LauncherOptions:
     workers: int = 0
     """Processes at once, each of one thread; 0: one for each core (`local`, `ray`), or as many as Slurm lets."""
     gpus: int = 0
-    """GPUs of each worker of `ray` or `slurm`, which sees no others; for studies with `numerics.device` `cuda`."""
+    """GPUs of each worker of `ray` or `slurm`, which sees no others; for runs with `--device cuda`."""
     ray_address: str = "auto"
     """Ray cluster; `auto`: the one that this machine belongs to."""
     array_limit: int = 1000
@@ -84,12 +120,7 @@ class LauncherOptions:
     @property
     def words(self) -> list[str]:
         """These options as arguments of another command, without those at their defaults."""
-        found: list[str] = []
-        for field in fields(LauncherOptions):
-            name, value = f"--{field.name.replace('_', '-')}", getattr(self, field.name)
-            if value != field.default:
-                found += [name, *map(str, value)] if isinstance(value, tuple) else [f"{name}={value}"]
-        return found
+        return _words(LauncherOptions, self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,15 +13,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from miclab.runs import interrupts
 from miclab.studies import state
 from miclab.studies.group import Grouping, write_group
 from miclab.studies.launchers import Launcher
 from miclab.studies.plan import Plan
-from miclab.studies.rows import StudyTable
 from miclab.studies.state import State
 from miclab.studies.task import Answer, answers, task_run, tasks_folder, write_task
+
+if TYPE_CHECKING:
+    # Tables need polars, and training does not.
+    from miclab.studies.rows import StudyTable
 
 ELSEWHERE = 2.0
 """Seconds between checks of runs that other processes hold."""

@@ -24,7 +24,18 @@ from miclab.errors import BusyError, ContentError, MiclabError
 from miclab.studies import state
 from miclab.studies.lease import Lease, reserve
 from miclab.studies.plan import PlannedRun
-from miclab.studies.task import GROUP, Answer, Ending, LostError, analysed, read_task, reason_of, task_run, tasks_folder
+from miclab.studies.task import (
+    GROUP,
+    Answer,
+    Ending,
+    LostError,
+    analysed,
+    read_task,
+    reason_of,
+    task_run,
+    tasks_folder,
+    trained_elsewhere,
+)
 
 if TYPE_CHECKING:
     from miclab.training.loop import Prepared
@@ -117,10 +128,13 @@ class _Lane:
             raise LostError("another process took the run over")
 
     def prepare(self) -> bool:
-        """Readies the run; whether it can be trained."""
+        """Readies the run; whether it is to be trained. One that was trained on another device is analysed at once."""
         from miclab.training.loop import prepared
 
         with self.noting():
+            if (elsewhere := trained_elsewhere(self.root, self.run)) is not None:
+                self.end(elsewhere[1])
+                return False
             self.ready = prepared(self.run.config, self.root, self.run.request.steps)
         return self.ready is not None
 
@@ -139,10 +153,9 @@ class _Lane:
 
     def end(self, outcome: Outcome) -> None:
         """Analyses the run after its training."""
-        assert self.ready is not None
         with self.noting():
             self.step = outcome.step
-            self.status, self.reason, _ = analysed(self.root, self.run, self.ready.run.path, outcome, self.check)
+            self.status, self.reason, _ = analysed(self.root, self.run, self.root / self.run.name, outcome, self.check)
             if self.status != "stopped" and self.before.status == "failed":
                 state.forget_failure(self.root, self.run.hash)
 

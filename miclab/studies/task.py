@@ -24,7 +24,7 @@ from miclab.config.extensions import Handed, taken_up
 from miclab.config.request import Request
 from miclab.config.run import RunConfig
 from miclab.errors import BusyError, ConfigError, MiclabError, MistakenError, RunContentError
-from miclab.runs.find import directory_name, open_run
+from miclab.runs.find import directory_name, glance, open_run
 from miclab.runs.run import Run
 from miclab.studies import state
 from miclab.studies.lease import reserve
@@ -239,9 +239,23 @@ def reason_of(error: Exception) -> str:
 def _train_and_analyse(root: Path, run: PlannedRun, check: Callable[[], None]) -> tuple[Ending, str, int]:
     from miclab.training.loop import prepared
 
+    if (elsewhere := trained_elsewhere(root, run)) is not None:
+        return analysed(root, run, *elsewhere, check)
     ready = prepared(run.config, root, run.request.steps)
     outcome = ready.train(run.request, lambda progress: check())
     return analysed(root, run, ready.run.path, outcome, check)
+
+
+def trained_elsewhere(root: Path, run: PlannedRun) -> tuple[Path, Outcome] | None:
+    """The directory of a run that was trained to its end on a device that is not here, and how that ended. Such a run
+    can be analysed but not be opened for training."""
+    from miclab.training.numerics import is_here
+    from miclab.training.trajectory import Outcome
+
+    disk = None if is_here(run.point.numerics.device) else glance(root, run.name, run.point)
+    if disk is None or disk.hash != run.hash or disk.status != "finished" or not state.is_trained(run, disk):
+        return None
+    return disk.path, Outcome("finished", disk.step, disk.reason)
 
 
 def analysed(

@@ -49,6 +49,11 @@ def devices() -> tuple[str, ...]:
     return (*found, *(("mps",) if torch.backends.mps.is_available() else ()), "cpu")
 
 
+def is_here(device: str) -> bool:
+    """Whether this machine has a device that a run's hash names."""
+    return (f"{device}:0" if device == "cuda" else device) in devices()
+
+
 def device_here(wanted: str) -> str:
     """A device as it is named in a run's hash: `auto` is the best of this machine.
 
@@ -58,7 +63,7 @@ def device_here(wanted: str) -> str:
     here = devices()
     if wanted == "auto":
         return here[0].removesuffix(":0")
-    if (f"{wanted}:0" if wanted == "cuda" else wanted) not in here:
+    if not is_here(wanted):
         why = "" if torch.backends.cuda.is_built() else "; this build of PyTorch is for CPUs alone"
         raise ConfigError("numerics.device", wanted, f"a device of this machine, which are {', '.join(here)}{why}")
     return wanted
@@ -66,7 +71,7 @@ def device_here(wanted: str) -> str:
 
 def memory_of(device: str) -> int:
     """Bytes of a GPU's own memory; 0 where the device uses the machine's, or is not here."""
-    if not device.startswith("cuda") or (f"{device}:0" if device == "cuda" else device) not in devices():
+    if not device.startswith("cuda") or not is_here(device):
         return 0
     return torch.cuda.get_device_properties(device).total_memory
 
