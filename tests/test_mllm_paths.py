@@ -22,16 +22,17 @@ from miclab.mllm.edge_rounds import Scores
 from miclab.mllm.episode_pairs import Pairs, answer_logits, pairs
 from miclab.mllm.episodes import make_episodes
 from miclab.mllm.errors import ModelError
+from miclab.mllm.layers import attention_layers
 from miclab.mllm.loading import Production
 from miclab.mllm.options import AttributeOptions, EpisodeOptions, PathOptions
 from miclab.mllm.patch_points import points, recorded, replaced
 from miclab.mllm.paths import patch_paths
 from miclab.mllm.replay import Replay
-from miclab.mllm.residual_graph import ResidualGraph, matrix
+from miclab.mllm.residual_graph import Block, ResidualGraph, matrix
 from miclab.mllm.results import read_table
 from miclab.mllm.sender_changes import Changes, changes_of
 
-FORMS = ["llama", "qwen2.5", "qwen2.5-vl", "gpt2", "opt"]
+FORMS = ["llama", "qwen2.5", "qwen2.5-vl", "gpt2", "opt", "gpt-neox"]
 
 
 def exact(family: str, view: str = "", folder: Path = Path()) -> tuple[Production, Any]:
@@ -125,7 +126,7 @@ def test_every_edge_is_that_of_a_decoder_written_by_hand(direction: str, tmp_pat
     of, chosen = exact("qwen2.5", folder=tmp_path)
     graph, lot, replay, changes = read(of, chosen, direction)
     edges = graph.edges(graph.senders, graph.receivers)
-    # 1 and 6 senders before the attention of two layers of 4 queries, 2 keys and 2 values; 5, 10 and 11 before the rest.
+    # 1 and 6 senders before the attention of two layers of 4 queries, 2 keys and 2 values; 5, 10, 11 before the rest.
     assert len(edges) == 1 * 8 + 6 * 8 + 5 + 10 + 11
     found = edge_differences(graph, changes, replay, edges)
     oracle, kept, largest = Oracle(of.model), changes.kept, 0.0
@@ -223,7 +224,6 @@ def test_matrix_of_an_adapter_is_the_map_with_the_adapter():
     ("family", "why"),
     [
         ("gemma3", "a norm or a factor stands behind its attention"),
-        ("gpt-neox", "attention and feed-forward part read the same stream, side by side"),
         ("gpt-oss", "its feed-forward part is a mixture of experts"),
         ("qwen3-vl", "something else enters the stream"),
     ],
@@ -234,6 +234,28 @@ def test_other_forms_are_refused_by_name(family: str, why: str, tmp_path: Path):
     with pytest.raises(ModelError, match=why) as caught:
         attribute(of, chosen)
     assert "Llama, Qwen2" in str(caught.value)
+
+
+def test_one_layer_has_no_edges_to_compare():
+    of = production("qwen2.5")
+    of.model.model.layers = of.model.model.layers[:1]
+    with pytest.raises(ModelError, match=r"qwen2\.5 has one layer, so no head feeds another"):
+        ResidualGraph(replace(of, layers=attention_layers(of.model)))
+
+
+def test_feed_forward_parts_side_by_side_do_not_read_their_own_layer(monkeypatch, tmp_path: Path):
+    """Fails if GPT-NeoX is read as a decoder whose heads feed the feed-forward part behind them, or as what its flag
+    says alone."""
+    found = {family: ResidualGraph(production(family)) for family in ("gpt-neox", "gpt2")}
+    head = Sender("head", 0, 1)
+    assert {family: head in graph.before(Receiver("mlp", 0)) for family, graph in found.items()} == {
+        "gpt-neox": False, "gpt2": True,
+    }  # fmt: skip
+    for family, said in (("gpt-neox", False), ("gpt2", True)):
+        of, chosen = exact(family, folder=tmp_path)
+        monkeypatch.setattr(Block, "is_parallel", said)
+        with pytest.raises(ModelError, match="the stream has another norm first"):
+            read(of, chosen)
 
 
 def test_batches_do_not_change_what_is_found(tmp_path: Path):
@@ -323,7 +345,7 @@ def test_the_tiny_model_sends_the_label_through_values(capsys, letters: Path, tm
     assert abs(effects["embedding", "query of 1.7"]) < 0.05
     assert effects["embedding", "logits"] == pytest.approx(0, abs=1e-6)
     rows = read_table(tmp_path / "o", "edges.parquet").filter(sender="embedding", receiver="value of 1.6")
-    share = (rows["patched"] - rows["corrupted"]).sum() / (rows["clean"] - rows["corrupted"]).sum()
+    share = float((rows["patched"] - rows["corrupted"]).sum()) / float((rows["clean"] - rows["corrupted"]).sum())
     assert share == pytest.approx(effects["embedding", "value of 1.6"], abs=1e-5)
     assert "value of 1.6" in (tmp_path / "o" / "paths.html").read_text()
 
@@ -353,7 +375,7 @@ def test_a_ranking_gives_the_senders(capsys, letters: Path, tmp_path: Path):
         ("paths", ["--sender", "1.1", "--receiver", "0.1:key"], "None of the senders (head 1.1) comes before"),
         ("paths", ["--layers", "5"], "There is no layer 5: layers are 0 to 1"),
         ("paths", ["--layers", "0", "--sender", "0.1"], "none with --sender"),
-        ("paths", ["--heads", "h", "--sender", "0.1"], "each of them names the senders"),
+        ("paths", ["--heads", "h", "--sender", "0.1"], "each names the senders"),
     ],
 )
 def test_what_cannot_be_patched_is_refused(command: str, more, message, capsys, letters: Path, tmp_path: Path):

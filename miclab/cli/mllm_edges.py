@@ -2,20 +2,58 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from miclab.cli.mllm_heads import ranking_in
-from miclab.cli.mllm_options import AttributeFlags, PathsFlags, close, remark, save_page
+from miclab.cli.mllm_options import ModelFlags, close, remark, save_page
 from miclab.cli.terminal import bar, parse, print_json
-from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN, AttributeOptions, PathOptions, chosen
+from miclab.errors import ConfigError
+from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN, AttributeOptions, PathOptions, at_least, chosen
 
 if TYPE_CHECKING:
     from miclab.mllm.heads import HeadTable
 
 HEADS = 5
 """Heads of each measure that send, where a ranking is given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathsFlags(PathOptions, ModelFlags):
+    """Exact path patching: what one sender adds changes for one receiver alone, and all after it is computed again.
+    Where there are more edges than --top, EAP-IG picks them. Writes edges.parquet, paths.html."""
+
+    heads: Path = Path()
+    """Folder that `mllm heads` wrote: its five strongest previous-token and induction heads are the senders."""
+    shown: int = 24
+    """Edges listed; 0: all."""
+
+    def __post_init__(self) -> None:
+        ModelFlags.__post_init__(self)
+        PathOptions.__post_init__(self)
+        at_least(self, shown=0)
+        if self.heads != Path() and (self.sender or self.layers):
+            raise ConfigError("heads", str(self.heads), "none with --sender or --layers: each names the senders")
+        if self.judge != "exact":
+            raise ConfigError("judge", self.judge, "exact: logits are judged, and nothing is written")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeFlags(AttributeOptions, ModelFlags):
+    """Edge attribution: the effect of every edge between heads, feed-forward parts and logits, by EAP and EAP-IG. Some
+    edges are also patched exactly; below 0.8 agreement there is a warning. Writes edges.parquet, exact.parquet,
+    attribute.html."""
+
+    top: int = 24
+    """Edges listed."""
+
+    def __post_init__(self) -> None:
+        ModelFlags.__post_init__(self)
+        AttributeOptions.__post_init__(self)
+        at_least(self, top=1)
+        if self.judge != "exact":
+            raise ConfigError("judge", self.judge, "exact: logits are judged, and nothing is written")
 
 
 def _strongest(table: HeadTable) -> tuple[str, ...]:
@@ -71,19 +109,20 @@ def attribute(arguments: list[str]) -> int:
     require()
     import io
 
-    from miclab.mllm.edge_attribution import attribute, exact_rows
+    from miclab.mllm.edge_attribution import attribute, exact_rows, steps_of
     from miclab.mllm.episode_pairs import corruption_named
+    from miclab.mllm.residual_graph import ResidualGraph
     from miclab.report.model_edges import attribution_page
 
     corruption_named(options.corruption)
     opened = options.results("attribute")
     production = options.production()
     task = options.load(production.view)
-    steps = 1 + options.interpolations + options.check
+    requested = chosen(AttributeOptions, options)
+    steps = steps_of(ResidualGraph(production), requested)
     with opened as results:
         with bar("edges", len(task.episodes) * steps) as on_progress:
-            found = attribute(production, task, chosen(AttributeOptions, options), batch=options.batch,
-                              on_progress=on_progress)  # fmt: skip
+            found = attribute(production, task, requested, batch=options.batch, on_progress=on_progress)
         content = io.BytesIO()
         found.frame().write_parquet(content)
         results.file("edges.parquet", content.getvalue())

@@ -14,7 +14,6 @@ import tyro
 from miclab.config.extensions import as_options
 from miclab.errors import ConfigError, MiclabError, visible
 from miclab.mllm.options import (
-    AttributeOptions,
     EdgeOptions,
     EpisodeOptions,
     FinetuneOptions,
@@ -22,7 +21,6 @@ from miclab.mllm.options import (
     KnockoutOptions,
     LoadOptions,
     PatchOptions,
-    PathOptions,
     VectorOptions,
     at_least,
     chosen,
@@ -235,43 +233,6 @@ class PatchFlags(PatchOptions, ModelFlags):
         ModelFlags.__post_init__(self)
         PatchOptions.__post_init__(self)
         at_least(self, top=0)
-        if self.judge != "exact":
-            raise ConfigError("judge", self.judge, "exact: logits are judged, and nothing is written")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PathsFlags(PathOptions, ModelFlags):
-    """Exact path patching: what one sender adds changes for one receiver alone, and all after it is computed again.
-    Where there are more edges than --top, EAP-IG picks them. Writes edges.parquet, paths.html."""
-
-    heads: Path = Path()
-    """Folder that `mllm heads` wrote: its five strongest previous-token and induction heads are the senders."""
-    shown: int = 24
-    """Edges listed; 0: all."""
-
-    def __post_init__(self) -> None:
-        ModelFlags.__post_init__(self)
-        PathOptions.__post_init__(self)
-        at_least(self, shown=0)
-        if self.heads != Path() and (self.sender or self.layers):
-            raise ConfigError("heads", str(self.heads), "none with --sender or --layers: each of them names the senders")
-        if self.judge != "exact":
-            raise ConfigError("judge", self.judge, "exact: logits are judged, and nothing is written")
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttributeFlags(AttributeOptions, ModelFlags):
-    """Edge attribution: the effect of every edge between heads, feed-forward parts and logits, by EAP and EAP-IG. Some
-    edges are also patched exactly; below 0.8 agreement there is a warning. Writes edges.parquet, exact.parquet,
-    attribute.html."""
-
-    top: int = 24
-    """Edges listed."""
-
-    def __post_init__(self) -> None:
-        ModelFlags.__post_init__(self)
-        AttributeOptions.__post_init__(self)
-        at_least(self, top=1)
         if self.judge != "exact":
             raise ConfigError("judge", self.judge, "exact: logits are judged, and nothing is written")
 

@@ -16,7 +16,7 @@ import polars as pl
 from miclab.circuits.attribution import ENOUGH, METHODS, Agreement, Method, agreement, chosen_edges
 from miclab.circuits.edges import Edge
 from miclab.circuits.path_result import SHOWN
-from miclab.mllm.edge_rounds import Scores, estimate, patch_exactly
+from miclab.mllm.edge_rounds import Scores, estimate, patch_exactly, problems_of
 from miclab.mllm.episode_pairs import corruption_named
 from miclab.mllm.loading import Production
 from miclab.mllm.options import AttributeOptions
@@ -53,7 +53,7 @@ class EdgeAttribution(PairEffects[Edge]):
         """Agreement of each method with exact path patching, over the edges that were patched."""
         base = self.corrupted if self.direction == "restore" else self.clean
         exact = [float((values - base).mean()) for values in self.patched.values()]
-        return {m: agreement([self.estimates.share(edge, m) for edge in self.places], exact) for m in METHODS}
+        return {m: agreement([self.estimates.change_by(edge, m) for edge in self.places], exact) for m in METHODS}
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -103,9 +103,7 @@ class EdgeAttribution(PairEffects[Edge]):
         exact: list[tuple[str, str, Interval | None]] = [
             (str(edge.sender), str(edge.receiver), self.effect(edge)) for edge in self.places
         ]
-        rows = [
-            (*names, *((None,) * 3 if one is None else (one.mean, one.low, one.high))) for *names, one in exact
-        ]
+        rows = [(*names, *((None,) * 3 if one is None else (one.mean, one.low, one.high))) for *names, one in exact]
         columns = {"sender": pl.String, "receiver": pl.String,
                    **dict.fromkeys(("exact", "exact.low", "exact.high"), pl.Float64)}  # fmt: skip
         return frame.join(pl.DataFrame(rows, columns, orient="row"), on=["sender", "receiver"], how="left",
@@ -150,6 +148,12 @@ def exact_rows(found: PairEffects[Edge]) -> list[dict[str, Any]]:
     return found.rows(lambda edge: {"sender": str(edge.sender), "receiver": str(edge.receiver)})
 
 
+def steps_of(graph: ResidualGraph, options: AttributeOptions) -> int:
+    """Number of steps of each episode: gradients, and edges that are patched exactly."""
+    every = sum(len(graph.before(receiver)) for receiver in graph.receivers)
+    return 1 + options.interpolations + min(options.check, every)
+
+
 def attribute(
     production: Production,
     task: Task,
@@ -165,7 +169,7 @@ def attribute(
         task: the episodes.
         options: corruption, direction, interpolations and edges to compare.
         batch: episodes at a time; 0: as many of similar length as fit (`miclab.mllm.batches`).
-        on_progress: called with the number of steps done, of 1 + interpolations + edges compared for each episode.
+        on_progress: called with the number of steps done, over all episodes (`steps_of` each).
 
     Raises:
         ConfigError: there is no such corruption.
@@ -189,5 +193,5 @@ def attribute(
     exact = patch_exactly(graph, task, options, compared, batch=batch, on_step=lambda done: on_step(before + done))
     return EdgeAttribution(
         production.name, task.name, options.corruption, options.direction, exact.names, exact.clean, exact.corrupted,
-        exact.patched, exact.remarks, exact.problem, scores=scores,
+        exact.patched, exact.remarks, problems_of(scores.problem, exact.problem), scores=scores,
     )  # fmt: skip

@@ -1,9 +1,9 @@
 """Effects of all edges of a production decoder on one batch, estimated by gradients (EAP, EAP-IG).
 
-The effect of an edge is the product of the sender's change with the gradient of the logit difference with respect to
-what the receiver reads. The gradients come block by block, from the last to the first. Each block is computed again
-from its kept input, so that the graph of one block is held at a time. What receivers of a block read differs only in
-the norm and in the projection behind it, through which gradients go back exactly, head by head.
+The effect of an edge is the sender's change times a gradient: that of the logit difference with respect to what the
+receiver reads. The gradients come block by block, from the last to the first. Each block is computed again
+from its kept input, so that the graph of one block is held at a time. Receivers of a block differ only in the norm and
+the projection behind it. Gradients go back through these exactly, head by head.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from miclab.circuits.edges import Input, Receiver
+from miclab.circuits.edges import INPUTS, Input, Receiver
 from miclab.mllm.episode_pairs import answer_logits
 from miclab.mllm.patch_points import Point
 from miclab.mllm.readout import first_of
 from miclab.mllm.replay import Replay
 from miclab.mllm.residual_graph import Block, ResidualGraph, matrix, wide
 from miclab.mllm.sender_changes import Changes
-
 
 
 @dataclass(frozen=True)
@@ -139,13 +138,15 @@ def _inputs(
     block: Block, x: Float[Tensor, "row position width"], projected: dict[Input, Tensor]
 ) -> Float[Tensor, "receiver row position width"]:
     """Gradients with respect to what each input of a block's heads reads, from those of its projections."""
-    towards: list[Tensor] = []
+    weights = {kind: matrix(block.projections[kind].module, x).detach() for kind in INPUTS}
+    stream = x.detach().requires_grad_()
+    normed, found = block.norms["attention"](stream), list[Tensor]()
+    # One after the other, as what the norm's gradient holds on its way is several times as large as the gradient.
     for receiver in block.receivers[:-1]:
-        kind = cast("Input", receiver.kind)
-        columns, module = block.columns(receiver), block.projections[kind].module
-        towards.append(projected[kind][..., columns] @ matrix(module, x)[:, columns].T)
-    each = x.detach().expand(len(towards), *x.shape).clone().requires_grad_()
-    return torch.autograd.grad(block.norms["attention"](each), each, torch.stack(towards).to(x))[0]
+        kind, columns = cast("Input", receiver.kind), block.columns(receiver)
+        towards = projected[kind][..., columns] @ weights[kind][:, columns].T
+        found += torch.autograd.grad(normed, stream, towards.view_as(normed).to(normed), retain_graph=True)
+    return torch.stack(found)
 
 
 def _products(changes: Changes, gradients: Float[Tensor, "receiver row position width"], layers: int) -> Tensor:
@@ -186,6 +187,7 @@ def edge_scores(
             after, projected, mlp = _through(block, call, after)
             *_, reads = block.receivers
             # Its own feed-forward part is the last sender of a layer, and does not send to itself.
-            put([reads], _products(changes, mlp[None], layer + 1)[:-1])
+            made = _products(changes, mlp[None], layer if block.is_parallel else layer + 1)
+            put([reads], made if block.is_parallel else made[:-1])
             put(block.receivers[:-1], _products(changes, _inputs(block, call.x, projected), layer))
     return found

@@ -1,8 +1,8 @@
 """Exact path patching of edges in a production model, one edge at a time.
 
-What one sender adds changes in what one receiver reads, and nowhere else: the receiver reads the norm of its stream plus
-that change. Everything after the receiver is computed again. So an edge is the direct path alone, by the definition
-of `miclab.circuits.paths`.
+What one sender adds changes in what one receiver reads, and nowhere else: the receiver reads the norm of its stream
+plus that change. Everything after the receiver is computed again. So an edge is the direct path alone, by the
+definition of `miclab.circuits.paths`.
 """
 
 from __future__ import annotations

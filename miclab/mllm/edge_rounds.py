@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ class Scores:
         change: mean logit difference on clean prompts minus that on corrupted ones.
         direction: `restore` or `corrupt`.
         by_method: estimated changes of the logit difference, means over episodes [sender receiver]; NaN: no edge.
+        problem: why episodes are missing; empty if none is.
     """
 
     senders: tuple[Sender, ...]
@@ -44,16 +46,27 @@ class Scores:
     change: float
     direction: str
     by_method: dict[Method, NDArray[np.floating]] = field(repr=False)
+    problem: str = ""
 
     def shares(self, method: Method) -> NDArray[np.floating]:
         """Effects as shares of what the corruption changes [sender receiver]."""
         sign = 1 if self.direction == "restore" else -1
         return sign * self.by_method[method] / self.change
 
+    @cached_property
+    def _places(self) -> tuple[dict[Sender, int], dict[Receiver, int]]:
+        # A production model has hundreds of thousands of edges, so places are not sought.
+        return ({one: place for place, one in enumerate(self.senders)},
+                {one: place for place, one in enumerate(self.receivers)})  # fmt: skip
+
+    def change_by(self, edge: Edge, method: Method = "eap_ig") -> float:
+        """The estimated change of the logit difference by one edge."""
+        senders, receivers = self._places
+        return float(self.by_method[method][senders[edge.sender], receivers[edge.receiver]])
+
     def share(self, edge: Edge, method: Method = "eap_ig") -> float:
-        """The share of one edge."""
-        place = self.senders.index(edge.sender), self.receivers.index(edge.receiver)
-        return float(self.shares(method)[place])
+        """The same as a share of what the corruption changes."""
+        return (1 if self.direction == "restore" else -1) * self.change_by(edge, method) / self.change
 
     def edge(self, place: int) -> Edge:
         """The edge at a place of the flattened arrays."""
@@ -158,7 +171,12 @@ class _Round:
 
     @property
     def problems(self) -> str:
-        return "; ".join(text for text in (self.problem, lost_text(self.lost, len(self.task.episodes))) if text)
+        return problems_of(self.problem, lost_text(self.lost, len(self.task.episodes)))
+
+
+def problems_of(*texts: str) -> str:
+    """The problems of several rounds as one text; each is said once."""
+    return "; ".join(dict.fromkeys(text for text in texts if text))
 
 
 def estimate(
@@ -175,7 +193,8 @@ def estimate(
     Raises:
         TaskError: no episode has a pair of prompts.
         ModelError: the model has no separate edges.
-        OutOfMemoryError: before the first batch was done; later the scores are of the batches before.
+        OutOfMemoryError: before the first batch was done; later the scores are of the batches before, and have their
+            `problem` set.
     """
     work = _Round(graph, task, options, batch, 1 + interpolations, on_step)
     replay = Replay(graph.production, ())
@@ -200,7 +219,7 @@ def estimate(
         change += float((changes.clean - changes.corrupted).double().sum())
     count = len(work.names)
     means: dict[Method, NDArray[np.floating]] = {name: (one / count).numpy() for name, one in sums.items()}
-    return Scores(graph.senders, graph.receivers, change / count, options.direction, means)
+    return Scores(graph.senders, graph.receivers, change / count, options.direction, means, work.problems)
 
 
 def patch_exactly(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from miclab.circuits.attribution import INTERPOLATIONS
 from miclab.circuits.edges import Edge, Receiver, Sender
 from miclab.circuits.path_result import SHOWN, SIDES
-from miclab.mllm.edge_rounds import Scores, estimate, patch_exactly
+from miclab.mllm.edge_rounds import Scores, estimate, patch_exactly, problems_of
 from miclab.mllm.episode_pairs import corruption_named
 from miclab.mllm.errors import ModelError
 from miclab.mllm.loading import Production
@@ -114,17 +114,15 @@ def candidates(graph: ResidualGraph, options: PathOptions) -> list[Edge]:
         names = [", ".join(map(str, some[:3])) for some in (senders, receivers)]
         raise ModelError(
             f"None of the senders ({names[0]}) comes before one of the receivers ({names[1]}). A head sends to later "
-            "layers, to the feed-forward part of its own, and to logits."
+            "layers, to logits, and to the feed-forward part of its own unless they read side by side (GPT-NeoX)."
         )
     return found
 
 
 def _picked(scores: Scores, edges: Sequence[Edge], top: int) -> list[Edge]:
     """The edges with the largest estimated effects, in the order in which they were given."""
-    places = ({one: place for place, one in enumerate(scores.senders)},
-              {one: place for place, one in enumerate(scores.receivers)})  # fmt: skip
-    sizes = [abs(scores.by_method["eap_ig"][places[0][e.sender], places[1][e.receiver]]) for e in edges]
-    chosen = np.argsort(-np.array(sizes), kind="stable")[:top]
+    sizes = np.abs([scores.change_by(edge) for edge in edges])
+    chosen = np.argsort(-sizes, kind="stable")[:top]
     return [edges[place] for place in sorted(chosen.tolist())]
 
 
@@ -161,7 +159,7 @@ def patch_paths(
     corruption_named(options.corruption)
     graph = ResidualGraph(production)
     every = edges = candidates(graph, options)
-    before = 0
+    before, problem = 0, ""
 
     def on_step(done: int) -> None:
         if on_progress:
@@ -169,10 +167,10 @@ def patch_paths(
 
     if 0 < options.top < len(every):
         scores = estimate(graph, task, options, INTERPOLATIONS, batch=batch, on_step=on_step)
-        edges = _picked(scores, every, options.top)
+        edges, problem = _picked(scores, every, options.top), scores.problem
         before = len(task.episodes) * (1 + INTERPOLATIONS)
     found = patch_exactly(graph, task, options, edges, batch=batch, on_step=on_step)
     return EdgePatching(
         production.name, task.name, options.corruption, options.direction, found.names, found.clean, found.corrupted,
-        found.patched, found.remarks, found.problem, candidates=len(every),
+        found.patched, found.remarks, problems_of(problem, found.problem), candidates=len(every),
     )  # fmt: skip

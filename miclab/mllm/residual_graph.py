@@ -36,8 +36,12 @@ BEFORE: dict[Literal["attention", "mlp"], tuple[str, ...]] = {
 """A block's names for the norms before its attention and its feed-forward part."""
 ALLOWED = (
     "Edges are known of decoders whose blocks have one norm before attention and one before the feed-forward part, and "
-    "add both to the stream as they are: Llama, Qwen2, Qwen2.5-VL, Phi-3, GPT-2, OPT and others of this form. "
-    "`miclab mllm patch` takes any decoder."
+    "add both to the stream as they are. Llama, Qwen2, Qwen2.5-VL, Phi-3, GPT-2, OPT, GPT-NeoX and others are of this "
+    "form. `miclab mllm patch` takes any decoder."
+)
+ONE_LAYER = (
+    "{} has one layer, so no head feeds another and there are no edges to compare. `miclab mllm patch` traces it by "
+    "part and kind of position."
 )
 
 
@@ -83,6 +87,11 @@ class Block:
     projections: dict[Input, Point] = field(repr=False)
 
     @property
+    def is_parallel(self) -> bool:
+        """Whether attention and feed-forward part read the same stream, side by side, as in GPT-NeoX."""
+        return bool(getattr(self.module, "use_parallel_residual", False))
+
+    @property
     def share(self) -> int:
         """Number of heads that read one key and value."""
         return self.layer.heads // self.layer.key_value_heads
@@ -126,6 +135,8 @@ class ResidualGraph:
         indices = [block.layer.index for block in self.blocks]
         if indices != list(range(len(indices))):
             raise _refused(self.blocks[0].module, f"only layers {', '.join(map(str, indices))} have attention")
+        if len(indices) < 2:
+            raise ModelError(ONE_LAYER.format(production.name))
         self.sent: dict[Activation, Point] = {("residual", INPUT): Point(self.blocks[0].module, "input")} | {
             name: point for name, point in found.items() if name[0] in ("mlp", "head")
         }
@@ -142,7 +153,10 @@ class ResidualGraph:
 
     def before(self, receiver: Receiver) -> tuple[Sender, ...]:
         """The senders that a receiver reads, in the order of the forward pass."""
-        return senders_before(self.senders, receiver)
+        found = senders_before(self.senders, receiver)
+        if receiver.kind == "mlp" and self.blocks[receiver.layer].is_parallel:
+            return tuple(one for one in found if one.layer < receiver.layer)
+        return found
 
     def edges(self, senders: tuple[Sender, ...], receivers: tuple[Receiver, ...]) -> list[Edge]:
         """Edges from some senders to some receivers, in the order of the receivers."""
@@ -269,9 +283,9 @@ def _checked(block: Block, before: dict[str, Tensor]) -> Iterator[None]:
         _compare(module, x, before["in"], BEHIND)
 
     def second(x: Tensor) -> None:
-        whole = before["in"].flatten() + before["attention"].flatten()
-        if torch.equal(x.flatten(), before["in"].flatten()):
-            raise _refused(module, "attention and feed-forward part read the same stream, side by side")
+        whole = before["in"].flatten()
+        if not block.is_parallel:
+            whole = whole + before["attention"].flatten()
         _compare(module, x, whole, BEHIND)
 
     def leave(out: Tensor) -> None:
