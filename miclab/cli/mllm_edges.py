@@ -22,7 +22,8 @@ HEADS = 5
 @dataclass(frozen=True, kw_only=True)
 class PathsFlags(PathOptions, ModelFlags):
     """Exact path patching: what one sender adds changes for one receiver alone, and all after it is computed again.
-    Where there are more edges than --top, EAP-IG picks them. Writes edges.parquet, paths.html."""
+    Effects are shares of what the corruption changes: 0 none, 1 all of it. Where there are more edges than --top,
+    EAP-IG picks them. Writes edges.parquet, paths.html."""
 
     heads: Path = Path()
     """Folder that `mllm heads` wrote: its five strongest previous-token and induction heads are the senders."""
@@ -41,9 +42,9 @@ class PathsFlags(PathOptions, ModelFlags):
 
 @dataclass(frozen=True, kw_only=True)
 class AttributeFlags(AttributeOptions, ModelFlags):
-    """Edge attribution: the effect of every edge between heads, feed-forward parts and logits, by EAP and EAP-IG. Some
-    edges are also patched exactly; below 0.8 agreement there is a warning. Writes edges.parquet, exact.parquet,
-    attribute.html."""
+    """Edge attribution: the effect of every edge between heads, feed-forward parts and logits, by EAP and EAP-IG.
+    Effects are shares of what the corruption changes: 0 none, 1 all of it. Some edges are also patched exactly; below
+    0.8 agreement there is a warning. Writes edges.parquet, exact.parquet, attribute.html."""
 
     top: int = 24
     """Edges listed."""

@@ -49,6 +49,10 @@ class EdgeAttribution(PairEffects[Edge]):
         """Whether the corruption changes the logit difference, so that effects can be shares of the change."""
         return not self.change.low <= 0 <= self.change.high
 
+    def estimate(self, edge: Edge, method: Method) -> float | None:
+        """The estimated effect of an edge; None where the corruption has no effect."""
+        return self.estimates.share(edge, method) if self.has_effect else None
+
     def agreements(self) -> dict[Method, Agreement]:
         """Agreement of each method with exact path patching, over the edges that were patched."""
         base = self.corrupted if self.direction == "restore" else self.clean
@@ -66,7 +70,7 @@ class EdgeAttribution(PairEffects[Edge]):
         )
 
     def _row(self, edge: Edge) -> list[Any]:
-        shares = [Number(self.estimates.share(edge, m) if self.has_effect else None, 3) for m in METHODS]
+        shares = [Number(self.estimate(edge, m), 3) for m in METHODS]
         return [str(edge.sender), str(edge.receiver), *shares, self.effect(edge) if edge in self.patched else None]
 
     def tables(self) -> tuple[Table, ...]:
@@ -119,7 +123,7 @@ class EdgeAttribution(PairEffects[Edge]):
         return self.head_json() | {
             "edges": [
                 {"sender": str(e.sender), "receiver": str(e.receiver)}
-                | {m: round(self.estimates.share(e, m), 6) if self.has_effect else None for m in METHODS}
+                | {m: None if (share := self.estimate(e, m)) is None else round(share, 6) for m in METHODS}
                 | {"exact": one.as_json() if e in self.patched and (one := self.effect(e)) else None}
                 for e in shown
             ],

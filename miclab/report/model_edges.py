@@ -42,7 +42,7 @@ def attribution_page(found: EdgeAttribution, top: int) -> Page:
     exact = [None if (one := found.effect(edge)) is None else round(one.mean, 4) for edge in found.places]
     data: list[dict[str, Any]] = [
         {"type": "scatter", "mode": "markers", "name": words, "x": exact,
-         "y": [round(found.estimates.share(edge, method), 4) for edge in found.places],
+         "y": [None if (one := found.estimate(edge, method)) is None else round(one, 4) for edge in found.places],
          "text": list(map(str, found.places)), "hovertemplate": "%{text}: exact %{x:.3f}, estimated %{y:.3f}"}
         for method, words in METHODS.items()
     ]  # fmt: skip
