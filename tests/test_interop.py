@@ -28,6 +28,7 @@ from miclab.config.request import Request
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError, MiclabError, RunError
 from miclab.interop import export as exporting
+from miclab.interop import graph
 from miclab.interop.exported.decoder import Decoder as Exported
 from miclab.interop.network import CODES, MECHANISMS, network_config, network_tensors
 from miclab.interop.released import drawn_world, from_released, released_shapes
@@ -287,6 +288,50 @@ def test_nnsight_reads_and_edits(run, tmp_path, capsys):
     torch.testing.assert_close(logits, without_last_heads(run), rtol=0, atol=1e-5)
 
 
+def test_a_runtime_of_onnx_gives_logits_and_patterns(run, tmp_path, capsys, monkeypatch):
+    """Fails if the real runtime gives other numbers, or if the number of sequences is not free."""
+    for name in ("onnx", "onnxscript"):
+        pytest.importorskip(name, reason="it needs the extra `onnx`: pip install '.[onnx]'")
+    runtime = pytest.importorskip("onnxruntime", reason="it needs the extra `onnx`: pip install '.[onnx]'")
+    folder = exported(run, tmp_path / "out", "onnx", capsys)
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "README.md", "config.json", "decoder.onnx", "example.safetensors"
+    ]  # fmt: skip
+    monkeypatch.chdir(folder)
+    found: dict = {}
+    exec(readme_block(folder), found)
+    example = load_file("example.safetensors")
+    session = runtime.InferenceSession("decoder.onnx", providers=["CPUExecutionProvider"])
+    for count in (8, 5):
+        values = session.run(None, {one.name: example[one.name][:count].numpy() for one in session.get_inputs()})
+        for point, value in zip(session.get_outputs(), values, strict=True):
+            torch.testing.assert_close(torch.as_tensor(value), example[point.name][:count], rtol=1e-5, atol=1e-5)
+
+
+def test_a_graph_with_a_wrong_weight_is_not_written(run, tmp_path, monkeypatch):
+    """Fails if the graph is not compared with what miclab gives."""
+    for name in ("onnx", "onnxscript"):
+        pytest.importorskip(name, reason="it needs the extra `onnx`: pip install '.[onnx]'")
+    example_tensors = exporting.example_tensors
+
+    def wrong(*arguments):
+        found = example_tensors(*arguments)
+        return {**found, "pattern.1": found["pattern.1"].flip(0)}
+
+    monkeypatch.setattr(exporting, "example_tensors", wrong)
+    with pytest.raises(RunError, match=r"pattern\.1"):
+        exporting.export(run, "onnx", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_onnx_without_its_packages_says_what_to_install(run, tmp_path, capsys, monkeypatch):
+    """Fails if a missing package ends in a traceback, or in half a folder."""
+    monkeypatch.setattr(graph, "PACKAGES", ("onnx_of_no_one",))
+    assert main(["export", str(run.path), "--to", "onnx", "--output", str(tmp_path / "x")]) == 2
+    assert "pip install '.[onnx]'" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
 def test_an_export_goes_into_the_empty_directory_that_one_stands_in(run, tmp_path, monkeypatch):
     """Fails if `.` is refused, or its files land beside it."""
     monkeypatch.chdir(tmp_path)
@@ -299,9 +344,8 @@ def test_what_cannot_be_exported_is_refused_by_name(run, tmp_path, capsys):
     full = tmp_path / "full"
     full.mkdir()
     (full / "mine.txt").write_text("mine")
-    for target, folder, words in (("onnx", tmp_path / "o", "onnxscript"), ("torch", full, "not empty")):
-        assert main(["export", str(run.path), "--to", target, "--output", str(folder)]) == 2
-        assert words in capsys.readouterr().err
+    assert main(["export", str(run.path), "--to", "torch", "--output", str(full)]) == 2
+    assert "not empty" in capsys.readouterr().err
     assert [p.name for p in full.iterdir()] == ["mine.txt"]
     with pytest.raises(ConfigError, match="torch"):
         miclab.load(run.path).export("pytorch", tmp_path / "x")

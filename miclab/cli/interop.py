@@ -22,13 +22,14 @@ from miclab.runs.run import Run
 class ExportOptions(CheckpointOptions):
     """Write a checkpoint as a folder that other tools load. The folder has the network as readable Python, which needs
     no miclab, the weights as safetensors, and an example with what miclab gives on it. Before it is written, the
-    exported module has given the same."""
+    exported module has given the same. For ONNX, it has one graph with the weights instead."""
 
     run: RunName
     """Path, name, or start of a name or hash."""
     to: Literal["torch", "huggingface", "transformer-lens", "onnx"] = "torch"
     """`torch`: a plain `torch.nn.Module`. `huggingface`: a model for `AutoModel.from_pretrained`. `transformer-lens`: a
-    `HookedRootModule` of TransformerLens 4. `onnx` is refused, with what to do instead."""
+    `HookedRootModule` of TransformerLens 4. `onnx`: a graph that also gives the patterns; it needs the extra
+    `onnx`."""
     output: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
     """Folder to write, new or empty, in an existing directory."""
 
@@ -41,7 +42,10 @@ def run_export(arguments: list[str]) -> int:
     check_target(options.to)
     folder = output_folder(options.output)
     run = find(options.run, options.runs)
-    return print_result(export(run, options.to, folder, options.checkpoint), [run], options.json)
+    with bar("export", 1) as on_progress:
+        exported = export(run, options.to, folder, options.checkpoint)
+        on_progress(1, "")
+    return print_result(exported, [run], options.json)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,9 @@
-"""A checkpoint as a folder that others load: plain PyTorch, Hugging Face, or TransformerLens.
+"""A checkpoint as a folder that others load: plain PyTorch, Hugging Face, TransformerLens, or ONNX.
 
 config.json           sizes and options
-model.safetensors     weights
+model.safetensors     weights; for onnx they are in the graph
 decoder.py            the network, a plain `torch.nn.Module` that needs no miclab
+decoder.onnx          onnx: the network and its weights, instead of decoder.py
 hooked.py             transformer-lens: the same with hook points
 modeling_miclab.py    huggingface: the same as a `PreTrainedModel`, and configuration_miclab.py
 example.safetensors   some sequences, and the logits and patterns that miclab gives on them
@@ -28,6 +29,7 @@ from miclab.config.request import SplitSizes
 from miclab.errors import ConfigError, MiclabError, RunError, nearest
 from miclab.interop import readme
 from miclab.interop.exported import decoder as exported
+from miclab.interop.graph import check_packages, graph_bytes
 from miclab.interop.network import network_config, network_tensors
 from miclab.model.decoder import Decoder
 from miclab.runs.run import Run
@@ -43,17 +45,13 @@ FILES: dict[str, tuple[str, ...]] = {
     "torch": ("decoder.py",),
     "transformer-lens": ("decoder.py", "hooked.py"),
     "huggingface": ("decoder.py", "configuration_miclab.py", "modeling_miclab.py"),
+    "onnx": (),
 }
 """Python files of each target."""
 EXAMPLES = 8
 """Sequences in the example."""
 CLOSE = 1e-6
 """Allowed difference in float64 of a pattern, and of logits relative to the largest."""
-NO_ONNX = (
-    "--to onnx is not possible: PyTorch writes ONNX with the packages `onnx` and `onnxscript`, which miclab does not"
-    " use. Give --to torch, and call `torch.onnx.export` on the module in that folder (the guide to other tools has the"
-    " lines)."
-)
 
 
 @dataclass(frozen=True)
@@ -101,14 +99,14 @@ def export(run: Run, target: str, folder: Path | str, step: int | None = None) -
     """Writes a checkpoint as a folder for another tool, after the exported module has given what the decoder gives.
 
     Arguments:
-        target: `torch`, `huggingface` or `transformer-lens`.
+        target: `torch`, `huggingface`, `transformer-lens` or `onnx`.
         folder: a new or empty folder in an existing one.
         step: training step of the checkpoint; None: the last good one.
 
     Raises:
         ConfigError: there is no such target or checkpoint, or the decoder has a part that is not exported.
         RunError: the run has no decoder, or the folder cannot be written.
-        MiclabError: the folder holds something.
+        MiclabError: the folder holds something, or a package is missing that writes ONNX.
     """
     # An absolute path has a name, which `.` has not.
     folder = Path(os.path.abspath(folder))
@@ -126,8 +124,12 @@ def export(run: Run, target: str, folder: Path | str, step: int | None = None) -
         raise RunError(f"{run.path} is not exported: the module differs from the decoder by {max(double):.1e}.")
     example = example_tensors(run, parameters, batch)
     logits, attention = compare(run, network, parameters, tensors, batch, torch.float32)
+    if target == "onnx":
+        weights = {"decoder.onnx": graph_bytes(network, tensors, example)}
+    else:
+        weights = {"model.safetensors": storage.tensor_bytes(_named(target, tensors))}
     content = {
-        "model.safetensors": storage.tensor_bytes(_named(target, tensors)),
+        **weights,
         "example.safetensors": storage.tensor_bytes(example),
         "config.json": _json(_config(target, network)),
         "README.md": readme.text(target, run, found, network).encode(),
@@ -138,11 +140,11 @@ def export(run: Run, target: str, folder: Path | str, step: int | None = None) -
 
 
 def check_target(target: str) -> None:
-    """Raises ConfigError for an unknown target, MiclabError for ONNX."""
+    """Raises ConfigError for an unknown target, MiclabError if a package is missing that it needs."""
     if target not in get_args(Target):
         raise ConfigError("to", target, nearest(target, tuple(FILES)))
     if target == "onnx":
-        raise MiclabError(NO_ONNX)
+        check_packages()
 
 
 def check_free(folder: Path) -> None:

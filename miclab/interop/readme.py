@@ -41,44 +41,25 @@ model = AutoModel.from_pretrained(".", trust_remote_code=True)
 {EXAMPLE}
 found = model(*inputs, output_attentions=True)
 print((found.logits - example["logits"]).abs().max())""",
+    "onnx": """import onnxruntime
+from safetensors.numpy import load_file
+
+session = onnxruntime.InferenceSession("decoder.onnx", providers=["CPUExecutionProvider"])
+example = load_file("example.safetensors")
+inputs = {one.name: example[one.name] for one in session.get_inputs()}
+logits, *patterns = session.run(None, inputs)
+print(abs(logits - example["logits"]).max(), abs(patterns[0] - example["pattern.0"]).max())""",
 }
 """Lines that load the folder, run in it."""
 NEEDS = {
     "torch": "`torch` and `safetensors`",
     "transformer-lens": "`transformer-lens` 4, `torch` and `safetensors`",
     "huggingface": "`transformers`, `torch` and `safetensors`; `trust_remote_code` runs the Python files here",
+    "onnx": "`onnxruntime`, or another runtime of ONNX, and `safetensors` for the example",
 }
 
 
-def text(target: str, run: Run, step: int, network: Mapping[str, Any]) -> str:
-    """The README.
-
-    Arguments:
-        step: training step of the checkpoint.
-        network: the exported configuration.
-    """
-    count, labels = network["context"], network["labels"]
-    items = "\n".join(
-        f"- `items[{one['name']!r}]`: [sequence, {count + 1}, {one['dimension']}]; the last is the query's."
-        for one in network["items"]
-    )
-    return f"""# A decoder trained by miclab
-
-Run {run.path.name} at step {step:,}, written by miclab {__version__}. Trajectory hash: {run.hash}.
-
-It needs {NEEDS[target]}. Run in this folder:
-
-```python
-{LOADS[target]}
-```
-
-## Inputs
-
-{items}
-- `labels`: labels of the context, [sequence, {count}], whole numbers below {labels}.
-- `placement`: start of a sequence in the slots of an absolute position code, 0 to below 1; or None.
-
-Other numbers of examples are possible, as far as the position code allows. The answer is [sequence, {labels}].
+ACTIVATIONS = """Other numbers of examples are possible, as far as the position code allows.
 
 ## Activations
 
@@ -97,3 +78,41 @@ Other numbers of examples are possible, as far as the position code allows. The 
 Weights: `W_Q`, `W_K`, `W_V` [head, width, dimension], `W_O` [head, dimension, width], used as `x @ W`.
 Without `W_O` the heads are put beside each other.
 """
+GRAPH = """The graph has this number of examples alone; the number of sequences is free. It also gives
+`pattern.L`, the pattern of layer L [sequence, head, query, key]. It holds float32.
+"""
+"""What holds for a folder of PyTorch, and for a graph."""
+
+
+def text(target: str, run: Run, step: int, network: Mapping[str, Any]) -> str:
+    """The README.
+
+    Arguments:
+        step: training step of the checkpoint.
+        network: the exported configuration.
+    """
+    count, labels = network["context"], network["labels"]
+    graph = target == "onnx"
+    named = "items.{}" if graph else "items[{!r}]"
+    items = "\n".join(
+        f"- `{named.format(one['name'])}`: [sequence, {count + 1}, {one['dimension']}]; the last is the query's."
+        for one in network["items"]
+    )
+    placement = "0 to below 1." if graph else "0 to below 1; or None."
+    return f"""# A decoder trained by miclab
+
+Run {run.path.name} at step {step:,}, written by miclab {__version__}. Trajectory hash: {run.hash}.
+
+It needs {NEEDS[target]}. Run in this folder:
+
+```python
+{LOADS[target]}
+```
+
+## Inputs
+
+{items}
+- `labels`: labels of the context, [sequence, {count}], whole numbers below {labels}.
+- `placement`: start of a sequence in the slots of an absolute position code, {placement}
+
+The answer, `logits`, is [sequence, {labels}]. {GRAPH if graph else ACTIVATIONS}"""

@@ -100,7 +100,7 @@ class Positions(nn.Module):
         if self.kind == "pope":
             angle = self._angles(length, size, x).float()[:, None]
             if is_key:
-                angle = angle + self.get_parameter("phase")[: x.shape[2], :size].clamp(-2 * math.pi, 0)
+                angle = angle + self.get_parameter("phase")[: x.shape[2], :size].clamp(-2 * math.pi, 0.0)
             magnitude = F.softplus(x)
             return torch.cat([magnitude * angle.cos(), magnitude * angle.sin()], -1)
         turned = 2 * int(self.own["fraction"] * size / 2) if self.kind == "partial_rope" else size
