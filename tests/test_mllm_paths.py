@@ -12,6 +12,7 @@ import torch
 from tiny_mllm import production, task
 from torch import Tensor
 
+from miclab.circuits.attribution import INTERPOLATIONS
 from miclab.circuits.edges import INPUTS, Receiver, Sender
 from miclab.mllm import edge_rounds
 from miclab.mllm.edge_attribution import attribute
@@ -289,19 +290,20 @@ def test_batches_do_not_change_what_is_found(tmp_path: Path):
 def test_episodes_that_estimates_lack_are_said(monkeypatch, tmp_path: Path):
     """Fails if edges are picked by some of the episodes without a word."""
     of, chosen = exact("llama", folder=tmp_path)
-    calls: list[int] = []
+    left: list[int] = []
 
     def scores(*arguments: Any) -> Tensor:
-        calls.append(1)
-        if len(calls) > 6:
+        if not left:
             raise OutOfMemoryError("no memory for gradients")
+        left.pop()
         return edge_scores(*arguments)
 
     monkeypatch.setattr(edge_rounds, "edge_scores", scores)
+    left += range(1 + INTERPOLATIONS)
     found = patch_paths(of, chosen, PathOptions(top=1), batch=1)
     assert found.problem == "no memory for gradients"
     assert len(found.names) == 3
-    calls.clear()
-    estimated = attribute(of, chosen, AttributeOptions(check=2), batch=1)
+    left += range(2)
+    estimated = attribute(of, chosen, AttributeOptions(interpolations=1, check=2), batch=1)
     assert estimated.problem == "no memory for gradients"
     assert len(estimated.places) == 2
