@@ -59,7 +59,7 @@ def letters(tmp_path_factory) -> Path:
 
 def test_the_tiny_model_has_its_edges_estimated_well(capsys, letters: Path, tmp_path: Path):
     requested = ["mllm", "attribute", "tiny", "--task", str(letters), "--output", str(tmp_path / "o"), "--json"]
-    assert main([*requested, "--interpolations", "2", "--check", "10"]) == 0
+    assert main([*requested, "--episodes", "8", "--interpolations", "2", "--check", "10"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["warnings"] == []
     assert found["agreement"]["eap_ig"]["rank_correlation"] > 0.9
