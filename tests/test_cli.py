@@ -65,8 +65,9 @@ GROUPS = {
     "train": ("unimodal", "multimodal"),
     "study": ("run", "status", "plan", "rows"),
     "data": ("list", "show", "check", "embed"),
-    "mllm": ("heads", "knockout", "finetune", "compare", "scale", "patch", "make-episodes", "memory"),
-}
+    "mllm": ("heads", "knockout", "finetune", "compare", "scale", "patch", "paths", "attribute", "make-episodes",
+             "memory"),
+}  # fmt: skip
 """Commands that are named in two words."""
 NAMES = [*COMMANDS, *(f"{name} {second}" for name, seconds in GROUPS.items() for second in seconds)]
 

@@ -11,10 +11,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from miclab.circuits.corrupted_pairs import Values
@@ -25,6 +26,7 @@ from miclab.circuits.paths import Pair
 from miclab.circuits.receiver_inputs import wired_logits
 from miclab.errors import ConfigError
 
+T = TypeVar("T")
 Method = Literal["eap", "eap_ig"]
 METHODS: dict[Method, str] = {"eap": "EAP", "eap_ig": "EAP-IG"}
 INTERPOLATIONS = 5
@@ -147,7 +149,7 @@ def agreement(estimated: Sequence[float], exact: Sequence[float], top: int = TOP
     return Agreement(correlation, len(largest[0] & largest[1]) / top, len(exact), top)
 
 
-def chosen_edges(edges: Sequence[Edge], sizes: Sequence[float], count: int) -> list[Edge]:
+def chosen_edges(edges: Sequence[T], sizes: Sequence[float] | NDArray[np.floating], count: int) -> list[T]:
     """Edges to compare with exact patching: all, or half those with the largest estimates and half others at random."""
     if count >= len(edges):
         return list(edges)

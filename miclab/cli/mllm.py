@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from miclab.cli.mllm_circuit import cut_edges, lens, patch, vectors
+from miclab.cli.mllm_edges import attribute, paths
 from miclab.cli.mllm_heads import compare_models, heads, knockout
 from miclab.cli.mllm_options import (
     EpisodesFlags,
@@ -134,6 +135,8 @@ USAGE = """
   edges          answers of MODEL without attention between kinds of position, by layers
   lens           logits by layer and kind of position, and of each head
   patch          causal tracing: activations put into a corrupted prompt, by part, layer and kind of position
+  paths          exact path patching: what one sender adds to one receiver, alone
+  attribute      the effect of every edge, estimated by gradients beside exact path patching
   vectors        answers without examples, with the mean output of induction heads added
   finetune       LoRA on a task, with strengths, accuracy and CLA at a schedule; resumes
   compare        top heads that two results of `heads` share, against chance: `mllm compare A B`
@@ -183,9 +186,9 @@ def _memory(arguments: list[str]) -> int:
 
 
 SUBCOMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "heads": heads, "knockout": knockout, "edges": cut_edges, "lens": lens, "patch": patch, "vectors": vectors,
-    "finetune": finetune, "compare": compare_models, "scale": scale_up, "reproduce": reproduce,
-    "make-episodes": _make_episodes, "memory": _memory,
+    "heads": heads, "knockout": knockout, "edges": cut_edges, "lens": lens, "patch": patch, "paths": paths,
+    "attribute": attribute, "vectors": vectors, "finetune": finetune, "compare": compare_models, "scale": scale_up,
+    "reproduce": reproduce, "make-episodes": _make_episodes, "memory": _memory,
 }  # fmt: skip
 
 

@@ -150,38 +150,50 @@ def interval_of(row: Mapping[str, Any]) -> Interval:
     return Interval.from_json(row, "sequence", row["episodes"])
 
 
-def ranking(options: RankedFlags, production: Any, task: Any) -> tuple[HeadTable, Any, Any]:
-    """Strengths that rank the heads, episodes for mean outputs, and episodes to answer: none that ranked."""
+def ranking_in(folder: Path, production: Any, task: Any) -> tuple[HeadTable, Any]:
+    """Strengths of heads that `mllm heads` wrote, and the episodes of a task that did not rank them.
+
+    Raises:
+        MiclabError: they are of a model with other heads, or no episode is left.
+    """
     import numpy as np
 
-    from miclab.mllm.heads import HeadTable, measure_heads
+    from miclab.mllm.heads import HeadTable
     from miclab.mllm.layers import all_heads
     from miclab.mllm.results import REMEDY, read_manifest, read_table
 
+    rows = read_table(folder, "heads.parquet")
+    heads = all_heads(production.layers)
+    values, uniform, kept = {}, {}, {}
+    for (measure,), of in rows.group_by(["measure"], maintain_order=True):
+        found = {(row["layer"], row["head"]): interval_of(row) for row in of.iter_rows(named=True)}
+        if set(found) != set(heads):
+            raise MiclabError(f"{folder} is of a model with other heads than {production.name}.")
+        kept[str(measure)] = [found[head] for head in heads]
+        values[str(measure)] = np.array([[found[head].mean for head in heads]])
+        # Results of earlier versions do not say what uniform attention gives.
+        if "uniform" in of.columns:
+            uniform[str(measure)] = float(of["uniform"][0])
+    used = read_manifest(folder).get("episodes_sha256")
+    if used is None:
+        raise MiclabError(f"{folder} does not say which episodes ranked its heads. {REMEDY}")
+    left = tuple(e for e, sha256 in zip(task.episodes, task.digests, strict=True) if sha256 not in set(used))
+    if not left:
+        raise MiclabError(
+            f"All {len(task.episodes)} episodes of {task.name} ranked the heads of {folder}, and those are left out. "
+            "Take more --episodes, another --task, or --rank in the place of --heads."
+        )
+    table = HeadTable(production.name, task.name, heads, values, uniform=uniform, kept=kept)
+    return table, replace(task, episodes=left)
+
+
+def ranking(options: RankedFlags, production: Any, task: Any) -> tuple[HeadTable, Any, Any]:
+    """Strengths that rank the heads, episodes for mean outputs, and episodes to answer: none that ranked."""
+    from miclab.mllm.heads import measure_heads
+
     if options.heads != Path():
-        rows = read_table(options.heads, "heads.parquet")
-        heads = all_heads(production.layers)
-        values, uniform, kept = {}, {}, {}
-        for (measure,), of in rows.group_by(["measure"], maintain_order=True):
-            found = {(row["layer"], row["head"]): interval_of(row) for row in of.iter_rows(named=True)}
-            if set(found) != set(heads):
-                raise MiclabError(f"{options.heads} is of a model with other heads than {options.model_name}.")
-            kept[str(measure)] = [found[head] for head in heads]
-            values[str(measure)] = np.array([[found[head].mean for head in heads]])
-            # Results of earlier versions do not say what uniform attention gives.
-            if "uniform" in of.columns:
-                uniform[str(measure)] = float(of["uniform"][0])
-        used = read_manifest(options.heads).get("episodes_sha256")
-        if used is None:
-            raise MiclabError(f"{options.heads} does not say which episodes ranked its heads. {REMEDY}")
-        left = tuple(e for e, sha256 in zip(task.episodes, task.digests, strict=True) if sha256 not in set(used))
-        if not left:
-            raise MiclabError(
-                f"All {len(task.episodes)} episodes of {task.name} ranked the heads of {options.heads}, and those are "
-                "left out. Take more --episodes, another --task, or --rank in the place of --heads."
-            )
-        rest = replace(task, episodes=left)
-        return HeadTable(options.model_name, task.name, heads, values, uniform=uniform, kept=kept), rest, rest
+        table, rest = ranking_in(options.heads, production, task)
+        return table, rest, rest
     if not 1 <= options.rank < len(task.episodes):
         raise MiclabError(
             f"rank = {options.rank} is not possible. Allowed: 1 to {len(task.episodes) - 1}, since the task has "

@@ -134,7 +134,10 @@ class Pairs:
         """Logit of the clean answer's first token minus that of the rival's, on the logits' device."""
         right, rival = self.right.to(logits.device), self.rival.to(logits.device)
         rows = torch.arange(len(right), device=logits.device)
-        return logits[rows, right].float() - logits[rows, rival].float()
+        found = logits[rows, right], logits[rows, rival]
+        # Numbers of 16 bits are too coarse for a difference.
+        right_one, other = found if logits.dtype == torch.float64 else (one.float() for one in found)
+        return right_one - other
 
 
 def answer_logits(production: Production, encoded: Encoded) -> Float[Tensor, "row vocabulary"]:

@@ -184,6 +184,48 @@ class PatchOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PairOptions:
+    """The prompts between which edges are patched."""
+
+    corruption: str = "labels_swapped"
+    """The one thing in which corrupted prompts differ: labels_swapped, items_swapped or query_other."""
+    direction: Literal["restore", "corrupt"] = "restore"
+    """restore puts what senders add to the clean prompt into the corrupted one, corrupt the other way round."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathOptions(PairOptions):
+    """The edges that are patched exactly."""
+
+    sender: tuple[str, ...] = ()
+    """Senders: heads as LAYER.HEAD, 'mlp LAYER', embedding; default: all heads."""
+    receiver: tuple[str, ...] = ()
+    """Receivers: LAYER.HEAD:query, :key or :value, 'mlp LAYER', logits; default: all that come after a sender."""
+    layers: tuple[int, ...] = ()
+    """Layers whose heads send; default: all."""
+    top: int = 50
+    """Edges that are patched at most: those with the largest effects as EAP-IG estimates them. 0: all."""
+
+    def __post_init__(self) -> None:
+        at_least(self, top=0)
+        if self.sender and self.layers:
+            raise ConfigError("layers", self.layers, "none with --sender, which names the senders itself")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeOptions(PairOptions):
+    """How effects of edges are estimated."""
+
+    interpolations: int = 5
+    """Gradients that EAP-IG averages; EAP takes one, of the prompt that is patched."""
+    check: int = 20
+    """Edges that are also patched exactly: half those with the largest estimates, half others at random."""
+
+    def __post_init__(self) -> None:
+        at_least(self, interpolations=1, check=2)
+
+
+@dataclass(frozen=True, kw_only=True)
 class VectorOptions:
     """The function vector to add."""
 
