@@ -134,7 +134,8 @@ class ModelFlags(LoadOptions, TaskFlags):
         from miclab.mllm.results import Results
 
         usual = Path("mllm") / f"{command}-{last_name(self.model_name)}-{last_name(str(self.task))}"
-        return Results(usual if self.output == Path() else self.output, command, as_plain(self) | {"model": self.model_name}, extends)
+        given = as_plain(self) | {"model": self.model_name}
+        return Results(usual if self.output == Path() else self.output, command, given, extends)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,8 +341,7 @@ def remark(results: Results, remarks: Iterable[str]) -> None:
 
 
 def close(results: Results, problem: str = "", status: int = 2) -> int:
-    """Marks results as complete or partial, prints their place, and gives the exit status: 0, or `status` after a
-    problem."""
+    """Marks results as complete or partial, prints their place, and gives 0, or `status` after a problem."""
     results.finish(problem)
     if problem:
         print(visible(f"miclab: {problem}\nmiclab: partial results are kept in {results.folder}"), file=sys.stderr)
