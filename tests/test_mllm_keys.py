@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tiny_mllm import production, task
+from transformers import GPTBigCodeConfig, GPTBigCodeForCausalLM
 
 from miclab.mllm.heads import measure_heads
 from miclab.mllm.keys import recording_keys
+from miclab.mllm.layers import attention_layers
 from miclab.worlds.roles import LABEL
 
 ROTARY = {"llama": "llama", "qwen3-vl": "qwen3_vl", "gemma3": "gemma3", "gpt-neox": "gpt_neox"}
@@ -48,6 +51,20 @@ def test_keys_are_those_that_are_rotated(family: str, tmp_path: Path, monkeypatc
         for part in ("items", "labels"):
             expected = [share(keys, batch.readings, pair, part) for pair in range(layer.key_value_heads)]
             np.testing.assert_allclose(found.share(layer.index, part), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_keys_of_a_fused_projection_in_an_unknown_order_are_not_known(many: bool, tmp_path: Path):
+    of = production("qwen2.5")
+    config = GPTBigCodeConfig(
+        vocab_size=len(of.processor), n_embd=32, n_layer=1, n_head=4, n_positions=512, multi_query=many,
+        bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    model = GPTBigCodeForCausalLM(config).eval()
+    other = replace(of, model=model, layers=attention_layers(model))
+    with recording_keys(other.layers) as found:
+        measure_heads(other, task(tmp_path, "text"))
+    assert all(row["items"] is None and row["labels"] is None for row in found.rows())
 
 
 def share(keys: torch.Tensor, readings, pair: int, part: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -120,3 +121,25 @@ def test_rankings_are_set_beside_the_papers_where_heads_correspond(tmp_path: Pat
     own = beside(table, table, top=2, among=4)
     assert [len(one.shared) for one in own.overlaps["qwen2.5"]] == [2, 2]
     assert len(own.notes) == 2
+
+
+@pytest.mark.parametrize(
+    ("claim", "more"),
+    [("P1", ["--steps", "3"]), ("P2", ["--draws", "20"]), ("P2", ["--judge", "benchmark"]), ("P3", ["--seed", "1"])],
+)
+def test_options_of_another_claim_are_refused(claim: str, more: list[str], capsys, letters: Path):
+    models = ["tiny", "tiny"] if claim == "P3" else ["tiny"]
+    assert main(["mllm", "reproduce", claim, "--model", *models, "--task", str(letters), *more]) == 2
+    assert f"{more[0]} has no effect here: it is not for {claim}" in capsys.readouterr().err
+
+
+def test_p2_says_which_episodes_it_left_out(capsys, letters: Path, tmp_path: Path):
+    copied = tmp_path / "letters"
+    shutil.copytree(letters, copied)
+    first = json.loads((copied / "2-shot.json").read_text())[0]
+    (copied / first["query"]["image"][0]).write_bytes(b"no picture")
+    requested = ["mllm", "reproduce", "P2", "--model", "tiny", "--task", str(copied), "--episodes", "5", "--steps", "1",
+                 "--output", str(tmp_path / "p2")]  # fmt: skip
+    assert main(requested) == 2
+    assert "1 of 5 episodes could not be read and were left out" in capsys.readouterr().err
+    assert read_manifest(tmp_path / "p2")["status"] == "partial"

@@ -96,6 +96,22 @@ def test_many_bits_are_scaled_and_not_cut_off(values: np.ndarray, ending: str, t
     np.testing.assert_array_equal(found[..., 0], found[..., 2])
 
 
+def test_deep_grey_is_dark_where_it_is_dark_and_clear_where_it_is_clear(tmp_path: Path):
+    # PGM of 16 bits: nearly black, though no value is over 255.
+    (tmp_path / "dark.pgm").write_bytes(b"P5 2 1 65535\n" + struct.pack(">HH", 250, 100))
+    assert seen(tmp_path / "dark.pgm").max() == 1
+    Image.fromarray(np.full((2, 2), 700_000, np.int32)).save(tmp_path / "even.tiff")
+    assert np.ptp(seen(tmp_path / "even.tiff")) == 0
+    grey = np.array([[0, 30_000], [65_535, 0]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / "clear.png")
+    content, at = (tmp_path / "clear.png").read_bytes(), 33  # behind the signature and the header
+    chunk = b"tRNS" + struct.pack(">H", 0)
+    made = content[:at] + struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk)) + content[at:]
+    (tmp_path / "clear.png").write_bytes(made)
+    np.testing.assert_array_equal(seen(tmp_path / "clear.png", "#010203")[[0, 1, 0], [0, 1, 1]],
+                                  [[1, 2, 3], [1, 2, 3], [117, 117, 117]])  # fmt: skip
+
+
 def test_cmyk_palette_grey_and_black_and_white_have_their_colours(tmp_path: Path):
     for mode in ("CMYK", "P", "L", "1"):
         picture = Image.fromarray(SCENE).convert(mode)

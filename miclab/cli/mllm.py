@@ -24,7 +24,7 @@ from miclab.cli.mllm_options import (
 from miclab.cli.mllm_reproduce import reproduce
 from miclab.cli.terminal import bar, parse, print_json, print_table, say
 from miclab.errors import MiclabError, nearest, visible
-from miclab.mllm.options import EpisodeOptions, FinetuneOptions, LoadOptions, chosen
+from miclab.mllm.options import EpisodeOptions, FinetuneOptions, LoadOptions, chosen, last_name
 
 
 def finetune(arguments: list[str]) -> int:
@@ -125,7 +125,9 @@ def scale_up(arguments: list[str]) -> int:
                   *(s.interval(m) for m in shown), gain]
                  for s, gain in zip(found, gains, strict=True)]  # fmt: skip
         columns = ["model", "parameters", "layers x heads", *shown.values(), "gain on the one before"]
-        print_table(f"{options.task.name}, {options.shots}-shot, {episodes} episodes [95 % interval]", columns, cells)
+        print_table(
+            f"{last_name(str(options.task))}, {options.shots}-shot, {episodes} episodes [95 % interval]", columns, cells
+        )
     return close(results, problem)
 
 

@@ -24,6 +24,7 @@ from miclab.mllm.options import (
     VectorOptions,
     at_least,
     chosen,
+    last_name,
 )
 
 if TYPE_CHECKING:
@@ -132,9 +133,9 @@ class ModelFlags(LoadOptions, TaskFlags):
         """The folder of results; `extends` names the options that may differ from those of finished results."""
         from miclab.mllm.results import Results
 
-        short = Path(self.model_name.rstrip("/")).name
-        folder = self.output if self.output != Path() else Path("mllm") / f"{command}-{short}-{self.task.name}"
-        return Results(folder, command, as_plain(self) | {"model": self.model_name}, extends)
+        usual = Path("mllm") / f"{command}-{last_name(self.model_name)}-{last_name(str(self.task))}"
+        given = as_plain(self) | {"model": self.model_name}
+        return Results(usual if self.output == Path() else self.output, command, given, extends)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +161,8 @@ class HeadsFlags(ModelFlags):
     def __post_init__(self) -> None:
         ModelFlags.__post_init__(self)
         at_least(self, top=1, maps=0, shown=0, save_episodes=1, save_limit=1)
+        if self.judge != "exact":
+            raise ConfigError("judge", self.judge, "exact: no answers are judged")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +247,8 @@ class FinetuneFlags(FinetuneOptions, ModelFlags):
     def __post_init__(self) -> None:
         ModelFlags.__post_init__(self)
         FinetuneOptions.__post_init__(self)
+        if self.judge != "exact":
+            raise ConfigError("judge", self.judge, "exact: nothing is written while it is trained")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,8 +341,7 @@ def remark(results: Results, remarks: Iterable[str]) -> None:
 
 
 def close(results: Results, problem: str = "", status: int = 2) -> int:
-    """Marks results as complete or partial, prints their place, and gives the exit status: 0, or `status` after a
-    problem."""
+    """Marks results as complete or partial, prints their place, and gives 0, or `status` after a problem."""
     results.finish(problem)
     if problem:
         print(visible(f"miclab: {problem}\nmiclab: partial results are kept in {results.folder}"), file=sys.stderr)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from miclab.cli.mllm_options import TaskFlags, as_plain, close, remark, save_page
-from miclab.cli.terminal import bar, parse, print_json
+from miclab.cli.terminal import bar, parse, print_json, refuse_ignored
 from miclab.errors import MiclabError
-from miclab.mllm.options import FinetuneOptions, KnockoutOptions, LoadOptions, at_least, chosen
+from miclab.mllm.options import FinetuneOptions, KnockoutOptions, LoadOptions, at_least, chosen, last_name
 
 if TYPE_CHECKING:
     from miclab.mllm.loading import Production
@@ -23,6 +23,11 @@ MODELS = {"P1": (1, 2, "one model, or it and its text backbone"), "P2": (1, 1, "
 """Fewest and most models of a claim, and the same in words."""
 MEASURED = {"P1": "heads, rankings beside the paper's, knockouts", "P2": "strengths while it is fine-tuned",
             "P3": "strength of heads beside accuracy, over models"}  # fmt: skip
+
+
+IGNORED = {"P1": ("steps", "every", "learning_rate"), "P2": ("examples", "answered", "draws", "judge"),
+           "P3": ("draws", "steps", "every", "learning_rate", "seed", "judge")}  # fmt: skip
+"""Options that are not for a claim. P3 always judges answers both ways."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,15 +81,14 @@ class ReproduceFlags(LoadOptions, TaskFlags):
 def reproduce(arguments: list[str]) -> int:
     """`miclab mllm reproduce`."""
     options = parse(ReproduceFlags, "mllm reproduce", arguments)
+    refuse_ignored(arguments, IGNORED[options.claim], f"it is not for {options.claim}")
     from miclab.mllm.errors import require
 
     require()
     from miclab.mllm.results import Results
 
-    short = Path(options.model[0].rstrip("/")).name
-    folder = (
-        options.output if options.output != Path() else Path("mllm") / f"{options.claim}-{short}-{options.task.name}"
-    )
+    usual = Path("mllm") / f"{options.claim}-{last_name(options.model[0])}-{last_name(str(options.task))}"
+    folder = options.output if options.output != Path() else usual
     results = Results(folder, "reproduce", as_plain(options), ("steps",) if options.claim == "P2" else ())
     return {"P1": _p1, "P2": _p2, "P3": _p3}[options.claim](options, arguments, results)
 
@@ -95,7 +99,7 @@ def _page(results: Results, arguments: list[str], options: ReproduceFlags, table
     from miclab.tables import titled
 
     parts = [Part(title=one.title, table=titled(one, "", [f"{note}." for note in one.notes])) for one in tables]
-    title = f"{options.claim} on {options.task.name}: {MEASURED[options.claim]}"
+    title = f"{options.claim} on {last_name(str(options.task))}: {MEASURED[options.claim]}"
     save_page(results, arguments, title, Page(parts, {}), problem)
 
 
@@ -130,7 +134,8 @@ def _p1(options: ReproduceFlags, arguments: list[str], results: Results) -> int:
         paper = papers_knockouts(options.top)
         rows = [(*row, Number(paper.get(effect.name), 2)) for row, effect in zip(made.rows, found.effects, strict=True)]
         made = replace(made, columns=(*made.columns, "the paper's 3B, top 5"), rows=tuple(rows))
-        problem = "; ".join(text for text in (heads.why_partial, found.problem) if text)
+        of_words = backbone.why_partial if backbone else ""
+        problem = "; ".join(text for text in (of_words, heads.why_partial, found.problem) if text)
         tables = [*rankings.tables(), made, *others]
         _page(results, arguments, options, tables, problem)
         remark(results, production.remarks)
@@ -138,6 +143,8 @@ def _p1(options: ReproduceFlags, arguments: list[str], results: Results) -> int:
 
 
 def _p2(options: ReproduceFlags, arguments: list[str], results: Results) -> int:
+    from miclab.mllm.batches import lost_text
+    from miclab.mllm.errors import DivergedError
     from miclab.mllm.finetune import Finetuning
     from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN
     from miclab.tables import table
@@ -153,14 +160,15 @@ def _p2(options: ReproduceFlags, arguments: list[str], results: Results) -> int:
         production, task.part(0, cut), task.part(cut), results.folder / "run", requested, options.batch or 1
     )
     with results:
-        problem = ""
+        problem, status = "", 2
         with bar("finetune", requested.steps, work.step) as on_progress:
             try:
                 rows = work.run(on_progress)
             except MiclabError as error:
                 if not work.rows:
                     raise
-                rows, problem = work.rows, str(error)
+                rows, problem, status = work.rows, str(error), 1 if isinstance(error, DivergedError) else 2
+        problem = "; ".join(text for text in (problem, lost_text(work.lost, len(task.episodes))) if text)
         cells = [[row["step"], *(row[m]["mean"] for m in ("correct", "choice", "copied")),
                   *(row["strengths"][m]["top_mean"] for m in (PREVIOUS_TOKEN, INDUCTION))] for row in rows]  # fmt: skip
         columns = ["step", "accuracy", "forced choice", "CLA", "previous token, top heads", "induction, top heads"]
@@ -169,7 +177,7 @@ def _p2(options: ReproduceFlags, arguments: list[str], results: Results) -> int:
         tables = [table(title, columns, cells, notes)]
         _page(results, arguments, options, tables, problem)
         remark(results, production.remarks)
-    return _shown(options, tables, results, problem)
+    return _shown(options, tables, results, problem, status)
 
 
 def _p3(options: ReproduceFlags, arguments: list[str], results: Results) -> int:
@@ -202,7 +210,7 @@ def _p3(options: ReproduceFlags, arguments: list[str], results: Results) -> int:
     return _shown(options, tables, results, found.problem)
 
 
-def _shown(options: ReproduceFlags, tables: list[Any], results: Results, problem: str) -> int:
+def _shown(options: ReproduceFlags, tables: list[Any], results: Results, problem: str, status: int = 2) -> int:
     if options.json:
         shown = [{"title": one.title, "rows": one.data(), "notes": list(one.notes)} for one in tables]
         print_json({"claim": options.claim, "models": list(options.model), "folder": str(results.folder),
@@ -210,4 +218,4 @@ def _shown(options: ReproduceFlags, tables: list[Any], results: Results, problem
     else:
         for one in tables:
             one.show()
-    return close(results, problem)
+    return close(results, problem, status)

@@ -2,7 +2,7 @@
 
 EXIF orientation       turned upright
 transparency           laid on a background (white unless another is named)
-16 bits a channel      65,535 is white
+16 bits a channel      65,535 is white, also in PGM; the value that a PNG names as transparent shows the background
 integers and floats    0 to 1, 0 to 255 or 0 to 65,535 where the values lie so; else from the least to the greatest
 CMYK, palette, grey    as red, green and blue
 animated, many pages   the first frame, with a remark
@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from miclab import storage
@@ -158,7 +159,7 @@ def _plain(path: Path, image: Image.Image, background: tuple[int, int, int]) -> 
     """The first frame, upright, in red, green and blue."""
     turned = ImageOps.exif_transpose(image)
     if turned.mode in DEEP:
-        return _eight_bits(path, turned).convert("RGB")
+        return _deep(path, turned, is_full=image.format == "PPM", background=background)
     if turned.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in turned.info:
         shown = turned.convert("RGBA")
         paper = Image.new("RGBA", shown.size, (*background, 255))
@@ -166,20 +167,34 @@ def _plain(path: Path, image: Image.Image, background: tuple[int, int, int]) -> 
     return turned.convert("RGB")
 
 
-def _eight_bits(path: Path, image: Image.Image) -> Image.Image:
-    """A grey picture of many bits in eight."""
+def _deep(path: Path, image: Image.Image, *, is_full: bool, background: tuple[int, int, int]) -> Image.Image:
+    """A grey picture of many bits in red, green and blue. PNG may name one of its values as transparent.
+
+    Arguments:
+        is_full: whether 65,535 is white, whatever the values are, since the format's reader scales them so.
+    """
     values = np.asarray(image, np.float64)
+    seen = np.asarray(_eight_bits(path, image.mode, values, is_full=is_full).convert("RGB")).copy()
+    hidden = image.info.get("transparency")
+    if isinstance(hidden, int):
+        seen[values == hidden] = background
+    return Image.fromarray(seen)
+
+
+def _eight_bits(path: Path, mode: str, values: NDArray[np.float64], *, is_full: bool) -> Image.Image:
+    """A grey picture of many bits in eight."""
     if not np.isfinite(values).all():
         raise PictureError(path, "it holds values that are no numbers.")
     low, high = float(values.min()), float(values.max())
-    if image.mode.startswith("I;16"):
+    if mode.startswith("I;16") or is_full:
         low, span = 0.0, 65535.0
-    elif image.mode == "F" and low >= 0 and high <= 1:
+    elif mode == "F" and low >= 0 and high <= 1:
         low, span = 0.0, 1.0
     elif low >= 0 and high <= 255:
         low, span = 0.0, 255.0
     elif low >= 0 and high <= 65535:
         low, span = 0.0, 65535.0
     else:
-        span = high - low
+        # Where all values are one, there is no contrast to show.
+        span = high - low or 1.0
     return Image.fromarray(np.round((values - low) * (255 / span)).astype(np.uint8))

@@ -24,6 +24,25 @@ def is_adapter(where: str) -> bool:
     return (Path(where) / CONFIG).is_file() and not (Path(where) / "config.json").is_file()
 
 
+def _named(where: str, *names: str) -> list[str]:
+    """Fields of the configuration of the adapter in a folder, as texts; empty where there is none.
+
+    Raises:
+        ModelContentError: it cannot be read.
+    """
+    file = Path(where) / CONFIG
+    try:
+        config = json.loads(storage.read_file(file))
+        return [str(config.get(name) or "") for name in names]
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise ModelContentError(file, f"it cannot be read: {error}") from error
+
+
+def revision_of(where: str) -> str:
+    """The revision of its base that an adapter was trained on, as its configuration names it; empty: the newest."""
+    return _named(where, "revision")[0]
+
+
 def base_of(where: str, base: str = "") -> str:
     """The base of the adapter in a folder: as given, or as its configuration names it.
 
@@ -31,11 +50,7 @@ def base_of(where: str, base: str = "") -> str:
         ModelContentError: it is no LoRA adapter, its weights are no safetensors, or its base is not known.
     """
     folder = Path(where)
-    try:
-        config = json.loads(storage.read_file(folder / CONFIG))
-        kind, named = str(config.get("peft_type")), config.get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise ModelContentError(folder / CONFIG, f"it cannot be read: {error}") from error
+    kind, named = _named(where, "peft_type", "base_model_name_or_path")
     if kind != "LORA":
         raise ModelContentError(
             where, f"it is an adapter of PEFT's type {kind}. Allowed: LORA, whose heads are the base's."
@@ -46,7 +61,7 @@ def base_of(where: str, base: str = "") -> str:
         )
     if not base and not named:
         raise ModelContentError(where, "it does not name its base. Give it with --base MODEL.")
-    return base or str(named)
+    return base or named
 
 
 def with_adapter(model: Any, where: str) -> Any:
@@ -68,8 +83,9 @@ def with_adapter(model: Any, where: str) -> Any:
     except SafetensorError as error:
         raise ModelContentError(Path(where) / WEIGHTS, f"it cannot be read: {error}") from error
     # Embeddings of a larger vocabulary stand beside the adapter's own weights. Only a look at the hub would find them.
-    given -= {f"base_model.model.{name}" for name in found.get_base_model().state_dict()}
-    taken = set(get_peft_model_state_dict(found, save_embedding_layers=False))
+    # So do biases of the base, where the adapter trains them.
+    own = {f"base_model.model.{name}" for name in found.get_base_model().state_dict()}
+    given, taken = given - own, set(get_peft_model_state_dict(found, save_embedding_layers=False)) - own
     if given != taken:
         odd = sorted(given ^ taken)
         raise ModelError(

@@ -18,12 +18,12 @@ picture are refused by name.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from miclab.mllm.errors import TaskContentError
-from miclab.mllm.reader import WORDS, Reader, read_json, shuffled
+from miclab.mllm.reader import WORDS, Reader, read_json, shuffled, whole
 from miclab.mllm.task import Episode, Rule
 
 OPERATORS = {"+": 0, "-": 1, "x": 2, "*": 2, "×": 2}
@@ -50,6 +50,11 @@ class Layout:
     in_words: bool = False
     path: Path = Path()
 
+    def by_class(self, queries: list[Any]) -> bool:
+        """Whether examples are taken from the queries' own support, by class."""
+        own = any(isinstance(one, Mapping) and one.get("support") for one in queries)
+        return self.choose is _by_class or (self.choose is None and own)
+
     def reader(self, reader: Reader, shots: int, queries: list[Any]) -> Read:
         """Reads an entry of query.json.
 
@@ -57,7 +62,7 @@ class Layout:
             TaskError: there is no support.json where it is needed.
         """
         choose = self.choose
-        if choose is None and not any(isinstance(one, Mapping) and one.get("support") for one in queries):
+        if choose is None and not self.by_class(queries):
             choose = _own_questions
         if choose is None:
             return reader.query
@@ -114,7 +119,14 @@ def _matching(reader: Reader, examples: list[Any], number: int, entry: Mapping[s
         if not {"same", "diff"} <= set(pair):
             raise reader.fail("an entry of support.json has no `same` and `diff`.")
         support += [pair["same"], pair["diff"]]
-    return reader.episode(entry, support, ("yes", "no"))
+    found = reader.episode(entry, support)
+    for answer in found.candidates:
+        if answer.lower() not in ("yes", "no"):
+            raise reader.fail(f"an answer is {answer!r}; in {reader.folder.name} it has to be yes or no.")
+    # An answer that no example has is written as the others are.
+    written = {answer.lower(): answer for answer in found.candidates}
+    style = str.capitalize if found.answer[0].isupper() else str
+    return replace(found, choices=tuple(written.get(one, style(one)) for one in ("yes", "no")))
 
 
 def _operator(reader: Reader, examples: list[Any], number: int, entry: Mapping[str, Any], shots: int) -> Episode:
@@ -167,7 +179,7 @@ def layout_of(folder: Path, built: bool) -> Layout:
     Raises:
         TaskError: its answers are pictures.
     """
-    name = folder.absolute().name
+    name = whole(folder).name
     plain = name.removesuffix("_text").removeprefix("fast_")
     known = ALIASES.get(plain, plain)
     pictures = [one for one in PICTURES if plain == one.removeprefix("fast_")]

@@ -56,6 +56,14 @@ class _Ended(StoppingCriteria):
         return torch.tensor(done, device=input_ids.device)
 
 
+def _forget(model: torch.nn.Module) -> None:
+    """Drops the offset of positions that Qwen's models keep of the last text. It would count in the next pass that goes
+    on from a prefix."""
+    for module in model.modules():
+        if getattr(module, "rope_deltas", None) is not None:
+            module.rope_deltas = None
+
+
 class Judge:
     """Lets a model write, and judges it by the rule of the prompter's task.
 
@@ -83,6 +91,7 @@ class Judge:
             made = production.model.generate(
                 **inputs, do_sample=False, max_new_tokens=MOST_TOKENS, pad_token_id=tokenizer.pad_token_id, **more
             )
+        _forget(production.model)
         text = str(tokenizer.decode(made[0, length:]))
         text = text.split(end)[0] if end else text
         return str(tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids, skip_special_tokens=True))

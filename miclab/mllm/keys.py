@@ -22,7 +22,9 @@ from torch import Tensor
 
 from miclab import tables
 from miclab.mllm.attention import readings_measured
+from miclab.mllm.errors import ModelError
 from miclab.mllm.layers import AttentionLayer
+from miclab.mllm.patch_points import projected
 from miclab.tables import Number, Table
 from miclab.worlds.roles import LABEL
 
@@ -71,7 +73,8 @@ class KeyConstants:
 
     def share(self, index: int, part: str) -> NDArray[np.floating]:
         """Squared norm of the mean key over the mean squared norm, by key-value head. It is a mean over the items (or
-        labels) of a context, with equal weights. NaN where an episode alone was measured.
+        labels) of a context, with equal weights. NaN where an episode alone was measured, or where keys lie in a fused
+        projection in an unknown order.
 
         Arguments:
             index: of the layer.
@@ -111,32 +114,25 @@ def recording_keys(layers: tuple[AttentionLayer, ...]) -> Iterator[KeyConstants]
     """A context in which keys of measured batches (`miclab.mllm.attention.measuring`) are summed."""
     found = KeyConstants(layers)
 
-    def hook(layer: AttentionLayer, is_normed: bool) -> Any:
+    def hook(layer: AttentionLayer, columns: Tensor | None) -> Any:
         def take(module: Any, inputs: Any, output: Tensor) -> None:
             if readings_measured():
-                found.take(layer, _normed(layer, output) if is_normed else _projected(layer, output))
+                found.take(layer, _normed(layer, output) if columns is None else output[..., columns])
 
         return take
 
     with ExitStack() as stack:
         for layer in layers:
-            norm = getattr(layer.module, "k_norm", None)
-            inputs = layer.projections[:-1]
-            # Queries and keys have a projection each, or one together.
-            source = norm if norm is not None else (*inputs[:2],)[-1]
-            stack.callback(source.register_forward_hook(hook(layer, norm is not None)).remove)
+            source, columns = getattr(layer.module, "k_norm", None), None
+            if source is None:
+                try:
+                    point = projected(layer, "key")
+                except ModelError:
+                    # Their order in the fused projection is not known, so nothing is.
+                    continue
+                source, columns = point.module, torch.tensor(point.columns)
+            stack.callback(source.register_forward_hook(hook(layer, columns)).remove)
         yield found
-
-
-def _projected(layer: AttentionLayer, output: Tensor) -> Float[Tensor, "batch position pair size"]:
-    """The keys in the output of a projection: all of it, or the middle part of a fused one."""
-    size, pairs, heads = layer.head_size, layer.key_value_heads, layer.heads
-    if output.shape[-1] == pairs * size:
-        return output.unflatten(-1, (pairs, size))
-    if hasattr(layer.module, "query_key_value"):
-        # Query, key and value of each head are adjacent.
-        return output.unflatten(-1, (heads, 3, size))[..., 1, :]
-    return output[..., heads * size : (heads + pairs) * size].unflatten(-1, (pairs, size))
 
 
 def _normed(layer: AttentionLayer, output: Tensor) -> Float[Tensor, "batch position pair size"]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from miclab.data.checkpoint import CheckpointError, check_files, check_tensors
 from miclab.errors import missing_extra
-from miclab.mllm.adapters import CONFIG, base_of, is_adapter, with_adapter
+from miclab.mllm.adapters import CONFIG, base_of, is_adapter, revision_of, with_adapter
 from miclab.mllm.errors import ModelContentError, ModelError, memory_guard, require
 from miclab.mllm.layers import AttentionLayer, attention_layers, decoder_of, left_out
 from miclab.mllm.options import LoadOptions
@@ -137,6 +137,8 @@ def _source(name: str, options: LoadOptions) -> tuple[str, str, str]:
             where = place(base)
         except ModelError as error:
             raise ModelError(f"The base of the adapter {name}: {error} Or name it with --base MODEL.") from error
+        if not options.base and not Path(where).is_dir():
+            revision = revision or revision_of(adapter)
     elif options.base:
         raise ModelError(f"{name} is no adapter, so it has no base. --base goes with a folder that holds {CONFIG}.")
     if revision and Path(where).is_dir():
@@ -192,7 +194,8 @@ def load_model(name: str, options: LoadOptions | None = None) -> Production:
         if "device_map" not in more:
             model.to(torch.device(options.torch_device))
         if adapter:
-            model = with_adapter(model, adapter)
+            with _loading(adapter):
+                model = with_adapter(model, adapter)
         processor = load_processor(where, options.max_pixels, options.offline, revision)
     inner = model.get_base_model() if adapter else model
     layers, cross = attention_layers(inner), left_out(inner)

@@ -4,6 +4,7 @@ imported here, so that a command can show its help, or report that the extra is 
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
 
@@ -27,6 +28,11 @@ LEAST_DRAWS = 20
 def chosen(kind: type[T], among: Any) -> T:
     """The options of a kind from an object that also has others."""
     return kind(**{field.name: getattr(among, field.name) for field in fields(kind)})  # pyright: ignore[reportArgumentType]
+
+
+def last_name(place: str) -> str:
+    """The last part of a folder's path, also of `.` and `..`, or of a hub id."""
+    return os.path.basename(os.path.abspath(place))
 
 
 def at_least(options: Any, **least: int) -> None:

@@ -86,7 +86,7 @@ def _unknown(layer: AttentionLayer, part: str, why: str) -> ModelError:
     )
 
 
-def _projected(layer: AttentionLayer, part: str) -> Point:
+def projected(layer: AttentionLayer, part: str) -> Point:
     """Queries, keys or values in the outputs of a layer's projections.
 
     Raises:
@@ -141,7 +141,7 @@ def points(production: Production, parts: Sequence[str]) -> dict[Activation, Poi
                 if width != layer.heads * layer.head_size:
                     raise _unknown(layer, part, f"has an output projection of {width} columns")
             else:
-                point = _projected(layer, part)
+                point = projected(layer, part)
             found[part, layer.index] = point
     return found
 

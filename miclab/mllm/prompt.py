@@ -10,7 +10,6 @@ they are not, a remark says so.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +24,7 @@ from miclab.mllm.chat import RAISED, Message, Part, Span, Turn, chat, mark
 from miclab.mllm.errors import ModelError, TaskContentError, TaskError
 from miclab.mllm.options import PromptForm
 from miclab.mllm.processors import chat_template, placeholder
+from miclab.mllm.prompt_checks import check_texts, check_tokens, special_tokens
 from miclab.mllm.reading import Encoded, locate, moved
 from miclab.mllm.task import TEMPLATE, Episode, Item, Task
 
@@ -85,34 +85,14 @@ class Prompter:
         self.takes_system = True
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.convert_ids_to_tokens(0)
-        self.marks = self._special_tokens()
+        self.marks = special_tokens(processor)
         self.shared, self.most = True, most
+        has_questions = any(one.question or any(example.question for example in one.support) for one in task.episodes)
+        if has_questions and "{question}" not in task.style.template:
+            self.remarks["The template has no {question}, so the questions of the task are not shown."] = None
         for field, text in (("instruction", task.style.instruction), ("template", task.style.template)):
             if self.image and self.image in text:
                 raise TaskError(f"{field} = {text!r} holds {self.image!r}, by which the model marks an image.")
-
-    def _special_tokens(self) -> re.Pattern[str]:
-        """Matches the special tokens of the tokenizer and the processor's marks of images."""
-        known = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
-        known |= {str(token) for token in self.tokenizer.all_special_tokens}
-        known |= {str(getattr(self.processor, name, None) or "") for name in ("image_token", "boi_token", "eoi_token")}
-        found = sorted(known - {""}, key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, found)) or r"(?!)")
-
-    def _check(self, episode: Episode) -> None:
-        """Raises TaskError if a text of the episode would be read as a special token."""
-        shown = [("query", episode.query, episode.answer, episode.question)]
-        shown += [(f"example {i}", one.item, one.answer, episode.question_of(one))
-                  for i, one in enumerate(episode.support)]  # fmt: skip
-        for where, item, answer, question in shown:
-            text = item.text if self.task.view == "text" else ""
-            for field, value in (("answer", answer), ("question", question), ("text", text)):
-                found = self.marks.search(value)
-                if found:
-                    raise TaskError(
-                        f"{episode.name}: `{field}` of the {where} holds {found[0]!r}, which the model reads as a "
-                        f"special token and not as text: {value[:60]!r}."
-                    )
 
     def _shown(self, item: Item, question: str) -> list[Part]:
         """An item with its question, up to its answer."""
@@ -245,7 +225,7 @@ class Prompter:
             TaskError: a text of the episode would be read as a special token.
             ModelError: the chat template refuses the episode, or drops, moves or changes a part.
         """
-        self._check(episode)
+        check_texts(episode, self.task.view, self.marks)
         text, places = self._plain(self._one_text(episode)) if self.form == "plain" else self._chatted(episode)
         for kind, content in (("answer", answer), ("end", self.ending)):
             places += [(kind, (len(text), len(text) + len(content)))] if content or kind == "answer" else []
@@ -290,7 +270,10 @@ class Prompter:
                 raise TaskError(f"{episode.name}: {said}")
             readings.append(locate(episode, answer, self.task.view, spans, own))
         encoded = Encoded(inputs, tuple(readings))
-        self._compare(encoded)
+        differing = check_tokens(encoded, self.tokenizer)
+        if differing and self.shared:
+            self.shared = False
+            self.remarks[differing] = None
         return encoded
 
     def _processed(self, wanted: Sequence[tuple[Episode, str]], texts: list[str], options: dict[str, Any]) -> Any:
@@ -317,20 +300,6 @@ class Prompter:
             for remark in remarks:
                 self.remarks[f"{episode.name}: {path.name}: {remark}."] = None
         return opened[path]
-
-    def _compare(self, encoded: Encoded) -> None:
-        """Adds a remark if a label of the context and the same answer are different tokens."""
-        for row, reading in enumerate(encoded.readings):
-            own = encoded.ids(row, reading.answer_positions)
-            for number, example in enumerate(reading.episode.support):
-                label = encoded.ids(row, reading.label_positions(number))
-                if example.answer == reading.answer and label != own and self.shared:
-                    self.shared = False
-                    shown = [self.tokenizer.convert_ids_to_tokens(ids) for ids in (label, own)]
-                    self.remarks[
-                        f"{reading.episode.name}: {reading.answer!r} is {shown[0]} in the context and {shown[1]} as "
-                        "the answer, so copying it is another task. --prompt turns or plain writes both alike."
-                    ] = None
 
     def names(self, encoded: Encoded, row: int) -> list[str]:
         """A name for each position of a sequence, up to its last: the token's text, or the image's number."""

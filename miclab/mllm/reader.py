@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,6 +45,11 @@ def read_mapping(path: Path, what: str) -> Mapping[str, Any]:
     return found
 
 
+def whole(folder: Path) -> Path:
+    """A folder with its own name, also where it was given as `.` or `..`. Links are not followed."""
+    return Path(os.path.abspath(folder))
+
+
 def _is_task(folder: Path) -> bool:
     """Whether a folder is a task: it has query.json or an N-shot.json."""
     return (folder / "query.json").is_file() or any(folder.glob("*-shot.json"))
@@ -61,11 +67,12 @@ class Reader:
         folder: of the task. Pictures lie below it, or below another task of the same benchmark, links followed.
         view: the form of items; its fields must exist.
         ways: classes of an episode where its entry lists more.
+        least: classes that an entry has to list.
     """
 
-    def __init__(self, folder: Path, view: View, ways: int = 2):
-        self.view, self.ways = view, ways
-        self.folder = folder.absolute()
+    def __init__(self, folder: Path, view: View, ways: int = 2, least: int = 0):
+        self.view, self.ways, self.least = view, ways, least
+        self.folder = whole(folder)
         # Some files name pictures from the folder that holds the benchmark: VL-ICL/open_mi/1.png.
         self.roots = (self.folder, *self.folder.parents[:2])
         self.file, self.place = self.folder, ""
@@ -132,7 +139,21 @@ class Reader:
     def question(self, entry: Mapping[str, Any]) -> str | None:
         """An entry's own question; None where it has none."""
         found = entry.get("question")
-        return None if found is None else str(found)
+        if found is None:
+            return None
+        if isinstance(found, str):
+            return found
+        return self.number(found, "`question`")
+
+    def number(self, value: Any, what: str) -> str:
+        """A number as text.
+
+        Raises:
+            TaskError: it is something else, such as an object, whose Python form no model should read.
+        """
+        if isinstance(value, (int, float)) and math.isfinite(value):
+            return str(value)
+        raise self.fail(f"{what} is no text: {str(value)[:60]!r}.")
 
     def example(self, entry: Mapping[str, Any]) -> Example:
         """A labelled example."""
@@ -152,7 +173,7 @@ class Reader:
             found = found[0] if found else None
         if found is None or isinstance(found, Mapping) or not str(found).strip():
             raise self.fail("an entry has no `answer`, or an empty one.")
-        return str(found).strip()
+        return found.strip() if isinstance(found, str) else self.number(found, "`answer`")
 
     def shot(self, number: int, entry: Mapping[str, Any], shots: int) -> Episode:
         """An entry of N-shot.json."""
@@ -176,7 +197,14 @@ class Reader:
         where there are more."""
         given = self.mapping(entry.get("support") or {}, "`support`")
         answer = self.answer(entry)
-        names = list(given)
+        listed = entry.get("classes")
+        names = list(given) if listed is None else self.strings(listed)
+        absent = [name for name in names if name not in given]
+        if absent:
+            raise self.fail(f"`support` has no class {absent[0]!r}, which `classes` lists.")
+        names = [name for name in given if name in names]
+        if len(names) < self.least:
+            raise self.fail(f"it has {len(names)} classes; take fewer --ways than {self.least}.")
         if len(names) > self.ways:
             if answer not in names:
                 raise self.fail(f"its answer {answer!r} is none of its classes: {', '.join(map(str, names))}.")

@@ -8,7 +8,7 @@ P3  accuracy and strength of the strongest heads of several sizes or checkpoints
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -258,8 +258,9 @@ def _point(
     heads = measure_heads(production, first, batch).whole()
     size = evaluate_model(production, rest, batch, benchmark=True)
     by: dict[str, Any] = {measure: ranking(heads, measure) for measure in RANKING}
+    problem = "; ".join(text for text in (heads.why_partial, size.problem) if text)
     return Point(
-        size,
+        replace(size, problem=problem),
         {measure: float(np.mean(of.strengths[:top])) for measure, of in by.items()},
         {measure: tuple(map(head_name, of.heads[:top])) for measure, of in by.items()},
     )

@@ -98,13 +98,15 @@ class Style:
             raise TaskError(
                 f"template = {self.template!r} is not possible: it takes {FIELDS}, the item once and before the answer."
             )
+        if "{question}" in self.template[answer:]:
+            raise TaskError(f"template = {self.template!r} is not possible: a question stands before its answer.")
 
     @property
     def pieces(self) -> tuple[list[str], str]:
         """The part before an answer, as alternating texts and fields (`{item}`, `{question}`), and the text after it.
         Other braces are text."""
         before, after = self.template.split("{answer}")
-        return re.split(r"(\{item\}|\{question\})", before), re.sub(r"\{question\}", "", after)
+        return re.split(r"(\{item\}|\{question\})", before), after
 
 
 @dataclass(frozen=True, kw_only=True)

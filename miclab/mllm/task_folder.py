@@ -16,7 +16,7 @@ from pathlib import Path
 
 from miclab.mllm.benchmark import layout_of
 from miclab.mllm.errors import TaskContentError, TaskError
-from miclab.mllm.reader import Reader, read_json, read_mapping
+from miclab.mllm.reader import Reader, read_json, read_mapping, whole
 from miclab.mllm.task import TEMPLATE, Style, Task, View
 
 
@@ -44,7 +44,7 @@ def load_task(
     Raises:
         ViewError: an entry has nothing that the view shows.
         TaskError: there is no such folder or file, an entry lacks something else, an image is missing or lies
-            elsewhere, or the task's answers are pictures.
+            elsewhere, or the task's answers are pictures. Or `ways` is given where no entry lists classes.
     """
     if not folder.is_dir():
         raise TaskContentError(folder, "it is no folder. `miclab mllm make-episodes` makes one.")
@@ -54,9 +54,12 @@ def load_task(
             "0, or 2 and more."
         )
     said = read_mapping(folder / "task.json", "object with `instruction` and `template`")
-    words = str(said.get("instruction", "")) if instruction is None else instruction
+    for name in ("instruction", "template"):
+        if not isinstance(said.get(name) or "", str):
+            raise TaskContentError(folder / "task.json", f"it is no text: {str(said[name])[:60]!r}.", name)
+    words = said.get("instruction") or "" if instruction is None else instruction
     try:
-        style = Style(instruction=words, template=template or str(said.get("template", TEMPLATE)))
+        style = Style(instruction=words, template=template or said.get("template") or TEMPLATE)
     except TaskError as error:
         if template:
             raise
@@ -72,7 +75,11 @@ def load_task(
     entries = read_json(path)
     if not isinstance(entries, list) or not entries:
         raise TaskContentError(path, "it holds no list of episodes.")
-    reader = Reader(folder, view)
+    by_class = path != named and layout.by_class(entries)
+    if ways and not by_class:
+        why = f"the episodes of {named.name} are built already" if path == named else "its entries list no classes"
+        raise TaskError(f"ways = {ways} does nothing in {folder}: {why}. Leave --ways out.")
+    reader = Reader(folder, view, least=ways)
     reader.file = path
     for number, entry in enumerate(entries):
         reader.place = f"episode {number}"
@@ -85,4 +92,4 @@ def load_task(
     for number, entry in enumerate(entries[: episodes or None]):
         reader.place = f"episode {number}"
         found.append(read(number, entry, shots))
-    return Task(name=folder.name, shots=shots, episodes=tuple(found), style=style, view=view, rule=layout.rule)
+    return Task(name=whole(folder).name, shots=shots, episodes=tuple(found), style=style, view=view, rule=layout.rule)
