@@ -56,7 +56,7 @@ class _Ended(StoppingCriteria):
         return torch.tensor(done, device=input_ids.device)
 
 
-def _forget(model: torch.nn.Module) -> None:
+def _forget(model: Any) -> None:
     """Drops the offset of positions that Qwen's models keep of the last text. It would count in the next pass that goes
     on from a prefix."""
     for module in model.modules():
