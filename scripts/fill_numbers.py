@@ -32,9 +32,11 @@ ROOT = Path(__file__).parent.parent
 PRESETS = ("quick", "paper")
 NUMBER = r"[-+]?\d+\.\d+"
 INTERVAL = re.compile(rf"({NUMBER})(\s+)\[({NUMBER}),(\s+)({NUMBER})\](<!--(\S+?)-->)?")
-MEAN = re.compile(rf"({NUMBER})<!--(\S+?)-->")
 COUNTS = ("runs", "missing", "needed", "planned")
-COUNT = re.compile(rf"(?<![\d.])(\d+)<!--(\S+?\.(?:{'|'.join(COUNTS)}))-->")
+COUNT = re.compile(rf"(?<![\d.,])(\d+)<!--(\S+?\.(?:{'|'.join(COUNTS)}))-->")
+MEAN = re.compile(r"(?<![\d.,])([-+]?\d+(?:\.\d+)?)<!--(\S+?\.\d+)-->")
+"""Also a whole number, such as steps."""
+REFERENCE = re.compile(rf"<!--(-?(?:\w+:)?[A-Z]\w*\.(?:\d+|{'|'.join(COUNTS)}))-->")
 TOLERANCE, ROUNDING = 1.51, 0.51
 """Units of the last digit by which a number may be off in a check, as sums differ between processors, and after it is
 filled in."""
@@ -120,6 +122,12 @@ def bare(text: str) -> Iterator[re.Match[str]]:
     return (match for match in INTERVAL.finditer(text) if not match[6])
 
 
+def idle(text: str) -> list[str]:
+    """References of a page that stand behind no number, or behind one that is not understood, such as 1,500."""
+    places = {match.end() for pattern in (INTERVAL, COUNT, MEAN) for match in pattern.finditer(text)}
+    return [match[1] for match in REFERENCE.finditer(text) if match.end() not in places]
+
+
 def adopted(text: str, numbers: Mapping[str, Measured]) -> str:
     """A page in which every interval has a reference that one claim alone measures, or that the nearest claim named
     before it does."""
@@ -155,6 +163,9 @@ def main(arguments: list[str]) -> int:
         new = adopted(text, numbers) if options.adopt else filled(text, numbers, counts, tolerance)
         for match in bare(new):
             print(f"{page.relative_to(ROOT)}: no reference: {' '.join(match[0].split())}")
+            status = 1
+        for name in idle(new):
+            print(f"{page.relative_to(ROOT)}: no number that can be filled in stands before <!--{name}-->")
             status = 1
         if new != text:
             print(f"{page.relative_to(ROOT)}: {'stale' if options.check else 'written'}")

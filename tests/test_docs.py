@@ -172,6 +172,7 @@ def test_the_readme_and_the_findings_hold_what_the_rows_say(claims, page):
     """Fails if rows or verdicts change and a page is not written again, or an interval has no reference."""
     text = page.read_text()
     assert [found[0] for found in fill_numbers.bare(text)] == []
+    assert fill_numbers.idle(text) == []
     assert fill_numbers.filled(text, fill_numbers.measured(claims), fill_numbers.counted(claims)) == text
     # A page speaks of `quick`, unless the studies of a claim have no such preset.
     planned = sorted((claim for claim in claims if claim["planned"]), key=lambda claim: claim["profile"] == "quick")
@@ -195,12 +196,20 @@ NUMBERS = {"M1.0": (0.9847, 0.9791, 0.9904), "-M1.0": (-0.9847, -0.9904, -0.9791
         ("0.500 [0.400, 0.600]", None),
         ("(5<!--M1.runs--> runs)", None),
         ("(12<!--M1.runs--> of 7 runs)", "(5<!--M1.runs--> of 7 runs)"),
+        ("12<!--M1.0--> steps", "1<!--M1.0--> steps"),
     ],
 )
 def test_numbers_are_filled_in_where_they_are_off_by_more_than_one_unit(text, filled):
     """Fails if two units of the last digit pass, a turned sign does not, a number without a reference changes, or a
     number of runs is off by any."""
     assert fill_numbers.filled(text, NUMBERS, {"M1.runs": 5}) == (filled or text)
+
+
+@pytest.mark.parametrize("text", ["1,500<!--M1.0-->", "some<!--M1.0-->", "0.5 <!--paper:M1.0-->", "few<!--M1.runs-->"])
+def test_a_reference_without_a_number_is_noticed(text):
+    """Fails if a number that looks checked is neither filled in nor checked."""
+    assert len(fill_numbers.idle(text)) == 1
+    assert fill_numbers.idle("2<!--M1.0-->, 0.5 [0.4, 0.6]<!---M1.0-->, 5<!--M1.runs--> <!-- run -->") == []
 
 
 def test_a_number_is_written_with_its_own_last_digit():
