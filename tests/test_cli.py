@@ -65,7 +65,7 @@ GROUPS = {
     "train": ("unimodal", "multimodal"),
     "study": ("run", "status", "plan", "rows"),
     "data": ("list", "show", "check", "embed"),
-    "mllm": ("heads", "knockout", "finetune", "compare", "scale", "make-episodes", "memory"),
+    "mllm": ("heads", "knockout", "finetune", "compare", "scale", "patch", "make-episodes", "memory"),
 }
 """Commands that are named in two words."""
 NAMES = [*COMMANDS, *(f"{name} {second}" for name, seconds in GROUPS.items() for second in seconds)]

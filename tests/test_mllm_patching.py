@@ -27,6 +27,7 @@ from miclab.mllm.patching import EVERY, trace
 from miclab.mllm.patching_result import Patching, Place
 from miclab.mllm.results import read_table
 from miclab.mllm.task import Task
+from miclab.report.model_patching import patch_page
 
 ROUNDING, MOVED = 2e-5, 2e-4
 """Differences of logits that are rounding at most, and that are an effect at least."""
@@ -231,6 +232,7 @@ def test_effects_are_ratios_of_means_over_the_episodes_that_have_the_position():
     same = Patching("m", "t", "labels_swapped", "restore", tuple("abcd"), clean, clean[::-1].copy(), patched)
     assert same.effect(place) is None
     assert "so nothing has a normalised effect" in same.notes[-1]
+    assert patch_page(same, 0).figures["patch-mlp"]["data"][0]["z"] == [[None]]
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +259,7 @@ def test_the_tiny_model_takes_the_label_to_the_end_in_layer_1(capsys, letters: P
     others = [effects["value", f"1.{head}", role] for head in range(4) for role in ("right item", "wrong item", "text")]
     assert max(others) < 0.1
     rows = read_table(tmp_path / "o", "patches.parquet").filter(part="attention", where="layer 1", role="last")
-    share = (rows["patched"] - rows["corrupted"]).sum() / (rows["clean"] - rows["corrupted"]).sum()
+    share = float((rows["patched"] - rows["corrupted"]).sum()) / float((rows["clean"] - rows["corrupted"]).sum())
     assert share == pytest.approx(effects["attention", "layer 1", "last"], abs=1e-5)
     page = (tmp_path / "o" / "patch.html").read_text()
     assert "patch-attention" in page

@@ -305,13 +305,7 @@ class MemoryFlags:
     """Print as JSON."""
 
 
-def save_page(
-    results: Results,
-    arguments: Sequence[str],
-    title: str,
-    page: Page,
-    problem: str = "",
-) -> None:
+def save_page(results: Results, arguments: Sequence[str], title: str, page: Page, problem: str = "") -> None:
     """Writes the page of a command, which names the command, among its results.
 
     Arguments:

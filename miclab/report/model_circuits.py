@@ -30,9 +30,11 @@ def edge_map(found: EdgeKnockouts, measure: str) -> dict[str, Any]:
 def role_map(
     grid: Sequence[Sequence[float]], across: Sequence[str], down: Sequence[str], ends: tuple[float, float], **more: Any
 ) -> dict[str, Any]:
-    """A heat map of named columns and rows; its colours are signed if the lower end is below 0."""
+    """A heat map of named columns and rows, with gaps where a number is NaN. Its colours are signed if the lower end is
+    below 0."""
+    cells = [[None if value != value else value for value in row] for row in np.round(grid, 4).tolist()]
     trace = {
-        "type": "heatmap", "z": np.round(grid, 4).tolist(), "x": list(across), "y": list(down), "xgap": 1, "ygap": 1,
+        "type": "heatmap", "z": cells, "x": list(across), "y": list(down), "xgap": 1, "ygap": 1,
         "colorscale": plotly_scale(SIGNED if ends[0] < 0 else WEIGHTS), "zmin": ends[0], "zmax": ends[1],
         "hovertemplate": "%{y}, %{x}: %{z:.3f}<extra></extra>",
     }  # fmt: skip

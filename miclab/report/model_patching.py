@@ -25,8 +25,7 @@ def patch_page(found: Patching, top: int) -> Page:
     for part, made in zip(found.parts, others, strict=True):
         rows, roles, values = found.grid(part)
         top_value = max(1.0, float(np.nan_to_num(np.abs(values)).max()))
-        grid = np.where(np.isnan(values), None, np.round(values, 4)).tolist()
-        figures[f"patch-{part}"] = role_map(grid, roles, rows, (-top_value, top_value))
+        figures[f"patch-{part}"] = role_map(values.tolist(), roles, rows, (-top_value, top_value))
         parts.append(Part(title=part.capitalize(), note=f"{made.title}.", figure=f"patch-{part}",
                           table=titled(made, "", made.notes)))  # fmt: skip
     return Page(parts, figures)
