@@ -5,11 +5,12 @@
     python -m benchmarks.gpu_paper --device cpu --preset quick --lanes 4 --limit 60
 
 It ends by itself after `--limit` seconds: every run keeps a checkpoint, and a second call goes on from the directory
-of runs. All is trained in this one process, with PyTorch and NumPy alone. Only the plan needs PyYAML, which reads study
-files. A machine without it takes the file of a plan that was made elsewhere with `--only-plan`.
+of runs. All is trained in this one process. It needs a Python with PyTorch, NumPy, safetensors and jaxtyping. Only the
+plan needs PyYAML, which reads study files. A machine without it takes the file of a plan that was made elsewhere with
+`--only-plan`.
 
 Analyses and tables are not made here. `miclab study run` makes them from the same runs, with the same `--preset`,
-`--lanes`, `--device`, `--sampler` and `--runs`.
+`--lanes`, `--device`, `--sampler`, `--lane-step` and `--runs`.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ STUDIES = (
 )
 """The studies of the claims M1 M7 M8, U5 and X9, X2, U1, M6 and U7, in this order."""
 AGAIN = 0.5
-"""Seconds between two signals after the limit. A first one may come while no training listens."""
+"""Seconds between two looks at the clock, and between two signals after the limit. A first one may come while no
+training listens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,8 @@ class Options(program.Options):
     """Device: cpu, cuda, cuda:1, mps or auto. `auto` trains nothing where there is no GPU."""
     sampler: str = "device"
     """Sampler of the runs: device or host."""
+    lane_step: str = "eager"
+    """Step of a group: eager, or compiled as one program (a CUDA graph on an NVIDIA GPU)."""
     runs: Path = Path("build/gpu-runs")
     """Directory of runs; a second call goes on there."""
     plan: Path = Path("build/gpu-paper.json")
@@ -87,7 +91,7 @@ def made_plan(options: Options, device: str) -> Plan:
         ModuleNotFoundError: there is no PyYAML.
         MiclabError: a study cannot be read or planned.
     """
-    numerics = StudyNumerics(str(options.lanes), device, options.sampler)
+    numerics = StudyNumerics(str(options.lanes), device, options.sampler, options.lane_step)
     found = [numerics.of(load_study(options.studies / f"{name}.yaml", options.preset)) for name in options.study]
     # Stage-1 runs of one study are used by the next, so all are planned together.
     plan = Plan(found, numerics.mode(options.runs))
@@ -97,7 +101,7 @@ def made_plan(options: Options, device: str) -> Plan:
 def written_for(options: Options, device: str) -> dict[str, Any]:
     """What decides the runs of a plan."""
     named = {"study": list(options.study), "preset": options.preset, "lanes": options.lanes}
-    return {**named, "device": device, "sampler": options.sampler}
+    return {**named, "device": device, "sampler": options.sampler, "lane_step": options.lane_step}
 
 
 def write_plan(options: Options, device: str, plan: Plan) -> None:
@@ -128,7 +132,7 @@ def read_plan(options: Options, device: str) -> Plan:
     if made_for != wanted:
         other = next(name for name in wanted if made_for.get(name) != wanted[name])
         allowed = f"{made_for.get(other)!r}, with which {options.plan} was made; or make that file again"
-        raise ConfigError(f"--{other}", wanted[other], allowed)
+        raise ConfigError(f"--{other.replace('_', '-')}", wanted[other], allowed)
     runs = {run.hash: run for run in (read_run(one, str(options.plan)) for one in data["runs"].entries())}
     members = {name: list(identities) for name, identities in data["members"].mapping().items()}
     return Plan.of(runs, members)
@@ -193,16 +197,15 @@ def _not_begun(path: str) -> str:
 
 
 @contextmanager
-def stopping(seconds: float) -> Iterator[None]:
-    """Sends this process SIGTERM after so many seconds, and again until the context ends. Training and engine turn it
-    into a request to stop."""
+def stopping(until: float) -> Iterator[None]:
+    """Sends this process SIGTERM from a time of `time.monotonic` on, again and again until the context ends. Training
+    and engine turn it into a request to stop."""
     ended = threading.Event()
 
     def watch() -> None:
-        if ended.wait(max(0.0, seconds)):
-            return
         while not ended.wait(AGAIN):
-            os.kill(os.getpid(), signal.SIGTERM)
+            if time.monotonic() > until:
+                os.kill(os.getpid(), signal.SIGTERM)
 
     # The engine gives the signal back to this handler once it has heard it.
     before = signal.signal(signal.SIGTERM, lambda number, frame: None)
@@ -232,7 +235,7 @@ def trained(options: Options, device: str, began: float) -> Lines:
 
     engine.on_change = change
     start = time.monotonic()
-    with stopping(until - start):
+    with stopping(until):
         tally = engine.go()
     change(tally)
     seconds = time.monotonic() - start
