@@ -1,16 +1,22 @@
-"""Run-steps a second against the number of lanes, on one device.
+"""Run-steps a second against the number of lanes, on one device, and what share of its roofs that is.
 
     python -m benchmarks.lanes --device cpu --lanes 1 8 --seconds 2
     make gpu
 
-For each decoder and number of lanes it measures the step alone and with the drawing of batches, on batches of the
-paper's size. On a GPU the group draws its batches there; on a CPU each run draws its own. What is measured is written
+For each decoder, number of lanes and kind of step it measures the step alone and with the drawing of batches, on
+batches of the paper's size. On a GPU the group draws its batches there; on a CPU each run draws its own. On a CPU the
+time is that of the processor. A compiled step is called before it is timed.
+
+The same call measures the roofs of the device: operations a second of a large product, and bytes a second of a large
+copy. Each cell says which shares of both its steps reach. What a step needs is counted by the formulas of
+`benchmarks.roofs`. Shares of bytes can be above 1, since the formula knows of no cache. What is measured is written
 after every cell, and a second call goes on where the first one ended. It ends by itself after `--limit` seconds. It
-needs a Python that holds torch and NumPy, nothing else.
+needs a Python with PyTorch, NumPy, safetensors and jaxtyping.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import platform
 import sys
@@ -24,6 +30,7 @@ import torch
 
 from benchmarks import program
 from benchmarks.program import Line, Lines
+from benchmarks.roofs import Roofs, roofs, step_bytes, step_flops
 from miclab.config import memory, presets
 from miclab.config.parts import NumericsConfig
 from miclab.config.run import RunConfig
@@ -38,36 +45,44 @@ from miclab.worlds.world import draw_world
 
 DECODERS = ("rope", "onehot")
 LANES = (1, 8, 64, 256, 512)
+STEPS = ("eager", "compiled")
 
 
-def lane_config(decoder: str, lanes: int, device: str) -> RunConfig:
+def lane_config(decoder: str, lanes: int, device: str, step: str = "eager") -> RunConfig:
     """The paper's decoder as one of so many lanes."""
     config = presets.run_config("unimodal", "paper")
-    own = NumericsConfig(mode="lanes", lanes=lanes, device=device, sampler="host" if device == "mps" else "device")
+    sampler = "host" if device == "mps" else "device"
+    own = NumericsConfig(mode="lanes", lanes=lanes, device=device, sampler=sampler, lane_step=step)  # type: ignore[arg-type]
     return replace(config, numerics=own, decoder=replace(config.decoder, positions=decoder))
 
 
 def per_second(step: Callable[[], object], seconds: float, device: str) -> float:
-    """Calls a second of a step, after two calls that warm up."""
+    """Calls a second of a step, after three calls that warm up: a CUDA graph is recorded in the second one."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
 
     def wait() -> None:
         if device.startswith("cuda"):
             torch.cuda.synchronize(device)
 
-    for _ in range(2):
+    for _ in range(1 if device == "cpu" else 3):
         step()
     wait()
-    start, calls = time.perf_counter(), 0
-    while time.perf_counter() - start < seconds or not calls:
+    start, until, calls = clock(), time.perf_counter() + seconds, 0
+    while time.perf_counter() < until or not calls:
         step()
         calls += 1
         wait()
-    return calls / (time.perf_counter() - start)
+    return calls / (clock() - start)
 
 
-def measured(decoder: str, lanes: int, device: str, seconds: float) -> dict[str, Any]:
-    """One cell: run-steps a second of the step alone, and with the drawing of each batch."""
-    base = lane_config(decoder, lanes, device)
+def measured(decoder: str, lanes: int, device: str, seconds: float, step: str, roof: Roofs) -> dict[str, Any]:
+    """One cell: run-steps a second of the step alone, and with the drawing of each batch; and shares of the roofs.
+
+    Raises:
+        TooLargeError: so many lanes do not fit into the device.
+        ConfigError: the step cannot be compiled here.
+    """
+    base, _ = numerics.resolved(lane_config(decoder, lanes, device, step))
     memory.check_lanes(base, torch.cuda.get_device_properties(device).total_memory if "cuda" in device else 0)
     if "cuda" in device:
         # Otherwise the bytes of a smaller cell would be those of the largest one before it.
@@ -79,31 +94,43 @@ def measured(decoder: str, lanes: int, device: str, seconds: float) -> dict[str,
         parameters = model_of(config).initial_parameters(config.weights_seed)
         trained.append(TrainedParameters(config, {name: value.to(device) for name, value in parameters.items()}))
     states = [optimiser.initial_state(base.optimiser, {"trained": own.flat}) for own in trained]
-    group = Lanes(configs, trained, states, worlds=[world] * lanes)
+    reasons: list[str] = []
+    group = Lanes(configs, trained, states, worlds=[world] * lanes, on_eager=reasons.append)
     given = [raw_training_batch(config, world, 0).to(device) for config in configs]
 
-    def step(raws: Sequence[RawBatch | None]) -> None:
+    def make(raws: Sequence[RawBatch | None]) -> None:
         group.step({lane: Update(raw, 1e-3, 0) for lane, raw in enumerate(raws)})
 
     def draws_and_steps() -> None:
         if group.sampler:
-            step([None] * lanes)
+            make([None] * lanes)
         else:
-            step([raw_training_batch(config, world, 0).to(device) for config in configs])
+            make([raw_training_batch(config, world, 0).to(device) for config in configs])
 
     drawn = per_second(draws_and_steps, seconds, device) * lanes
     # From here on the group is given its batches.
     group.sampler = None
-    alone = per_second(lambda: step(given), seconds, device) * lanes
+    group.programs.clear()
+    alone = per_second(lambda: make(given), seconds, device) * lanes
+    if reasons:
+        raise ConfigError("--step", step, f"'eager' here: {reasons[0]}")
     held = torch.cuda.max_memory_allocated(device) if "cuda" in device else lanes * memory.lane_size(base)
     return {
         "decoder": decoder,
         "lanes": lanes,
-        "lanes at once": group.at_once,
+        "step": step,
+        "lanes at once": group.in_parts.at_once,
         "run-steps per second": alone,
         "with drawing": drawn,
         "bytes": held,
+        "share of arithmetic": alone * step_flops(base) / roof.flops,
+        "share of memory": alone * step_bytes(base) / roof.bytes,
     }
+
+
+def _place(cell: dict[str, Any]) -> tuple[Any, ...]:
+    """What a cell is of. One without a step was measured before there was a compiled one."""
+    return cell["decoder"], cell["lanes"], cell.get("step", "eager")
 
 
 def cells_before(file: Path, machine: dict[str, str]) -> list[dict[str, Any]]:
@@ -127,12 +154,16 @@ class Options(program.Options):
 
     device: str = "auto"
     """Device: cpu, cuda, cuda:1, mps or auto."""
+    decoder: tuple[str, ...] = DECODERS
+    """Position codes of the decoders."""
     lanes: tuple[int, ...] = LANES
     """Numbers of lanes."""
+    step: tuple[str, ...] = STEPS
+    """Kinds of step: eager, compiled."""
     seconds: float = 3.0
     """Seconds for each cell."""
     limit: float = 540.0
-    """Seconds after which no cell is begun."""
+    """Seconds after which no cell is begun; nor is one that would take longer."""
     output: Path = Path("build/lanes.json")
     """File of what is measured; a second call goes on there."""
 
@@ -146,24 +177,39 @@ def measure(options: Options) -> Lines:
     cells: list[dict[str, Any]] = []
     if options.output.is_file():
         cells = cells_before(options.output, machine)
+    wanted = itertools.product(options.decoder, options.lanes, options.step)
+    missing = [place for place in wanted if all(_place(cell) != place for cell in cells)]
+    if not missing:
+        yield Line(f"{options.output}: {len(cells)} cells on {name}")
+        return
     numerics.prepare(lane_config("rope", 1, device))
-    for decoder in DECODERS:
-        for lanes in options.lanes:
-            if any((cell["decoder"], cell["lanes"]) == (decoder, lanes) for cell in cells):
-                continue
-            if time.monotonic() - start > options.limit:
-                yield Line("the time is up; a second call goes on here")
-                return
-            cell = measured(decoder, lanes, device, options.seconds)
-            cells.append(cell)
-            options.output.parent.mkdir(parents=True, exist_ok=True)
-            made = json.dumps({"machine": machine, "cells": cells}, indent=1) + "\n"
-            replace_bytes(options.output, made.encode())
-            yield Line(
-                f"{decoder:8} {lanes:4} lanes  {cell['run-steps per second']:10,.0f} run-steps/s"
-                f"  ({cell['with drawing']:,.0f}/s with drawing)  {memory.in_words(cell['bytes'])}",
-                cell,
-            )
+    roof = roofs(device, options.seconds)
+    yield Line(
+        f"roofs of {name}: {roof.flops / 1e9:,.0f} GFLOP/s in a product, {roof.bytes / 1e9:,.0f} GB/s in a copy",
+        {"flops per second": roof.flops, "bytes per second": roof.bytes},
+    )
+    each = 0.0
+    for decoder, lanes, step in missing:
+        # On a CPU the steps of so many lanes may take minutes. A lane takes about as long as in the cell before.
+        if time.monotonic() - start + 2 * options.seconds + 8 * lanes * each > options.limit:
+            yield Line("the time is up; a second call goes on here")
+            return
+        try:
+            cell = measured(decoder, lanes, device, options.seconds, step, roof)
+        except (memory.TooLargeError, ConfigError) as error:
+            yield Line(f"{decoder:8} {lanes:4} lanes  {step:8}  left out: {error}")
+            continue
+        each = 1 / min(cell["run-steps per second"], cell["with drawing"])
+        cells.append(cell)
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        made = json.dumps({"machine": machine, "cells": cells}, indent=1) + "\n"
+        replace_bytes(options.output, made.encode())
+        yield Line(
+            f"{decoder:8} {lanes:4} lanes  {step:8}  {cell['run-steps per second']:10,.0f} run-steps/s"
+            f"  ({cell['with drawing']:,.0f}/s with drawing)  {memory.in_words(cell['bytes'])}"
+            f"  roofs: arithmetic {cell['share of arithmetic']:.1%}, memory {cell['share of memory']:.1%}",
+            cell,
+        )
     yield Line(f"{options.output}: {len(cells)} cells on {name}")
 
 

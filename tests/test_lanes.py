@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
+import own_doors  # noqa: F401  (its parts are in the registries)
 import pytest
 import torch
 from test_resume import CrashError, contents
@@ -196,6 +197,11 @@ ELSEWHERE = {
     "joint labels": {"sequence": {"task": "joint_label", "groups": [2, 4]}},
     "a window": {"decoder": {"attention": "sliding_window"}},
     "learnt biases": {"decoder": {"positions": "fire"}},
+    "parts of plugins": {
+        "decoder": {"attention": "dilated", "positions": "t5_bias"},
+        "objective": {"attention_aid": {"weight": 0.5}},
+    },
+    "attention of a plugin": {"decoder": {"attention": "linear_example"}},
 }
 
 

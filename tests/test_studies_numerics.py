@@ -73,6 +73,7 @@ def test_without_options_nothing_changes(tmp_path):
     [
         ({"device": "gpu"}, {}, r"numerics.device = .gpu.*cpu, cuda"),
         ({"sampler": "devise"}, {}, r"sampler = .devise.*device"),
+        ({"lane_step": "compild"}, {}, r"lane_step = .compild.*compiled"),
         ({"lanes": "some"}, {}, "lanes = .some"),
         ({"device": "mps", "sampler": "device"}, {}, "numerics.sampler = .device.*mps"),
         ({"sampler": "device"}, {"numerics.sampler": ["host", "device"]}, r"sampler = .device.*'study'.*as an axis"),
@@ -110,12 +111,17 @@ def test_lanes_without_effect_are_named(tmp_path):
     (line,) = warned(**AUTO, profiles={"quick": {"seeds": [0]}}, grid=[{"product": {"decoder.layers": [1, 2]}}])
     assert "each of the 2 runs has shapes of its own" in line
     assert warned(**AUTO) == []
+    step = StudyNumerics(lane_step="compiled")
+    plans = [Plan([step.of(tiny_study(tmp_path, **AUTO))], mode) for mode in ("lanes:2", "eager")]
+    assert [len(step.warnings(plan)) for plan in plans] == [0, 1]
+    assert plans[1].runs.keys() == Plan([tiny_study(tmp_path, **AUTO)], "eager").runs.keys()
+    assert not plans[0].runs.keys() & Plan([tiny_study(tmp_path, **AUTO)], "lanes:2").runs.keys()
 
 
 # -- commands and Python ------------------------------------------------------------------------------------------
 def test_every_command_of_a_study_takes_them(counting, capsys):
     """Fails if `plan` or `status` looks for other runs than `run` made."""
-    words = ["--lanes", "2", "--sampler", "device", "--device", "cpu"]
+    words = ["--lanes", "2", "--sampler", "device", "--device", "cpu", "--lane-step", "eager"]
     assert main(["study", "run", "tiny.yaml", *words]) == 0
     assert counting.sizes == [2]
     assert counts(capsys, *words) == (2, 2)
@@ -134,7 +140,7 @@ def test_a_table_that_is_about_to_be_replaced_is_named(counting, capsys, tmp_pat
     assert main(["study", "run", "tiny.yaml", "--lanes", "2"]) == 0
     assert "replaces them" not in capsys.readouterr().err
     assert main(["study", "run", "tiny.yaml", "--lanes", "2", "--sampler", "device"]) == 0
-    assert "has 2 runs with other lanes, device or sampler" in capsys.readouterr().err
+    assert "has 2 runs with other lanes, device, sampler or lane step" in capsys.readouterr().err
     study = DEVICE_SAMPLER.of(tiny_study(tmp_path, **AUTO))
     assert replaced_rows(study, Plan([study], "lanes:2")) == []
     assert table_file(study).exists()

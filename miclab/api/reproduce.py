@@ -11,7 +11,7 @@ from miclab.api.claims import Judgement, Ledger
 from miclab.config.presets import Profile
 from miclab.errors import RunError
 from miclab.runs.find import root_directory
-from miclab.studies.numerics import Sampler, StudyNumerics, check_devices, replaced_rows
+from miclab.studies.numerics import LaneStep, Sampler, StudyNumerics, check_devices, replaced_rows
 
 if TYPE_CHECKING:
     from miclab.claims.demonstration import Demonstration
@@ -108,6 +108,7 @@ def reproduce(
     lanes: str | int = "off",
     device: str = "study",
     sampler: Sampler = "study",
+    lane_step: LaneStep = "study",
     on_progress: OnRuns | None = None,
 ) -> Ledger:
     """Trains the missing runs of claims on this machine and judges the claims, as `miclab reproduce` does.
@@ -126,6 +127,7 @@ def reproduce(
         lanes: train runs of equal shapes as groups of so many lanes; `auto`: 8; `off`: as in the studies.
         device: `numerics.device` of every run; `study`: as in the studies.
         sampler: `numerics.sampler` of every run; `study`: as in the studies.
+        lane_step: `numerics.lane_step` of every run in lanes; `study`: as in the studies.
         on_progress: called with the number of runs that ended and of all.
 
     Returns:
@@ -143,7 +145,7 @@ def reproduce(
     from miclab.studies.shipped import writable_studies
     from miclab.studies.threshold import rounds
 
-    numerics = StudyNumerics(str(lanes), device, sampler)
+    numerics = StudyNumerics(str(lanes), device, sampler, lane_step)
     numerics.check()
     directory, entries = writable_studies(str(studies)), chosen(ids)
     given = dict(parameters or {})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from miclab.config.presets import Profile
 from miclab.runs.find import root_directory
-from miclab.studies.numerics import Sampler, StudyNumerics
+from miclab.studies.numerics import LaneStep, Sampler, StudyNumerics
 from miclab.tables import Table, Tabled, table
 
 if TYPE_CHECKING:
@@ -237,11 +237,12 @@ def study(
     lanes: str | int = "off",
     device: str = "study",
     sampler: Sampler = "study",
+    lane_step: LaneStep = "study",
 ) -> Study:
     """A study file with one of its presets.
 
-    `lanes`, `device` and `sampler` are in the hashes of the runs. So a study that is opened with others finds other
-    runs.
+    `lanes`, `device`, `sampler` and `lane_step` are in the hashes of the runs. So a study that is opened with others
+    finds other runs.
 
     Arguments:
         path: the file; or the name of a study that comes with miclab, for example `complexity`.
@@ -249,6 +250,7 @@ def study(
         lanes: train runs of equal shapes as groups of so many lanes; `auto`: 8; `off`: as in the file.
         device: `numerics.device` of every run; `study`: as in the file.
         sampler: `numerics.sampler` of every run; `study`: as in the file.
+        lane_step: `numerics.lane_step` of every run in lanes; `study`: as in the file.
 
     Raises:
         MiclabError: the file cannot be read, or something in it is unknown; the message names the nearest.
@@ -260,4 +262,4 @@ def study(
     if not file.exists() and file.suffix == "" and len(file.parts) == 1:
         shipped = studies_directory() / f"{file}.yaml"
         file = shipped if shipped.exists() else file
-    return Study(load_study(file, preset, parameters), StudyNumerics(str(lanes), device, sampler))
+    return Study(load_study(file, preset, parameters), StudyNumerics(str(lanes), device, sampler, lane_step))

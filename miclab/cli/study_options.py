@@ -38,19 +38,21 @@ class NumericsOptions:
 
     lanes: str = "off"
     """Train runs of equal shapes as groups of so many lanes, each by one process; `auto`: 8. Runs with other --lanes,
-    --device or --sampler have other hashes. So give all three to every command of the study."""
+    --device, --sampler or --lane-step have other hashes. So give all of them to every command of the study."""
     device: str = "study"
     """Device of every run: cpu, cuda, cuda:1, mps or auto (the best one here); `study`: as in the study's file."""
     sampler: Literal["study", "host", "device"] = "study"
     """Where every run draws its sequences. `device` draws those of all lanes at once, where the step runs; `study`: as
     in the study's file."""
+    lane_step: Literal["study", "eager", "compiled"] = "study"
+    """The step of groups of --lanes: one compiled program, or eager; `study`: as in the study's file."""
 
     @property
     def numerics(self) -> StudyNumerics:
         """These options for the planner of studies."""
         from miclab.studies.numerics import StudyNumerics
 
-        return StudyNumerics(self.lanes, self.device, self.sampler)
+        return StudyNumerics(self.lanes, self.device, self.sampler, self.lane_step)
 
     @property
     def numerics_words(self) -> list[str]:

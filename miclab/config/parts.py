@@ -253,6 +253,9 @@ class NumericsConfig:
     lanes: int = 0
     """Width of the group in mode `lanes`; a lane's bits depend on it, and on nothing else of the group. 0 in other
     modes."""
+    lane_step: Literal["eager", "compiled"] = "eager"
+    """The step of a group in mode `lanes`. `compiled`: one compiled program, on an NVIDIA GPU a CUDA graph; on a CPU
+    the compiled step of a single run, lane after lane."""
     threads: int = 1
     """Threads of one training process. Two processes of one thread beat one of two."""
     device: str = "cpu"
@@ -271,6 +274,10 @@ class NumericsConfig:
         if (self.mode == "lanes") != bool(self.lanes):
             allowed = f"1 to {WIDEST_GROUP} with {owner}.mode = 'lanes', and 0 without"
             raise ConfigError(f"{owner}.lanes", self.lanes, allowed)
+        check_known(owner, self, "lane_step", ("eager", "compiled"))
+        if self.lane_step == "compiled" and self.mode not in ("lanes", "auto"):
+            allowed = f"'eager' with {owner}.mode = {self.mode!r}: it is the step of {owner}.mode = 'lanes'"
+            raise ConfigError(f"{owner}.lane_step", self.lane_step, allowed)
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", self.device):
             raise ConfigError(f"{owner}.device", self.device, "cpu, cuda, cuda:1 (or another number), mps or auto")
         check_known(owner, self, "tf32", ("off", "on"))

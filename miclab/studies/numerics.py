@@ -1,6 +1,6 @@
-"""How the runs of a study are computed, given beside its file: in lanes, on which device, with which sampler.
+"""How the runs of a study are computed, given beside its file: in lanes, on which device, with which sampler and step.
 
-All three are in the hash of every run. So a command that names them plans, finds and trains other runs than one that
+All of it is in the hash of every run. So a command that names them plans, finds and trains other runs than one that
 does not.
 """
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Sampler = Literal["study", "host", "device"]
 """Values of the option for the sampler."""
+LaneStep = Literal["study", "eager", "compiled"]
+"""Values of the option for the step of a group."""
 AS_IN_STUDY = "study"
 """The value of an option that keeps what the study's file says."""
 
@@ -37,16 +39,18 @@ class StudyNumerics:
         lanes: `off`, `auto`, or the number of lanes of a group, for runs whose `numerics.mode` is `auto`.
         device: `numerics.device` of every run; `study`: as in the study's file.
         sampler: `numerics.sampler` of every run; `study`: as in the study's file.
+        lane_step: `numerics.lane_step` of every run in lanes; `study`: as in the study's file.
     """
 
     lanes: str = "off"
     device: str = AS_IN_STUDY
     sampler: str = AS_IN_STUDY
+    lane_step: str = AS_IN_STUDY
 
     @property
     def fields(self) -> dict[str, str]:
         """The fields of `numerics` that every run gets."""
-        named = {"device": self.device, "sampler": self.sampler}
+        named = {"device": self.device, "sampler": self.sampler, "lane_step": self.lane_step}
         return {name: value for name, value in named.items() if value != AS_IN_STUDY}
 
     def check(self) -> None:
@@ -54,6 +58,9 @@ class StudyNumerics:
         study_mode(Path(), self.lanes)
         if self.sampler not in (AS_IN_STUDY, "host", "device"):
             raise ConfigError("sampler", self.sampler, nearest(self.sampler, (AS_IN_STUDY, "host", "device")))
+        if self.lane_step not in (AS_IN_STUDY, "eager", "compiled"):
+            allowed = nearest(self.lane_step, (AS_IN_STUDY, "eager", "compiled"))
+            raise ConfigError("lane_step", self.lane_step, allowed)
         NumericsConfig(**self.fields).check()  # type: ignore[arg-type]
 
     def mode(self, root: Path) -> Callable[[], str]:
@@ -95,7 +102,11 @@ class StudyNumerics:
 
     def warnings(self, plan: Plan) -> list[str]:
         """Sentences about lanes that have no effect on the runs of a plan."""
-        if self.lanes == "off" or not plan.runs:
+        if not plan.runs:
+            return []
+        if self.lane_step != AS_IN_STUDY and not any(run.point.numerics.lanes for run in plan.runs.values()):
+            return ["--lane-step has no effect: no run is in lanes. Give --lanes, or leave out --lane-step."]
+        if self.lanes == "off":
             return []
         alone = [run for run in plan.runs.values() if not run.point.numerics.lanes]
         if alone:
@@ -131,15 +142,16 @@ def replaced_rows(study: Study, plan: Plan) -> list[str]:
     if not count or not mine:
         return []
     return [
-        f"{file} has {count} runs with other lanes, device or sampler. The table of this command replaces them; copy"
-        " the file first to keep them."
+        f"{file} has {count} runs with other lanes, device, sampler or lane step. The table of this command replaces"
+        " them; copy the file first to keep them."
     ]
 
 
 def _named(config: Mapping[str, Any]) -> tuple[Any, ...]:
     """The numerics of a run that a command can name. An old row may have fewer fields."""
     found = config["numerics"]
-    return found.get("lanes", 0), found.get("device", "cpu"), found.get("sampler", "host")
+    named = {"lanes": 0, "device": "cpu", "sampler": "host", "lane_step": "eager"}
+    return tuple(found.get(name, usual) for name, usual in named.items())
 
 
 def check_devices(plan: Plan, states: Mapping[str, State]) -> None:

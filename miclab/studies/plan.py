@@ -176,10 +176,20 @@ class Plan:
 
     def only(self, runs: Mapping[str, PlannedRun]) -> Plan:
         """The same plan with some of its runs alone, by hash, perhaps with other requests."""
-        found = object.__new__(Plan)
-        found.runs = {identity: runs[identity] for identity in self.runs if identity in runs}
-        found.members = {name: [i for i in members if i in runs] for name, members in self.members.items()}
-        found.requested = self.requested
+        members = {name: [i for i in members if i in runs] for name, members in self.members.items()}
+        kept = {identity: runs[identity] for identity in self.runs if identity in runs}
+        return Plan.of(kept, members, self.requested)
+
+    @classmethod
+    def of(
+        cls,
+        runs: dict[str, PlannedRun],
+        members: dict[str, list[str]],
+        requested: dict[str, dict[str, Request]] | None = None,
+    ) -> Plan:
+        """A plan of runs that are known, each before those that start from it; the arguments are its attributes."""
+        found = object.__new__(cls)
+        found.runs, found.members, found.requested = runs, members, requested or {}
         return found
 
     def children(self) -> dict[str, list[str]]:

@@ -71,7 +71,9 @@ class Mode:
         if callable(self._mode):
             self._mode = self._mode()
         name, _, width = self._mode.partition(":")
-        return replace(numerics, mode=name, lanes=int(width or 0))  # type: ignore[arg-type]
+        # Without lanes it is no part of a run.
+        lane_step = numerics.lane_step if width else "eager"
+        return replace(numerics, mode=name, lanes=int(width or 0), lane_step=lane_step)  # type: ignore[arg-type]
 
 
 def mode_of(numerics: NumericsConfig) -> str:

@@ -71,14 +71,7 @@ def write_task(root: Path, run: PlannedRun, engine: str) -> Path:
     Arguments:
         engine: a token of the process that gives the task, so that two of them do not share a file.
     """
-    content = {
-        "root": str(root),
-        "hash": run.hash,
-        "config": schema.to_mapping(run.config),
-        "request": schema.to_mapping(run.request),
-        "probes": list(run.analyses),
-        "starts": list(run.starts),
-    }
+    content = {"root": str(root), **run_mapping(run)}
     path = tasks_folder(root) / f"{run.hash}.{engine}.json"
     with storage.explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,6 +82,17 @@ def write_task(root: Path, run: PlannedRun, engine: str) -> Path:
             path.unlink(missing_ok=True)
             raise
     return path
+
+
+def run_mapping(run: PlannedRun) -> dict[str, Any]:
+    """A planned run as plain data; `read_run` reads it."""
+    return {
+        "hash": run.hash,
+        "config": schema.to_mapping(run.config),
+        "request": schema.to_mapping(run.request),
+        "probes": list(run.analyses),
+        "starts": list(run.starts),
+    }
 
 
 GROUP = "group-"
@@ -119,15 +123,31 @@ def read_task(path: str) -> tuple[Path, PlannedRun]:
         raise
     except OSError as error:
         raise storage.unreadable(path, error) from error
+    run = read_run(data, path)
+    if run.hash != task_run(path):
+        raise MistakenError(path, task_run(path), run.hash)
+    return Path(data["root"].text()), run
+
+
+def read_run(data: Content, path: str) -> PlannedRun:
+    """A planned run from its plain data.
+
+    Arguments:
+        path: the file that holds it, for messages.
+
+    Raises:
+        MistakenError: its configuration is that of another run than its hash says.
+        RunContentError: it is something else.
+    """
     try:
         config = schema.from_mapping(RunConfig, data["config"].mapping())
         request = schema.from_mapping(Request, data["request"].mapping())
     except ConfigError as error:
         raise RunContentError.of_field(path, error) from error
     found, identity = schema.trajectory_hash(config), data["hash"].text()
-    if not found == identity == task_run(path):
-        raise MistakenError(path, task_run(path), found)
-    run = PlannedRun(
+    if found != identity:
+        raise MistakenError(path, identity, found)
+    return PlannedRun(
         hash=identity,
         name=directory_name(config.stage, config.variety, identity),
         seed=config.seed,
@@ -136,8 +156,8 @@ def read_task(path: str) -> tuple[Path, PlannedRun]:
         request=request,
         analyses=tuple(map(_analysis, data["probes"].entries())),
         starts=tuple(step.whole() for step in data["starts"].entries()),
+        encoders={n: modality.encoder_run for n, modality in config.modalities.items() if modality.encoder_run},
     )
-    return Path(data["root"].text()), run
 
 
 def _analysis(found: Content) -> PlannedAnalysis:

@@ -8,23 +8,29 @@ idle lanes, and no operation mixes lanes. So the bits of a lane depend on the wi
 
 On a GPU the gradients of all lanes are one program (`torch.func.vmap`). On a CPU they are computed lane after lane. Its
 products of matrices round by where a matrix lies in memory, so that a lane's place would move its last bits.
+
+With `numerics.lane_step = compiled` the whole step is compiled. On a GPU it is one program of all lanes (see
+`miclab.training.lane_program`), on a CPU the step of a single run, lane after lane.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from miclab.config.options import ATTENTION, LOSS_TERMS
+from miclab.config.positions import POSITION_CODES
 from miclab.config.run import RunConfig
 from miclab.errors import RunError
 from miclab.training import optimiser
 from miclab.training.flat_parameters import TrainedParameters, gradient_function, moving
+from miclab.training.lane_program import Parts, compiled_draw, lane_function, lane_program
 from miclab.training.objective import Losses, Objective
-from miclab.training.step import graph_key
+from miclab.training.step import compiled_step, graph_key
 from miclab.worlds.lane_sampler import LaneSampler, raw_tensors, serves
 from miclab.worlds.sequences import RawBatch, config_roles
 from miclab.worlds.world import World
@@ -67,6 +73,7 @@ class Lanes:
         together: whether all lanes are one program; None: on every device but a CPU.
         worlds: what the runs draw from. Where all lanes are one program, their batches may be drawn by it too.
         on_halved: called with the lanes computed at once, where the device's memory was too small for more.
+        on_eager: called with the reason, where the step could not be compiled and is eager from then on.
 
     Raises:
         RunError: there are more runs than lanes, or their steps differ.
@@ -80,11 +87,13 @@ class Lanes:
         together: bool | None = None,
         worlds: Sequence[World] = (),
         on_halved: Callable[[int], None] | None = None,
+        on_eager: Callable[[str], None] | None = None,
     ):
         check_group(configs)
         self.config, self.width, self.states = configs[0], configs[0].numerics.lanes, states
         self.objective, self.template = Objective(self.config), trained[0]
         self.gradients: dict[tuple[str, ...], Gradient] = {}
+        self.programs: dict[tuple[str, ...], Callable] = {}
         self.size = len(trained[0].flat)
         self.free = _padded(moving(self.config, trained[0].shapes), self.size, trained[0].flat.device)
         self.flat = torch.zeros(self.width, -(-self.size // ALIGNED) * ALIGNED, device=trained[0].flat.device)
@@ -92,7 +101,8 @@ class Lanes:
             row[: self.size] = own.flat
             own.lie_in(row[: self.size])
         self.mean, self.square = self._averages("mean.trained"), self._averages("square.trained")
-        self.at_once, self.on_halved = self.width, on_halved or (lambda lanes: None)
+        self.in_parts = Parts(self.width, on_halved or (lambda lanes: None))
+        self.compiled, self.on_eager = self.config.numerics.lane_step == "compiled", on_eager or (lambda why: None)
         self.together = self.flat.device.type != "cpu" if together is None else together
         self.sampler: LaneSampler | None = None
         if self.together and worlds and serves(configs):
@@ -119,7 +129,7 @@ class Lanes:
         Returns:
             The losses before the update, by lane.
         """
-        slopes, losses = torch.zeros_like(self.flat), dict[int, Losses]()
+        losses = dict[int, Losses]()
         numbers = [optimiser.coefficients(self.config.optimiser, 1, 0.0)] * self.width
         by_terms: dict[tuple[str, ...], dict[int, Update]] = {}
         for lane, update in updates.items():
@@ -127,11 +137,89 @@ class Lanes:
             numbers[lane] = optimiser.coefficients(self.config.optimiser, made, update.rate)
             by_terms.setdefault(self.objective.active(update.finished), {})[lane] = update
         # Terms of the loss may end: where lanes stand at different steps, each set of terms is a program of its own.
+        if self.config.numerics.lane_step == "compiled":
+            for terms, some in by_terms.items():
+                losses |= (self._program if self.together else self._compiled_one_by_one)(terms, some, numbers)
+            return losses
+        slopes = torch.zeros_like(self.flat)
         for terms, some in by_terms.items():
             losses |= (self._together if self.together else self._one_by_one)(terms, some, slopes)
         columns = torch.stack(numbers, 1).to(self.flat.device)[..., None]
         optimiser.move(self.config.optimiser, self.flat, slopes, self.mean, self.square, columns, self.free)
         return losses
+
+    def _compiled_one_by_one(
+        self, terms: tuple[str, ...], updates: Mapping[int, Update], numbers: Sequence[Tensor]
+    ) -> dict[int, Losses]:
+        """Moves some lanes, each by the compiled step of a single run."""
+        step, losses = compiled_step(self.config, self.template, terms), dict[int, Losses]()
+        for lane, update in updates.items():
+            own = [None if part is None else part[lane, : self.size] for part in (self.flat, self.mean, self.square)]
+            losses[lane] = step(*own, numbers[lane], self.fixed[lane], update.own_raw)
+        return losses
+
+    def _program(
+        self, terms: tuple[str, ...], updates: Mapping[int, Update], numbers: Sequence[Tensor]
+    ) -> dict[int, Losses]:
+        """Moves some lanes, all by one compiled program (see `miclab.training.lane_program`)."""
+        device = self.flat.device
+        busy = torch.tensor([[lane in updates] for lane in range(self.width)], device=device)
+        raw = self._raw(updates)
+        inputs = (self.flat, self.mean, self.square, torch.stack(list(numbers)).to(device), busy, self.all_fixed, raw)
+        found, moved = self._called(terms, inputs)
+        held = [part for part in (self.flat, self.mean, self.square) if part is not None]
+        for part, after in zip(held, moved, strict=True):
+            part.copy_(after)
+        return _by_lane(found, updates)
+
+    def _called(self, terms: tuple[str, ...], inputs: tuple[Any, ...]) -> Any:
+        """What the program of some terms gives. Where the compiler fails, programs are eager from then on; as a program
+        changes no argument, no lane has been moved by then."""
+        while True:
+            if terms not in self.programs:
+                make = lane_program if self.compiled else lane_function
+                self.programs[terms] = make(self.config, self.template, terms, self.free)
+            try:
+                return self.in_parts(self.programs[terms], inputs)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # The compiler's failures have no common type.
+                if not self.compiled:
+                    self._explain(terms, error)
+                    raise
+                self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """From now on all programs are eager."""
+        self.compiled = False
+        self.programs.clear()
+        self.on_eager((str(error).strip() or type(error).__name__).splitlines()[0][:200])
+
+    def _explain(self, terms: tuple[str, ...], error: Exception) -> None:
+        """Raises RunError in words if an error of an eager step says that it cannot be computed for all lanes."""
+        if str(error).startswith(("vmap", "Batching rule")):
+            raise RunError(_not_as_one(self.config, terms, error)) from error
+
+    def _every(self, updates: Mapping[int, Update]) -> list[Update]:
+        """An update for each lane: an idle one is given that of a busy one."""
+        spare = next(iter(updates.values()))
+        return [updates.get(lane, spare) for lane in range(self.width)]
+
+    def _steps(self, updates: Mapping[int, Update]) -> list[int]:
+        return [update.finished for update in self._every(updates)]
+
+    def _raw(self, updates: Mapping[int, Update]) -> Any:
+        """The raw batches of all lanes."""
+        if self.sampler is not None and self.compiled:
+            try:
+                return compiled_draw(self.sampler, self._steps(updates))
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # The compiler's failures have no common type.
+                self._give_up(error)
+        if self.sampler is not None:
+            return self.sampler.draw(self._steps(updates))
+        return _stacked([raw_tensors(update.own_raw) for update in self._every(updates)])
 
     def _gradient(self, terms: tuple[str, ...], make: Callable[[Gradient], Gradient]) -> Gradient:
         if terms not in self.gradients:
@@ -146,58 +234,39 @@ class Lanes:
         return losses
 
     def _together(self, terms: tuple[str, ...], updates: Mapping[int, Update], slopes: Tensor) -> dict[int, Losses]:
-        spare = next(iter(updates.values()))
         roles = config_roles(self.config)
 
         def make(gradient: Gradient) -> Gradient:
             return torch.func.vmap(lambda flat, fixed, raw: gradient(flat, RawBatch(**raw, roles=roles).batch(), fixed))
 
-        every = [updates.get(lane, spare) for lane in range(self.width)]
-        if self.sampler is None:
-            raw = _stacked([raw_tensors(update.own_raw) for update in every])
-        else:
-            raw = self.sampler.draw([update.finished for update in every])
-        found, slope = self._in_parts(self._gradient(terms, make), (self.flat[:, : self.size], self.all_fixed, raw))
+        inputs = (self.flat[:, : self.size], self.all_fixed, self._raw(updates))
+        try:
+            found, slope = self.in_parts(self._gradient(terms, make), inputs)
+        except RuntimeError as error:
+            self._explain(terms, error)
+            raise
         busy = list(updates)
         slopes[busy, : self.size] = slope[busy]
-        values = {name: value.cpu() for name, value in found.items()}
-        return {lane: {name: value[lane] for name, value in values.items()} for lane in updates}
-
-    def _in_parts(self, gradient: Gradient, inputs: tuple[Any, ...]) -> Any:
-        """Losses and gradients of all lanes. Where the device's memory is too small, half as many at once. No lane
-        has been moved by then, and all parts have one size, so that a lane's place still does not matter."""
-        while True:
-            try:
-                starts = range(0, self.width, self.at_once)
-                parts = [gradient(*_some(inputs, slice(start, start + self.at_once))) for start in starts]
-                return parts[0] if len(parts) == 1 else _joined(parts)
-            except torch.OutOfMemoryError:
-                if self.at_once == 1:
-                    raise
-            # Beyond the handler: until its end the error holds the tensors of the step that failed.
-            half = self.at_once // 2
-            self.at_once = max(number for number in range(1, half + 1) if self.width % number == 0)
-            torch.cuda.empty_cache()
-            self.on_halved(self.at_once)
+        return _by_lane(found, updates)
 
 
-def _some(inputs: Any, lanes: slice) -> Any:
-    """Some lanes of tensors with the lanes as their first axis, or of nested mappings and tuples of them."""
-    if isinstance(inputs, Tensor):
-        return inputs[lanes]
-    if isinstance(inputs, Mapping):
-        return {name: _some(part, lanes) for name, part in inputs.items()}
-    return tuple(_some(part, lanes) for part in inputs)
+def _not_as_one(config: RunConfig, terms: Iterable[str], error: Exception) -> str:
+    """What to do where a part of the step cannot be computed for all lanes at once. Those of users come by name."""
+    named = [("attention", config.decoder.attention.name, ATTENTION)]
+    named += [("position code", config.decoder.positions.partition(":")[0], POSITION_CODES)]
+    named += [("loss term", term, LOSS_TERMS) for term in terms]
+    own = [f"{kind} {name}" for kind, name, known in named if known.find(name).__module__.partition(".")[0] != "miclab"]
+    return (
+        f"The step cannot be computed for all lanes at once. The cause may be {' or '.join(own) or 'a plugin'}:"
+        f" {str(error).strip().splitlines()[0][:200]} Write it without .item(), float(...) and branches on values of"
+        " tensors, or train these runs as single runs: without --lanes, with numerics.mode = 'auto'."
+    )
 
 
-def _joined(parts: Sequence[Any]) -> Any:
-    """The lanes of all parts in one; the inverse of `_some`."""
-    first = parts[0]
-    if isinstance(first, Tensor):
-        return torch.cat(list(parts))
-    if isinstance(first, Mapping):
-        return {name: _joined([part[name] for part in parts]) for name in first}
-    return tuple(_joined(column) for column in zip(*parts, strict=True))
+def _by_lane(losses: Losses, lanes: Iterable[int]) -> dict[int, Losses]:
+    """The losses of some lanes, where they can be read, from those of all."""
+    values = {name: value.cpu() for name, value in losses.items()}
+    return {lane: {name: value[lane] for name, value in values.items()} for lane in lanes}
 
 
 def _padded(free: Tensor | None, size: int, device: torch.device) -> Tensor | None:

@@ -213,15 +213,24 @@ def _drive(runs: Sequence[Trajectory]) -> None:
     configs, trained, states = ([getattr(run, part) for run in runs] for part in ("config", "trained", "optimiser"))
     width, device = configs[0].numerics.lanes, configs[0].numerics.device
 
-    def halved(at_once: int) -> None:
-        text = f"{device} ran out of memory: of {width} lanes, {at_once} are computed at once from here on"
+    def note(text: str, name: str, value: object) -> None:
         for run in runs:
             if run.outcome is None:
-                run.run.note("running", text, environment={**run.run.environment, "lanes at once": at_once})
+                run.run.note("running", text, environment={**run.run.environment, name: value})
+
+    def halved(at_once: int) -> None:
+        text = f"{device} ran out of memory: of {width} lanes, {at_once} are computed at once from here on"
+        note(text, "lanes at once", at_once)
         warnings.warn(f"{text}. Last bits may differ from those of a group that fits.", stacklevel=2)
 
+    def eager(why: str) -> None:
+        text = f"the step of {width} lanes could not be compiled on {device} and is eager from here on ({why})"
+        note(text, "lane step", "eager")
+        warnings.warn(f"{text}. Last bits may differ from those of a compiled group.", stacklevel=2)
+
     try:
-        lanes = Lanes(configs, trained, states, worlds=[run.world for run in runs], on_halved=halved)
+        worlds = [run.world for run in runs]
+        lanes = Lanes(configs, trained, states, worlds=worlds, on_halved=halved, on_eager=eager)
         for run in runs:
             run.draws = lanes.sampler is None
         while updates := {lane: run.update for lane, run in enumerate(runs) if run.update is not None}:

@@ -25,17 +25,27 @@ COMPILER_OPTIONS: dict[str, Any] = {"cpp_wrapper": True}
 """Matrix products are called from C++: from Python, some dozen calls would cost some percent of a step."""
 
 
-@lru_cache(maxsize=1)
-def why_not_compiled() -> str:
-    """Empty where `torch.compile` works on this machine's CPU; otherwise the reason, in a line."""
+GRAPH_OPTIONS: dict[str, Any] = {"triton.cudagraphs": True}
+"""A group's step on an NVIDIA GPU is one CUDA graph: its hundreds of short kernels start at once."""
+
+
+def group_options(device: str) -> dict[str, Any]:
+    """Options with which the step of a group is compiled for a device."""
+    return GRAPH_OPTIONS if device.startswith("cuda") else COMPILER_OPTIONS if device == "cpu" else {}
+
+
+@lru_cache(maxsize=8)
+def why_not_compiled(device: str = "cpu") -> str:
+    """Empty where `torch.compile` works on a device of this machine; otherwise the reason, in a line."""
     names = [os.environ.get("CXX", ""), "g++", "clang++", "c++"]
-    if not any(shutil.which(name) for name in names if name):
+    if device == "cpu" and not any(shutil.which(name) for name in names if name):
         return "no C++ compiler was found"
     compiler_cache.use_own_folder()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.compile(lambda x: x.sin() + 1, dynamic=False, options=COMPILER_OPTIONS)(torch.zeros(8))
+            trial = torch.compile(lambda x: x.sin() + 1, dynamic=False, options=group_options(device))
+            trial(torch.zeros(8, device=device))
     except Exception as error:  # The compiler's failures have no common type.
         return f"torch.compile failed ({str(error).strip().splitlines()[0][:100]})"
     finally:
@@ -81,7 +91,7 @@ def resolved(config: RunConfig, steps: int = PAYS_FROM) -> tuple[RunConfig, str]
     found.
 
     Raises:
-        ConfigError: the device is not here, or compiled mode is requested and no compiler works.
+        ConfigError: the device is not here, or a compiled step is requested and no compiler works.
     """
     numerics = replace(config.numerics, device=device_here(config.numerics.device))
     line = ""
@@ -93,6 +103,12 @@ def resolved(config: RunConfig, steps: int = PAYS_FROM) -> tuple[RunConfig, str]
             raise ConfigError("numerics.mode", "compiled", f"'eager' or 'auto' here: {reason}")
         line = f"Training in eager mode, two to three times as slow: {reason}." if reason else ""
         numerics = replace(numerics, mode="eager" if reason else "compiled")
+    if numerics.lane_step == "compiled":
+        if numerics.mode != "lanes":
+            # `auto` became the mode of a single run, in which it is no part.
+            numerics = replace(numerics, lane_step="eager")
+        elif reason := why_not_compiled(numerics.device):
+            raise ConfigError("numerics.lane_step", "compiled", f"'eager' here: {reason}")
     return config if numerics == config.numerics else replace(config, numerics=numerics), line
 
 

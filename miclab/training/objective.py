@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch.nn.functional as F
@@ -134,6 +135,9 @@ class Objective:
             logits = self.model.logits(parameters, batch)
         if self.is_plain:
             return {"loss": cross_entropy(batch, logits, activations)}
+        device = batch.target.device
+        if batch.roles.kind.device != device:
+            batch = replace(batch, roles=batch.roles.on(device))
         found = {f"loss.{name}": self.terms[name](batch, logits, activations) for name in active}
         total = sum(self.options[name].weight * found[f"loss.{name}"] for name in active)
         return {"loss": total if isinstance(total, Tensor) else logits.sum() * 0, **found}

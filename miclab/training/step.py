@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import types
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
 
@@ -91,16 +92,28 @@ def step_function(config: RunConfig, trained: TrainedParameters, active: tuple[s
     return step
 
 
-def _compile(config: RunConfig, trained: TrainedParameters, active: tuple[str, ...]) -> Callable:
-    key = graph_key(config, active)
+def compiled_once(key: Hashable, make: Callable[[], Callable], options: dict[str, Any]) -> Callable:
+    """A compiled function, one of each key in a process.
+
+    Arguments:
+        key: what the function depends on, except values and shapes of its arguments.
+        make: makes the function, which has no default arguments.
+        options: of the compiler.
+    """
     if key not in _compiled:
-        step = step_function(config, trained, active)
+        function: Any = make()
         # The compiler counts versions by code object and gives up after a few, so each key gets its own code object.
-        code = step.__code__.replace(co_name=f"step_{len(_compiled)}")
-        own = types.FunctionType(code, step.__globals__, code.co_name, None, step.__closure__)
+        code = function.__code__.replace(co_name=f"{function.__name__}_{len(_compiled)}")
+        own = types.FunctionType(code, function.__globals__, code.co_name, None, function.__closure__)
         compiler_cache.use_own_folder()
-        _compiled[key] = torch.compile(own, dynamic=False, fullgraph=True, options=numerics.COMPILER_OPTIONS)
+        _compiled[key] = torch.compile(own, dynamic=False, fullgraph=True, options=options)
     return _compiled[key]
+
+
+def compiled_step(config: RunConfig, trained: TrainedParameters, active: tuple[str, ...]) -> Callable:
+    """`step_function`, compiled once for all configurations of one `graph_key`."""
+    key = graph_key(config, active)
+    return compiled_once(key, lambda: step_function(config, trained, active), numerics.COMPILER_OPTIONS)
 
 
 def training_step(config: RunConfig, trained: TrainedParameters, state: optimiser.State) -> Step:
@@ -111,7 +124,7 @@ def training_step(config: RunConfig, trained: TrainedParameters, state: optimise
     Arguments:
         state: what `optimiser.initial_state` gives for {"trained": trained.flat}.
     """
-    make = _compile if config.numerics.mode == "compiled" else step_function
+    make = compiled_step if config.numerics.mode == "compiled" else step_function
     objective, functions = Objective(config), {}
     mean, square = state.get("mean.trained"), state.get("square.trained")
 

@@ -6,7 +6,8 @@ padded. What is drawn is equal to the bit to what each run draws by itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from miclab.config.run import RunConfig
+from miclab.config.schema import to_mapping
 from miclab.worlds.noise import noise_scales
 from miclab.worlds.philox import CounterGenerator, stream_key
 from miclab.worlds.sequences import RawBatch, plan_training, raw_batch
@@ -71,15 +73,21 @@ class LaneSampler:
             for name in configs[0].order
         }
         self.scales = {name: value[places].to(device) for name, value in scales.items()}
-        self._draw = torch.func.vmap(self._draw_one)
+        self.drawn = drawing_function(self.config)
 
-    def _draw_one(self, key: Tensor, step: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-        generator, world = CounterGenerator(key, step), _world_of(self.config, tensors)
-        plan = plan_training(self.config, world, self.config.optimiser.batch_size, generator)
-        found = raw_tensors(raw_batch(self.config, world, plan, generator))
-        # They are those of each run's own noise, which no draw depends on.
-        del found["scales"]
-        return found
+    @property
+    def key(self) -> Hashable:
+        """What `drawn` depends on, except values of tensors: equal keys have equal functions."""
+        shapes = [(name, list(value.shape)) for name, value in sorted(self.worlds.items())]
+        return json.dumps([to_mapping(_common(self.config)), str(self.device), shapes])
+
+    def inputs(self, steps: Sequence[int]) -> tuple[Any, ...]:
+        """What `drawn` (see `drawing_function`) needs, with the lanes as first axis of every tensor.
+
+        Arguments:
+            steps: the training step of each lane.
+        """
+        return self.keys, torch.tensor(steps, device=self.device), self.worlds, self.scales
 
     def draw(self, steps: Sequence[int]) -> dict[str, Any]:
         """The tensors of the raw batches by field, with the lanes as their first axis.
@@ -88,8 +96,32 @@ class LaneSampler:
             steps: the training step of each lane.
         """
         with self.device:
-            found = self._draw(self.keys, torch.tensor(steps), self.worlds)
-        return {**found, "scales": self.scales}
+            return self.drawn(*self.inputs(steps))
+
+
+def drawing_function(config: RunConfig) -> Callable[..., dict[str, Any]]:
+    """A function from (keys, steps, tensors of the worlds, scales of noise) to the tensors of the raw batches by field.
+    All have the lanes as first axis, and the function depends on nothing else. It is called where the device of its
+    arguments is PyTorch's default: a compiled step cannot hold a change of it.
+
+    Arguments:
+        config: of one of the runs, which have equal sequences.
+    """
+
+    def one(key: Tensor, step: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        generator, world = CounterGenerator(key, step), _world_of(config, tensors)
+        plan = plan_training(config, world, config.optimiser.batch_size, generator)
+        found = raw_tensors(raw_batch(config, world, plan, generator))
+        # They are those of each run's own noise, which no draw depends on.
+        del found["scales"]
+        return found
+
+    def drawn(
+        keys: Tensor, steps: Tensor, worlds: Mapping[str, Tensor], scales: Mapping[str, Tensor]
+    ) -> dict[str, Any]:
+        return {**torch.func.vmap(one)(keys, steps, worlds), "scales": scales}
+
+    return drawn
 
 
 def raw_tensors(raw: RawBatch) -> dict[str, Any]:

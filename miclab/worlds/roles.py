@@ -58,6 +58,12 @@ class Roles:
         """`spans` of the items of one modality."""
         return self.spans(self.is_item(modality))
 
+    def on(self, device: torch.device) -> Roles:
+        """The same roles on a device; a batch on a GPU has those of the CPU."""
+        if self.kind.device == device:
+            return self
+        return Roles(self.modalities, self.context, self.kind.to(device), self.exemplar.to(device))
+
     def axis_names(self) -> list[str]:
         """A name for each position of an unbatched sequence: x1, x'1, l1, ..., xq, x'q."""
         names = []

@@ -32,6 +32,6 @@ class Dilated(Softmax):
     Options = DilatedOptions
 
     def score_bias(self, parameters, positions, layer):
-        place = torch.arange(self.length)
+        place = torch.arange(self.length, device=positions.score_bias.device)
         between = (place[:, None] - place) % self.options.stride != 0
         return positions.score_bias.masked_fill(between, -math.inf)

@@ -20,5 +20,5 @@ class LinearExample(Mechanism):
     def everywhere(self, parameters, x, gain, *, layer, positions, roles, point):
         queries, keys, values = (self.split(x @ scaled(gain, parameters[part])) for part in ("query", "key", "value"))
         weights = (positions.queries(queries) @ positions.keys(keys).transpose(-1, -2)).tril()
-        seen = torch.arange(1, self.length + 1)[:, None]
+        seen = torch.arange(1, self.length + 1, device=values.device)[:, None]
         return self.merge(parameters, point("heads", weights @ values / seen))

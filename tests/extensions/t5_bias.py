@@ -20,7 +20,7 @@ class RelativeBias(PositionCode):
         return {"table": (self.heads, BUCKETS)}
 
     def bias(self, parameters):
-        place = torch.arange(self.length)
+        place = torch.arange(self.length, device=parameters["table"].device)
         return parameters["table"][:, bucket(place[:, None] - place)]
 
 
