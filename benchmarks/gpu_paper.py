@@ -69,8 +69,8 @@ class Options(program.Options):
     """Lanes of a group."""
     device: str = "auto"
     """Device: cpu, cuda, cuda:1, mps or auto. `auto` trains nothing where there is no GPU."""
-    sampler: str = "device"
-    """Sampler of the runs: device or host."""
+    sampler: str = "auto"
+    """Sampler of the runs: device or host; auto: device, and host on mps, which has no float64."""
     lane_step: str = "eager"
     """Step of a group: eager, or compiled as one program (a CUDA graph on an NVIDIA GPU)."""
     runs: Path = Path("build/gpu-runs")
@@ -83,6 +83,11 @@ class Options(program.Options):
     """Seconds after which training stops."""
 
 
+def sampler_of(options: Options, device: str) -> str:
+    """The sampler of the runs on a device."""
+    return options.sampler if options.sampler != "auto" else "host" if device == "mps" else "device"
+
+
 # -- the plan -----------------------------------------------------------------------------------------------------
 def made_plan(options: Options, device: str) -> Plan:
     """The plan of the studies, without analyses.
@@ -91,7 +96,7 @@ def made_plan(options: Options, device: str) -> Plan:
         ModuleNotFoundError: there is no PyYAML.
         MiclabError: a study cannot be read or planned.
     """
-    numerics = StudyNumerics(str(options.lanes), device, options.sampler, options.lane_step)
+    numerics = StudyNumerics(str(options.lanes), device, sampler_of(options, device), options.lane_step)
     found = [numerics.of(load_study(options.studies / f"{name}.yaml", options.preset)) for name in options.study]
     # Stage-1 runs of one study are used by the next, so all are planned together.
     plan = Plan(found, numerics.mode(options.runs))
@@ -101,7 +106,7 @@ def made_plan(options: Options, device: str) -> Plan:
 def written_for(options: Options, device: str) -> dict[str, Any]:
     """What decides the runs of a plan."""
     named = {"study": list(options.study), "preset": options.preset, "lanes": options.lanes}
-    return {**named, "device": device, "sampler": options.sampler, "lane_step": options.lane_step}
+    return {**named, "device": device, "sampler": sampler_of(options, device), "lane_step": options.lane_step}
 
 
 def write_plan(options: Options, device: str, plan: Plan) -> None:
@@ -223,7 +228,8 @@ def trained(options: Options, device: str, began: float) -> Lines:
     """Trains until the limit; a line for each study, and one for all."""
     plan, until = plan_of(options, device), began + options.limit
     options.runs.mkdir(parents=True, exist_ok=True)
-    engine = Engine(plan, options.runs, OneProcess(until))
+    # What failed on one machine, for want of memory perhaps, is tried again on the next. A run that diverged stays.
+    engine = Engine(plan, options.runs, OneProcess(until), retry_failed=True)
     ended = -1
 
     def change(tally: Tally) -> None:

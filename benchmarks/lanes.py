@@ -196,8 +196,10 @@ def measure(options: Options) -> Lines:
             return
         try:
             cell = measured(decoder, lanes, device, options.seconds, step, roof)
-        except (memory.TooLargeError, ConfigError) as error:
-            yield Line(f"{decoder:8} {lanes:4} lanes  {step:8}  left out: {error}")
+        except (memory.TooLargeError, torch.OutOfMemoryError, ConfigError) as error:
+            reason = str(error).partition("\n")[0]
+            yield Line(f"{decoder:8} {lanes:4} lanes  {step:8}  left out: {reason}")
+            torch.cuda.empty_cache()
             continue
         each = 1 / min(cell["run-steps per second"], cell["with drawing"])
         cells.append(cell)

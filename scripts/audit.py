@@ -28,7 +28,9 @@ FIRST = ("torch", "uv", "pip", "setuptools", "miclab")
 OUTSIDE = ("scripts", "tests", "benchmarks", "docs")
 """Folders of Python files that no package of miclab holds."""
 MIRRORS = "loaded by its name in miclab/studies/mirrors.py"
-NOT_IMPORTED = {"nnsight": "it reads exported folders, and only their test imports it",
+GRAPH = "PyTorch and miclab/interop/graph.py load it by its name"
+NOT_IMPORTED = {"onnx": GRAPH, "onnxscript": GRAPH, "onnxruntime": "only a test of exported graphs imports it",
+                "nnsight": "it reads exported folders, and only their test imports it",
                 "mlflow": MIRRORS, "trackio": MIRRORS, "wandb": MIRRORS, "tokenizers": "used by transformers",
                 "num2words": "used by transformers", "accelerate": "used by transformers",
                 "tensorboard": "imported by torch.utils.tensorboard"}  # fmt: skip

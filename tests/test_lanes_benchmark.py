@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from tiny import lively_parameters, tiny_config
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,18 +24,21 @@ def test_a_number_of_lanes_that_does_not_fit_does_not_end_the_measurement(tmp_pa
     def full(decoder, number, *others):
         if number == 4:
             raise memory.TooLargeError("4 lanes do not fit.")
+        if number == 5:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nmany more lines")
         return {"decoder": decoder, "lanes": number, "step": "eager", "run-steps per second": 1e9,
                 "with drawing": 1e9, "bytes": 1, "share of arithmetic": 0.5, "share of memory": 0.5}  # fmt: skip
 
     monkeypatch.setattr(lanes, "measured", full)
     words = ["--device", "cpu", "--seconds", "0.01", "--output", str(tmp_path / "lanes.json"), "--decoder", "rope"]
-    words += ["--step", "eager", "--lanes", "2", "4", "8"]
+    words += ["--step", "eager", "--lanes", "2", "4", "5", "8"]
     assert lanes.main(words) == 0
     printed = capsys.readouterr().out
     assert "4 lanes  eager     left out: 4 lanes do not fit." in printed
+    assert "5 lanes  eager     left out: CUDA out of memory.\n" in printed
     assert [cell["lanes"] for cell in json.loads((tmp_path / "lanes.json").read_text())["cells"]] == [2, 8]
     # 10^9 lanes take eight seconds at that rate.
-    assert lanes.main([*words[:-3], "16", "1000000000", "--limit", "5"]) == 0
+    assert lanes.main([*words[:-4], "16", "1000000000", "--limit", "5"]) == 0
     assert "the time is up" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "lanes.json").read_text())["cells"]) == 3
 

@@ -85,6 +85,9 @@ def test_matching_is_answered_by_yes_and_no_as_the_data_write_them(tmp_path: Pat
     folder = write(tmp_path / "matching_mi", [entry("Yes"), entry("No.")], [pair])
     assert load_task(folder, shots=0, view="text", episodes=1).episodes[0].candidates == ("Yes", "No")
     assert load_task(folder, shots=1, view="text", episodes=1).episodes[0].candidates == ("Yes", "No")
+    mixed = write(tmp_path / "mixed/matching_mi", [entry("yes")], [pair])
+    found = load_task(mixed, shots=1, view="text").episodes[0]
+    assert (found.answer, found.candidates, found.in_context) == ("Yes", ("Yes", "No"), True)
     with pytest.raises(TaskError, match=r"episode 1: an answer is 'No\.'; in matching_mi it has to be yes or no"):
         load_task(folder, shots=1, view="text")
 

@@ -100,6 +100,9 @@ def test_deep_grey_is_dark_where_it_is_dark_and_clear_where_it_is_clear(tmp_path
     # PGM of 16 bits: nearly black, though no value is over 255.
     (tmp_path / "dark.pgm").write_bytes(b"P5 2 1 65535\n" + struct.pack(">HH", 250, 100))
     assert seen(tmp_path / "dark.pgm").max() == 1
+    # PFM has floats, from its last row to its first.
+    (tmp_path / "floats.pfm").write_bytes(b"Pf 2 1 -1.0\n" + struct.pack("<ff", 0.0, 1.0))
+    assert seen(tmp_path / "floats.pfm")[0, :, 0].tolist() == [0, 255]
     Image.fromarray(np.full((2, 2), 700_000, np.int32)).save(tmp_path / "even.tiff")
     assert np.ptp(seen(tmp_path / "even.tiff")) == 0
     grey = np.array([[0, 30_000], [65_535, 0]], np.uint16)

@@ -111,6 +111,11 @@ def test_lanes_without_effect_are_named(tmp_path):
     (line,) = warned(**AUTO, profiles={"quick": {"seeds": [0]}}, grid=[{"product": {"decoder.layers": [1, 2]}}])
     assert "each of the 2 runs has shapes of its own" in line
     assert warned(**AUTO) == []
+    # A file that gives all of its runs another mode keeps them, and the warning says why.
+    both = StudyNumerics(lanes="4", lane_step="compiled")
+    fixed = both.of(tiny_study(tmp_path, config={"numerics": {"mode": "eager"}}))
+    (line,) = both.warnings(Plan([fixed], study_mode(tmp_path, "4")))
+    assert "numerics.mode eager" in line
     step = StudyNumerics(lane_step="compiled")
     plans = [Plan([step.of(tiny_study(tmp_path, **AUTO))], mode) for mode in ("lanes:2", "eager")]
     assert [len(step.warnings(plan)) for plan in plans] == [0, 1]
@@ -194,6 +199,15 @@ def test_a_device_that_is_not_here_is_refused_before_a_run_is_marked(counting, c
     assert counting.sizes == []
     assert not (tmp_path / "runs" / state.FOLDER / "failures").exists()
     assert counts(capsys, "--device", "cuda") == (2, 0)
+
+
+def test_a_step_that_nothing_compiles_is_refused_before_a_run_is_marked(counting, capsys, tmp_path, monkeypatch):
+    """Fails if every run of the study is marked as failed instead."""
+    monkeypatch.setattr(numerics, "why_not_compiled", lambda *device: "no C++ compiler was found")
+    assert main(["study", "run", "tiny.yaml", "--lanes", "2", "--lane-step", "compiled"]) == 2
+    assert "no C++ compiler was found" in capsys.readouterr().err
+    assert counting.sizes == []
+    assert not (tmp_path / "runs" / state.FOLDER / "failures").exists()
 
 
 @pytest.mark.parametrize("lanes", ["off", "2"])

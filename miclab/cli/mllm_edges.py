@@ -83,7 +83,7 @@ def paths(arguments: list[str]) -> int:
     production = options.production()
     task = options.load(production.view)
     if options.heads != Path():
-        table, task = ranking_in(options.heads, production, task)
+        table, task = ranking_in(options.heads, production, task, "leave out --heads")
         requested = replace(requested, sender=_strongest(table))
     steps = steps_of(ResidualGraph(production), requested)
     with opened as results:

@@ -150,8 +150,11 @@ def interval_of(row: Mapping[str, Any]) -> Interval:
     return Interval.from_json(row, "sequence", row["episodes"])
 
 
-def ranking_in(folder: Path, production: Any, task: Any) -> tuple[HeadTable, Any]:
+def ranking_in(folder: Path, production: Any, task: Any, other: str) -> tuple[HeadTable, Any]:
     """Strengths of heads that `mllm heads` wrote, and the episodes of a task that did not rank them.
+
+    Arguments:
+        other: what a user can do instead of giving the folder, for messages.
 
     Raises:
         MiclabError: they are of a model with other heads, or no episode is left.
@@ -181,7 +184,7 @@ def ranking_in(folder: Path, production: Any, task: Any) -> tuple[HeadTable, Any
     if not left:
         raise MiclabError(
             f"All {len(task.episodes)} episodes of {task.name} ranked the heads of {folder}, and those are left out. "
-            "Take more --episodes, another --task, or --rank in the place of --heads."
+            f"Take more --episodes, another --task, or {other}."
         )
     table = HeadTable(production.name, task.name, heads, values, uniform=uniform, kept=kept)
     return table, replace(task, episodes=left)
@@ -192,7 +195,7 @@ def ranking(options: RankedFlags, production: Any, task: Any) -> tuple[HeadTable
     from miclab.mllm.heads import measure_heads
 
     if options.heads != Path():
-        table, rest = ranking_in(options.heads, production, task)
+        table, rest = ranking_in(options.heads, production, task, "--rank in the place of --heads")
         return table, rest, rest
     if not 1 <= options.rank < len(task.episodes):
         raise MiclabError(

@@ -159,7 +159,7 @@ def _plain(path: Path, image: Image.Image, background: tuple[int, int, int]) -> 
     """The first frame, upright, in red, green and blue."""
     turned = ImageOps.exif_transpose(image)
     if turned.mode in DEEP:
-        return _deep(path, turned, is_full=image.format == "PPM", background=background)
+        return _deep(path, turned, is_full=image.format == "PPM" and turned.mode != "F", background=background)
     if turned.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in turned.info:
         shown = turned.convert("RGBA")
         paper = Image.new("RGBA", shown.size, (*background, 255))

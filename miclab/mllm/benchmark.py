@@ -123,10 +123,13 @@ def _matching(reader: Reader, examples: list[Any], number: int, entry: Mapping[s
     for answer in found.candidates:
         if answer.lower() not in ("yes", "no"):
             raise reader.fail(f"an answer is {answer!r}; in {reader.folder.name} it has to be yes or no.")
-    # An answer that no example has is written as the others are.
-    written = {answer.lower(): answer for answer in found.candidates}
-    style = str.capitalize if found.answer[0].isupper() else str
-    return replace(found, choices=tuple(written.get(one, style(one)) for one in ("yes", "no")))
+    # One word is written in one way: as in the examples, where it stands there.
+    written = {answer.lower(): answer for answer in reversed(found.candidates)}
+    written |= {one.answer.lower(): one.answer for one in reversed(found.support)}
+    style = str.capitalize if next(iter(written.values()))[0].isupper() else str
+    support = tuple(replace(one, answer=written[one.answer.lower()]) for one in found.support)
+    choices = tuple(written.get(one, style(one)) for one in ("yes", "no"))
+    return replace(found, support=support, answer=written[found.answer.lower()], choices=choices)
 
 
 def _operator(reader: Reader, examples: list[Any], number: int, entry: Mapping[str, Any], shots: int) -> Episode:

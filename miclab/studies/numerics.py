@@ -98,16 +98,20 @@ class StudyNumerics:
         # What is no mapping is refused when the configuration is read.
         if not isinstance(old, Mapping) or not (always or old):
             return config
-        return laid_over(config, {"numerics": self.fields})
+        fields = dict(self.fields)
+        if old.get("mode", "auto") not in ("auto", "lanes"):
+            # A step of lanes is no part of a run that the file gives another mode.
+            fields.pop("lane_step", None)
+        return laid_over(config, {"numerics": fields})
 
     def warnings(self, plan: Plan) -> list[str]:
         """Sentences about lanes that have no effect on the runs of a plan."""
         if not plan.runs:
             return []
-        if self.lane_step != AS_IN_STUDY and not any(run.point.numerics.lanes for run in plan.runs.values()):
-            return ["--lane-step has no effect: no run is in lanes. Give --lanes, or leave out --lane-step."]
         if self.lanes == "off":
-            return []
+            if self.lane_step == AS_IN_STUDY or any(run.point.numerics.lanes for run in plan.runs.values()):
+                return []
+            return ["--lane-step has no effect: no run is in lanes. Give --lanes, or leave out --lane-step."]
         alone = [run for run in plan.runs.values() if not run.point.numerics.lanes]
         if alone:
             modes = " and ".join(sorted({run.point.numerics.mode for run in alone}))
@@ -159,13 +163,19 @@ def check_devices(plan: Plan, states: Mapping[str, State]) -> None:
     another one.
 
     Raises:
-        ConfigError: a device is not here.
+        ConfigError: a device is not here, or a step of lanes cannot be compiled on it.
     """
     to_train = (run for identity, run in plan.runs.items() if states[identity].status in ("new", "begun"))
-    wanted = {run.point.numerics.device for run in to_train if states[run.hash].step < run.request.steps}
-    if wanted - {"cpu"}:
+    wanted = {
+        (run.point.numerics.device, run.point.numerics.lane_step)
+        for run in to_train
+        if states[run.hash].step < run.request.steps
+    }
+    if wanted - {("cpu", "eager")}:
         # Only here: finding devices imports torch, which most plans do without.
-        from miclab.training.numerics import device_here
+        from miclab.training.numerics import check_lane_step, device_here
 
-        for device in sorted(wanted):
-            device_here(device)
+        for device, lane_step in sorted(wanted):
+            found = device_here(device)
+            if lane_step == "compiled":
+                check_lane_step(found)

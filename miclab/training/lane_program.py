@@ -3,7 +3,7 @@
     (flat, mean, square, numbers, busy, fixed, raw) -> losses, (flat, mean, square)
 
 Every argument and result has the lanes as its first axis, and nothing mixes them. The program changes no argument. So a
-step that failed, for lack of memory or in the compiler, has moved no lane and can be made again in another way.
+call that failed, for lack of memory or in the compiler, has moved no lane and can be made again in another way.
 
 Drawing the sequences is a program beside it. That needs another default device of PyTorch, under which the compiler
 does not take all that a decoder may do.
@@ -41,7 +41,8 @@ def lane_function(
         terms: those of the loss that count.
         free: which weights of a row are moved; None: all.
     """
-    gradient, roles = gradient_function(config, trained, terms), config_roles(config)
+    # Tensors of the CPU would keep a GPU's program from being one graph.
+    gradient, roles = gradient_function(config, trained, terms), config_roles(config).on(trained.flat.device)
     size, own = len(trained.flat), config.optimiser
 
     def one(flat: Tensor, fixed: Mapping[str, Tensor], raw: Mapping[str, Any]) -> tuple[Any, Tensor]:
@@ -69,16 +70,20 @@ def lane_program(
     return compiled_once(key, lambda: lane_function(config, trained, terms, free), options)
 
 
-def compiled_draw(sampler: LaneSampler, steps: Sequence[int]) -> Any:
-    """`LaneSampler.draw`, compiled once for all groups with equal sequences."""
+def compiled_draw(sampler: LaneSampler) -> Callable:
+    """`LaneSampler.drawn`, compiled once for all groups with equal sequences."""
     program = compiled_once(
         ("drawing", sampler.key), lambda: sampler.drawn, numerics.group_options(sampler.device.type)
     )
-    with warnings.catch_warnings(), sampler.device:
-        # Drawing reads functions with a cache, whose values are constants of the program.
-        warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
-        # A CUDA graph writes every batch into the same memory, so each is copied.
-        return mapped(Tensor.clone, program(*sampler.inputs(steps)))
+
+    def draw(*inputs: Any) -> Any:
+        with warnings.catch_warnings(), sampler.device:
+            # Drawing reads functions with a cache, whose values are constants of the program.
+            warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
+            # A CUDA graph writes every batch into the same memory, so each is copied.
+            return mapped(Tensor.clone, program(*inputs))
+
+    return draw
 
 
 class Parts:

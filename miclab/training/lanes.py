@@ -174,7 +174,7 @@ class Lanes:
 
     def _called(self, terms: tuple[str, ...], inputs: tuple[Any, ...]) -> Any:
         """What the program of some terms gives. Where the compiler fails, programs are eager from then on; as a program
-        changes no argument, no lane has been moved by then."""
+        changes no argument, none of its lanes has been moved by then."""
         while True:
             if terms not in self.programs:
                 make = lane_program if self.compiled else lane_function
@@ -205,21 +205,20 @@ class Lanes:
         spare = next(iter(updates.values()))
         return [updates.get(lane, spare) for lane in range(self.width)]
 
-    def _steps(self, updates: Mapping[int, Update]) -> list[int]:
-        return [update.finished for update in self._every(updates)]
-
     def _raw(self, updates: Mapping[int, Update]) -> Any:
         """The raw batches of all lanes."""
-        if self.sampler is not None and self.compiled:
+        if self.sampler is None:
+            return _stacked([raw_tensors(update.own_raw) for update in self._every(updates)])
+        inputs = self.sampler.inputs([update.finished for update in self._every(updates)])
+        if self.compiled:
             try:
-                return compiled_draw(self.sampler, self._steps(updates))
+                return self.in_parts(compiled_draw(self.sampler), inputs)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # The compiler's failures have no common type.
                 self._give_up(error)
-        if self.sampler is not None:
-            return self.sampler.draw(self._steps(updates))
-        return _stacked([raw_tensors(update.own_raw) for update in self._every(updates)])
+        with self.sampler.device:
+            return self.in_parts(self.sampler.drawn, inputs)
 
     def _gradient(self, terms: tuple[str, ...], make: Callable[[Gradient], Gradient]) -> Gradient:
         if terms not in self.gradients:
@@ -234,7 +233,7 @@ class Lanes:
         return losses
 
     def _together(self, terms: tuple[str, ...], updates: Mapping[int, Update], slopes: Tensor) -> dict[int, Losses]:
-        roles = config_roles(self.config)
+        roles = config_roles(self.config).on(self.flat.device)
 
         def make(gradient: Gradient) -> Gradient:
             return torch.func.vmap(lambda flat, fixed, raw: gradient(flat, RawBatch(**raw, roles=roles).batch(), fixed))

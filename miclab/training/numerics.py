@@ -86,6 +86,13 @@ def memory_of(device: str) -> int:
     return torch.cuda.get_device_properties(device).total_memory
 
 
+def check_lane_step(device: str) -> None:
+    """Raises ConfigError if the step of a group cannot be compiled for a device of this machine."""
+    # One call for a CPU, whoever needs it: a second trial would drop the steps that are compiled already.
+    if reason := why_not_compiled() if device == "cpu" else why_not_compiled(device):
+        raise ConfigError("numerics.lane_step", "compiled", f"'eager' here: {reason}")
+
+
 def resolved(config: RunConfig, steps: int = PAYS_FROM) -> tuple[RunConfig, str]:
     """The configuration with the device and the mode in effect for this many steps, and a warning if no compiler was
     found.
@@ -107,8 +114,8 @@ def resolved(config: RunConfig, steps: int = PAYS_FROM) -> tuple[RunConfig, str]
         if numerics.mode != "lanes":
             # `auto` became the mode of a single run, in which it is no part.
             numerics = replace(numerics, lane_step="eager")
-        elif reason := why_not_compiled(numerics.device):
-            raise ConfigError("numerics.lane_step", "compiled", f"'eager' here: {reason}")
+        else:
+            check_lane_step(numerics.device)
     return config if numerics == config.numerics else replace(config, numerics=numerics), line
 
 
