@@ -2,6 +2,7 @@
 its context names others of the same letter, for letters and names that it never saw.
 
     python scripts/make_tiny_mllm.py [--output FOLDER] [--steps N] [--layers N] [--marks] [--examples N] [--shrink RATE]
+        [--alike PAIRS] [--unmarked N]
 
 The class, the tokenizer and the processor are transformers' own. An example is a picture (28 x 28, one token), a name
 (two tokens) and a newline. Without `--marks` its chat template writes no marks around pictures. How it is made:
@@ -13,9 +14,13 @@ The class, the tokenizer and the processor are transformers' own. An example is 
    head writes is a projection of what it reads, and queries are projected as keys are, so that like attends to like
    (after Trockman and Kolter, "Mimetic initialization of self-attention layers", 2023). Biases of queries and keys are
    Normal(0, 1), so that heads prefer different distances. No head is given a part; `--steps 0` writes this start.
+   With `--alike`, queries are projected as keys in the first PAIRS key-value pairs of each layer alone. Those of the
+   other pairs are drawn apart.
 4. The decoder learns to write names in sequences of training letters and training names. Merger and tower stay.
 5. With `--shrink`, every step shortens each head's columns of the output projection by RATE times the learning rate
    (a proximal step of the group lasso, alike for every head). Heads that help little end at zero.
+6. With `--unmarked`, the decoder learns so many steps without marks first, and then as many as `--steps` says. A
+   decoder that begins with marks stays long on the plateau of copying any name of the context.
 """
 
 from __future__ import annotations
@@ -76,6 +81,8 @@ class Recipe:
         marks: whether Qwen's marks stand around pictures.
         examples: of a training sequence.
         shrink: rate at which the norm of each head's output projection shrinks; 0: not at all.
+        alike: key-value pairs of each layer whose queries start as their keys.
+        unmarked: steps without marks before those steps.
     """
 
     steps: int
@@ -83,6 +90,8 @@ class Recipe:
     marks: bool
     examples: int
     shrink: float
+    alike: int
+    unmarked: int
 
 
 def make_tokenizer(marks: bool) -> PreTrainedTokenizerFast:
@@ -106,8 +115,8 @@ def make_tokenizer(marks: bool) -> PreTrainedTokenizerFast:
     return made
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast, layers: int) -> Any:
-    """The model with the weights that training starts from."""
+def make_model(tokenizer: PreTrainedTokenizerFast, layers: int, alike: int) -> Any:
+    """The model with the weights that training starts from. See `Recipe` for `layers` and `alike`."""
     number: Any = tokenizer.convert_tokens_to_ids
     half = WIDTH // HEADS // 2
     sections = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]
@@ -142,6 +151,10 @@ def make_model(tokenizer: PreTrainedTokenizerFast, layers: int) -> Any:
             attention.o_proj.weight.copy_(COPY * read.view(PAIRS, size, WIDTH)[own].flatten(0, 1).T)
             attention.k_proj.weight.copy_(ALIKE * compared)
             attention.q_proj.weight.copy_(ALIKE * compared.view(PAIRS, size, WIDTH)[own].flatten(0, 1))
+            if alike < PAIRS:
+                # Rows of the same size as those that are alike.
+                attention.k_proj.weight[alike * size :].normal_(0, ALIKE / WIDTH**0.5)
+                attention.q_proj.weight[alike * HEADS // PAIRS * size :].normal_(0, ALIKE / WIDTH**0.5)
             for projection in (attention.q_proj, attention.k_proj):
                 projection.bias.normal_(0, BIAS)
     return model
@@ -216,10 +229,10 @@ def train_merger(model: Any, features: Tensor, letters: Letters) -> Tensor:
 class Sequences:
     """Training sequences: examples of a few letters in random order, all of the same layout."""
 
-    def __init__(self, tokenizer: Any, letters: Letters, recipe: Recipe):
-        self.letters, self.examples = letters, recipe.examples
+    def __init__(self, tokenizer: Any, letters: Letters, examples: int, marks: bool):
+        self.letters, self.examples = letters, examples
         number: Any = tokenizer.convert_tokens_to_ids
-        before, after = ([number("<|vision_start|>")], [number("<|vision_end|>")]) if recipe.marks else ([], [])
+        before, after = ([number("<|vision_start|>")], [number("<|vision_end|>")]) if marks else ([], [])
         item = [*before, number("<|image_pad|>"), *after]
         self.frame = torch.tensor([*item, 0, 0, *tokenizer.encode("\n")])
         self.name = len(item)
@@ -269,9 +282,9 @@ def shrink_heads(decoder: Any, amount: float) -> list[int]:
     return left
 
 
-def train_decoder(model: Any, embeddings: Tensor, sequences: Sequences, recipe: Recipe) -> None:
+def train_decoder(model: Any, embeddings: Tensor, sequences: Sequences, steps: int, shrink: float) -> None:
     """Cross-entropy of the names of letters that came before."""
-    steps, name = recipe.steps, sequences.name
+    name = sequences.name
     decoder, picture = model.model.language_model, model.config.image_token_id
     optimiser = torch.optim.AdamW(decoder.parameters(), lr=RATE, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
     started, right, every = time.monotonic(), torch.zeros(2), 100
@@ -293,7 +306,7 @@ def train_decoder(model: Any, embeddings: Tensor, sequences: Sequences, recipe: 
         loss.backward()
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimiser.step()
-        left = shrink_heads(decoder, recipe.shrink * optimiser.param_groups[0]["lr"]) if recipe.shrink else []
+        left = shrink_heads(decoder, shrink * optimiser.param_groups[0]["lr"]) if shrink else []
         right += (logits.argmax(-1) == wanted).float().mean(0) / every
         if (step + 1) % every == 0:
             shown = f"loss {loss.item():.3f}, first syllable {right[0]:.3f}, second {right[1]:.3f}"
@@ -312,23 +325,29 @@ def main() -> None:
     parser.add_argument("--marks", action="store_true", help="Qwen's marks stand around pictures")
     parser.add_argument("--examples", type=int, default=13, help="of a training sequence")
     parser.add_argument("--shrink", type=float, default=0.0, help="rate at which output projections of heads shrink")
+    parser.add_argument("--alike", type=int, default=PAIRS, help="key-value pairs of a layer that start alike")
+    parser.add_argument("--unmarked", type=int, default=0, help="steps without marks before those of --steps")
     options = parser.parse_args()
-    recipe = Recipe(options.steps, options.layers, options.marks, options.examples, options.shrink)
+    recipe = Recipe(
+        options.steps, options.layers, options.marks, options.examples, options.shrink, options.alike, options.unmarked
+    )
     quiet()
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)
     started = time.monotonic()
     tokenizer = make_tokenizer(recipe.marks)
-    model, letters = make_model(tokenizer, recipe.layers), Letters(load("glyphs"), options.seed)
+    model, letters = make_model(tokenizer, recipe.layers, recipe.alike), Letters(load("glyphs"), options.seed)
     embeddings = train_merger(model, tower_features(model, letters), letters)
-    train_decoder(model, embeddings, Sequences(tokenizer, letters, recipe), recipe)
+    for steps, marks in ((recipe.unmarked, False), (recipe.steps, recipe.marks)):
+        sequences = Sequences(tokenizer, letters, recipe.examples, marks)
+        train_decoder(model, embeddings, sequences, steps, recipe.shrink)
     options.output.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(options.output)
     images = Qwen2VLImageProcessorPil(min_pixels=SIDE**2, max_pixels=SIDE**2, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     images_only(Qwen2_5_VLProcessor)(images, tokenizer, None).save_pretrained(options.output)
     count = sum(p.numel() for p in model.parameters())
     # Of the recipe, only what differs from that of `tiny`.
-    usual = Recipe(options.steps, 2, False, 13, 0.0)
+    usual = Recipe(options.steps, 2, False, 13, 0.0, PAIRS, 0)
     other = {key: value for key, value in vars(recipe).items() if value != vars(usual)[key]}
     made = {"script": "scripts/make_tiny_mllm.py", "steps": options.steps, "seed": options.seed, **other,
             "parameters": count}  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,14 @@ def test_the_revision_of_a_base_is_the_adapters(tmp_path: Path):
     assert _source(str(tmp_path), LoadOptions(base="someone/else"))[1] == ""
     changed(tmp_path, base_model_name_or_path=str(shipped("tiny")))
     assert _source(str(tmp_path), LoadOptions())[1] == ""
+
+
+def test_the_base_is_found_beside_the_adapter_and_its_configuration_does_not_hide_it(tmp_path: Path):
+    base, folder = tmp_path / "base", tmp_path / "adapter"
+    shutil.copytree(shipped("tiny"), base)
+    made = adapter(folder)
+    changed(folder, base_model_name_or_path="../base")
+    shutil.copy(base / "config.json", folder)
+    assert _source(str(folder), LoadOptions()) == (str(base), "", str(folder))
+    ids = torch.arange(3, 9)[None]
+    assert (load_model(str(folder)).model(input_ids=ids).logits - made(input_ids=ids).logits).abs().max() < 1e-5

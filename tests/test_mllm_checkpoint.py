@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_mllm import production
 
 from miclab.data.pretrained import EncoderError, load_encoder
 from miclab.mllm.episodes import make_episodes
@@ -160,3 +161,14 @@ def test_pictures_outside_a_task_are_not_shown(tmp_path):
     for name in (inside, f"./{inside}", f"images/../{inside}", "own.png", f"task/{inside}", f"away/task/{inside}",
                  "sibling/a.png"):  # fmt: skip
         assert shown(name).read_bytes() == secret.read_bytes()
+
+
+@pytest.mark.parametrize(("family", "remarks"), [("qwen2.5-vl", 0), ("llava", 1)])
+def test_a_limit_of_pixels_that_has_no_effect_is_remarked(family: str, remarks: int, tmp_path: Path):
+    of = production(family)
+    for part in (of.model, of.processor):
+        part.save_pretrained(tmp_path)
+    found = load_model(str(tmp_path), LoadOptions(max_pixels=784)).remarks
+    assert len(found) == remarks
+    assert all(one.startswith("--max-pixels has no effect") for one in found)
+    assert not load_model(str(tmp_path)).remarks

@@ -20,8 +20,9 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def is_adapter(where: str) -> bool:
-    """Whether a folder holds an adapter instead of a model."""
-    return (Path(where) / CONFIG).is_file() and not (Path(where) / "config.json").is_file()
+    """Whether a folder holds an adapter instead of a model. Some adapters come with their base's config.json."""
+    folder = Path(where)
+    return (folder / CONFIG).is_file() and not any(folder.glob("model*.safetensors*"))
 
 
 def _named(where: str, *names: str) -> list[str]:
@@ -44,7 +45,8 @@ def revision_of(where: str) -> str:
 
 
 def base_of(where: str, base: str = "") -> str:
-    """The base of the adapter in a folder: as given, or as its configuration names it.
+    """The base of the adapter in a folder: as given, or as its configuration names it. A relative path that is not
+    below the working directory is looked for below the adapter's folder.
 
     Raises:
         ModelContentError: it is no LoRA adapter, its weights are no safetensors, or its base is not known.
@@ -61,6 +63,9 @@ def base_of(where: str, base: str = "") -> str:
         )
     if not base and not named:
         raise ModelContentError(where, "it does not name its base. Give it with --base MODEL.")
+    beside = folder / named
+    if not base and not Path(named).is_dir() and beside.is_dir():
+        return str(beside.resolve())
     return base or named
 
 

@@ -164,7 +164,7 @@ def load_model(name: str, options: LoadOptions | None = None) -> Production:
     quiet()
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-    from miclab.mllm.processors import load_processor
+    from miclab.mllm.processors import limits_pixels, load_processor
 
     where, revision, adapter = _source(name, options)
     more: dict[str, Any] = {}
@@ -200,6 +200,8 @@ def load_model(name: str, options: LoadOptions | None = None) -> Production:
     inner = model.get_base_model() if adapter else model
     layers, cross = attention_layers(inner), left_out(inner)
     remarks = {f"{len(cross)} layers of cross-attention are left out, such as {cross[0]}.": None} if cross else {}
+    if options.max_pixels and not limits_pixels(processor):
+        remarks["--max-pixels has no effect: the processor of this model has one size for every picture."] = None
     return Production(name, model.eval(), processor, layers, options, remarks)
 
 

@@ -54,6 +54,13 @@ def load_processor(where: str, max_pixels: int = 0, offline: bool = False, revis
     return images_only(found).from_args_and_dict([images, tokenizer], settings)
 
 
+def limits_pixels(processor: Any) -> bool:
+    """Whether pictures are shrunk to `max_pixels`. Others, such as CLIP's, have one size for all pictures."""
+    images = getattr(processor, "image_processor", None)
+    allowed = getattr(type(images), "valid_kwargs", None)
+    return allowed is not None and "max_pixels" in allowed.__annotations__
+
+
 def placeholder(processor: Any) -> str:
     """The token for an image in a processor's text."""
     found = getattr(processor, "boi_token", None) or getattr(processor, "image_token", None)
