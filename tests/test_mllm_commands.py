@@ -353,3 +353,10 @@ def test_finetuning_that_cannot_write_ends_with_a_message(place, size, novel: Pa
     assert message in capsys.readouterr().err.splitlines()[-1]
     left = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert all(0 < file.stat().st_size <= (size or 0) and ".tmp" not in file.name for file in left), left
+
+
+@pytest.mark.parametrize("command", ["heads", "vectors", "edges", "lens", "patch", "paths", "attribute", "finetune"])
+def test_the_benchmarks_judging_is_refused_where_it_has_no_effect(command: str, capsys, novel: Path):
+    with pytest.raises(SystemExit, match="2"):
+        main(["mllm", command, "tiny", "--task", str(novel), "--judge", "benchmark"])
+    assert "judge = 'benchmark' is not possible. Allowed: exact: " in " ".join(capsys.readouterr().err.split())

@@ -133,13 +133,18 @@ def test_options_of_another_claim_are_refused(claim: str, more: list[str], capsy
     assert f"{more[0]} has no effect here: it is not for {claim}" in capsys.readouterr().err
 
 
-def test_p2_says_which_episodes_it_left_out(capsys, letters: Path, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("claim", "more"),
+    [("P1", ["--examples", "2", "--answered", "2", "--top", "2"]), ("P2", ["--episodes", "5", "--steps", "1"]),
+     ("P3", ["--examples", "2", "--answered", "2"])],
+)  # fmt: skip
+def test_a_claim_says_which_episodes_it_left_out(claim: str, more: list[str], capsys, letters: Path, tmp_path: Path):
     copied = tmp_path / "letters"
     shutil.copytree(letters, copied)
     first = json.loads((copied / "2-shot.json").read_text())[0]
     (copied / first["query"]["image"][0]).write_bytes(b"no picture")
-    requested = ["mllm", "reproduce", "P2", "--model", "tiny", "--task", str(copied), "--episodes", "5", "--steps", "1",
-                 "--output", str(tmp_path / "p2")]  # fmt: skip
-    assert main(requested) == 2
-    assert "1 of 5 episodes could not be read and were left out" in capsys.readouterr().err
-    assert read_manifest(tmp_path / "p2")["status"] == "partial"
+    models = ["tiny", "tiny"] if claim == "P3" else ["tiny"]
+    requested = ["mllm", "reproduce", claim, "--model", *models, "--task", str(copied), *more]
+    assert main([*requested, "--output", str(tmp_path / "o")]) == 2
+    assert f"1 of {more[1]} episodes could not be read and were left out" in capsys.readouterr().err
+    assert read_manifest(tmp_path / "o")["status"] == "partial"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from miclab.cli.mllm_heads import ranking_in
-from miclab.cli.mllm_options import ModelFlags, close, remark, save_page
+from miclab.cli.mllm_options import ModelFlags, close, only_exact, remark, save_page
 from miclab.cli.terminal import bar, parse, print_json
 from miclab.errors import ConfigError
 from miclab.mllm.options import INDUCTION, PREVIOUS_TOKEN, AttributeOptions, PathOptions, at_least, chosen
@@ -36,8 +36,7 @@ class PathsFlags(PathOptions, ModelFlags):
         at_least(self, shown=0)
         if self.heads != Path() and (self.sender or self.layers):
             raise ConfigError("heads", str(self.heads), "none with --sender or --layers: each names the senders")
-        if self.judge != "exact":
-            raise ConfigError("judge", self.judge, "exact: logits are judged, and nothing is written")
+        only_exact(self, "logits are judged, and nothing is written")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +52,7 @@ class AttributeFlags(AttributeOptions, ModelFlags):
         ModelFlags.__post_init__(self)
         AttributeOptions.__post_init__(self)
         at_least(self, top=1)
-        if self.judge != "exact":
-            raise ConfigError("judge", self.judge, "exact: logits are judged, and nothing is written")
+        only_exact(self, "logits are judged, and nothing is written")
 
 
 def _strongest(table: HeadTable) -> tuple[str, ...]:

@@ -45,6 +45,16 @@ def as_plain(options: DataclassInstance) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
 
 
+def only_exact(options: TaskFlags, why: str) -> None:
+    """Refuses `--judge benchmark` where it has no effect.
+
+    Raises:
+        ConfigError: it was given.
+    """
+    if options.judge != "exact":
+        raise ConfigError("judge", options.judge, f"exact: {why}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskFlags:
     """Which episodes are answered, and how they are written."""
@@ -161,8 +171,7 @@ class HeadsFlags(ModelFlags):
     def __post_init__(self) -> None:
         ModelFlags.__post_init__(self)
         at_least(self, top=1, maps=0, shown=0, save_episodes=1, save_limit=1)
-        if self.judge != "exact":
-            raise ConfigError("judge", self.judge, "exact: no answers are judged")
+        only_exact(self, "no answers are judged")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,8 +202,7 @@ class VectorsFlags(VectorOptions, RankedFlags):
     def __post_init__(self) -> None:
         ModelFlags.__post_init__(self)
         VectorOptions.__post_init__(self)
-        if self.judge != "exact":
-            raise ConfigError("judge", self.judge, "exact")
+        only_exact(self, "answers are judged to their end alone")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,8 +213,7 @@ class EdgesFlags(EdgeOptions, ModelFlags):
     def __post_init__(self) -> None:
         ModelFlags.__post_init__(self)
         EdgeOptions.__post_init__(self)
-        if self.judge != "exact":
-            raise ConfigError("judge", self.judge, "exact: edges are those of an answer that is there")
+        only_exact(self, "edges are those of an answer that is there")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,8 +227,7 @@ class LensFlags(ModelFlags):
     def __post_init__(self) -> None:
         ModelFlags.__post_init__(self)
         at_least(self, top=1)
-        if self.judge != "exact":
-            raise ConfigError("judge", self.judge, "exact: logits are judged, and nothing is written")
+        only_exact(self, "logits are judged, and nothing is written")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,8 +242,7 @@ class PatchFlags(PatchOptions, ModelFlags):
         ModelFlags.__post_init__(self)
         PatchOptions.__post_init__(self)
         at_least(self, top=0)
-        if self.judge != "exact":
-            raise ConfigError("judge", self.judge, "exact: logits are judged, and nothing is written")
+        only_exact(self, "logits are judged, and nothing is written")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,8 +252,7 @@ class FinetuneFlags(FinetuneOptions, ModelFlags):
     def __post_init__(self) -> None:
         ModelFlags.__post_init__(self)
         FinetuneOptions.__post_init__(self)
-        if self.judge != "exact":
-            raise ConfigError("judge", self.judge, "exact: nothing is written while it is trained")
+        only_exact(self, "nothing is written while it is trained")
 
 
 @dataclass(frozen=True, kw_only=True)
