@@ -31,7 +31,7 @@ _NAMES = {
     "study": "study", "Study": "study", "StudyPlan": "study",
     "report": "report",
     "demo": "reproduce", "reproduce": "reproduce",
-    "import_checkpoint": "interop", "weights": "weights",
+    "import_checkpoint": "interop", "weights": "weights", "weight_matrices": "weights",
     "transplant": "refined", "drift": "refined", "circuit_overlap": "refined", "running_mean": "running_mean",
     "check_data": "data", "embed": "data", "DataCheck": "data",
 }  # fmt: skip
@@ -47,7 +47,7 @@ __all__ = [
     "check_data", "circuit_overlap", "circuits", "claims", "demo", "diagnose", "drift", "embed", "evaluate",
     "find", "find_circuit", "import_checkpoint", "judge", "knock_out", "list_runs", "load", "load_plugin", "patch",
     "patch_paths", "report", "reproduce", "resume", "running_mean", "study", "train", "train_lanes",
-    "transplant", "weights",
+    "transplant", "weight_matrices", "weights",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from miclab.api.runs import Runs, find, list_runs, load
     from miclab.api.study import Study, StudyPlan, study
     from miclab.api.training import resume, train
-    from miclab.api.weights import weights
+    from miclab.api.weights import weight_matrices, weights
     from miclab.config.extensions import load_plugin
     from miclab.errors import ConfigError, DamagedError, MiclabError, RunError
 

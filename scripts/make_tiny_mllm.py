@@ -14,8 +14,8 @@ The class, the tokenizer and the processor are transformers' own. An example is 
    head writes is a projection of what it reads, and queries are projected as keys are, so that like attends to like
    (after Trockman and Kolter, "Mimetic initialization of self-attention layers", 2023). Biases of queries and keys are
    Normal(0, 1), so that heads prefer different distances. No head is given a part; `--steps 0` writes this start.
-   With `--alike`, queries are projected as keys in the first PAIRS key-value pairs of each layer alone. Those of the
-   other pairs are drawn apart.
+   `--alike` favours heads: those of the first PAIRS key-value pairs of each layer alone start so. Queries and keys of
+   the others are drawn separately.
 4. The decoder learns to write names in sequences of training letters and training names. Merger and tower stay.
 5. With `--shrink`, every step shortens each head's columns of the output projection by RATE times the learning rate
    (a proximal step of the group lasso, alike for every head). Heads that help little end at zero.

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from tiny import lively_parameters, tiny_config
 
 import miclab
@@ -169,6 +170,34 @@ def test_an_induction_circuit_built_by_hand_has_its_scores():
     assert abs(scores[1, 0]["matching m1"]) < 1e-6
     matrix = copied_logits(config, parameters, labels, head_matrices(config, parameters)[1, 0].ov)
     torch.testing.assert_close(matrix, labels[:, :8] @ labels[:, :8].T)
+
+
+def test_matrices_are_written_in_the_basis_of_items_and_labels(tmp_path, capsys):
+    """Fails if a head's matrix has another's name, queries and keys change places, or a file is replaced unasked."""
+    config = tiny_config(2, decoder={"heads": 2})
+    request = Request(steps=1, evaluate_every=1, checkpoint_every=1, sequences=4, novel_sets=1)
+    run = train_config(config, request, tmp_path / "runs")[0]
+    file = tmp_path / "matrices.safetensors"
+    requested = ["weights", str(run.path), "--sequences", "4", "--novel-sets", "1", "--output", str(file)]
+    assert main([*requested, "--vectors", "3"]) == 0
+    found = load_file(file)
+    assert {name for name in found if name.startswith("basis")} == {"basis.labels", "basis.items.m1", "basis.items.m2"}
+    parameters = run.parameters()[1]
+    own = head_matrices(run.config, parameters)[1, 1]
+    torch.testing.assert_close(found["QK.1.1"], own.qk)
+    item, label = found["basis.items.m1"][2], found["basis.labels"][0]
+    assert found["QK.1.1.items.m1.labels"].shape == (3, 3)
+    assert float(found["QK.1.1.items.m1.labels"][2, 0]) == pytest.approx(float(item @ own.qk @ label), rel=1e-4)
+    written = copied_logits(run.config, parameters, label[None], own.ov)
+    torch.testing.assert_close(found["OV.1.1.labels"][:1], written)
+    assert found.keys() == miclab.weight_matrices(run.path, count=3).keys()
+    capsys.readouterr()
+    for more, why in (([], "this file exists"), (["--output", "matrices.npz"], "NAME.safetensors"),
+                      (["--vectors", "0", "--overwrite"], "vectors = 0")):  # fmt: skip
+        assert main([*requested, *more]) == 2
+        assert why in capsys.readouterr().err
+    assert main(["weights", str(run.path), "--vectors", "4"]) == 2
+    assert "--vectors has no effect here" in capsys.readouterr().err
 
 
 def test_the_command_and_what_is_refused(tmp_path, capsys):

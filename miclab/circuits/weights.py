@@ -25,7 +25,7 @@ from miclab.circuits.logit_lens import direct_logits, lens_intervals, lens_value
 from miclab.circuits.weights_result import KINDS, LEADING, PRODUCTS, Kind, Product, Weights, leading_share
 from miclab.config.request import SplitSizes
 from miclab.config.run import RunConfig
-from miclab.errors import RunError
+from miclab.errors import ConfigError, RunError
 from miclab.model.attention.mechanism import Mechanism
 from miclab.model.attention.softmax import Softmax
 from miclab.model.decoder import Decoder, Parameters
@@ -154,11 +154,11 @@ def basis(config: RunConfig, parameters: Parameters, world: World) -> dict[str, 
     return {name: F.pad(vectors, (0, width - vectors.shape[1])) for name, vectors in placed.items()}
 
 
-def copied_logits(config: RunConfig, parameters: Parameters, labels: Tensor, ov: Tensor) -> Matrix:
-    """What attending to each label adds to each logit [label, logit], up to the scale of the last norm."""
+def copied_logits(config: RunConfig, parameters: Parameters, vectors: Tensor, ov: Tensor) -> Matrix:
+    """What attending to each vector adds to each logit [vector, logit], up to the scale of the last norm."""
     gain = parameters.get("decoder.norm.gain")
     readout = parameters["decoder.readout"]
-    return labels @ ov @ (readout if gain is None else gain[:, None] * readout)
+    return vectors @ ov @ (readout if gain is None else gain[:, None] * readout)
 
 
 # -- of a run -----------------------------------------------------------------------------------------------------
@@ -199,6 +199,42 @@ def compositions(matrices: Mapping[Head, HeadMatrices]) -> dict[tuple[Head, Head
         (one, other, kind): composition(matrices[one], matrices[other], kind)
         for one in matrices for other in matrices if one[0] < other[0] for kind in KINDS
     }  # fmt: skip
+
+
+def weight_matrices(run: Run, *, step: int | None = None, count: int = 32) -> dict[str, Tensor]:
+    """QK and OV of every head in the basis of items and labels.
+
+    Arguments:
+        run: with a decoder.
+        step: training step of the checkpoint; None: the last good one.
+        count: vectors of each kind at most: the first labels, and the most frequent classes.
+
+    Returns:
+        `basis.KIND` [vector, width] of each KIND, which is `labels` or `items.NAME`. For each head
+        `QK.LAYER.HEAD` [width, width], and `QK.LAYER.HEAD.KIND.KIND` [query's vector, key's vector], the score before
+        positions. `OV.LAYER.HEAD` [width, width], and `OV.LAYER.HEAD.KIND` [vector, logit], what attending to it adds
+        to each logit up to the scale of the last norm.
+
+    Raises:
+        ConfigError: `count` is below 1, or there is no such checkpoint.
+        RunError: the run has no decoder, or attention without square matrices.
+    """
+    if count < 1:
+        raise ConfigError("vectors", count, "1 and more")
+    config = run.config
+    Decoder(config)
+    _, parameters = run.parameters(step)
+    matrices = head_matrices(config, parameters)
+    every = basis(config, parameters, world_from_tensors(config, run.world_tensors()))
+    vectors = {kind: some[:count] for kind, some in every.items()}
+    found = {f"basis.{kind}": some for kind, some in vectors.items()}
+    for (layer, head), own in matrices.items():
+        found |= {f"QK.{layer}.{head}": own.qk, f"OV.{layer}.{head}": own.ov}
+        for kind, some in vectors.items():
+            found[f"OV.{layer}.{head}.{kind}"] = copied_logits(config, parameters, some, own.ov)
+            for other, keys in vectors.items():
+                found[f"QK.{layer}.{head}.{kind}.{other}"] = some @ own.qk @ keys.T
+    return found
 
 
 def weights(run: Run, *, step: int | None = None, sizes: SplitSizes | None = None) -> Weights:

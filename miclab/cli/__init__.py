@@ -44,7 +44,7 @@ COMMANDS = {
     "running-mean": ("miclab.cli.running_mean", "replace a layer's attention by a running mean: what is still read"),
     "align": ("miclab.cli.analyses", "alignment of a secondary modality with the host (CKA, with its null)"),
     "diagnose": ("miclab.cli.analyses", "which signs of failure a run shows, and what to change"),
-    "export": ("miclab.cli.interop", "a checkpoint for PyTorch, Hugging Face or TransformerLens"),
+    "export": ("miclab.cli.interop", "a checkpoint for PyTorch, Hugging Face, TransformerLens or ONNX"),
     "import": ("miclab.cli.interop", "a run from a checkpoint of the code that the paper's authors released"),
     "mllm": ("miclab.cli.mllm", "the protocol on production models of Hugging Face (extra `mllm`)"),
     "report": ("miclab.cli.report", "one HTML file on runs or on a study, readable without a network"),
