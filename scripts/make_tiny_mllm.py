@@ -2,7 +2,7 @@
 its context names others of the same letter, for letters and names that it never saw.
 
     python scripts/make_tiny_mllm.py [--output FOLDER] [--steps N] [--layers N] [--marks] [--examples N] [--shrink RATE]
-        [--alike PAIRS] [--unmarked N]
+        [--alike PAIRS] [--mixed]
 
 The class, the tokenizer and the processor are transformers' own. An example is a picture (28 x 28, one token), a name
 (two tokens) and a newline. Without `--marks` its chat template writes no marks around pictures. How it is made:
@@ -19,8 +19,8 @@ The class, the tokenizer and the processor are transformers' own. An example is 
 4. The decoder learns to write names in sequences of training letters and training names. Merger and tower stay.
 5. With `--shrink`, every step shortens each head's columns of the output projection by RATE times the learning rate
    (a proximal step of the group lasso, alike for every head). Heads that help little end at zero.
-6. With `--unmarked`, the decoder learns so many steps without marks first, and then as many as `--steps` says. A
-   decoder that begins with marks stays long on the plateau of copying any name of the context.
+6. With `--mixed`, the sequences of every other step have no marks. A decoder that sees marks alone stays long on the
+   plateau of copying any name of the context, since a mark between picture and name has to carry the picture.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Recipe:
         examples: of a training sequence.
         shrink: rate at which the norm of each head's output projection shrinks; 0: not at all.
         alike: key-value pairs of each layer whose queries start as their keys.
-        unmarked: steps without marks before those steps.
+        mixed: whether the sequences of every other step have no marks.
     """
 
     steps: int
@@ -91,7 +91,7 @@ class Recipe:
     examples: int
     shrink: float
     alike: int
-    unmarked: int
+    mixed: bool
 
 
 def make_tokenizer(marks: bool) -> PreTrainedTokenizerFast:
@@ -282,15 +282,18 @@ def shrink_heads(decoder: Any, amount: float) -> list[int]:
     return left
 
 
-def train_decoder(model: Any, embeddings: Tensor, sequences: Sequences, steps: int, shrink: float) -> None:
-    """Cross-entropy of the names of letters that came before."""
-    name = sequences.name
+def train_decoder(model: Any, embeddings: Tensor, kinds: list[Sequences], steps: int, shrink: float) -> None:
+    """Cross-entropy of the names of letters that came before. The kinds of sequences take turns; what is printed is of
+    the first."""
     decoder, picture = model.model.language_model, model.config.image_token_id
     optimiser = torch.optim.AdamW(decoder.parameters(), lr=RATE, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
-    started, right, every = time.monotonic(), torch.zeros(2), 100
+    lost = 0.0
+    started, right, every = time.monotonic(), torch.zeros(2), 100 * len(kinds)
     for step in range(steps):
         decay = 0.1 + 0.9 * (1 + math.cos(math.pi * step / steps)) / 2
         optimiser.param_groups[0]["lr"] = RATE * decay * min(1.0, (step + 1) / WARM_UP)
+        sequences = kinds[step % len(kinds)]
+        name = sequences.name
         ways = WAYS[int(torch.randint(len(WAYS), (1,), generator=sequences.letters.generator))]
         tokens, drawings, written, before = sequences.draw(ways)
         embedded = decoder.embed_tokens(tokens).masked_scatter(
@@ -307,9 +310,11 @@ def train_decoder(model: Any, embeddings: Tensor, sequences: Sequences, steps: i
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimiser.step()
         left = shrink_heads(decoder, shrink * optimiser.param_groups[0]["lr"]) if shrink else []
-        right += (logits.argmax(-1) == wanted).float().mean(0) / every
+        if sequences is kinds[0]:
+            right += (logits.argmax(-1) == wanted).float().mean(0) * len(kinds) / every
+            lost = loss.item()
         if (step + 1) % every == 0:
-            shown = f"loss {loss.item():.3f}, first syllable {right[0]:.3f}, second {right[1]:.3f}"
+            shown = f"loss {lost:.3f}, first syllable {right[0]:.3f}, second {right[1]:.3f}"
             spent = f"{time.monotonic() - started:.0f} s, {time.process_time():.0f} s of CPU"
             heads = f", heads left {left}" if left else ""
             print(f"decoder {step + 1}: {shown}{heads}, {spent}", flush=True)
@@ -326,10 +331,10 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=13, help="of a training sequence")
     parser.add_argument("--shrink", type=float, default=0.0, help="rate at which output projections of heads shrink")
     parser.add_argument("--alike", type=int, default=PAIRS, help="key-value pairs of a layer that start alike")
-    parser.add_argument("--unmarked", type=int, default=0, help="steps without marks before those of --steps")
+    parser.add_argument("--mixed", action="store_true", help="with --marks: every other step's sequences have none")
     options = parser.parse_args()
     recipe = Recipe(
-        options.steps, options.layers, options.marks, options.examples, options.shrink, options.alike, options.unmarked
+        options.steps, options.layers, options.marks, options.examples, options.shrink, options.alike, options.mixed
     )
     quiet()
     torch.set_num_threads(1)
@@ -338,16 +343,16 @@ def main() -> None:
     tokenizer = make_tokenizer(recipe.marks)
     model, letters = make_model(tokenizer, recipe.layers, recipe.alike), Letters(load("glyphs"), options.seed)
     embeddings = train_merger(model, tower_features(model, letters), letters)
-    for steps, marks in ((recipe.unmarked, False), (recipe.steps, recipe.marks)):
-        sequences = Sequences(tokenizer, letters, recipe.examples, marks)
-        train_decoder(model, embeddings, sequences, steps, recipe.shrink)
+    marks = [recipe.marks, False] if recipe.mixed else [recipe.marks]
+    kinds = [Sequences(tokenizer, letters, recipe.examples, some) for some in marks]
+    train_decoder(model, embeddings, kinds, recipe.steps, recipe.shrink)
     options.output.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(options.output)
     images = Qwen2VLImageProcessorPil(min_pixels=SIDE**2, max_pixels=SIDE**2, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     images_only(Qwen2_5_VLProcessor)(images, tokenizer, None).save_pretrained(options.output)
     count = sum(p.numel() for p in model.parameters())
     # Of the recipe, only what differs from that of `tiny`.
-    usual = Recipe(options.steps, 2, False, 13, 0.0, PAIRS, 0)
+    usual = Recipe(options.steps, 2, False, 13, 0.0, PAIRS, False)
     other = {key: value for key, value in vars(recipe).items() if value != vars(usual)[key]}
     made = {"script": "scripts/make_tiny_mllm.py", "steps": options.steps, "seed": options.seed, **other,
             "parameters": count}  # fmt: skip

@@ -22,12 +22,12 @@ from miclab.report.run.bars import ablation_figure
 from miclab.report.study.analyses import AnalysisOfStudy, bars_figure
 from miclab.report.study.threshold import _ratio
 from miclab.statistics.correlation import resampled
+from miclab.statistics.distributions import holm
 from miclab.statistics.intervals import (
     Interval,
     accuracy_interval,
     clustered_interval,
     episode_interval,
-    holm,
     ratio_interval,
     share_interval,
     student_interval,

@@ -12,7 +12,8 @@ from miclab.claims.plateau import WANTED_SEEDS, CellEscape
 from miclab.claims.registry import Claim, all_claims, find_claim
 from miclab.claims.verdict import Condition, Findings
 from miclab.claims.words import MEANINGS, in_part
-from miclab.statistics.intervals import Interval, holm
+from miclab.statistics.distributions import holm
+from miclab.statistics.intervals import Interval
 
 RUN_ORDER = (
     "multimodal",

@@ -2,17 +2,69 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miclab.cli.mllm_heads import ranking
-from miclab.cli.mllm_options import EdgesFlags, LensFlags, PatchFlags, VectorsFlags, close, remark, save_page
+from miclab.cli.mllm_options import ModelFlags, RankedFlags, close, only_exact, remark, save_page
 from miclab.cli.terminal import bar, parse, print_json
 from miclab.errors import ConfigError
-from miclab.mllm.options import EdgeOptions, PatchOptions, VectorOptions, chosen
+from miclab.mllm.options import EdgeOptions, PatchOptions, VectorOptions, at_least, chosen
 
 if TYPE_CHECKING:
     from miclab.mllm.effects import Effect
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorsFlags(VectorOptions, RankedFlags):
+    """Answers without examples, with the mean output of the top induction heads added (function vector). The control
+    is as many random heads; writes answers.parquet, vectors.html."""
+
+    def __post_init__(self) -> None:
+        ModelFlags.__post_init__(self)
+        VectorOptions.__post_init__(self)
+        only_exact(self, "answers are judged to their end alone")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgesFlags(EdgeOptions, ModelFlags):
+    """Accuracy and probability of the answer without attention between kinds of position, by layers. Controls are as
+    many random edges. Kinds are SOURCE:TARGET, where TARGET attends to SOURCE; writes answers.parquet, edges.html."""
+
+    def __post_init__(self) -> None:
+        ModelFlags.__post_init__(self)
+        EdgeOptions.__post_init__(self)
+        only_exact(self, "edges are those of an answer that is there")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LensFlags(ModelFlags):
+    """Logit lens by layer and kind of position, and direct logit attribution. The latter is what each head adds to the
+    logit of the answer over other answers. Writes lens.parquet, attribution.parquet, lens.html."""
+
+    top: int = 5
+    """Heads listed that add most, and that take most."""
+
+    def __post_init__(self) -> None:
+        ModelFlags.__post_init__(self)
+        at_least(self, top=1)
+        only_exact(self, "logits are judged, and nothing is written")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchFlags(PatchOptions, ModelFlags):
+    """Causal tracing: activations of a clean prompt put into a corrupted one, or the other way round. By part, layer
+    and kind of position it gives the share of the corruption's effect. Writes patches.parquet, patch.html."""
+
+    top: int = 10
+    """Heads listed of each part by head; 0: all."""
+
+    def __post_init__(self) -> None:
+        ModelFlags.__post_init__(self)
+        PatchOptions.__post_init__(self)
+        at_least(self, top=0)
+        only_exact(self, "logits are judged, and nothing is written")
 
 
 def cut_edges(arguments: list[str]) -> int:

@@ -341,16 +341,3 @@ class Resampled:
                 tail = student_probability(units - 1, t)
                 found.append(2 * min(tail, 1 - tail))
         return max(found, default=None)
-
-
-def holm(values: Mapping[str, float]) -> dict[str, float]:
-    """p of several statements, corrected so that any is falsely accepted with probability p at most (Holm, 1979).
-
-    Arguments:
-        values: p of each alone, by name.
-    """
-    found, largest = {}, 0.0
-    for rank, name in enumerate(sorted(values, key=lambda one: values[one])):
-        largest = max(largest, min(1.0, (len(values) - rank) * values[name]))
-        found[name] = largest
-    return found
