@@ -2,7 +2,7 @@
 its context names others of the same letter, for letters and names that it never saw.
 
     python scripts/make_tiny_mllm.py [--output FOLDER] [--steps N] [--layers N] [--marks] [--examples N] [--shrink RATE]
-        [--alike PAIRS] [--mixed]
+        [--alike PAIRS] [--fade]
 
 The class, the tokenizer and the processor are transformers' own. An example is a picture (28 x 28, one token), a name
 (two tokens) and a newline. Without `--marks` its chat template writes no marks around pictures. How it is made:
@@ -15,12 +15,13 @@ The class, the tokenizer and the processor are transformers' own. An example is 
    (after Trockman and Kolter, "Mimetic initialization of self-attention layers", 2023). Biases of queries and keys are
    Normal(0, 1), so that heads prefer different distances. No head is given a part; `--steps 0` writes this start.
    `--alike` favours heads: those of the first PAIRS key-value pairs of each layer alone start so. Queries and keys of
-   the others are drawn separately.
+   the others are drawn separately, and behind the first layer they stay as drawn: these heads cannot learn to match.
 4. The decoder learns to write names in sequences of training letters and training names. Merger and tower stay.
 5. With `--shrink`, every step shortens each head's columns of the output projection by RATE times the learning rate
    (a proximal step of the group lasso, alike for every head). Heads that help little end at zero.
-6. With `--mixed`, the sequences of every other step have no marks. A decoder that sees marks alone stays long on the
-   plateau of copying any name of the context, since a mark between picture and name has to carry the picture.
+6. With `--fade`, the decoder reads the picture again in place of the mark behind it, in fewer and fewer examples: in
+   all of them for the first three tenths of training, and in none for the last three. A decoder that sees marks alone
+   stays long on the plateau of copying any name of the context, since the mark has to carry the picture.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Recipe:
         examples: of a training sequence.
         shrink: rate at which the norm of each head's output projection shrinks; 0: not at all.
         alike: key-value pairs of each layer whose queries start as their keys.
-        mixed: whether the sequences of every other step have no marks.
+        fade: whether pictures stand in place of the marks behind them at first.
     """
 
     steps: int
@@ -91,7 +92,7 @@ class Recipe:
     examples: int
     shrink: float
     alike: int
-    mixed: bool
+    fade: bool
 
 
 def make_tokenizer(marks: bool) -> PreTrainedTokenizerFast:
@@ -229,10 +230,10 @@ def train_merger(model: Any, features: Tensor, letters: Letters) -> Tensor:
 class Sequences:
     """Training sequences: examples of a few letters in random order, all of the same layout."""
 
-    def __init__(self, tokenizer: Any, letters: Letters, examples: int, marks: bool):
-        self.letters, self.examples = letters, examples
+    def __init__(self, tokenizer: Any, letters: Letters, recipe: Recipe):
+        self.letters, self.examples = letters, recipe.examples
         number: Any = tokenizer.convert_tokens_to_ids
-        before, after = ([number("<|vision_start|>")], [number("<|vision_end|>")]) if marks else ([], [])
+        before, after = ([number("<|vision_start|>")], [number("<|vision_end|>")]) if recipe.marks else ([], [])
         item = [*before, number("<|image_pad|>"), *after]
         self.frame = torch.tensor([*item, 0, 0, *tokenizer.encode("\n")])
         self.name = len(item)
@@ -266,6 +267,18 @@ class Sequences:
         return tokens.flatten(1), drawings, written, before
 
 
+def held_rows(decoder: Any, alike: int) -> list[tuple[Tensor, Tensor]]:
+    """Rows of projections that stay as drawn, each with its values: queries and keys of heads that are not alike."""
+    size, found = WIDTH // HEADS, []
+    if alike < PAIRS:
+        for layer in list(decoder.layers)[1:]:
+            attention = layer.self_attn
+            for projection, heads in ((attention.k_proj, alike), (attention.q_proj, alike * HEADS // PAIRS)):
+                for own in (projection.weight, projection.bias):
+                    found.append((own.data[heads * size :], own.data[heads * size :].clone()))
+    return found
+
+
 @torch.no_grad()
 def shrink_heads(decoder: Any, amount: float) -> list[int]:
     """Takes `amount` from the norm of each head's columns of its output projection, down to zero.
@@ -282,23 +295,29 @@ def shrink_heads(decoder: Any, amount: float) -> list[int]:
     return left
 
 
-def train_decoder(model: Any, embeddings: Tensor, kinds: list[Sequences], steps: int, shrink: float) -> None:
-    """Cross-entropy of the names of letters that came before. The kinds of sequences take turns; what is printed is of
-    the first."""
+def train_decoder(model: Any, embeddings: Tensor, sequences: Sequences, recipe: Recipe) -> None:
+    """Cross-entropy of the names of letters that came before."""
+    steps, name = recipe.steps, sequences.name
     decoder, picture = model.model.language_model, model.config.image_token_id
     optimiser = torch.optim.AdamW(decoder.parameters(), lr=RATE, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
-    lost = 0.0
-    started, right, every = time.monotonic(), torch.zeros(2), 100 * len(kinds)
+    held = held_rows(decoder, recipe.alike)
+    started, right, every = time.monotonic(), torch.zeros(2), 100
     for step in range(steps):
         decay = 0.1 + 0.9 * (1 + math.cos(math.pi * step / steps)) / 2
         optimiser.param_groups[0]["lr"] = RATE * decay * min(1.0, (step + 1) / WARM_UP)
-        sequences = kinds[step % len(kinds)]
-        name = sequences.name
         ways = WAYS[int(torch.randint(len(WAYS), (1,), generator=sequences.letters.generator))]
         tokens, drawings, written, before = sequences.draw(ways)
         embedded = decoder.embed_tokens(tokens).masked_scatter(
             (tokens == picture)[..., None], embeddings[drawings.flatten()]
         )
+        if recipe.fade:
+            share = min(1.0, max(0.0, (step / steps - 0.3) / 0.4))
+            with_mark = torch.rand(drawings.shape, generator=sequences.letters.generator) < share
+            examples = embedded.unflatten(1, (sequences.examples, -1))
+            # The mark stands behind its picture and before the name.
+            behind = torch.where(with_mark[..., None], examples[:, :, name - 1], examples[:, :, name - 2])
+            parts = [examples[:, :, : name - 1], behind[:, :, None], examples[:, :, name:]]
+            embedded = torch.cat(parts, 2).flatten(1, 2)
         positions = torch.arange(tokens.shape[1]).view(1, 1, -1).expand(3, len(tokens), -1)
         hidden = decoder(inputs_embeds=embedded, position_ids=positions, use_cache=False).last_hidden_state
         by_example = hidden.view(*drawings.shape, len(sequences.frame), -1)
@@ -309,12 +328,12 @@ def train_decoder(model: Any, embeddings: Tensor, kinds: list[Sequences], steps:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimiser.step()
-        left = shrink_heads(decoder, shrink * optimiser.param_groups[0]["lr"]) if shrink else []
-        if sequences is kinds[0]:
-            right += (logits.argmax(-1) == wanted).float().mean(0) * len(kinds) / every
-            lost = loss.item()
+        for rows, drawn in held:
+            rows.copy_(drawn)
+        left = shrink_heads(decoder, recipe.shrink * optimiser.param_groups[0]["lr"]) if recipe.shrink else []
+        right += (logits.argmax(-1) == wanted).float().mean(0) / every
         if (step + 1) % every == 0:
-            shown = f"loss {lost:.3f}, first syllable {right[0]:.3f}, second {right[1]:.3f}"
+            shown = f"loss {loss.item():.3f}, first syllable {right[0]:.3f}, second {right[1]:.3f}"
             spent = f"{time.monotonic() - started:.0f} s, {time.process_time():.0f} s of CPU"
             heads = f", heads left {left}" if left else ""
             print(f"decoder {step + 1}: {shown}{heads}, {spent}", flush=True)
@@ -331,10 +350,10 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=13, help="of a training sequence")
     parser.add_argument("--shrink", type=float, default=0.0, help="rate at which output projections of heads shrink")
     parser.add_argument("--alike", type=int, default=PAIRS, help="key-value pairs of a layer that start alike")
-    parser.add_argument("--mixed", action="store_true", help="with --marks: every other step's sequences have none")
+    parser.add_argument("--fade", action="store_true", help="with --marks: pictures stand in place of marks at first")
     options = parser.parse_args()
     recipe = Recipe(
-        options.steps, options.layers, options.marks, options.examples, options.shrink, options.alike, options.mixed
+        options.steps, options.layers, options.marks, options.examples, options.shrink, options.alike, options.fade
     )
     quiet()
     torch.set_num_threads(1)
@@ -343,9 +362,7 @@ def main() -> None:
     tokenizer = make_tokenizer(recipe.marks)
     model, letters = make_model(tokenizer, recipe.layers, recipe.alike), Letters(load("glyphs"), options.seed)
     embeddings = train_merger(model, tower_features(model, letters), letters)
-    marks = [recipe.marks, False] if recipe.mixed else [recipe.marks]
-    kinds = [Sequences(tokenizer, letters, recipe.examples, some) for some in marks]
-    train_decoder(model, embeddings, kinds, recipe.steps, recipe.shrink)
+    train_decoder(model, embeddings, Sequences(tokenizer, letters, recipe), recipe)
     options.output.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(options.output)
     images = Qwen2VLImageProcessorPil(min_pixels=SIDE**2, max_pixels=SIDE**2, image_mean=[0.5] * 3, image_std=[0.5] * 3)

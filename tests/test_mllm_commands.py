@@ -38,14 +38,22 @@ def novel(tmp_path_factory) -> Path:
     return make_episodes(folder, EpisodeOptions(episodes=56, seed=7, template=TEMPLATE))
 
 
-def test_the_tiny_model_induces_and_its_circuit_does_it(capsys, novel: Path, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("model", "cut"),
+    [("tiny", ("top 2 previous-token", "both top 2")), ("tiny-marks", ("top 2 induction", "both top 2"))],
+)
+def test_the_tiny_models_induce_and_their_circuits_do_it(
+    model: str, cut: tuple[str, ...], capsys, novel: Path, tmp_path: Path
+):
+    """Fails if cutting induction heads of `tiny-marks` takes no more than random heads do, as it is with `tiny`."""
     common = ["--task", str(novel), "--batch", "32", "--json"]
-    requested = ["mllm", "knockout", "tiny", *common, "--output", str(tmp_path / "knockout"), "--top", "2"]
+    requested = ["mllm", "knockout", model, *common, "--output", str(tmp_path / "knockout"), "--top", "2"]
+    requested += ["--induction", "induction"] if model == "tiny-marks" else []
     assert main([*requested, "--rank", "8", "--layers", "none"]) == 0
     found = {effect["name"]: effect for effect in json.loads(capsys.readouterr().out)["effects"]}
     assert found["untouched"]["correct"]["mean"] >= 0.8
     # What is knocked out takes far more than as many random heads of the same layers do.
-    for name in ("top 2 previous-token", "both top 2"):
+    for name in cut:
         assert found[name]["beyond_control"]["high"] < 0
         assert found[name]["correct"]["high"] < found[f"{name}: random heads"]["correct"]["low"]
 
@@ -360,3 +368,24 @@ def test_the_benchmarks_judging_is_refused_where_it_has_no_effect(command: str, 
     with pytest.raises(SystemExit, match="2"):
         main(["mllm", command, "tiny", "--task", str(novel), "--judge", "benchmark"])
     assert "judge = 'benchmark' is not possible. Allowed: exact: " in " ".join(capsys.readouterr().err.split())
+
+
+def test_two_pictures_an_example_are_read_with_marks(capsys, novel: Path, tmp_path: Path):
+    """Fails if pairs of pictures lose a picture, or its marks, on their way to a model with Qwen's marks."""
+    folder = tmp_path / "matching_mi"
+    shutil.copytree(novel / "images", folder / "images")
+    first, second, third = ({"image": [f"images/{name}"]} for name in sorted(os.listdir(novel / "images"))[:3])
+    ask = {"question": "Same?"}
+    same = {"image": first["image"] * 2, "answer": "yes"} | ask
+    pairs = [
+        {"same": same, "diff": {"image": first["image"] + other["image"], "answer": "no"} | ask}
+        for other in (second, third)
+    ]
+    (folder / "support.json").write_text(json.dumps(pairs))
+    (folder / "query.json").write_text(json.dumps([pairs[0]["same"] | {"id": 0}, pairs[1]["diff"] | {"id": 1}]))
+    requested = ["mllm", "heads", "tiny-marks", "--task", str(folder), "--shots", "1", "--output", str(tmp_path / "o")]
+    assert main([*requested, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["episodes"] == 2
+    page = (tmp_path / "o" / "heads.html").read_text()
+    assert page.count("image q") >= 2
+    assert page.count("<|vision_end|>") == page.count("<|vision_start|>") > 0

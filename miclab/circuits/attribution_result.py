@@ -90,9 +90,10 @@ class Attribution(Shares):
         columns = ["sender", "receiver", *METHODS.values(), "exact"]
         agreed = [[METHODS[m], *_shown(a), a.edges] for m, a in self.agreements().items()]
         heads = ["method", "rank correlation", "overlap of the largest", "edges compared"]
+        edges = [table(title, columns, rows, more)] if self.has_effect() else []
         return (
             self.change_table(),
-            table(title, columns, rows, more),
+            *edges,
             table("agreement with exact path patching", heads, agreed, self.warnings),
         )
 

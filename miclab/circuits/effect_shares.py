@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ WORDS: dict[str, str] = {
     "probability": "probability",
     "accuracy": "accuracy",
 }
-NO_EFFECT = "the corruption does not change it, so no effect can be a share of the change"
+NO_EFFECT = "has no normalised effect"
 
 
 def set_means(values: Sequence[NDArray[np.floating]]) -> NDArray[np.floating]:
@@ -92,13 +93,24 @@ class Shares(Tabled):
         """A metric on clean sequences and on corrupted ones."""
         clean, corrupted = ([getattr(one, end)[metric] for one in self.traced] for end in ("clean", "corrupted"))
         level = _accuracy_level if metric == "accuracy" else _level
-        return level(clean), level(corrupted)
+        ends = (-math.inf, math.inf) if metric == "logit_difference" else (0.0, 1.0)
+        return level(clean).within(*ends), level(corrupted).within(*ends)
 
     def change(self, metric: Metric) -> Interval:
         """The metric on clean sequences minus that on corrupted ones."""
+        ends = (-math.inf, math.inf) if metric == "logit_difference" else (-1.0, 1.0)
         return clustered_interval(
             [set_means(one.clean[metric]) - set_means(one.corrupted[metric]) for one in self.traced]
-        )
+        ).within(*ends)
+
+    def has_effect(self, metric: Metric | None = None) -> bool:
+        """Whether the corruption changes a metric: the interval of the change does not contain 0.
+
+        Arguments:
+            metric: None: the one that is shown.
+        """
+        change = self.change(metric or self.metric)
+        return not change.low <= 0 <= change.high
 
     def effect(self, place: Any, metric: Metric | None = None) -> Interval | None:
         """The normalised effect of a patch: the change from the run that is patched, over the whole change between
@@ -119,8 +131,7 @@ class Shares(Tabled):
         return self._kept[key]
 
     def _effect(self, places: tuple[Any, ...], metric: Metric) -> Interval | None:
-        whole = self.change(metric)
-        if whole.low <= 0 <= whole.high:
+        if not self.has_effect(metric):
             return None
         above, below = [], []
         for one in self.traced:
@@ -139,9 +150,11 @@ class Shares(Tabled):
         for part, reason in self.traced[0].left_out.items():
             lines.append(f"{part} is left out: {reason}.")
         for metric in METRICS:
-            change = self.change(metric)
-            if change.low <= 0 <= change.high:
-                lines.append(f"{WORDS[metric]} has no normalised effect: {NO_EFFECT} ({change}).")
+            if not self.has_effect(metric):
+                lines.append(
+                    f"{WORDS[metric]} {NO_EFFECT}: the interval of its change contains 0 ({self.change(metric)}). "
+                    "More --novel-sets, --sequences or runs make it narrower."
+                )
         return tuple(lines)
 
     def warn_of_nulls(self) -> None:

@@ -36,6 +36,8 @@ class Patching(Shares):
     def tables(self) -> tuple[Table, ...]:
         """The effect of the corruption. Then for each part a row for each layer or head, and a column for each role."""
         found = [self.change_table()]
+        if not self.has_effect():
+            return tuple(found)
         for part in dict.fromkeys(place.part for place in self.places):
             here = [place for place in self.places if place.part == part]
             roles = list(dict.fromkeys(place.role for place in here))

@@ -89,6 +89,8 @@ class PathPatching(Shares):
     def tables(self) -> tuple[Table, ...]:
         """The effect of the corruption; edges; keys and values by role; routes; the strongest paths."""
         found, words = [self.change_table()], f"effect on the {WORDS[self.metric]}"
+        if not self.has_effect():
+            return tuple(found)
         whole = [edge for edge in self.edges if not edge.receiver.role]
         if whole:
             shown = self.strongest(whole)[:SHOWN]

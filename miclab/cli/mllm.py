@@ -147,7 +147,8 @@ USAGE = """
   make-episodes  a task from pictures that miclab ships, or yours: `mllm make-episodes DIR`
   memory         the memory that MODEL needs, from its configuration
 
-MODEL is a folder with config.json, safetensors and a tokenizer, a hub id, or `tiny`, which comes with miclab.
+MODEL is a folder with config.json, safetensors and a tokenizer, a hub id, or `tiny` or `tiny-marks`, which come with
+miclab.
 Heads are LAYER.HEAD, both counted from 0.
 `miclab mllm COMMAND --help` shows the options of each."""
 

@@ -104,7 +104,7 @@ class ModelFlags(LoadOptions, TaskFlags):
     """A command on one model and one task."""
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[MODEL]")] = ""
-    """MODEL: folder, hub id, or `tiny`, which comes with miclab."""
+    """MODEL: folder, hub id, or `tiny` or `tiny-marks`, which come with miclab."""
     model: str = ""
     """The same as an option: --model PATH."""
     output: Path = Path()
@@ -127,7 +127,9 @@ class ModelFlags(LoadOptions, TaskFlags):
             raise MiclabError(f"MODEL {self.name} and --model {self.model}: give one of them.")
         chosen = self.model or self.name
         if not chosen:
-            raise MiclabError("Name a MODEL: a folder, a hub id, or `tiny`, which comes with miclab.")
+            from miclab.mllm.shipped import HERE
+
+            raise MiclabError(f"Name a MODEL: a folder, a hub id, or {HERE}, which come with miclab.")
         return chosen
 
     def production(self) -> Production:

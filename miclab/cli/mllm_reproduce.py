@@ -41,7 +41,8 @@ class ReproduceFlags(LoadOptions, TaskFlags):
     claim: Annotated[tyro.conf.Positional[Literal["P1", "P2", "P3"]], tyro.conf.arg(metavar="{P1,P2,P3}")]
     """Which claim."""
     model: tuple[str, ...]
-    """Models: folders, hub ids, or `tiny`. P1: one, or it and its text backbone; P2: one; P3: two and more."""
+    """Models: folders, hub ids, `tiny` or `tiny-marks`. P1: one, or it and its text backbone; P2: one; P3: two or
+    more."""
     examples: int = 16
     """Episodes that rank heads; they are not among those answered."""
     answered: int = 50

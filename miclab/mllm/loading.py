@@ -18,7 +18,7 @@ from miclab.mllm.errors import ModelContentError, ModelError, memory_guard, requ
 from miclab.mllm.layers import AttentionLayer, attention_layers, decoder_of, left_out
 from miclab.mllm.options import LoadOptions
 from miclab.mllm.prompt import Prompter
-from miclab.mllm.shipped import MODELS, shipped
+from miclab.mllm.shipped import HERE, MODELS, shipped
 from miclab.mllm.task import Task, View
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -93,7 +93,7 @@ def _loading(name: str) -> Iterator[None]:
         first = " ".join(str(error).split())[:300]
         raise ModelError(
             f"{name} cannot be loaded: {first} Give a folder that holds config.json, safetensors and a tokenizer, a "
-            "hub id that is in the cache or can be reached, or `tiny`, which comes with miclab."
+            f"hub id that is in the cache or can be reached, or {HERE}, which come with miclab."
         ) from error
 
 
@@ -115,7 +115,7 @@ def place(name: str) -> str:
     if name in MODELS and not Path(name).is_dir():
         return str(shipped(name))
     if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not Path(name).expanduser().is_dir():
-        raise ModelError(f"{name} is no folder. Give the folder of a model, a hub id, or `tiny`.")
+        raise ModelError(f"{name} is no folder. Give the folder of a model, a hub id, or {HERE}.")
     return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
 
 

@@ -59,7 +59,7 @@ class LoadOptions:
     revision: str = ""
     """Branch, tag or commit of a hub id, such as a checkpoint of training (also MODEL@REVISION); empty: the newest."""
     base: str = ""
-    """Base of an adapter: folder, hub id, or `tiny`; empty: as the adapter's configuration names it."""
+    """Base of an adapter: folder, hub id, `tiny` or `tiny-marks`; empty: as the adapter's configuration names it."""
     max_pixels: int = 0
     """Most pixels of a picture; larger ones are shrunk. 0: the processor's own limit."""
     background: str = "white"

@@ -21,7 +21,7 @@ from miclab.statistics.intervals import Interval, accuracy_interval, episode_int
 from miclab.tables import Table, Tabled, table
 
 Place = TypeVar("Place")
-NO_EFFECT = "The corruption does not change the logit difference"
+NO_EFFECT = "The interval of the logit difference's change contains 0"
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ class PairEffects(Tabled, Generic[Place]):
         """Remarks: what was left out, and why there is no effect."""
         change = self.change
         if change.low <= 0 <= change.high:
-            return (*self.remarks, f"{NO_EFFECT} ({change}), so nothing has a normalised effect.")
+            why = f"{NO_EFFECT} ({change}), so nothing has a normalised effect. More --episodes make it narrower."
+            return (*self.remarks, why)
         return self.remarks
 
     def change_table(self) -> Table:

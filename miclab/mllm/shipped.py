@@ -10,8 +10,10 @@ from typing import Any
 from miclab import storage
 
 FILES = Path(__file__).parent / "files"
-MODELS = {"tiny": "tiny-qwen2.5-vl"}
+MODELS = {"tiny": "tiny-qwen2.5-vl", "tiny-marks": "tiny-qwen2.5-vl-marks"}
 """Folder of each by its short name."""
+HERE = " or ".join(f"`{name}`" for name in MODELS)
+"""The short names in words."""
 MANIFEST = "manifest.json"
 REMEDY = "Install miclab again, or make it again with scripts/make_tiny_mllm.py."
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -62,6 +62,11 @@ class Interval:
     def known(self) -> bool:
         """Whether there is an interval: one set of novel classes, or one seed of one set, gives none."""
         return not math.isnan(self.low + self.high)
+
+    def within(self, lowest: float, highest: float) -> Interval:
+        """The same with ends inside the range of what is estimated. Nothing that it could cover is lost."""
+        low, high = (min(max(end, lowest), highest) if self.known else end for end in (self.low, self.high))
+        return replace(self, low=low, high=high)
 
     def decides(self, upper: bool = False) -> float:
         """The end that decides a comparison, the lower or the upper one; the estimate where there is no interval."""
@@ -135,7 +140,7 @@ def student_interval(
         values: the statistic of each seed [seed]; an infinite one makes estimate and ends infinite.
         level: coverage.
         scale: `log`: of the geometric mean; values have to be above 0. `logit`: of an accuracy; ends are those of the
-            mean logit, the estimate is the mean.
+            mean logit, moved to the estimate where it lies beyond. The estimate is the mean.
         trials: sequences of which each accuracy is, on the scale `logit`.
         unit: what the values are of.
 
@@ -152,6 +157,9 @@ def student_interval(
     centre, error, chance = _student(numbers, scale, trials)
     half = max(student_quantile(count - 1, (1 + level) / 2) * error, normal_quantile((1 + level) / 2) * chance)
     low, high = (from_scale(end, scale) for end in (centre - half, centre + half))
+    if scale == "logit":
+        # Few trials that are all right have a mean of 1, and a mean logit that is finite.
+        low, high = min(low, plain), max(high, plain)
     return Interval(from_scale(centre, "log") if scale == "log" else plain, low, high, unit, count, level)
 
 
@@ -174,10 +182,13 @@ def student_p(
     if len(numbers) < 2 or not all(map(math.isfinite, numbers)):
         return None
     centre, error, chance = _student(numbers, scale, trials)
-    found = []
+    plain, found = exact_mean(numbers), []
     for bound in (low, high):
         if math.isfinite(bound):
             away = abs(centre - to_scale(bound, scale))
+            if scale == "logit" and (plain - bound) * (from_scale(centre, scale) - bound) < 0:
+                # The mean and the mean logit do not agree on which side of the bound they are.
+                found.append(1.0)
             found.append(2 * student_probability(len(numbers) - 1, -away / error) if error else float(away == 0))
             found.append(2 * normal_probability(-away / chance) if chance else 0.0)
     return max(found, default=None)
