@@ -57,7 +57,7 @@ lock: .venv/core
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.growth
-	$(BIN)/python -m benchmarks.lanes --device cpu --lanes 1 8 --seconds 2 --output build/lanes-cpu.json
+	$(BIN)/python -m benchmarks.lanes --device cpu --lanes 1 8 --seconds 2 --rows 8 --output build/lanes-cpu.json
 	$(BIN)/python -m benchmarks.measures
 	$(BIN)/python -m benchmarks.start
 	$(BIN)/python -m benchmarks.end_to_end
@@ -65,7 +65,7 @@ bench: .venv/installed
 # Lanes on the best device here for four minutes, then the paper's studies on a GPU. It uses the Python that holds torch,
 # installs nothing, and ends after nine minutes. A second call goes on from build/lanes.json and build/gpu-runs.
 gpu:
-	start=$$(date +%s) && $(PYTHON) -m benchmarks.lanes --limit 240 && left=$$((540 - $$(date +%s) + start)) && \
+	start=$$(date +%s) && $(PYTHON) -m benchmarks.lanes --limit 240 --rows 8 && left=$$((540 - $$(date +%s) + start)) && \
 	if [ $$left -gt 0 ]; then $(PYTHON) -m benchmarks.gpu_paper --limit $$left; fi
 
 resilience: .venv/installed

@@ -1,6 +1,7 @@
 """Run-steps a second against the number of lanes, on one device, and what share of its roofs that is.
 
     python -m benchmarks.lanes --device cpu --lanes 1 8 --seconds 2
+    python -m benchmarks.lanes --device cpu --decoder rope --lanes 8 --step eager --rows 8
     make gpu
 
 For each decoder, number of lanes and kind of step it measures the step alone and with the drawing of batches, on
@@ -12,6 +13,10 @@ copy. Each cell says which shares of both its steps reach. What a step needs is 
 `benchmarks.roofs`. Shares of bytes can be above 1, since the formula knows of no cache. What is measured is written
 after every cell, and a second call goes on where the first one ended. It ends by itself after `--limit` seconds. It
 needs a Python with PyTorch, NumPy, safetensors and jaxtyping.
+
+With `--rows N` it also measures the metric rows of a group of N lanes, of 100 sequences and 8 sets of novel classes. It
+computes them run after run on the CPU, and all at once on the device: the first ones, for which sequences are drawn,
+and later ones, for which they are kept.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from __future__ import annotations
 import itertools
 import json
 import platform
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,16 +35,18 @@ from typing import Any
 import torch
 
 from benchmarks import program
-from benchmarks.program import Line, Lines
+from benchmarks.program import FailedError, Line, Lines
 from benchmarks.roofs import Roofs, roofs, step_bytes, step_flops
 from miclab.config import memory, presets
 from miclab.config.parts import NumericsConfig
+from miclab.config.request import SplitSizes
 from miclab.config.run import RunConfig
 from miclab.errors import ConfigError
 from miclab.model.classifier import model_of
 from miclab.storage import read_file, replace_bytes
 from miclab.training import numerics, optimiser
 from miclab.training.flat_parameters import TrainedParameters
+from miclab.training.lane_rows import LaneRows
 from miclab.training.lanes import Lanes, Update
 from miclab.worlds.sequences import RawBatch, raw_training_batch
 from miclab.worlds.world import draw_world
@@ -46,6 +54,9 @@ from miclab.worlds.world import draw_world
 DECODERS = ("rope", "onehot")
 LANES = (1, 8, 64, 256, 512)
 STEPS = ("eager", "compiled")
+ROWS = SplitSizes(sequences=100)
+"""What a metric row of the shipped studies evaluates."""
+ROUNDS = 3
 
 
 def lane_config(decoder: str, lanes: int, device: str, step: str = "eager") -> RunConfig:
@@ -128,6 +139,43 @@ def measured(decoder: str, lanes: int, device: str, seconds: float, step: str, r
     }
 
 
+def metric_rows(decoder: str, lanes: int, device: str) -> dict[str, Any]:
+    """Seconds for each lane's metric row: one by one on the CPU, and all lanes at once; medians of `ROUNDS` rounds.
+
+    Raises:
+        FailedError: they cannot be computed at once.
+    """
+    base, _ = numerics.resolved(lane_config(decoder, lanes, device))
+    configs = [replace(base, seed=seed) for seed in range(lanes)]
+    worlds = [draw_world(config) for config in configs]
+    own = [model_of(config).initial_parameters(config.weights_seed) for config in configs]
+    parameters = {name: torch.stack([one[name] for one in own]).to(device) for name in own[0]}
+    clock, times, texts = time.process_time if device == "cpu" else time.perf_counter, [], list[str]()
+    for _ in range(ROUNDS):
+        group = LaneRows(configs, worlds, [ROWS] * lanes, torch.device(device), texts.append)
+        marks = [clock()]
+        for lane in range(lanes):
+            group.alone(parameters, lane)
+        marks.append(clock())
+        # Rows are read on the CPU, so each call waits for the device.
+        for _ in range(2):
+            group.rows(parameters, range(lanes))
+            marks.append(clock())
+        times.append([(end - start) / lanes for start, end in itertools.pairwise(marks)])
+    if texts:
+        raise FailedError(texts[0])
+    alone, first, later = (statistics.median(column) for column in zip(*times, strict=True))
+    return {
+        "decoder": decoder,
+        "lanes": lanes,
+        "one by one": alone,
+        "at once, first": first,
+        "at once": later,
+        "ratio, first": alone / first,
+        "ratio": alone / later,
+    }
+
+
 def _place(cell: dict[str, Any]) -> tuple[Any, ...]:
     """What a cell is of. One without a step was measured before there was a compiled one."""
     return cell["decoder"], cell["lanes"], cell.get("step", "eager")
@@ -164,13 +212,39 @@ class Options(program.Options):
     """Seconds for each cell."""
     limit: float = 540.0
     """Seconds after which no cell is begun; nor is one that would take longer."""
+    rows: int = 0
+    """Lanes of the group whose metric rows are measured as well; 0: none."""
     output: Path = Path("build/lanes.json")
     """File of what is measured; a second call goes on there."""
 
 
 def measure(options: Options) -> Lines:
+    """A line for each new cell, and for the metric rows of each decoder."""
+    start = time.monotonic()
+    yield from _steps(options, start)
+    device = numerics.device_here(options.device)
+    for decoder in options.decoder if options.rows else ():
+        if time.monotonic() - start > options.limit:
+            yield Line("the time is up; no metric rows")
+            return
+        numerics.prepare(lane_config(decoder, options.rows, device))
+        try:
+            found = metric_rows(decoder, options.rows, device)
+        except FailedError as error:
+            yield Line(f"{decoder:8} {options.rows:4} lanes  metric rows left out: {error}")
+            continue
+        one, first, later = (1000 * found[name] for name in ("one by one", "at once, first", "at once"))
+        yield Line(
+            f"{decoder:8} {options.rows:4} lanes  metric rows: {one:.0f} ms for each lane one by one,"
+            f" {first:.0f} at once with drawing (ratio {found['ratio, first']:.2f}),"
+            f" {later:.0f} at once (ratio {found['ratio']:.2f})",
+            found,
+        )
+
+
+def _steps(options: Options, start: float) -> Lines:
     """A line for each new cell."""
-    start, torch_version = time.monotonic(), torch.__version__
+    torch_version = torch.__version__
     device = numerics.device_here(options.device)
     name = torch.cuda.get_device_name(device) if "cuda" in device else platform.processor() or platform.machine()
     machine = {"device": device, "name": name, "torch": torch_version}

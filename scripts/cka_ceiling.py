@@ -23,7 +23,7 @@ from torch import Tensor
 
 from miclab.config.parts import ModalityConfig, SequenceConfig
 from miclab.config.run import RunConfig, two_modalities
-from miclab.measures.alignment import debiased_cka, plain_cka
+from miclab.measures.cka import debiased_cka, plain_cka
 from miclab.seeds import stream
 from miclab.worlds.world import World, draw_world, novel_world
 

@@ -20,9 +20,8 @@ from miclab.measures.alignment import (
     aligned_modalities,
     alignment,
     alignment_row,
-    debiased_cka,
-    plain_cka,
 )
+from miclab.measures.cka import debiased_cka, plain_cka
 from miclab.measures.evaluate import metric_row
 from miclab.model.decoder import Decoder
 from miclab.model.projector import DEPTH

@@ -267,7 +267,8 @@ def test_out_of_memory_halves_the_lanes_at_once(tmp_path, monkeypatch):
 
     def small(function):
         def gradient(flat, *others):
-            if len(flat) > most:
+            # The group's metric rows are computed by vmap too, and are given parameters by name.
+            if isinstance(flat, torch.Tensor) and len(flat) > most:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return vmap(function)(flat, *others)
 

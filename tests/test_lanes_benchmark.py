@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import lanes
 from benchmarks.roofs import linear, roofs, step_bytes, step_flops
 from miclab.config import memory
+from miclab.config.request import SplitSizes
 from miclab.model.decoder import Decoder
 from miclab.training.flat_parameters import TrainedParameters, gradient_function
 from miclab.worlds.sequences import raw_training_batch
@@ -74,3 +75,23 @@ def test_the_counted_bytes_are_those_of_the_factors():
     assert step_flops(large) == 2 * step_flops(small)
     found = roofs("cpu", 0.0, 64)
     assert min(found.flops, found.bytes) > 1e6
+
+
+def test_metric_rows_are_measured_both_ways(monkeypatch, capsys):
+    """Fails if a way is not timed, a ratio is the other way round, or what cannot be measured ends `make gpu`."""
+    monkeypatch.setattr(lanes, "_steps", lambda options, start: iter(()))
+    monkeypatch.setattr(lanes, "ROUNDS", 1)
+    monkeypatch.setattr(lanes, "ROWS", SplitSizes(sequences=2, novel_sets=1))
+    words = ["--device", "cpu", "--decoder", "rope", "--rows", "2"]
+    assert lanes.main([*words, "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert min(found[name] for name in ("one by one", "at once, first", "at once")) > 0
+    assert found["ratio"] == found["one by one"] / found["at once"]
+    assert found["ratio, first"] == found["one by one"] / found["at once, first"]
+
+    def fails(group, parameters, due):
+        group.on_separate("no rows")
+
+    monkeypatch.setattr(lanes.LaneRows, "rows", fails)
+    assert lanes.main(words) == 0
+    assert "rope        2 lanes  metric rows left out: no rows" in capsys.readouterr().out

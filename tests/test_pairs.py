@@ -13,7 +13,8 @@ from miclab.config.presets import stage_one_config
 from miclab.config.request import Request
 from miclab.config.schema import from_mapping, to_mapping, trajectory_hash
 from miclab.errors import ConfigError
-from miclab.measures.alignment import alignment, debiased_cka
+from miclab.measures.alignment import alignment
+from miclab.measures.cka import debiased_cka
 from miclab.measures.novel_alignment import novel_cka
 from miclab.model.decoder import Decoder
 from miclab.training.lineage import kept_of_parent

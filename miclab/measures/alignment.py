@@ -17,7 +17,7 @@ come back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from torch import Tensor
 from miclab.config import memory
 from miclab.config.run import RunConfig
 from miclab.errors import RunError
+from miclab.measures.cka import Gram, debiased_cka, hsic_norms, plain_cka, unbiased_hsic
 from miclab.model.decoder import Parameters
 from miclab.model.projector import project, secondary_modalities
 from miclab.runs.run import Run
@@ -45,46 +46,6 @@ ROW_SHUFFLES = 40
 """Shuffles for the null of a metric row, which must be fast."""
 
 
-def plain_cka(x: Float[Tensor, "row a"], y: Float[Tensor, "row b"]) -> float:
-    """Linear CKA (Kornblith et al. 2019, equation 3): |Y'X|^2 / (|X'X| |Y'Y|) of centred columns."""
-    x, y = x.double() - x.double().mean(0), y.double() - y.double().mean(0)
-    return float((y.T @ x).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm()))
-
-
-class _Gram:
-    """The Gram matrix of features without its diagonal, represented by sums. No n x n matrix is made.
-
-    Arguments:
-        features: one row per sample.
-    """
-
-    def __init__(self, features: Float[Tensor, "row column"]):
-        self.features = features.double()
-        self.squares = self.features.square().sum(1)
-        self.row_sums = self.features @ self.features.sum(0) - self.squares
-        self.total = self.row_sums.sum()
-
-    def permuted(self, order: Tensor) -> _Gram:
-        """The same with its rows in another order."""
-        new = object.__new__(_Gram)
-        new.features, new.squares = self.features[order], self.squares[order]
-        new.row_sums, new.total = self.row_sums[order], self.total
-        return new
-
-
-def _unbiased_hsic(k: _Gram, m: _Gram) -> Tensor:
-    """Unbiased HSIC (Song et al. 2012, equation 5), up to a common factor."""
-    n = len(k.squares)
-    shared = (k.features.T @ m.features).square().sum() - k.squares @ m.squares
-    return shared + k.total * m.total / ((n - 1) * (n - 2)) - 2 * (k.row_sums @ m.row_sums) / (n - 2)
-
-
-def debiased_cka(x: Float[Tensor, "row a"], y: Float[Tensor, "row b"]) -> float:
-    """Linear CKA from unbiased HSIC: near 0 for unrelated rows, whatever their number; it can fall below 0."""
-    k, m = _Gram(x), _Gram(y)
-    return float(_unbiased_hsic(k, m) / (_unbiased_hsic(k, k) * _unbiased_hsic(m, m)).clamp(min=1e-300).sqrt())
-
-
 LEAST_TRADERS = 5
 """Fewest labels (concepts) for a test: of the permutations of 4, one in 24 is the true one."""
 
@@ -95,40 +56,59 @@ def _trade(numbers: Int[Tensor, "*shape"], generator: torch.Generator) -> Int[Te
     return distinct[torch.randperm(len(distinct), generator=generator)][place]
 
 
-class _Draw:
-    """One draw of pairs: projected items and prototypes of the host, row by row, with their CKA.
+@dataclass(frozen=True)
+class Pairs:
+    """One draw of pairs, before anything is projected.
 
     Arguments:
-        features: projected items of the secondary modality.
+        items: of the secondary modality.
         prototypes: the host's, of the same label or concept.
         traded: draws such prototypes after labels (concepts) have traded their partners.
         traders: how many of these there are.
-        retrieved: 1 where the host's prototype nearest to the item is of the right label (concept).
-        chance: the same for a random prototype.
+        candidates: prototypes of the host among which the nearest is sought.
+        answers: label (concept) of each candidate.
+        right: label (concept) of each item.
     """
 
-    def __init__(
-        self,
-        features: Float[Tensor, "row width"],
-        prototypes: Float[Tensor, "row width"],
-        traded: Callable[[torch.Generator], Float[Tensor, "row width"]],
-        traders: int,
-        retrieved: Float[Tensor, " row"],
-        chance: Float[Tensor, " row"],
-    ):
-        self.features, self.prototypes = features, prototypes
-        self._traded, self.traders = traded, traders
-        self.retrieved, self.chance = float(retrieved.mean()), float(chance.mean())
-        self.k, self.m = _Gram(features), _Gram(self.prototypes)
+    items: Float[Tensor, "row dimension"]
+    prototypes: Float[Tensor, "row width"]
+    traded: Callable[[torch.Generator], Float[Tensor, "row width"]]
+    traders: int
+    candidates: Float[Tensor, "candidate width"]
+    answers: Int[Tensor, " candidate"]
+    right: Int[Tensor, " row"]
+
+    @property
+    def chance(self) -> float:
+        """Share of items whose label (concept) a random candidate has."""
+        counts = torch.bincount(self.answers, minlength=int(self.right.max()) + 1)
+        return float((counts[self.right] / len(self.answers)).mean())
+
+
+class _Draw:
+    """One draw of pairs with its items projected, and their CKA.
+
+    Arguments:
+        features: projected items of the secondary modality.
+        pairs: what they are paired with.
+    """
+
+    def __init__(self, features: Float[Tensor, "row width"], pairs: Pairs):
+        self.features, self.prototypes = features, pairs.prototypes
+        self._traded, self.traders = pairs.traded, pairs.traders
+        nearest = torch.cdist(features, pairs.candidates).argmin(1)
+        self.retrieved = float((pairs.answers[nearest] == pairs.right).float().mean())
+        self.chance = pairs.chance
+        self.k, self.m = Gram(features), Gram(self.prototypes)
         # A shuffle changes neither norm, so only the shared term is computed again.
-        self.norms = (_unbiased_hsic(self.k, self.k) * _unbiased_hsic(self.m, self.m)).clamp(min=1e-300).sqrt()
-        self.cka = float(_unbiased_hsic(self.k, self.m) / self.norms)
+        self.norms = hsic_norms(self.k, self.m)
+        self.cka = float(unbiased_hsic(self.k, self.m) / self.norms)
         self.distance = float((features - self.prototypes).norm(dim=1).mean())
 
     def shuffled(self, generator: torch.Generator) -> tuple[float, float]:
         """Debiased CKA and distance after one shuffle of the pairs."""
         order = torch.randperm(len(self.features), generator=generator)
-        cka = float(_unbiased_hsic(self.k, self.m.permuted(order)) / self.norms)
+        cka = float(unbiased_hsic(self.k, self.m.permuted(order)) / self.norms)
         return cka, float((self.features - self.prototypes[order]).norm(dim=1).mean())
 
     def traded(self, generator: torch.Generator) -> float:
@@ -142,9 +122,8 @@ def aligned_modalities(config: RunConfig) -> tuple[str, ...]:
     return () if config.sequence.task == "joint_label" else secondary_modalities(config)
 
 
-def _draw(
-    config: RunConfig, world: World, parameters: Parameters, modality: str, rows: int, generator: torch.Generator
-) -> _Draw:
+def sampled_pairs(config: RunConfig, world: World, modality: str, rows: int, generator: torch.Generator) -> Pairs:
+    """A draw of pairs of a secondary modality with the host."""
     mine, host = world.tables[modality], world.tables[config.host_name]
     # Labels that only one of the two carries have no pair.
     common = min(len(mine.label_mass), len(host.label_mass))
@@ -175,11 +154,14 @@ def _draw(
             return prototypes[host.draw_with_label(_trade(shared, generator), generator)]
 
     items = world.sources[modality].draw(classes, generator)
-    features = project(config, parameters, modality, items)
-    nearest = torch.cdist(features, prototypes[candidates]).argmin(1)
-    counts = torch.bincount(answers, minlength=int(right.max()) + 1)
-    retrieved, chance = (answers[nearest] == right).float(), counts[right] / len(candidates)
-    return _Draw(features, prototypes[partners], traded, len(shared.unique()), retrieved, chance)
+    return Pairs(items, prototypes[partners], traded, len(shared.unique()), prototypes[candidates], answers, right)
+
+
+def _draw(
+    config: RunConfig, world: World, parameters: Parameters, modality: str, rows: int, generator: torch.Generator
+) -> _Draw:
+    pairs = sampled_pairs(config, world, modality, rows, generator)
+    return _Draw(project(config, parameters, modality, pairs.items), pairs)
 
 
 @dataclass(frozen=True)
@@ -295,15 +277,20 @@ def alignment_row(config: RunConfig, world: World, parameters: Parameters) -> di
         one = _draw(config, world, parameters, name, ROWS, stream(config.seed, "alignment", name, 0))
         generator = stream(config.seed, "alignment", name, "shuffles")
         null = [one.shuffled(generator)[0] for _ in range(ROW_SHUFFLES)]
-        found[name] = {
-            "cka": round(one.cka, 6),
-            "null_high": round(float(np.quantile(null, 0.95)), 6),
-            "distance": round(one.distance, 6),
-            "retrieval": round(one.retrieved, 6),
-            "retrieval_chance": round(one.chance, 6),
-            "rows": ROWS,
-        }
+        found[name] = row_part(one.cka, null, one.distance, one.retrieved, one.chance)
     return found
+
+
+def row_part(cka: float, null: Sequence[float], distance: float, retrieval: float, chance: float) -> dict[str, Any]:
+    """A metric row's numbers of one modality; `null` are the CKA of shuffled pairs."""
+    return {
+        "cka": round(cka, 6),
+        "null_high": round(float(np.quantile(null, 0.95)), 6),
+        "distance": round(distance, 6),
+        "retrieval": round(retrieval, 6),
+        "retrieval_chance": round(chance, 6),
+        "rows": ROWS,
+    }
 
 
 def align(run: Run, *, step: int | None = None, rows: int = ROWS) -> list[Alignment]:

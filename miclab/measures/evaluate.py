@@ -85,7 +85,7 @@ def _within(tensors: Mapping[str, Tensor], block: str) -> dict[str, Tensor]:
     return {name.removeprefix(f"{block}."): value for name, value in tensors.items() if name.startswith(f"{block}.")}
 
 
-def _chunk_strengths(
+def chunk_strengths(
     decoder: Decoder,
     parameters: Parameters,
     activations: Mapping[str, Tensor],
@@ -95,12 +95,12 @@ def _chunk_strengths(
     """Sum over the chunk's sequences of each measure [layer, head], and why measures are left out. A layer that cannot
     give a measure has NaN. Measures that need the pattern are of every layer or of none: they are compared across
     layers, to find the heads of a circuit."""
-    layers, missing = [], []
+    layers, missing, device = [], [], chunk.target.device
     for i in range(decoder.options.layers):
         own = _within(activations, f"blocks.{i}") | decoder.weight(parameters, i)
         layer = Layer(
             chunk.roles, chunk.labels, chunk.target, decoder.options.heads, own,
-            _within(parameters, f"decoder.blocks.{i}"), decoder.visible(i), decoder.facts(i),
+            _within(parameters, f"decoder.blocks.{i}"), decoder.visible(i).to(device), decoder.facts(i),
         )  # fmt: skip
         found, lacking = take(measures, layer)
         layers.append({name: value.sum(0) for name, value in found.items()})
@@ -113,8 +113,16 @@ def _chunk_strengths(
         if ("pattern" in by_name[name].needs and not decoder.gives_patterns) or all(name in each for each in missing)
     }
     names = dict.fromkeys(name for found in layers for name in found if name.partition(".")[0] not in left_out)
-    nothing = torch.full((decoder.options.heads,), torch.nan)
+    nothing = torch.full((decoder.options.heads,), torch.nan, device=device)
     return {name: torch.stack([found.get(name, nothing) for found in layers]) for name in names}, left_out
+
+
+def measures_of(decoder: Decoder, parameters: Parameters) -> tuple[Measure, ...]:
+    """The measures of every evaluation that may have a value in a decoder."""
+    if any(decoder.weight(parameters, i) for i in range(decoder.options.layers)):
+        return chosen(True)
+    # Plain attention has no such weight, so a missing value is not reported.
+    return tuple(one for one in chosen(True) if "weight" not in one.needs)
 
 
 @torch.no_grad()
@@ -142,10 +150,8 @@ def score_split(
         ConfigError: there is no such measure.
         RunError: an edit is of an activation that the decoder does not have.
     """
-    decoder, requested = Decoder(config), chosen(measures)
-    if measures is True and not any(decoder.weight(parameters, i) for i in range(config.decoder.layers)):
-        # Plain attention has no such weight, so a missing value is not reported.
-        requested = tuple(one for one in requested if "weight" not in one.needs)
+    decoder = Decoder(config)
+    requested = measures_of(decoder, parameters) if measures is True else chosen(measures)
     left_out: dict[str, str] = {}
     correct, in_context = [], []
     oracle_rows: dict[str, list] = {}
@@ -160,7 +166,7 @@ def score_split(
             trace = decoder.trace(parameters, chunk, capture=wanted, edits=edits)
             logits.append(trace.logits)
             if requested:
-                found, left_out = _chunk_strengths(decoder, parameters, trace.activations, chunk, requested)
+                found, left_out = chunk_strengths(decoder, parameters, trace.activations, chunk, requested)
                 for name, value in found.items():
                     sums[name] = sums.get(name, 0) + value
         answers = torch.cat(logits)
@@ -185,6 +191,15 @@ def metric_row(config: RunConfig, world: World, parameters: Parameters, sizes: S
     by layer and head. With several modalities, the alignment of each secondary one; where classes are paired, also that
     of novel classes."""
     scores = {split: score_split(config, world, parameters, split, sizes, measures=split == "icl") for split in SPLITS}
+    aligned = alignment_row(config, world, parameters)
+    if config.sequence.pairing == "class":
+        for name, part in aligned.items():
+            part["novel_cka"] = round(novel_cka(config, world, parameters, name), 6)
+    return row_of(scores, aligned)
+
+
+def row_of(scores: Mapping[str, SplitScores], aligned: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """A metric row from the scores of all splits, and the alignment of each secondary modality."""
     icl = scores["icl"]
     row: dict[str, Any] = {
         "accuracy": {split: round(s.accuracy, 6) for split, s in scores.items()},
@@ -192,11 +207,7 @@ def metric_row(config: RunConfig, world: World, parameters: Parameters, sizes: S
         "context_label_accuracy": {split: round(float(s.in_context.mean()), 6) for split, s in scores.items()},
         "measures": {name: _by_head(value.mean(0)) for name, value in icl.strengths.items()},
     }
-    aligned = alignment_row(config, world, parameters)
-    if config.sequence.pairing == "class":
-        for name, part in aligned.items():
-            part["novel_cka"] = round(novel_cka(config, world, parameters, name), 6)
-    return row | {"alignment": aligned} if aligned else row
+    return row | {"alignment": dict(aligned)} if aligned else row
 
 
 def _by_head(values: NDArray[np.floating]) -> list[list[float | None]]:

@@ -46,10 +46,11 @@ def moving(config: RunConfig, shapes: Mapping[str, tuple[int, ...]]) -> Bool[Ten
     return torch.cat([(one & ~still[name] if name in still else one).flatten() for name, one in free.items()])
 
 
-def views(flat: Flat, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Named parts of a flat tensor, sharing its memory."""
-    parts = flat.split([math.prod(shape) for shape in shapes.values()])
-    return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+def views(flat: Float[Tensor, "*lane weight"], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Named parts of a flat tensor, or of each row of one, sharing its memory."""
+    parts = flat.split([math.prod(shape) for shape in shapes.values()], -1)
+    lanes = flat.shape[:-1]
+    return {name: part.view((*lanes, *shape)) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
 class TrainedParameters:

@@ -27,7 +27,7 @@ from miclab.config.positions import POSITION_CODES
 from miclab.config.run import RunConfig
 from miclab.errors import RunError
 from miclab.training import optimiser
-from miclab.training.flat_parameters import TrainedParameters, gradient_function, moving
+from miclab.training.flat_parameters import TrainedParameters, gradient_function, moving, views
 from miclab.training.lane_program import Parts, compiled_draw, lane_function, lane_program
 from miclab.training.objective import Losses, Objective
 from miclab.training.step import compiled_step, graph_key
@@ -110,6 +110,12 @@ class Lanes:
         self.fixed = [own.fixed for own in trained]
         if self.together:
             self.all_fixed = _stacked([*self.fixed, *[self.fixed[0]] * (self.width - len(trained))])
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """Parameters of all lanes [lane ...], where all lanes are one program; an idle lane's mean nothing."""
+        trained = views(self.flat[:, : self.size], self.template.shapes)
+        return {**self.all_fixed, **trained}
 
     def _averages(self, name: str) -> Tensor | None:
         if name not in self.states[0]:

@@ -18,6 +18,7 @@ from miclab.errors import ConfigError, RunError
 from miclab.runs.find import create, find
 from miclab.runs.run import Run
 from miclab.training import numerics
+from miclab.training.lane_rows import LaneRows
 from miclab.training.lanes import Lanes, check_group
 from miclab.training.lineage import Lineage
 from miclab.training.objective import Objective
@@ -196,6 +197,7 @@ def train_together(
         if going and going[0].config.numerics.mode == "lanes":
             _drive(going)
         elif going:
+            going[0].start()
             step = training_step(going[0].config, going[0].trained, going[0].optimiser)
             while (update := going[0].update) is not None:
                 going[0].take(step(update.own_raw, update.rate, update.finished))
@@ -228,13 +230,30 @@ def _drive(runs: Sequence[Trajectory]) -> None:
         note(text, "lane step", "eager")
         warnings.warn(f"{text}. Last bits may differ from those of a compiled group.", stacklevel=2)
 
+    def separate(text: str) -> None:
+        note(text, "metric rows", text)
+        warnings.warn(f"{text}. Last bits may differ from those of rows computed together.", stacklevel=2)
+
     try:
         worlds = [run.world for run in runs]
         lanes = Lanes(configs, trained, states, worlds=worlds, on_halved=halved, on_eager=eager)
+        rows = None
+        # On a CPU each run measures itself: its rows keep the bits of those that it has.
+        if lanes.together:
+            rows = LaneRows(configs, worlds, [run.request.sizes for run in runs], lanes.flat.device, separate)
+
+        def measure(due: Sequence[int]) -> None:
+            for lane, row in (rows.rows(lanes.parameters, due) if rows and due else {}).items():
+                runs[lane].measured = row
+
+        measure([lane for lane, run in enumerate(runs) if run.fresh])
         for run in runs:
             run.draws = lanes.sampler is None
+            run.start()
         while updates := {lane: run.update for lane, run in enumerate(runs) if run.update is not None}:
-            for lane, losses in lanes.step(updates).items():
+            found = lanes.step(updates)
+            measure([lane for lane, losses in found.items() if runs[lane].needs_row(losses)])
+            for lane, losses in found.items():
                 runs[lane].take(losses)
     except torch.OutOfMemoryError as error:
         raise memory.TooLargeError(

@@ -70,7 +70,7 @@ def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 class Trajectory:
     """The training of one run between its first step and its last. Whoever makes the steps reads `update` and gives the
-    losses to `take`, until `update` is None.
+    losses to `take`, until `update` is None. It calls `start` before.
 
     Arguments:
         step: that of the checkpoint that `parameters` and `state` are of; -1: it is a fresh run.
@@ -80,6 +80,8 @@ class Trajectory:
     Attributes:
         update: what the next step needs; None: the training has ended.
         draws: whether updates hold batches; if not, whoever makes the steps draws them.
+        fresh: whether it has a metric row before its first step.
+        measured: the numbers of the next metric row, if they were computed elsewhere.
         outcome: how it ended.
         trained, optimiser: weights and the optimiser's state, which the step changes in place.
     """
@@ -121,8 +123,19 @@ class Trajectory:
         self.draws = True
         self.update: Update | None = None
         self.outcome: Outcome | None = None
-        self._course = self._updates(fresh=step < 0)
+        self.fresh = step < 0
+        self.measured: dict[str, Any] | None = None
+        self._course = self._updates()
+
+    def start(self) -> None:
+        """Goes to the first `update`; a fresh run has a metric row and a checkpoint before."""
         self.update = next(self._course)
+
+    def needs_row(self, losses: Losses) -> bool:
+        """Whether `take` will write a metric row, for a step with these losses that has been made."""
+        if not self.request.evaluates(self.step + 1) or not math.isfinite(float(losses["loss"])):
+            return False
+        return _all_finite(self.trained.named)
 
     @property
     def ended(self) -> Outcome:
@@ -143,9 +156,9 @@ class Trajectory:
             self.update, self.outcome = None, end.value
             self.run.note(end.value.status, end.value.reason)
 
-    def _updates(self, fresh: bool) -> Generator[Update, Losses, Outcome]:
+    def _updates(self) -> Generator[Update, Losses, Outcome]:
         """Rows and checkpoints around the steps until the end."""
-        if fresh:
+        if self.fresh:
             self._row()
             self._checkpoint()
         drawn = raw_training_batches(self.config, self.world, self.step, self.request.steps)
@@ -189,13 +202,17 @@ class Trajectory:
         for name in (key.removesuffix(".count") for key in self.totals if key.endswith(".count")):
             count = float(self.totals[f"{name}.count"])
             row[name] = float(self.totals[f"{name}.sum"]) / count if count else None
-        measure = classifier_row if self.config.is_classification else metric_row
-        row |= measure(self.config, self.world, _on_cpu(self.trained.named), self.request.sizes)
+        row |= self.measured or self._measured()
+        self.measured = None
         if self.endless.evaluates(self.step):
             self.totals = {name: torch.zeros_like(value) for name, value in self.totals.items()}
         self.rows.append(row)
         self.rows_before.append(row)
         return row
+
+    def _measured(self) -> dict[str, Any]:
+        measure = classifier_row if self.config.is_classification else metric_row
+        return measure(self.config, self.world, _on_cpu(self.trained.named), self.request.sizes)
 
     def _checkpoint(self) -> None:
         now = time.perf_counter()
