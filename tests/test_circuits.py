@@ -105,7 +105,7 @@ def test_controls_of_other_layers_say_so_and_missing_ones_say_why():
     bare = circuit_of(2, 1)
     for heads in bare.members().values():
         assert control(bare, heads, seed=0).draws == ()
-        assert "no head beside the circuit's two" in control(bare, heads, seed=0).note
+        assert "no head beside these two" in control(bare, heads, seed=0).note
     three = circuit_of(3, 1)
     assert control(three, three.members()["both"], seed=0).note.endswith("the decoder has 1")
     both_in_one = circuit_of(1, 4, (0, 0), (0, 1))

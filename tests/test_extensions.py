@@ -118,8 +118,8 @@ def test_a_file_that_a_plugin_imports_is_recorded_too(plugin, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("content", "name", "words"),
     [
-        ("x = 1 / 0", "mine.py", "ZeroDivisionError"),
-        ("def broken(:", "mine.py", "SyntaxError"),
+        ("x = 1\nx = x / 0", "mine.py", "in line 2 (ZeroDivisionError"),
+        ("x = 1\n\ndef broken(:", "mine.py", "in line 3 (SyntaxError"),
         ("x = 1", "mine.txt", "ends in .py"),
         (None, "none.py", "cannot be read"),
         ("import nothing_of_this_name", "mine.py", "ModuleNotFoundError"),
@@ -133,6 +133,12 @@ def test_a_bad_plugin_is_named(plugin, tmp_path, capsys, content, name, words):
     assert words in shown
     assert name in shown
     assert "Traceback" not in shown
+
+
+def test_a_plugin_that_adds_nothing_is_remarked(plugin):
+    """Fails if a script that was named by mistake is executed in silence."""
+    with pytest.warns(UserWarning, match="mine.py: it adds nothing"):
+        extensions.load_plugin(plugin("x = 1", "mine.py"))
 
 
 def test_plugin_needs_a_file(capsys):

@@ -55,7 +55,7 @@ def test_a_damaged_adapter_is_named_and_not_its_base(tmp_path: Path):
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     with pytest.raises(ModelError) as raised:
         load_model(str(tmp_path))
-    assert str(raised.value).startswith(f"{tmp_path} cannot be loaded")
+    assert str(raised.value).startswith(f"{tmp_path / 'adapter_model.safetensors'}: it cannot be loaded: it is damaged")
 
 
 def test_the_revision_of_a_base_is_the_adapters(tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -460,6 +461,15 @@ def test_the_commands_know_vectors(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["data", "check", f"vectors:{path}", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)[0]
     assert report["common_share"]["off"]["training"] > report["common_share"]["training"]["training"]
+    # As many labels as the note allows are trained, and one more is refused by name.
+    most = int(re.search(r"Labels: 2 to (\d+), ", " ".join(report["notes"]))[1])
+    words = ["train", "unimodal", "--modalities.m1.source", f"vectors:{path}", "--request.steps", "1",
+             "--request.sequences", "2", "--request.novel-sets", "1", "--numerics.mode", "eager"]  # fmt: skip
+    assert main([*words, "--runs", str(tmp_path / "most"), "--modalities.m1.labels", str(most)]) == 0
+    for more in ([], ["--modalities.m1.labels", str(most + 1)]):
+        capsys.readouterr()
+        assert main([*words, "--runs", str(tmp_path / "most"), *more]) == 2
+        assert "modalities.m1.labels = " in capsys.readouterr().err
     assert main(["data", "check", f"vectors:{tmp_path / 'none.npy'}"]) == 2
     assert main(["data", "show", f"vectors:{path}", "--output", str(tmp_path / "v.png")]) == 0
     runs = tmp_path / "runs"

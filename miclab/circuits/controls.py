@@ -45,7 +45,7 @@ def control(circuit: CircuitHeads, heads: tuple[Head, ...], seed: int) -> Contro
         note = "drawn from any layer: their own layers have too few other heads"
     if not sets:
         if not circuit.rest:
-            return Control((), "none, since the decoder has no head beside the circuit's two")
+            return Control((), "none, since the decoder has no head beside these two")
         there = len(circuit.rest)
         return Control((), f"none, since it takes {len(heads)} heads beside the circuit's, and the decoder has {there}")
     ordered = sorted(sets)

@@ -227,7 +227,7 @@ class Evidence:
                     differ = ", ".join(differences(configs[cell[seed]], config)) or "the runs that they start from"
                     raise MiclabError(
                         f"Two runs of {', '.join(studies)} are in one cell of the axes {' '.join(axes) or '(none)'}:"
-                        f" add an axis in which they differ: {differ}."
+                        f" add an axis in which they differ: {differ}. In `curves` it is `by`, in `heatmaps` `y`."
                     )
                 identities[self._identity(name, config)] = name
         cells = EvidenceCells(tuple(planned), {}, planned, axes=tuple(axes))

@@ -132,7 +132,7 @@ class Line:
         """That condition with its interval and, where there are others, its own verdict; empty: nothing is measured."""
         if (one := self.deciding) is None:
             return ""
-        among = f" ({one.verdict}; 1 of {count} conditions)" if (count := len(self.findings.conditions)) > 1 else ""
+        among = f" ({one.verdict}; one of {count} conditions)" if (count := len(self.findings.conditions)) > 1 else ""
         return f"{one.quantity}, if {one.text}: {one.measured_text}{among}"
 
     @property

@@ -50,7 +50,8 @@ def _print_ledger(lines: Sequence[Line], preset: str) -> None:
     ledger_table(lines, preset).show()
     found = [line.findings.verdict for line in lines]
     counts = [f"{found.count(v)} {v}" for v in VERDICTS if v in found]
-    print(f"\n{len(lines)} claims: {', '.join(counts)}. `miclab claims ID --explain` shows what a verdict rests on.")
+    shown = "1 claim" if len(lines) == 1 else f"{len(lines)} claims"
+    print(f"\n{shown}: {', '.join(counts)}. `miclab claims ID --explain` shows what a verdict rests on.")
 
 
 def _explain(line: Line, directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from miclab.cli.options import Directory, File, LabelOptions, RunName
 from miclab.cli.progress import announce_training
 from miclab.cli.terminal import bar, parse, print_json, refuse_ignored, say, warn
 from miclab.config import presets
+from miclab.config.extensions import as_options
 from miclab.config.request import Request
 from miclab.config.run import RunConfig
 from miclab.config.schema import from_mapping
@@ -162,7 +164,7 @@ def _report(done: Done, as_json: bool, stage_one: dict[str, Any] | None = None) 
             print(f"  {row_text(rows[-1])}")
         print(visible(f"  {run.path}"))
         if outcome.status == "stopped":
-            print(visible(f"  go on with: miclab resume {run.path}"))
+            print(visible(f"  go on with: {shlex.join(['miclab', 'resume', str(run.path), *as_options()])}"))
     return 0 if outcome.status == "finished" else 1
 
 

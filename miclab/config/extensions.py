@@ -12,6 +12,8 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import sys
+import traceback
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,11 +91,24 @@ def load_plugin(path: Path | str, digest: str = "") -> Plugin:
         raise
     except Exception as error:
         del sys.modules[name]
-        raise MiclabError(f"--plugin {path}: it fails when it is loaded ({type(error).__name__}: {error}).") from error
+        place = _line_of(error, file)
+        raise MiclabError(
+            f"--plugin {path}: it fails when it is loaded{place} ({type(error).__name__}: {error})."
+        ) from error
     plugin = Plugin(file.stem, file, found)
     _loaded[file] = plugin
     _note_others(registered)
+    if all(PACKAGE in Path(name).resolve().parents for name in registered):
+        warnings.warn(f"--plugin {path}: it adds nothing. A plugin uses a decorator, such as @measure.", stacklevel=2)
     return plugin
+
+
+def _line_of(error: Exception, file: Path) -> str:
+    """Where in a plugin's file an error arose, in words; empty where that is not known."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        lines.append(error.lineno)
+    return f" in line {lines[-1]}" if lines and lines[-1] else ""
 
 
 def _read(path: Path | str, digest: str) -> tuple[Path, bytes, str]:

@@ -91,12 +91,14 @@ def _equal_notes(data: DataSet) -> list[str]:
     return notes
 
 
-def _label_note(training: int) -> str:
-    """How many labels a run may give its training classes: `classes` is a multiple of `labels`."""
-    whole = [str(count) for count in range(2, training + 1) if training % count == 0]
+def _label_note(training: int, held_out: int) -> str:
+    """How many labels a run may have: `classes` is a multiple of `labels`, and each label needs a novel class."""
+    most = min(training, held_out)
+    whole = ", ".join(str(count) for count in range(2, most + 1) if training % count == 0)
+    every = f" With all {training} training classes, `labels` can be {whole}." if whole else ""
     return (
-        f"Labels: 2 to {training}; `classes` is a multiple of `labels`. With all {training} training classes, `labels`"
-        f" can be {', '.join(whole)}."
+        f"Labels: 2 to {most}, as {held_out} classes are held out and each label needs one of them; `classes` is a "
+        f"multiple of `labels`.{every}"
     )
 
 
@@ -139,7 +141,7 @@ def check(name: str, read: Callable[[], DataSet]) -> dict[str, Any]:
     notes = [
         f"{len(data.class_names)} classes, {int(data.held_out_classes.sum())} of them held out; "
         f"{len(data.items)} exemplars, {each} a class.",
-        _label_note(int((~data.held_out_classes).sum())),
+        _label_note(int((~data.held_out_classes).sum()), int(data.held_out_classes.sum())),
     ]
     training = torch.bincount(data.class_of[data.indices("training")], minlength=len(data.class_names))
     alone = int(((training < 2) & ~data.held_out_classes).sum())

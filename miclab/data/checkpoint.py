@@ -85,6 +85,22 @@ def _object(path: Path) -> Mapping[str, Any]:
     return found
 
 
+def check_headers(place: str) -> None:
+    """Checks that every file of safetensors in a folder is whole.
+
+    Raises:
+        CheckpointError: one is damaged, or is no such file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(Path(place).glob("*.safetensors")):
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(file, f"it is damaged, or no file of safetensors ({error})") from error
+
+
 def check_tensors(place: str, missing: Iterable[str], unexpected: Iterable[str] = ()) -> None:
     """Makes sure that a checkpoint has the model's tensors and no others.
 

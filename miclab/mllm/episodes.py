@@ -61,10 +61,12 @@ class Sampler:
         self.classes = [members for members in of_class.values() if len(members) >= needed]
         if len(self.classes) < options.ways:
             most = max((len(members) for members in of_class.values()), default=0)
-            raise TaskError(
-                f"{data.name}, {options.part}: {len(self.classes)} classes have {needed} exemplars, and an episode "
-                f"takes {options.ways}. The largest class has {most}; take fewer shots, or another part."
-            )
+            named = f"{data.name}, {options.part}: {len(of_class)} classes, of which {len(self.classes)} have {needed} "
+            if len(of_class) < options.ways:
+                way_out = "Take --part all, or make more classes."
+            else:
+                way_out = f"The largest class has {most}; take fewer --shots, or --part all."
+            raise TaskError(f"{named}exemplars, and an episode takes {options.ways} such classes. {way_out}")
 
     def draw(self, number: int) -> Drawn:
         """The episode of a number: a function of it and of the seed."""

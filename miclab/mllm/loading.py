@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from miclab.data.checkpoint import CheckpointError, check_files, check_tensors
+from miclab.data.checkpoint import CheckpointError, check_files, check_headers, check_tensors
 from miclab.errors import missing_extra
 from miclab.mllm.adapters import CONFIG, base_of, is_adapter, revision_of, with_adapter
 from miclab.mllm.errors import ModelContentError, ModelError, memory_guard, require
@@ -90,7 +90,11 @@ def _loading(name: str) -> Iterator[None]:
     except CheckpointError as error:
         raise ModelContentError(error.file, f"it cannot be loaded: {error.problem}", error.place) from error
     except Exception as error:  # What a broken folder makes transformers raise has no common type.
-        first = " ".join(str(error).split())[:300]
+        try:
+            check_headers(name)
+        except CheckpointError as damaged:
+            raise ModelContentError(damaged.file, f"it cannot be loaded: {damaged.problem}") from error
+        first = " ".join(str(error).split())[:300].rstrip(".") + "."
         raise ModelError(
             f"{name} cannot be loaded: {first} Give a folder that holds config.json, safetensors and a tokenizer, a "
             f"hub id that is in the cache or can be reached, or {HERE}, which come with miclab."
