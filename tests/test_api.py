@@ -97,6 +97,7 @@ def test_importing_miclab_imports_nothing_heavy_and_every_name_is_there(run_pyth
         miclab.trian  # noqa: B018
 
 
+@pytest.mark.filterwarnings("ignore:.*it adds nothing")
 def test_installed_extensions_are_loaded_with_the_first_name(run_python, tmp_path):
     """Fails if what an installed package adds is unknown to Python though the command line knows it."""
     package = tmp_path / "extra-1.dist-info"

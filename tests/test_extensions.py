@@ -147,6 +147,7 @@ def test_plugin_needs_a_file(capsys):
     assert "--plugin needs the path" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:.*it adds nothing")
 def test_a_worker_refuses_a_plugin_that_has_changed(plugin, tmp_path):
     """Fails if a worker executes another file than its engine did, or a plugin that the task's file names."""
     path = plugin("x = 1")

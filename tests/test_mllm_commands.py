@@ -27,6 +27,7 @@ from miclab.mllm.finetune import METRICS
 from miclab.mllm.loading import load_model
 from miclab.mllm.options import EpisodeOptions, LoadOptions
 from miclab.mllm.results import Results, read_manifest, read_table
+from miclab.mllm.task_folder import load_task
 
 TEMPLATE = "{item}{answer}\n"
 
@@ -375,10 +376,10 @@ def test_two_pictures_an_example_are_read_with_marks(capsys, novel: Path, tmp_pa
     folder = tmp_path / "matching_mi"
     shutil.copytree(novel / "images", folder / "images")
     first, second, third = ({"image": [f"images/{name}"]} for name in sorted(os.listdir(novel / "images"))[:3])
-    ask = {"question": "Same?"}
-    same = {"image": first["image"] * 2, "answer": "yes"} | ask
+    question = {"question": "Same?"}
+    same = {"image": first["image"] * 2, "answer": "yes"} | question
     pairs = [
-        {"same": same, "diff": {"image": first["image"] + other["image"], "answer": "no"} | ask}
+        {"same": same, "diff": {"image": first["image"] + other["image"], "answer": "no"} | question}
         for other in (second, third)
     ]
     (folder / "support.json").write_text(json.dumps(pairs))
@@ -386,6 +387,14 @@ def test_two_pictures_an_example_are_read_with_marks(capsys, novel: Path, tmp_pa
     requested = ["mllm", "heads", "tiny-marks", "--task", str(folder), "--shots", "1", "--output", str(tmp_path / "o")]
     assert main([*requested, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["episodes"] == 2
-    page = (tmp_path / "o" / "heads.html").read_text()
-    assert page.count("image q") >= 2
-    assert page.count("<|vision_end|>") == page.count("<|vision_start|>") > 0
+    of = load_model("tiny-marks")
+    task = load_task(folder, shots=1)
+    ids = of.prompter(task).encode([(task.episodes[1], task.episodes[1].answer)]).inputs["input_ids"][0].tolist()
+    start, picture, end = (
+        of.processor.tokenizer.convert_tokens_to_ids(f"<|{name}|>")
+        for name in ("vision_start", "image_pad", "vision_end")
+    )
+    # Two examples and the query of two pictures each, a token a picture.
+    places = [place for place, token in enumerate(ids) if token == picture]
+    assert len(places) == 6
+    assert all((ids[place - 1], ids[place + 1]) == (start, end) for place in places)

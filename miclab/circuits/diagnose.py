@@ -185,6 +185,8 @@ def no_induction_circuit(run: Run, found: Evaluation) -> Sign:
         strength = clustered_interval([icl.strengths["induction_total"][:, *heads.induction]])
         evidence += f"; the strongest induction head, {head_name(heads.induction)}, has strength {strength} of 1"
     advice = "Train longer (`miclab resume RUN --steps ...`), or raise data complexity (classes, burstiness)."
+    if any(one.source for one in run.config.modalities.values()):
+        advice += " If all classes of real data are in use, mixtures of two are more (`modalities.NAME.blends`)."
     if run.config.decoder.layers < 2:
         advice = "Use two layers or more (decoder.layers): the circuit's two heads lie in different layers."
     return Sign("no induction circuit", bool(reason), evidence, advice)

@@ -78,7 +78,7 @@ def entry(path: Path) -> Entry:
     try:
         return _entry(path)
     except ConfigError as error:
-        return Entry(path, LACKING, str(error))
+        return Entry(path, LACKING, str(error), label=read_label(path, []))
     except MiclabError as error:
         return Entry(path, DAMAGED, str(error))
 
