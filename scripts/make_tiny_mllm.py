@@ -21,7 +21,7 @@ The class, the tokenizer and the processor are transformers' own. An example is 
    (a proximal step of the group lasso, alike for every head). Heads that help little end at zero.
 6. With `--fade`, the decoder reads the picture again in place of the mark behind it, in fewer and fewer examples: in
    all of them for the first three tenths of training, and in none for the last three. A decoder that sees marks alone
-   stays long on the plateau of copying any name of the context, since the mark has to carry the picture.
+   stays long on the plateau of copying any name of the context. The mark has to carry the picture there.
 """
 
 from __future__ import annotations
@@ -352,6 +352,8 @@ def main() -> None:
     parser.add_argument("--alike", type=int, default=PAIRS, help="key-value pairs of a layer that start alike")
     parser.add_argument("--fade", action="store_true", help="with --marks: pictures stand in place of marks at first")
     options = parser.parse_args()
+    if options.fade and not options.marks:
+        parser.error("--fade needs --marks")
     recipe = Recipe(
         options.steps, options.layers, options.marks, options.examples, options.shrink, options.alike, options.fade
     )

@@ -13,6 +13,7 @@ from tiny import lively_parameters, tiny_config
 
 import miclab
 from miclab.circuits.attribution import METHODS, agreement, attributed, chosen_edges
+from miclab.circuits.attribution_result import Attribution
 from miclab.circuits.graph import Graph
 from miclab.circuits.paths import edge_logits, pair_of
 from miclab.circuits.receiver_inputs import circuit_logits
@@ -92,7 +93,7 @@ def begun(tmp_path_factory):
     return train_config(tiny_config(1), request, tmp_path_factory.mktemp("runs"))[0]
 
 
-def test_the_command_prints_agreement(begun, capsys):
+def test_the_command_prints_agreement(begun, capsys, monkeypatch):
     """Fails if estimates are printed without what they agree with, or the command differs from Python."""
     words = ["attribute", str(begun.path), "--sequences", "10", "--novel-sets", "2", "--compared", "9"]
     assert main_status([*words, "--json"]) == 0
@@ -103,6 +104,12 @@ def test_the_command_prints_agreement(begun, capsys):
     assert len(found["edges"]) == 23
     assert made.frame().height == 23
     assert made.plot().get_xlabel() == "exact effect"
+    assert main_status(words) == 0
+    output = capsys.readouterr().out
+    # A run that has hardly begun has no effect to share out, so nothing can agree.
+    assert "has no normalised effect" in output
+    assert "warning" not in output
+    monkeypatch.setattr(Attribution, "has_effect", lambda self, metric=None: True)
     assert main_status(words) == 0
     output = capsys.readouterr().out
     assert "rank correlation" in output

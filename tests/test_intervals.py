@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import numpy as np
@@ -87,8 +88,29 @@ def test_an_accuracy_stays_between_0_and_1():
     for seeds in (right, right[:1], right[1:], [np.ones((1, 50))]):
         found = accuracy_interval(seeds)
         assert found.mean == pytest.approx(np.mean([seed.mean() for seed in seeds]))
-        assert 0 < found.low < found.mean <= 1
-        assert found.low < found.high <= 1
+        assert 0 < found.low < found.mean <= found.high <= 1
+    # Few trials: the mean logit of two sets that are all right is below 1.
+    few = accuracy_interval([np.ones((2, 4))])
+    assert (few.mean, few.high) == (1, 1)
+    assert few.low < 0.95
+
+
+@given(st.lists(st.integers(0, 6), min_size=2, max_size=6), st.integers(1, 5))
+def test_p_of_an_accuracy_is_below_005_exactly_where_its_interval_leaves_the_bound(right, bound):
+    """Fails if p and the interval disagree, also where few trials pull the mean logit to the other side of a bound."""
+    values, at = [one / 6 for one in right], bound / 6
+    found = student_interval(values, scale="logit", trials=6)
+    p = student_p(values, at, math.inf, "logit", trials=6)
+    assert p is not None
+    outside = not found.low <= round(at, 12) <= found.high
+    assert (p < 0.05) == outside or abs(p - 0.05) < 1e-6
+
+
+def test_ends_stay_within_what_is_possible():
+    """Fails if an end leaves the range, or an interval that is not there gets ends."""
+    found = Interval(0.97, 0.9, 1.04, "seed", 3).within(0, 1)
+    assert (found.mean, found.low, found.high) == (0.97, 0.9, 1)
+    assert not Interval(0.97, math.nan, math.nan, "seed", 1).within(0, 1).known
 
 
 def test_seeds_may_have_different_numbers_of_sets():

@@ -20,12 +20,13 @@ from miclab.measures import evaluate, lane_scores
 from miclab.measures.lane_scores import LaneDecoder, batch_tensors
 from miclab.measures.registry import Measure, chosen
 from miclab.model.classifier import model_of
-from miclab.training import lane_rows, loop, trajectory
+from miclab.training import lane_program, lane_rows, loop, trajectory
 from miclab.training.lane_program import mapped
 from miclab.training.lane_rows import LaneRows, lanes_at_once
-from miclab.training.lanes import Lanes, _stacked
+from miclab.training.lanes import Lanes
 from miclab.training.loop import prepared
 from miclab.worlds.sequences import training_batch
+from miclab.worlds.splits import split_batches
 from miclab.worlds.world import draw_world
 
 SIZES = SplitSizes(sequences=24, novel_sets=2)
@@ -99,6 +100,13 @@ def test_rows_of_all_lanes_at_once_are_the_rows_of_each_run(name):
     first = rows.rows(parameters, range(2))
     assert not rows.one_by_one
     assert rows.held
+    for split in () if rows.config.is_classification else ("train", "swapped", "iwl"):
+        for lane, config in enumerate(configs):
+            own = [batch_tensors(batch) for _, batch in split_batches(config, rows.worlds[lane], split, SIZES)]
+            mine = [mapped(lambda value, lane=lane: value[lane], given) for given in rows.held[split, SIZES]]
+            assert len(mine) == len(own)
+            for one, other in zip(mine, own, strict=True):
+                torch.testing.assert_close(one, other)
     # The second row is of kept sequences; then nothing may be kept, and two lanes are computed at once.
     second = rows.rows(parameters, [1])
     rows.held, rows.room = {}, 0
@@ -109,6 +117,22 @@ def test_rows_of_all_lanes_at_once_are_the_rows_of_each_run(name):
     for lane, row in [*first.items(), *second.items(), *third.items()]:
         same(row, wanted[lane])
     assert unlike(wanted[0], wanted[1])
+
+
+def test_what_does_not_fit_takes_no_room_from_what_does():
+    """Fails if a split that is too large to keep makes all smaller ones be drawn for every row."""
+    config = replace(tiny_config(decoder={"layers": 1}), numerics=FOUR)
+    many = replace(SIZES, sequences=8, novel_sets=4)
+    rows, parameters = rows_of([config], [many]), stacked([config])
+    rows.rows(parameters, [0])
+    sizes = {split: sum(map(lane_rows._size, rows.held[split, many])) for split in ("train", "icl", "swapped", "iwl")}
+    small = rows_of([config], [many])
+    small.room = sum(sizes.values()) - sizes["icl"]
+    assert small.room < sizes["icl"] + sizes["train"]
+    for _ in range(2):
+        same(small.rows(parameters, [0])[0], rows.rows(parameters, [0])[0])
+        assert {key[0] for key in small.held} == {"train", "swapped", "iwl"}
+        assert small.room >= 0
 
 
 def test_a_row_depends_neither_on_neighbours_nor_on_its_place():
@@ -167,8 +191,7 @@ def test_what_cannot_be_computed_at_once_is_one_by_one(error, monkeypatch):
 
 
 def test_a_group_that_trains_as_one_program_measures_as_one(tmp_path, monkeypatch):
-    """Fails if a run of such a group measures itself, if a row is another step's or lane's, or if a run that diverged
-    is measured."""
+    """Fails if a run of such a group measures itself, a row has another step or lane, or a diverged run is measured."""
     calls: list[tuple[int, ...]] = []
 
     class Counted(LaneRows):
@@ -220,7 +243,7 @@ def test_measures_of_a_group_on_another_device_meet_no_tensor_of_the_cpu(attenti
     monkeypatch.setattr(lane_scores, "measures_of", lambda decoder, parameters: measures)
     config = replace(tiny_config(2, decoder={"attention": attention}), numerics=FOUR)
     batch = training_batch(config, draw_world(config), 0)
-    given, parameters = _stacked([batch_tensors(batch)] * 4), stacked([config])
+    given, parameters = lane_program.stacked([batch_tensors(batch)] * 4), stacked([config])
     texts: list[str] = []
     with FakeTensorMode(allow_non_fake_inputs=True):
         there, weights_there = mapped(elsewhere, given), mapped(elsewhere, parameters)

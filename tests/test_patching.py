@@ -350,6 +350,8 @@ def test_effects_over_runs_are_shares_of_the_change(direction):
     assert values.tolist() == [[whole, half]] * 2
     assert [text.get_text() for text in found.plot().texts] == [f"{whole:.2f}", f"{half:.2f}"] * 2
     assert [str(cell) for cell in found.tables()[1].rows[0][:1]] == ["input"]
+    # Without an effect there are no shares, and no table of them.
+    assert len(replace(found, metric="accuracy").tables()) == 1
 
 
 @pytest.fixture(scope="module")

@@ -190,7 +190,7 @@ def test_matrices_are_written_in_the_basis_of_items_and_labels(tmp_path, capsys)
     assert float(found["QK.1.1.items.m1.labels"][2, 0]) == pytest.approx(float(item @ own.qk @ label), rel=1e-4)
     written = copied_logits(run.config, parameters, label[None], own.ov)
     torch.testing.assert_close(found["OV.1.1.labels"][:1], written)
-    assert found.keys() == miclab.weight_matrices(run.path, count=3).keys()
+    assert found.keys() == miclab.weight_matrices(run.path, vectors=3).keys()
     capsys.readouterr()
     for more, why in (([], "this file exists"), (["--output", "matrices.npz"], "NAME.safetensors"),
                       (["--vectors", "0", "--overwrite"], "vectors = 0")):  # fmt: skip

@@ -42,19 +42,19 @@ def weights(
     return weights(disks(run)[0], step=step, sizes=sizes)
 
 
-def weight_matrices(run: AnyRun, step: int | None = None, *, count: int = 32) -> dict[str, Tensor]:
+def weight_matrices(run: AnyRun, step: int | None = None, *, vectors: int = 32) -> dict[str, Tensor]:
     """QK and OV of every head in the basis of items and labels, by the names of
     `miclab.circuits.weights.weight_matrices`.
 
     Arguments:
         run: a run, its path, name, or the start of a name or hash.
         step: training step of the checkpoint; None: the last good one.
-        count: vectors of each kind at most: the first labels, and the most frequent classes.
+        vectors: how many of each kind at most: the first labels, and the most frequent classes.
 
     Raises:
-        ConfigError: `count` is below 1, or there is no such checkpoint.
+        ConfigError: `vectors` is below 1, or there is no such checkpoint.
         RunError: the run has no decoder, or attention without square matrices.
     """
     from miclab.circuits.weights import weight_matrices
 
-    return weight_matrices(disks(run)[0], step=step, count=count)
+    return weight_matrices(disks(run)[0], step=step, vectors=vectors)

@@ -67,7 +67,9 @@ class Attribution(Shares):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """A line for each method that does not agree with exact path patching."""
+        """A line for each method that does not agree with exact path patching. None where there is no effect."""
+        if not self.has_effect():
+            return ()
         return tuple(
             f"warning: {METHODS[method]} agrees too little with exact path patching here (below {ENOUGH}). Use the"
             " exact effects (`miclab paths`)."
@@ -90,10 +92,11 @@ class Attribution(Shares):
         columns = ["sender", "receiver", *METHODS.values(), "exact"]
         agreed = [[METHODS[m], *_shown(a), a.edges] for m, a in self.agreements().items()]
         heads = ["method", "rank correlation", "overlap of the largest", "edges compared"]
-        edges = [table(title, columns, rows, more)] if self.has_effect() else []
+        if not self.has_effect():
+            return (self.change_table(),)
         return (
             self.change_table(),
-            *edges,
+            table(title, columns, rows, more),
             table("agreement with exact path patching", heads, agreed, self.warnings),
         )
 

@@ -151,10 +151,9 @@ class Shares(Tabled):
             lines.append(f"{part} is left out: {reason}.")
         for metric in METRICS:
             if not self.has_effect(metric):
-                lines.append(
-                    f"{WORDS[metric]} {NO_EFFECT}: the interval of its change contains 0 ({self.change(metric)}). "
-                    "More --novel-sets, --sequences or runs make it narrower."
-                )
+                change = self.change(metric)
+                more = " More --novel-sets, --sequences or runs make it narrower." if change.low < change.high else ""
+                lines.append(f"{WORDS[metric]} {NO_EFFECT}: the interval of its change contains 0 ({change}).{more}")
         return tuple(lines)
 
     def warn_of_nulls(self) -> None:

@@ -201,38 +201,38 @@ def compositions(matrices: Mapping[Head, HeadMatrices]) -> dict[tuple[Head, Head
     }  # fmt: skip
 
 
-def weight_matrices(run: Run, *, step: int | None = None, count: int = 32) -> dict[str, Tensor]:
+def weight_matrices(run: Run, *, step: int | None = None, vectors: int = 32) -> dict[str, Tensor]:
     """QK and OV of every head in the basis of items and labels.
 
     Arguments:
         run: with a decoder.
         step: training step of the checkpoint; None: the last good one.
-        count: vectors of each kind at most: the first labels, and the most frequent classes.
+        vectors: how many of each kind at most: the first labels, and the most frequent classes.
 
     Returns:
         `basis.KIND` [vector, width] of each KIND, which is `labels` or `items.NAME`. For each head
         `QK.LAYER.HEAD` [width, width], and `QK.LAYER.HEAD.KIND.KIND` [query's vector, key's vector], the score before
         positions. `OV.LAYER.HEAD` [width, width], and `OV.LAYER.HEAD.KIND` [vector, logit], what attending to it adds
-        to each logit up to the scale of the last norm.
+        to each logit. All are up to the scale inside norms.
 
     Raises:
-        ConfigError: `count` is below 1, or there is no such checkpoint.
+        ConfigError: `vectors` is below 1, or there is no such checkpoint.
         RunError: the run has no decoder, or attention without square matrices.
     """
-    if count < 1:
-        raise ConfigError("vectors", count, "1 and more")
+    if vectors < 1:
+        raise ConfigError("vectors", vectors, "1 and more")
     config = run.config
     Decoder(config)
     _, parameters = run.parameters(step)
     matrices = head_matrices(config, parameters)
     every = basis(config, parameters, world_from_tensors(config, run.world_tensors()))
-    vectors = {kind: some[:count] for kind, some in every.items()}
-    found = {f"basis.{kind}": some for kind, some in vectors.items()}
+    shown = {kind: some[:vectors] for kind, some in every.items()}
+    found = {f"basis.{kind}": some for kind, some in shown.items()}
     for (layer, head), own in matrices.items():
         found |= {f"QK.{layer}.{head}": own.qk, f"OV.{layer}.{head}": own.ov}
-        for kind, some in vectors.items():
+        for kind, some in shown.items():
             found[f"OV.{layer}.{head}.{kind}"] = copied_logits(config, parameters, some, own.ov)
-            for other, keys in vectors.items():
+            for other, keys in shown.items():
                 found[f"QK.{layer}.{head}.{kind}.{other}"] = some @ own.qk @ keys.T
     return found
 

@@ -24,7 +24,7 @@ class VectorsFlags(VectorOptions, RankedFlags):
     def __post_init__(self) -> None:
         ModelFlags.__post_init__(self)
         VectorOptions.__post_init__(self)
-        only_exact(self, "answers are judged to their end alone")
+        only_exact(self, "only whole answers are judged")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,7 @@ def run_weights(arguments: list[str]) -> int:
     from miclab.storage import explained, replace_bytes, tensor_bytes
 
     if file is not None:
-        matrices = weight_matrices(run, step=options.checkpoint, count=options.vectors)
+        matrices = weight_matrices(run, step=options.checkpoint, vectors=options.vectors)
         with explained(file):
             replace_bytes(file, tensor_bytes(matrices))
 

@@ -90,8 +90,8 @@ class ModalityConfig:
             raise ConfigError(f"{owner}.shift", self.shift, f"0: the items of {self.source} are no pictures")
         if any(type(size) is not int or size < 1 for size in self.shape):
             raise ConfigError(f"{owner}.shape", self.shape, "sizes of 1 or more")
-        if self.source and self.classes < self.labels:
-            allowed = f"at most {self.classes}, one for each of {owner}.classes, and one for each held-out class"
+        if self.source and 2 <= self.classes < self.labels:
+            allowed = f"at most {self.classes}: each label needs a class of its own, and a held-out class"
             raise ConfigError(f"{owner}.labels", self.labels, allowed)
         check_whole(owner, self, "classes", self.labels, 10_000_000)
         check_whole(owner, self, "dimension", 1, 65_536)

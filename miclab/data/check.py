@@ -92,14 +92,11 @@ def _equal_notes(data: DataSet) -> list[str]:
 
 
 def _label_note(training: int, held_out: int) -> str:
-    """How many labels a run may have: `classes` is a multiple of `labels`, and each label needs a novel class."""
+    """How many labels a run may have: each needs a training class and a novel class."""
     most = min(training, held_out)
-    whole = ", ".join(str(count) for count in range(2, most + 1) if training % count == 0)
-    every = f" With all {training} training classes, `labels` can be {whole}." if whole else ""
-    return (
-        f"Labels: 2 to {most}, as {held_out} classes are held out and each label needs one of them; `classes` is a "
-        f"multiple of `labels`.{every}"
-    )
+    if most < 2:
+        return f"No run is possible with {training} training and {held_out} held-out classes: 2 of each are needed."
+    return f"Labels: 2 to {most}, as {held_out} classes are held out and each label needs one of them."
 
 
 def _share_note(shares: dict[str, dict[str, float]]) -> str:

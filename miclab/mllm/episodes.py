@@ -61,12 +61,12 @@ class Sampler:
         self.classes = [members for members in of_class.values() if len(members) >= needed]
         if len(self.classes) < options.ways:
             most = max((len(members) for members in of_class.values()), default=0)
-            named = f"{data.name}, {options.part}: {len(of_class)} classes, of which {len(self.classes)} have {needed} "
-            if len(of_class) < options.ways:
-                way_out = "Take --part all, or make more classes."
-            else:
-                way_out = f"The largest class has {most}; take fewer --shots, or --part all."
-            raise TaskError(f"{named}exemplars, and an episode takes {options.ways} such classes. {way_out}")
+            other = "--part all" if options.part != "all" else "more classes of more pictures"
+            fewer = f"fewer --shots (the largest class has {most}), or " if len(of_class) >= options.ways else ""
+            raise TaskError(
+                f"{data.name}, {options.part}: {len(of_class)} classes, {len(self.classes)} with at least {needed} "
+                f"exemplars, and an episode takes {options.ways} such classes. Take {fewer}{other}."
+            )
 
     def draw(self, number: int) -> Drawn:
         """The episode of a number: a function of it and of the seed."""

@@ -205,7 +205,7 @@ def load_model(name: str, options: LoadOptions | None = None) -> Production:
     layers, cross = attention_layers(inner), left_out(inner)
     remarks = {f"{len(cross)} layers of cross-attention are left out, such as {cross[0]}.": None} if cross else {}
     if options.max_pixels and not limits_pixels(processor):
-        remarks["--max-pixels has no effect: the processor of this model has one size for every picture."] = None
+        remarks["--max-pixels has no effect: the processor of this model does not take it."] = None
     return Production(name, model.eval(), processor, layers, options, remarks)
 
 

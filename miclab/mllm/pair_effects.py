@@ -96,8 +96,8 @@ class PairEffects(Tabled, Generic[Place]):
         """Remarks: what was left out, and why there is no effect."""
         change = self.change
         if change.low <= 0 <= change.high:
-            why = f"{NO_EFFECT} ({change}), so nothing has a normalised effect. More --episodes make it narrower."
-            return (*self.remarks, why)
+            why = f"{NO_EFFECT} ({change}), so nothing has a normalised effect."
+            return (*self.remarks, f"{why} A task with more episodes makes it narrower.")
         return self.remarks
 
     def change_table(self) -> Table:

@@ -55,10 +55,10 @@ def load_processor(where: str, max_pixels: int = 0, offline: bool = False, revis
 
 
 def limits_pixels(processor: Any) -> bool:
-    """Whether pictures are shrunk to `max_pixels`. Others, such as CLIP's, have one size for all pictures."""
+    """Whether pictures are shrunk to `max_pixels`, or there are none. Others, such as CLIP's, know no such limit."""
     images = getattr(processor, "image_processor", None)
     allowed = getattr(type(images), "valid_kwargs", None)
-    return allowed is not None and "max_pixels" in allowed.__annotations__
+    return images is None or (allowed is not None and "max_pixels" in allowed.__annotations__)
 
 
 def placeholder(processor: Any) -> str:

@@ -186,7 +186,7 @@ def student_p(
     for bound in (low, high):
         if math.isfinite(bound):
             away = abs(centre - to_scale(bound, scale))
-            if scale == "logit" and (plain - bound) * (from_scale(centre, scale) - bound) < 0:
+            if scale == "logit" and (plain - bound) * (from_scale(centre, scale) - bound) <= 0:
                 # The mean and the mean logit do not agree on which side of the bound they are.
                 found.append(1.0)
             found.append(2 * student_probability(len(numbers) - 1, -away / error) if error else float(away == 0))

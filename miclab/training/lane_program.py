@@ -121,6 +121,14 @@ class Parts:
             self.on_halved(self.at_once)
 
 
+def stacked(parts: Sequence[Any]) -> Any:
+    """Tensors, or nested mappings of them, with the lanes as a new first axis."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.stack(list(parts))
+    return {name: stacked([part[name] for part in parts]) for name in first}
+
+
 def mapped(function: Callable[[Tensor], Tensor], nested: Any) -> Any:
     """Nested mappings and tuples of tensors, with a function applied to each tensor."""
     if nested is None or isinstance(nested, Tensor):

@@ -39,7 +39,7 @@ from miclab.model.classifier import Classifier
 from miclab.model.decoder import Parameters
 from miclab.seeds import stream
 from miclab.training import numerics
-from miclab.training.lane_program import Parts, mapped
+from miclab.training.lane_program import Parts, mapped, stacked
 from miclab.worlds.splits import split_batches
 from miclab.worlds.world import World
 
@@ -92,6 +92,7 @@ class LaneRows:
         self.parts: dict[int, Parts] = {}
         self.one_by_one = False
         self.held: dict[tuple[Any, ...], list[Any]] = {}
+        self.too_large: set[tuple[Any, ...]] = set()
         self.room = (numerics.memory_of(str(device)) or memory.machine_memory()) // 8
         self.decoder: LaneDecoder | None = None
 
@@ -157,22 +158,29 @@ class LaneRows:
         """
         # What is kept is of all lanes of these sizes, since each will need it.
         sizes = self.sizes[due[0]]
-        equal = [lane for lane, own in enumerate(self.sizes) if own == sizes] if self.room > 0 else list(due)
+        fits = key not in self.too_large
+        equal = [lane for lane, own in enumerate(self.sizes) if own == sizes] if fits else list(due)
         source = [lane if lane in equal else due[0] for lane in range(self.width)]
         if key in self.held:
             yield from self.held[key]
             return
-        kept = []
+        kept, charged = [], 0
         for drawn in zip(*(draw(lane) for lane in equal), strict=True):
             by_lane = dict(zip(equal, drawn, strict=True))
-            given = _stacked([by_lane[lane] for lane in source], self.device)
+            given = _placed([by_lane[lane] for lane in source], self.device)
             yield given
-            self.room -= _size(given)
+            if not fits:
+                continue
+            charged += _size(given)
             kept.append(given)
-            if self.room <= 0:
+            if charged > self.room:
+                # What does not fit takes no room from what does.
+                self.too_large.add(key)
+                fits = False
                 kept.clear()
-        if self.room > 0:
+        if fits:
             self.held[key] = kept
+            self.room -= charged
 
     def _chunks(self, program: Callable, parameters: Parameters, given: Any) -> Iterator[Any]:
         """What a program gives for each chunk of sequences."""
@@ -260,10 +268,10 @@ class LaneRows:
                 parts = [torch.cat(part) for part in zip(*novel_pairs(config, world, name), strict=True)]
                 novel.append({"items": parts[0], "prototypes": parts[1], "orders": orders[:0]})
         idle = self.width - len(given)
-        stacked = _stacked([*given, *given[:1] * idle], self.device)
-        fresh = _stacked([*novel, *novel[:1] * idle], self.device) if novel else None
-        held = stacked, fresh, sought, chance
-        size = _size(stacked) + (_size(fresh) if novel else 0) + sum(_size(part) for own in sought for part in own)
+        together = _placed([*given, *given[:1] * idle], self.device)
+        fresh = _placed([*novel, *novel[:1] * idle], self.device) if novel else None
+        held = together, fresh, sought, chance
+        size = _size(together) + (_size(fresh) if novel else 0) + sum(_size(part) for own in sought for part in own)
         if size < self.room:
             self.held["pairs", name] = [held]
             self.room -= size
@@ -300,12 +308,9 @@ class LaneRows:
         }
 
 
-def _stacked(parts: Sequence[Any], device: torch.device) -> Any:
+def _placed(parts: Sequence[Any], device: torch.device) -> Any:
     """Nested tensors of lanes with a new first axis, on a device."""
-    first = parts[0]
-    if isinstance(first, Tensor):
-        return torch.stack(list(parts)).to(device)
-    return {name: _stacked([part[name] for part in parts], device) for name in first}
+    return mapped(lambda value: value.to(device), stacked(parts))
 
 
 def _first(nested: Any) -> Tensor:

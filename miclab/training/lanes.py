@@ -28,7 +28,7 @@ from miclab.config.run import RunConfig
 from miclab.errors import RunError
 from miclab.training import optimiser
 from miclab.training.flat_parameters import TrainedParameters, gradient_function, moving, views
-from miclab.training.lane_program import Parts, compiled_draw, lane_function, lane_program
+from miclab.training.lane_program import Parts, compiled_draw, lane_function, lane_program, stacked
 from miclab.training.objective import Losses, Objective
 from miclab.training.step import compiled_step, graph_key
 from miclab.worlds.lane_sampler import LaneSampler, raw_tensors, serves
@@ -109,7 +109,7 @@ class Lanes:
             self.sampler = LaneSampler(configs, worlds, self.width, self.flat.device)
         self.fixed = [own.fixed for own in trained]
         if self.together:
-            self.all_fixed = _stacked([*self.fixed, *[self.fixed[0]] * (self.width - len(trained))])
+            self.all_fixed = stacked([*self.fixed, *[self.fixed[0]] * (self.width - len(trained))])
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -214,7 +214,7 @@ class Lanes:
     def _raw(self, updates: Mapping[int, Update]) -> Any:
         """The raw batches of all lanes."""
         if self.sampler is None:
-            return _stacked([raw_tensors(update.own_raw) for update in self._every(updates)])
+            return stacked([raw_tensors(update.own_raw) for update in self._every(updates)])
         inputs = self.sampler.inputs([update.finished for update in self._every(updates)])
         if self.compiled:
             try:
@@ -279,14 +279,6 @@ def _padded(free: Tensor | None, size: int, device: torch.device) -> Tensor | No
     if free is None:
         return None
     return torch.cat([free, free.new_ones(-size % ALIGNED)]).to(device)
-
-
-def _stacked(parts: Sequence[Any]) -> Any:
-    """Tensors, or nested mappings of them, with the lanes as a new first axis."""
-    first = parts[0]
-    if isinstance(first, Tensor):
-        return torch.stack(list(parts))
-    return {name: _stacked([part[name] for part in parts]) for name in first}
 
 
 def check_group(configs: Sequence[RunConfig]) -> None:
