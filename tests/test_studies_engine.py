@@ -216,11 +216,11 @@ def test_a_task_that_a_signal_stops_is_given_again_as_long_as_it_gets_on(tmp_pat
     """A job's time may end in the middle of a run; one that never gets a step done is given up."""
     updates, wished = Trajectory._updates, [3]
 
-    def stopped(self, fresh):
+    def stopped(self):
         # The signal comes in the first step.
         self.signals.received = "SIGTERM" if wished[0] > 0 else ""
         wished[0] -= 1
-        return updates(self, fresh)
+        return updates(self)
 
     monkeypatch.setattr(Trajectory, "_updates", stopped)
     plan = planned(tiny_study(tmp_path, profiles={"quick": {"seeds": [0]}}))
